@@ -1,0 +1,82 @@
+"""Failures, named by whose fault they are.
+
+Every failure that prefork raises on purpose is a class here, with the exit code that the command gives it. An error
+that asyncio already has a name for (`IncompleteReadError`, `LimitOverrunError`, `ConnectionError`) is raised under it,
+or as a subclass of it. No other module defines an exception; nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+
+
+class ExitCode(enum.IntEnum):
+    """What the command's exit status means."""
+
+    OK = 0
+    USAGE = 2
+    SERVICE = 3
+    BIND = 4
+    CRASH_LOOP = 5
+    BUG = 70
+
+
+class PreforkError(Exception):
+    """A failure whose one-line message is meant for the person who started the program."""
+
+    exit_code = ExitCode.BUG
+
+
+class ConfigError(PreforkError):
+    """Raised when an option or a file that it names cannot be used. The message names the option and its value."""
+
+    exit_code = ExitCode.USAGE
+
+
+class ServiceError(PreforkError):
+    """Raised when the service (TARGET) cannot be imported, is nothing that can be served, or fails to start."""
+
+    exit_code = ExitCode.SERVICE
+
+
+class GaveUp(PreforkError):
+    """Raised when workers die faster than restarting them makes sense and none is left to serve."""
+
+    exit_code = ExitCode.CRASH_LOOP
+
+
+class BindError(PreforkError, OSError):
+    """Raised when an address cannot be listened on: `errno` is kept, `address` says which, the text says the cure."""
+
+    exit_code = ExitCode.BIND
+
+    def __init__(self, address: str, errno: int, cure: str = "") -> None:
+        reason = os.strerror(errno).lower()
+        OSError.__init__(self, errno, reason)
+        self.address = address
+        self.cure = cure
+
+    def __str__(self) -> str:
+        hint = f" ({self.cure})" if self.cure else ""
+        return f"bind {self.address}: {self.strerror}{hint}"
+
+    def __reduce__(self) -> tuple[type[BindError], tuple[str, int, str]]:
+        assert self.errno is not None
+        return type(self), (self.address, self.errno, self.cure)
+
+
+class ListenerFailed(PreforkError, OSError):
+    """Raised by `TCPServer.serve_forever` when a listening socket itself is broken; the process should be replaced."""
+
+
+class StreamBusy(RuntimeError):
+    """Raised when two tasks wait for the same direction of one stream; the one that came first keeps waiting."""
+
+
+class ConnectionOverflow(ConnectionAbortedError):
+    """Raised in a handler that left more bytes unsent than the limit allows; the connection has been aborted."""
+
+
+class ConnectionTimedOut(ConnectionAbortedError):
+    """Raised in a handler whose connection was aborted because a deadline passed."""

@@ -1,0 +1,1 @@
+"""What users test their own handlers with, and what the tests here use."""

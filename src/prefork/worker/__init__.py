@@ -1,0 +1,1 @@
+"""What a child process runs, from the fork to its exit."""
