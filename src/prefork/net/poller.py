@@ -1,0 +1,185 @@
+"""Readiness of all connections of one server, inside any asyncio loop.
+
+`EpollPoller` has an epoll of its own: each connection is registered once, edge-triggered, for everything, and the epoll's
+own descriptor is watched by the loop. One callback of the loop then serves every connection that became ready, and no
+system call is spent on changing interest. The outer watch is level-triggered, so what one round leaves is reported
+again in the loop's next turn and other callbacks are not starved (epoll(7)).
+
+`LoopPoller` gives the same through `add_reader` and `add_writer`, where there is no epoll: it watches a descriptor only
+from `arm` to the next event, which makes the level-triggered report an edge.
+
+A poller knows descriptors and who is told; bytes, tasks and deadlines are not its business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+from typing import Protocol
+
+#: The bits of an event, as epoll has them.
+READ, WRITE = 0x001, 0x004
+#: Something besides plain input: urgent data, an error, a hang-up, the peer's end (PRI, ERR, HUP, RDHUP).
+EXTRA = 0x002 | 0x008 | 0x010 | 0x2000
+
+#: Connections served per round. Others (timers, accepting, the service's own tasks) get their turn after each round.
+ROUND = 256
+
+
+class Pollable(Protocol):
+    """Who is told: a stream."""
+
+    def on_ready(self, mask: int) -> None:
+        """Bits of READ, WRITE and EXTRA. May be spurious: a descriptor's number is reused."""
+
+    def flush(self) -> None:
+        """The round is over: send what was corked."""
+
+
+class Poller(Protocol):
+    """What a stream needs of the poller that it is registered with."""
+
+    edge: bool
+    """Whether events come by themselves; if not, `arm` must be called before each wait."""
+
+    def add(self, fd: int, item: Pollable) -> None:
+        """Report events of `fd` to `item`, from now until `remove`."""
+
+    def remove(self, fd: int) -> None:
+        """Stop that. Must come before the descriptor is closed: one that another process still holds goes on reporting."""
+
+    def arm(self, fd: int, mask: int) -> None:
+        """Report the next event of `mask`."""
+
+    def cork(self, item: Pollable) -> None:
+        """Call `item.flush()` at the end of this round; outside a round at the loop's next turn."""
+
+    def close(self) -> None:
+        """Stop watching everything. Descriptors of connections are not closed."""
+
+
+class _Rounds:
+    """What both pollers share: the end of a round, and what happens there."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._table: dict[int, Pollable] = {}
+        self._corked: list[Pollable] = []
+        self._in_round = False
+        self._escaped: BaseException | None = None
+
+    def cork(self, item: Pollable) -> None:
+        if not self._corked and not self._in_round:
+            self._loop.call_soon(self._flush)
+        self._corked.append(item)
+
+    def _flush(self) -> None:
+        items, self._corked = self._corked, []
+        for item in items:
+            try:
+                item.flush()
+            except BaseException as exc:
+                self._report(exc)
+
+    def _report(self, exc: BaseException) -> None:
+        """One connection's failure must not cost the others their events: an edge is not reported twice.
+
+        SystemExit and KeyboardInterrupt come out of a task's step as they are; they go on to the loop after the round.
+        """
+        if isinstance(exc, Exception):
+            self._loop.call_exception_handler({"message": "event of a connection failed", "exception": exc})
+        else:
+            self._escaped = exc
+
+    def _end_round(self) -> None:
+        self._in_round = False
+        if self._corked:
+            self._flush()
+        if self._escaped is not None:
+            escaped, self._escaped = self._escaped, None
+            raise escaped
+
+
+class EpollPoller(_Rounds):
+    """The poller for Linux. Owns the epoll descriptor."""
+
+    edge = True
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self._epoll = select.epoll()
+        self._mask = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLPRI | select.EPOLLET
+        loop.add_reader(self._epoll.fileno(), self._round)
+
+    def add(self, fd: int, item: Pollable) -> None:
+        self._epoll.register(fd, self._mask)
+        self._table[fd] = item
+
+    def remove(self, fd: int) -> None:
+        if self._table.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def arm(self, fd: int, mask: int) -> None:
+        """Nothing to do: the edge comes by itself."""
+
+    def close(self) -> None:
+        self._table.clear()
+        if not self._epoll.closed:
+            if not self._loop.is_closed():
+                self._loop.remove_reader(self._epoll.fileno())
+            self._epoll.close()
+
+    def _round(self) -> None:
+        table = self._table
+        self._in_round = True
+        for fd, mask in self._epoll.poll(0, ROUND):
+            # Asked for each event: an earlier one of this round may have closed this connection.
+            item = table.get(fd)
+            if item is not None:
+                try:
+                    item.on_ready(mask)
+                except BaseException as exc:
+                    self._report(exc)
+        self._end_round()
+
+
+class LoopPoller(_Rounds):
+    """The poller for platforms without epoll, on nothing but the loop's public calls."""
+
+    edge = False
+
+    def add(self, fd: int, item: Pollable) -> None:
+        self._table[fd] = item
+
+    def remove(self, fd: int) -> None:
+        if self._table.pop(fd, None) is not None and not self._loop.is_closed():
+            self._loop.remove_reader(fd)
+            self._loop.remove_writer(fd)
+
+    def arm(self, fd: int, mask: int) -> None:
+        if mask & READ:
+            self._loop.add_reader(fd, self._ready, fd, READ)
+        if mask & WRITE:
+            self._loop.add_writer(fd, self._ready, fd, WRITE)
+
+    def close(self) -> None:
+        for fd in list(self._table):
+            self.remove(fd)
+
+    def _ready(self, fd: int, mask: int) -> None:
+        stop_watching = self._loop.remove_reader if mask == READ else self._loop.remove_writer
+        stop_watching(fd)
+        item = self._table.get(fd)
+        if item is None:
+            return
+        self._in_round = True
+        try:
+            item.on_ready(mask)
+        except BaseException as exc:
+            self._report(exc)
+        self._end_round()
+
+
+def make_poller(loop: asyncio.AbstractEventLoop) -> Poller:
+    """The best poller of this platform."""
+    return EpollPoller(loop) if hasattr(select, "epoll") else LoopPoller(loop)
