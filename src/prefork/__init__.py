@@ -1,3 +1,92 @@
-"""prefork: the pre-forking, non-blocking TCP server. The names in `__all__` are the public ones; nothing else is."""
+"""prefork: the pre-forking, non-blocking TCP server. The names in `__all__` are the public ones; nothing else is.
+
+They are imported when they are first asked for: a supervisor has no use for asyncio, nor a worker for the supervisor.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .assembly import serve
+    from .config import TLS, Limits
+    from .errors import (
+        BindError,
+        ConfigError,
+        ConnectionOverflow,
+        ConnectionTimedOut,
+        LineTooLong,
+        ListenerFailed,
+        PreforkError,
+        ServiceError,
+        StreamBusy,
+    )
+    from .net.acceptor import add_accept_handler
+    from .net.server import TCPServer
+    from .net.stream import Stream
+    from .parent.fork import fork_processes, task_id
+    from .system.cpus import cpu_count
+    from .system.sockets import bind_sockets, bind_unix_socket
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "TLS": "config",
+    "BindError": "errors",
+    "ConfigError": "errors",
+    "ConnectionOverflow": "errors",
+    "ConnectionTimedOut": "errors",
+    "Limits": "config",
+    "LineTooLong": "errors",
+    "ListenerFailed": "errors",
+    "PreforkError": "errors",
+    "ServiceError": "errors",
+    "Stream": "net.stream",
+    "StreamBusy": "errors",
+    "TCPServer": "net.server",
+    "add_accept_handler": "net.acceptor",
+    "bind_sockets": "system.sockets",
+    "bind_unix_socket": "system.sockets",
+    "cpu_count": "system.cpus",
+    "fork_processes": "parent.fork",
+    "serve": "assembly",
+    "task_id": "parent.fork",
+}
+
+__all__ = [
+    "TLS",
+    "BindError",
+    "ConfigError",
+    "ConnectionOverflow",
+    "ConnectionTimedOut",
+    "Limits",
+    "LineTooLong",
+    "ListenerFailed",
+    "PreforkError",
+    "ServiceError",
+    "Stream",
+    "StreamBusy",
+    "TCPServer",
+    "__version__",
+    "add_accept_handler",
+    "bind_sockets",
+    "bind_unix_socket",
+    "cpu_count",
+    "fork_processes",
+    "serve",
+    "task_id",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'prefork' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{home}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -80,3 +80,7 @@ class ConnectionOverflow(ConnectionAbortedError):
 
 class ConnectionTimedOut(ConnectionAbortedError):
     """Raised in a handler whose connection was aborted because a deadline passed."""
+
+
+class LineTooLong(ValueError):
+    """Raised by `readline` when the peer's line is longer than the limit; asyncio's streams raise a bare ValueError."""

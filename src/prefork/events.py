@@ -32,6 +32,14 @@ class Event:
 Emit = Callable[[Event], None]
 
 
+def log(event: Event) -> None:
+    """An `Emit` for who has set up nothing else: to the logger `prefork`."""
+    logger = logging.getLogger("prefork")
+    if logger.isEnabledFor(event.level):
+        detail = getattr(event, "traceback", "")
+        logger.log(event.level, "%s%s", event, f"\n{detail}" if detail else "")
+
+
 # --- one worker's connections -----------------------------------------------------------------------------------------
 
 
@@ -47,6 +55,19 @@ class HandlerFailed(Event):
 
     def __str__(self) -> str:
         return f"handler failed for {self.peer}: {self.error}"
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLost(Event):
+    """A handler let pass that its peer left, or broke the protocol: nobody's bug."""
+
+    level: ClassVar[int] = logging.DEBUG
+    rated: ClassVar[bool] = True
+    peer: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"connection of {self.peer} ended: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The bytes of one connection that wait: received but not read, and written but not sent.
 
-Pure data structures. What may wait, and for how long, is decided by their owner (`net/stream.py`); sockets never appear.
+Pure data structures. What may wait, and for how long, is decided by their owner; sockets never appear.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class ReadBuffer:
         self._data: bytes | bytearray = b""
         self._start = 0
         self._searched = 0
-        self._separator = b""
+        self._separator: bytes | tuple[bytes, ...] = b""
 
     def __len__(self) -> int:
         return len(self._data) - self._start
@@ -80,6 +80,22 @@ class ReadBuffer:
             self._searched = max(0, len(data) - start - len(separator) + 1)
             return -1
         return at - start
+
+    def find_any(self, separators: tuple[bytes, ...]) -> tuple[int, int]:
+        """Where the separator that ends first begins and ends; (-1, -1) if there is none yet. As linear as `find`."""
+        if separators != self._separator:
+            self._separator = separators
+            self._searched = 0
+        data, start = self._data, self._start
+        first = end = -1
+        for separator in separators:
+            at = data.find(separator, start + self._searched)
+            if at >= 0 and (end < 0 or at + len(separator) < end):
+                first, end = at, at + len(separator)
+        if first < 0:
+            self._searched = max(0, len(data) - start - max(map(len, separators)) + 1)
+            return -1, -1
+        return first - start, end - start
 
     def clear(self) -> None:
         """Forget everything."""

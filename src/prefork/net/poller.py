@@ -1,9 +1,9 @@
 """Readiness of all connections of one server, inside any asyncio loop.
 
-`EpollPoller` has an epoll of its own: each connection is registered once, edge-triggered, for everything, and the epoll's
-own descriptor is watched by the loop. One callback of the loop then serves every connection that became ready, and no
-system call is spent on changing interest. The outer watch is level-triggered, so what one round leaves is reported
-again in the loop's next turn and other callbacks are not starved (epoll(7)).
+`EpollPoller` has an epoll of its own: each connection is registered once, edge-triggered, for everything, and the
+epoll's own descriptor is watched by the loop. One callback of the loop then serves every connection that became ready,
+and no system call is spent on changing interest. The outer watch is level-triggered, so what one round leaves is
+reported again in the loop's next turn and other callbacks are not starved (epoll(7)).
 
 `LoopPoller` gives the same through `add_reader` and `add_writer`, where there is no epoll: it watches a descriptor only
 from `arm` to the next event, which makes the level-triggered report an edge.
@@ -14,6 +14,7 @@ A poller knows descriptors and who is told; bytes, tasks and deadlines are not i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import select
 from typing import Protocol
 
@@ -21,6 +22,8 @@ from typing import Protocol
 READ, WRITE = 0x001, 0x004
 #: Something besides plain input: urgent data, an error, a hang-up, the peer's end (PRI, ERR, HUP, RDHUP).
 EXTRA = 0x002 | 0x008 | 0x010 | 0x2000
+#: The connection has failed (ERR); one of EXTRA.
+ERROR = 0x008
 
 #: Connections served per round. Others (timers, accepting, the service's own tasks) get their turn after each round.
 ROUND = 256
@@ -46,7 +49,7 @@ class Poller(Protocol):
         """Report events of `fd` to `item`, from now until `remove`."""
 
     def remove(self, fd: int) -> None:
-        """Stop that. Must come before the descriptor is closed: one that another process still holds goes on reporting."""
+        """Stop that. Must come before the close: a descriptor that some process still holds goes on reporting."""
 
     def arm(self, fd: int, mask: int) -> None:
         """Report the next event of `mask`."""
@@ -117,7 +120,9 @@ class EpollPoller(_Rounds):
 
     def remove(self, fd: int) -> None:
         if self._table.pop(fd, None) is not None:
-            self._epoll.unregister(fd)
+            # A handler may have closed the socket behind our back; the kernel has then forgotten it already.
+            with contextlib.suppress(OSError):
+                self._epoll.unregister(fd)
 
     def arm(self, fd: int, mask: int) -> None:
         """Nothing to do: the edge comes by itself."""

@@ -1,12 +1,13 @@
 """TLS of one connection as a transformation of bytes: what the socket gave goes in, what the handler reads comes out.
 
-Memory BIOs on both sides, so one recv feeds many records and one send carries many. No sockets, no waiting, no deadlines:
-those are the stream's. Contexts are made elsewhere, before the fork (`system/contexts.py`), as the session-ticket keys
-live in them.
+Memory BIOs on both sides, so one recv feeds many records and one send carries many. No sockets, no waiting, no
+deadlines: those are the stream's. Contexts are made elsewhere, before the fork (`system/contexts.py`), as the
+session-ticket keys live in them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 from typing import Any
 
@@ -24,6 +25,14 @@ def remember_sni(connection: ssl.SSLObject, name: str | None, context: ssl.SSLCo
     """An `SSLContext.sni_callback`."""
     if isinstance(connection, ServerSSLObject):
         connection.sni = name
+
+
+def prepare_context(context: ssl.SSLContext) -> None:
+    """Let `context` tell us the names that peers ask for, unless its owner has put something of their own there."""
+    if context.sslobject_class is ssl.SSLObject:
+        context.sslobject_class = ServerSSLObject
+    if context.sni_callback is None:
+        context.sni_callback = remember_sni
 
 
 class TLSInfo:
@@ -79,7 +88,7 @@ class TLSEngine:
     """One TLS connection over two memory BIOs, server side. Every method may raise `ssl.SSLError`, and after that
     `outgoing()` may have an alert for the peer."""
 
-    __slots__ = ("_incoming", "_object", "_outgoing", "ended", "info")
+    __slots__ = ("_incoming", "_object", "_outgoing", "closing", "ended", "info")
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._incoming = ssl.MemoryBIO()
@@ -88,6 +97,8 @@ class TLSEngine:
         self.info = TLSInfo(self._object)
         self.ended = False
         """The peer has said that it sends no more (close_notify)."""
+        self.closing = False
+        """We have."""
 
     def handshake(self, received: bytes = b"") -> bool:
         """Go on with the handshake. True: it is complete; False: more input is needed. Send `outgoing()` either way."""
@@ -129,9 +140,8 @@ class TLSEngine:
 
     def close_notify(self) -> bytes:
         """The bytes that tell the peer the end; b"" where none can be told any more."""
-        try:
+        self.closing = True
+        # Nearly always SSLWantReadError: ours is written, the peer's is not here. It is not waited for.
+        with contextlib.suppress(ssl.SSLError):
             self._object.unwrap()
-        except ssl.SSLError:
-            # Nearly always SSLWantReadError: ours is written, the peer's is not here. It is not waited for.
-            pass
         return self._outgoing.read()

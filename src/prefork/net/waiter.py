@@ -1,8 +1,8 @@
 """The awaitable that a poller wakes: the waiting task is stepped at once, without a turn of the loop in between.
 
 A task that awaits an object with the future protocol hands it a callback and forgets about it (PEP 3156;
-`asyncio.isfuture` tests for `_asyncio_future_blocking`). A real future answers by `loop.call_soon(callback)`, one turn of
-the loop and a handle later. `Waiter` calls it directly. That is right only where no other task is running: from a
+`asyncio.isfuture` tests for `_asyncio_future_blocking`). A real future answers by `loop.call_soon(callback)`, one turn
+of the loop and a handle later. `Waiter` calls it directly. That is right only where no other task is running: from a
 callback of the loop. `wake()` therefore belongs to the poller's rounds and to `call_soon`, and to nobody else; called
 inside a task it raises RuntimeError("Cannot enter into task ... while another task ... is being executed").
 """

@@ -1,7 +1,7 @@
 """TLS contexts from certificate files.
 
-Made once, in the process that forks the workers: session-ticket keys live in the context, so only workers that inherit one
-resume each other's sessions. No connection appears here.
+Made once, in the process that forks the workers: session-ticket keys live in the context, so only workers that inherit
+one resume each other's sessions. No connection appears here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from ..config import TLS
 from ..errors import ConfigError
 
-#: Mozilla's "intermediate" profile for TLS 1.2 (Server Side TLS 5.x): forward secrecy and authenticated encryption only.
+#: Mozilla's "intermediate" profile for TLS 1.2 (Server Side TLS 5.x): forward secrecy, authenticated encryption.
 INTERMEDIATE_CIPHERS = (
     "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:"
     "ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305"

@@ -1,0 +1,500 @@
+"""The socket of one connection: receiving into a buffer, sending what was corked, and closing without loss.
+
+Everything here is synchronous and is called either by the poller or by the connection's own tasks; what a handler
+awaits is in `stream.py`, which builds on this. No byte and no state of a connection is kept anywhere else.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+import fcntl
+import os
+import socket
+import ssl
+import struct
+import termios
+from collections.abc import Callable
+
+from ..core.buffer import ReadBuffer, WriteBacklog
+from ..errors import ConnectionOverflow, ConnectionTimedOut
+from ..events import ConnectionAborted, printable
+from .hub import Hub
+from .poller import ERROR, EXTRA, READ, WRITE
+from .tls import TLSEngine
+from .waiter import Waiter
+
+#: One read. Larger ones cost more: until glibc's allocator has seen such a block freed whole, it maps and unmaps memory
+#: for each (20 us for 256 KiB).
+RECEIVE = 64 * 1024
+#: How many reads or writes one task may do before the others get their turn, if its peer never makes it wait.
+TURNS = 32
+
+_INTERNET = (socket.AF_INET, socket.AF_INET6)
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+class Phase(enum.Enum):
+    """The life of a connection; it only goes forward, and may skip."""
+
+    OPEN = enum.auto()
+    CLOSING = enum.auto()
+    """`close()` was called; what was written is being sent. Input is thrown away."""
+    LINGERING = enum.auto()
+    """All is sent and the peer has been told the end; its own end is awaited, briefly."""
+    CLOSED = enum.auto()
+    """The socket is closed."""
+
+
+class Output(enum.Enum):
+    """Our direction of an open connection."""
+
+    OPEN = enum.auto()
+    ENDED = enum.auto()
+    """`write_eof()` was called."""
+    LOST = enum.auto()
+    """The peer takes nothing any more."""
+
+
+class Channel:
+    """Owns a connected, non-blocking socket, from construction until it closes it.
+
+    `on_closed` is called once, when the socket has been closed, whoever or whatever closed it.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_address",
+        "_backlog",
+        "_buffer",
+        "_corked",
+        "_corked_size",
+        "_drain_above",
+        "_ended",
+        "_engine",
+        "_error",
+        "_fd",
+        "_fin",
+        "_hangup",
+        "_hub",
+        "_output",
+        "_phase",
+        "_readable",
+        "_reader",
+        "_short_is_empty",
+        "_sock",
+        "_turns",
+        "_writers",
+        "on_closed",
+    )
+
+    def __init__(self, sock: socket.socket, address: object, hub: Hub) -> None:
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._address = address
+        self._hub = hub
+        self._phase = Phase.OPEN
+        self._output = Output.OPEN
+        self._engine: TLSEngine | None = None
+        self._error: OSError | None = None
+        self.on_closed: Callable[[], None] | None = None
+
+        self._buffer = ReadBuffer()
+        self._reader: Waiter | None = None
+        self._ended = False
+        self._fin = False
+        # Input: try first. An edge is never repeated, so "readable" is believed until the kernel says otherwise.
+        self._readable = True
+        self._hangup = False
+        # A read that gives less than it may has emptied a TCP socket (epoll(7)); a unix socket may stop at a boundary.
+        self._short_is_empty = sock.family in _INTERNET
+        self._turns = 0
+
+        self._corked: list[bytes] = []
+        self._corked_size = 0
+        self._backlog: WriteBacklog | None = None
+        self._writers: list[Waiter] = []
+        self._drain_above = hub.limits.drain_above
+
+        hub.poller.add(self._fd, self)
+
+    # --- readiness ----------------------------------------------------------------------------------------------------
+
+    def on_ready(self, mask: int) -> None:
+        """The poller reports. Sending goes first: a reader that is held back by unsent bytes may go on after it."""
+        if mask & EXTRA:
+            # A hang-up brings no further edge: the end that is behind the data must be read for, short reads or not.
+            self._hangup = True
+            if mask & ERROR:
+                self._note_error()
+        if mask & WRITE and self._backlog is not None:
+            self._resume()
+        if mask & (READ | EXTRA) and not self._fin:
+            self._readable = True
+            if self._phase is Phase.OPEN:
+                if self._reader is not None and not self._held():
+                    self._reader.wake()
+            else:
+                self._discard()
+
+    def on_expired(self, phase: str) -> None:
+        """A deadline has passed."""
+        if phase == "linger":
+            if self._engine is not None and self._undelivered():
+                # The peer still takes what it was sent: closing now, with its input unread, would destroy the rest.
+                self._hub.deadlines.set(self, "linger until delivered", self._hub.limits.linger_timeout)
+            else:
+                self._dispose()
+        elif phase == "linger until delivered":
+            self._dispose()
+        elif phase == "write":
+            limit = self._hub.limits.write_timeout
+            self._cut_off(ConnectionTimedOut(f"the peer took nothing of what was sent for {limit:g} s"))
+        else:
+            self._cut_off(ConnectionTimedOut(f"{phase} took too long"), noted=phase != "handshake")
+
+    def _note_error(self) -> None:
+        code = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            self._lose_output(OSError(code, os.strerror(code)))
+
+    # --- input --------------------------------------------------------------------------------------------------------
+
+    def _is_closed(self) -> bool:
+        return self._phase is Phase.CLOSED
+
+    def _is_lost(self) -> bool:
+        return self._output is Output.LOST
+
+    def _held(self) -> bool:
+        """Whether reading waits because too much is unsent."""
+        backlog = self._backlog
+        return backlog is not None and backlog.size > self._hub.limits.pause_reads_above
+
+    def _receive(self) -> bytes | None:
+        """One read of the socket: b"" at its end, None if there is nothing now."""
+        try:
+            data = self._sock.recv(RECEIVE)
+        except (BlockingIOError, InterruptedError):
+            self._readable = self._hangup = False
+            return None
+        except OSError as exc:
+            self._break(exc)
+            return b""
+        if not data:
+            self._fin = True
+            self._readable = False
+        elif len(data) < RECEIVE and self._short_is_empty and not self._hangup:
+            self._readable = False
+        return data
+
+    def _pull(self) -> bool:
+        """Read once into the buffer. False: nothing came, and the caller has to wait, or the input has ended."""
+        if not self._readable or self._ended or self._turns >= TURNS or self._held():
+            return False
+        data = self._receive()
+        if data is None:
+            return False
+        self._turns += 1
+        if not data:
+            self._end_input()
+            return False
+        if self._engine is None:
+            self._buffer.feed(data)
+        else:
+            self._decrypt(data)
+        return len(self._buffer) > 0 or self._readable
+
+    def _decrypt(self, data: bytes) -> None:
+        """Feed the buffer with what `data` says, and send what the protocol itself answers."""
+        engine = self._engine
+        assert engine is not None
+        try:
+            plain = engine.decrypt(data)
+        except ssl.SSLError as exc:
+            self._transmit(engine.outgoing())
+            self._break(ConnectionAbortedError(f"TLS: {exc.reason or exc}"))
+            return
+        if plain:
+            self._buffer.feed(plain)
+        answer = engine.outgoing()
+        if answer:
+            self._transmit(answer)
+        if engine.ended:
+            self._end_input()
+
+    def _end_input(self) -> None:
+        """The peer has said its last byte."""
+        self._ended = True
+        if self._engine is not None and not self._engine.ended:
+            self._engine.info.truncated = True
+
+    def _discard(self) -> None:
+        """Closing: throw input away, so that no unread byte makes the kernel answer our close with a reset."""
+        for _ in range(TURNS):
+            if self._fin:
+                return
+            data = self._receive() if self._readable else None
+            if data is None:
+                if not self._hub.poller.edge:
+                    self._hub.poller.arm(self._fd, READ)
+                return
+            if not data:
+                if self._phase is Phase.LINGERING:
+                    self._dispose()
+                return
+        self._hub.loop.call_soon(self._discard)
+
+    # --- output -------------------------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Send what is corked, as far as the kernel takes it; the rest follows when it can."""
+        corked = self._corked
+        if not corked:
+            return
+        data = corked[0] if len(corked) == 1 else b"".join(corked)
+        self._corked = []
+        self._corked_size = 0
+        if self._engine is not None:
+            try:
+                data = self._engine.encrypt(data)
+            except ssl.SSLError as exc:
+                self._lose_output(ConnectionAbortedError(f"TLS: {exc.reason or exc}"))
+                return
+        self._transmit(data)
+
+    def _transmit(self, data: bytes) -> None:
+        """Send bytes as they go over the wire, behind those that wait already."""
+        if not data or self._is_lost():
+            return
+        backlog = self._backlog
+        if backlog is None:
+            sent = self._send(data)
+            if sent == len(data) or self._is_lost():
+                return
+            backlog = self._backlog = WriteBacklog()
+            backlog.append(memoryview(data)[sent:])
+            self._await_room()
+        else:
+            backlog.append(data)
+        limit = self._hub.limits.abort_above
+        if backlog.size > limit:
+            self._cut_off(ConnectionOverflow(f"{backlog.size} bytes unsent, the limit is {limit}"))
+
+    def _send(self, data: bytes | memoryview) -> int:
+        """How many bytes the kernel took; an error ends the output."""
+        try:
+            return self._sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError as exc:
+            self._lose_output(exc)
+            return 0
+
+    def _await_room(self) -> None:
+        """The kernel is full: it will report room; the deadline is for each step forward, not for the whole."""
+        self._hub.deadlines.set(self, "write", self._hub.limits.write_timeout)
+        if not self._hub.poller.edge:
+            self._hub.poller.arm(self._fd, WRITE)
+
+    def _resume(self) -> None:
+        """The kernel has room again."""
+        backlog = self._backlog
+        assert backlog is not None
+        before = backlog.size
+        held = self._held()
+        for _ in range(TURNS):
+            head = backlog.head()
+            sent = self._send(head)
+            if self._backlog is None:
+                return
+            if sent:
+                backlog.advance(sent)
+            if not backlog.size or sent < len(head):
+                break
+        else:
+            self._hub.loop.call_soon(self._resume_later)
+        if backlog.size:
+            if backlog.size < before:
+                self._await_room()
+            elif not self._hub.poller.edge:
+                self._hub.poller.arm(self._fd, WRITE)
+        else:
+            self._backlog = None
+            self._hub.deadlines.clear(self, "write")
+            self._output_sent()
+        if self._backlog is None or backlog.size <= self._drain_above // 4:
+            self._wake_writers()
+        if held and self._reader is not None and not self._held():
+            self._reader.wake()
+
+    def _resume_later(self) -> None:
+        if self._backlog is not None:
+            self._resume()
+
+    def _output_sent(self) -> None:
+        """Nothing is left to send: go on with the end that was asked for."""
+        if self._phase is Phase.CLOSING:
+            self._linger()
+        elif self._output is Output.ENDED:
+            self._shut_down_writing()
+
+    def _shut_down_writing(self) -> None:
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError as exc:
+            # The peer has reset the connection; there is nobody to tell.
+            self._lose_output(exc)
+
+    def _wake_writers(self) -> None:
+        """Those who wait for room, or for the end, look again. From a callback of the loop only."""
+        writers = self._writers
+        if writers:
+            for waiter in tuple(writers):
+                waiter.wake()
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Send what was written, tell the peer the end, wait for its end for a while, and close the socket.
+
+        Returns at once and can be called again. A task that waits for input meanwhile gets the end of it.
+        """
+        if self._phase is not Phase.OPEN:
+            return
+        self.flush()
+        if self._is_closed():
+            return
+        self._phase = Phase.CLOSING
+        self._ended = True
+        self._buffer.clear()
+        if self._reader is not None:
+            self._reader.wake_soon()
+        if self._output is Output.LOST:
+            self._dispose()
+        elif self._backlog is None:
+            self._linger()
+        else:
+            self._discard_soon()
+
+    def abort(self) -> None:
+        """Close the socket at once: unsent bytes are lost, and a TCP peer gets a reset."""
+        if self._phase is Phase.CLOSED:
+            return
+        if self._sock.family in _INTERNET:
+            # Fails where the peer's reset came first.
+            _try(self._sock.setsockopt, socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        self._dispose()
+
+    def _linger(self) -> None:
+        """All is sent: say the end, and stay until the peer has said its own.
+
+        A socket that is closed with input unread, or that gets more of it later, answers with a reset, and the reset
+        destroys what the peer has not read yet (RFC 1122, 4.2.2.13; RFC 7230, 6.6).
+        """
+        engine = self._engine
+        if engine is not None and not engine.closing:
+            self._transmit(engine.close_notify())
+            if self._backlog is not None:
+                # Called again when it has gone out.
+                return
+        if self._output is Output.OPEN:
+            self._shut_down_writing()
+        if self._is_lost() or self._fin:
+            self._dispose()
+            return
+        self._phase = Phase.LINGERING
+        limits = self._hub.limits
+        seconds = limits.linger_timeout if engine is None else limits.tls_shutdown_timeout
+        self._hub.deadlines.set(self, "linger", seconds)
+        for waiter in self._writers:
+            waiter.wake_soon()
+        self._discard_soon()
+
+    def _discard_soon(self) -> None:
+        # Input that was there before brings no new edge.
+        self._readable = True
+        self._hub.loop.call_soon(self._discard)
+
+    def _undelivered(self) -> bool:
+        """Whether the kernel still has bytes that the peer has not acknowledged (tcp(7), SIOCOUTQ)."""
+        try:
+            (count,) = struct.unpack("i", fcntl.ioctl(self._sock, termios.TIOCOUTQ, b"\0\0\0\0"))
+        except OSError:
+            return False
+        return bool(count)
+
+    def _lose_output(self, exc: OSError) -> None:
+        """The peer takes nothing any more. What it sent before can still be read."""
+        self._error = self._error or exc
+        self._output = Output.LOST
+        self._drop_output()
+        if self._phase is not Phase.OPEN:
+            self._dispose()
+            return
+        for waiter in self._writers:
+            waiter.wake_soon()
+
+    def _drop_output(self) -> None:
+        self._corked = []
+        self._corked_size = 0
+        if self._backlog is not None:
+            self._backlog = None
+            self._hub.deadlines.clear(self, "write")
+
+    def _break(self, exc: OSError) -> None:
+        """The connection is dead in both directions."""
+        self._error = self._error or exc
+        self._dispose()
+
+    def _cut_off(self, exc: ConnectionAbortedError, noted: bool = True) -> None:
+        """We end it: a limit was passed."""
+        if noted:
+            self._hub.emit(ConnectionAborted(self._peer(), str(exc)))
+        self._error = exc
+        self.abort()
+
+    def _dispose(self) -> None:
+        """Close the socket and wake everybody; the only way out of the other phases."""
+        if self._phase is Phase.CLOSED:
+            return
+        self._phase = Phase.CLOSED
+        self._ended = self._fin = True
+        self._readable = False
+        self._output = Output.LOST
+        self._drop_output()
+        hub = self._hub
+        # Before the close: a descriptor that some other process still holds would go on reporting.
+        hub.poller.remove(self._fd)
+        for phase in ("linger", "linger until delivered", "handshake"):
+            hub.deadlines.clear(self, phase)
+        self._sock.close()
+        if self._reader is not None:
+            self._reader.wake_soon()
+        for waiter in self._writers:
+            waiter.wake_soon()
+        if self.on_closed is not None:
+            on_closed, self.on_closed = self.on_closed, None
+            on_closed()
+
+    def _peer(self) -> str:
+        """The peer for a log line."""
+        return printable(format_address(self._address))
+
+
+def format_address(address: object) -> str:
+    """A socket address as text: `127.0.0.1:5000`, `[::1]:5000`, and `unix` for what has none."""
+    if isinstance(address, tuple) and len(address) >= 2:
+        host, port = address[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    if isinstance(address, bytes):
+        address = address.decode("utf-8", "replace")
+    return f"unix:{address}" if address else "unix"
+
+
+def _try(call: Callable[..., object], *args: object) -> None:
+    try:
+        call(*args)
+    except OSError as exc:
+        if exc.errno not in (errno.EINVAL, errno.ENOTCONN, errno.ECONNRESET):
+            raise

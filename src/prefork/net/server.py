@@ -1,0 +1,219 @@
+"""`TCPServer`: listening sockets, the connections accepted from them, and how both come to an end.
+
+Runs inside any asyncio loop and knows nothing of processes. What happens on one connection is in `connection.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import socket
+import ssl
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Self
+
+from ..config import TLS, Limits
+from ..errors import ListenerFailed
+from ..events import Emit, log
+from ..system.contexts import build_context
+from ..system.sockets import bind_sockets
+from .acceptor import Acceptor
+from .channel import format_address
+from .connection import Connection, ProtocolConnection, StreamConnection, handler_failed
+from .handlers import Handler, Kind, classify
+from .hub import Hub
+from .tls import prepare_context
+
+#: How long tasks may take to end after their connections were aborted and they were cancelled.
+GRACE = 1.0
+
+
+class State(enum.Enum):
+    """The life of a server."""
+
+    SERVING = enum.auto()
+    STOPPED = enum.auto()
+    """Accepts nothing more; open connections go on."""
+    CLOSED = enum.auto()
+
+
+class TCPServer:
+    """Serves `handler` on any number of listening sockets, in the running asyncio loop.
+
+    `handler` is what `prefork serve` takes as its target: a stream handler, an asyncio streams handler, a protocol
+    class or factory, or a lifespan object. `tls` is a certificate and key, or a context of your own. `emit` receives
+    what there is to observe; by default it goes to the logger `prefork`.
+
+        async with TCPServer(handle) as server:
+            server.listen(9000)
+            await server.serve_forever()
+
+    Leaving the block drains the server; leaving it by an exception aborts what is open. Raises ServiceError for a
+    handler that is none, ConfigError for a certificate that cannot be used.
+    """
+
+    def __init__(
+        self,
+        handler: object,
+        *,
+        tls: TLS | ssl.SSLContext | None = None,
+        limits: Limits | None = None,
+        emit: Emit | None = None,
+    ) -> None:
+        self._handler: Handler = classify(handler)
+        self._context = build_context((tls,)) if isinstance(tls, TLS) else tls
+        if self._context is not None:
+            prepare_context(self._context)
+        self._limits = Limits() if limits is None else limits
+        self._emit = log if emit is None else emit
+        self._state = State.SERVING
+        self._hub: Hub | None = None
+        self._acceptors: list[Acceptor] = []
+        self._sockets: list[socket.socket] = []
+        self._own_sockets: list[socket.socket] = []
+        self._connections: set[Connection] = set()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._stopped = asyncio.Event()
+        self._failure: OSError | None = None
+
+    # --- listening ----------------------------------------------------------------------------------------------------
+
+    def listen(self, port: int, address: str | None = None, backlog: int = 128) -> None:
+        """Bind `port` on `address` (None: all interfaces, IPv4 and IPv6) and accept; 0: any free port (`sockets`).
+
+        Raises BindError; nothing is bound then. These sockets are closed by `stop()`.
+        """
+        sockets = bind_sockets(port, address, backlog=backlog)
+        self._own_sockets += sockets
+        self.add_sockets(sockets)
+
+    def add_sockets(self, sockets: Iterable[socket.socket]) -> None:
+        """Accept from listening sockets that stay their owner's: they are not closed, but made non-blocking."""
+        for sock in sockets:
+            self.add_socket(sock)
+
+    def add_socket(self, sock: socket.socket) -> None:
+        """`add_sockets` for one."""
+        if self._state is not State.SERVING:
+            raise RuntimeError("this server has been stopped")
+        if self._hub is None:
+            self._hub = Hub(asyncio.get_running_loop(), self._limits, self._emit)
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            # On the listener, because Linux hands it down (tcp(7)); on each connection it would be a call each. With
+            # Nagle's algorithm a corked answer's last segment waits for the peer's delayed acknowledgement, 40 ms.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._sockets.append(sock)
+        self._acceptors.append(
+            Acceptor(
+                sock, self._accepted, batch=self._limits.accept_batch, emit=self._emit, on_broken=self._listener_broken
+            )
+        )
+
+    @property
+    def sockets(self) -> tuple[socket.socket, ...]:
+        """The listening sockets."""
+        return tuple(self._sockets)
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open: accepted, and not both closed and left by their handler."""
+        return len(self._connections)
+
+    def _accepted(self, sock: socket.socket, address: object) -> None:
+        assert self._hub is not None
+        kind = ProtocolConnection if self._handler.kind is Kind.PROTOCOL else StreamConnection
+        try:
+            connection = kind(sock, address, self._hub, self._handler, self._context, self._ended)
+        except Exception as exc:
+            sock.close()
+            self._emit(handler_failed(format_address(address), exc))
+            return
+        self._connections.add(connection)
+        self._empty.clear()
+
+    def _ended(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        if not self._connections:
+            self._empty.set()
+        for acceptor in self._acceptors:
+            acceptor.resume()
+
+    def _listener_broken(self, exc: OSError) -> None:
+        self._failure = exc
+        self.stop()
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    async def serve_forever(self) -> None:
+        """Returns after `stop()`. Raises ListenerFailed if a listening socket itself has failed. Cancelling it stops
+        nothing by itself."""
+        await self._stopped.wait()
+        if self._failure is not None:
+            raise ListenerFailed(*self._failure.args) from self._failure
+
+    def stop(self) -> None:
+        """Stop accepting, at once; open connections go on. What waits in the kernel's queue stays there, for whoever
+        else holds the socket. May be called again."""
+        if self._state is not State.SERVING:
+            return
+        self._state = State.STOPPED
+        for acceptor in self._acceptors:
+            acceptor.close()
+        self._acceptors.clear()
+        for sock in self._own_sockets:
+            sock.close()
+        self._own_sockets.clear()
+        self._sockets.clear()
+        self._stopped.set()
+
+    async def drain(self, timeout: float = 30.0) -> int:
+        """Stop, tell the handlers (`stream.draining`), wait up to `timeout` seconds until all connections have ended,
+        and abort the rest. Returns how many that were. The server cannot be used any more afterwards.
+
+        Cancelling it aborts what is open.
+        """
+        self.stop()
+        if self._hub is None or self._state is State.CLOSED:
+            return 0
+        self._hub.drain_asked.set()
+        try:
+            await self._wait_empty(timeout)
+        finally:
+            aborted = self._abort()
+            try:
+                if aborted:
+                    await self._wait_empty(GRACE)
+            finally:
+                self._close()
+        return aborted
+
+    async def _wait_empty(self, timeout: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._empty.wait()
+
+    def _abort(self) -> int:
+        connections = list(self._connections)
+        for connection in connections:
+            connection.abort()
+        return len(connections)
+
+    def _close(self) -> None:
+        self._state = State.CLOSED
+        if self._hub is not None:
+            self._hub.close()
+
+    async def __aenter__(self) -> Self:
+        await self._handler.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            await self.drain(30.0 if kind is None else 0)
+        finally:
+            await self._handler.stop()

@@ -1,0 +1,462 @@
+"""`Stream`: one connection as its handler sees it, with the names and the meaning of asyncio's reader and writer.
+
+What is awaited is here; the socket, its buffers and its end are in `channel.py`. Nothing here makes a system call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any, Self
+
+from ..errors import LineTooLong, StreamBusy
+from .channel import TURNS, Channel, Output, Phase, format_address
+from .hub import Hub
+from .poller import READ
+from .tls import TLSEngine, TLSInfo, prepare_context
+from .transport import StreamTransport
+from .waiter import Waiter
+
+Bytes = bytes | bytearray | memoryview
+
+
+class Stream(Channel):
+    """Both halves of a connection. Made by the server, one for each connection, and closed by it when the handler ends.
+
+    One task may read while others write. Cancelling a read loses no byte: what had arrived is there for the next one.
+    Cancelling a `drain()` or `wait_closed()` changes nothing but that the task no longer waits.
+
+    Writes are corked: they go out when the handler has to wait for input, at `drain()` or `send()`, when 64 KiB are
+    waiting, when the handler returns, or at the end of the event loop's current round of events, whichever is first.
+    """
+
+    __slots__ = ("id",)
+
+    id: int
+    """Unique among the connections of this server, counted from 1."""
+
+    def __init__(self, sock: Any, address: object, hub: Hub) -> None:
+        super().__init__(sock, address, hub)
+        self.id = next(hub.ids)
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    async def read(self, n: int = -1) -> bytes:
+        """At least one byte and at most `n`, as soon as there are any; b"" at the end of input.
+
+        `n` of -1 (the default) reads to the end of input, however much that is. Raises ConnectionError (or the OSError
+        that broke the connection) once everything received before has been read; StreamBusy if another task waits.
+        """
+        buffer = self._buffer
+        if self._backlog is not None:
+            await self._unheld()
+        if n > 0:
+            while not len(buffer):
+                if not self._pull():
+                    if self._ended:
+                        return self._end()
+                    await self._input()
+            return buffer.take(n)
+        if n == 0:
+            return b""
+        while not self._ended:
+            if not self._pull():
+                await self._input()
+        self._end()
+        return buffer.take(len(buffer))
+
+    async def readexactly(self, n: int) -> bytes:
+        """`n` bytes. Raises IncompleteReadError, with what there was, if the input ends before."""
+        if n < 0:
+            raise ValueError("readexactly size can not be less than zero")
+        buffer = self._buffer
+        if self._backlog is not None:
+            await self._unheld()
+        while len(buffer) < n:
+            if not self._pull():
+                if self._ended:
+                    self._end()
+                    raise asyncio.IncompleteReadError(buffer.take(len(buffer)), n)
+                await self._input()
+        return buffer.take(n) if n else b""
+
+    async def readuntil(self, separator: Bytes | tuple[Bytes, ...] = b"\n") -> bytes:
+        """Everything up to the first `separator`, and the separator.
+
+        Of several separators, given as a tuple, the one that ends first counts.
+        Raises LimitOverrunError if the separator does not come within the limit (`Limits.read_limit`, 64 KiB), with
+        everything left in the buffer; IncompleteReadError, with the rest, if the input ends before.
+        """
+        separator = _checked(separator)
+        if self._backlog is not None:
+            await self._unheld()
+        while True:
+            size = self._find(separator)
+            if size:
+                return self._buffer.take(size)
+            if not self._pull():
+                if self._ended:
+                    self._end()
+                    raise asyncio.IncompleteReadError(self._buffer.take(len(self._buffer)), None)
+                await self._input()
+
+    async def readline(self) -> bytes:
+        """A line with its b"\\n"; the last one may have none; b"" at the end of input.
+
+        Raises LineTooLong (a ValueError) for a line longer than the limit; what was received of it is thrown away.
+        """
+        if self._backlog is not None:
+            await self._unheld()
+        while True:
+            try:
+                size = self._find(b"\n")
+            except asyncio.LimitOverrunError as exc:
+                self._skip_line()
+                raise LineTooLong(exc.args[0]) from None
+            if size:
+                return self._buffer.take(size)
+            if not self._pull():
+                if self._ended:
+                    self._end()
+                    return self._buffer.take(len(self._buffer))
+                await self._input()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        line = await self.readline()
+        if not line:
+            raise StopAsyncIteration
+        return line
+
+    def at_eof(self) -> bool:
+        """Whether the end of input has been reached and everything before it has been read."""
+        return self._ended and not len(self._buffer)
+
+    def exception(self) -> BaseException | None:
+        """What broke the connection, if anything did."""
+        return self._error
+
+    def _find(self, separator: bytes | tuple[bytes, ...]) -> int:
+        """How many bytes there are up to the end of the first separator; 0 if there is none yet."""
+        buffer = self._buffer
+        limit = self._hub.limits.read_limit
+        if isinstance(separator, bytes):
+            at = buffer.find(separator)
+            end = at + len(separator)
+        else:
+            at, end = buffer.find_any(separator)
+        if at < 0:
+            longest = len(separator) if isinstance(separator, bytes) else max(map(len, separator))
+            consumed = len(buffer) + 1 - longest
+            if consumed > limit:
+                raise asyncio.LimitOverrunError("Separator is not found, and chunk exceed the limit", consumed)
+            return 0
+        if at > limit:
+            raise asyncio.LimitOverrunError("Separator is found, but chunk is longer than limit", at)
+        return end
+
+    def _skip_line(self) -> None:
+        """Throw an overlong line away as far as it is here, as asyncio does."""
+        found = self._buffer.find(b"\n")
+        self._buffer.take(found + 1 if found >= 0 else len(self._buffer))
+
+    async def _unheld(self) -> None:
+        """Wait while too much is unsent, even for what has been received: a burst of requests with large answers would
+        otherwise have its honest peer aborted."""
+        while self._held():
+            await self._input()
+
+    def _input(self) -> Waiter:
+        """What to await until there may be input; sends what is corked first."""
+        if self._corked:
+            self.flush()
+        reader = self._reader
+        if reader is None:
+            reader = self._reader = Waiter(self._hub.loop)
+        elif reader.waiting:
+            raise StreamBusy("another task is already waiting for input from this stream")
+        if self._ended or (self._readable and not self._held()):
+            # The flush found the connection broken, or this peer is so fast that others must get their turn.
+            self._hub.loop.call_soon(reader.wake)
+        elif not self._hub.poller.edge and not self._held():
+            self._hub.poller.arm(self._fd, READ)
+        self._turns = 0
+        return reader
+
+    def _end(self) -> bytes:
+        """The end of input was reached: b"", or what broke the connection."""
+        if self._error is not None:
+            raise self._failure()
+        return b""
+
+    def _failure(self) -> OSError:
+        """A fresh copy of what broke the connection: raising one object again and again grows its traceback."""
+        error = self._error
+        if error is None:
+            return ConnectionResetError("Connection lost")
+        copy = type(error)(*error.args)
+        copy.__cause__ = error.__cause__
+        return copy
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    def write(self, data: Bytes) -> None:
+        """Send `data`, in order, as soon as it makes sense. Never waits and never raises for a peer that is gone.
+
+        Raises RuntimeError after `write_eof()`. A handler that leaves more than `Limits.abort_above` bytes unsent has
+        its connection aborted: use `send()`, or `drain()` now and then.
+        """
+        if type(data) is not bytes:
+            if not isinstance(data, (bytes, bytearray, memoryview)):
+                raise TypeError(f"data argument must be a bytes-like object, not {type(data).__name__!r}")
+            data = bytes(data)
+        if self._output is not Output.OPEN or self._phase is not Phase.OPEN:
+            if self._output is Output.ENDED:
+                raise RuntimeError("Cannot call write() after write_eof()")
+            return
+        if not data:
+            return
+        corked = self._corked
+        if not corked:
+            self._hub.poller.cork(self)
+        corked.append(data)
+        self._corked_size += len(data)
+        if self._corked_size >= self._hub.limits.flush_at:
+            self.flush()
+
+    def writelines(self, chunks: Iterable[Bytes]) -> None:
+        """`write` each of them."""
+        for chunk in chunks:
+            self.write(chunk)
+
+    async def send(self, data: Bytes) -> None:
+        """`write(data)` and `drain()`."""
+        self.write(data)
+        await self.drain()
+
+    async def drain(self) -> None:
+        """Send what was written; wait, if more than `Limits.drain_above` bytes stay unsent, until a quarter is left.
+
+        Raises ConnectionResetError once the peer is gone or the stream is closed; ConnectionOverflow or
+        ConnectionTimedOut where prefork aborted the connection itself.
+        """
+        if self._corked:
+            self.flush()
+        backlog = self._backlog
+        if backlog is not None and backlog.size > self._drain_above:
+            await self._room(self._drain_above // 4)
+        if self._output is Output.LOST or self._phase is not Phase.OPEN:
+            # Let others run: a handler that ignores this error would hold the loop for ever.
+            await asyncio.sleep(0)
+            raise self._failure()
+        self._turns += 1
+        if self._turns >= TURNS:
+            self._turns = 0
+            await asyncio.sleep(0)
+
+    async def _room(self, enough: int) -> None:
+        waiter = Waiter(self._hub.loop)
+        self._writers.append(waiter)
+        try:
+            while self._backlog is not None and self._backlog.size > enough:
+                await waiter
+        finally:
+            self._writers.remove(waiter)
+
+    def can_write_eof(self) -> bool:
+        """Whether this direction can be ended alone: not with TLS."""
+        return self._engine is None
+
+    def write_eof(self) -> None:
+        """End our direction after what was written; the peer's stays open. Raises NotImplementedError with TLS."""
+        if self._engine is not None:
+            raise NotImplementedError("TLS cannot end one direction alone; close() the stream")
+        if self._output is not Output.OPEN or self._phase is not Phase.OPEN:
+            return
+        self.flush()
+        if self._is_lost():
+            return
+        self._output = Output.ENDED
+        if self._backlog is None:
+            self._shut_down_writing()
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that were written and that the kernel has not taken."""
+        return self._corked_size + (0 if self._backlog is None else self._backlog.size)
+
+    @property
+    def drain_above(self) -> int:
+        """How many unsent bytes make `drain()` wait; None sets it back to `Limits.drain_above`."""
+        return self._drain_above
+
+    @drain_above.setter
+    def drain_above(self, size: int | None) -> None:
+        if size is not None and size < 0:
+            raise ValueError(f"drain_above {size} is negative")
+        self._drain_above = self._hub.limits.drain_above if size is None else size
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    def is_closing(self) -> bool:
+        """Whether the stream is closed, is being closed, or has lost its peer."""
+        return self._phase is not Phase.OPEN or self._output is Output.LOST
+
+    async def wait_closed(self) -> None:
+        """After `close()`: wait until everything written is in the kernel's hands, or lost. Never raises for a peer."""
+        waiter = Waiter(self._hub.loop)
+        self._writers.append(waiter)
+        try:
+            while self._phase in (Phase.OPEN, Phase.CLOSING):
+                await waiter
+        finally:
+            self._writers.remove(waiter)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+        if kind is None:
+            await self.wait_closed()
+
+    @property
+    def draining(self) -> bool:
+        """Whether the worker wants to stop: finish what you are at, say goodbye, return."""
+        return self._hub.drain_asked.is_set()
+
+    async def wait_draining(self) -> None:
+        """Returns when `draining` is true."""
+        await self._hub.drain_asked.wait()
+
+    # --- TLS ----------------------------------------------------------------------------------------------------------
+
+    async def start_tls(self, context: ssl.SSLContext, *, ssl_handshake_timeout: float | None = None) -> None:
+        """Go over to TLS, as the server's side, from the next byte on.
+
+        What was written before is sent in the clear. Raises ConnectionAbortedError, and aborts, if the peer has sent
+        plaintext ahead of the handshake: whoever can inject commands before TLS begins would have them obeyed as if
+        they were protected (CVE-2011-0411). Raises ssl.SSLError if the handshake fails, ConnectionTimedOut if it takes
+        longer than `Limits.handshake_timeout`. When it has raised, the connection is of no use any more.
+        """
+        if self._engine is not None:
+            raise RuntimeError("this stream speaks TLS already")
+        if self._reader is not None and self._reader.waiting:
+            raise StreamBusy("another task is already waiting for input from this stream")
+        if len(self._buffer):
+            self.abort()
+            raise ConnectionAbortedError("the peer sent plaintext ahead of the TLS handshake")
+        self.flush()
+        if self._phase is not Phase.OPEN or self._is_lost():
+            raise self._failure()
+        prepare_context(context)
+        engine = TLSEngine(context)
+        limit = self._hub.limits.handshake_timeout if ssl_handshake_timeout is None else ssl_handshake_timeout
+        self._hub.deadlines.set(self, "handshake", limit)
+        try:
+            await self._shake_hands(engine)
+        finally:
+            self._hub.deadlines.clear(self, "handshake")
+        self._engine = engine
+        self._decrypt(b"")
+
+    async def _shake_hands(self, engine: TLSEngine) -> None:
+        received = b""
+        while True:
+            try:
+                done = engine.handshake(received)
+            finally:
+                # Also the alert that says what was wrong.
+                self._transmit(engine.outgoing())
+            if done:
+                return
+            received = await self._receive_some()
+
+    async def _receive_some(self) -> bytes:
+        """Bytes as they came over the wire. Raises ConnectionError where there are no more."""
+        while True:
+            if self._readable and not self._ended and self._turns < TURNS:
+                self._turns += 1
+                data = self._receive()
+                if data:
+                    return data
+                if data is not None:
+                    self._end_input()
+            if self._ended:
+                raise self._failure() if self._error is not None else ConnectionResetError("the peer left")
+            await self._input()
+
+    @property
+    def tls(self) -> TLSInfo | None:
+        """What is known of the connection's TLS; None in the clear."""
+        return None if self._engine is None else self._engine.info
+
+    # --- who is there -------------------------------------------------------------------------------------------------
+
+    @property
+    def peer(self) -> str:
+        """The other end: `203.0.113.7:51234`, `[2001:db8::7]:51234`, `unix`."""
+        return format_address(self._address)
+
+    @property
+    def local(self) -> str:
+        """This end, as the peer addressed it."""
+        return format_address(self.get_extra_info("sockname"))
+
+    @property
+    def proxy(self) -> None:
+        """What a proxy in front said of the connection; None, as none is spoken."""
+        return None
+
+    @property
+    def transport(self) -> StreamTransport:
+        """The asyncio transport of this stream, for handlers that want one."""
+        return StreamTransport(self)
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """As asyncio's: peername, sockname, socket; with TLS ssl_object, sslcontext, peercert, cipher, compression."""
+        if name == "peername":
+            return self._address
+        if name == "socket":
+            return self._sock
+        if name == "sockname":
+            try:
+                return self._sock.getsockname()
+            except OSError:
+                return default
+        return self._tls_info(name, default)
+
+    def _tls_info(self, name: str, default: Any) -> Any:
+        if self._engine is None:
+            return default
+        connection = self._engine.info.ssl_object
+        match name:
+            case "ssl_object":
+                return connection
+            case "sslcontext":
+                return connection.context
+            case "peercert":
+                return connection.getpeercert()
+            case "cipher":
+                return connection.cipher()
+            case "compression":
+                return connection.compression()
+        return default
+
+    def __repr__(self) -> str:
+        tls = " TLS" if self._engine is not None else ""
+        return f"<Stream {self.id} {self.peer} {self._phase.name.lower()}{tls}>"
+
+
+def _checked(separator: Bytes | tuple[Bytes, ...]) -> bytes | tuple[bytes, ...]:
+    if not separator or (isinstance(separator, tuple) and not all(separator)):
+        raise ValueError("Separator should contain at least one element")
+    if isinstance(separator, tuple):
+        return tuple(bytes(each) for each in separator)
+    return bytes(separator)

@@ -1,0 +1,172 @@
+"""Streams for tests: one end is ours, the other an asyncio stream pair, over every kind of connection and on every loop.
+
+The same test runs on all of them; what a combination cannot do it says by its name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import socket
+import ssl
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import trustme
+
+from prefork.config import Limits
+from prefork.events import Event
+from prefork.net.hub import Hub
+from prefork.net.poller import LoopPoller
+from prefork.net.stream import Stream
+
+FLAVOURS = ["asyncio", "debug", "uvloop", "no-epoll"] + (["eager"] if sys.version_info >= (3, 12) else [])
+TRANSPORTS = ["socketpair", "tcp", "unix", "tls"]
+DEADLINE = 20.0
+
+
+@functools.cache
+def authority() -> tuple[trustme.CA, trustme.LeafCert]:
+    ca = trustme.CA(key_type=trustme.KeyType.ECDSA)
+    return ca, ca.issue_cert("localhost", "127.0.0.1", "::1", key_type=trustme.KeyType.ECDSA)
+
+
+def server_context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority()[1].configure_cert(context)
+    return context
+
+
+def client_context() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    authority()[0].configure_trust(context)
+    return context
+
+
+@dataclass
+class World:
+    """One loop flavour, one transport, and what was observed."""
+
+    flavour: str
+    transport: str
+    limits: Limits = field(default_factory=Limits)
+    events: list[Event] = field(default_factory=list)
+    hub: Hub | None = None
+
+    def run(self, main: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        """Run `main` on a loop of this flavour, under a deadline."""
+
+        async def bounded() -> Any:
+            loop = asyncio.get_running_loop()
+            failures: list[dict[str, Any]] = []
+            loop.set_exception_handler(lambda _, context: failures.append(context))
+            if self.flavour == "eager":
+                loop.set_task_factory(asyncio.eager_task_factory)
+            poller = LoopPoller(loop) if self.flavour == "no-epoll" else None
+            self.hub = Hub(loop, self.limits, self.events.append, poller)
+            try:
+                async with asyncio.timeout(DEADLINE):
+                    result = await main()
+            finally:
+                self.hub.close()
+            assert not failures, failures
+            return result
+
+        with asyncio.Runner(debug=self.flavour == "debug", loop_factory=self._loop_factory()) as runner:
+            return runner.run(bounded())
+
+    def _loop_factory(self) -> Callable[[], asyncio.AbstractEventLoop] | None:
+        if self.flavour == "uvloop":
+            import uvloop
+
+            return uvloop.new_event_loop
+        return None
+
+    def sockets(self, transport: str | None = None) -> tuple[socket.socket, socket.socket]:
+        """(ours, the peer's), connected and non-blocking."""
+        kind = transport or self.transport
+        if kind == "socketpair":
+            ours, theirs = socket.socketpair()
+        elif kind == "unix":
+            with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:
+                path = str(Path(folder) / "s")
+                listener.bind(path)
+                listener.listen()
+                theirs = socket.socket(socket.AF_UNIX)
+                theirs.connect(path)
+                ours, _ = listener.accept()
+        else:
+            with socket.create_server(("127.0.0.1", 0)) as listener:
+                theirs = socket.create_connection(listener.getsockname())
+                ours, _ = listener.accept()
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        return ours, theirs
+
+    def stream(self, ours: socket.socket) -> Stream:
+        assert self.hub is not None
+        try:
+            address: object = ours.getpeername()
+        except OSError:
+            address = None
+        return Stream(ours, address, self.hub)
+
+    @contextlib.asynccontextmanager
+    async def connected(
+        self,
+    ) -> AsyncIterator[tuple[Stream, asyncio.StreamReader, asyncio.StreamWriter]]:
+        """Our stream, and the peer's reader and writer. Both ends are gone afterwards."""
+        ours, theirs = self.sockets()
+        stream = self.stream(ours)
+        try:
+            if self.transport == "tls":
+                handshake = asyncio.ensure_future(stream.start_tls(server_context()))
+                reader, writer = await asyncio.open_connection(
+                    # uvloop's TLS client loses what it holds at the end of input if its reading is paused then.
+                    sock=theirs,
+                    ssl=client_context(),
+                    server_hostname="localhost",
+                    limit=1 << 23 if self.flavour == "uvloop" else 1 << 16,
+                )
+                await handshake
+            else:
+                reader, writer = await asyncio.open_connection(sock=theirs)
+            try:
+                yield stream, reader, writer
+            finally:
+                writer.transport.abort()
+                with contextlib.suppress(OSError):
+                    await writer.wait_closed()
+        finally:
+            stream.abort()
+
+    @contextlib.asynccontextmanager
+    async def raw(self, transport: str | None = None) -> AsyncIterator[tuple[Stream, socket.socket]]:
+        """Our stream, and the peer's bare non-blocking socket."""
+        ours, theirs = self.sockets(transport)
+        stream = self.stream(ours)
+        with theirs:
+            try:
+                yield stream, theirs
+            finally:
+                stream.abort()
+
+
+async def eventually(condition: Callable[[], object], what: str = "condition") -> None:
+    """Wait until `condition` holds, bounded by the test's deadline."""
+    try:
+        async with asyncio.timeout(DEADLINE / 2):
+            while not condition():
+                await asyncio.sleep(0.002)
+    except TimeoutError:
+        raise AssertionError(f"{what} never came to hold") from None
+
+
+async def settled(task: Awaitable[Any]) -> Any:
+    """What became of `task`, bounded."""
+    return await asyncio.wait_for(task, DEADLINE / 2)
