@@ -36,14 +36,17 @@ def authority() -> tuple[trustme.CA, trustme.LeafCert]:
     return ca, ca.issue_cert("localhost", "127.0.0.1", "::1", key_type=trustme.KeyType.ECDSA)
 
 
+@functools.cache
 def server_context() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority()[1].configure_cert(context)
     return context
 
 
-def client_context() -> ssl.SSLContext:
-    context = ssl.create_default_context()
+@functools.cache
+def client_context(version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = context.maximum_version = version
     authority()[0].configure_trust(context)
     return context
 

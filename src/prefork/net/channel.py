@@ -6,6 +6,7 @@ awaits is in `stream.py`, which builds on this. No byte and no state of a connec
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import errno
 import fcntl
@@ -342,9 +343,9 @@ class Channel:
     def _shut_down_writing(self) -> None:
         try:
             self._sock.shutdown(socket.SHUT_WR)
-        except OSError as exc:
-            # The peer has reset the connection; there is nobody to tell.
-            self._lose_output(exc)
+        except OSError:
+            # ENOTCONN: the peer has reset the connection; there is nobody to tell.
+            self._lose_output(ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)))
 
     def _wake_writers(self) -> None:
         """Those who wait for room, or for the end, look again. From a callback of the loop only."""
@@ -383,7 +384,9 @@ class Channel:
             return
         if self._sock.family in _INTERNET:
             # Fails where the peer's reset came first.
-            _try(self._sock.setsockopt, socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            with contextlib.suppress(OSError):
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        self._buffer.clear()
         self._dispose()
 
     def _linger(self) -> None:
@@ -426,12 +429,12 @@ class Channel:
 
     def _lose_output(self, exc: OSError) -> None:
         """The peer takes nothing any more. What it sent before can still be read."""
-        self._error = self._error or exc
         self._output = Output.LOST
         self._drop_output()
         if self._phase is not Phase.OPEN:
             self._dispose()
             return
+        self._error = self._error or exc
         for waiter in self._writers:
             waiter.wake_soon()
 
@@ -443,8 +446,9 @@ class Channel:
             self._hub.deadlines.clear(self, "write")
 
     def _break(self, exc: OSError) -> None:
-        """The connection is dead in both directions."""
-        self._error = self._error or exc
+        """The connection is dead in both directions. After `close()` that is how some peers end: no error."""
+        if self._phase is Phase.OPEN:
+            self._error = self._error or exc
         self._dispose()
 
     def _cut_off(self, exc: ConnectionAbortedError, noted: bool = True) -> None:
@@ -490,11 +494,3 @@ def format_address(address: object) -> str:
     if isinstance(address, bytes):
         address = address.decode("utf-8", "replace")
     return f"unix:{address}" if address else "unix"
-
-
-def _try(call: Callable[..., object], *args: object) -> None:
-    try:
-        call(*args)
-    except OSError as exc:
-        if exc.errno not in (errno.EINVAL, errno.ENOTCONN, errno.ECONNRESET):
-            raise

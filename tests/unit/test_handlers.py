@@ -1,0 +1,103 @@
+"""What a service may be is told apart by its shape alone, and what it is not is said in one line."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from typing import Any
+
+import pytest
+
+from prefork.errors import ServiceError
+from prefork.net.handlers import Kind, classify
+
+
+async def stream_handler(stream: Any) -> None: ...
+
+
+async def stream_handler_with_options(stream: Any, greeting: str = "hi", *, loud: bool = False) -> None: ...
+
+
+async def asyncio_handler(reader: Any, writer: Any) -> None: ...
+
+
+class Echo(asyncio.Protocol):
+    pass
+
+
+class Buffered(asyncio.BufferedProtocol):
+    pass
+
+
+class Service:
+    async def start(self) -> None: ...
+    async def handle(self, stream: Any) -> None: ...
+    async def stop(self) -> None: ...
+    async def both(self, reader: Any, writer: Any) -> None: ...
+    def make(self) -> Echo:
+        return Echo()
+
+
+class Callable_:
+    async def __call__(self, stream: Any) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("target", "kind"),
+    [
+        (stream_handler, Kind.STREAM),
+        (stream_handler_with_options, Kind.STREAM),
+        (functools.partial(asyncio_handler, None), Kind.STREAM),
+        (functools.partial(asyncio_handler, writer=None), Kind.STREAM),
+        (asyncio_handler, Kind.ASYNCIO),
+        (Service().both, Kind.ASYNCIO),
+        (Service().handle, Kind.STREAM),
+        (Callable_(), Kind.STREAM),
+        (Echo, Kind.PROTOCOL),
+        (Buffered, Kind.PROTOCOL),
+        (lambda: Echo(), Kind.PROTOCOL),
+        (functools.partial(Echo), Kind.PROTOCOL),
+        (Service().make, Kind.PROTOCOL),
+        (Service(), Kind.LIFESPAN),
+    ],
+)
+def test_the_kinds_of_service(target: object, kind: Kind) -> None:
+    handler = classify(target)
+    assert handler.kind is kind
+    assert classify(handler) is handler
+
+
+class HalfService:
+    async def start(self) -> None: ...
+    def handle(self, stream: Any) -> None: ...
+    async def stop(self) -> None: ...
+
+
+async def nothing() -> None: ...
+async def three(a: Any, b: Any, c: Any) -> None: ...
+async def anything(*args: Any) -> None: ...
+async def keyword(stream: Any, *, token: str) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("target", "text"),
+    [
+        (5, "is not callable"),
+        (None, "is not callable"),
+        (nothing, "nothing takes no positional parameters"),
+        (three, "three takes 3 positional parameters"),
+        (anything, "unclear number"),
+        (keyword, "unclear number"),
+        (lambda reader, writer: None, "takes 2 positional parameters and is not async"),
+        (lambda stream: None, "takes 1 positional parameter and is not async"),
+        (Service, "is a class, but no asyncio.Protocol"),
+        (HalfService(), "handle must be async def handle(stream)"),
+    ],
+)
+def test_what_is_none_of_them_is_refused_in_one_line(target: object, text: str) -> None:
+    with pytest.raises(ServiceError) as caught:
+        classify(target)
+    message = str(caught.value)
+    assert text in message
+    assert "expected async def handle(stream)" in message
+    assert "\n" not in message
