@@ -1,4 +1,4 @@
-"""Streams for tests: one end is ours, the other an asyncio stream pair, over every kind of connection and on every loop.
+"""Streams for tests: one end is ours, the other an asyncio stream pair, over every kind of connection, on every loop.
 
 The same test runs on all of them; what a combination cannot do it says by its name.
 """

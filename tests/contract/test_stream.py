@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterator
 
 import pytest
 from streams import FLAVOURS, TRANSPORTS, World, eventually, settled
@@ -15,9 +14,9 @@ from prefork.events import ConnectionAborted
 
 
 @pytest.fixture(params=[f"{flavour}/{transport}" for flavour in FLAVOURS for transport in TRANSPORTS])
-def world(request: pytest.FixtureRequest) -> Iterator[World]:
+def world(request: pytest.FixtureRequest) -> World:
     flavour, transport = request.param.split("/")
-    yield World(flavour, transport)
+    return World(flavour, transport)
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,491 @@
+"""`TCPServer` in a running loop: what it serves, and that no connection can do anything to another."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import os
+import signal
+import socket
+import struct
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from streams import FLAVOURS, World, client_context, eventually, server_context, settled
+
+import prefork
+from prefork.events import ConnectionLost, Event, HandlerFailed, HandshakeFailed
+
+
+@pytest.fixture(params=[flavour for flavour in FLAVOURS if flavour != "no-epoll"])
+def world(request: pytest.FixtureRequest) -> World:
+    return World(request.param, "tcp")
+
+
+@contextlib.asynccontextmanager
+async def serving(handler: object, **options: Any) -> AsyncIterator[tuple[prefork.TCPServer, int]]:
+    async with prefork.TCPServer(handler, **options) as server:
+        server.listen(0, "127.0.0.1")
+        yield server, server.sockets[0].getsockname()[1]
+
+
+async def connect(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await asyncio.open_connection("127.0.0.1", port)
+
+
+async def ask(port: int, question: bytes = b"hello\n") -> bytes:
+    """One line and its answer, on a connection of its own."""
+    reader, writer = await connect(port)
+    writer.write(question)
+    answer = await settled(asyncio.ensure_future(reader.readline()))
+    writer.close()
+    await writer.wait_closed()
+    return answer
+
+
+async def echo(stream: prefork.Stream) -> None:
+    async for line in stream:
+        stream.write(line)
+
+
+async def asyncio_echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """As in asyncio's documentation."""
+    while data := await reader.read(100):
+        assert writer.get_extra_info("peername")[0] == "127.0.0.1"
+        writer.write(data)
+        await writer.drain()
+    writer.close()
+    await writer.wait_closed()
+
+
+class ProtocolEcho(asyncio.Protocol):
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(data)
+
+
+class BufferedEcho(asyncio.BufferedProtocol):
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        assert transport.get_protocol() is self
+        self.buffer = bytearray(100)
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        return self.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.transport.write(bytes(self.buffer[:nbytes]))
+
+
+class Lifespan:
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    async def start(self) -> None:
+        self.calls.append("start")
+
+    async def handle(self, stream: prefork.Stream) -> None:
+        self.calls.append("handle")
+        await echo(stream)
+
+    async def stop(self) -> None:
+        self.calls.append("stop")
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("handler", [echo, asyncio_echo, ProtocolEcho, BufferedEcho, Lifespan()], ids=str)
+def test_every_kind_of_service(world: World, handler: object, tls: bool) -> None:
+    async def main() -> None:
+        async with serving(handler, tls=server_context() if tls else None) as (server, port):
+            ssl = client_context() if tls else None
+            name = "localhost" if tls else None
+            clients = [
+                await asyncio.open_connection("127.0.0.1", port, ssl=ssl, server_hostname=name) for _ in range(10)
+            ]
+            for _ in range(3):
+                for i, (_, writer) in enumerate(clients):
+                    writer.write(b"line %d\n" % i)
+                for i, (reader, _) in enumerate(clients):
+                    assert await settled(asyncio.ensure_future(reader.readline())) == b"line %d\n" % i
+            assert server.connections == 10
+            for _, writer in clients:
+                writer.close()
+            for _, writer in clients:
+                with contextlib.suppress(ConnectionError):
+                    await writer.wait_closed()
+            await eventually(lambda: server.connections == 0, "all connections closed")
+
+    world.run(main)
+
+
+def test_a_lifespan_object_is_started_before_and_stopped_after(world: World) -> None:
+    service = Lifespan()
+
+    async def main() -> None:
+        async with serving(service) as (_, port):
+            assert service.calls == ["start"]
+            assert await ask(port) == b"hello\n"
+        assert service.calls == ["start", "handle", "stop"]
+
+    world.run(main)
+
+
+class Custom(BaseException):
+    pass
+
+
+def _swallowing(seconds: float) -> Any:
+    async def swallows_cancellation(stream: prefork.Stream) -> None:
+        while True:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(seconds)
+                return
+
+    return swallows_cancellation
+
+
+@pytest.mark.parametrize("exception", [ValueError, Custom, SystemExit, asyncio.CancelledError, StopAsyncIteration])
+def test_whatever_a_handler_raises_costs_its_own_connection_alone(world: World, exception: type[BaseException]) -> None:
+    events: list[Event] = []
+
+    async def handle(stream: prefork.Stream) -> None:
+        async for line in stream:
+            if line == b"raise\n":
+                raise exception("no\nway")
+            stream.write(line)
+
+    async def main() -> None:
+        async with serving(handle, emit=events.append) as (server, port):
+            bystander_reader, bystander_writer = await connect(port)
+            for _ in range(10):
+                assert await ask(port, b"raise\n") == b""
+            bystander_writer.write(b"still here\n")
+            assert await settled(asyncio.ensure_future(bystander_reader.readline())) == b"still here\n"
+            bystander_writer.close()
+            await eventually(lambda: server.connections == 0)
+            assert len(asyncio.all_tasks()) <= 2
+
+    world.run(main)
+    if exception is asyncio.CancelledError:
+        assert events == []
+    else:
+        assert len(events) == 10
+        for event in events:
+            assert isinstance(event, HandlerFailed)
+            assert exception.__name__ in str(event)
+            assert "\n" not in str(event)
+            assert "in handle" in event.traceback
+
+
+def test_a_handler_that_raises_keyboard_interrupt_where_nobody_is_at_the_keyboard(world: World) -> None:
+    """A worker ignores SIGINT, so there it can only be the handler's own."""
+    events: list[Event] = []
+
+    async def handle(stream: prefork.Stream) -> None:
+        raise KeyboardInterrupt
+
+    async def main() -> None:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            async with serving(handle, emit=events.append) as (_, port):
+                assert await ask(port) == b""
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    world.run(main)
+    assert [type(event) for event in events] == [HandlerFailed]
+
+
+def test_what_the_peer_did_is_not_reported_as_a_bug_of_the_service(world: World) -> None:
+    events: list[Event] = []
+
+    async def handle(stream: prefork.Stream) -> None:
+        size = int(await stream.readline())
+        await stream.readexactly(size)
+
+    async def main() -> None:
+        async with serving(handle, emit=events.append) as (server, port):
+            _, writer = await connect(port)
+            writer.write(b"10\nshort")
+            writer.close()
+            _, writer = await connect(port)
+            writer.write(b"7" * 100_000 + b"\n")
+            await eventually(lambda: len(events) == 2, "two events")
+            writer.close()
+            _, writer = await connect(port)
+            writer.write(b"10\n")
+            await asyncio.sleep(0.01)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            writer.transport.abort()
+            await eventually(lambda: len(events) == 3, "three events")
+            await eventually(lambda: server.connections == 0)
+
+    world.run(main)
+    assert [type(event) for event in events] == [ConnectionLost] * 3
+    assert {event.level for event in events} == {logging.DEBUG}
+
+
+def test_a_handler_that_returns_early_has_its_answer_delivered(world: World) -> None:
+    async def handle(stream: prefork.Stream) -> None:
+        stream.write(b"x" * 1_000_000 + b"\n")
+
+    async def main() -> None:
+        async with serving(handle) as (_, port):
+            for _ in range(5):
+                reader, writer = await connect(port)
+                writer.write(b"unread " * 100_000)
+                assert len(await settled(asyncio.ensure_future(reader.read()))) == 1_000_001
+                writer.transport.abort()
+
+    world.run(main)
+
+
+def test_a_leaked_task_cannot_keep_the_connection(world: World) -> None:
+    outcome: list[object] = []
+    leaked: list[asyncio.Task[None]] = []
+
+    async def handle(stream: prefork.Stream) -> None:
+        async def leak() -> None:
+            outcome.append(await stream.read(100))
+            stream.write(b"too late")
+            try:
+                await stream.drain()
+            except ConnectionError as exc:
+                outcome.append(type(exc))
+
+        leaked.append(asyncio.create_task(leak()))
+        await asyncio.sleep(0.01)
+
+    async def main() -> None:
+        async with serving(handle) as (server, port):
+            reader, writer = await connect(port)
+            assert await settled(asyncio.ensure_future(reader.read())) == b""
+            writer.close()
+            await eventually(lambda: server.connections == 0)
+            await settled(leaked[0])
+
+    world.run(main)
+    assert outcome == [b"", ConnectionResetError]
+
+
+class RaisesInConnectionMade(asyncio.Protocol):
+    def connection_made(self, transport: Any) -> None:
+        raise ValueError("not made")
+
+
+def _raises() -> asyncio.Protocol:
+    raise ValueError("no protocol today")
+
+
+def _exits() -> asyncio.Protocol:
+    raise SystemExit(3)
+
+
+@pytest.mark.parametrize("factory", [_raises, _exits, lambda: 5, RaisesInConnectionMade], ids=str)
+def test_a_factory_that_fails_closes_its_connection_at_once(world: World, factory: Any) -> None:
+    events: list[Event] = []
+    fds = len(os.listdir("/proc/self/fd"))
+
+    async def main() -> None:
+        async with serving(factory, emit=events.append) as (server, port):
+            for _ in range(50):
+                reader, writer = await connect(port)
+                with contextlib.suppress(ConnectionResetError):
+                    assert await settled(asyncio.ensure_future(reader.read())) == b""
+                writer.close()
+                with contextlib.suppress(ConnectionError):
+                    await writer.wait_closed()
+            await eventually(lambda: server.connections == 0)
+
+    world.run(main)
+    assert len(events) == 50
+    assert {type(event) for event in events} == {HandlerFailed}
+    assert len(os.listdir("/proc/self/fd")) <= fds
+
+
+def test_handshakes_that_fail_never_reach_the_handler(world: World) -> None:
+    events: list[Event] = []
+    reached: list[bytes] = []
+
+    async def handle(stream: prefork.Stream) -> None:
+        reached.append(await stream.read())
+
+    async def main() -> None:
+        limits = prefork.Limits(handshake_timeout=0.3)
+        async with serving(handle, tls=server_context(), emit=events.append, limits=limits) as (server, port):
+            silent = [await connect(port) for _ in range(5)]
+            for garbage in (b"GET / HTTP/1.0\r\n\r\n", b"\x16\x03\x01\x00\x05hello", b"DELETE\r\n"):
+                _, writer = await connect(port)
+                writer.write(garbage)
+                writer.close()
+            await eventually(lambda: len(events) == 8, "eight failed handshakes")
+            await eventually(lambda: server.connections == 0)
+            for _, writer in silent:
+                writer.close()
+
+    world.run(main)
+    assert reached == []
+    assert {type(event) for event in events} == {HandshakeFailed}
+    assert sum("handshake took too long" in str(event) for event in events) == 5
+
+
+def test_stop_ends_serve_forever_and_frees_the_port_while_connections_go_on(world: World) -> None:
+    async def main() -> None:
+        async with serving(echo) as (server, port):
+            forever = asyncio.ensure_future(server.serve_forever())
+            reader, writer = await connect(port)
+            writer.write(b"1\n")
+            assert await reader.readline() == b"1\n"
+            server.stop()
+            server.stop()
+            await settled(forever)
+            with pytest.raises(ConnectionRefusedError):
+                await connect(port)
+            with socket.create_server(("127.0.0.1", port)):
+                pass
+            writer.write(b"2\n")
+            assert await settled(asyncio.ensure_future(reader.readline())) == b"2\n"
+            with pytest.raises(RuntimeError, match="stopped"):
+                server.listen(0)
+            writer.close()
+
+    world.run(main)
+
+
+def test_sockets_that_were_handed_over_stay_open(world: World) -> None:
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            assert listener.getblocking()
+            server = prefork.TCPServer(echo)
+            server.add_sockets([listener])
+            assert not listener.getblocking()
+            assert await ask(listener.getsockname()[1]) == b"hello\n"
+            assert await server.drain() == 0
+            assert listener.fileno() != -1
+            # Its queue is there for the next owner.
+            reader, writer = await connect(listener.getsockname()[1])
+            writer.write(b"patient\n")
+            async with prefork.TCPServer(echo) as successor:
+                successor.add_socket(listener)
+                assert await settled(asyncio.ensure_future(reader.readline())) == b"patient\n"
+                writer.close()
+
+    world.run(main)
+
+
+def test_drain_tells_the_handlers_and_waits_for_them(world: World) -> None:
+    async def handle(stream: prefork.Stream) -> None:
+        assert not stream.draining
+        await stream.wait_draining()
+        assert stream.draining
+        await stream.send(b"goodbye\n")
+
+    async def main() -> None:
+        server = prefork.TCPServer(handle)
+        server.listen(0, "127.0.0.1")
+        clients = [await connect(server.sockets[0].getsockname()[1]) for _ in range(3)]
+        await eventually(lambda: server.connections == 3)
+        draining = asyncio.ensure_future(server.drain(10))
+        for reader, writer in clients:
+            assert await settled(asyncio.ensure_future(reader.read())) == b"goodbye\n"
+            writer.close()
+        assert await settled(draining) == 0
+        assert await server.drain() == 0
+
+    world.run(main)
+
+
+@pytest.mark.parametrize("handler", [echo, ProtocolEcho, _swallowing(0.1)], ids=["stream", "protocol", "swallows"])
+def test_drain_aborts_at_its_timeout_and_says_how_many(world: World, handler: object) -> None:
+    async def main() -> None:
+        server = prefork.TCPServer(handler)
+        server.listen(0, "127.0.0.1")
+        clients = [await connect(server.sockets[0].getsockname()[1]) for _ in range(4)]
+        await eventually(lambda: server.connections == 4)
+        assert await settled(asyncio.ensure_future(server.drain(0.05))) == 4
+        for reader, writer in clients:
+            with contextlib.suppress(ConnectionResetError):
+                assert await settled(asyncio.ensure_future(reader.read())) == b""
+            writer.close()
+        await eventually(lambda: server.connections == 0)
+
+    world.run(main)
+
+
+def test_what_was_accepted_before_the_drain_is_served(world: World) -> None:
+    async def main() -> None:
+        server = prefork.TCPServer(echo)
+        server.listen(0, "127.0.0.1")
+        clients = [await connect(server.sockets[0].getsockname()[1]) for _ in range(50)]
+        for _, writer in clients:
+            writer.write(b"unread until now\n")
+        await eventually(lambda: server.connections == 50)
+        draining = asyncio.ensure_future(server.drain(10))
+        for reader, writer in clients:
+            assert await settled(asyncio.ensure_future(reader.readline())) == b"unread until now\n"
+            writer.close()
+        assert await settled(draining) == 0
+
+    world.run(main)
+
+
+def test_churn_never_mixes_connections_up(world: World) -> None:
+    """Descriptors' numbers are reused within a round of events; each connection still hears its own words only."""
+
+    async def handle(stream: prefork.Stream) -> None:
+        line = await stream.readline()
+        stream.write(line)
+        if line.endswith(b"7\n"):
+            stream.transport.abort()
+
+    async def main() -> None:
+        async with serving(handle) as (server, port):
+
+            async def client(name: int) -> int:
+                right = 0
+                for turn in range(40):
+                    reader, writer = await connect(port)
+                    nonce = b"%d-%d\n" % (name, turn)
+                    writer.write(nonce)
+                    if turn % 5 == 3:
+                        writer.transport.abort()
+                        continue
+                    with contextlib.suppress(ConnectionError):
+                        answer = await reader.readline()
+                        assert answer in (nonce, b"")
+                        right += answer == nonce
+                    writer.close()
+                return right
+
+            results = await asyncio.gather(*(client(name) for name in range(20)))
+            assert sum(results) >= 20 * 40 * 0.5
+            await eventually(lambda: server.connections == 0)
+
+    world.run(main)
+
+
+def test_hundreds_of_connections_at_once(world: World) -> None:
+    async def main() -> None:
+        async with prefork.TCPServer(echo) as server:
+            server.listen(0, "127.0.0.1", backlog=1024)
+            port = server.sockets[0].getsockname()[1]
+            clients = await asyncio.gather(*(connect(port) for _ in range(400)))
+            for i, (_, writer) in enumerate(clients):
+                writer.write(b"%d\n" % i)
+            for i, (reader, _) in enumerate(clients):
+                assert await settled(asyncio.ensure_future(reader.readline())) == b"%d\n" % i
+            assert server.connections == 400
+            for _, writer in clients:
+                writer.close()
+
+    world.run(main)
+
+
+def test_the_wrong_handler_is_refused_when_the_server_is_made() -> None:
+    with pytest.raises(prefork.ServiceError):
+        prefork.TCPServer(functools.partial)
