@@ -185,7 +185,8 @@ class ProtocolConnection:
         self._hub = hub
         self._done = done
         self._open = 2
-        self._transport: asyncio.BaseTransport | None = None
+        # Not asyncio.Transport: uvloop's transports are no subclass of it.
+        self._transport: Any = None
         self._sock = WatchedSocket(sock.family, sock.type, sock.proto, fileno=sock.detach())
         self._sock.setblocking(False)
         self._sock.on_closed = self._ended
@@ -198,7 +199,7 @@ class ProtocolConnection:
             self._done(self)
 
     def abort(self) -> None:
-        if isinstance(self._transport, asyncio.WriteTransport):
+        if self._transport is not None:
             self._transport.abort()
         else:
             self.task.cancel()

@@ -86,6 +86,7 @@ class TCPServer:
 
         Raises BindError; nothing is bound then. These sockets are closed by `stop()`.
         """
+        self._refuse_unless_serving()
         sockets = bind_sockets(port, address, backlog=backlog)
         self._own_sockets += sockets
         self.add_sockets(sockets)
@@ -97,8 +98,7 @@ class TCPServer:
 
     def add_socket(self, sock: socket.socket) -> None:
         """`add_sockets` for one."""
-        if self._state is not State.SERVING:
-            raise RuntimeError("this server has been stopped")
+        self._refuse_unless_serving()
         if self._hub is None:
             self._hub = Hub(asyncio.get_running_loop(), self._limits, self._emit)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
@@ -111,6 +111,10 @@ class TCPServer:
                 sock, self._accepted, batch=self._limits.accept_batch, emit=self._emit, on_broken=self._listener_broken
             )
         )
+
+    def _refuse_unless_serving(self) -> None:
+        if self._state is not State.SERVING:
+            raise RuntimeError("this server has been stopped; make a new one")
 
     @property
     def sockets(self) -> tuple[socket.socket, ...]:

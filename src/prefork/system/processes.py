@@ -1,0 +1,430 @@
+"""Processes: the one place where prefork forks, signals and waits.
+
+Everything that makes, kills or reaps a process goes through `System` and `Child`, so that a test can put something else
+in their place. What a fork leaves behind in a child (signal handlers, masks, timers, other processes' descriptors) is
+put right here too. Which child is wanted, and when, is decided elsewhere; no event loop appears here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import functools
+import os
+import signal
+import sys
+import time
+import traceback
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NoReturn, Protocol
+
+from ..errors import ExitCode
+
+#: Raised by the faulting instruction itself: blocking one turns a report by faulthandler into a silent death.
+_SYNCHRONOUS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS}
+_BLOCKABLE = frozenset(signal.valid_signals()) - _SYNCHRONOUS
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+# --- how a process ended ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """How a child ended: by an exit `code`, by a `signal` (with or without a `core`), or unknown when both are None."""
+
+    code: int | None
+    signal: int | None = None
+    core: bool = False
+
+    @classmethod
+    def from_status(cls, status: int) -> Death:
+        """From what `waitpid` gives (wait(2)): not the exit code shifted, which mistakes a signal for a status."""
+        if os.WIFSIGNALED(status):
+            return cls(None, os.WTERMSIG(status), os.WCOREDUMP(status))
+        return cls(os.WEXITSTATUS(status))
+
+    @classmethod
+    def from_siginfo(cls, info: os.waitid_result) -> Death:
+        """From what `waitid` gives."""
+        if info.si_code == os.CLD_EXITED:
+            return cls(info.si_status)
+        return cls(None, info.si_status, info.si_code == os.CLD_DUMPED)
+
+    @property
+    def clean(self) -> bool:
+        """True for exit status 0."""
+        return self.code == 0
+
+    def describe(self) -> str:
+        """For people: "exit status 3", "signal 9 (SIGKILL)", "signal 11 (SIGSEGV), core dumped"."""
+        if self.signal is not None:
+            return f"signal {self.signal}{_name(self.signal)}{', core dumped' if self.core else ''}"
+        if self.code is not None:
+            return f"exit status {self.code}"
+        return "unknown status (other code in this process waited for it)"
+
+
+def _name(number: int) -> str:
+    try:
+        return f" ({signal.Signals(number).name})"
+    except ValueError:  # a real-time signal has a number only
+        return ""
+
+
+# --- descriptors with an owner ----------------------------------------------------------------------------------------
+
+
+class Closeable(Protocol):
+    """Whatever has a `close()` that may be called twice."""
+
+    def close(self) -> None: ...
+
+
+class Descriptor:
+    """Owns one file descriptor; `close` is idempotent, and `fileno` raises ValueError afterwards."""
+
+    __slots__ = ("__weakref__", "_fd")
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def fileno(self) -> int:
+        if self._fd < 0:
+            raise ValueError("the descriptor is closed")
+        return self._fd
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+# --- a child, seen from its parent ------------------------------------------------------------------------------------
+
+
+class Child:
+    """One child process, owned by whoever forked it, until `close`.
+
+    Readable (`fileno`) once the process has ended, where `pollable`. With a pidfd (Linux 5.4) neither `signal` nor
+    `reap` can meet another process that was given the same pid; without, they act only while the child is not reaped.
+    """
+
+    __slots__ = ("__weakref__", "_death", "_pidfd", "pid")
+
+    def __init__(self, pid: int, pidfd: int | None) -> None:
+        self.pid = pid
+        self._pidfd = None if pidfd is None else Descriptor(pidfd)
+        self._death: Death | None = None
+
+    def __repr__(self) -> str:
+        return f"<Child pid={self.pid} {self._death.describe() if self._death else 'running'}>"
+
+    @property
+    def pollable(self) -> bool:
+        """Whether `fileno` can be polled; without a pidfd, SIGCHLD is the only news of a child's end."""
+        return self._pidfd is not None
+
+    def fileno(self) -> int:
+        """The pidfd. Raises ValueError when it is closed, or there is none."""
+        if self._pidfd is None:
+            raise ValueError("no pidfd on this platform")
+        return self._pidfd.fileno()
+
+    def signal(self, sig: int) -> bool:
+        """Send `sig`. False, and nothing done, when the child is reaped or closed, or may not be signalled by us."""
+        if self._death is not None:
+            return False
+        try:
+            if self._pidfd is None:
+                os.kill(self.pid, sig)
+            else:
+                signal.pidfd_send_signal(self.fileno(), sig)
+        except (ProcessLookupError, PermissionError, ValueError):
+            return False
+        return True
+
+    def reap(self) -> Death | None:
+        """How the child ended, or None while it runs. Never blocks, touches no other child, may be asked again."""
+        if self._death is None:
+            self._death = self._wait(os.WNOHANG)
+        return self._death
+
+    def wait(self) -> Death:
+        """The same, and waits for it. Only for a child that was sent SIGKILL: there is no deadline."""
+        if self._death is None:
+            self._death = self._wait(0)
+        assert self._death is not None
+        return self._death
+
+    def close(self) -> None:
+        """Close the pidfd (idempotent). The process is neither signalled nor reaped."""
+        if self._pidfd is not None:
+            self._pidfd.close()
+
+    def _wait(self, options: int) -> Death | None:
+        try:
+            if self._pidfd is None:
+                pid, status = os.waitpid(self.pid, options)
+                return Death.from_status(status) if pid else None
+            info = os.waitid(os.P_PIDFD, self.fileno(), os.WEXITED | options)
+        except ChildProcessError:  # somebody's os.wait() took it, or SIGCHLD is ignored: it is gone all the same
+            return Death(None)
+        return Death.from_siginfo(info) if info is not None else None
+
+
+# --- the seam ---------------------------------------------------------------------------------------------------------
+
+
+class System:
+    """The system calls on processes, as an object that a test can replace. One per parent process."""
+
+    def __init__(self) -> None:
+        self._private: weakref.WeakSet[Closeable] = weakref.WeakSet()
+
+    def monotonic(self) -> float:
+        """Seconds on the monotonic clock."""
+        return time.monotonic()
+
+    def exit(self, code: int) -> NoReturn:
+        """End this process now, as a forked child must: no atexit handler or finalizer of the parent's runs twice."""
+        _flush_standard_streams()
+        os._exit(code)
+
+    def parent_only(self, *things: Closeable) -> None:
+        """Name what belongs to this process alone; `fork` closes it in every child. Held weakly.
+
+        A sibling that holds the other end of a pipe keeps its end of file from ever coming.
+        """
+        for thing in things:
+            self._private.add(thing)
+
+    def lifeline(self) -> Lifeline:
+        """A pipe whose only writing end stays in this process, so that every child sees when it is gone."""
+        line = Lifeline()
+        self.parent_only(line.writer)
+        return line
+
+    def fork(self) -> Child | None:
+        """A new process: a `Child` in the parent, None in the child.
+
+        The child starts with **all signals blocked**, the handlers of a freshly started Python, no wake-up descriptor,
+        no timers, and without what `parent_only` names or the pidfds of its siblings. It installs its own handlers and
+        then calls `unblock_signals()`; a signal sent to it in the meantime waits and is not lost.
+
+        Raises OSError (EAGAIN, ENOMEM, EMFILE ...) when there is no room for another process; nothing has changed then.
+        """
+        _prctl()  # loaded before the fork, so that a child allocates and locks as little as possible
+        _flush_standard_streams()  # what waits in a buffer would be written by parent and child
+        _heed_children()
+        # The pidfd takes the place of this descriptor: a parent at its limit finds out before there is a child.
+        reserve = Descriptor(os.open(os.devnull, os.O_RDONLY)) if _pidfd_works() else None
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        child = None
+        try:
+            signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKABLE)
+            pid = os.fork()
+            if pid == 0:
+                self._become_child(reserve)
+                return None
+            child = self._adopt(pid, reserve)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        except BaseException:
+            # Also when a handler of the caller's raised (KeyboardInterrupt): no child may stay that nobody knows of.
+            if child is not None:
+                child.signal(signal.SIGKILL)
+                child.wait()
+                child.close()
+            if reserve is not None:
+                reserve.close()
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            raise
+        return child
+
+    def _adopt(self, pid: int, reserve: Descriptor | None) -> Child:
+        pidfd = None
+        if reserve is not None:
+            reserve.close()
+            try:
+                pidfd = os.pidfd_open(pid)
+            except OSError:
+                orphan = Child(pid, None)
+                orphan.signal(signal.SIGKILL)
+                orphan.wait()
+                raise
+        child = Child(pid, pidfd)
+        self.parent_only(child)
+        return child
+
+    def _become_child(self, reserve: Descriptor | None) -> None:
+        try:
+            restore_default_signals()
+            for thing in [*self._private, *([reserve] if reserve else [])]:
+                thing.close()
+            self._private.clear()
+        except BaseException:  # going on would run the parent's code twice
+            traceback.print_exc()
+            os._exit(ExitCode.BUG)
+
+
+@functools.cache
+def _pidfd_works() -> bool:
+    """Whether the kernel has pidfds that can be waited for (Linux 5.4; some sandboxes refuse them)."""
+    if sys.platform != "linux" or not hasattr(os, "pidfd_open") or not hasattr(signal, "pidfd_send_signal"):
+        return False
+    try:
+        probe = Descriptor(os.pidfd_open(os.getpid()))
+    except OSError as exc:
+        if exc.errno in (errno.EMFILE, errno.ENFILE):
+            raise
+        return False
+    try:
+        os.waitid(os.P_PIDFD, probe.fileno(), os.WEXITED | os.WNOHANG)
+    except ChildProcessError:
+        return True  # understood: we are not our own child
+    except OSError:
+        return False
+    finally:
+        probe.close()
+    return False
+
+
+def _heed_children() -> None:
+    # An ignored SIGCHLD survives exec, and has the kernel reap the children itself: every status would be lost.
+    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def _flush_standard_streams() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, full, or never there
+            stream.flush()
+
+
+# --- signals around a fork --------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def block_signals() -> Iterator[None]:
+    """Hold every signal back (but those of a faulting instruction), then restore the mask as it was."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKABLE)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def unblock_signals() -> None:
+    """Let every signal through: the last step of a child, when its own handlers are in."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def restore_default_signals() -> None:
+    """Give this process the signal state of a freshly started Python; the mask stays as it is. Main thread only.
+
+    Handlers go back to the default action (SIGINT: KeyboardInterrupt); what is ignored stays ignored (SIGPIPE, or
+    SIGHUP under nohup). The wake-up descriptor is cleared: a child that kept it would wake its parent with its own
+    signals.
+    """
+    signal.set_wakeup_fd(-1)
+    for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
+        signal.setitimer(timer, 0)
+    for sig in signal.valid_signals():
+        if callable(signal.getsignal(sig)):
+            signal.signal(sig, signal.default_int_handler if sig == signal.SIGINT else signal.SIG_DFL)
+
+
+# --- a child whose parent is gone -------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _prctl() -> Callable[..., int] | None:
+    if sys.platform != "linux":
+        return None
+    try:
+        prctl = ctypes.CDLL(None).prctl
+    except (OSError, AttributeError):
+        return None
+    prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
+    prctl.restype = ctypes.c_int
+    return prctl
+
+
+def die_with_parent(parent_pid: int, sig: int) -> None:
+    """Have the kernel send `sig` to this process when the thread that forked it ends (PR_SET_PDEATHSIG, prctl(2)).
+
+    `parent_pid` is `os.getpid()` of the parent, taken before the fork: if it died in between, this process ends here.
+    setuid and setgid clear the setting, so call this after them. Does nothing where there is no prctl.
+    """
+    prctl = _prctl()
+    if prctl is None:
+        return
+    prctl(_PR_SET_PDEATHSIG, int(sig), 0, 0, 0)
+    # Not "== 1": an orphan goes to the nearest subreaper. 0: the parent lives, in a pid namespace that we cannot see.
+    if os.getppid() not in (parent_pid, 0):
+        os._exit(ExitCode.OK)
+
+
+class Lifeline:
+    """A pipe that nobody writes to: its only writing end is the parent's, its end of file is the parent's death.
+
+    Made by `System.lifeline()` before the fork, which also closes the writing end in every child. `fileno()` is the
+    reading end: readable means that the parent is gone, however it went, across setuid and pid namespaces.
+    """
+
+    __slots__ = ("_reader", "writer")
+
+    def __init__(self) -> None:
+        reader, writer = os.pipe()
+        os.set_blocking(reader, False)
+        self._reader = Descriptor(reader)
+        self.writer = Descriptor(writer)
+
+    def fileno(self) -> int:
+        """The reading end."""
+        return self._reader.fileno()
+
+    def broken(self) -> bool:
+        """Whether the parent is gone. Never blocks."""
+        try:
+            return os.read(self.fileno(), 1) == b""
+        except BlockingIOError:
+            return False
+
+    def arm(self, sig: int) -> bool:
+        """In the child: have the kernel send `sig` to this process at the end of file (F_SETSIG, fcntl(2)).
+
+        For code that cannot watch `fileno()`. Unlike PR_SET_PDEATHSIG it survives a later setuid: the right to signal is
+        that of the moment it was armed. False, and nothing changed, where the system cannot do it. If the parent is
+        gone already, this process ends here.
+        """
+        if sys.platform != "linux":
+            return False
+        try:
+            # A description of its own: the owner of a shared one would be whichever child came last.
+            own = Descriptor(os.open(f"/proc/self/fd/{self.fileno()}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+        except OSError:
+            return False
+        try:
+            fcntl.fcntl(own.fileno(), fcntl.F_SETSIG, int(sig))
+            fcntl.fcntl(own.fileno(), fcntl.F_SETOWN, os.getpid())
+            flags = fcntl.fcntl(own.fileno(), fcntl.F_GETFL)
+            fcntl.fcntl(own.fileno(), fcntl.F_SETFL, flags | os.O_ASYNC)
+        except OSError:
+            own.close()
+            return False
+        self._reader.close()
+        self._reader = own
+        if self.broken():
+            os._exit(ExitCode.OK)
+        return True
+
+    def close(self) -> None:
+        """Close what this process holds of it (idempotent). In the parent, every child then sees the end of file."""
+        self._reader.close()
+        self.writer.close()

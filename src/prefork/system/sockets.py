@@ -1,0 +1,219 @@
+"""Listening sockets: binding them, all or nothing, and saying in words what they are.
+
+No asyncio, and nothing about who accepts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+import sys
+
+from ..errors import BindError
+
+#: How often a free port that is taken on the second address is given up for another.
+PORT_ATTEMPTS = 20
+#: The longest path of a unix socket (unix(7): sun_path has 108 bytes with the final zero).
+UNIX_PATH_LIMIT = 107
+
+_CURES = {
+    errno.EACCES: "ports below 1024 need root, CAP_NET_BIND_SERVICE or socket activation",
+    errno.EADDRINUSE: "another process listens there; find it with: ss -ltnp",
+    errno.EADDRNOTAVAIL: "no interface of this machine has that address",
+}
+
+
+def bind_sockets(
+    port: int | None,
+    address: str | None = None,
+    family: int = socket.AF_UNSPEC,
+    backlog: int = 128,
+    flags: int | None = None,
+    reuse_port: bool = False,
+) -> list[socket.socket]:
+    """Listening, non-blocking, close-on-exec TCP sockets for `port`, one per address that `address` resolves to.
+
+    `address`: None or "" is all interfaces; a host name is all of its addresses. `family` restricts to AF_INET or
+    AF_INET6. `port` 0 or None: one free port, the same for every address. `flags`: a bitmask of AI_* for getaddrinfo,
+    by default AI_PASSIVE. `reuse_port`: SO_REUSEPORT, ValueError where the platform has none.
+
+    A family that the kernel does not support is skipped, and so is IPv6 where this machine has no address of it, as
+    long as another address is left and the host asked for is all interfaces or localhost. IPv6 sockets take IPv6 alone
+    (IPV6_V6ONLY), so that both families can have the port.
+
+    All or nothing: raises BindError, which names the address, and nothing is bound then; socket.gaierror where a name
+    does not resolve. The caller owns the sockets.
+    """
+    if reuse_port and not hasattr(socket, "SO_REUSEPORT"):
+        raise ValueError("the platform doesn't support SO_REUSEPORT")
+    if address == "":
+        address = None
+    if address is None and family == socket.AF_UNSPEC and not socket.has_ipv6:
+        # Python can be built without IPv6 on a system whose resolver still gives such addresses.
+        family = socket.AF_INET
+    addresses = _resolve(port or 0, address, family, socket.AI_PASSIVE if flags is None else flags)
+    optional = address is None or address == "localhost"
+    for attempt in range(PORT_ATTEMPTS):
+        try:
+            return _bind_all(addresses, port or 0, backlog, reuse_port, optional)
+        except BindError as exc:
+            # A free port on the first address may be taken on the second: try another one.
+            if port or exc.errno != errno.EADDRINUSE or attempt == PORT_ATTEMPTS - 1:
+                raise
+    raise AssertionError("unreachable")
+
+
+_Resolved = tuple[int, tuple[str | int | bytes, ...]]
+
+
+def _resolve(port: int, address: str | None, family: int, flags: int) -> list[_Resolved]:
+    found: list[_Resolved] = []
+    for af, _, _, _, where in socket.getaddrinfo(address, port, family, socket.SOCK_STREAM, 0, flags):
+        if sys.platform == "darwin" and address == "localhost" and af == socket.AF_INET6 and where[3] != 0:
+            # macOS gives localhost a link-local address with a scope as well (fe80::1%lo0), which cannot be bound.
+            continue
+        if (af, where) not in found:
+            found.append((af, where))
+    # IPv4 first: a free port is chosen on the first address, and IPv4 is the one that is always there.
+    return sorted(found, key=lambda each: each[0] != socket.AF_INET)
+
+
+def _bind_all(
+    addresses: list[_Resolved], port: int, backlog: int, reuse_port: bool, optional: bool
+) -> list[socket.socket]:
+    sockets: list[socket.socket] = []
+    skipped: BindError | None = None
+    with contextlib.ExitStack() as undo:
+        for af, resolved in addresses:
+            where = (resolved[0], port, *resolved[2:])
+            try:
+                sock = socket.socket(af, socket.SOCK_STREAM)
+            except OSError as exc:
+                if exc.errno == errno.EAFNOSUPPORT:
+                    skipped = _bind_error(where, exc)
+                    continue
+                raise _bind_error(where, exc) from exc
+            undo.callback(sock.close)
+            try:
+                _listen(sock, where, backlog, reuse_port)
+            except OSError as exc:
+                failure = _bind_error(where, exc)
+                if exc.errno == errno.EADDRNOTAVAIL and af == socket.AF_INET6 and optional:
+                    # IPv6 is compiled in but switched off, or this host has no such address.
+                    skipped = failure
+                    sock.close()
+                    continue
+                raise failure from exc
+            port = port or sock.getsockname()[1]
+            sockets.append(sock)
+        if not sockets and skipped is not None:
+            raise skipped
+        undo.pop_all()
+    return sockets
+
+
+def _listen(sock: socket.socket, where: tuple[str | int | bytes, ...], backlog: int, reuse_port: bool) -> None:
+    if os.name != "nt":
+        # There it would let two servers have one port.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if reuse_port:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    sock.setblocking(False)
+    sock.bind(where)
+    sock.listen(backlog)
+
+
+def _bind_error(where: tuple[str | int | bytes, ...], exc: OSError) -> BindError:
+    host, port = str(where[0]), str(where[1])
+    text = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return BindError(text, exc.errno or 0, _CURES.get(exc.errno or 0, ""))
+
+
+# --- unix sockets -----------------------------------------------------------------------------------------------------
+
+
+def bind_unix_socket(path: str | os.PathLike[str], mode: int = 0o600, backlog: int = 128) -> socket.socket:
+    """A listening, non-blocking, close-on-exec unix socket at `path`, whose file never is more open than `mode`.
+
+    A stale socket file, one that nobody listens on, is replaced. A live one is not, nor a file of another kind:
+    BindError. The caller owns the socket, and the file.
+    """
+    name = os.fspath(path)
+    if not name or "\0" in name:
+        raise BindError(f"unix:{name}".replace("\0", "@"), errno.EINVAL, "a path in the file system is needed")
+    if len(os.fsencode(name)) > UNIX_PATH_LIMIT:
+        raise BindError(f"unix:{name}", errno.ENAMETOOLONG, f"the limit is {UNIX_PATH_LIMIT} bytes")
+    _remove_stale(name)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _bind_with_mode(sock, name, mode)
+        sock.setblocking(False)
+        sock.listen(backlog)
+    except OSError as exc:
+        sock.close()
+        cure = "another process bound it just now" if exc.errno == errno.EADDRINUSE else ""
+        raise BindError(f"unix:{name}", exc.errno or 0, cure) from exc
+    return sock
+
+
+def _bind_with_mode(sock: socket.socket, name: str, mode: int) -> None:
+    """On Linux the file gets the mode of the socket's own inode, less the umask. It is set before there is a file, so
+    there is no moment at which the file is too open, as there is with a chmod after bind."""
+    os.fchmod(sock.fileno(), mode)
+    sock.bind(name)
+    if stat.S_IMODE(os.lstat(name).st_mode) != mode:
+        # The umask took bits away; only ever opens the file as far as was asked for.
+        os.chmod(name, mode)
+
+
+def _remove_stale(name: str) -> None:
+    try:
+        found = os.lstat(name)
+    except FileNotFoundError:
+        return
+    except OSError as exc:
+        raise BindError(f"unix:{name}", exc.errno or 0) from exc
+    if not stat.S_ISSOCK(found.st_mode):
+        raise BindError(f"unix:{name}", errno.EEXIST, "it is not a socket; remove it yourself if it is not needed")
+    if _answers(name):
+        raise BindError(f"unix:{name}", errno.EADDRINUSE, "a process listens on it; stop that one first")
+    with contextlib.suppress(FileNotFoundError):
+        # Only the file that was looked at: another server may have replaced it meanwhile.
+        if os.path.samestat(os.lstat(name), found):
+            os.unlink(name)
+
+
+def _answers(name: str) -> bool:
+    """Whether somebody listens: only a refused connection says that nobody does."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(name)
+        except OSError as exc:
+            return exc.errno not in (errno.ECONNREFUSED, errno.ENOENT)
+    return True
+
+
+def unlink_unix_socket(sock: socket.socket, inode: tuple[int, int]) -> None:
+    """Remove the file of a unix socket of ours, if the path still is the file with (device, inode) `inode`."""
+    name = sock.getsockname()
+    with contextlib.suppress(OSError):
+        found = os.lstat(name)
+        if (found.st_dev, found.st_ino) == inode:
+            os.unlink(name)
+
+
+def describe(sock: socket.socket) -> str:
+    """A listening socket in words: `127.0.0.1:9000`, `[::1]:9000`, `unix:/run/x.sock`."""
+    try:
+        name = sock.getsockname()
+    except OSError:
+        return f"descriptor {sock.fileno()}"
+    if sock.family == getattr(socket, "AF_UNIX", None):
+        return f"unix:{os.fsdecode(name)}"
+    return f"[{name[0]}]:{name[1]}" if sock.family == socket.AF_INET6 else f"{name[0]}:{name[1]}"
