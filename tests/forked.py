@@ -1,0 +1,80 @@
+"""A Python script that forks, running beside the test: what it prints, whom it started, and a certain end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from support import kill_session, session_members, wait_until
+
+DEADLINE = 30.0
+
+
+class Script:
+    """A running script. What it and its children print goes to files, so nobody ever blocks on a full pipe."""
+
+    def __init__(self, process: subprocess.Popen[bytes], out: Path, err: Path) -> None:
+        self.process = process
+        self.pid = process.pid
+        self._out, self._err = out, err
+
+    @property
+    def out(self) -> str:
+        return self._out.read_text()
+
+    @property
+    def err(self) -> str:
+        return self._err.read_text()
+
+    def lines(self, count: int) -> list[list[str]]:
+        """The first `count` complete lines of its output, split at blanks, once they are there."""
+        wait_until(lambda: self.out.count("\n") >= count, DEADLINE, f"{count} lines, got {self.out!r} {self.err!r}")
+        return [line.split() for line in self.out.splitlines()[:count]]
+
+    def others(self) -> list[int]:
+        """The living processes of its session, without the script itself."""
+        return [pid for pid in session_members(self.pid) if pid != self.pid]
+
+    def signal(self, sig: int) -> None:
+        self.process.send_signal(sig)
+
+    def end(self) -> int:
+        """Its exit status (negative: the signal that killed it), once it has ended."""
+        try:
+            return self.process.wait(DEADLINE)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running\n--- stdout\n{self.out}\n--- stderr\n{self.err}") from None
+
+
+@contextmanager
+def running(code: str, *arguments: str, prefix: tuple[str, ...] = ()) -> Iterator[Script]:
+    """Run `code` in a session of its own; whatever happens, nobody of it is alive afterwards."""
+    with tempfile.TemporaryDirectory() as directory:
+        out, err = Path(directory, "out"), Path(directory, "err")
+        with out.open("wb") as stdout, err.open("wb") as stderr:
+            process = subprocess.Popen(
+                [*prefix, sys.executable, "-X", "faulthandler", "-c", textwrap.dedent(code), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                start_new_session=True,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                # A shell's background job starts with SIGINT ignored, and these scripts are to hear it.
+                preexec_fn=_heed_sigint,
+            )
+        try:
+            yield Script(process, out, err)
+        finally:
+            kill_session(process.pid)
+            process.wait(DEADLINE)
+
+
+def _heed_sigint() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -1,0 +1,107 @@
+"""What many tests need: real programs, root, conditions to wait for, scripts in processes of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+
+def _missing(what: str) -> None:
+    message = f"{what} (as root, scripts/install-debian-packages installs everything)"
+    if os.environ.get("CI") == "true":
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+def need(*programs: str) -> None:
+    """Skip, and say so, where a program is missing; with CI=true fail: there everything has to be tested."""
+    for program in programs:
+        if shutil.which(program) is None:
+            _missing(f"{program} is not installed")
+
+
+def need_root() -> None:
+    """The same for what only root can do."""
+    if os.geteuid() != 0:
+        _missing("this needs root")
+
+
+def wait_until(condition: Callable[[], object], deadline: float = 10.0, what: str = "") -> None:
+    """Wait until `condition()` is true; AssertionError after `deadline` seconds."""
+    end = time.monotonic() + deadline
+    while not condition():
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {deadline:g} s: {what or condition}")
+        time.sleep(0.005)
+
+
+def run_script(
+    code: str | Path,
+    *arguments: str,
+    deadline: float = 30.0,
+    prefix: tuple[str, ...] = (),
+    env: Mapping[str, str] | None = None,
+    cwd: str | os.PathLike[str] | None = None,
+    pass_fds: tuple[int, ...] = (),
+) -> subprocess.CompletedProcess[str]:
+    """Run Python code (text, or the path of a file) in a session of its own, and leave nobody of it alive.
+
+    `prefix` is a command before Python's (strace, unshare). AssertionError, with what was printed, after `deadline`.
+    """
+    script = ["-c", textwrap.dedent(code)] if isinstance(code, str) else [str(code)]
+    process = subprocess.Popen(
+        [*prefix, sys.executable, "-X", "faulthandler", *script, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, **(env or {})},
+        cwd=cwd,
+        pass_fds=pass_fds,
+    )
+    try:
+        out, err = process.communicate(timeout=deadline)
+    except subprocess.TimeoutExpired:
+        kill_session(process.pid)
+        out, err = process.communicate()
+        raise AssertionError(f"still running after {deadline:g} s\n--- stdout\n{out}\n--- stderr\n{err}") from None
+    finally:
+        kill_session(process.pid)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def kill_session(leader: int) -> None:
+    """Kill every process of the session that `leader` made, also those whose parent has gone."""
+    for _ in range(100):
+        members = session_members(leader)
+        if not members:
+            return
+        for pid in members:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def session_members(leader: int) -> list[int]:
+    """The living processes of a session."""
+    members = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                fields = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[3]) == leader and fields[0] != "Z":
+                members.append(int(entry))
+    return members

@@ -1,0 +1,91 @@
+"""How a process ended, in words and from both kinds of wait."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prefork.system.processes import Child, Death, Descriptor, Lifeline
+
+
+@given(st.integers(0, 255))
+def test_an_exit_status_is_told_from_a_signal(code: int) -> None:
+    death = Death.from_status(code << 8)
+    assert death == Death(code)
+    assert death.clean == (code == 0)
+    assert death.describe() == f"exit status {code}"
+
+
+@given(st.integers(1, 64), st.booleans())
+def test_a_signal_is_told_from_an_exit_status(number: int, core: bool) -> None:
+    death = Death.from_status(number | (0x80 if core else 0))
+    assert death == Death(None, number, core)
+    assert not death.clean
+    assert death.describe().startswith(f"signal {number}")
+    assert death.describe().endswith("core dumped") == core
+
+
+@pytest.mark.parametrize(
+    ("death", "text"),
+    [
+        (Death(3), "exit status 3"),
+        (Death(None, signal.SIGKILL), "signal 9 (SIGKILL)"),
+        (Death(None, signal.SIGSEGV, True), "signal 11 (SIGSEGV), core dumped"),
+        (Death(None, 40), "signal 40"),
+        (Death(None), "unknown status (other code in this process waited for it)"),
+    ],
+)
+def test_an_end_is_described_with_number_and_name(death: Death, text: str) -> None:
+    assert death.describe() == text
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "death"),
+    [
+        (os.CLD_EXITED, 7, Death(7)),
+        (os.CLD_KILLED, 15, Death(None, 15)),
+        (os.CLD_DUMPED, 6, Death(None, 6, True)),
+    ],
+)
+def test_waitid_says_the_same_as_waitpid(code: int, status: int, death: Death) -> None:
+    info = os.waitid_result((1, 0, signal.SIGCHLD, status, code))
+    assert Death.from_siginfo(info) == death
+
+
+def test_a_descriptor_is_closed_once_and_then_refuses() -> None:
+    reader, writer = os.pipe()
+    os.close(writer)
+    owned = Descriptor(reader)
+    assert owned.fileno() == reader
+    owned.close()
+    reused, writer = os.pipe()  # takes the same number
+    try:
+        assert reused == reader
+        owned.close()
+        os.fstat(reused)  # still open: the second close touched nothing
+        with pytest.raises(ValueError, match="closed"):
+            owned.fileno()
+    finally:
+        os.close(reused)
+        os.close(writer)
+
+
+def test_a_lifeline_breaks_when_its_writer_is_closed() -> None:
+    line = Lifeline()
+    try:
+        assert not line.broken()
+        line.writer.close()
+        assert line.broken()
+    finally:
+        line.close()
+
+
+def test_a_closed_child_is_not_signalled() -> None:
+    # Our own pid, which a signal sent by number would reach.
+    child = Child(os.getpid(), os.pidfd_open(os.getpid()))
+    assert child.signal(0)
+    child.close()
+    assert not child.signal(signal.SIGKILL)
