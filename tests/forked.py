@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -65,7 +64,6 @@ def running(code: str, *arguments: str, prefix: tuple[str, ...] = ()) -> Iterato
                 stdout=stdout,
                 stderr=stderr,
                 start_new_session=True,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
                 # A shell's background job starts with SIGINT ignored, and these scripts are to hear it.
                 preexec_fn=_heed_sigint,
             )

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 from forked import running
-from support import need, run_script
+from support import need, need_root, run_script, wait_until
 
 PRELUDE = """
 import errno, os, select, signal, sys, time
@@ -368,7 +368,7 @@ for way in ("pdeathsig", "armed", "armed+setuid", "watched"):
         if way.endswith("setuid"):
             os.setgid(65534)
             os.setuid(65534)
-        print(way, os.getpid())
+        print(way, os.getpid(), flush=True)
         while True:
             time.sleep(0.002)
             if way == "watched" and line.broken():
@@ -380,8 +380,6 @@ while True:
 
 def test_every_way_of_a_child_to_notice_its_parents_death() -> None:
     """Each child ignores all that can be ignored; one has dropped root, which clears PR_SET_PDEATHSIG."""
-    from support import need_root, wait_until
-
     need_root()
     with running(ORPHANS) as script:
         assert {line[0] for line in script.lines(4)} == {"pdeathsig", "armed", "armed+setuid", "watched"}
@@ -393,8 +391,6 @@ def test_every_way_of_a_child_to_notice_its_parents_death() -> None:
 
 def test_a_parent_that_died_before_the_child_asked_is_noticed() -> None:
     """The child asks only when its parent is gone: the kernel would say nothing any more."""
-    from support import wait_until
-
     code = """
 import os, signal, sys, time
 from prefork.system.processes import *
@@ -403,14 +399,14 @@ line = system.lifeline()
 parent = os.getpid()
 for way in ("pdeathsig", "armed"):
     if system.fork() is None:
-        print(way, os.getpid())
+        print(way, os.getpid(), flush=True)
         while os.getppid() == parent:
             time.sleep(0.001)
         if way == "armed":
             line.arm(signal.SIGKILL)
         else:
             die_with_parent(parent, signal.SIGKILL)
-        print("alive")
+        print("alive", flush=True)
         signal.pause()
 signal.pause()
 """
@@ -424,8 +420,6 @@ signal.pause()
 
 def test_a_parent_in_another_pid_namespace_is_not_taken_for_dead() -> None:
     need("unshare")
-    from support import need_root
-
     need_root()
     code = """
 import os, signal

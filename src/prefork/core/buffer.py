@@ -22,24 +22,25 @@ class ReadBuffer:
     are linear in the bytes that pass through, whatever the size of the pieces.
     """
 
-    __slots__ = ("_data", "_searched", "_separator", "_start")
+    __slots__ = ("_data", "_searched", "_separator", "_start", "size")
 
     def __init__(self) -> None:
         self._data: bytes | bytearray = b""
         self._start = 0
         self._searched = 0
         self._separator: bytes | tuple[bytes, ...] = b""
-
-    def __len__(self) -> int:
-        return len(self._data) - self._start
+        self.size = 0
+        """How many bytes are there. To be read, not set."""
 
     def feed(self, chunk: bytes) -> None:
         """Add `chunk` at the end."""
-        data = self._data
-        if len(data) == self._start:
+        if not self.size:
             self._data = chunk
+            self.size = len(chunk)
             self._start = self._searched = 0
             return
+        self.size += len(chunk)
+        data = self._data
         if type(data) is bytearray:
             if self._start:
                 del data[: self._start]
@@ -52,16 +53,16 @@ class ReadBuffer:
         """Remove and return the first `size` bytes, or all there are."""
         data = self._data
         start = self._start
-        end = start + size
         self._searched = 0
-        if end >= len(data):
+        if size >= self.size:
             self._data = b""
-            self._start = 0
+            self._start = self.size = 0
             if start:
                 data = data[start:]
         else:
-            self._start = end
-            data = data[start:end]
+            self._start = start + size
+            self.size -= size
+            data = data[start : start + size]
         return data if type(data) is bytes else bytes(data)
 
     def find(self, separator: bytes) -> int:
@@ -100,7 +101,7 @@ class ReadBuffer:
     def clear(self) -> None:
         """Forget everything."""
         self._data = b""
-        self._start = self._searched = 0
+        self._start = self._searched = self.size = 0
 
 
 class WriteBacklog:

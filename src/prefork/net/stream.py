@@ -53,8 +53,15 @@ class Stream(Channel):
         if self._backlog is not None:
             await self._unheld()
         if n > 0:
-            while not len(buffer):
-                if not self._pull():
+            while not buffer.size:
+                if self._engine is None and self._readable and self._turns < TURNS and not self._ended:
+                    # Past the buffer, where nothing is in it: a tenth of the time of a small echo.
+                    data = self._receive()
+                    if data and len(data) <= n:
+                        self._turns += 1
+                        return data
+                    self._received(data)
+                elif not self._pull():
                     if self._ended:
                         return self._end()
                     await self._input()
@@ -65,7 +72,7 @@ class Stream(Channel):
             if not self._pull():
                 await self._input()
         self._end()
-        return buffer.take(len(buffer))
+        return buffer.take(buffer.size)
 
     async def readexactly(self, n: int) -> bytes:
         """`n` bytes. Raises IncompleteReadError, with what there was, if the input ends before."""
@@ -74,11 +81,11 @@ class Stream(Channel):
         buffer = self._buffer
         if self._backlog is not None:
             await self._unheld()
-        while len(buffer) < n:
+        while buffer.size < n:
             if not self._pull():
                 if self._ended:
                     self._end()
-                    raise asyncio.IncompleteReadError(buffer.take(len(buffer)), n)
+                    raise asyncio.IncompleteReadError(buffer.take(buffer.size), n)
                 await self._input()
         return buffer.take(n) if n else b""
 
@@ -99,7 +106,7 @@ class Stream(Channel):
             if not self._pull():
                 if self._ended:
                     self._end()
-                    raise asyncio.IncompleteReadError(self._buffer.take(len(self._buffer)), None)
+                    raise asyncio.IncompleteReadError(self._buffer.take(self._buffer.size), None)
                 await self._input()
 
     async def readline(self) -> bytes:
@@ -120,7 +127,7 @@ class Stream(Channel):
             if not self._pull():
                 if self._ended:
                     self._end()
-                    return self._buffer.take(len(self._buffer))
+                    return self._buffer.take(self._buffer.size)
                 await self._input()
 
     def __aiter__(self) -> Self:
@@ -134,7 +141,7 @@ class Stream(Channel):
 
     def at_eof(self) -> bool:
         """Whether the end of input has been reached and everything before it has been read."""
-        return self._ended and not len(self._buffer)
+        return self._ended and not self._buffer.size
 
     def exception(self) -> BaseException | None:
         """What broke the connection, if anything did."""
@@ -151,7 +158,7 @@ class Stream(Channel):
             at, end = buffer.find_any(separator)
         if at < 0:
             longest = len(separator) if isinstance(separator, bytes) else max(map(len, separator))
-            consumed = len(buffer) + 1 - longest
+            consumed = buffer.size + 1 - longest
             if consumed > limit:
                 raise asyncio.LimitOverrunError("Separator is not found, and chunk exceed the limit", consumed)
             return 0
@@ -162,7 +169,7 @@ class Stream(Channel):
     def _skip_line(self) -> None:
         """Throw an overlong line away as far as it is here, as asyncio does."""
         found = self._buffer.find(b"\n")
-        self._buffer.take(found + 1 if found >= 0 else len(self._buffer))
+        self._buffer.take(found + 1 if found >= 0 else self._buffer.size)
 
     async def _unheld(self) -> None:
         """Wait while too much is unsent, even for what has been received: a burst of requests with large answers would
@@ -179,12 +186,12 @@ class Stream(Channel):
             reader = self._reader = Waiter(self._hub.loop)
         elif reader.waiting:
             raise StreamBusy("another task is already waiting for input from this stream")
+        self._turns = 0
         if self._ended or (self._readable and not self._held()):
             # The flush found the connection broken, or this peer is so fast that others must get their turn.
             self._hub.loop.call_soon(reader.wake)
         elif not self._hub.poller.edge and not self._held():
             self._hub.poller.arm(self._fd, READ)
-        self._turns = 0
         return reader
 
     def _end(self) -> bytes:
@@ -349,7 +356,7 @@ class Stream(Channel):
             raise RuntimeError("this stream speaks TLS already")
         if self._reader is not None and self._reader.waiting:
             raise StreamBusy("another task is already waiting for input from this stream")
-        if len(self._buffer):
+        if self._buffer.size:
             self.abort()
             raise ConnectionAbortedError("the peer sent plaintext ahead of the TLS handshake")
         self.flush()

@@ -129,7 +129,7 @@ class TLSEngine:
             pass
         return plain[0] if len(plain) == 1 else b"".join(plain)
 
-    def encrypt(self, plain: bytes) -> bytes:
+    def encrypt(self, plain: bytes | memoryview) -> bytes:
         """`plain` as records, with whatever else waits to be sent."""
         self._object.write(plain)
         return self._outgoing.read()
