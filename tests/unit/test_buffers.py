@@ -61,6 +61,21 @@ def test_of_several_separators_the_one_that_ends_first_is_found(chunks: list[byt
         assert end == min(ends, default=-1)
 
 
+@given(st.lists(st.sampled_from([b"a", b"\n", b"bc\nd", b"eeeeee"]), max_size=30), st.integers(0, 6))
+def test_lines_are_those_that_find_and_take_would_give(chunks: list[bytes], limit: int) -> None:
+    buffer = ReadBuffer()
+    data = b""
+    for chunk in chunks:
+        buffer.feed(chunk)
+        data += chunk
+        line = buffer.line(limit)
+        at = data.find(b"\n")
+        assert line == (data[: at + 1] if 0 <= at <= limit else b"")
+        data = data[len(line) :]
+        assert buffer.size == len(data)
+        assert buffer.find(b"c") == data.find(b"c")
+
+
 def test_a_new_separator_is_searched_from_the_start() -> None:
     buffer = ReadBuffer()
     buffer.feed(b"a;b")

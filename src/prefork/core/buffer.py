@@ -65,6 +65,31 @@ class ReadBuffer:
             data = data[start : start + size]
         return data if type(data) is bytes else bytes(data)
 
+    def line(self, limit: int) -> bytes:
+        """Remove and return the first line, newline included; b"" where none is complete, or it has more than `limit`
+        bytes before its newline. What `find` and `take` do, in one call: half the time of a pipelined request."""
+        data = self._data
+        start = self._start
+        if self._separator != b"\n":
+            self._separator = b"\n"
+            self._searched = 0
+        at = data.find(b"\n", start + self._searched)
+        if at < 0:
+            self._searched = self.size
+            return b""
+        if at - start > limit:
+            return b""
+        self._searched = 0
+        end = at + 1
+        if end == len(data):
+            self._data = b""
+            self._start = self.size = 0
+        else:
+            self._start = end
+            self.size -= end - start
+        line = data[start:end]
+        return line if type(line) is bytes else bytes(line)
+
     def find(self, separator: bytes) -> int:
         """How many bytes come before the first `separator`; -1 where there is none yet.
 

@@ -21,6 +21,9 @@ from .waiter import Waiter
 
 Bytes = bytes | bytearray | memoryview
 
+# Looked up for each write; an attribute of an enum class costs twice what a global does.
+_OPEN, _OUTPUT_OPEN = Phase.OPEN, Output.OPEN
+
 
 class Stream(Channel):
     """Both halves of a connection. Made by the server, one for each connection, and closed by it when the handler ends.
@@ -116,24 +119,28 @@ class Stream(Channel):
         """
         if self._backlog is not None:
             await self._unheld()
+        buffer = self._buffer
+        limit = self._hub.limits.read_limit
         while True:
-            try:
-                size = self._find(b"\n")
-            except asyncio.LimitOverrunError as exc:
-                self._skip_line()
-                raise LineTooLong(exc.args[0]) from None
-            if size:
-                return self._buffer.take(size)
+            line = buffer.line(limit)
+            if line:
+                return line
+            if buffer.size > limit:
+                self._refuse_overlong_line()
             if not self._pull():
                 if self._ended:
                     self._end()
-                    return self._buffer.take(self._buffer.size)
+                    return buffer.take(buffer.size)
                 await self._input()
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> bytes:
+        if self._backlog is None:
+            line = self._buffer.line(self._hub.limits.read_limit)
+            if line:
+                return line
         line = await self.readline()
         if not line:
             raise StopAsyncIteration
@@ -166,10 +173,14 @@ class Stream(Channel):
             raise asyncio.LimitOverrunError("Separator is found, but chunk is longer than limit", at)
         return end
 
-    def _skip_line(self) -> None:
-        """Throw an overlong line away as far as it is here, as asyncio does."""
-        found = self._buffer.find(b"\n")
-        self._buffer.take(found + 1 if found >= 0 else self._buffer.size)
+    def _refuse_overlong_line(self) -> None:
+        """Throw it away as far as it is here, as asyncio does, and raise."""
+        try:
+            self._find(b"\n")
+        except asyncio.LimitOverrunError as exc:
+            found = self._buffer.find(b"\n")
+            self._buffer.take(found + 1 if found >= 0 else self._buffer.size)
+            raise LineTooLong(exc.args[0]) from None
 
     async def _unheld(self) -> None:
         """Wait while too much is unsent, even for what has been received: a burst of requests with large answers would
@@ -221,7 +232,7 @@ class Stream(Channel):
             if not isinstance(data, (bytes, bytearray, memoryview)):
                 raise TypeError(f"data argument must be a bytes-like object, not {type(data).__name__!r}")
             data = bytes(data)
-        if self._output is not Output.OPEN or self._phase is not Phase.OPEN:
+        if self._output is not _OUTPUT_OPEN or self._phase is not _OPEN:
             if self._output is Output.ENDED:
                 raise RuntimeError("Cannot call write() after write_eof()")
             return
