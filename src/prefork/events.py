@@ -21,6 +21,15 @@ def printable(value: object, limit: int = FIELD_LIMIT) -> str:
     return escaped if len(escaped) <= limit else escaped[: limit - 3] + "..."
 
 
+def visible(value: object, limit: int = FIELD_LIMIT) -> str:
+    """The same for what the person who runs the server wrote: letters of every script stay, and what could break a line
+    or steer a terminal (controls, line separators, bidirectional overrides, lone surrogates) is escaped."""
+    text = str(value)[: limit + 1]
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
 class Event:
     """Base of the catalogue. `level` is a `logging` level; `rated` events are held to a line per cause and second."""
 
@@ -132,3 +141,191 @@ class ListenerBroken(Event):
 
     def __str__(self) -> str:
         return f"listening socket {self.listener} failed: {self.reason}"
+
+
+# --- fork_processes ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ChildExited(Event):
+    """A child of `fork_processes` is done: exit status 0, or the very signal that was passed on to it."""
+
+    task: int
+    pid: int
+    death: str
+
+    def __str__(self) -> str:
+        return f"child {self.task} (pid {self.pid}) ended: {self.death}"
+
+
+@dataclass(frozen=True, slots=True)
+class ChildFailed(Event):
+    """A child of `fork_processes` ended otherwise; `outcome` says what follows from it."""
+
+    level: ClassVar[int] = logging.WARNING
+    task: int
+    pid: int
+    death: str
+    outcome: str
+
+    def __str__(self) -> str:
+        return f"child {self.task} (pid {self.pid}) ended: {self.death}; {self.outcome}"
+
+
+@dataclass(frozen=True, slots=True)
+class ForkDelayed(Event):
+    """The system has no room for another process; what runs goes on, and the fork is tried again."""
+
+    level: ClassVar[int] = logging.WARNING
+    task: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"cannot fork child {self.task}: {self.reason}; trying again until it works"
+
+
+# --- the supervisor ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Listening(Event):
+    """A listening socket is bound; one line each at the start."""
+
+    address: str
+    kind: str
+
+    def __str__(self) -> str:
+        return f"listening on {self.address} ({self.kind})"
+
+
+@dataclass(frozen=True, slots=True)
+class BacklogCapped(Event):
+    """The kernel takes a shorter queue than was asked for."""
+
+    level: ClassVar[int] = logging.WARNING
+    asked: int
+    given: int
+
+    def __str__(self) -> str:
+        return f"--backlog {self.asked}: the kernel caps it at {self.given} (raise net.core.somaxconn)"
+
+
+@dataclass(frozen=True, slots=True)
+class Ready(Event):
+    """Every worker accepts."""
+
+    workers: int
+
+    def __str__(self) -> str:
+        return f"ready: {self.workers} worker{'' if self.workers == 1 else 's'}"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerExited(Event):
+    """A worker ended without having been asked; `delay` seconds later another takes its slot, None: it does not."""
+
+    level: ClassVar[int] = logging.WARNING
+    worker: int
+    pid: int
+    cause: str
+    delay: float | None
+
+    def __str__(self) -> str:
+        then = "" if self.delay is None else ", restarting" + (f" in {self.delay:.1f} s" if self.delay else "")
+        return f"worker {self.worker} (pid {self.pid}) died: {self.cause}{then}"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFailedToStart(Event):
+    """A replacement could not start; the reason is the worker's own."""
+
+    level: ClassVar[int] = logging.ERROR
+    worker: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"worker {self.worker} cannot start: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class ForkFailed(Event):
+    """The system has no room for another worker; those that run go on, and the fork is tried again."""
+
+    level: ClassVar[int] = logging.WARNING
+    worker: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"cannot fork worker {self.worker}: {self.reason}; trying again until it works"
+
+
+@dataclass(frozen=True, slots=True)
+class CrashLoop(Event):
+    """Workers die faster than restarting them makes sense, and none is left."""
+
+    level: ClassVar[int] = logging.ERROR
+    failures: int
+
+    def __str__(self) -> str:
+        return f"giving up: every worker keeps dying ({self.failures} times in a row), none is left"
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping(Event):
+    """The supervisor was asked to stop."""
+
+    by: str
+    at_once: bool
+
+    def __str__(self) -> str:
+        return f"stopping at once ({self.by})" if self.at_once else f"stopping ({self.by}): open connections may end"
+
+
+@dataclass(frozen=True, slots=True)
+class DrainOverdue(Event):
+    """Workers did not end in time after a drain, and are killed."""
+
+    level: ClassVar[int] = logging.WARNING
+    workers: int
+
+    def __str__(self) -> str:
+        return f"{self.workers} worker{'' if self.workers == 1 else 's'} still there after the drain timeout: killed"
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped(Event):
+    """The supervisor is about to exit."""
+
+    code: int
+
+    def __str__(self) -> str:
+        return f"stopped (exit status {self.code})"
+
+
+@dataclass(frozen=True, slots=True)
+class Drained(Event):
+    """A worker has ended its connections; so many of them had to be aborted."""
+
+    aborted: int
+
+    def __str__(self) -> str:
+        if not self.aborted:
+            return "drained: every connection ended by itself"
+        return f"drained: {self.aborted} connection{'' if self.aborted == 1 else 's'} aborted at the drain timeout"
+
+
+# --- logs -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Suppressed(Event):
+    """So many events of one cause came too fast to be logged one by one, and none of them since."""
+
+    level: ClassVar[int] = logging.WARNING
+    count: int
+    event: str
+    cause: str
+
+    def __str__(self) -> str:
+        of = f"{self.event} ({self.cause})" if self.cause else self.event
+        return f"{self.count} more of {of} {'was' if self.count == 1 else 'were'} not logged"

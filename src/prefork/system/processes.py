@@ -1,16 +1,14 @@
 """Processes: the one place where prefork forks, signals and waits.
 
 Everything that makes, kills or reaps a process goes through `System` and `Child`, so that a test can put something else
-in their place. What a fork leaves behind in a child (signal handlers, masks, timers, other processes' descriptors) is
-put right here too. Which child is wanted, and when, is decided elsewhere; no event loop appears here.
+in their place. Signals are in `signals.py`, and how a child notices its parent's death in `orphans.py`; their names are
+passed on from here. Which child is wanted, and when, is decided elsewhere; no event loop appears here.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
-import fcntl
 import functools
 import os
 import signal
@@ -18,17 +16,26 @@ import sys
 import time
 import traceback
 import weakref
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
 from ..errors import ExitCode
+from .descriptors import Closeable, Descriptor
+from .orphans import Lifeline, die_with_parent, load_prctl
+from .signals import BLOCKABLE, block_signals, restore_default_signals, unblock_signals
 
-#: Raised by the faulting instruction itself: blocking one turns a report by faulthandler into a silent death.
-_SYNCHRONOUS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS}
-_BLOCKABLE = frozenset(signal.valid_signals()) - _SYNCHRONOUS
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
-
+__all__ = [
+    "Child",
+    "Closeable",
+    "Death",
+    "Descriptor",
+    "Lifeline",
+    "System",
+    "block_signals",
+    "die_with_parent",
+    "restore_default_signals",
+    "unblock_signals",
+]
 
 # --- how a process ended ----------------------------------------------------------------------------------------------
 
@@ -74,34 +81,6 @@ def _name(number: int) -> str:
         return f" ({signal.Signals(number).name})"
     except ValueError:  # a real-time signal has a number only
         return ""
-
-
-# --- descriptors with an owner ----------------------------------------------------------------------------------------
-
-
-class Closeable(Protocol):
-    """Whatever has a `close()` that may be called twice."""
-
-    def close(self) -> None: ...
-
-
-class Descriptor:
-    """Owns one file descriptor; `close` is idempotent, and `fileno` raises ValueError afterwards."""
-
-    __slots__ = ("__weakref__", "_fd")
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-
-    def fileno(self) -> int:
-        if self._fd < 0:
-            raise ValueError("the descriptor is closed")
-        return self._fd
-
-    def close(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
 
 
 # --- a child, seen from its parent ------------------------------------------------------------------------------------
@@ -161,6 +140,13 @@ class Child:
         assert self._death is not None
         return self._death
 
+    def group(self) -> int | None:
+        """Its process group; None once it is gone."""
+        try:
+            return None if self._death is not None else os.getpgid(self.pid)
+        except ProcessLookupError:
+            return None
+
     def close(self) -> None:
         """Close the pidfd (idempotent). The process is neither signalled nor reaped."""
         if self._pidfd is not None:
@@ -218,7 +204,7 @@ class System:
 
         Raises OSError (EAGAIN, ENOMEM, EMFILE ...) when there is no room for another process; nothing has changed then.
         """
-        _prctl()  # loaded before the fork, so that a child allocates and locks as little as possible
+        load_prctl()
         _flush_standard_streams()  # what waits in a buffer would be written by parent and child
         _heed_children()
         # The pidfd takes the place of this descriptor: a parent at its limit finds out before there is a child.
@@ -226,7 +212,7 @@ class System:
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         child = None
         try:
-            signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKABLE)
+            signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKABLE)
             pid = os.fork()
             if pid == 0:
                 self._become_child(reserve)
@@ -264,7 +250,8 @@ class System:
         try:
             restore_default_signals()
             for thing in [*self._private, *([reserve] if reserve else [])]:
-                thing.close()
+                with contextlib.suppress(OSError):
+                    thing.close()
             self._private.clear()
         except BaseException:  # going on would run the parent's code twice
             traceback.print_exc()
@@ -303,128 +290,3 @@ def _flush_standard_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, full, or never there
             stream.flush()
-
-
-# --- signals around a fork --------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def block_signals() -> Iterator[None]:
-    """Hold every signal back (but those of a faulting instruction), then restore the mask as it was."""
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    try:
-        signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKABLE)
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
-def unblock_signals() -> None:
-    """Let every signal through: the last step of a child, when its own handlers are in."""
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-
-
-def restore_default_signals() -> None:
-    """Give this process the signal state of a freshly started Python; the mask stays as it is. Main thread only.
-
-    Handlers go back to the default action (SIGINT: KeyboardInterrupt); what is ignored stays ignored (SIGPIPE, or
-    SIGHUP under nohup). The wake-up descriptor is cleared: a child that kept it would wake its parent with its own
-    signals.
-    """
-    signal.set_wakeup_fd(-1)
-    for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
-        signal.setitimer(timer, 0)
-    for sig in signal.valid_signals():
-        if callable(signal.getsignal(sig)):
-            signal.signal(sig, signal.default_int_handler if sig == signal.SIGINT else signal.SIG_DFL)
-
-
-# --- a child whose parent is gone -------------------------------------------------------------------------------------
-
-
-@functools.cache
-def _prctl() -> Callable[..., int] | None:
-    if sys.platform != "linux":
-        return None
-    try:
-        prctl = ctypes.CDLL(None).prctl
-    except (OSError, AttributeError):
-        return None
-    prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
-    prctl.restype = ctypes.c_int
-    return prctl
-
-
-def die_with_parent(parent_pid: int, sig: int) -> None:
-    """Have the kernel send `sig` to this process when the thread that forked it ends (PR_SET_PDEATHSIG, prctl(2)).
-
-    `parent_pid` is `os.getpid()` of the parent, taken before the fork: if it died in between, this process ends here.
-    setuid and setgid clear the setting, so call this after them. Does nothing where there is no prctl.
-    """
-    prctl = _prctl()
-    if prctl is None:
-        return
-    prctl(_PR_SET_PDEATHSIG, int(sig), 0, 0, 0)
-    # Not "== 1": an orphan goes to the nearest subreaper. 0: the parent lives, in a pid namespace that we cannot see.
-    if os.getppid() not in (parent_pid, 0):
-        os._exit(ExitCode.OK)
-
-
-class Lifeline:
-    """A pipe that nobody writes to: its only writing end is the parent's, its end of file is the parent's death.
-
-    Made by `System.lifeline()` before the fork, which also closes the writing end in every child. `fileno()` is the
-    reading end: readable means that the parent is gone, however it went, across setuid and pid namespaces.
-    """
-
-    __slots__ = ("_reader", "writer")
-
-    def __init__(self) -> None:
-        reader, writer = os.pipe()
-        os.set_blocking(reader, False)
-        self._reader = Descriptor(reader)
-        self.writer = Descriptor(writer)
-
-    def fileno(self) -> int:
-        """The reading end."""
-        return self._reader.fileno()
-
-    def broken(self) -> bool:
-        """Whether the parent is gone. Never blocks."""
-        try:
-            return os.read(self.fileno(), 1) == b""
-        except BlockingIOError:
-            return False
-
-    def arm(self, sig: int) -> bool:
-        """In the child: have the kernel send `sig` to this process at the end of file (F_SETSIG, fcntl(2)).
-
-        For code that cannot watch `fileno()`. Unlike PR_SET_PDEATHSIG it survives a later setuid: the right to signal is
-        that of the moment it was armed. False, and nothing changed, where the system cannot do it. If the parent is
-        gone already, this process ends here.
-        """
-        if sys.platform != "linux":
-            return False
-        try:
-            # A description of its own: the owner of a shared one would be whichever child came last.
-            own = Descriptor(os.open(f"/proc/self/fd/{self.fileno()}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
-        except OSError:
-            return False
-        try:
-            fcntl.fcntl(own.fileno(), fcntl.F_SETSIG, int(sig))
-            fcntl.fcntl(own.fileno(), fcntl.F_SETOWN, os.getpid())
-            flags = fcntl.fcntl(own.fileno(), fcntl.F_GETFL)
-            fcntl.fcntl(own.fileno(), fcntl.F_SETFL, flags | os.O_ASYNC)
-        except OSError:
-            own.close()
-            return False
-        self._reader.close()
-        self._reader = own
-        if self.broken():
-            os._exit(ExitCode.OK)
-        return True
-
-    def close(self) -> None:
-        """Close what this process holds of it (idempotent). In the parent, every child then sees the end of file."""
-        self._reader.close()
-        self.writer.close()

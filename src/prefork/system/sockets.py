@@ -199,13 +199,12 @@ def _answers(name: str) -> bool:
     return True
 
 
-def unlink_unix_socket(sock: socket.socket, inode: tuple[int, int]) -> None:
-    """Remove the file of a unix socket of ours, if the path still is the file with (device, inode) `inode`."""
-    name = sock.getsockname()
+def unlink_unix_socket(path: str, inode: tuple[int, int]) -> None:
+    """Remove the file of a unix socket of ours, if `path` still is the file with (device, inode) `inode`."""
     with contextlib.suppress(OSError):
-        found = os.lstat(name)
+        found = os.lstat(path)
         if (found.st_dev, found.st_ino) == inode:
-            os.unlink(name)
+            os.unlink(path)
 
 
 def describe(sock: socket.socket) -> str:

@@ -1,0 +1,63 @@
+"""What a worker tells its supervisor over the status pipe: lines of JSON, each small enough to be written at once.
+
+Pure: bytes in, values out. A worker is not trusted to be well: what cannot be read is dropped.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+#: A pipe takes so many bytes at once or not at all (PIPE_BUF, pipe(7)), so lines cannot mix.
+LIMIT = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyMessage:
+    """I accept."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnableMessage:
+    """I cannot start, and why; for a person."""
+
+    reason: str
+
+
+Message = ReadyMessage | UnableMessage
+
+
+def encode(message: Message) -> bytes:
+    """One line."""
+    if isinstance(message, ReadyMessage):
+        return b'{"ready": true}\n'
+    reason = message.reason
+    while len(line := json.dumps({"unable": reason}).encode() + b"\n") > LIMIT:
+        reason = reason[: len(reason) * 3 // 4]
+    return line
+
+
+class Decoder:
+    """Puts lines together from what the pipe gives. Holds at most one line."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[Message]:
+        """The messages that are complete now."""
+        *lines, rest = (self._rest + data).split(b"\n")
+        self._rest = rest[-LIMIT:]
+        return [message for line in lines if (message := _decode(line)) is not None]
+
+
+def _decode(line: bytes) -> Message | None:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    match value:
+        case {"ready": True}:
+            return ReadyMessage()
+        case {"unable": str(reason)}:
+            return UnableMessage(reason)
+    return None

@@ -1,0 +1,94 @@
+"""Log records as JSON, one object a line, in ASCII; imported when asked for, as it needs python-json-logger.
+
+Keys: time, level, process (supervisor or worker), worker, pid, logger, message; for events of prefork also event (the
+name of its class), fields (its values) and suppressed; traceback where there is one. What the service gives as `extra`
+is added at the top, and never replaces one of these.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+from typing import Any
+
+from pythonjsonlogger.json import JsonEncoder, JsonFormatter
+
+from ..events import visible
+from .lines import MESSAGE_LIMIT, Origin, details, event_of, level_name, timestamp
+from .sink import LINE_BYTES
+
+
+class JSONFormatter(JsonFormatter):
+    """One line per record that fits into one write: of a long traceback its end is kept, and `truncated` says so."""
+
+    def __init__(self, origin: Origin) -> None:
+        super().__init__(json_ensure_ascii=True)
+        self._origin = origin
+
+    def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
+        """Ours first, then the service's, under names that are still free."""
+        log_data.update(self._own_fields(record))
+        theirs: dict[str, Any] = {}
+        super().add_fields(
+            theirs, record, {k: v for k, v in message_dict.items() if k not in ("exc_info", "stack_info")}
+        )
+        for key, value in theirs.items():
+            log_data.setdefault(visible(key, 64), value)
+
+    def jsonify_log_record(self, log_data: dict[str, Any]) -> str:
+        """Valid JSON whatever the service logs, in at most a line's bytes."""
+        line = _dumps(log_data)
+        if len(line) < LINE_BYTES:
+            return line
+        log_data["truncated"] = True
+        lines = log_data.get("traceback", "").split("\n")
+        while len(line) >= LINE_BYTES and len(lines) > 1:
+            lines = lines[(len(lines) + 1) // 2 :]
+            log_data["traceback"] = "...\n" + "\n".join(lines)
+            line = _dumps(log_data)
+        if len(line) < LINE_BYTES:
+            return line
+        return _dumps({key: _short(value) for key, value in list(log_data.items())[:16]})
+
+    def _own_fields(self, record: logging.LogRecord) -> dict[str, Any]:
+        own: dict[str, Any] = {
+            "time": timestamp(record),
+            "level": level_name(record),
+            "process": "supervisor" if self._origin.worker is None else "worker",
+            "worker": self._origin.worker,
+            "pid": os.getpid(),
+            "logger": visible(record.name, 64),
+            "message": record.getMessage()[:MESSAGE_LIMIT] if isinstance(record.msg, str) else "",
+        }
+        event = event_of(record)
+        if event is not None:
+            own["event"] = type(event).__name__
+            own["fields"] = _fields(event)
+            own["suppressed"] = getattr(record, "_suppressed", 0) or None
+        own["traceback"] = "\n".join(details(record)) or None
+        return {key: value for key, value in own.items() if value is not None}
+
+
+def _fields(event: Any) -> dict[str, Any]:
+    if not dataclasses.is_dataclass(event):
+        return {}
+    return {each.name: getattr(event, each.name) for each in dataclasses.fields(event) if each.name != "traceback"}
+
+
+def _dumps(log_data: dict[str, Any]) -> str:
+    try:
+        line = json.dumps(log_data, cls=JsonEncoder, allow_nan=False)
+    except (ValueError, TypeError, RecursionError):
+        # Not a number, keys that are no text, a circle.
+        plain = {
+            key: value if isinstance(value, str | int) else visible(repr(value)) for key, value in log_data.items()
+        }
+        line = json.dumps(plain)
+    # ASCII, but for one control character that JSON lets pass.
+    return line.replace("\x7f", "\\u007f")
+
+
+def _short(value: Any) -> Any:
+    return value if isinstance(value, int | None) else visible(value, 160)

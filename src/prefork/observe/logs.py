@@ -1,0 +1,165 @@
+"""Logs: events, and the service's own log records, become lines on standard error, as text or as JSON.
+
+A subscriber: nothing here notices anything by itself. What a line looks like is in `lines` and `jsonlines`, how it gets
+out in `sink`, how often in `rates`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any, TextIO
+
+from ..events import Emit, Event, Suppressed, visible
+from .lines import Origin, TextFormatter
+from .rates import Rates
+from .sink import Sink
+
+
+def configure(format: str, level: str, worker: int | None = None, stream: TextIO | None = None) -> Emit:
+    """Send all log records of this process to `stream` (standard error), and give back the `Emit` for events.
+
+    `format` is text or json, `level` one of debug, info, warning and error. Called in the supervisor, and once more in
+    each worker with its number. The handler goes to the root logger: records of the service and of its libraries, those
+    of asyncio, warnings, and exceptions that end a thread or come from a destructor all look the same. Handlers that
+    others have put there stay, but for those that write to standard error, too.
+
+    The `Emit` never raises and never blocks for long; it holds rated events to a line per cause and second.
+    """
+    stream = sys.stderr if stream is None else stream
+    handler = _LineHandler(Sink(stream), _formatter(format, Origin(worker)))
+    root = logging.getLogger()
+    for other in root.handlers[:]:
+        to_stderr = type(other) is logging.StreamHandler and other.stream in (sys.stderr, sys.__stderr__)
+        if to_stderr or isinstance(other, _LineHandler):
+            root.removeHandler(other)
+            other.close()
+    root.addHandler(handler)
+    root.setLevel(level.upper())
+    _install_hooks()
+    return EventLog(logging.getLogger("prefork"))
+
+
+def _formatter(format: str, origin: Origin) -> logging.Formatter:
+    if format == "json":
+        from .jsonlines import JSONFormatter
+
+        return JSONFormatter(origin)
+    return TextFormatter(origin)
+
+
+class _LineHandler(logging.Handler):
+    """Formats and writes. A record that cannot be formatted is told in one line; one that cannot be written is counted,
+    and the number is logged as soon as something can be written again."""
+
+    def __init__(self, sink: Sink, formatter: logging.Formatter) -> None:
+        super().__init__()
+        self._sink = sink
+        self.setFormatter(formatter)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = self.format(record)
+        except Exception as exc:
+            # `logging` would print a traceback, raw, with whatever a peer had put into the arguments.
+            text = self.format(_unformattable(record, exc))
+        if self._sink.lost and not self._report_lost():
+            self._sink.lost += 1
+            return
+        self._sink.write(text)
+
+    def close(self) -> None:
+        super().close()
+        self._sink.close()
+
+    def _report_lost(self) -> bool:
+        lost = self._sink.lost
+        lines = "1 log record was" if lost == 1 else f"{lost} log records were"
+        record = _record(logging.WARNING, f"{lines} lost: {self._sink.reason}")
+        written = self._sink.write(self.format(record))
+        self._sink.lost = 0 if written else lost
+        return written
+
+
+def _record(level: int, message: str) -> logging.LogRecord:
+    return logging.LogRecord("prefork", level, __file__, 0, "%s", (message,), None)
+
+
+def _unformattable(record: logging.LogRecord, exc: Exception) -> logging.LogRecord:
+    what = f"{visible(record.pathname)}, line {record.lineno}: {type(exc).__name__}: {visible(exc)}"
+    return _record(logging.ERROR, f"a log call could not be formatted: {what}")
+
+
+class EventLog:
+    """An `Emit`: events become records of one logger; `clock` is in seconds and never goes back."""
+
+    def __init__(self, logger: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
+        self._logger = logger
+        self._clock = clock
+        self._rates: Rates[type[Event]] = Rates()
+
+    def __call__(self, event: Event) -> None:
+        # A service that calls logging.config.dictConfig disables every logger it does not name.
+        self._logger.disabled = False
+        if not self._logger.isEnabledFor(event.level):
+            return
+        now = self._clock()
+        suppressed: int | None = 0
+        if event.rated:
+            suppressed = self._rates.admit(type(event), _detail(event), now)
+            if suppressed is None:
+                return
+        # Whatever other handlers the service has put in raise: the server must not fail for a log line.
+        with contextlib.suppress(Exception):
+            for kind, detail, count in self._rates.settle(now):
+                self._log(kind.level, Suppressed(count, kind.__name__, detail))
+            self._log(event.level, event, suppressed)
+
+    def _log(self, level: int, event: Event, suppressed: int = 0) -> None:
+        more = f" (and {suppressed} more like it)" if suppressed else ""
+        self._logger.log(level, "%s%s", event, more, extra={"_event": event, "_suppressed": suppressed})
+
+
+def _detail(event: Any) -> str:
+    """What tells one cause from another within a class of events: the kind of the error, without what peers fill in."""
+    text: str = getattr(event, "error", "") or getattr(event, "reason", "")
+    return text.partition(":")[0][:64]
+
+
+# --- what Python itself would print -----------------------------------------------------------------------------------
+
+
+def _install_hooks() -> None:
+    """Python writes these to standard error raw, with what peers put into them; let them be log records."""
+    warnings.showwarning = _show_warning
+    sys.unraisablehook = _on_unraisable
+    threading.excepthook = _on_thread_exception
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    logging.getLogger("py.warnings").warning("%s: %s (%s, line %d)", category.__name__, message, filename, lineno)
+
+
+def _on_unraisable(args: sys.UnraisableHookArgs, /) -> None:
+    what = args.err_msg or "Exception ignored in"
+    exc = args.exc_value
+    logging.getLogger("prefork").error("%s: %s", what, visible(repr(args.object)), exc_info=exc)
+
+
+def _on_thread_exception(args: threading.ExceptHookArgs, /) -> None:
+    if issubclass(args.exc_type, SystemExit):
+        return
+    name = args.thread.name if args.thread is not None else "?"
+    logging.getLogger("prefork").error("thread %s failed: %s", name, args.exc_type.__name__, exc_info=args.exc_value)

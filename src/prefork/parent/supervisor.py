@@ -1,0 +1,220 @@
+"""The supervisor: a shell around the roster that turns descriptors into facts and commands into system calls.
+
+No event loop, no threads, no decisions, and nothing of the service is ever imported here. It holds what must outlive
+every worker (the sockets, the TLS context) by keeping whoever made them alive; it never touches them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import random
+import select
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from ..core.messages import Decoder, ReadyMessage
+from ..core.roster import (
+    AnnounceReady,
+    Command,
+    Drain,
+    Fact,
+    Finish,
+    Kill,
+    Note,
+    Roster,
+    Spawn,
+    Spawned,
+    SpawnFailed,
+    Started,
+    StopAsked,
+    TimePassed,
+    WorkerDied,
+    WorkerReady,
+    WorkerUnable,
+)
+from ..events import Emit
+from ..system.descriptors import Descriptor
+from ..system.orphans import Lifeline
+from ..system.processes import Child, System
+from ..system.signals import SignalQueue
+
+_HEEDED = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGCHLD)
+#: Without pidfds only SIGCHLD tells of a child's end, and it can get lost: look so often at least, in seconds.
+BLIND_INTERVAL = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """What a fresh worker finds itself with: its slot, the pipe to tell its state, and the one that tells of its
+    parent's death. All signals are still blocked."""
+
+    slot: int
+    parent: int
+    status: Descriptor
+    lifeline: Lifeline
+
+
+@dataclass(slots=True)
+class _Process:
+    """A worker as the supervisor has it."""
+
+    number: int
+    child: Child
+    status: Descriptor
+    decoder: Decoder
+    ended: bool = False
+    """The status pipe's end was reached."""
+
+
+class _InWorker(BaseException):
+    """Unwinds the supervisor's stack in a child."""
+
+    def __init__(self, seat: Seat) -> None:
+        self.seat = seat
+
+
+class Supervisor:
+    """Keeps `workers` workers running until it is told to stop. Main thread only.
+
+    `announce` is called once, when all accept. `run` returns the outcome in the supervisor, a `Seat` in each worker.
+    """
+
+    def __init__(self, workers: int, drain_timeout: float, emit: Emit, announce: Callable[[], object]) -> None:
+        self._roster = Roster(workers, drain_timeout, random.random)
+        self._emit = emit
+        self._announce = announce
+        self._system = System()
+        self._processes: dict[int, _Process] = {}
+        self._outcome: Finish | None = None
+
+    def __enter__(self) -> Self:
+        self._pid = os.getpid()
+        self._lifeline = self._system.lifeline()
+        self._signals = SignalQueue(_HEEDED)
+        self._system.parent_only(*self._signals.descriptors())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if os.getpid() != self._pid:
+            return
+        # Nobody stays behind, also when what ends here is a bug.
+        for process in self._processes.values():
+            process.child.signal(signal.SIGKILL)
+            process.child.wait()
+            self._forget(process)
+        self._lifeline.close()
+        self._signals.release()
+
+    def run(self) -> Finish | Seat:
+        """Supervise until no worker is wanted any more."""
+        try:
+            self._apply(Started())
+            while self._outcome is None:
+                self._wait()
+                for number, _ in self._signals.take():
+                    self._signal_came(number)
+                for process in list(self._processes.values()):
+                    self._look_after(process)
+                self._apply(TimePassed())
+        except _InWorker as forked:
+            return forked.seat
+        return self._outcome
+
+    # --- facts --------------------------------------------------------------------------------------------------------
+
+    def _wait(self) -> None:
+        """Until a signal, a message or a death comes, or something is due."""
+        poll = select.poll()
+        timeout = self._roster.next_due()
+        seconds = None if timeout is None else max(0.0, timeout - self._system.monotonic())
+        for descriptor in self._signals.readable():
+            poll.register(descriptor, select.POLLIN)
+        for process in self._processes.values():
+            if not process.ended:
+                poll.register(process.status, select.POLLIN)
+            if process.child.pollable:
+                poll.register(process.child, select.POLLIN)
+            else:
+                seconds = BLIND_INTERVAL if seconds is None else min(seconds, BLIND_INTERVAL)
+        # Rounded up, or the last millisecond would be spun away.
+        poll.poll(None if seconds is None else int(seconds * 1000) + 1)
+
+    def _signal_came(self, number: int) -> None:
+        if number != signal.SIGCHLD:
+            self._apply(StopAsked(signal.Signals(number).name, at_once=number == signal.SIGQUIT))
+
+    def _look_after(self, process: _Process) -> None:
+        death = process.child.reap()
+        # What it said comes first: a worker that cannot start says why, and ends.
+        self._listen(process)
+        if death is not None:
+            self._forget(process)
+            self._apply(WorkerDied(process.number, death.describe()))
+
+    def _listen(self, process: _Process) -> None:
+        while not process.ended:
+            try:
+                data = os.read(process.status.fileno(), 65536)
+            except BlockingIOError:
+                return
+            process.ended = not data
+            for message in process.decoder.feed(data):
+                if isinstance(message, ReadyMessage):
+                    self._apply(WorkerReady(process.number))
+                else:
+                    self._apply(WorkerUnable(process.number, message.reason))
+
+    def _forget(self, process: _Process) -> None:
+        process.child.close()
+        process.status.close()
+        self._processes.pop(process.number, None)
+
+    # --- commands -----------------------------------------------------------------------------------------------------
+
+    def _apply(self, fact: Fact) -> None:
+        for command in self._roster.apply(fact, self._system.monotonic()):
+            self._do(command)
+
+    def _do(self, command: Command) -> None:
+        match command:
+            case Spawn():
+                self._spawn(command)
+            case Drain():
+                self._processes[command.worker].child.signal(signal.SIGTERM)
+            case Kill():
+                self._processes[command.worker].child.signal(signal.SIGKILL)
+            case Note():
+                self._emit(command.event)
+            case AnnounceReady():
+                self._announce()
+            case Finish():
+                self._outcome = command
+
+    def _spawn(self, command: Spawn) -> None:
+        with contextlib.ExitStack() as undo:
+            try:
+                reader, writer = (Descriptor(fd) for fd in os.pipe())
+                undo.callback(reader.close)
+                undo.callback(writer.close)
+                os.set_blocking(reader.fileno(), False)
+                self._system.parent_only(reader)
+                child = self._system.fork()
+            except OSError as exc:
+                if exc.errno not in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC):
+                    raise
+                self._apply(SpawnFailed(command.worker, os.strerror(exc.errno).lower()))
+                return
+            undo.pop_all()
+        if child is None:
+            self._processes.clear()
+            raise _InWorker(Seat(command.slot, self._pid, writer, self._lifeline))
+        writer.close()
+        self._processes[command.worker] = _Process(command.worker, child, reader, Decoder())
+        self._apply(Spawned(command.worker, child.pid))
