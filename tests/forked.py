@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import signal
+import os
 import subprocess
 import sys
 import tempfile
@@ -14,6 +14,11 @@ from pathlib import Path
 from support import kill_session, session_members, wait_until
 
 DEADLINE = 30.0
+#: What several processes print stays in one piece: unbuffered, `print` writes its parts one by one.
+ONE_WRITE = {**os.environ, "PYTHONUNBUFFERED": ""}
+#: A shell's background job starts with SIGINT ignored, and these scripts are to hear it.
+HEED_SIGINT = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+TAKE_TERMINAL = "import fcntl, termios\nfcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
 
 
 class Script:
@@ -53,26 +58,25 @@ class Script:
 
 
 @contextmanager
-def running(code: str, *arguments: str, prefix: tuple[str, ...] = ()) -> Iterator[Script]:
-    """Run `code` in a session of its own; whatever happens, nobody of it is alive afterwards."""
+def running(code: str, *arguments: str, prefix: tuple[str, ...] = (), terminal: int | None = None) -> Iterator[Script]:
+    """Run `code` in a session of its own; whatever happens, nobody of it is alive afterwards.
+
+    `prefix` is a command before Python's; `terminal` becomes its standard input and controlling terminal.
+    """
+    prelude = HEED_SIGINT + (TAKE_TERMINAL if terminal is not None else "")
     with tempfile.TemporaryDirectory() as directory:
         out, err = Path(directory, "out"), Path(directory, "err")
         with out.open("wb") as stdout, err.open("wb") as stderr:
             process = subprocess.Popen(
-                [*prefix, sys.executable, "-X", "faulthandler", "-c", textwrap.dedent(code), *arguments],
-                stdin=subprocess.DEVNULL,
+                [*prefix, sys.executable, "-X", "faulthandler", "-c", prelude + textwrap.dedent(code), *arguments],
+                stdin=subprocess.DEVNULL if terminal is None else terminal,
                 stdout=stdout,
                 stderr=stderr,
                 start_new_session=True,
-                # A shell's background job starts with SIGINT ignored, and these scripts are to hear it.
-                preexec_fn=_heed_sigint,
+                env=ONE_WRITE,
             )
         try:
             yield Script(process, out, err)
         finally:
             kill_session(process.pid)
             process.wait(DEADLINE)
-
-
-def _heed_sigint() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -38,7 +38,7 @@ def _refuse(option: str, value: object, why: str) -> NoReturn:
 def shown(value: object) -> str:
     """A value as an error message names it: in one line, also when it is empty, huge or not text at all."""
     if isinstance(value, float):
-        return f"{value:g}"
+        return f"{value:.15g}"
     if isinstance(value, str):
         return visible(value) if value.strip() else repr(visible(value))
     return visible(repr(value))
@@ -119,9 +119,13 @@ class TLS:
 
     def __post_init__(self) -> None:
         for option, value in (("--tls-cert", self.cert), ("--tls-key", self.key)):
-            path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
-            if not isinstance(path, str) or not path or "\0" in path:
+            if not _is_path(value):
                 _refuse(option, value, "must be the path of a PEM file")
+
+
+def _is_path(value: object) -> bool:
+    path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    return isinstance(path, str) and path != "" and "\0" not in path
 
 
 # --- addresses --------------------------------------------------------------------------------------------------------
@@ -178,7 +182,7 @@ def parse_address(text: str) -> Address:
     Strict: what getaddrinfo(3) would guess about (`127.1`, `0x7f.1`, ports beyond 65535, names of services) is refused.
     Raises ConfigError, which says what is wrong and what to write instead.
     """
-    if not isinstance(text, str) or not text:
+    if not text:
         _refuse("--bind", text, _FORMS)
     if text.startswith("unix:"):
         return _parse_unix(text)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
-from forked import running
+from forked import ONE_WRITE, running
 from support import need, need_root, run_script, wait_until
+from tornado import process
+
+from prefork import fork_processes, task_id
 
 #: Children that print their id and pid, then wait to be told to end.
 WAITING = """
@@ -18,12 +23,16 @@ import prefork
 task = prefork.fork_processes(3)
 print(task, os.getpid(), flush=True)
 while True:
-    signal.pause()
+    time.sleep(0.01)
 """
 
 
+def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return run_script(code, *arguments, env=ONE_WRITE)
+
+
 def test_it_returns_in_each_child_with_an_id_of_its_own() -> None:
-    result = run_script(
+    result = run(
         """
         import os, prefork
         assert prefork.task_id() is None
@@ -47,16 +56,16 @@ def test_no_number_means_one_per_usable_cpu(number: str) -> None:
         prefork.fork_processes({number})
         print(count)
         """
-    result = run_script(code)
+    result = run(code)
     counts = result.stdout.split()
     assert result.returncode == 0, result.stderr
     assert counts == [str(len(counts))] * len(counts)
-    pinned = run_script("import os\nos.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n" + code.replace("        ", ""))
+    pinned = run("import os\nos.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n" + code.replace("        ", ""))
     assert pinned.stdout.split() == ["1"], pinned.stderr
 
 
-def test_a_child_that_fails_is_restarted_with_its_id_and_a_warning_that_names_the_status() -> None:
-    result = run_script(
+def test_a_child_that_fails_is_restarted_with_its_id_and_a_warning_that_names_the_status(tmp_path: Path) -> None:
+    result = run(
         """
         import os, sys, prefork
         attempts = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT | os.O_APPEND)
@@ -66,13 +75,9 @@ def test_a_child_that_fails_is_restarted_with_its_id_and_a_warning_that_names_th
         if task == 1 and sum(line.startswith("1 ") for line in tries) < 3:
             sys.exit(3)
         """,
-        path := f"/tmp/prefork-test-{os.getpid()}",
+        str(tmp_path / "started"),
     )
-    try:
-        with open(path) as file:
-            started = [line.split() for line in file]
-    finally:
-        os.unlink(path)
+    started = [line.split() for line in (tmp_path / "started").read_text().splitlines()]
     assert result.returncode == 0, result.stderr
     assert sorted(task for task, _ in started) == ["0", "1", "1", "1"]
     pids = [pid for task, pid in started if task == "1"]
@@ -93,20 +98,21 @@ def test_a_child_that_is_killed_is_restarted_with_its_id_and_a_warning_that_name
         assert sorted(script.others()) == sorted([first["0"], first["1"], int(third[1])])
         one, two = script.err.splitlines()[0], script.err.splitlines()[-1]
         assert one == f"child 2 (pid {first['2']}) ended: signal 9 (SIGKILL); restarting it"
-        assert re.fullmatch(rf"child 2 \(pid {again[1]}\) ended: signal 11 \(SIGSEGV\)(, core dumped)?; restarting it", two)
+        assert re.fullmatch(
+            rf"child 2 \(pid {again[1]}\) ended: signal 11 \(SIGSEGV\)(, core dumped)?; restarting it", two
+        )
 
 
-def test_the_warning_goes_to_the_logger_of_the_package() -> None:
-    result = run_script(
+def test_the_warning_goes_to_the_logger_of_the_package(tmp_path: Path) -> None:
+    result = run(
         """
         import logging, os, sys, prefork
         logging.basicConfig(level=logging.INFO, format="%(name)s %(levelname)s %(message)s")
         if prefork.fork_processes(1, max_restarts=1) == 0 and not os.path.exists(sys.argv[1]):
             open(sys.argv[1], "w").close()
             sys.exit(5)
-        os.unlink(sys.argv[1])
         """,
-        f"/tmp/prefork-test-{os.getpid()}",
+        str(tmp_path / "failed"),
     )
     assert result.returncode == 0, result.stderr
     first, second = result.stderr.splitlines()
@@ -116,7 +122,7 @@ def test_the_warning_goes_to_the_logger_of_the_package() -> None:
 
 def test_exit_0_is_not_restarted_and_the_last_one_ends_the_parent_with_0() -> None:
     code = """
-        import os, signal, sys, prefork
+        import os, signal, sys, time, prefork
         try:
             task = prefork.fork_processes(3)
         except SystemExit as exc:
@@ -126,13 +132,13 @@ def test_exit_0_is_not_restarted_and_the_last_one_ends_the_parent_with_0() -> No
         signal.signal(signal.SIGUSR1, lambda *_: sys.exit(0))
         print("ready", task, os.getpid(), flush=True)
         while True:
-            signal.pause()
+            time.sleep(0.01)
         """
     with running(code) as script:
         pids = [int(pid) for what, _, pid in script.lines(6) if what == "ready"]
         for left, pid in zip((2, 1), pids, strict=False):
             os.kill(pid, signal.SIGUSR1)
-            wait_until(lambda: len(script.others()) == left, what="one fewer")  # noqa: B023  # used within the round
+            wait_until(lambda left=left: len(script.others()) == left, what="one fewer")
         assert script.process.poll() is None, "the parent stays for the last one"
         os.kill(pids[2], signal.SIGUSR1)
         assert script.end() == 0
@@ -162,7 +168,7 @@ def test_too_many_restarts_end_in_the_error_with_no_child_left() -> None:
         if task == 0:
             sys.exit(1)
         while True:
-            signal.pause()
+            time.sleep(0.01)
         """
     ) as script:
         assert script.end() == 1
@@ -175,7 +181,7 @@ def test_too_many_restarts_end_in_the_error_with_no_child_left() -> None:
 
 
 def test_no_restart_at_all_may_be_asked_for() -> None:
-    result = run_script("import sys, prefork\nprefork.fork_processes(1, 0)\nprint('child')\nsys.exit(9)")
+    result = run("import sys, prefork\nprefork.fork_processes(1, 0)\nprint('child')\nsys.exit(9)")
     assert result.stdout == "child\n"
     assert "Too many child restarts, giving up" in result.stderr
     assert "exit status 9" in result.stderr
@@ -184,7 +190,7 @@ def test_no_restart_at_all_may_be_asked_for() -> None:
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_parent_is_passed_on_and_the_parent_leaves_after_its_children(sig: signal.Signals) -> None:
     code = """
-        import os, signal, sys, prefork
+        import os, signal, sys, time, prefork
         task = prefork.fork_processes(3)
         def leave(signum, frame):
             print("heard", task, signum, flush=True)
@@ -197,7 +203,7 @@ def test_a_signal_to_the_parent_is_passed_on_and_the_parent_leaves_after_its_chi
             signal.signal(int(sys.argv[1]), signal.SIG_DFL)
         print("ready", task, os.getpid(), flush=True)
         while True:
-            signal.pause()
+            time.sleep(0.01)
         """
     with running(code, str(int(sig))) as script:
         pids = {task: int(pid) for _, task, pid in script.lines(3)}
@@ -212,14 +218,44 @@ def test_a_signal_to_the_parent_is_passed_on_and_the_parent_leaves_after_its_chi
         assert script.out.count("ready") == 3
 
 
+def test_control_c_reaches_each_child_once() -> None:
+    """A terminal tells the whole process group: passed on once more, asyncio would drop what it is finishing."""
+    code = """
+        import signal, sys, time, prefork
+        task = prefork.fork_processes(3)
+        heard = []
+        def interrupted(*_):
+            heard.append(1)
+            print("interrupted", flush=True)
+        signal.signal(signal.SIGINT, interrupted)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0 if len(heard) == 1 else 9))
+        print("ready", flush=True)
+        while True:
+            time.sleep(0.01)
+        """
+    ours, theirs = os.openpty()
+    try:
+        with running(code, terminal=theirs) as script:
+            script.lines(3)
+            script.signal(signal.SIGSTOP)  # until the children have heard: two signals at once would become one
+            os.write(ours, b"\x03")
+            script.lines(6)
+            script.signal(signal.SIGTERM)
+            script.signal(signal.SIGCONT)
+            assert script.end() == 0, script.err
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
 def test_a_child_that_fails_while_stopping_is_told_and_not_restarted() -> None:
     code = """
-        import os, signal, sys, prefork
+        import os, signal, sys, time, prefork
         task = prefork.fork_processes(2)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(4 if task == 1 else 0))
         print(task, os.getpid(), flush=True)
         while True:
-            signal.pause()
+            time.sleep(0.01)
         """
     with running(code) as script:
         pids = dict(script.lines(2))
@@ -238,19 +274,15 @@ def test_a_signal_reaches_children_that_are_only_just_being_started() -> None:
             time.sleep(random.random() * float(sys.argv[1]))
             os.kill(os.getppid(), signal.SIGTERM)
             os._exit(0)
-        real = os.fork
-        def fork():  # from the first fork on the parent catches signals
-            os.write(1, b"forking\\n")
-            return real()
         prefork.fork_processes(6)
         while True:
-            signal.pause()
+            time.sleep(0.01)
         """
     for round in range(20):
         with running(code, str(0.002 + 0.001 * round)) as script:
             # Before the call the signal kills the script, as it does any other; then there are no children.
             assert script.end() in (0, -signal.SIGTERM)
-            wait_until(lambda: not script.others(), what="children are left")  # noqa: B023  # used within the round
+            wait_until(lambda: not script.others(), what="children are left")
             assert script.err == ""
 
 
@@ -258,7 +290,7 @@ def test_children_die_with_a_parent_that_is_killed() -> None:
     """Whatever they block or ignore, and also when they have dropped root."""
     need_root()
     code = """
-        import os, signal, prefork
+        import os, signal, time, prefork
         task = prefork.fork_processes(4)
         if task % 2:
             os.setgid(65534)
@@ -298,11 +330,11 @@ def test_children_die_with_a_parent_that_is_killed_while_it_forks() -> None:
     for _ in range(15):
         with running(code) as script:
             assert script.end() == -signal.SIGKILL
-            wait_until(lambda: not script.others(), 5, "orphans are left")  # noqa: B023  # used within the round
+            wait_until(lambda: not script.others(), 5, "orphans are left")
 
 
 def test_the_children_of_others_are_neither_reaped_nor_counted() -> None:
-    result = run_script(
+    result = run(
         """
         import subprocess, sys, time, prefork
         strangers = [subprocess.Popen(["sh", "-c", f"sleep 0.0{i}; exit {i}"]) for i in range(8)]
@@ -320,14 +352,14 @@ def test_the_children_of_others_are_neither_reaped_nor_counted() -> None:
 
 def test_a_fork_that_fails_is_tried_again_while_the_rest_runs() -> None:
     need("strace")
-    # The first two forks work, the ten after them do not.
+    # The first two forks work, the four after them do not.
     trace = ("strace", "-o", "/dev/null", "-e", "inject=clone,clone3,fork,vfork:error=EAGAIN:when=3..6")
     with running(WAITING, prefix=trace) as script:
-        pids = {task: pid for task, pid in script.lines(3)}
+        pids = dict(script.lines(3))
         assert sorted(pids) == ["0", "1", "2"]
-        assert script.err == (
-            "cannot fork child 2: resource temporarily unavailable; trying again until it works\n"
-        ), "one line, not one per attempt"
+        assert script.err == ("cannot fork child 2: resource temporarily unavailable; trying again until it works\n"), (
+            "one line, not one per attempt"
+        )
         parent = int(Path(f"/proc/{pids['0']}/stat").read_text().rpartition(")")[2].split()[1])
         os.kill(parent, signal.SIGTERM)
         assert script.end() == 0
@@ -355,9 +387,9 @@ def test_without_pidfds_everything_works_as_well() -> None:
 
 
 def test_the_parents_signal_state_is_as_it_was_when_it_comes_back() -> None:
-    result = run_script(
+    result = run(
         """
-        import os, signal, prefork
+        import os, signal, time, prefork
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
         signal.set_wakeup_fd(writer)
@@ -383,7 +415,7 @@ def test_the_parents_signal_state_is_as_it_was_when_it_comes_back() -> None:
 
 def test_a_handler_of_the_parent_that_raises_leaves_no_child() -> None:
     code = """
-        import os, signal, prefork
+        import os, signal, time, prefork
         class Enough(Exception): pass
         def enough(*_): raise Enough
         signal.signal(signal.SIGHUP, enough)
@@ -396,7 +428,7 @@ def test_a_handler_of_the_parent_that_raises_leaves_no_child() -> None:
                 os._exit(7)
         print(task, os.getpid(), flush=True)
         while True:
-            signal.pause()
+            time.sleep(0.01)
         """
     with running(code) as script:
         script.lines(3)
@@ -407,7 +439,7 @@ def test_a_handler_of_the_parent_that_raises_leaves_no_child() -> None:
 
 def test_what_a_child_raises_stays_in_the_child() -> None:
     """The traceback is the caller's alone: the child is not inside the parent's loop."""
-    result = run_script("import prefork\ntask = prefork.fork_processes(1, 0)\nraise LookupError('mine')")
+    result = run("import prefork\ntask = prefork.fork_processes(1, 0)\nraise LookupError('mine')")
     child, _, parent = result.stderr.partition("ended: exit status 1")
     assert "LookupError: mine" in child
     assert "fork.py" not in child
@@ -415,7 +447,7 @@ def test_what_a_child_raises_stays_in_the_child() -> None:
 
 
 def test_a_child_cannot_fork_its_own_fleet() -> None:
-    result = run_script(
+    result = run(
         """
         import prefork
         prefork.fork_processes(1)
@@ -429,14 +461,11 @@ def test_a_child_cannot_fork_its_own_fleet() -> None:
 
 
 def test_the_signature_is_the_ancestors() -> None:
-    import inspect
-
-    from prefork import fork_processes, task_id
-    from tornado import process
-
-    assert list(inspect.signature(fork_processes).parameters) == list(inspect.signature(process.fork_processes).parameters)
+    assert list(inspect.signature(fork_processes).parameters) == list(
+        inspect.signature(process.fork_processes).parameters
+    )
     assert inspect.signature(fork_processes).parameters["max_restarts"].default == 100
     assert list(inspect.signature(task_id).parameters) == []
     # The ancestor's own default, spelled out by a caller.
-    result = run_script("import prefork\nprint(prefork.fork_processes(1, max_restarts=None))")
+    result = run("import prefork\nprint(prefork.fork_processes(1, max_restarts=None))")
     assert result.stdout == "0\n", result.stderr

@@ -8,6 +8,7 @@ import signal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from prefork.system.processes import Child, Death, Descriptor, Lifeline
 
 
@@ -89,3 +90,11 @@ def test_a_closed_child_is_not_signalled() -> None:
     assert child.signal(0)
     child.close()
     assert not child.signal(signal.SIGKILL)
+
+
+def test_without_a_pidfd_a_child_is_not_signalled_once_it_is_reaped() -> None:
+    # Not a child of ours, but alive: as a pid that was given to somebody else.
+    child = Child(os.getppid(), None)
+    assert child.signal(0)
+    assert child.reap() == Death(None)
+    assert not child.signal(0)

@@ -1,140 +1,142 @@
-"""The command: its words, and how every failure becomes one line and an exit code.
+"""The command as a process: how it begins, how every failure becomes one line and an exit code, how it ends.
 
-What a word does is imported when it is said. No socket, no fork and no event loop appears here.
+Light, and without the words themselves: those are in `commands`, imported when the process is able to say what goes
+wrong with it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 import traceback
-from typing import Annotated, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
-import typer
-
-from .. import __version__
 from ..errors import ExitCode, PreforkError
-from . import options as o
+from ..events import visible
 
-#: What typer raises for a wrong command line. It has had click inside and beside itself; this name it has always had.
-_WrongUsage: type[Exception] = typer.BadParameter.__mro__[2]
-
-app = typer.Typer(
-    name="prefork",
-    help="The pre-forking, non-blocking TCP server: any asyncio service on every core, supervised.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+#: What a shell gives a command that was interrupted: 128 and the number of SIGINT.
+INTERRUPTED = 130
+_TEXT_LIMIT = 2000
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"prefork {__version__}")
-        raise typer.Exit
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command with these arguments, by default those of the process; the exit code. It raises nothing."""
+    try:
+        _hold_standard_descriptors()
+        code = _run(list(sys.argv[1:] if arguments is None else arguments))
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except Exception as exc:
+        code = _bug(exc)
+    return code or _print("")
 
 
-@app.callback()
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None: ...
+def _run(arguments: list[str]) -> int:
+    try:
+        action, said = _parse(arguments)
+        if action is None:
+            return _print(said)
+        said, code = action()
+        return _print(visible(said, _TEXT_LIMIT) + "\n" if said else "") or code
+    except PreforkError as exc:
+        return _complain(str(exc), exc.exit_code)
 
 
-@app.command()
-def serve(
-    target: o.Target,
-    bind: o.Bind = o.DEFAULT_BIND,
-    workers: o.Workers = o.DEFAULT_WORKERS,
-    backlog: o.Backlog = o.DEFAULT_BACKLOG,
-    tls_cert: o.TLSCert = None,
-    tls_key: o.TLSKey = None,
-    handshake_timeout: o.HandshakeTimeout = o.DEFAULT_HANDSHAKE_TIMEOUT,
-    write_timeout: o.WriteTimeout = o.DEFAULT_WRITE_TIMEOUT,
-    drain_timeout: o.DrainTimeout = o.DEFAULT_DRAIN_TIMEOUT,
-    ready_fd: o.ReadyFd = None,
-    loop: o.Loop = o.DEFAULT_LOOP,
-    log_format: o.LogFormat = o.DEFAULT_LOG_FORMAT,
-    log_level: o.LogLevel = o.DEFAULT_LOG_LEVEL,
-) -> int:
-    """Serve TARGET on every core until told to stop (TERM, INT: drain; QUIT, or a second one: at once)."""
-    given = dict(locals())
-    from ..assembly import run
+def _parse(arguments: list[str]) -> tuple[Callable[[], tuple[str, int]] | None, str]:
+    """What the arguments ask for; None when it was to print what comes with it. Raises PreforkError."""
+    import typer
+    from typer.main import get_command
 
-    return int(run(o.settings(**_without_target(given)), target))
+    from .commands import app
+
+    # typer has its click beside itself or inside, by version; of all its exceptions for a wrong command line this is
+    # the common base in both.
+    wrong_usage: type[Exception] = typer.BadParameter.__mro__[2]
+    printed = io.StringIO()
+    try:
+        # Printing is ours: typer exits by itself, and with 1, when nobody reads.
+        with contextlib.redirect_stdout(printed):
+            action = get_command(app).main(arguments or ["--help"], prog_name="prefork", standalone_mode=False)
+    except wrong_usage as exc:
+        raise _wrong_usage(exc, arguments) from None
+    if action == INTERRUPTED:
+        raise KeyboardInterrupt
+    if not arguments:
+        # Nothing was asked for: the help is the answer, but a script must not take it for a success.
+        _write_error(printed.getvalue())
+        raise SystemExit(ExitCode.USAGE)
+    return (action, "") if callable(action) else (None, printed.getvalue())
 
 
-@app.command()
-def check(
-    target: o.Target,
-    bind: o.Bind = o.DEFAULT_BIND,
-    workers: o.Workers = o.DEFAULT_WORKERS,
-    backlog: o.Backlog = o.DEFAULT_BACKLOG,
-    tls_cert: o.TLSCert = None,
-    tls_key: o.TLSKey = None,
-    handshake_timeout: o.HandshakeTimeout = o.DEFAULT_HANDSHAKE_TIMEOUT,
-    write_timeout: o.WriteTimeout = o.DEFAULT_WRITE_TIMEOUT,
-    drain_timeout: o.DrainTimeout = o.DEFAULT_DRAIN_TIMEOUT,
-    ready_fd: o.ReadyFd = None,
-    loop: o.Loop = o.DEFAULT_LOOP,
-    log_format: o.LogFormat = o.DEFAULT_LOG_FORMAT,
-    log_level: o.LogLevel = o.DEFAULT_LOG_LEVEL,
-) -> int:
-    """Import TARGET, read the certificates and validate every option; bind nothing."""
-    given = dict(locals())
-    from ..assembly import check
+def _wrong_usage(exc: Any, arguments: list[str]) -> PreforkError:
+    """A wrong command line in our words: what, why, and where to read on."""
+    from ..errors import ConfigError
+    from .commands import WORDS
+    from .options import TARGET_FORMS
 
-    typer.echo(f"ok: {check(o.settings(**_without_target(given)), target)}")
+    command = "prefork " + arguments[0] if arguments[0] in WORDS else "prefork"
+    option = getattr(exc, "option_name", None)
+    if option is not None and hasattr(exc, "possibilities"):
+        near = sorted(exc.possibilities or ())
+        text = f"{option}: no such option" + (f", did you mean {' or '.join(near)}?" if near else "")
+    elif option is not None:
+        text = f"{option}: a value is needed after it" if "requires" in exc.message else f"{option}: {exc.message}"
+    elif getattr(getattr(exc, "param", None), "name", None) == "target":
+        text = f"TARGET is missing: {TARGET_FORMS}"
+    else:
+        text = exc.format_message().rstrip(".")
+        text = text[:1].lower() + text[1:]
+    return ConfigError(f"{text} (see {command} --help)")
+
+
+# --- what is said, and where ------------------------------------------------------------------------------------------
+
+
+def _complain(text: str, code: int) -> int:
+    _write_error(f"prefork: {visible(text, _TEXT_LIMIT)}\n")
+    return int(code)
+
+
+def _bug(exc: Exception) -> int:
+    lines = "".join(traceback.format_exception(exc)).split("\n")
+    _write_error("".join(f"{visible(line, _TEXT_LIMIT)}\n" for line in lines if line))
+    return _complain("this is a bug in prefork: please report it with the lines above", ExitCode.BUG)
+
+
+def _write_error(text: str) -> None:
+    # Past Python's buffer: what cannot be written would be tried again at exit, and the exit code become 120.
+    with contextlib.suppress(OSError):
+        os.write(2, text.encode("utf-8", "backslashreplace"))
+
+
+def _print(text: str) -> int:
+    """Write to standard output, and make sure that it is written: the exit code of having tried."""
+    if sys.stdout is None:
+        return ExitCode.OK
+    try:
+        encoding = sys.stdout.encoding or "utf-8"
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.flush()
+    except (OSError, ValueError) as exc:
+        # Python would try again at exit, and complain in lines of its own.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(exc, BrokenPipeError | ValueError):
+            # Nobody wants to read it (any more): what was to be done is done.
+            return ExitCode.OK
+        return _complain(f"standard output: {(exc.strerror or str(exc)).lower()}", ExitCode.USAGE)
     return ExitCode.OK
 
 
-def _without_target(given: dict[str, Any]) -> dict[str, Any]:
-    del given["target"]
-    return given
-
-
-def main() -> None:
-    """Run the command that `sys.argv` says, and exit with its code."""
-    sys.exit(_main())
-
-
-def _main() -> int:
-    try:
-        code = app(prog_name="prefork", standalone_mode=False)
-    except _WrongUsage as exc:
-        return _wrong_usage(exc)
-    except PreforkError as exc:
-        return _say(str(exc), exc.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        return _say("interrupted", 130)
-    except BrokenPipeError:
-        # Nobody reads what we print; the interpreter must not complain about it once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 1
-    except Exception:
-        traceback.print_exc()
-        return _say("this is a bug in prefork; please report it with the lines above", ExitCode.BUG)
-    return int(code or 0)
-
-
-def _wrong_usage(exc: Any) -> int:
-    context = getattr(exc, "ctx", None)
-    if len(sys.argv) == 1 and context is not None:
-        # Nothing was asked: the help, which is long.
-        sys.stderr.write(context.get_help() + "\n")
-        return ExitCode.USAGE
-    text = " ".join(exc.format_message().split()).rstrip(".")
-    if context is None:
-        return _say(text, ExitCode.USAGE)
-    return _say(f"{text[:1].lower()}{text[1:]} (see: {context.command_path} --help)", ExitCode.USAGE)
-
-
-def _say(text: str, code: int) -> int:
-    # Standard error may be gone, too; the exit code says it then.
-    with contextlib.suppress(OSError):
-        sys.stderr.write(f"prefork: {' '.join(text.splitlines())}\n")
-    return int(code)
+def _hold_standard_descriptors() -> None:
+    """Open /dev/null in place of standard descriptors that are closed: the next socket would get the number, and a
+    service that prints would send it to a peer."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            # The lowest free number, which is this one.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)

@@ -1,112 +1,149 @@
-"""The options of `serve` and `check`: names, help, and how their values become `Settings`.
+"""The options of `serve` and `check`: their names, their help, and how the text of their values becomes `Settings`.
 
-What a value may be is decided in `config.py`; here it is only read.
+What a value may be is decided in `config.py`; here it is only read. typer hands every value over as text, as its own
+messages would name neither the cause nor the cure.
 """
 
 from __future__ import annotations
 
+import fcntl
+import os
+import re
 from typing import Annotated
 
 import typer
 
-from ..config import TLS, Limits, Settings, parse_address
+from ..config import TLS, Limits, Settings, parse_address, shown
 from ..errors import ConfigError
 
-_DEFAULT = Settings()
+_DEFAULTS = Settings()
 _LIMITS = Limits()
 
-Target = Annotated[
+TARGET_FORMS = "module:attribute or path/to/file.py:attribute, such as echo:handle"
+
+_Target = Annotated[
     str,
     typer.Argument(
         metavar="TARGET",
-        help="The service: module:attribute or path/to/file.py:attribute. A coroutine function of (stream) or of "
-        "(reader, writer), an asyncio.Protocol class, or an object with start, handle and stop.",
         show_default=False,
+        help="The service, module:attribute or path/to/file.py:attribute: async def handle(stream), "
+        "async def handle(reader, writer) as asyncio.start_server takes it, an asyncio.Protocol class or factory, "
+        "or an object with async start, handle and stop.",
     ),
 ]
-Bind = Annotated[
-    list[str],
+_Bind = Annotated[
+    list[str] | None,
     typer.Option(
         "--bind",
         "-b",
         metavar="ADDR",
-        help="HOST:PORT, [V6]:PORT, :PORT (all interfaces, both families) or unix:PATH[,mode=660]. Repeatable.",
+        show_default=False,
+        help="HOST:PORT, [V6]:PORT, :PORT (all interfaces, both families) or unix:PATH[,mode=660]. Repeatable.  "
+        f"[default: {' '.join(str(address) for address in _DEFAULTS.bind)}]",
     ),
 ]
-Workers = Annotated[int, typer.Option("--workers", "-w", metavar="N", help="Processes; 0: one per usable CPU.")]
-Backlog = Annotated[int, typer.Option(metavar="N", help="Connections that may wait in the kernel's queue.")]
-TLSCert = Annotated[
-    list[str] | None, typer.Option("--tls-cert", metavar="FILE", help="Certificate chain (PEM).", show_default=False)
+_Workers = Annotated[str, typer.Option("--workers", "-w", metavar="N", help="Processes; 0: one per usable CPU.")]
+_Backlog = Annotated[
+    str, typer.Option("--backlog", metavar="N", help="Connections that may wait in the kernel to be accepted.")
 ]
-TLSKey = Annotated[
-    list[str] | None, typer.Option("--tls-key", metavar="FILE", help="Its private key (PEM).", show_default=False)
+_TLSCert = Annotated[
+    list[str] | None,
+    typer.Option("--tls-cert", metavar="FILE", show_default=False, help="Certificate chain in PEM; turns TLS on."),
 ]
-HandshakeTimeout = Annotated[float, typer.Option(metavar="S", help="Seconds for a whole TLS handshake.")]
-WriteTimeout = Annotated[float, typer.Option(metavar="S", help="Seconds that a peer may take nothing of what waits.")]
-DrainTimeout = Annotated[float, typer.Option(metavar="S", help="Seconds that open connections may take to end.")]
-ReadyFd = Annotated[
-    int | None,
-    typer.Option(metavar="N", help="Write READY and a newline there once every worker accepts.", show_default=False),
+_TLSKey = Annotated[
+    list[str] | None,
+    typer.Option("--tls-key", metavar="FILE", show_default=False, help="Its private key in PEM, not encrypted."),
 ]
-Loop = Annotated[str, typer.Option(metavar="asyncio|uvloop", help="The event loop of the workers.")]
-LogFormat = Annotated[str, typer.Option(metavar="text|json", help="Format of the log on standard error.")]
-LogLevel = Annotated[str, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")]
+_HandshakeTimeout = Annotated[
+    str, typer.Option("--handshake-timeout", metavar="SECONDS", help="For a whole TLS handshake.")
+]
+_WriteTimeout = Annotated[
+    str, typer.Option("--write-timeout", metavar="SECONDS", help="How long a peer may take none of what waits for it.")
+]
+_DrainTimeout = Annotated[
+    str, typer.Option("--drain-timeout", metavar="SECONDS", help="How long open connections may take to end at a stop.")
+]
+_ReadyFd = Annotated[
+    str | None,
+    typer.Option(
+        "--ready-fd",
+        metavar="N",
+        show_default=False,
+        help="Write READY and a newline to this descriptor once every worker accepts.",
+    ),
+]
+_Loop = Annotated[str, typer.Option("--loop", metavar="NAME", help="The workers' event loop: asyncio or uvloop.")]
+_LogFormat = Annotated[str, typer.Option("--log-format", metavar="NAME", help="text or json, on standard error.")]
+_LogLevel = Annotated[str, typer.Option("--log-level", metavar="NAME", help="debug, info, warning or error.")]
 
-DEFAULT_BIND = [str(address) for address in _DEFAULT.bind]
-DEFAULT_WORKERS = _DEFAULT.workers
-DEFAULT_BACKLOG = _DEFAULT.backlog
-DEFAULT_DRAIN_TIMEOUT = _DEFAULT.drain_timeout
-DEFAULT_HANDSHAKE_TIMEOUT = _LIMITS.handshake_timeout
-DEFAULT_WRITE_TIMEOUT = _LIMITS.write_timeout
-DEFAULT_LOOP = _DEFAULT.loop
-DEFAULT_LOG_FORMAT = _DEFAULT.log_format
-DEFAULT_LOG_LEVEL = _DEFAULT.log_level
 
-
-def settings(
-    *,
-    bind: list[str],
-    workers: int,
-    backlog: int,
-    tls_cert: list[str] | None,
-    tls_key: list[str] | None,
-    handshake_timeout: float,
-    write_timeout: float,
-    drain_timeout: float,
-    ready_fd: int | None,
-    loop: str,
-    log_format: str,
-    log_level: str,
-) -> Settings:
-    """The settings that the options say. Raises ConfigError."""
-    return Settings(
-        bind=tuple(parse_address(text) for text in bind),
-        workers=workers,
-        backlog=backlog,
+def read(
+    target: _Target,
+    bind: _Bind = None,
+    workers: _Workers = str(_DEFAULTS.workers),
+    backlog: _Backlog = str(_DEFAULTS.backlog),
+    tls_cert: _TLSCert = None,
+    tls_key: _TLSKey = None,
+    handshake_timeout: _HandshakeTimeout = f"{_LIMITS.handshake_timeout:g}",
+    write_timeout: _WriteTimeout = f"{_LIMITS.write_timeout:g}",
+    drain_timeout: _DrainTimeout = f"{_DEFAULTS.drain_timeout:g}",
+    ready_fd: _ReadyFd = None,
+    loop: _Loop = _DEFAULTS.loop,
+    log_format: _LogFormat = _DEFAULTS.log_format,
+    log_level: _LogLevel = _DEFAULTS.log_level,
+) -> tuple[str, Settings]:
+    """TARGET and the settings that the options say. Raises ConfigError."""
+    module, colon, attribute = target.rpartition(":")
+    if not (module and colon and attribute):
+        raise ConfigError(f"TARGET {shown(target)}: expected {TARGET_FORMS}")
+    settings = Settings(
+        bind=tuple(parse_address(text) for text in bind) if bind else _DEFAULTS.bind,
+        workers=_whole("--workers", workers),
+        backlog=_whole("--backlog", backlog),
         tls=_pairs(tls_cert or [], tls_key or []),
-        drain_timeout=drain_timeout,
-        ready_fd=ready_fd,
+        drain_timeout=_seconds("--drain-timeout", drain_timeout),
+        ready_fd=None if ready_fd is None else _whole("--ready-fd", ready_fd),
         loop=loop,
         log_format=log_format,
         log_level=log_level,
         limits=Limits(
-            handshake_timeout=_positive("--handshake-timeout", handshake_timeout),
-            write_timeout=_positive("--write-timeout", write_timeout),
+            handshake_timeout=_seconds("--handshake-timeout", handshake_timeout),
+            write_timeout=_seconds("--write-timeout", write_timeout),
         ),
     )
+    if settings.ready_fd is not None:
+        _check_writable("--ready-fd", settings.ready_fd)
+    return target, settings
 
 
-def _positive(option: str, seconds: float) -> float:
-    if not 0 < seconds < float("inf"):
-        raise ConfigError(f"{option} {seconds}: must be more than 0 seconds")
-    return seconds
+def _whole(option: str, text: str) -> int:
+    # int() would take underscores, spaces and the digits of other scripts, and refuse more than 4300 digits.
+    if not re.fullmatch(r"[+-]?[0-9]+", text):
+        raise ConfigError(f"{option} {shown(text)}: must be a whole number")
+    if len(text) > 18:
+        raise ConfigError(f"{option} {shown(text)}: the number is too large")
+    return int(text)
+
+
+def _seconds(option: str, text: str) -> float:
+    if not re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)", text):
+        raise ConfigError(f"{option} {shown(text)}: must be a number of seconds, such as 30 or 2.5")
+    return float(text)
 
 
 def _pairs(certs: list[str], keys: list[str]) -> tuple[TLS, ...]:
-    if len(certs) != len(keys):
-        option, missing = ("--tls-cert", "--tls-key") if len(certs) > len(keys) else ("--tls-key", "--tls-cert")
-        path = (certs if len(certs) > len(keys) else keys)[min(len(certs), len(keys))]
-        raise ConfigError(f"{option} {path}: its {missing} is missing")
-    if len(certs) > 1:
-        raise ConfigError(f"--tls-cert {certs[1]}: only one certificate can be given")
+    both = min(len(certs), len(keys))
+    if len(certs) > both:
+        raise ConfigError(f"--tls-cert {shown(certs[both])}: its --tls-key is missing (it may be the same file)")
+    if len(keys) > both:
+        raise ConfigError(f"--tls-key {shown(keys[both])}: its --tls-cert is missing")
     return tuple(TLS(cert, key) for cert, key in zip(certs, keys, strict=True))
+
+
+def _check_writable(option: str, fd: int) -> None:
+    try:
+        mode = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
+    except OSError:
+        raise ConfigError(f"{option} {fd}: no such descriptor is open (whoever starts prefork passes it on)") from None
+    if mode == os.O_RDONLY:
+        raise ConfigError(f"{option} {fd}: this descriptor is open for reading alone")

@@ -35,10 +35,11 @@ def configure(format: str, level: str, worker: int | None = None, stream: TextIO
     handler = _LineHandler(Sink(stream), _formatter(format, Origin(worker)))
     root = logging.getLogger()
     for other in root.handlers[:]:
-        to_stderr = type(other) is logging.StreamHandler and other.stream in (sys.stderr, sys.__stderr__)
-        if to_stderr or isinstance(other, _LineHandler):
+        if isinstance(other, _LineHandler):
             root.removeHandler(other)
-            other.close()
+            other.release()
+        elif type(other) is logging.StreamHandler and other.stream in (sys.stderr, sys.__stderr__):
+            root.removeHandler(other)
     root.addHandler(handler)
     root.setLevel(level.upper())
     _install_hooks()
@@ -73,8 +74,9 @@ class _LineHandler(logging.Handler):
             return
         self._sink.write(text)
 
-    def close(self) -> None:
-        super().close()
+    def release(self) -> None:
+        """Close for good. (`close` is called by logging at exit, when others still have something to say.)"""
+        self.close()
         self._sink.close()
 
     def _report_lost(self) -> bool:
@@ -109,11 +111,9 @@ class EventLog:
         if not self._logger.isEnabledFor(event.level):
             return
         now = self._clock()
-        suppressed: int | None = 0
-        if event.rated:
-            suppressed = self._rates.admit(type(event), _detail(event), now)
-            if suppressed is None:
-                return
+        suppressed = self._rates.admit(type(event), _detail(event), now) if event.rated else 0
+        if suppressed is None:
+            return
         # Whatever other handlers the service has put in raise: the server must not fail for a log line.
         with contextlib.suppress(Exception):
             for kind, detail, count in self._rates.settle(now):

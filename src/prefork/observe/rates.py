@@ -25,8 +25,8 @@ class _Window:
 class Rates(Generic[Kind]):
     """One line per cause and `interval` seconds, and `per_kind` lines per kind and interval.
 
-    A cause is a kind and a detail. Peers have a hand in details, so their number is bounded (`causes`; further ones share
-    one place per kind), and so are the lines of a kind whose details never repeat.
+    A cause is a kind and a detail. Peers have a hand in details, so their number is bounded (`causes`; further ones
+    share one place per kind), and so are the lines of a kind whose details never repeat.
     """
 
     def __init__(self, interval: float = 1.0, per_kind: int = 3, causes: int = 64) -> None:
