@@ -41,7 +41,11 @@ def shown(value: object) -> str:
         return f"{value:.15g}"
     if isinstance(value, str):
         return visible(value) if value.strip() else repr(visible(value))
-    return visible(repr(value))
+    try:
+        return visible(repr(value))
+    except Exception:
+        # Numbers of more than 4300 digits refuse, and so may what a caller has made up.
+        return f"(a value of type {type(value).__name__})"
 
 
 def _check_whole(option: str, value: object, least: int, most: int, meaning: str = "") -> None:

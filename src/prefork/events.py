@@ -329,3 +329,16 @@ class Suppressed(Event):
     def __str__(self) -> str:
         of = f"{self.event} ({self.cause})" if self.cause else self.event
         return f"{self.count} more of {of} {'was' if self.count == 1 else 'were'} not logged"
+
+
+@dataclass(frozen=True, slots=True)
+class TasksStuck(Event):
+    """Tasks of the service are still there after their cancellation; the worker ends without them."""
+
+    level: ClassVar[int] = logging.WARNING
+    tasks: int
+    names: str
+
+    def __str__(self) -> str:
+        are = "task ignores its" if self.tasks == 1 else "tasks ignore their"
+        return f"{self.tasks} {are} cancellation, left behind: {self.names}"

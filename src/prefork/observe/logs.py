@@ -37,7 +37,7 @@ def configure(format: str, level: str, worker: int | None = None, stream: TextIO
     for other in root.handlers[:]:
         if isinstance(other, _LineHandler):
             root.removeHandler(other)
-            other.release()
+            other.dispose()
         elif type(other) is logging.StreamHandler and other.stream in (sys.stderr, sys.__stderr__):
             root.removeHandler(other)
     root.addHandler(handler)
@@ -74,7 +74,7 @@ class _LineHandler(logging.Handler):
             return
         self._sink.write(text)
 
-    def release(self) -> None:
+    def dispose(self) -> None:
         """Close for good. (`close` is called by logging at exit, when others still have something to say.)"""
         self.close()
         self._sink.close()

@@ -11,13 +11,15 @@ import os
 import signal
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..config import Settings
 from ..core.messages import Message, ReadyMessage, UnableMessage, encode
 from ..errors import ExitCode, ListenerFailed, PreforkError, ServiceError
-from ..events import Drained, Emit
+from ..events import Drained, Emit, TasksStuck, printable
 from ..net.connection import handler_failed
 from ..net.handlers import Handler, classify
 from ..net.server import TCPServer
@@ -27,6 +29,8 @@ from .service import load
 
 #: Seconds that a lifespan object's `stop()` may take.
 STOP_TIMEOUT = 3.0
+#: Seconds that tasks may take to end when they are cancelled at the end.
+CANCEL_TIMEOUT = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +60,39 @@ def run(equipment: Equipment) -> ExitCode:
     _set_title(equipment.slot)
     try:
         handler = classify(load(equipment.target) if isinstance(equipment.target, str) else equipment.target)
-        with asyncio.Runner(loop_factory=_loop_factory(equipment.settings.loop)) as runner:
-            return runner.run(_serve(equipment, handler))
+        return _run(_make_loop(equipment.settings.loop), _serve(equipment, handler), equipment.emit)
     except PreforkError as exc:
         _tell(equipment, UnableMessage(str(exc)))
         return exc.exit_code
+
+
+def _run(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, ExitCode], emit: Emit) -> ExitCode:
+    """What `asyncio.run` does, but it ends: a task that swallows its cancellation would hold `asyncio.run` for ever."""
+    asyncio.set_event_loop(loop)
+    try:
+        code = loop.run_until_complete(main)
+    finally:
+        stuck = loop.run_until_complete(_cancel_tasks())
+    if stuck:
+        names = ", ".join(sorted({getattr(task.get_coro(), "__qualname__", "?") for task in stuck}))
+        emit(TasksStuck(len(stuck), printable(names)))
+        # Not even the interpreter's own end would get past code that refuses to.
+        sys.stdout.flush()
+        os._exit(code)
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
+    return code
+
+
+async def _cancel_tasks() -> set[asyncio.Task[Any]]:
+    """Cancel all tasks but this one; those that do not end in time."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    if not tasks:
+        return set()
+    _, pending = await asyncio.wait(tasks, timeout=CANCEL_TIMEOUT)
+    return pending
 
 
 async def _serve(equipment: Equipment, handler: Handler) -> ExitCode:
@@ -120,13 +152,13 @@ def _tell(equipment: Equipment, message: Message) -> None:
         os.write(equipment.status, encode(message))
 
 
-def _loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
+def _make_loop(name: str) -> asyncio.AbstractEventLoop:
     if name == "asyncio":
-        return None
+        return asyncio.new_event_loop()
     import uvloop
 
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
 
 
 def _set_title(slot: int) -> None:

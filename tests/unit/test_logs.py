@@ -1,0 +1,713 @@
+"""Logs: one record is one line whatever a peer sends, repeats are counted, and what cannot be written never hurts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import io
+import json
+import logging
+import logging.config
+import os
+import re
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, ClassVar
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import run_script
+
+from prefork import events
+from prefork.observe.logs import EventLog, configure
+from prefork.observe.rates import Rates
+
+LINE = re.compile(r"(?P<time>\S+) (?P<level>[a-z]+) (?P<who>supervisor|worker \d+)\[(?P<pid>\d+)\]: (?P<text>.*)")
+
+
+@dataclass(frozen=True, slots=True)
+class Note(events.Event):
+    """An event that says what a test gives it."""
+
+    text: str
+    number: float = 1.5
+
+    def __str__(self) -> str:
+        return f"note: {events.printable(self.text)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated(Note):
+    level: ClassVar[int] = logging.WARNING
+    rated: ClassVar[bool] = True
+    reason: str = ""
+
+
+@contextlib.contextmanager
+def logging_as_it_was() -> Iterator[None]:
+    root = logging.getLogger()
+    before = root.handlers[:], root.level, warnings.showwarning, sys.unraisablehook, threading.excepthook
+    loggers = set(logging.root.manager.loggerDict)
+    try:
+        yield
+    finally:
+        for handler in root.handlers[:]:
+            if handler not in before[0] and hasattr(handler, "dispose"):
+                handler.dispose()
+        root.handlers[:], level, warnings.showwarning, sys.unraisablehook, threading.excepthook = before
+        root.setLevel(level)
+        for name in logging.root.manager.loggerDict.keys() & loggers:
+            logging.getLogger(name).disabled = False
+
+
+@pytest.fixture(autouse=True)
+def _restored() -> Iterator[None]:
+    with logging_as_it_was():
+        yield
+
+
+class Log:
+    """What was written to a stream in memory, line by line."""
+
+    def __init__(self, format: str = "text", level: str = "debug", worker: int | None = None) -> None:
+        self.stream = io.StringIO()
+        self.emit = configure(format, level, worker, self.stream)
+
+    def raw(self) -> str:
+        text = self.stream.getvalue()
+        self.stream.seek(0)
+        self.stream.truncate()
+        return text
+
+    def lines(self) -> list[str]:
+        text = self.raw()
+        assert text == "" or text.endswith("\n")
+        return text.split("\n")[:-1]
+
+    def texts(self) -> list[str]:
+        found = [LINE.fullmatch(line) for line in self.lines()]
+        assert all(found), found
+        return [match["text"] for match in found if match is not None]
+
+    def objects(self) -> list[dict[str, Any]]:
+        return [json.loads(line, parse_constant=pytest.fail) for line in self.lines()]
+
+
+# --- what a line is ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("worker", "who"), [(None, "supervisor"), (2, "worker 2")])
+def test_a_line_says_when_how_grave_who_and_what(worker: int | None, who: str) -> None:
+    log = Log(worker=worker)
+    before = time.time()
+    log.emit(events.Ready(4))
+    (line,) = log.lines()
+    found = LINE.fullmatch(line)
+    assert found is not None
+    assert (found["level"], found["who"], found["pid"]) == ("info", who, str(os.getpid()))
+    assert found["text"] == "ready: 4 workers"
+    stamp = datetime.fromisoformat(found["time"])
+    assert stamp.tzinfo is not None
+    assert before - 0.001 <= stamp.timestamp() <= time.time()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d", found["time"])
+
+
+def test_json_has_the_same_and_the_fields_of_the_event() -> None:
+    log = Log("json", worker=3)
+    log.emit(events.WorkerExited(2, 4711, "signal 9 (SIGKILL)", None))
+    (line,) = log.objects()
+    assert datetime.fromisoformat(line.pop("time")).tzinfo is not None
+    assert line == {
+        "level": "warning",
+        "process": "worker",
+        "worker": 3,
+        "pid": os.getpid(),
+        "logger": "prefork",
+        "message": "worker 2 (pid 4711) died: signal 9 (SIGKILL)",
+        "event": "WorkerExited",
+        "fields": {"worker": 2, "pid": 4711, "cause": "signal 9 (SIGKILL)", "delay": None},
+    }
+
+
+@pytest.mark.parametrize("format", ["text", "json"])
+def test_the_service_and_asyncio_log_in_the_same_format(format: str) -> None:
+    log = Log(format)
+    logging.getLogger("shop.db").warning("connected to %s", "db-1")
+    logging.warning("from nobody")
+
+    async def main() -> None:
+        asyncio.get_running_loop().call_exception_handler({"message": "left\nalone", "exception": ValueError("x\ny")})
+
+    asyncio.run(main())
+    if format == "json":
+        found = [(line["logger"], line["level"], line["message"]) for line in log.objects()]
+        assert ("shop.db", "warning", "connected to db-1") in found
+        assert ("root", "warning", "from nobody") in found
+        assert ("asyncio", "error", "left\nalone") in found
+    else:
+        lines = log.lines()
+        assert any(line.endswith(": shop.db: connected to db-1") for line in lines)
+        assert any(line.endswith("]: from nobody") for line in lines)
+        at = next(i for i, line in enumerate(lines) if line.endswith(r": asyncio: left\nalone"))
+        assert [line.strip() for line in lines[at + 1 :]] == ["ValueError: x", "y"]
+
+
+def test_the_level_applies_to_events_and_to_the_service() -> None:
+    log = Log(level="warning")
+    log.emit(events.Ready(1))
+    logging.getLogger("shop").info("quiet")
+    log.emit(events.WorkerExited(0, 1, "exit status 3", 1.0))
+    logging.getLogger("shop").error("loud")
+    assert [text.split(":")[0] for text in log.texts()] == ["worker 0 (pid 1) died", "shop"]
+
+
+def test_a_traceback_follows_its_line_indented() -> None:
+    log = Log()
+    try:
+        raise ValueError("first\n2026-01-01T00:00:00.000+00:00 info supervisor[1]: ready: 4 workers")
+    except ValueError:
+        logging.getLogger("shop").exception("failed")
+    log.emit(events.HandlerFailed("127.0.0.1:1", "KeyError: 1", "Traceback\n  File x\nKeyError: 1"))
+    first, *lines = log.lines()
+    assert first.endswith("shop: failed")
+    second = next(i for i, line in enumerate(lines) if "handler failed" in line)
+    assert lines[second + 1 :] == ["    Traceback", "      File x", "    KeyError: 1"]
+    assert all(line.startswith("    ") for line in lines[:second])
+    assert any("info supervisor[1]: ready" in line for line in lines[:second])
+
+
+def test_a_traceback_without_end_is_cut_in_the_middle() -> None:
+    log = Log()
+    log.emit(events.HandlerFailed("p", "E", "\n".join(f"line {n}" for n in range(5000))))
+    lines = log.lines()
+    assert len(lines) < 200
+    assert lines[1].strip() == "line 0"
+    assert lines[-1].strip() == "line 4999"
+    assert any("4880 lines left out" in line for line in lines)
+
+
+nasty = st.one_of(
+    st.text(max_size=300),
+    st.text("\n\r\x1b\x00\x07\x08\x7f\x85\x9b\u2028\u2029\u202e\u2066\ud800\udcff[]0m;az", max_size=60),
+    st.just("x" * 100_000),
+)
+
+
+@settings(max_examples=300)
+@given(nasty, nasty)
+def test_nothing_forges_a_line_or_reaches_a_terminal_raw(theirs: str, name: str) -> None:
+    with logging_as_it_was():
+        log = Log()
+        log.emit(Note(theirs))
+        (line,) = log.lines()
+        assert LINE.fullmatch(line)
+        assert all(" " <= c <= "~" for c in line)
+        assert len(line) < 400
+        logging.getLogger(f"n.{name[:50]}").error("%s", theirs)
+        (line,) = log.lines()
+        assert LINE.fullmatch(line)
+        assert line.isprintable()
+        assert len(line.encode()) < 4 * 4096
+        log.emit(events.HandlerFailed("p", "E", theirs))
+        head, *rest = log.raw().split("\n")[:-1]
+        assert LINE.fullmatch(head)
+        assert all(each.startswith("    ") and each.isprintable() for each in rest)
+
+
+def test_letters_of_every_script_stay_letters() -> None:
+    log = Log()
+    logging.getLogger("shop").info("Grüße, привет, 你好 🙂")
+    assert log.texts() == ["shop: Grüße, привет, 你好 🙂"]
+
+
+@settings(max_examples=200)
+@given(nasty)
+def test_json_is_one_valid_ascii_object_a_line(theirs: str) -> None:
+    with logging_as_it_was():
+        log = Log("json")
+        log.emit(Note(theirs))
+        logging.getLogger("shop").error(theirs.replace("%", ""), extra={"their": theirs})
+        text = log.raw()
+        assert all(c == "\n" or " " <= c <= "~" for c in text)
+        first, second = text.split("\n")[:-1]
+        assert len(first) < 4096
+        assert len(second) < 4096
+        assert json.loads(first)["event"] == "Note"
+        if len(theirs) < 300 and len(second) < 3000:
+            assert json.loads(second)["their"] == theirs
+
+
+class Unspeakable:
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+    __repr__ = __str__
+
+
+def circle() -> list[Any]:
+    found: list[Any] = []
+    found.append(found)
+    return found
+
+
+@pytest.mark.parametrize(
+    "value",
+    [float("nan"), float("inf"), {1, 2}, {(1, 2): 3}, circle(), object(), b"\xff", Unspeakable(), 10**5000],
+    ids=lambda value: type(value).__name__,
+)
+def test_json_is_valid_whatever_the_service_adds(value: object) -> None:
+    log = Log("json")
+    logging.getLogger("shop").info("text", extra={"added": value, "other": 1})
+    (line,) = log.objects()
+    assert line["level"] in ("info", "error")
+    assert line["process"] == "supervisor"
+
+
+def test_json_extras_do_not_replace_what_prefork_says() -> None:
+    log = Log("json")
+    logging.getLogger("shop").info(
+        "text", extra={"level": "error", "pid": 1, "time": "never", "process_": 1, "user": "u"}
+    )
+    logging.getLogger("shop").info({"level": "error", "logger": "prefork", "user": "v"})
+    first, second = log.objects()
+    for line, user in ((first, "u"), (second, "v")):
+        assert (line["level"], line["pid"], line["logger"], line["user"]) == ("info", os.getpid(), "shop", user)
+    assert first["time"] != "never"
+
+
+def test_json_keeps_the_end_of_a_long_traceback() -> None:
+    log = Log("json")
+    log.emit(events.HandlerFailed("p", "E", "\n".join(f"line {n} {'x' * 60}" for n in range(500))))
+    (line,) = log.objects()
+    assert line["truncated"] is True
+    assert line["event"] == "HandlerFailed"
+    assert "line 499" in line["traceback"]
+    assert len(line["traceback"]) > 1000
+
+
+@pytest.mark.parametrize("format", ["text", "json"])
+def test_a_log_call_that_cannot_be_formatted_is_told_in_one_line(format: str) -> None:
+    log = Log(format)
+    logging.getLogger("shop").info("%d apples", "no\nnumber")
+    logging.getLogger("shop").info("%s", Unspeakable())
+    lines = log.lines()
+    assert len(lines) == 2
+    assert all("could not be formatted" in line and "test_logs.py" in line for line in lines)
+    assert "TypeError" in lines[0]
+    assert "no words" in lines[1]
+
+
+# --- how often --------------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_what_repeats_gets_a_line_a_second_and_the_next_one_counts_the_rest() -> None:
+    log, clock = Log(), Clock()
+    emit = EventLog(logging.getLogger("prefork"), clock)
+    for _ in range(1000):
+        emit(Repeated("x"))
+    assert log.texts() == ["note: x"]
+    clock.now += 1
+    emit(Repeated("y"))
+    emit(Repeated("z"))
+    assert log.texts() == ["note: y (and 999 more like it)"]
+
+
+def test_different_causes_do_not_hide_each_other() -> None:
+    log = Log()
+    for _ in range(10):
+        log.emit(events.HandlerFailed("p", "KeyError: a"))
+        log.emit(events.HandlerFailed("p", "ValueError: b"))
+        log.emit(events.AcceptPaused("l", "too many open files"))
+    assert len(log.lines()) == 3
+
+
+def test_a_flood_of_causes_gets_a_few_lines_a_second() -> None:
+    log, clock = Log(), Clock()
+    emit = EventLog(logging.getLogger("prefork"), clock)
+    for n in range(20_000):
+        emit(Repeated("x", reason=f"cause {n}"))
+    assert 1 <= len(log.lines()) <= 3
+    emit(events.HandlerFailed("p", "KeyError: a"))
+    assert any("KeyError" in text for text in log.texts())
+
+
+def test_what_was_suppressed_is_said_even_if_nothing_like_it_follows() -> None:
+    log, clock = Log(), Clock()
+    emit = EventLog(logging.getLogger("prefork"), clock)
+    for _ in range(3):
+        emit(Repeated("x", reason="KeyError: 1"))
+    log.raw()
+    clock.now += 60
+    emit(events.Drained(0))
+    assert log.texts() == ["2 more of Repeated (KeyError) were not logged", "drained: every connection ended by itself"]
+    clock.now += 60
+    emit(events.Drained(0))
+    assert len(log.lines()) == 1
+
+
+def test_unrated_events_are_all_logged() -> None:
+    log = Log()
+    for _ in range(50):
+        log.emit(events.WorkerExited(0, 1, "exit status 1", 0.0))
+    assert len(log.lines()) == 50
+
+
+def test_json_counts_too() -> None:
+    log, clock = Log("json"), Clock()
+    emit = EventLog(logging.getLogger("prefork"), clock)
+    for _ in range(5):
+        emit(Repeated("x"))
+    clock.now += 1
+    emit(Repeated("x"))
+    first, second = log.objects()
+    assert "suppressed" not in first
+    assert second["suppressed"] == 4
+
+
+happenings = st.lists(
+    st.tuples(st.sampled_from("AB"), st.text("xyz", max_size=2), st.floats(0, 2.0, allow_nan=False)), max_size=200
+)
+
+
+@given(happenings, st.integers(1, 5), st.integers(1, 4))
+def test_every_event_is_admitted_or_counted_once(
+    happened: list[tuple[str, str, float]], causes: int, most: int
+) -> None:
+    rates: Rates[str] = Rates(interval=1.0, per_kind=most, causes=causes)
+    now, admitted, counted = 0.0, [], 0
+    for kind, detail, passed in happened:
+        now += passed
+        before = rates.admit(kind, detail, now)
+        if before is not None:
+            admitted.append((kind, detail, now))
+            counted += before
+        assert len(rates) <= causes + 2
+    assert len(admitted) + counted + sum(count for _, _, count in rates.settle(now + 10)) == len(happened)
+    assert rates.settle(now + 10) == []
+    for kind, detail, at in admitted:
+        same = [t for k, d, t in admitted if (k, d) == (kind, detail) and at <= t < at + 1.0]
+        assert len(same) == 1
+        assert len([t for k, _, t in admitted if k == kind and at <= t < at + 1.0]) <= 2 * most
+
+
+# --- where it goes ----------------------------------------------------------------------------------------------------
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@contextlib.contextmanager
+def pipe() -> Iterator[tuple[int, io.TextIOWrapper]]:
+    reader, writer = os.pipe()
+    with contextlib.closing(os.fdopen(writer, "w")) as stream:
+        try:
+            yield reader, stream
+        finally:
+            with contextlib.suppress(OSError):
+                os.close(reader)
+
+
+def test_configuring_again_replaces_the_handler_and_leaks_nothing() -> None:
+    with pipe() as (reader, stream):
+        configure("text", "info", None, stream)
+        before = descriptors()
+        for worker in range(5):
+            emit = configure("text", "info", worker, stream)
+        assert descriptors() == before
+        emit(events.Ready(1))
+        data = os.read(reader, 65536)
+        assert data.count(b"\n") == 1
+        assert b"worker 4[" in data
+
+
+def test_the_descriptor_we_were_given_stays_as_it_was() -> None:
+    with pipe() as (_, stream):
+        flags = fcntl.fcntl(stream.fileno(), fcntl.F_GETFL)
+        emit = configure("text", "info", None, stream)
+        emit(events.Ready(1))
+        assert fcntl.fcntl(stream.fileno(), fcntl.F_GETFL) == flags
+        assert not flags & os.O_NONBLOCK
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_a_reader_that_does_not_read_costs_lines_not_time(blocking: bool) -> None:
+    # A process of its own: should it block, only the deadline ends it.
+    done = run_script(
+        f"""
+        import os, sys, time
+        from prefork import events
+        from prefork.observe.logs import configure
+        reader, writer = os.pipe()
+        os.set_blocking(writer, {blocking})
+        emit = configure("text", "info", None, os.fdopen(writer, "w"))
+        for n in range(5000):
+            emit(events.Ready(n))
+        data = os.read(reader, 1 << 20)
+        assert data.endswith(b"\\n"), data[-100:]
+        written = data.count(b"\\n")
+        emit(events.Ready(9999))
+        told, last = os.read(reader, 1 << 20).decode().splitlines()
+        assert f"warning supervisor[{{os.getpid()}}]: {{5000 - written}} log records were lost: " in told, told
+        assert last.endswith("ready: 9999 workers"), last
+        """,
+        deadline=30,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_terminal_that_was_stopped_does_not_stop_us() -> None:
+    done = run_script(
+        """
+        import os, pty
+        from prefork import events
+        from prefork.observe.logs import configure
+        reader, writer = pty.openpty()
+        emit = configure("text", "info", None, os.fdopen(writer, "w"))
+        for n in range(20000):
+            emit(events.Ready(n))
+        """,
+        deadline=30,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_reader_that_left_hurts_nobody() -> None:
+    with pipe() as (reader, stream):
+        emit = configure("text", "info", None, stream)
+        os.close(reader)
+        for _ in range(10):
+            emit(events.Ready(1))
+            logging.getLogger("shop").error("x")
+
+
+def test_a_full_disk_hurts_nobody() -> None:
+    with open("/dev/full", "w") as stream:
+        emit = configure("text", "info", None, stream)
+        emit(events.Ready(1))
+        logging.getLogger("shop").error("x")
+
+
+def test_a_line_torn_by_a_full_disk_is_ended_before_the_next(tmp_path: Any) -> None:
+    # RLIMIT_FSIZE cuts a write short as a full disk does, and is lifted again.
+    done = run_script(
+        f"""
+        import resource, signal
+        from prefork import events
+        from prefork.observe.logs import configure
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        stream = open({str(tmp_path / "log")!r}, "w")
+        emit = configure("text", "info", None, stream)
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        emit(events.Ready(1))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+        emit(events.Ready(2))
+        emit(events.Ready(3))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        emit(events.Ready(4))
+        """
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    first, torn, told, last = (tmp_path / "log").read_text().splitlines()
+    assert first.endswith("ready: 1 worker")
+    assert len(first) + 1 + len(torn) == 100
+    assert told.endswith("2 log records were lost: file too large")
+    assert last.endswith("ready: 4 workers")
+
+
+def test_a_closed_stream_hurts_nobody() -> None:
+    stream = io.StringIO()
+    emit = configure("text", "info", None, stream)
+    stream.close()
+    emit(events.Ready(1))
+    logging.getLogger("shop").error("x")
+
+
+def test_no_standard_error_at_all() -> None:
+    done = run_script(
+        """
+        import sys
+        sys.stderr = None
+        from prefork import events
+        from prefork.observe.logs import configure
+        configure("text", "info")(events.Ready(1))
+        """
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_standard_error_may_be_a_socket() -> None:
+    # journald's is one.
+    ours, theirs = socket.socketpair()
+    with ours, theirs, theirs.makefile("w") as stream:
+        emit = configure("text", "info", None, stream)
+        emit(events.Ready(1))
+        assert ours.recv(1000).endswith(b"ready: 1 worker\n")
+        for n in range(20_000):
+            emit(events.Ready(n))
+        assert theirs.gettimeout() is None
+
+
+def test_processes_that_share_a_pipe_do_not_mix_their_lines() -> None:
+    script = """
+        import logging, sys
+        from prefork import events
+        from prefork.observe.logs import configure
+        emit = configure("text", "info", int(sys.argv[1]))
+        emit(events.Ready(1))
+        for n in range(300):
+            emit(events.HandlerFailed("p", f"E{n}: x", "\\n".join(["x" * 300] * 30)))
+            logging.getLogger("shop").error("y" * 3000)
+    """
+    reader, writer = os.pipe()
+    workers = [
+        subprocess.Popen([sys.executable, "-c", textwrap.dedent(script), str(n)], stderr=writer) for n in range(3)
+    ]
+    os.close(writer)
+    with os.fdopen(reader, "rb") as stream:
+        lines = stream.read().decode().split("\n")[:-1]
+    assert [worker.wait(30) for worker in workers] == [0, 0, 0]
+    assert len(lines) > 100
+    for line in lines:
+        if line.startswith("    "):
+            assert re.fullmatch(" {4}x{300}", line)
+        else:
+            found = LINE.fullmatch(line)
+            assert found is not None, line
+            assert re.fullmatch(
+                r"shop: y{2045}\.\.\.|ready: 1 worker|handler failed .*|\d+ log records? w.* lost: .*", found["text"]
+            )
+
+
+# --- what Python prints by itself, and what a service does to logging -------------------------------------------------
+
+
+def test_warnings_are_one_line() -> None:
+    log = Log()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = warnings.showwarning
+        configure("text", "info", None, log.stream)
+        warnings.warn("mind\nthe gap", UserWarning, stacklevel=1)
+    (text,) = log.texts()
+    assert text.startswith(r"py.warnings: UserWarning: mind\nthe gap (")
+
+
+def test_exceptions_in_threads_and_destructors_are_records() -> None:
+    log = Log()
+
+    class Grave:
+        def __del__(self) -> None:
+            raise ValueError("in\x1b[31m vain")
+
+    def fail() -> None:
+        raise KeyError("lost\x1b[31m")
+
+    thread = threading.Thread(target=fail, name="helper")
+    thread.start()
+    thread.join()
+    threading.Thread(target=sys.exit).start()
+    del thread
+    Grave()
+    text = log.raw()
+    assert "thread helper failed: KeyError" in text
+    assert "Exception ignored" in text
+    assert "\x1b" not in text
+    assert all(LINE.fullmatch(line) or line.startswith("    ") for line in text.split("\n")[:-1])
+
+
+def test_a_service_that_disables_other_loggers_still_gets_events() -> None:
+    stream = io.StringIO()
+    emit = configure("text", "info")
+    logging.config.dictConfig(
+        {
+            "version": 1,
+            "handlers": {"theirs": {"class": "logging.StreamHandler", "stream": stream}},
+            "root": {"handlers": ["theirs"], "level": "INFO"},
+        }
+    )
+    emit(events.Ready(3))
+    assert "ready: 3 workers" in stream.getvalue()
+
+
+def test_a_handler_of_the_service_that_raises_does_not_reach_the_server() -> None:
+    log = Log()
+
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise OSError("broken")
+
+    broken = Broken()
+    logging.getLogger("prefork").addHandler(broken)
+    try:
+        log.emit(events.Ready(1))
+    finally:
+        logging.getLogger("prefork").removeHandler(broken)
+
+
+def test_other_handlers_stay_but_for_the_one_that_says_the_same_twice(tmp_path: Any) -> None:
+    done = run_script(
+        f"""
+        import logging
+        from prefork import events
+        from prefork.observe.logs import configure
+        logging.basicConfig(level="INFO")
+        logging.getLogger().addHandler(logging.FileHandler({str(tmp_path / "own.log")!r}))
+        configure("text", "info")(events.Ready(1))
+        """
+    )
+    assert done.returncode == 0
+    assert done.stderr.count("ready: 1 worker") == 1
+    assert (tmp_path / "own.log").read_text() == "ready: 1 worker\n"
+
+
+def test_the_wall_clock_may_jump_without_an_effect_on_rates() -> None:
+    done = run_script(
+        """
+        import time
+        from prefork import events
+        from prefork.observe.logs import configure
+        emit = configure("text", "info")
+        for jump in (0, 3600, -86400):
+            real = time.time
+            time.time = lambda jump=jump, real=real: real() + jump
+            for _ in range(100):
+                emit(events.AcceptPaused("l", "too many open files"))
+            time.time = real
+        """
+    )
+    assert done.returncode == 0
+    assert done.stderr.count("paused") <= 2, done.stderr
+
+
+def test_text_does_without_the_json_library() -> None:
+    done = run_script(
+        """
+        import sys
+        from prefork.observe.logs import configure
+        configure("text", "info")
+        assert "pythonjsonlogger" not in sys.modules
+        assert "asyncio" not in sys.modules
+        configure("json", "info")
+        assert "pythonjsonlogger" in sys.modules
+        """
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,123 @@
+"""Settings: checked when made, refused in one line that names the option, its value and what would be right."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import prefork
+from prefork.config import TLS, Limits, Settings, TCPAddress, UnixAddress
+from prefork.errors import ConfigError
+
+
+def test_the_defaults_are_those_of_the_manual() -> None:
+    settings = Settings()
+    assert [str(address) for address in settings.bind] == [":9000"]
+    assert (settings.workers, settings.backlog, settings.drain_timeout) == (0, 1024, 30)
+    assert (settings.loop, settings.log_format, settings.log_level) == ("asyncio", "text", "info")
+    assert (settings.limits.handshake_timeout, settings.limits.write_timeout) == (5, 60)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"workers": -3}, "--workers -3: must be 0 or more (0: one per usable CPU)"),
+        ({"workers": 4097}, "--workers 4097: must be 4096 or less"),
+        ({"workers": 10**400}, r"--workers 1000.*: must be 4096 or less"),
+        ({"workers": 10**5000}, r"--workers \(a value of type int\): must be 4096 or less"),
+        ({"workers": 2.0}, "--workers 2: must be a whole number"),
+        ({"workers": True}, "--workers True: must be a whole number"),
+        ({"workers": "four"}, "--workers four: must be a whole number"),
+        ({"backlog": 0}, "--backlog 0: must be 1 or more"),
+        ({"backlog": 2**31}, "--backlog 2147483648: must be 1048576 or less"),
+        ({"drain_timeout": -1}, "--drain-timeout -1: must be 0 seconds or more"),
+        ({"drain_timeout": math.nan}, "--drain-timeout nan: must be a number of seconds.*"),
+        ({"drain_timeout": math.inf}, r"--drain-timeout inf: must be 604800 seconds \(a week\) or less"),
+        ({"drain_timeout": None}, "--drain-timeout None: must be a number of seconds.*"),
+        ({"drain_timeout": "30"}, "--drain-timeout 30: must be a number of seconds.*"),
+        ({"ready_fd": -1}, "--ready-fd -1: must be 0 or more"),
+        ({"ready_fd": 2**40}, "--ready-fd 1099511627776: must be 2147483647 or less"),
+        ({"loop": "gevent"}, "--loop gevent: must be asyncio or uvloop"),
+        ({"loop": ""}, "--loop '': must be asyncio or uvloop"),
+        ({"log_format": "xml"}, "--log-format xml: must be text or json"),
+        ({"log_level": "LOUD\n"}, r"--log-level LOUD\\n: must be debug, info, warning or error"),
+        ({"bind": ()}, "--bind: at least one address is needed"),
+        ({"bind": (TCPAddress(None, 80), TCPAddress(None, 80))}, "--bind :80: given twice"),
+        ({"bind": (UnixAddress("/x"), UnixAddress("/x"))}, "--bind unix:/x: given twice"),
+        ({"tls": (TLS("a", "b"), TLS("c", "d"))}, "--tls-cert c: only one certificate can be given"),
+    ],
+)
+def test_what_is_refused_and_how_it_is_said(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Settings(**options)
+    said = str(caught.value)
+    assert said == message or re.fullmatch(message, said), said
+    assert said.isprintable()
+    assert len(said) < 400
+
+
+def test_a_free_port_may_be_asked_for_more_than_once() -> None:
+    assert len(Settings(bind=(TCPAddress(None, 0), TCPAddress(None, 0))).bind) == 2
+
+
+@pytest.mark.parametrize("options", [{"workers": 4096}, {"drain_timeout": 0}, {"ready_fd": 0}, {"backlog": 1}])
+def test_the_edges_are_accepted(options: dict[str, Any]) -> None:
+    Settings(**options)
+
+
+@pytest.mark.parametrize("name", list(Limits.__slots__))
+@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, None, "5", True])
+def test_limits_are_positive_numbers(name: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=name.replace("_", "[-_]")):
+        Limits(**{name: value})
+
+
+def test_a_limit_that_has_an_option_is_called_by_it() -> None:
+    with pytest.raises(ConfigError, match=r"^--handshake-timeout 0: must be more than 0 seconds$"):
+        Limits(handshake_timeout=0)
+    with pytest.raises(ConfigError, match=r"^limit read_limit 0: must be 1 or more$"):
+        Limits(read_limit=0)
+
+
+@pytest.mark.parametrize("bad", ["", "a\0b", b"bytes", None, 3])
+def test_a_certificate_is_the_path_of_a_file(bad: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^--tls-cert"):
+        TLS(bad, "key.pem")
+    with pytest.raises(ConfigError, match=r"^--tls-key"):
+        TLS("cert.pem", bad)
+
+
+def test_a_certificate_may_be_a_path_object() -> None:
+    assert prefork.TLS(Path("cert.pem"), "key.pem").cert == Path("cert.pem")
+
+
+anything = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(),
+    st.binary(),
+    st.tuples(st.integers()),
+    st.builds(object),
+)
+
+
+@given(
+    st.sampled_from(["workers", "backlog", "drain_timeout", "ready_fd", "loop", "log_format", "log_level"]), anything
+)
+def test_any_value_is_accepted_or_refused_in_one_line(name: str, value: object) -> None:
+    refusal = ""
+    try:
+        Settings(**{name: value})  # type: ignore[arg-type]  # anything at all
+    except ConfigError as exc:
+        refusal = str(exc)
+    assert refusal == "" or refusal.startswith("--" + name.replace("_", "-"))
+    assert refusal.isprintable()
+    assert len(refusal) < 400
