@@ -1,0 +1,52 @@
+# The commands of this repository. Nothing is needed but make and a Python from 3.11 on; everything else is installed into
+# .venv here (and Debian packages that some tests need, when run as root).
+
+PYTHON ?= $(shell scripts/find-python)
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PORT   ?= 9000
+
+.PHONY: serve test test-all check format clean
+
+## Serve the echo example on all cores.
+serve: $(VENV)/.installed
+	@echo "Type in another terminal:  nc localhost $(PORT)    (each line comes back; ^C here stops it)"
+	@cd examples && exec ../$(BIN)/prefork serve echo:handle --bind :$(PORT)
+
+## Install what the tests need, and run them all.
+test: $(VENV)/.developing
+	@scripts/install-debian-packages
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+## The same on every supported Python of this machine.
+test-all:
+	@scripts/install-debian-packages
+	@scripts/test-all
+
+## Lint, types, and the direction of the imports.
+check: $(VENV)/.developing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/meta
+
+format: $(VENV)/.developing
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv .venv-* build dist
+
+$(VENV)/.created:
+	@test -n "$(PYTHON)" || { echo "No Python from 3.11 on was found; install one, or say make PYTHON=/path/to/python3"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.created pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.developing: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --group dev
+	@touch $@

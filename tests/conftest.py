@@ -1,0 +1,88 @@
+"""What holds for every test: it ends, and it leaves nothing behind."""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+import pytest
+import streams
+
+#: Seconds that any test may take; `@pytest.mark.deadline(n)` for one that is known to need more.
+DEADLINE = 60.0
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "deadline(seconds): how long this test may take")
+
+
+@pytest.fixture(autouse=True)
+def _deadline(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail with every thread's stack where a test hangs."""
+    marker = request.node.get_closest_marker("deadline")
+    seconds = marker.args[0] if marker else DEADLINE
+
+    def expire(_number: int, _frame: FrameType | None) -> None:
+        faulthandler.dump_traceback(file=sys.__stderr__)
+        pytest.fail(f"still running after {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def _descriptors() -> dict[str, str]:
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[name] = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:
+            continue
+    return found
+
+
+def _children() -> list[int]:
+    text = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text()
+    return [int(pid) for pid in text.split()]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind() -> Iterator[None]:
+    """No descriptor, child process or thread outlives its test."""
+    before = _descriptors()
+    threads = set(threading.enumerate())
+    yield
+    end = time.monotonic() + 2.0
+    while True:
+        left = {fd: what for fd, what in _descriptors().items() if before.get(fd) != what}
+        children = _children()
+        started = [t for t in threading.enumerate() if t not in threads]
+        if not left and not children and not started:
+            return
+        if time.monotonic() > end:
+            raise AssertionError(f"left behind: descriptors {left}, children {children}, threads {started}")
+        gc.collect()
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="session")
+def certs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Paths of a server's `cert` and `key` for localhost, and of the `ca` that made them."""
+    folder = tmp_path_factory.mktemp("certs")
+    ca, leaf = streams.authority()
+    paths = {name: str(folder / f"{name}.pem") for name in ("cert", "key", "ca")}
+    leaf.private_key_pem.write_to_path(paths["key"])
+    for blob in leaf.cert_chain_pems:
+        blob.write_to_path(paths["cert"], append=True)
+    ca.cert_pem.write_to_path(paths["ca"])
+    return paths
