@@ -61,11 +61,12 @@ def _nothing_left_behind() -> Iterator[None]:
     """No descriptor, child process or thread outlives its test."""
     before = _descriptors()
     threads = set(threading.enumerate())
+    kept = set(_children())
     yield
     end = time.monotonic() + 2.0
     while True:
         left = {fd: what for fd, what in _descriptors().items() if before.get(fd) != what}
-        children = _children()
+        children = [pid for pid in _children() if pid not in kept]
         started = [t for t in threading.enumerate() if t not in threads]
         if not left and not children and not started:
             return
