@@ -250,6 +250,13 @@ def test_what_a_worker_holds(folder: Path) -> None:
             assert caught <= {signal.SIGTERM}, caught
 
 
+def test_the_supervisor_has_no_loop_and_no_threads(folder: Path) -> None:
+    with run_server("service:handle", "-w", "2", cwd=folder) as server:
+        assert len(os.listdir(f"/proc/{server.pid}/task")) == 1
+        held = [os.readlink(f"/proc/{server.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{server.pid}/fd")]
+        assert "anon_inode:[eventpoll]" not in held
+
+
 def test_a_busy_worker_does_not_hoard_what_others_could_take(folder: Path) -> None:
     with run_server("service:handle", "-w", "2", cwd=folder) as server, connect(server) as blocker:
         blocker.sendall(b"pid\n")
