@@ -6,21 +6,32 @@ The only file that knows both parent and worker. It decides nothing that outlive
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import importlib.util
 import os
+import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from .config import TLS, Limits, Settings, UnixAddress, parse_address
+from .config import TLS, Address, Limits, Settings, TCPAddress, UnixAddress, parse_address
 from .core.roster import Finish
 from .errors import BindError, ConfigError, ExitCode, PreforkError
-from .events import BacklogCapped, Listening, Stopped
+from .events import BacklogCapped, Emit, Listening, Stopped
+from .net.handlers import classify
 from .observe.logs import configure
-from .parent.supervisor import Supervisor
+from .parent.supervisor import Seat, Supervisor
 from .system.sockets import bind_sockets, bind_unix_socket, describe, unlink_unix_socket
+
+# Imported before the fork, although only workers run it: a replacement is there sooner, its memory is shared, and it is
+# of its supervisor's version, also when prefork has been upgraded on disk meanwhile.
+from .worker import ending
+from .worker import main as worker
+from .worker.service import load
 
 if TYPE_CHECKING:
     import ssl
@@ -40,6 +51,8 @@ def serve(
     `target` is the service itself or the text that names it. `bind` is an address or several; the other options are
     those of the command, with `_`: backlog, drain_timeout, ready_fd, loop, log_format, log_level. Call it in the main
     thread of a program that has started no event loop: it forks. A failure is told in one line on standard error.
+
+    The caller's `finally` blocks and exit handlers run once, here: a worker never comes back out of this function.
     """
     try:
         addresses = tuple(parse_address(text) for text in ([bind] if isinstance(bind, str) else bind))
@@ -58,9 +71,10 @@ def serve(
 
 
 def run(settings: Settings, target: object) -> ExitCode:
-    """Serve until stopped. Returns the exit status, in the supervisor and in every worker that was forked meanwhile.
+    """Serve until stopped. Returns the exit status, in the supervisor alone: a worker ends in here.
 
-    Raises PreforkError, in the supervisor alone, for what its user has to read in one line.
+    Raises PreforkError for what the user has to read in one line. After it has returned because it was told to stop,
+    SIGTERM and SIGINT are ignored: the process is at its end, and a second Ctrl-C shall not leave a traceback.
     """
     validate(settings)
     from .system import forksafety
@@ -71,35 +85,55 @@ def run(settings: Settings, target: object) -> ExitCode:
     context = _context(settings)
     count = settings.workers or cpu_count()
     _set_title(target)
-    with _listeners(settings) as listeners:
+    with contextlib.ExitStack() as listening:
+        listeners = _listen(settings, listening)
         for sock in listeners:
             emit(Listening(describe(sock), _kind(sock, context)))
         _check_backlog(settings, emit)
         announcer = _Announcer(settings.ready_fd)
         with Supervisor(count, settings.drain_timeout, emit, announcer.announce) as supervisor:
             outcome = supervisor.run()
-        if isinstance(outcome, Finish):
+            if isinstance(outcome, Seat):
+                _work(outcome, announcer, settings, target, listeners, context)
+            # While signals are still held: an impatient second one must not prevent that socket files are removed.
+            listening.close()
             emit(Stopped(outcome.code))
-            if outcome.reason:
-                raise _failure(outcome)
-            return outcome.code
-        # From here on this is a worker. Nothing of the supervisor's is left but what is handed over.
-        announcer.close()
-        from .worker import main as worker
+    if outcome.reason:
+        raise _failure(outcome)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    return outcome.code
 
-        return worker.run(
+
+def _work(
+    seat: Seat,
+    announcer: _Announcer,
+    settings: Settings,
+    target: object,
+    listeners: Sequence[socket.socket],
+    context: ssl.SSLContext | None,
+) -> NoReturn:
+    """Be a worker to the end of the process. Whatever goes wrong, the caller's code must not go on in two processes."""
+    code: int = ExitCode.BUG
+    try:
+        announcer.close()
+        code = worker.run(
             worker.Equipment(
-                slot=outcome.slot,
-                parent=outcome.parent,
-                status=outcome.status.fileno(),
-                lifeline=outcome.lifeline,
+                slot=seat.slot,
+                parent=seat.parent,
+                status=seat.status.fileno(),
+                lifeline=seat.lifeline,
                 sockets=listeners,
                 context=context,
                 settings=settings,
                 target=target,
-                emit=configure(settings.log_format, settings.log_level, worker=outcome.slot),
+                emit=configure(settings.log_format, settings.log_level, worker=seat.slot),
             )
         )
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        ending.leave(code)
 
 
 def check(settings: Settings, target: object) -> str:
@@ -109,9 +143,6 @@ def check(settings: Settings, target: object) -> str:
     """
     validate(settings)
     _context(settings)
-    from .net.handlers import classify
-    from .worker.service import load
-
     handler = classify(load(target) if isinstance(target, str) else target)
     return f"{target} is a {handler.kind.value}"
 
@@ -126,6 +157,8 @@ def validate(settings: Settings) -> None:
         except OSError as exc:
             reason = os.strerror(exc.errno or 0).lower()
             raise ConfigError(f"--ready-fd {settings.ready_fd}: {reason} (the parent has to pass it on)") from exc
+        if fcntl.fcntl(settings.ready_fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise ConfigError(f"--ready-fd {settings.ready_fd}: is open for reading only")
 
 
 def _context(settings: Settings) -> ssl.SSLContext | None:
@@ -137,27 +170,34 @@ def _context(settings: Settings) -> ssl.SSLContext | None:
     return build_context(settings.tls)
 
 
-@contextlib.contextmanager
-def _listeners(settings: Settings) -> Iterator[list[socket.socket]]:
-    """All sockets, or none. The supervisor removes the files of unix sockets; a worker, whose process ends here too,
-    does not."""
-    owner = os.getpid()
-    with contextlib.ExitStack() as stack:
-        sockets: list[socket.socket] = []
-        for address in settings.bind:
-            if isinstance(address, UnixAddress):
-                bound = [bind_unix_socket(address.path, address.mode, settings.backlog)]
-                stack.callback(_unlink, address.path, owner, _inode(address.path))
-            else:
-                try:
-                    bound = bind_sockets(address.port, address.host, backlog=settings.backlog)
-                except socket.gaierror as exc:
-                    cure = "not a name or address of this machine"
-                    raise BindError(str(address), 0, f"{exc.strerror or exc}; {cure}") from exc
-            for sock in bound:
-                stack.callback(sock.close)
-            sockets += bound
-        yield sockets
+def _listen(settings: Settings, stack: contextlib.ExitStack) -> list[socket.socket]:
+    """All sockets, or none. Closing `stack` closes them and removes the files of unix sockets; a worker never does."""
+    sockets: list[socket.socket] = []
+    ports: set[int] = set()
+    for address in settings.bind:
+        try:
+            fresh = _bind(address, settings.backlog)
+        except BindError as exc:
+            if exc.errno == errno.EADDRINUSE and isinstance(address, TCPAddress) and address.port in ports:
+                raise BindError(exc.address, exc.errno, "another --bind of this command has it") from exc
+            raise
+        for sock in fresh:
+            stack.callback(sock.close)
+        if isinstance(address, UnixAddress):
+            stack.callback(unlink_unix_socket, address.path, _inode(address.path))
+        else:
+            ports.add(address.port)
+        sockets += fresh
+    return sockets
+
+
+def _bind(address: Address, backlog: int) -> list[socket.socket]:
+    if isinstance(address, UnixAddress):
+        return [bind_unix_socket(address.path, address.mode, backlog)]
+    try:
+        return bind_sockets(address.port, address.host, backlog=backlog)
+    except socket.gaierror as exc:
+        raise BindError(str(address), errno.EADDRNOTAVAIL, (exc.strerror or str(exc)).lower()) from exc
 
 
 def _inode(path: str) -> tuple[int, int]:
@@ -165,17 +205,12 @@ def _inode(path: str) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _unlink(path: str, owner: int, inode: tuple[int, int]) -> None:
-    if os.getpid() == owner:
-        unlink_unix_socket(path, inode)
-
-
 def _kind(sock: socket.socket, context: ssl.SSLContext | None) -> str:
     kind = "unix" if sock.family == socket.AF_UNIX else "tcp"
     return kind if context is None else f"{kind}, tls"
 
 
-def _check_backlog(settings: Settings, emit: Any) -> None:
+def _check_backlog(settings: Settings, emit: Emit) -> None:
     try:
         cap = int(Path("/proc/sys/net/core/somaxconn").read_text())
     except (OSError, ValueError):

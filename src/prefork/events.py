@@ -342,3 +342,16 @@ class TasksStuck(Event):
     def __str__(self) -> str:
         are = "task ignores its" if self.tasks == 1 else "tasks ignore their"
         return f"{self.tasks} {are} cancellation, left behind: {self.names}"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFailed(Event):
+    """Something raised in a worker that belongs to no connection: a lifespan object's `stop()`, or our own code."""
+
+    level: ClassVar[int] = logging.ERROR
+    what: str
+    error: str
+    traceback: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.error}"

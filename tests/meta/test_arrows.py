@@ -31,6 +31,7 @@ FLOORS = {
 PURE = {"__future__", "collections", "dataclasses", "enum", "errno", "heapq", "json", "math", "random", "typing"}
 #: A supervisor has no loop and no threads, and never sees the service.
 NEVER_IN_PARENT = {"asyncio", "threading", "concurrent", "importlib", "ssl"}
+NAMED = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 PROCESS_CALLS = {"fork", "forkpty", "kill", "killpg", "wait", "wait3", "wait4", "waitpid", "waitid", "posix_spawn"}
 
 
@@ -161,12 +162,10 @@ def test_every_file_says_what_it_is_for() -> None:
 
 def test_every_public_thing_is_documented() -> None:
     """Classes and functions without a leading underscore, on every floor."""
-    bare = []
+    bare: list[str] = []
     for path in files():
-        for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                if not node.name.startswith("_") and not ast.get_docstring(node):
-                    bare.append(f"{path.relative_to(ROOT)}: {node.name}")
+        named = [n for n in ast.parse(path.read_text()).body if isinstance(n, NAMED) and not n.name.startswith("_")]
+        bare += [f"{path.relative_to(ROOT)}: {node.name}" for node in named if not ast.get_docstring(node)]
     assert bare == []
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefork.config import Address, TCPAddress, UnixAddress, parse_address
@@ -145,16 +145,19 @@ paths = st.text(st.characters(exclude_characters="\0,", exclude_categories=["Cs"
 )
 
 
+@settings(deadline=None)
 @given(st.builds(TCPAddress, hosts, st.integers(0, 65535)))
 def test_a_tcp_address_and_its_text_say_the_same(address: TCPAddress) -> None:
     assert parse_address(str(address)) == address
 
 
+@settings(deadline=None)
 @given(st.builds(UnixAddress, paths, st.integers(0, 0o777)))
 def test_a_unix_address_and_its_text_say_the_same(address: UnixAddress) -> None:
     assert parse_address(str(address)) == address
 
 
+@settings(deadline=None)
 @given(st.one_of(st.text(), st.text(":[]%.*0123456789abcdefx,=unixmod@/-", max_size=30)))
 def test_any_text_is_an_address_or_refused_in_one_line(text: str) -> None:
     address, refusal = None, ""

@@ -24,7 +24,7 @@ from datetime import datetime
 from typing import Any, ClassVar
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support import run_script
 
@@ -62,7 +62,7 @@ def logging_as_it_was() -> Iterator[None]:
         yield
     finally:
         for handler in root.handlers[:]:
-            if handler not in before[0] and hasattr(handler, "dispose"):
+            if hasattr(handler, "dispose"):
                 handler.dispose()
         root.handlers[:], level, warnings.showwarning, sys.unraisablehook, threading.excepthook = before
         root.setLevel(level)
@@ -80,6 +80,8 @@ class Log:
     """What was written to a stream in memory, line by line."""
 
     def __init__(self, format: str = "text", level: str = "debug", worker: int | None = None) -> None:
+        # pytest's own, which raise what cannot be formatted, and print what was logged.
+        logging.getLogger().handlers[:] = []
         self.stream = io.StringIO()
         self.emit = configure(format, level, worker, self.stream)
 
@@ -199,11 +201,11 @@ def test_a_traceback_without_end_is_cut_in_the_middle() -> None:
 nasty = st.one_of(
     st.text(max_size=300),
     st.text("\n\r\x1b\x00\x07\x08\x7f\x85\x9b\u2028\u2029\u202e\u2066\ud800\udcff[]0m;az", max_size=60),
-    st.just("x" * 100_000),
+    st.just("x" * 10_000),
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(nasty, nasty)
 def test_nothing_forges_a_line_or_reaches_a_terminal_raw(theirs: str, name: str) -> None:
     with logging_as_it_was():
@@ -230,7 +232,7 @@ def test_letters_of_every_script_stay_letters() -> None:
     assert log.texts() == ["shop: Grüße, привет, 你好 🙂"]
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(nasty)
 def test_json_is_one_valid_ascii_object_a_line(theirs: str) -> None:
     with logging_as_it_was():
@@ -243,8 +245,9 @@ def test_json_is_one_valid_ascii_object_a_line(theirs: str) -> None:
         assert len(first) < 4096
         assert len(second) < 4096
         assert json.loads(first)["event"] == "Note"
-        if len(theirs) < 300 and len(second) < 3000:
-            assert json.loads(second)["their"] == theirs
+        found = json.loads(second)
+        # JSON has no way to tell two lone surrogates from the pair.
+        assert found.get("truncated") or found["their"] == theirs or "\ud800\udcff" in theirs
 
 
 class Unspeakable:
@@ -387,7 +390,9 @@ happenings = st.lists(
 )
 
 
+@example([("A", d, t) for d, t in (("", 0.0), ("", 0.0), ("y", 0.0), ("x", 1.0), ("xx", 0.5), ("xx", 0.5))], 2, 2)
 @given(happenings, st.integers(1, 5), st.integers(1, 4))
+@settings(max_examples=300, deadline=None)
 def test_every_event_is_admitted_or_counted_once(
     happened: list[tuple[str, str, float]], causes: int, most: int
 ) -> None:
@@ -574,8 +579,8 @@ def test_processes_that_share_a_pipe_do_not_mix_their_lines() -> None:
         emit = configure("text", "info", int(sys.argv[1]))
         emit(events.Ready(1))
         for n in range(300):
-            emit(events.HandlerFailed("p", f"E{n}: x", "\\n".join(["x" * 300] * 30)))
-            logging.getLogger("shop").error("y" * 3000)
+            failure = ValueError("\\n".join(["x" * 300] * 30))
+            logging.getLogger("shop").error("y" * 3000, exc_info=(ValueError, failure, None))
     """
     reader, writer = os.pipe()
     workers = [
@@ -588,13 +593,11 @@ def test_processes_that_share_a_pipe_do_not_mix_their_lines() -> None:
     assert len(lines) > 100
     for line in lines:
         if line.startswith("    "):
-            assert re.fullmatch(" {4}x{300}", line)
+            assert re.fullmatch(" {4}(ValueError: )?x{300}", line)
         else:
             found = LINE.fullmatch(line)
             assert found is not None, line
-            assert re.fullmatch(
-                r"shop: y{2045}\.\.\.|ready: 1 worker|handler failed .*|\d+ log records? w.* lost: .*", found["text"]
-            )
+            assert re.fullmatch(r"shop: y{2045}\.\.\.|ready: 1 worker|\d+ log records? w.* lost: .*", found["text"])
 
 
 # --- what Python prints by itself, and what a service does to logging -------------------------------------------------

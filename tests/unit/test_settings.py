@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 import prefork
@@ -109,6 +110,7 @@ anything = st.one_of(
 )
 
 
+@hypothesis_settings(deadline=None)
 @given(
     st.sampled_from(["workers", "backlog", "drain_timeout", "ready_fd", "loop", "log_format", "log_level"]), anything
 )

@@ -23,7 +23,8 @@ _TEXT_LIMIT = 2000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command with these arguments, by default those of the process; the exit code. It raises nothing."""
+    """Run the command with these arguments, by default those of the process; the exit code. A service's SystemExit
+    passes; nothing else is raised."""
     try:
         _hold_standard_descriptors()
         code = _run(list(sys.argv[1:] if arguments is None else arguments))
@@ -37,6 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     try:
         action, said = _parse(arguments)
+        if action is None and not arguments:
+            # Nothing was asked for: the help is the answer, but a script must not take it for a success.
+            _write_error(said)
+            return ExitCode.USAGE
         if action is None:
             return _print(said)
         said, code = action()
@@ -64,10 +69,6 @@ def _parse(arguments: list[str]) -> tuple[Callable[[], tuple[str, int]] | None, 
         raise _wrong_usage(exc, arguments) from None
     if action == INTERRUPTED:
         raise KeyboardInterrupt
-    if not arguments:
-        # Nothing was asked for: the help is the answer, but a script must not take it for a success.
-        _write_error(printed.getvalue())
-        raise SystemExit(ExitCode.USAGE)
     return (action, "") if callable(action) else (None, printed.getvalue())
 
 

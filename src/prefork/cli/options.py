@@ -6,8 +6,6 @@ messages would name neither the cause nor the cure.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import re
 from typing import Annotated
 
@@ -111,8 +109,6 @@ def read(
             write_timeout=_seconds("--write-timeout", write_timeout),
         ),
     )
-    if settings.ready_fd is not None:
-        _check_writable("--ready-fd", settings.ready_fd)
     return target, settings
 
 
@@ -138,12 +134,3 @@ def _pairs(certs: list[str], keys: list[str]) -> tuple[TLS, ...]:
     if len(keys) > both:
         raise ConfigError(f"--tls-key {shown(keys[both])}: its --tls-cert is missing")
     return tuple(TLS(cert, key) for cert, key in zip(certs, keys, strict=True))
-
-
-def _check_writable(option: str, fd: int) -> None:
-    try:
-        mode = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
-    except OSError:
-        raise ConfigError(f"{option} {fd}: no such descriptor is open (whoever starts prefork passes it on)") from None
-    if mode == os.O_RDONLY:
-        raise ConfigError(f"{option} {fd}: this descriptor is open for reading alone")

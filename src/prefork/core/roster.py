@@ -24,7 +24,7 @@ from ..events import (
     WorkerExited,
     WorkerFailedToStart,
 )
-from .restart import History, Policy, after_death
+from .restart import History, Policy, after_death, after_fork, delay
 
 # --- facts: what happened ---------------------------------------------------------------------------------------------
 
@@ -93,7 +93,7 @@ Fact = Started | Spawned | SpawnFailed | WorkerReady | WorkerUnable | WorkerDied
 
 @dataclass(frozen=True, slots=True)
 class Spawn:
-    """Fork `worker` for `slot`. Answered by Spawned or SpawnFailed."""
+    """Fork `worker` for `slot`. Answered by Spawned or SpawnFailed before any other fact, as a fork is not awaited."""
 
     worker: int
     slot: int
@@ -141,13 +141,24 @@ Command = Spawn | Drain | Kill | Note | AnnounceReady | Finish
 
 
 class State(enum.Enum):
-    """The life of a worker."""
+    """The life of a worker; `_MAY_BECOME` says what may follow what."""
 
     FORKING = enum.auto()
     STARTING = enum.auto()
     READY = enum.auto()
     DRAINING = enum.auto()
+    """It was sent SIGTERM."""
     KILLED = enum.auto()
+    """It was sent SIGKILL, and is still to be reaped."""
+
+
+_MAY_BECOME = {
+    State.FORKING: {State.STARTING},
+    State.STARTING: {State.READY, State.DRAINING, State.KILLED},
+    State.READY: {State.DRAINING, State.KILLED},
+    State.DRAINING: {State.KILLED},
+    State.KILLED: set[State](),
+}
 
 
 class Phase(enum.Enum):
@@ -171,6 +182,10 @@ class Worker:
     ready_since: float | None = None
     unable: str = ""
 
+    def become(self, state: State) -> None:
+        assert state in _MAY_BECOME[self.state], f"worker {self.number}: {self.state.name} to {state.name}"
+        self.state = state
+
 
 @dataclass(slots=True)
 class Slot:
@@ -186,8 +201,9 @@ class Slot:
 
 #: Seconds between attempts of a fork that the system refuses.
 FORK_RETRY = (0.1, 0.2, 0.5, 1.0)
-#: How much longer than the drain a worker may take before it is killed: aborting, a lifespan's stop, interpreter exit.
-STOP_GRACE = 5.0
+#: How much longer than the drain a worker may take before it is killed. It ends itself within seven seconds, in which a
+#: lifespan object's `stop()`, tasks, threads and exit handlers have their turn.
+STOP_GRACE = 8.0
 
 
 class Roster:
@@ -217,7 +233,7 @@ class Roster:
                 for slot in self.slots:
                     slot.due = now
             case Spawned():
-                commands = self._spawned(fact)
+                commands = self._spawned(fact, now)
             case SpawnFailed():
                 commands = self._spawn_failed(fact, now)
             case WorkerReady():
@@ -241,11 +257,13 @@ class Roster:
 
     # --- one fact each ------------------------------------------------------------------------------------------------
 
-    def _spawned(self, fact: Spawned) -> list[Command]:
+    def _spawned(self, fact: Spawned, now: float) -> list[Command]:
         worker = self.workers[fact.worker]
         worker.pid = fact.pid
-        worker.state = State.STARTING
-        self.slots[worker.slot].refused = 0
+        worker.become(State.STARTING)
+        slot = self.slots[worker.slot]
+        slot.history = after_fork(slot.history, now, self._policy)
+        slot.refused = 0
         return []
 
     def _spawn_failed(self, fact: SpawnFailed, now: float) -> list[Command]:
@@ -259,7 +277,7 @@ class Roster:
         worker = self.workers.get(number)
         if worker is None or worker.state is not State.STARTING:
             return []
-        worker.state = State.READY
+        worker.become(State.READY)
         worker.ready_since = now
         if self.phase is Phase.BOOTING:
             self.phase = Phase.SERVING
@@ -293,8 +311,9 @@ class Roster:
             commands.append(Note(CrashLoop(slot.history.failures)))
             reason = f"no worker is left, and each one died {self._policy.patience} times or more in a row"
             return commands + self._give_up(Finish(ExitCode.CRASH_LOOP, reason))
-        slot.due = now + slot.history.delay
-        commands.append(Note(WorkerExited(slot.number, worker.pid, fact.cause, slot.history.delay)))
+        seconds = delay(slot.history, now, self._policy)
+        slot.due = now + seconds
+        commands.append(Note(WorkerExited(slot.number, worker.pid, fact.cause, seconds)))
         return commands
 
     def _hopeless(self) -> bool:
@@ -313,7 +332,7 @@ class Roster:
         self._kill_at = now + self._drain_timeout + STOP_GRACE
         commands: list[Command] = [Note(Stopping(fact.by, False))]
         for worker in self.workers.values():
-            worker.state = State.DRAINING
+            worker.become(State.DRAINING)
             commands.append(Drain(worker.number))
         return commands
 
@@ -333,7 +352,7 @@ class Roster:
         self._kill_at = None
         victims = [worker for worker in self.workers.values() if worker.state is not State.KILLED]
         for worker in victims:
-            worker.state = State.KILLED
+            worker.become(State.KILLED)
         return [Kill(worker.number) for worker in victims]
 
     def _due(self, now: float) -> list[Command]:

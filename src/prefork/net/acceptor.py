@@ -97,9 +97,11 @@ class Acceptor:
                     self._pause(exc)
                 elif verdict is Verdict.LISTENER:
                     self._break(exc)
+                else:
+                    # Nobody waits any more: a shortage is over.
+                    self._reported = False
                 return
             self._hand_over(connection, address)
-            self._reported = False
             # The callback may have closed us; what is still queued is somebody else's then.
             if self._state is not State.ACCEPTING:
                 return

@@ -10,6 +10,9 @@ from typing import Generic, TypeVar
 Kind = TypeVar("Kind")
 Cause = tuple[Kind, str]
 
+#: The detail under which those causes of a kind are counted that have no place of their own.
+OTHERS = "other causes"
+
 
 class _Window:
     """The interval in which something was admitted last, and what was held back since."""
@@ -76,8 +79,13 @@ class Rates(Generic[Kind]):
         if len(self._windows) >= self._causes:
             self._forget(now)
         if len(self._windows) >= self._causes:
-            detail = ""
-        return self._windows.setdefault((kind, detail), _Window())
+            detail = OTHERS
+        window = self._windows.setdefault((kind, detail), _Window())
+        others = self._windows.get((kind, OTHERS))
+        if others is not None:
+            # It may have been among them until now.
+            window.since = others.since
+        return window
 
     def _forget(self, now: float) -> None:
         # Once an interval: under a flood of new causes every event comes here.

@@ -44,8 +44,12 @@ from ..system.processes import Child, System
 from ..system.signals import SignalQueue
 
 _HEEDED = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGCHLD)
+#: The system is short of something that may be there again in a moment.
+_NO_ROOM = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 #: Without pidfds only SIGCHLD tells of a child's end, and it can get lost: look so often at least, in seconds.
 BLIND_INTERVAL = 0.5
+#: poll(2) takes its milliseconds as an int: a drain timeout of a month would not fit.
+LONGEST_WAIT = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +109,13 @@ class Supervisor:
         if os.getpid() != self._pid:
             return
         # Nobody stays behind, also when what ends here is a bug.
-        for process in self._processes.values():
+        for process in list(self._processes.values()):
             process.child.signal(signal.SIGKILL)
             process.child.wait()
             self._forget(process)
         self._lifeline.close()
+        # One more Ctrl-C, sent while we were at it, asks for nothing new.
+        self._signals.take()
         self._signals.release()
 
     def run(self) -> Finish | Seat:
@@ -117,10 +123,10 @@ class Supervisor:
         try:
             self._apply(Started())
             while self._outcome is None:
-                self._wait()
+                concerned = self._wait()
                 for number, _ in self._signals.take():
                     self._signal_came(number)
-                for process in list(self._processes.values()):
+                for process in concerned:
                     self._look_after(process)
                 self._apply(TimePassed())
         except _InWorker as forked:
@@ -129,22 +135,30 @@ class Supervisor:
 
     # --- facts --------------------------------------------------------------------------------------------------------
 
-    def _wait(self) -> None:
-        """Until a signal, a message or a death comes, or something is due."""
+    def _wait(self) -> list[_Process]:
+        """Until a signal, a message or a death comes, or something is due; the workers that there may be news of."""
         poll = select.poll()
-        timeout = self._roster.next_due()
-        seconds = None if timeout is None else max(0.0, timeout - self._system.monotonic())
+        due = self._roster.next_due()
+        seconds = None if due is None else min(max(0.0, due - self._system.monotonic()), LONGEST_WAIT)
         for descriptor in self._signals.readable():
             poll.register(descriptor, select.POLLIN)
+        owners: dict[int, _Process] = {}
+        blind: list[_Process] = []
         for process in self._processes.values():
             if not process.ended:
-                poll.register(process.status, select.POLLIN)
+                owners[process.status.fileno()] = process
             if process.child.pollable:
-                poll.register(process.child, select.POLLIN)
+                owners[process.child.fileno()] = process
             else:
-                seconds = BLIND_INTERVAL if seconds is None else min(seconds, BLIND_INTERVAL)
+                blind.append(process)
+        for fd in owners:
+            poll.register(fd, select.POLLIN)
+        if blind:
+            seconds = BLIND_INTERVAL if seconds is None else min(seconds, BLIND_INTERVAL)
         # Rounded up, or the last millisecond would be spun away.
-        poll.poll(None if seconds is None else int(seconds * 1000) + 1)
+        events = poll.poll(None if seconds is None else int(seconds * 1000) + 1)
+        concerned = {owners[fd].number: owners[fd] for fd, _ in events if fd in owners}
+        return [*concerned.values(), *(process for process in blind if process.number not in concerned)]
 
     def _signal_came(self, number: int) -> None:
         if number != signal.SIGCHLD:
@@ -159,17 +173,19 @@ class Supervisor:
             self._apply(WorkerDied(process.number, death.describe()))
 
     def _listen(self, process: _Process) -> None:
-        while not process.ended:
-            try:
-                data = os.read(process.status.fileno(), 65536)
-            except BlockingIOError:
-                return
-            process.ended = not data
-            for message in process.decoder.feed(data):
-                if isinstance(message, ReadyMessage):
-                    self._apply(WorkerReady(process.number))
-                else:
-                    self._apply(WorkerUnable(process.number, message.reason))
+        """Once, and at most what fits in a pipe: a worker that talks without end must not hold up the rest."""
+        if process.ended:
+            return
+        try:
+            data = os.read(process.status.fileno(), 65536)
+        except BlockingIOError:
+            return
+        process.ended = not data
+        for message in process.decoder.feed(data):
+            if isinstance(message, ReadyMessage):
+                self._apply(WorkerReady(process.number))
+            else:
+                self._apply(WorkerUnable(process.number, message.reason))
 
     def _forget(self, process: _Process) -> None:
         process.child.close()
@@ -207,7 +223,7 @@ class Supervisor:
                 self._system.parent_only(reader)
                 child = self._system.fork()
             except OSError as exc:
-                if exc.errno not in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC):
+                if exc.errno not in _NO_ROOM:
                     raise
                 self._apply(SpawnFailed(command.worker, os.strerror(exc.errno).lower()))
                 return

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import socket
 import stat
 import sys
+import time
+from collections.abc import Iterator
 
 from ..errors import BindError
 
@@ -148,17 +151,43 @@ def bind_unix_socket(path: str | os.PathLike[str], mode: int = 0o600, backlog: i
         raise BindError(f"unix:{name}".replace("\0", "@"), errno.EINVAL, "a path in the file system is needed")
     if len(os.fsencode(name)) > UNIX_PATH_LIMIT:
         raise BindError(f"unix:{name}", errno.ENAMETOOLONG, f"the limit is {UNIX_PATH_LIMIT} bytes")
-    _remove_stale(name)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        _bind_with_mode(sock, name, mode)
-        sock.setblocking(False)
-        sock.listen(backlog)
-    except OSError as exc:
-        sock.close()
-        cure = "another process bound it just now" if exc.errno == errno.EADDRINUSE else ""
-        raise BindError(f"unix:{name}", exc.errno or 0, cure) from exc
+    with _alone_in(os.path.dirname(name) or "."):
+        _remove_stale(name)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            _bind_with_mode(sock, name, mode)
+            sock.setblocking(False)
+            sock.listen(backlog)
+        except OSError as exc:
+            sock.close()
+            cure = "another process bound it just now" if exc.errno == errno.EADDRINUSE else ""
+            raise BindError(f"unix:{name}", exc.errno or 0, cure) from exc
     return sock
+
+
+@contextlib.contextmanager
+def _alone_in(folder: str) -> Iterator[None]:
+    """Keep others of our kind out of `folder` for a moment: of two that find the same stale file, the second would
+    remove what the first has just bound. Somebody else's lock is waited for a second, and not obeyed for longer."""
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        # The bind will say what is wrong with it; without read permission there is no lock.
+        yield
+        return
+    try:
+        deadline = time.monotonic() + 1.0
+        while time.monotonic() < deadline:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as exc:
+                if exc.errno != errno.EWOULDBLOCK:
+                    break
+                time.sleep(0.005)
+        yield
+    finally:
+        os.close(fd)
 
 
 def _bind_with_mode(sock: socket.socket, name: str, mode: int) -> None:

@@ -11,26 +11,26 @@ import os
 import signal
 import socket
 import ssl
-import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ..config import Settings
 from ..core.messages import Message, ReadyMessage, UnableMessage, encode
 from ..errors import ExitCode, ListenerFailed, PreforkError, ServiceError
-from ..events import Drained, Emit, TasksStuck, printable
+from ..events import Drained, Emit, WorkerFailed
 from ..net.connection import handler_failed
 from ..net.handlers import Handler, classify
 from ..net.server import TCPServer
 from ..system.orphans import Lifeline, die_with_parent
 from ..system.signals import unblock_signals
-from .service import load
+from .ending import end_within, forget_the_parents_end, run_to_end
+from .service import explain, load
 
-#: Seconds that a lifespan object's `stop()` may take.
+#: Seconds that a lifespan object's `start()` and `stop()` may take.
+START_TIMEOUT = 60.0
 STOP_TIMEOUT = 3.0
-#: Seconds that tasks may take to end when they are cancelled at the end.
-CANCEL_TIMEOUT = 0.5
+#: Seconds from the end of the drain to the end of the process: `stop()`, then stuck tasks, threads and exit handlers.
+END_TIMEOUT = STOP_TIMEOUT + 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,60 +49,39 @@ class Equipment:
     emit: Emit
 
 
-def run(equipment: Equipment) -> ExitCode:
-    """Serve until asked to stop; the exit status."""
+def run(equipment: Equipment) -> int:
+    """Serve until asked to stop; the exit status. Raises nothing: what the service lets out is reported here."""
+    forget_the_parents_end()
     # SIGINT from a terminal goes to the whole group: the supervisor has it too, and passes it on as a drain.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     # The kernel's answer to the supervisor's death holds from the first moment and in a loop that hangs.
     die_with_parent(equipment.parent, signal.SIGKILL)
     unblock_signals()
     _set_title(equipment.slot)
     try:
         handler = classify(load(equipment.target) if isinstance(equipment.target, str) else equipment.target)
-        return _run(_make_loop(equipment.settings.loop), _serve(equipment, handler), equipment.emit)
+        return run_to_end(_make_loop(equipment.settings.loop), _serve(equipment, handler), equipment.emit)
     except PreforkError as exc:
         _tell(equipment, UnableMessage(str(exc)))
         return exc.exit_code
-
-
-def _run(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, ExitCode], emit: Emit) -> ExitCode:
-    """What `asyncio.run` does, but it ends: a task that swallows its cancellation would hold `asyncio.run` for ever."""
-    asyncio.set_event_loop(loop)
-    try:
-        code = loop.run_until_complete(main)
+    except SystemExit as exc:
+        # Called by the service outside of any handler: it wants this process to end.
+        return exc.code if isinstance(exc.code, int) else int(exc.code is not None)
+    except BaseException as exc:
+        _report("worker failed", exc, equipment.emit)
+        return ExitCode.BUG
     finally:
-        stuck = loop.run_until_complete(_cancel_tasks())
-    if stuck:
-        names = ", ".join(sorted({getattr(task.get_coro(), "__qualname__", "?") for task in stuck}))
-        emit(TasksStuck(len(stuck), printable(names)))
-        # Not even the interpreter's own end would get past code that refuses to.
-        sys.stdout.flush()
-        os._exit(code)
-    loop.run_until_complete(loop.shutdown_asyncgens())
-    loop.close()
-    return code
+        end_within(END_TIMEOUT)
 
 
-async def _cancel_tasks() -> set[asyncio.Task[Any]]:
-    """Cancel all tasks but this one; those that do not end in time."""
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    if not tasks:
-        return set()
-    _, pending = await asyncio.wait(tasks, timeout=CANCEL_TIMEOUT)
-    return pending
-
-
-async def _serve(equipment: Equipment, handler: Handler) -> ExitCode:
+async def _serve(equipment: Equipment, handler: Handler) -> int:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     # Its end of file says that the supervisor is gone: nobody would replace us, and a successor wants the port.
     loop.add_reader(equipment.lifeline.fileno(), os._exit, ExitCode.OK)
     server = TCPServer(handler, tls=equipment.context, limits=equipment.settings.limits, emit=equipment.emit)
-    if not await _start(handler, stop):
+    if not await _start(handler, stop, equipment.target):
         return ExitCode.OK
     server.add_sockets(equipment.sockets)
     _tell(equipment, ReadyMessage())
@@ -112,38 +91,51 @@ async def _serve(equipment: Equipment, handler: Handler) -> ExitCode:
     asked.cancel()
     aborted = await server.drain(equipment.settings.drain_timeout)
     equipment.emit(Drained(aborted))
+    end_within(END_TIMEOUT)
     await _stop(handler, equipment.emit)
     try:
         await forever
     except ListenerFailed:
         # Reported already. The supervisor holds the socket and will see whether another worker fares better.
-        return ExitCode.BUG
+        return ExitCode.BIND
     return ExitCode.OK
 
 
-async def _start(handler: Handler, stop: asyncio.Event) -> bool:
-    """A lifespan object's start; False if we were asked to stop meanwhile."""
+async def _start(handler: Handler, stop: asyncio.Event, target: object) -> bool:
+    """A lifespan object's start; False if we were asked to stop meanwhile. Raises ServiceError when it fails."""
     starting = asyncio.ensure_future(handler.start())
     asked = asyncio.ensure_future(stop.wait())
-    await asyncio.wait({starting, asked}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({starting, asked}, timeout=START_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
     asked.cancel()
+    name = target if isinstance(target, str) else type(target).__qualname__
     if not starting.done():
         starting.cancel()
-        with contextlib.suppress(asyncio.CancelledError, Exception):
-            await asyncio.wait_for(starting, STOP_TIMEOUT)
-        return False
-    exc = starting.exception()
+        await asyncio.wait({starting}, timeout=STOP_TIMEOUT)
+        if stop.is_set():
+            return False
+        raise ServiceError(f"service {name}: start() has not returned after {START_TIMEOUT:.0f} s")
+    exc = asyncio.CancelledError("by itself") if starting.cancelled() else starting.exception()
     if exc is not None:
-        text = str(exc).splitlines()
-        raise ServiceError(f"start() raised {type(exc).__name__}{': ' + text[0] if text else ''}") from exc
+        raise ServiceError(f"service {name}: start() raised {explain(exc)}") from exc
     return True
 
 
 async def _stop(handler: Handler, emit: Emit) -> None:
-    try:
-        await asyncio.wait_for(handler.stop(), STOP_TIMEOUT)
-    except Exception as exc:
-        emit(handler_failed("stop()", exc))
+    # Not wait_for, which waits for the end of what it cancelled, however long that takes.
+    stopping = asyncio.ensure_future(handler.stop())
+    await asyncio.wait({stopping}, timeout=STOP_TIMEOUT)
+    if not stopping.done():
+        stopping.cancel()
+        exc: BaseException | None = TimeoutError(f"it has not returned after {STOP_TIMEOUT:.0f} s")
+    else:
+        exc = asyncio.CancelledError("by itself") if stopping.cancelled() else stopping.exception()
+    if exc is not None:
+        _report("stop() failed", exc, emit)
+
+
+def _report(what: str, exc: BaseException, emit: Emit) -> None:
+    failed = handler_failed("", exc)
+    emit(WorkerFailed(what, failed.error, failed.traceback))
 
 
 def _tell(equipment: Equipment, message: Message) -> None:

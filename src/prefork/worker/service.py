@@ -11,10 +11,15 @@ import importlib
 import importlib.util
 import os
 import sys
+import sysconfig
 import traceback
-from types import ModuleType
+from types import ModuleType, TracebackType
 
 from ..errors import ServiceError
+from ..events import visible
+
+#: The longest reason that is passed on, in characters.
+_REASON_LIMIT = 500
 
 
 def load(target: str) -> object:
@@ -24,14 +29,22 @@ def load(target: str) -> object:
     attribute.
     """
     place, colon, path = target.rpartition(":")
-    if not colon or not place or not path:
+    is_file = place.endswith(".py") or os.sep in place
+    if not colon or not place or not path or not (is_file or all(map(str.isidentifier, place.split(".")))):
         raise ServiceError(
             f"service {target}: expected module:attribute or path/to/file.py:attribute, as in echo:handle"
         )
-    folder = os.getcwd()
+    _make_importable(os.getcwd())
+    module = _load_file(target, place) if is_file else _load_module(target, place)
+    return _find(target, module, place, path)
+
+
+def _make_importable(folder: str) -> None:
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    module = _load_file(target, place) if place.endswith(".py") or os.sep in place else _load_module(target, place)
+
+
+def _find(target: str, module: ModuleType, place: str, path: str) -> object:
     found: object = module
     for name in path.split("."):
         try:
@@ -41,6 +54,8 @@ def load(target: str) -> object:
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             owner = f"module {place!r}" if found is module else repr(type(found).__name__)
             raise ServiceError(f"service {target}: {owner} has no attribute {name!r}{hint}") from None
+        except BaseException as exc:
+            raise ServiceError(f"service {target}: {explain(exc)}") from exc
     return found
 
 
@@ -52,9 +67,9 @@ def _load_module(target: str, name: str) -> ModuleType:
             raise ServiceError(
                 f"service {target}: no module named {exc.name!r} (looked in {os.getcwd()} and where Python looks)"
             ) from None
-        raise ServiceError(_explain(target, exc)) from exc
+        raise ServiceError(f"service {target}: {explain(exc)}") from exc
     except BaseException as exc:
-        raise ServiceError(_explain(target, exc)) from exc
+        raise ServiceError(f"service {target}: {explain(exc)}") from exc
 
 
 def _load_file(target: str, place: str) -> ModuleType:
@@ -63,28 +78,42 @@ def _load_file(target: str, place: str) -> ModuleType:
         reason = "is not a file" if os.path.exists(path) else "no such file"
         raise ServiceError(f"service {target}: {path}: {reason}")
     name = os.path.splitext(os.path.basename(path))[0]
+    if name in sys.modules or name in sys.stdlib_module_names:
+        # A service called signal.py must not become everybody's `signal`.
+        name = f"_service_{name}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ServiceError(f"service {target}: {path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     # Its neighbours are importable, as when it is run as a script; and it itself, for pickle and dataclasses.
-    sys.path.insert(0, os.path.dirname(path))
+    _make_importable(os.path.dirname(path))
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
     except BaseException as exc:
-        raise ServiceError(_explain(target, exc)) from exc
+        raise ServiceError(f"service {target}: {explain(exc)}") from exc
     return module
 
 
-def _explain(target: str, exc: BaseException) -> str:
+def explain(exc: BaseException) -> str:
     """What the service's own code raised, and where, in one line."""
-    text = str(exc).splitlines()
-    what = f"{type(exc).__name__}: {text[0]}" if text else type(exc).__name__
+    text = str(exc).strip().splitlines()
+    what = visible(f"{type(exc).__name__}: {text[0]}" if text else type(exc).__name__, _REASON_LIMIT)
     if isinstance(exc, SyntaxError):
-        return f"service {target}: {what} ({exc.filename}, line {exc.lineno})"
-    frames = traceback.extract_tb(exc.__traceback__)
-    theirs = [f for f in frames if not f.filename.startswith("<frozen") and f.filename != __file__]
-    theirs = [f for f in theirs if os.sep + "importlib" + os.sep not in f.filename]
-    where = f" ({theirs[-1].filename}, line {theirs[-1].lineno})" if theirs else ""
-    return f"service {target}: {what}{where}"
+        # Its own text may name file and line, too.
+        return visible(f"{type(exc).__name__}: {exc.msg} ({exc.filename}, line {exc.lineno})", _REASON_LIMIT)
+    where = _place(exc.__traceback__)
+    return f"{what} ({where})" if where else what
+
+
+def _place(tb: TracebackType | None) -> str:
+    """The innermost line of the service's own code; of a library's, where the service has no part in it."""
+    frames = [f for f in traceback.extract_tb(tb) if not f.filename.startswith("<frozen") and not _is_ours(f.filename)]
+    libraries = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+    own = [frame for frame in frames if not frame.filename.startswith(libraries)]
+    frames = own or frames
+    return f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
+
+
+def _is_ours(filename: str) -> bool:
+    return filename.startswith(os.path.dirname(os.path.dirname(__file__)) + os.sep)

@@ -1,0 +1,83 @@
+"""The end of a worker: whatever the service has left running, the process is gone in time and leaves no mess.
+
+Here is only how a process ends. When it has to, and what is drained before, is in `main.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Coroutine
+from typing import Any, NoReturn
+
+from ..events import Emit, TasksStuck, printable
+from ..system.processes import System
+from ..system.signals import unblock_signals
+
+#: Seconds for each of: tasks that were cancelled, asynchronous generators, threads.
+PATIENCE = 0.5
+
+
+def forget_the_parents_end() -> None:
+    """Drop the exit handlers that came with the fork: they are the parent's, to be run once, there."""
+    atexit._clear()
+
+
+def end_within(seconds: float) -> None:
+    """Have the kernel end this process when it is still there in `seconds`: code that hangs cannot hold it up."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    unblock_signals()
+
+
+def run_to_end(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, int], emit: Emit) -> int:
+    """What `asyncio.run` does, but it ends: a task that swallows its cancellation would hold `asyncio.run` for ever."""
+    asyncio.set_event_loop(loop)
+    try:
+        code = loop.run_until_complete(main)
+    finally:
+        stuck = loop.run_until_complete(_cancel_tasks())
+        if stuck:
+            names = ", ".join(sorted({getattr(task.get_coro(), "__qualname__", "?") for task in stuck}))
+            emit(TasksStuck(len(stuck), printable(names)))
+    loop.run_until_complete(_within(loop.shutdown_asyncgens(), PATIENCE))
+    loop.close()
+    return code
+
+
+async def _cancel_tasks() -> set[asyncio.Task[Any]]:
+    """Cancel all tasks but this one; those that do not end in time."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    return (await asyncio.wait(tasks, timeout=PATIENCE))[1] if tasks else set()
+
+
+async def _within(coroutine: Coroutine[Any, Any, None], seconds: float) -> None:
+    await asyncio.wait({asyncio.ensure_future(coroutine)}, timeout=seconds)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process with `code`, and do not unwind the stack: below us is the program that forked this worker, whose
+    `finally` blocks and exit handlers are not ours to run. The service's own exit handlers run."""
+    try:
+        _join_threads(time.monotonic() + PATIENCE)
+        atexit._run_exitfuncs()
+        logging.shutdown()
+    finally:
+        with contextlib.suppress(BaseException):
+            System().exit(code)
+        os._exit(code)
+
+
+def _join_threads(deadline: float) -> None:
+    """As the interpreter does at its end, but not for ever."""
+    for thread in threading.enumerate():
+        if not thread.daemon and thread is not threading.main_thread():
+            thread.join(max(0.0, deadline - time.monotonic()))

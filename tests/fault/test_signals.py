@@ -1,0 +1,137 @@
+"""Signals at the worst moment: none is lost, none ends in a traceback, and nobody of the server stays behind."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support import kill_session, session_members, wait_until
+
+from prefork.testing import run_server
+
+SERVICE = """
+async def handle(stream):
+    async for line in stream:
+        stream.write(line)
+
+async def stay(stream):
+    await stream.wait_draining()
+    await stream.read()
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "app.py").write_text(SERVICE)
+    return tmp_path
+
+
+def test_a_stop_at_a_random_moment_of_the_start(folder: Path) -> None:
+    """20 rounds. Whether workers exist, are being forked, import, or have just begun to accept: they drain and end."""
+    command = [sys.executable, "-m", "prefork", "serve", "app:handle", "-w", "4", "--bind", "127.0.0.1:0"]
+    dice = random.Random(2)
+    began = 0
+    for number in range(20):
+        with (folder / "log").open("wb") as log:
+            process = subprocess.Popen(command, cwd=folder, stderr=log, start_new_session=True)
+        try:
+            wait_until(lambda: "listening" in (folder / "log").read_text())
+            # A start takes some ten milliseconds from here.
+            end = time.monotonic() + dice.uniform(0, 0.04)
+            while time.monotonic() < end:
+                pass
+            began += len(session_members(process.pid)) > 1
+            process.send_signal(signal.SIGTERM if number % 2 else signal.SIGINT)
+            code = process.wait(30)
+            said = (folder / "log").read_text()
+            # Between the bind and the first fork it is not yet heeded, and does what it does to any program.
+            assert code == 0 or "stopping" not in said, said
+            assert "killed" not in said
+            assert code == 0 or code in (-signal.SIGTERM, 130), (code, said)
+            assert "Traceback" not in said
+            assert not session_members(process.pid)
+        finally:
+            kill_session(process.pid)
+            process.wait()
+    assert began, "no round came late enough to mean anything"
+
+
+@pytest.mark.parametrize("numbers", [(signal.SIGTERM,), (signal.SIGINT,), (signal.SIGTERM, signal.SIGINT)])
+def test_a_storm_of_stops(folder: Path, numbers: tuple[int, ...]) -> None:
+    """An impatient person at the keyboard: signals go on to come until the process is gone."""
+    for _ in range(3):
+        with run_server("app:stay", "-w", "2", bind=["127.0.0.1:0", f"unix:{folder}/socket"], cwd=folder) as server:
+            sent = 0
+            while server._process.poll() is None:
+                server.signal(numbers[sent % len(numbers)])
+                sent += 1
+                time.sleep(0.001)
+            assert server.wait() == 0
+            assert not (folder / "socket").exists()
+            assert "Traceback" not in server.stderr()
+            assert not [pid for pid in session_members(server.pid) if pid != server.pid]
+
+
+def test_workers_that_are_told_to_end_are_replaced(folder: Path) -> None:
+    """30 times SIGTERM to a worker, at a random moment of its life: none survives it, none is forgotten."""
+    dice = random.Random(3)
+    with run_server("app:handle", "-w", "4", cwd=folder) as server:
+        told = set()
+        for _ in range(30):
+            workers = server.worker_pids()
+            if workers:
+                victim = dice.choice(workers)
+                told.add(victim)
+                os.kill(victim, signal.SIGTERM)
+            time.sleep(dice.uniform(0, 0.02))
+        wait_until(lambda: not told & set(server.worker_pids()), what="the end of all that were told")
+        found = re.findall(r"worker \d \(pid (\d+)\) died: (.*?), restarting", server.stderr())
+        wait_until(lambda: len(re.findall(r"pid \d+\) died", server.stderr())) == len(told), what="news of each, once")
+        assert {cause for _, cause in found} <= {"exit status 0", "signal 15 (SIGTERM)"}
+        assert server.stop() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGPIPE, signal.SIGCHLD])
+def test_what_a_worker_does_not_heed(folder: Path, number: int) -> None:
+    """SIGINT comes from a terminal to the whole process group, and is the supervisor's to answer."""
+    with run_server("app:handle", "-w", "2", cwd=folder) as server:
+        before = server.worker_pids()
+        for pid in before:
+            os.kill(pid, number)
+        server.signal(signal.SIGCHLD)
+        # Answered after what was sent before: the stop is the proof.
+        assert server.stop() == 0
+        assert "died" not in server.stderr()
+        assert server.stderr().count("drained: every connection ended by itself") == 2
+
+
+def test_children_of_others_are_left_alone(folder: Path) -> None:
+    """A program that becomes the server (exec) may have children already: their end says nothing about workers, and
+    costs no processor time."""
+    shell = ("sh", "-c", '(exit 3) & (sleep 0.1; exit 4) & exec "$@"', "sh")
+    with run_server("app:handle", "-w", "2", cwd=folder, prefix=shell) as server:
+        stat = Path(f"/proc/{server.pid}/stat")
+
+        def zombies() -> int:
+            text = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text()
+            states = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] for pid in text.split()]
+            return states.count("Z")
+
+        def spent() -> int:
+            fields = stat.read_text().rpartition(")")[2].split()
+            return int(fields[11]) + int(fields[12])
+
+        wait_until(lambda: zombies() == 2, what="the strangers' end")
+        before = spent()
+        time.sleep(0.5)
+        assert spent() - before < 20, "it does not spin"
+        assert "died" not in server.stderr()
+        assert len(server.worker_pids()) == 2
+        assert server.stop() == 0

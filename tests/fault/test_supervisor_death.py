@@ -1,0 +1,167 @@
+"""The supervisor is killed, whenever and whatever its workers are doing: none outlives it, the addresses are free."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from support import kill_session, session_members, wait_until
+
+from prefork.testing import run_server
+
+#: A worker is gone within milliseconds; a busy machine may need a while to show it.
+DEADLINE = 10.0
+
+SERVICE = """
+import asyncio, ctypes, os, signal, subprocess, time
+
+async def handle(stream):
+    async for line in stream:
+        match line.strip():
+            case b"spin":
+                while True:
+                    pass
+            case b"sleep":
+                time.sleep(3600)
+            case b"sleep in C":
+                ctypes.PyDLL(None).sleep(3600)
+            case b"suspend":
+                os.kill(os.getpid(), signal.SIGSTOP)
+            case b"block signals":
+                signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+                time.sleep(3600)
+            case b"program":
+                child = subprocess.Popen(["sleep", "3600"])
+                stream.write(b"%d\\n" % child.pid)
+            case _:
+                stream.write(line)
+
+async def stay(stream):
+    await asyncio.sleep(3600)
+"""
+
+#: What setuid does to a process, by other means: the kernel's signal at the parent's death is off.
+UNTIED = "import ctypes\nassert ctypes.CDLL(None).prctl(1, 0, 0, 0, 0) == 0\n" + SERVICE
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "service.py").write_text(SERVICE)
+    (tmp_path / "untied.py").write_text(UNTIED)
+    return tmp_path
+
+
+def connect(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), timeout=10)
+
+
+def assert_port_is_free(port: int) -> None:
+    """At the first try; SO_REUSEADDR, as any server, because of connections that have ended."""
+    socket.create_server(("127.0.0.1", port)).close()
+
+
+def bury(leader: int) -> None:
+    wait_until(lambda: not session_members(leader), DEADLINE, f"the end of {session_members(leader)}")
+
+
+@contextmanager
+def starting(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-m", "prefork", "serve", "service:handle", "-w", "3", "--bind", f"127.0.0.1:{port}"]
+    with subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL, start_new_session=True) as process:
+        try:
+            yield process
+        finally:
+            kill_session(process.pid)
+
+
+def test_at_random_moments_of_its_start(folder: Path) -> None:
+    """20 rounds: before, while and after it binds and forks."""
+    with run_server("service:handle", "-w", "1", cwd=folder) as server:
+        port = server.port
+        assert server.stop() == 0
+    dice = random.Random(1)
+    # How long a start takes here, to aim within.
+    begun = time.monotonic()
+    with starting(folder, port) as process:
+        wait_until(lambda: len(session_members(process.pid)) == 4)
+        length = time.monotonic() - begun
+    forked = 0
+    for _ in range(20):
+        with starting(folder, port) as process:
+            time.sleep(length * dice.uniform(0.7, 1.3))
+            process.kill()
+            forked += len(session_members(process.pid)) > 1
+            bury(process.pid)
+            assert_port_is_free(port)
+    assert forked, "no round came late enough to mean anything"
+
+
+@pytest.mark.parametrize("module", ["service", "untied"])
+def test_while_its_workers_serve(folder: Path, module: str) -> None:
+    """With the kernel's signal, and with the pipe alone."""
+    with run_server(f"{module}:handle", "-w", "3", cwd=folder) as server:
+        clients = [connect(server.port) for _ in range(30)]
+        for sock in clients:
+            sock.sendall(b"hello\n")
+            assert sock.recv(100) == b"hello\n"
+        server.signal(signal.SIGKILL)
+        bury(server.pid)
+        assert_port_is_free(server.port)
+        for sock in clients:
+            sock.close()
+
+
+@pytest.mark.parametrize("how", ["spin", "sleep", "sleep in C", "suspend", "block signals"])
+def test_while_a_worker_hangs(folder: Path, how: str) -> None:
+    with run_server("service:handle", "-w", "1", cwd=folder) as server, connect(server.port) as sock:
+        sock.sendall(how.encode() + b"\n")
+        # The queue is not looked at any more.
+        with connect(server.port) as unserved:
+            unserved.sendall(b"anybody?\n")
+            unserved.settimeout(0.3)
+            with pytest.raises(TimeoutError):
+                unserved.recv(100)
+        server.signal(signal.SIGKILL)
+        bury(server.pid)
+        assert_port_is_free(server.port)
+
+
+def test_while_it_waits_for_connections_to_end(folder: Path) -> None:
+    with run_server("service:stay", "-w", "2", cwd=folder) as server, connect(server.port):
+        server.signal(signal.SIGTERM)
+        wait_until(lambda: "stopping" in server.stderr())
+        server.signal(signal.SIGKILL)
+        bury(server.pid)
+        assert_port_is_free(server.port)
+
+
+def test_a_program_that_a_handler_has_started_does_not_hold_the_address(folder: Path) -> None:
+    with run_server("service:handle", "-w", "1", cwd=folder) as server, connect(server.port) as sock:
+        sock.sendall(b"program\n")
+        program = int(sock.recv(100))
+        server.signal(signal.SIGKILL)
+        wait_until(lambda: session_members(server.pid) == [program], DEADLINE)
+        assert_port_is_free(server.port)
+        os.kill(program, signal.SIGKILL)
+
+
+def test_the_file_of_its_unix_socket_does_not_stop_a_successor(folder: Path) -> None:
+    path = folder / "socket"
+    for _ in range(2):
+        with run_server("service:handle", "-w", "1", bind=[f"unix:{path}"], cwd=folder) as server:
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.connect(str(path))
+                sock.sendall(b"hello\n")
+                assert sock.recv(100) == b"hello\n"
+            server.signal(signal.SIGKILL)
+            bury(server.pid)
+            assert path.exists()

@@ -1,0 +1,229 @@
+"""One worker: what it holds and does not hold, and that it ends in time whatever the service has left running."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+from support import need, need_root, run_script, wait_until
+
+from prefork.testing import Server, run_server
+
+SERVICE = """
+import asyncio, os, threading, time
+
+async def handle(stream):
+    async for line in stream:
+        stream.write(line)
+
+class Service:
+    async def start(self): ...
+    async def handle(self, stream): ...
+    async def stop(self): ...
+
+class Thread(Service):
+    async def start(self):
+        threading.Thread(target=time.sleep, args=(3600,)).start()
+
+class Executor(Service):
+    async def start(self):
+        asyncio.get_running_loop().run_in_executor(None, time.sleep, 3600)
+
+class StubbornTask(Service):
+    async def start(self):
+        self.task = asyncio.create_task(self.stay())
+    async def stay(self):
+        while True:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                pass
+
+class StubbornStop(StubbornTask):
+    async def start(self): ...
+    async def stop(self):
+        await self.stay()
+
+class StubbornGenerator(Service):
+    async def start(self):
+        self.generator = self.numbers()
+        await anext(self.generator)
+    async def numbers(self):
+        try:
+            yield 1
+        finally:
+            await asyncio.sleep(3600)
+
+class BlockingStop(Service):
+    async def stop(self):
+        time.sleep(3600)
+
+class BrokenStop(Service):
+    async def stop(self):
+        raise RuntimeError("the pool is closed already")
+
+class Callback(Service):
+    async def start(self):
+        asyncio.get_running_loop().call_later(0.1, self.leave)
+    def leave(self):
+        if not os.path.exists("left"):
+            open("left", "w").close()
+            raise SystemExit(6)
+
+thread, executor, task, stop = Thread(), Executor(), StubbornTask(), StubbornStop()
+generator, blocking, broken, callback = StubbornGenerator(), BlockingStop(), BrokenStop(), Callback()
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "app.py").write_text(SERVICE)
+    return tmp_path
+
+
+def held(pid: int) -> dict[int, tuple[str, bool]]:
+    """The descriptors of a process from 3 up: what each is, and whether it can be written to."""
+    found = {}
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        if int(entry.name) > 2:
+            try:
+                found[int(entry.name)] = (os.readlink(entry), bool(entry.lstat().st_mode & stat.S_IWUSR))
+            except FileNotFoundError:
+                continue
+    return found
+
+
+def things(pid: int, kind: str) -> set[tuple[str, bool]]:
+    return {thing for thing in held(pid).values() if thing[0].startswith(kind)}
+
+
+def test_its_descriptors_are_its_own_and_what_all_share(folder: Path) -> None:
+    """A worker that held a sibling's pipe or pidfd would keep its end of file from ever coming. The first, the second
+    and the last worker that are forked, and one that came later."""
+    bind = ["127.0.0.1:0", f"unix:{folder / 'socket'}"]
+    with run_server("app:handle", "-w", "3", bind=bind, cwd=folder) as server:
+        victim = server.worker_pids()[1]
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: len(server.worker_pids()) == 3 and victim not in server.worker_pids())
+        wait_until(lambda: all(len(things(pid, "anon_inode:")) for pid in server.worker_pids()))
+        supervisor = held(server.pid)
+        log = os.stat(server._log.name).st_ino
+        listeners = {name for name, _ in supervisor.values() if name.startswith("socket:")}
+        assert len(listeners) == 2
+        pipes = {pid: things(pid, "pipe:") for pid in server.worker_pids()}
+        common = set.intersection(*pipes.values())
+        # The lifeline: everybody reads, the supervisor alone writes.
+        assert [writable for _, writable in common] == [False]
+        (lifeline, _) = next(iter(common))
+        assert (lifeline, True) in supervisor.values()
+        for pid, mine in pipes.items():
+            # The status pipe: this worker alone writes, the supervisor alone reads.
+            ((status, writable),) = mine - common
+            assert writable
+            assert [name for name, _ in supervisor.values()].count(status) == 1
+            assert (status, False) in supervisor.values()
+            assert not any(name == status for other in pipes if other != pid for name, _ in pipes[other])
+        for pid in server.worker_pids():
+            sockets = {name for name, _ in things(pid, "socket:")}
+            # The listeners, and the pair by which a loop wakes itself.
+            assert listeners < sockets
+            assert len(sockets - listeners) == 2
+            assert {name for name, _ in things(pid, "anon_inode:")} <= {
+                "anon_inode:[eventpoll]",
+                "anon_inode:[eventfd]",
+            }
+            rest = {
+                name
+                for name, _ in held(pid).values()
+                if not name.startswith(("pipe:", "socket:", "anon_inode:")) and Path(name).stat().st_ino != log
+            }
+            assert not rest
+        assert server.stop() == 0
+
+
+def test_its_title_says_what_it_is(folder: Path) -> None:
+    with run_server("app:handle", "-w", "2", cwd=folder) as server:
+
+        def title(pid: int) -> str:
+            return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0 ").decode()
+
+        assert title(server.pid).startswith("prefork: supervisor")
+        assert {title(pid) for pid in server.worker_pids()} == {"prefork: worker 0", "prefork: worker 1"}
+
+
+def connections_refused(server: Server) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", server.port), timeout=10).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("name", ["thread", "executor", "task", "stop", "generator", "broken"])
+def test_a_stop_ends_whatever_the_service_has_left_running(folder: Path, name: str) -> None:
+    with run_server(f"app:{name}", "-w", "2", "--drain-timeout", "1", cwd=folder) as server:
+        assert server.stop() == 0
+        said = server.stderr()
+        assert "Traceback" not in said or name == "broken"
+        assert "killed" not in said, "they ended by themselves"
+        if name == "stop":
+            assert "stop() failed: TimeoutError: it has not returned after 3 s" in said
+        if name == "broken":
+            assert said.count("stop() failed: RuntimeError: the pool is closed already") == 2
+        if name == "task":
+            assert said.count("1 task ignores its cancellation, left behind: StubbornTask.stay") == 2
+
+
+def test_a_worker_that_ends_unasked_ends_also_when_the_service_blocks_its_end(folder: Path) -> None:
+    """Its listener broke, and nobody waits for it: the kernel ends it."""
+    need("strace")
+    need_root()
+    with run_server("app:blocking", "-w", "1", cwd=folder) as server:
+        (victim,) = server.worker_pids()
+        tracer = subprocess.Popen(
+            ["strace", "-qq", "-p", str(victim), "-o", "/dev/null", "-e", "inject=accept4:error=EINVAL"],
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            wait_until(lambda: "TracerPid:\t0" not in Path(f"/proc/{victim}/status").read_text())
+            assert not connections_refused(server)
+            wait_until(lambda: "signal 14 (SIGALRM), restarting" in server.stderr(), 20, "the end")
+        finally:
+            tracer.terminate()
+            tracer.wait()
+        wait_until(lambda: server.worker_pids() not in ([], [victim]))
+
+
+def test_a_service_that_exits_outside_of_a_handler_ends_its_worker_alone(folder: Path) -> None:
+    with run_server("app:callback", "-w", "2", cwd=folder) as server:
+        wait_until(lambda: "died: exit status 6, restarting" in server.stderr())
+        wait_until(lambda: len(server.worker_pids()) == 2)
+        assert "Traceback" not in server.stderr()
+        assert server.stop() == 0
+
+
+def test_it_does_not_run_on_in_a_program_that_catches_everything(folder: Path) -> None:
+    """Whoever gets past `serve` prints it."""
+    result = run_script(
+        """
+import os, sys, prefork
+sys.path.insert(0, os.getcwd())
+import app
+reader, writer = os.pipe()
+if os.fork() == 0:
+    os.read(reader, 10)
+    os.kill(os.getppid(), 15)
+    os._exit(0)
+try:
+    prefork.serve(app.handle, bind="127.0.0.1:0", workers=2, ready_fd=writer)
+except BaseException as exc:
+    print("came back", type(exc).__name__, exc)
+""",
+        cwd=folder,
+    )
+    assert result.stdout == "came back SystemExit 0\n", result
