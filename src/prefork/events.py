@@ -222,7 +222,7 @@ class Ready(Event):
 
 @dataclass(frozen=True, slots=True)
 class WorkerExited(Event):
-    """A worker ended without having been asked; `delay` seconds later another takes its slot, None: it does not."""
+    """A worker ended otherwise than it was asked to; in `delay` seconds another takes its slot, None: none does."""
 
     level: ClassVar[int] = logging.WARNING
     worker: int

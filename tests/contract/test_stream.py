@@ -203,8 +203,7 @@ def test_a_cancelled_read_loses_no_byte(world: World) -> None:
                 for at in range(0, len(expected), 5):
                     writer.write(expected[at : at + 5])
                     await writer.drain()
-                    if at % 35 == 0:
-                        await asyncio.sleep(0)
+                    await asyncio.sleep(0)
 
             feeding = asyncio.ensure_future(feed())
             reads = (lambda: stream.readexactly(14), stream.readline, lambda: stream.readuntil(b"0\n"))
@@ -223,7 +222,7 @@ def test_a_cancelled_read_loses_no_byte(world: World) -> None:
             writer.close()
             received += await stream.read()
             assert bytes(received) == expected
-            assert cancelled > 10
+            assert cancelled > 0
 
     world.run(main)
 

@@ -175,7 +175,9 @@ def test_a_service_that_does_not_start_is_one_line_and_exit_status_3(body: str, 
 def test_a_file_is_served_with_its_neighbours_importable(target: str, tmp_path: Path) -> None:
     """Whatever it is called: a file with the name of a module of Python's does not take its place."""
     (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "neighbour.py").write_text(ECHO)
+    (tmp_path / "sub" / "neighbour.py").write_text(
+        ECHO.replace("    async", "    import signal\n    signal.SIGTERM\n    async")
+    )
     for name in ("app", "signal"):
         text = (
             "import dataclasses, pickle\n"

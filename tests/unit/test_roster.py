@@ -93,6 +93,8 @@ class Machine:
         while (due := self.roster.next_due()) is not None and due <= end and self.finish is None:
             self.now = max(self.now, due)
             self.tell(TimePassed())
+            due = self.roster.next_due()
+            assert due is None or due > self.now, "it would spin"
         self.now = end
 
 
@@ -228,6 +230,22 @@ def test_a_refused_fork_is_told_once_and_tried_until_it_works() -> None:
     machine.refuse_forks = False
     machine.sleep(1)
     assert list(machine.alive.values()) == [0]
+
+
+def test_a_worker_that_crashes_while_it_drains_is_told() -> None:
+    machine = Machine(3)
+    machine.tell(Started())
+    machine.tell(WorkerReady(0))
+    machine.tell(WorkerReady(1))
+    machine.tell(StopAsked("SIGTERM"))
+    machine.tell(WorkerDied(0, "exit status 0", clean=True))
+    machine.tell(WorkerDied(1, "signal 11 (SIGSEGV)"))
+    machine.tell(WorkerDied(1, "signal 11 (SIGSEGV)"))
+    machine.alive.clear()
+    machine.tell(WorkerDied(2, "signal 15 (SIGTERM)"))
+    died = [note for note in machine.notes if "died" in note]
+    assert died == ["worker 1 (pid 5001) died: signal 11 (SIGSEGV)"]
+    assert machine.finish == Finish(ExitCode.OK)
 
 
 def test_a_second_stop_is_at_once() -> None:

@@ -67,10 +67,11 @@ class WorkerUnable:
 
 @dataclass(frozen=True, slots=True)
 class WorkerDied:
-    """A worker's process has ended and has been reaped."""
+    """A worker's process has ended and has been reaped; `clean`: with exit status 0."""
 
     worker: int
     cause: str
+    clean: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,8 +296,12 @@ class Roster:
 
     def _died(self, fact: WorkerDied, now: float) -> list[Command]:
         worker = self.workers.pop(fact.worker, None)
-        if worker is None or self.phase is Phase.STOPPING:
+        if worker is None:
             return []
+        if self.phase is Phase.STOPPING:
+            # One that was still starting has no handler for SIGTERM yet, and nothing to drain.
+            crashed = worker.state is State.DRAINING and worker.ready_since is not None and not fact.clean
+            return [Note(WorkerExited(worker.slot, worker.pid, fact.cause, None))] if crashed else []
         slot = self.slots[worker.slot]
         served = None if worker.ready_since is None else now - worker.ready_since
         slot.history = after_death(slot.history, served, self._dice(), self._policy)

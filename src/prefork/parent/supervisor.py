@@ -170,7 +170,7 @@ class Supervisor:
         self._listen(process)
         if death is not None:
             self._forget(process)
-            self._apply(WorkerDied(process.number, death.describe()))
+            self._apply(WorkerDied(process.number, death.describe(), death.clean))
 
     def _listen(self, process: _Process) -> None:
         """Once, and at most what fits in a pipe: a worker that talks without end must not hold up the rest."""

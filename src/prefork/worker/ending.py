@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import contextlib
 import logging
-import os
 import signal
 import threading
 import time
@@ -71,9 +69,7 @@ def leave(code: int) -> NoReturn:
         atexit._run_exitfuncs()
         logging.shutdown()
     finally:
-        with contextlib.suppress(BaseException):
-            System().exit(code)
-        os._exit(code)
+        System().exit(code)
 
 
 def _join_threads(deadline: float) -> None:
