@@ -34,11 +34,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_stop_at_a_random_moment_of_the_start(folder: Path) -> None:
-    """20 rounds. Whether workers exist, are being forked, import, or have just begun to accept: they drain and end."""
+    """15 rounds. Whether workers exist, are being forked, import, or have just begun to accept: they drain and end."""
     command = [sys.executable, "-m", "prefork", "serve", "app:handle", "-w", "4", "--bind", "127.0.0.1:0"]
     dice = random.Random(2)
     began = 0
-    for number in range(20):
+    for number in range(15):
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(command, cwd=folder, stderr=log, start_new_session=True)
         try:
@@ -66,7 +66,7 @@ def test_a_stop_at_a_random_moment_of_the_start(folder: Path) -> None:
 @pytest.mark.parametrize("numbers", [(signal.SIGTERM,), (signal.SIGINT,), (signal.SIGTERM, signal.SIGINT)])
 def test_a_storm_of_stops(folder: Path, numbers: tuple[int, ...]) -> None:
     """An impatient person at the keyboard: signals go on to come until the process is gone."""
-    for _ in range(3):
+    for _ in range(2):
         with run_server("app:stay", "-w", "2", bind=["127.0.0.1:0", f"unix:{folder}/socket"], cwd=folder) as server:
             sent = 0
             while server._process.poll() is None:

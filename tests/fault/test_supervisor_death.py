@@ -84,7 +84,7 @@ def starting(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_at_random_moments_of_its_start(folder: Path) -> None:
-    """20 rounds: before, while and after it binds and forks."""
+    """15 rounds: before, while and after it binds and forks."""
     with run_server("service:handle", "-w", "1", cwd=folder) as server:
         port = server.port
         assert server.stop() == 0
@@ -95,7 +95,7 @@ def test_at_random_moments_of_its_start(folder: Path) -> None:
         wait_until(lambda: len(session_members(process.pid)) == 4)
         length = time.monotonic() - begun
     forked = 0
-    for _ in range(20):
+    for _ in range(15):
         with starting(folder, port) as process:
             time.sleep(length * dice.uniform(0.7, 1.3))
             process.kill()

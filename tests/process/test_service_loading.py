@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import run_script
 
 from prefork.testing import Server, run_server
 
@@ -95,26 +97,39 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("target", CASES)
-def test_a_service_that_cannot_be_loaded_is_one_line_and_exit_status_3(target: str, folder: Path) -> None:
-    done = serve(target, folder)
+NONE = ["echo", ":handle", "echo:", "", "a..b:handle", ".echo:handle", "my module:handle"]
+
+
+def test_what_is_wrong_is_said_in_one_line(folder: Path) -> None:
+    """Each target, as a worker loads it."""
+    script = """
+        import json, sys
+        from prefork.errors import ServiceError
+        from prefork.worker.service import load
+        said = {}
+        for target in json.loads(sys.argv[1]):
+            try:
+                load(target)
+            except ServiceError as exc:
+                said[target] = str(exc)
+        print(json.dumps(said))
+        """
+    done = run_script(script, json.dumps([*CASES, *NONE]), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    form = "expected module:attribute or path/to/file.py:attribute, as in echo:handle"
+    assert said == {
+        **{target: message.format(folder=folder) for target, message in CASES.items()},
+        **{target: f"service {target}: {form}" for target in NONE},
+    }
+
+
+@pytest.mark.parametrize("command", ["serve", "check"])
+@pytest.mark.parametrize("target", ["echo:handel", "raises:handle", "exits:handle"])
+def test_a_service_that_cannot_be_loaded_is_one_line_and_exit_status_3(target: str, command: str, folder: Path) -> None:
+    done = serve(target, folder, command=command)
     assert complaint(done) == "prefork: " + CASES[target].format(folder=folder)
     assert done.returncode == 3
-
-
-@pytest.mark.parametrize("target", ["echo:handel", "raises:handle", "exits:handle", "nosuch.py:handle"])
-def test_check_says_the_same_and_binds_nothing(target: str, folder: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        done = serve(target, folder, "--bind", f"127.0.0.1:{taken.getsockname()[1]}", command="check")
-    assert complaint(done) == "prefork: " + CASES[target].format(folder=folder)
-    assert done.returncode == 3
-
-
-@pytest.mark.parametrize("target", ["echo", ":handle", "echo:", "", "a..b:handle", ".echo:handle", "my module:handle"])
-def test_a_target_that_is_none_says_what_one_looks_like(target: str, folder: Path) -> None:
-    done = serve(target, folder)
-    assert done.returncode in (2, 3)
-    assert "module:attribute or path/to/file.py:attribute" in complaint(done)
 
 
 @pytest.mark.parametrize("target", ["number:handle", "threes:handle"])
@@ -175,9 +190,8 @@ def test_a_service_that_does_not_start_is_one_line_and_exit_status_3(body: str, 
 def test_a_file_is_served_with_its_neighbours_importable(target: str, tmp_path: Path) -> None:
     """Whatever it is called: a file with the name of a module of Python's does not take its place."""
     (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "neighbour.py").write_text(
-        ECHO.replace("    async", "    import signal\n    signal.SIGTERM\n    async")
-    )
+    uses_signal = ECHO.replace("    async", "    import signal\n    signal.SIGTERM\n    async")
+    (tmp_path / "sub" / "neighbour.py").write_text(uses_signal)
     for name in ("app", "signal"):
         text = (
             "import dataclasses, pickle\n"

@@ -7,6 +7,7 @@ import signal
 import socket
 import stat
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,16 @@ from support import need, need_root, run_script, wait_until
 from prefork.testing import Server, run_server
 
 SERVICE = """
-import asyncio, os, threading, time
+import asyncio, fcntl, os, threading, time
 
 async def handle(stream):
     async for line in stream:
+        if line == b"hang up\\n":
+            for fd in map(int, os.listdir("/proc/self/fd")):
+                if fd > 2 and os.path.exists(f"/proc/self/fd/{fd}"):
+                    kind, flags = os.readlink(f"/proc/self/fd/{fd}"), fcntl.fcntl(fd, fcntl.F_GETFL)
+                    if kind.startswith("pipe:") and flags & os.O_ACCMODE == os.O_WRONLY:
+                        os.close(fd)
         stream.write(line)
 
 class Service:
@@ -154,6 +161,25 @@ def test_its_title_says_what_it_is(folder: Path) -> None:
 
         assert title(server.pid).startswith("prefork: supervisor")
         assert {title(pid) for pid in server.worker_pids()} == {"prefork: worker 0", "prefork: worker 1"}
+
+
+def test_a_worker_that_closes_its_end_of_the_status_pipe_costs_no_processor_time(folder: Path) -> None:
+    with run_server("app:handle", "-w", "1", cwd=folder) as server:
+        (worker,) = server.worker_pids()
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
+            sock.sendall(b"hang up\n")
+            assert sock.recv(100) == b"hang up\n"
+        assert not [name for name, writable in things(worker, "pipe:") if writable]
+
+        def spent() -> int:
+            fields = Path(f"/proc/{server.pid}/stat").read_text().rpartition(")")[2].split()
+            return int(fields[11]) + int(fields[12])
+
+        before = spent()
+        time.sleep(0.5)
+        assert spent() - before < 20
+        assert server.worker_pids() == [worker]
+        assert server.stop() == 0
 
 
 def connections_refused(server: Server) -> bool:
