@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import importlib.util
 import os
 import signal
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .config import TLS, Address, Limits, Settings, TCPAddress, UnixAddress, parse_address
-from .core.roster import Finish
+from .core.facts import Finish
 from .errors import BindError, ConfigError, ExitCode, PreforkError
 from .events import BacklogCapped, Emit, Listening, Stopped
 from .net.handlers import classify
@@ -91,7 +92,8 @@ def run(settings: Settings, target: object) -> ExitCode:
             emit(Listening(describe(sock), _kind(sock, context)))
         _check_backlog(settings, emit)
         announcer = _Announcer(settings.ready_fd)
-        with Supervisor(count, settings.drain_timeout, emit, announcer.announce) as supervisor:
+        renew = functools.partial(_renew, settings, context)
+        with Supervisor(count, settings.drain_timeout, emit, announcer.announce, renew) as supervisor:
             outcome = supervisor.run()
             if isinstance(outcome, Seat):
                 _work(outcome, announcer, settings, target, listeners, context)
@@ -103,6 +105,14 @@ def run(settings: Settings, target: object) -> ExitCode:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     return outcome.code
+
+
+def _renew(settings: Settings, context: ssl.SSLContext | None) -> None:
+    """Before a reload: the certificates that the successors inherit. Raises ConfigError."""
+    if context is not None:
+        from .system.contexts import renew_context
+
+        renew_context(context, settings.tls)
 
 
 def _work(

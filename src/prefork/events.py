@@ -355,3 +355,59 @@ class WorkerFailed(Event):
 
     def __str__(self) -> str:
         return f"{self.what}: {self.error}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reloading(Event):
+    """A reload begins: workers are replaced one slot at a time."""
+
+    by: str
+    generation: int
+
+    def __str__(self) -> str:
+        return f"reloading ({self.by}): generation {self.generation}, one worker at a time"
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded(Event):
+    """Every worker is of the new generation; those before them are draining or gone."""
+
+    generation: int
+
+    def __str__(self) -> str:
+        return f"reloaded: every worker is of generation {self.generation}"
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadFailed(Event):
+    """A successor did not become ready; what runs is kept, and the reload is off."""
+
+    level: ClassVar[int] = logging.ERROR
+    worker: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"reload failed, what runs is kept: the successor of worker {self.worker} did not boot: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadIgnored(Event):
+    """A reload was asked for when there can be none."""
+
+    level: ClassVar[int] = logging.WARNING
+    by: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"not reloading ({self.by}): {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Scaled(Event):
+    """The number of workers was changed."""
+
+    by: str
+    workers: int
+
+    def __str__(self) -> str:
+        return f"scaled ({self.by}): {self.workers} worker{'' if self.workers == 1 else 's'}"

@@ -7,7 +7,7 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefork.core.roster import (
+from prefork.core.facts import (
     AnnounceReady,
     Command,
     Drain,
@@ -15,8 +15,8 @@ from prefork.core.roster import (
     Finish,
     Kill,
     Note,
-    Phase,
-    Roster,
+    ReloadAsked,
+    ScaleAsked,
     Spawn,
     Spawned,
     SpawnFailed,
@@ -27,6 +27,7 @@ from prefork.core.roster import (
     WorkerReady,
     WorkerUnable,
 )
+from prefork.core.roster import Phase, Roster, State
 from prefork.errors import ExitCode
 
 
@@ -55,7 +56,7 @@ class Machine:
         assert self.finish is None, "a command after the end"
         match command:
             case Spawn():
-                assert command.slot not in self.alive.values(), "two workers in a slot"
+                assert self.serving(command.slot) <= 1, "no more than a worker and its successor"
                 if self.refuse_forks:
                     self.tell(SpawnFailed(command.worker, "no room"))
                     return
@@ -78,9 +79,30 @@ class Machine:
                 assert not self.alive, "somebody is left"
                 self.finish = command
 
+    def serving(self, slot: int) -> int:
+        """Workers of a slot that nobody has asked to end."""
+        return sum(at == slot and w not in self.drained and w not in self.killed for w, at in self.alive.items())
+
     def die(self, worker: int, cause: str = "exit status 1") -> None:
         del self.alive[worker]
         self.tell(WorkerDied(worker, cause))
+
+    def check(self) -> None:
+        """What holds at any moment."""
+        if self.roster.phase not in (Phase.BOOTING, Phase.SERVING):
+            return
+        target = len(self.roster.slots)
+        asked = set(self.drained) | set(self.killed)
+        assert len(set(self.alive) - asked) <= target + 1, "at most one more than wanted"
+        dying = [worker for worker in self.killed if worker in self.alive]
+        for slot in self.roster.slots:
+            # One that was killed has a successor when it has been reaped.
+            provided = self.serving(slot.number) or slot.number in [self.alive[worker] for worker in dying]
+            assert provided or slot.due is not None, "a slot forgotten"
+        for worker, slot_number in self.alive.items():
+            assert worker in asked or slot_number < target, "a worker that nobody wants"
+        if self.roster.reload is not None:
+            assert self.roster.reload.successor in self.alive, "a reload that waits for nobody"
 
     def boot(self) -> None:
         self.tell(Started())
@@ -100,7 +122,10 @@ class Machine:
 
 actions = st.lists(
     st.tuples(
-        st.sampled_from(["ready", "die", "unable", "sleep", "sleep long", "refuse forks", "allow forks", "stale"]),
+        st.sampled_from(
+            ["ready", "ready", "ready", "die", "unable", "sleep", "sleep long", "refuse forks", "allow forks", "stale"]
+            + ["reload", "more", "fewer"]
+        ),
         st.integers(0, 10),
     ),
     max_size=60,
@@ -128,11 +153,11 @@ def test_any_history(slots: int, history: list[tuple[str, int]], ending: str, se
             machine.sleep(which * (10 if what == "sleep long" else 0.1))
         elif what.endswith("forks"):
             machine.refuse_forks = what == "refuse forks"
-        assert len(machine.alive) <= slots
-        if machine.roster.phase in (Phase.BOOTING, Phase.SERVING) and not machine.refuse_forks:
-            # Each slot has a worker, or a time at which it gets one.
-            for slot in machine.roster.slots:
-                assert slot.number in machine.alive.values() or slot.due is not None
+        elif what == "reload":
+            machine.tell(ReloadAsked("SIGHUP"))
+        elif what in ("more", "fewer"):
+            machine.tell(ScaleAsked("SIGTTIN", 1 if what == "more" else -1))
+        machine.check()
     if machine.roster.phase in (Phase.STOPPING, Phase.FINISHED):
         assert set(machine.killed) >= set(machine.alive)
         for worker in list(machine.alive):
@@ -259,3 +284,114 @@ def test_a_second_stop_is_at_once() -> None:
     machine.tell(StopAsked("SIGINT"))
     machine.die(1, "signal 9 (SIGKILL)")
     assert machine.finish == Finish(ExitCode.OK)
+
+
+# --- reload and scale -------------------------------------------------------------------------------------------------
+
+
+def newest(machine: Machine) -> int:
+    return max(machine.alive)
+
+
+def test_a_reload_replaces_one_slot_at_a_time_each_successor_ready_first() -> None:
+    machine = Machine(3)
+    machine.boot()
+    machine.tell(ReloadAsked("SIGHUP"))
+    for slot in range(3):
+        assert len(machine.alive) == 4
+        assert machine.drained == list(range(slot)), "nobody drains before the successor is ready"
+        assert machine.alive[newest(machine)] == slot
+        machine.tell(WorkerReady(newest(machine)))
+        assert machine.drained == list(range(slot + 1))
+        machine.die(slot, "exit status 0")
+    assert sorted(machine.alive.values()) == [0, 1, 2]
+    assert "reloaded: every worker is of generation 1" in machine.notes
+    assert {worker.generation for worker in machine.roster.workers.values()} == {1}
+    assert not machine.killed
+
+
+def test_what_does_not_boot_never_replaces_what_runs() -> None:
+    machine = Machine(3)
+    machine.boot()
+    machine.tell(ReloadAsked("SIGHUP"))
+    machine.tell(WorkerReady(newest(machine)))
+    bad = newest(machine)
+    machine.tell(WorkerUnable(bad, "service x:y: SyntaxError"))
+    machine.die(bad, "exit status 3")
+    assert machine.drained == [0]
+    assert machine.roster.reload is None
+    assert any("reload failed" in note and "SyntaxError" in note for note in machine.notes)
+    machine.sleep(100)
+    assert sorted(machine.alive) == [0, 1, 2, 3]
+
+
+def test_a_successor_that_is_not_ready_in_time_is_killed_and_the_reload_is_off() -> None:
+    machine = Machine(1)
+    machine.boot()
+    machine.tell(ReloadAsked("SIGHUP"))
+    machine.sleep(61)
+    assert machine.killed == [1]
+    machine.die(1, "signal 9 (SIGKILL)")
+    assert any("not ready after 60 s" in note for note in machine.notes)
+    assert list(machine.alive) == [0]
+
+
+def test_a_predecessor_that_dies_meanwhile_leaves_its_slot_to_the_successor() -> None:
+    machine = Machine(1)
+    machine.boot()
+    machine.tell(ReloadAsked("SIGHUP"))
+    machine.die(0)
+    machine.sleep(100 - 50)
+    assert list(machine.alive) == [1], "no third one"
+    machine.tell(WorkerReady(1))
+    assert machine.drained == []
+    assert machine.roster.reload is None
+
+
+def test_when_both_die_the_slot_is_filled_again() -> None:
+    machine = Machine(1)
+    machine.boot()
+    machine.tell(ReloadAsked("SIGHUP"))
+    machine.die(0)
+    machine.die(1)
+    machine.sleep(1)
+    assert list(machine.alive) == [2]
+
+
+def test_asked_twice_it_reloads_twice_and_not_at_once() -> None:
+    machine = Machine(2)
+    machine.boot()
+    for _ in range(3):
+        machine.tell(ReloadAsked("SIGHUP"))
+    for _ in range(4):
+        machine.tell(WorkerReady(newest(machine)))
+    assert machine.roster.generation == 2
+    assert machine.roster.reload is None
+    assert machine.drained == [0, 1, 2, 3]
+
+
+def test_a_stop_ends_a_reload() -> None:
+    machine = Machine(2)
+    machine.boot()
+    machine.tell(ReloadAsked("SIGHUP"))
+    machine.tell(StopAsked("SIGTERM"))
+    assert sorted(machine.drained) == [0, 1, 2]
+    for worker in list(machine.alive):
+        machine.die(worker, "exit status 0")
+    assert machine.finish == Finish(ExitCode.OK)
+
+
+def test_one_more_and_one_fewer() -> None:
+    machine = Machine(1)
+    machine.boot()
+    machine.tell(ScaleAsked("SIGTTIN", 1))
+    assert sorted(machine.alive.values()) == [0, 1]
+    machine.tell(WorkerReady(1))
+    machine.tell(ScaleAsked("SIGTTOU", -1))
+    assert machine.drained == [1]
+    machine.die(1, "exit status 0")
+    machine.tell(ScaleAsked("SIGTTOU", -1))
+    assert sorted(machine.alive) == [0], "the last one stays"
+    machine.sleep(100)
+    assert sorted(machine.alive) == [0]
+    assert all(worker.state is State.READY for worker in machine.roster.workers.values())

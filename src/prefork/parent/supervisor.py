@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from ..core.messages import Decoder, ReadyMessage
-from ..core.roster import (
+from ..core.facts import (
     AnnounceReady,
     Command,
     Drain,
@@ -26,7 +25,8 @@ from ..core.roster import (
     Finish,
     Kill,
     Note,
-    Roster,
+    ReloadAsked,
+    ScaleAsked,
     Spawn,
     Spawned,
     SpawnFailed,
@@ -37,13 +37,17 @@ from ..core.roster import (
     WorkerReady,
     WorkerUnable,
 )
-from ..events import Emit
+from ..core.messages import Decoder, ReadyMessage
+from ..core.roster import Roster
+from ..errors import PreforkError
+from ..events import Emit, ReloadIgnored
 from ..system.descriptors import Descriptor
 from ..system.orphans import Lifeline
 from ..system.processes import Child, System
 from ..system.signals import SignalQueue
 
-_HEEDED = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGCHLD)
+_STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+_HEEDED = (*_STOP, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCHLD)
 #: The system is short of something that may be there again in a moment.
 _NO_ROOM = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 #: Without pidfds only SIGCHLD tells of a child's end, and it can get lost: look so often at least, in seconds.
@@ -85,11 +89,22 @@ class _InWorker(BaseException):
 class Supervisor:
     """Keeps `workers` workers running until it is told to stop. Main thread only.
 
-    `announce` is called once, when all accept. `run` returns the outcome in the supervisor, a `Seat` in each worker.
+    `announce` is called once, when all accept. `renew` is called before a reload: it brings what workers inherit up to
+    date, or raises PreforkError, and then there is no reload. `run` returns the outcome in the supervisor, a `Seat` in
+    each worker.
     """
 
-    def __init__(self, workers: int, drain_timeout: float, emit: Emit, announce: Callable[[], object]) -> None:
-        self._roster = Roster(workers, drain_timeout, random.random)
+    def __init__(
+        self,
+        workers: int,
+        drain_timeout: float,
+        emit: Emit,
+        announce: Callable[[], object],
+        renew: Callable[[], object] = lambda: None,
+        boot_timeout: float = 60.0,
+    ) -> None:
+        self._roster = Roster(workers, drain_timeout, random.random, boot_timeout=boot_timeout)
+        self._renew = renew
         self._emit = emit
         self._announce = announce
         self._system = System()
@@ -161,8 +176,21 @@ class Supervisor:
         return [*concerned.values(), *(process for process in blind if process.number not in concerned)]
 
     def _signal_came(self, number: int) -> None:
-        if number != signal.SIGCHLD:
-            self._apply(StopAsked(signal.Signals(number).name, at_once=number == signal.SIGQUIT))
+        name = signal.Signals(number).name
+        if number in _STOP:
+            self._apply(StopAsked(name, at_once=number == signal.SIGQUIT))
+        elif number == signal.SIGHUP:
+            self._reload(name)
+        elif number in (signal.SIGTTIN, signal.SIGTTOU):
+            self._apply(ScaleAsked(name, 1 if number == signal.SIGTTIN else -1))
+
+    def _reload(self, by: str) -> None:
+        try:
+            self._renew()
+        except PreforkError as exc:
+            self._emit(ReloadIgnored(by, str(exc)))
+        else:
+            self._apply(ReloadAsked(by))
 
     def _look_after(self, process: _Process) -> None:
         death = process.child.reap()

@@ -1,0 +1,149 @@
+"""The language between supervisor and roster: facts, which are past tense, and commands, which are imperative.
+
+Values alone. What a fact leads to is decided in `roster.py`; how a command is done, in `parent/supervisor.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import ExitCode
+from ..events import Event
+
+# --- facts: what happened ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The supervisor is there, and holds its sockets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spawned:
+    """A worker was forked."""
+
+    worker: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpawnFailed:
+    """It could not be forked."""
+
+    worker: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReady:
+    """A worker says that it accepts."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerUnable:
+    """A worker says why it cannot start; it is about to end."""
+
+    worker: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerDied:
+    """A worker's process has ended and has been reaped; `clean`: with exit status 0."""
+
+    worker: int
+    cause: str
+    clean: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StopAsked:
+    """By a signal, `by` its name; `at_once`: without a drain."""
+
+    by: str
+    at_once: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadAsked:
+    """Every worker is to be replaced by one with today's code and certificates."""
+
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleAsked:
+    """So many workers more, or fewer."""
+
+    by: str
+    more: int
+
+
+@dataclass(frozen=True, slots=True)
+class TimePassed:
+    """Nothing happened, but something may be due."""
+
+
+Fact = (
+    Started
+    | Spawned
+    | SpawnFailed
+    | WorkerReady
+    | WorkerUnable
+    | WorkerDied
+    | StopAsked
+    | ReloadAsked
+    | ScaleAsked
+    | TimePassed
+)
+
+# --- commands: what to do ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """Fork `worker` for `slot`. Answered by Spawned or SpawnFailed before any other fact, as a fork is not awaited."""
+
+    worker: int
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Ask a worker to stop accepting and to end when its connections have ended (SIGTERM). Once for each worker."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """End a worker now (SIGKILL)."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Tell who observes."""
+
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class AnnounceReady:
+    """Every worker accepts, for the first time."""
+
+    workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """No worker is left: end with `code`; `reason` is for the person who started the program."""
+
+    code: ExitCode
+    reason: str = ""
+
+
+Command = Spawn | Drain | Kill | Note | AnnounceReady | Finish
