@@ -93,7 +93,15 @@ def run(settings: Settings, target: object) -> ExitCode:
         _check_backlog(settings, emit)
         announcer = _Announcer(settings.ready_fd)
         renew = functools.partial(_renew, settings, context)
-        with Supervisor(count, settings.drain_timeout, emit, announcer.announce, renew) as supervisor:
+        with Supervisor(
+            count,
+            settings.drain_timeout,
+            emit,
+            announcer.announce,
+            renew,
+            boot_timeout=settings.boot_timeout,
+            hang_timeout=settings.hang_timeout,
+        ) as supervisor:
             outcome = supervisor.run()
             if isinstance(outcome, Seat):
                 _work(outcome, announcer, settings, target, listeners, context)
@@ -133,6 +141,8 @@ def _work(
                 parent=seat.parent,
                 status=seat.status.fileno(),
                 lifeline=seat.lifeline,
+                row=seat.row,
+                dump_signal=seat.dump_signal,
                 sockets=listeners,
                 context=context,
                 settings=settings,

@@ -303,6 +303,8 @@ class Settings:
     backlog: int = 1024
     tls: tuple[TLS, ...] = ()
     drain_timeout: float = 30.0
+    hang_timeout: float = 30.0
+    boot_timeout: float = 60.0
     ready_fd: int | None = None
     loop: str = "asyncio"
     log_format: str = "text"
@@ -316,6 +318,8 @@ class Settings:
         if len(self.tls) > 1:
             _refuse("--tls-cert", os.fspath(self.tls[1].cert), "only one certificate can be given")
         _check_seconds("--drain-timeout", self.drain_timeout, zero=True)
+        _check_seconds("--hang-timeout", self.hang_timeout)
+        _check_seconds("--boot-timeout", self.boot_timeout)
         if self.ready_fd is not None:
             _check_whole("--ready-fd", self.ready_fd, 0, MOST_DESCRIPTOR)
         _check_choice("--loop", self.loop, LOOPS)

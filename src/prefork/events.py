@@ -411,3 +411,29 @@ class Scaled(Event):
 
     def __str__(self) -> str:
         return f"scaled ({self.by}): {self.workers} worker{'' if self.workers == 1 else 's'}"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerHung(Event):
+    """A worker's loop has not turned for longer than --hang-timeout; its stacks follow, and it is killed."""
+
+    level: ClassVar[int] = logging.ERROR
+    worker: int
+    pid: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"worker {self.worker} (pid {self.pid}) hangs: its loop has not turned for {self.seconds:.1f} s"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStacks(Event):
+    """Where the threads of a hung worker were."""
+
+    level: ClassVar[int] = logging.ERROR
+    worker: int
+    pid: int
+    traceback: str
+
+    def __str__(self) -> str:
+        return f"stacks of worker {self.worker} (pid {self.pid}), the innermost call first:"

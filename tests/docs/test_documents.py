@@ -112,6 +112,8 @@ def test_the_table_of_options_has_the_defaults_of_the_code() -> None:
         "handshake-timeout": f"{limits.handshake_timeout:g}",
         "write-timeout": f"{limits.write_timeout:g}",
         "drain-timeout": f"{settings.drain_timeout:g}",
+        "hang-timeout": f"{settings.hang_timeout:g}",
+        "boot-timeout": f"{settings.boot_timeout:g}",
         "ready-fd": None,
         "loop": settings.loop,
         "log-format": settings.log_format,

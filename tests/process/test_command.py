@@ -80,6 +80,8 @@ def test_help_names_every_option_and_its_default(capfd: pytest.CaptureFixture[st
         "--handshake-timeout SECONDS": "5",
         "--write-timeout SECONDS": "60",
         "--drain-timeout SECONDS": "30",
+        "--hang-timeout SECONDS": "30",
+        "--boot-timeout SECONDS": "60",
         "--loop NAME": "asyncio",
         "--log-format NAME": "text",
         "--log-level NAME": "info",

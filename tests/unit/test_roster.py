@@ -11,10 +11,13 @@ from prefork.core.facts import (
     AnnounceReady,
     Command,
     Drain,
+    Dump,
     Fact,
     Finish,
+    HeartbeatsRead,
     Kill,
     Note,
+    ReadHeartbeats,
     ReloadAsked,
     ScaleAsked,
     Spawn,
@@ -47,6 +50,8 @@ class Machine:
         self.notes: list[str] = []
         self.refuse_forks = False
         self.spawned = 0
+        self.hangs_since: dict[int, float] = {}
+        self.dumped: list[int] = []
 
     def tell(self, fact: Fact) -> None:
         for command in self.roster.apply(fact, self.now):
@@ -67,6 +72,11 @@ class Machine:
                 assert command.worker in self.alive
                 assert command.worker not in self.drained, "asked twice"
                 self.drained.append(command.worker)
+            case ReadHeartbeats():
+                now = self.now
+                self.tell(HeartbeatsRead({w: now - self.hangs_since.get(w, now) for w in self.alive}))
+            case Dump():
+                self.dumped.append(command.worker)
             case Kill():
                 assert command.worker in self.alive
                 assert command.worker not in self.killed, "killed twice"
@@ -94,7 +104,7 @@ class Machine:
         target = len(self.roster.slots)
         asked = set(self.drained) | set(self.killed)
         assert len(set(self.alive) - asked) <= target + 1, "at most one more than wanted"
-        dying = [worker for worker in self.killed if worker in self.alive]
+        dying = [worker for worker in (*self.killed, *self.dumped) if worker in self.alive]
         for slot in self.roster.slots:
             # One that was killed has a successor when it has been reaped.
             provided = self.serving(slot.number) or slot.number in [self.alive[worker] for worker in dying]
@@ -124,7 +134,7 @@ actions = st.lists(
     st.tuples(
         st.sampled_from(
             ["ready", "ready", "ready", "die", "unable", "sleep", "sleep long", "refuse forks", "allow forks", "stale"]
-            + ["reload", "more", "fewer"]
+            + ["reload", "more", "fewer", "hang"]
         ),
         st.integers(0, 10),
     ),
@@ -155,6 +165,8 @@ def test_any_history(slots: int, history: list[tuple[str, int]], ending: str, se
             machine.refuse_forks = what == "refuse forks"
         elif what == "reload":
             machine.tell(ReloadAsked("SIGHUP"))
+        elif what == "hang" and worker is not None:
+            machine.hangs_since.setdefault(worker, machine.now)
         elif what in ("more", "fewer"):
             machine.tell(ScaleAsked("SIGTTIN", 1 if what == "more" else -1))
         machine.check()
@@ -395,3 +407,45 @@ def test_one_more_and_one_fewer() -> None:
     machine.sleep(100)
     assert sorted(machine.alive) == [0]
     assert all(worker.state is State.READY for worker in machine.roster.workers.values())
+
+
+# --- hangs ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_hung_worker_is_dumped_killed_and_replaced() -> None:
+    machine = Machine(2)
+    machine.boot()
+    machine.sleep(20)
+    machine.hangs_since[0] = machine.now
+    machine.sleep(29.5)
+    assert machine.dumped == []
+    machine.sleep(1.5)
+    assert (machine.dumped, machine.killed) == ([0], [0])
+    machine.die(0, "signal 9 (SIGKILL)")
+    assert sorted(machine.alive.values()) == [0, 1]
+    assert any("worker 0 (pid 5000) hangs" in note for note in machine.notes)
+
+
+def test_after_a_pause_of_everybody_nobody_is_judged_by_it() -> None:
+    """The machine slept, or the whole group was frozen: our clock ran, theirs did not."""
+    machine = Machine(2)
+    machine.boot()
+    machine.sleep(20)
+    machine.hangs_since = {0: machine.now, 1: machine.now}
+    machine.now += 3600
+    machine.tell(TimePassed())
+    assert machine.dumped == []
+    # They wake a moment later than we do, and beat before the next look.
+    machine.hangs_since.clear()
+    machine.sleep(100)
+    assert machine.dumped == []
+
+
+def test_one_that_hangs_while_it_drains_is_not_waited_for() -> None:
+    machine = Machine(1)
+    machine.boot()
+    machine.sleep(5)
+    machine.tell(StopAsked("SIGTERM"))
+    machine.hangs_since[0] = machine.now - 31
+    machine.sleep(2)
+    assert machine.killed == [0]

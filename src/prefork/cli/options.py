@@ -61,6 +61,13 @@ _WriteTimeout = Annotated[
 _DrainTimeout = Annotated[
     str, typer.Option("--drain-timeout", metavar="SECONDS", help="How long open connections may take to end at a stop.")
 ]
+_HangTimeout = Annotated[
+    str,
+    typer.Option("--hang-timeout", metavar="SECONDS", help="A worker whose loop does not turn so long is replaced."),
+]
+_BootTimeout = Annotated[
+    str, typer.Option("--boot-timeout", metavar="SECONDS", help="How long a worker may take until it accepts.")
+]
 _ReadyFd = Annotated[
     str | None,
     typer.Option(
@@ -85,6 +92,8 @@ def read(
     handshake_timeout: _HandshakeTimeout = f"{_LIMITS.handshake_timeout:g}",
     write_timeout: _WriteTimeout = f"{_LIMITS.write_timeout:g}",
     drain_timeout: _DrainTimeout = f"{_DEFAULTS.drain_timeout:g}",
+    hang_timeout: _HangTimeout = f"{_DEFAULTS.hang_timeout:g}",
+    boot_timeout: _BootTimeout = f"{_DEFAULTS.boot_timeout:g}",
     ready_fd: _ReadyFd = None,
     loop: _Loop = _DEFAULTS.loop,
     log_format: _LogFormat = _DEFAULTS.log_format,
@@ -100,6 +109,8 @@ def read(
         backlog=_whole("--backlog", backlog),
         tls=_pairs(tls_cert or [], tls_key or []),
         drain_timeout=_seconds("--drain-timeout", drain_timeout),
+        hang_timeout=_seconds("--hang-timeout", hang_timeout),
+        boot_timeout=_seconds("--boot-timeout", boot_timeout),
         ready_fd=None if ready_fd is None else _whole("--ready-fd", ready_fd),
         loop=loop,
         log_format=log_format,

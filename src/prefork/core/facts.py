@@ -5,6 +5,7 @@ Values alone. What a fact leads to is decided in `roster.py`; how a command is d
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..errors import ExitCode
@@ -59,6 +60,13 @@ class WorkerDied:
 
 
 @dataclass(frozen=True, slots=True)
+class HeartbeatsRead:
+    """Seconds since the loop of each worker last turned; those that have not beaten yet are missing."""
+
+    ages: Mapping[int, float]
+
+
+@dataclass(frozen=True, slots=True)
 class StopAsked:
     """By a signal, `by` its name; `at_once`: without a drain."""
 
@@ -93,6 +101,7 @@ Fact = (
     | WorkerReady
     | WorkerUnable
     | WorkerDied
+    | HeartbeatsRead
     | StopAsked
     | ReloadAsked
     | ScaleAsked
@@ -113,6 +122,18 @@ class Spawn:
 @dataclass(frozen=True, slots=True)
 class Drain:
     """Ask a worker to stop accepting and to end when its connections have ended (SIGTERM). Once for each worker."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadHeartbeats:
+    """Look at the scoreboard. Answered by HeartbeatsRead at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dump:
+    """Ask a worker for the stacks of its threads, which it gives also when its loop hangs."""
 
     worker: int
 
@@ -146,4 +167,4 @@ class Finish:
     reason: str = ""
 
 
-Command = Spawn | Drain | Kill | Note | AnnounceReady | Finish
+Command = Spawn | Drain | ReadHeartbeats | Dump | Kill | Note | AnnounceReady | Finish

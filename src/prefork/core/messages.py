@@ -24,10 +24,17 @@ class UnableMessage:
     reason: str
 
 
-Message = ReadyMessage | UnableMessage
+@dataclass(frozen=True, slots=True)
+class StackLine:
+    """A line of faulthandler's, which writes to the same pipe: it knows nothing of JSON, and works in a hung process."""
+
+    text: str
 
 
-def encode(message: Message) -> bytes:
+Message = ReadyMessage | UnableMessage | StackLine
+
+
+def encode(message: ReadyMessage | UnableMessage) -> bytes:
     """One line."""
     if isinstance(message, ReadyMessage):
         return b'{"ready": true}\n'
@@ -51,6 +58,8 @@ class Decoder:
 
 
 def _decode(line: bytes) -> Message | None:
+    if not line.startswith(b"{"):
+        return StackLine(line.decode("utf-8", "replace")) if line else None
     try:
         value = json.loads(line)
     except ValueError:

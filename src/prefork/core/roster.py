@@ -27,15 +27,19 @@ from ..events import (
     Stopping,
     WorkerExited,
     WorkerFailedToStart,
+    WorkerHung,
 )
 from .facts import (
     AnnounceReady,
     Command,
     Drain,
+    Dump,
     Fact,
     Finish,
+    HeartbeatsRead,
     Kill,
     Note,
+    ReadHeartbeats,
     ReloadAsked,
     ScaleAsked,
     Spawn,
@@ -61,6 +65,8 @@ class State(enum.Enum):
     READY = enum.auto()
     DRAINING = enum.auto()
     """It was sent SIGTERM."""
+    HUNG = enum.auto()
+    """Its loop does not turn: it was asked for its stacks, and is killed in a moment."""
     KILLED = enum.auto()
     """It was sent SIGKILL, and is still to be reaped."""
 
@@ -68,8 +74,9 @@ class State(enum.Enum):
 _MAY_BECOME = {
     State.FORKING: {State.STARTING},
     State.STARTING: {State.READY, State.DRAINING, State.KILLED},
-    State.READY: {State.DRAINING, State.KILLED},
-    State.DRAINING: {State.KILLED},
+    State.READY: {State.DRAINING, State.HUNG, State.KILLED},
+    State.DRAINING: {State.HUNG, State.KILLED},
+    State.HUNG: {State.KILLED},
     State.KILLED: set[State](),
 }
 
@@ -134,6 +141,10 @@ FORK_RETRY = (0.1, 0.2, 0.5, 1.0)
 #: How much longer than the drain a worker may take before it is killed. It ends itself within seven seconds, in which a
 #: lifespan object's `stop()`, tasks, threads and exit handlers have their turn.
 STOP_GRACE = 8.0
+#: Seconds between looks at the heartbeats; a shorter hang timeout is looked at more often.
+LOOK_INTERVAL = 0.5
+#: Seconds that a hung worker has to tell its stacks.
+DUMP_TIME = 0.3
 
 
 class Roster:
@@ -146,6 +157,7 @@ class Roster:
         dice: Callable[[], float],
         policy: Policy | None = None,
         boot_timeout: float = 60.0,
+        hang_timeout: float = 30.0,
     ) -> None:
         self.phase = Phase.BOOTING
         self.generation = 0
@@ -154,6 +166,9 @@ class Roster:
         self.reload: Reload | None = None
         self._drain_timeout = drain_timeout
         self._boot_timeout = boot_timeout
+        self._hang_timeout = hang_timeout
+        self._look_interval = min(LOOK_INTERVAL, hang_timeout / 4)
+        self._looked: float | None = None
         self._dice = dice
         self._policy = Policy() if policy is None else policy
         self._next_worker = 0
@@ -180,6 +195,8 @@ class Roster:
                 commands = self._unable(fact)
             case WorkerDied():
                 commands = self._died(fact, now)
+            case HeartbeatsRead():
+                commands = self._heartbeats_read(fact, now)
             case StopAsked():
                 commands = self._stop_asked(fact, now)
             case ReloadAsked():
@@ -194,6 +211,8 @@ class Roster:
         """When `TimePassed` will have something to do; None: not before another fact."""
         times = [slot.due for slot in self.slots if slot.due is not None]
         times += [worker.kill_at for worker in self.workers.values() if worker.kill_at is not None]
+        if self._looked is not None and self._beating():
+            times.append(self._looked + self._look_interval)
         return min(times, default=None)
 
     # --- a worker's life ----------------------------------------------------------------------------------------------
@@ -272,6 +291,33 @@ class Roster:
             slot.due = now + seconds
         commands.append(Note(WorkerExited(slot.number, worker.pid, fact.cause, seconds)))
         return commands
+
+    # --- hangs --------------------------------------------------------------------------------------------------------
+
+    def _beating(self) -> list[Worker]:
+        """Those whose heartbeat means something."""
+        return [worker for worker in self.workers.values() if worker.state in (State.READY, State.DRAINING)]
+
+    def _look(self, now: float) -> list[Command]:
+        if not self._beating() or (self._looked is not None and now < self._looked + self._look_interval):
+            return []
+        # A look that comes late was kept from us: a suspended machine, a frozen group. Our clock ran and theirs did
+        # not, so nobody is judged until they have had the time of one more look.
+        late = self._looked is None or now - self._looked > 3 * self._look_interval
+        self._looked = now
+        return [] if late else [ReadHeartbeats()]
+
+    def _heartbeats_read(self, fact: HeartbeatsRead, now: float) -> list[Command]:
+        commands: list[Command] = []
+        for worker in self._beating():
+            age = fact.ages.get(worker.number, 0.0)
+            if age > self._hang_timeout:
+                worker.become(State.HUNG)
+                worker.kill_at = now + DUMP_TIME
+                commands += [Note(WorkerHung(worker.slot, worker.pid, age)), Dump(worker.number)]
+        return commands
+
+    # --- who is who ---------------------------------------------------------------------------------------------------
 
     def _slot_of(self, worker: Worker) -> Slot | None:
         """The slot that the worker occupies; None for one that was retired."""
@@ -411,7 +457,7 @@ class Roster:
     # --- what is due --------------------------------------------------------------------------------------------------
 
     def _due(self, now: float) -> list[Command]:
-        return self._overdue(now) + self._wanted(now)
+        return self._overdue(now) + self._wanted(now) + self._look(now)
 
     def _overdue(self, now: float) -> list[Command]:
         overdue = [w for w in self.workers.values() if w.kill_at is not None and now >= w.kill_at]

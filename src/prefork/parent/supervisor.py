@@ -12,8 +12,9 @@ import os
 import random
 import select
 import signal
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
@@ -21,10 +22,13 @@ from ..core.facts import (
     AnnounceReady,
     Command,
     Drain,
+    Dump,
     Fact,
     Finish,
+    HeartbeatsRead,
     Kill,
     Note,
+    ReadHeartbeats,
     ReloadAsked,
     ScaleAsked,
     Spawn,
@@ -37,13 +41,14 @@ from ..core.facts import (
     WorkerReady,
     WorkerUnable,
 )
-from ..core.messages import Decoder, ReadyMessage
+from ..core.messages import Decoder, ReadyMessage, StackLine
 from ..core.roster import Roster
 from ..errors import PreforkError
-from ..events import Emit, ReloadIgnored
+from ..events import Emit, ReloadIgnored, WorkerStacks, printable
 from ..system.descriptors import Descriptor
 from ..system.orphans import Lifeline
 from ..system.processes import Child, System
+from ..system.scoreboard import Field, Row, Scoreboard
 from ..system.signals import SignalQueue
 
 _STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
@@ -54,6 +59,12 @@ _NO_ROOM = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 BLIND_INTERVAL = 0.5
 #: poll(2) takes its milliseconds as an int: a drain timeout of a month would not fit.
 LONGEST_WAIT = 3600.0
+#: Rows of the scoreboard: workers and successors, and those that drain meanwhile. Untouched memory costs nothing.
+ROWS = 16384
+#: The signal that makes a worker tell its stacks.
+DUMP_SIGNAL = signal.SIGUSR2
+#: Lines of stacks kept of one worker.
+STACK_LINES = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +76,8 @@ class Seat:
     parent: int
     status: Descriptor
     lifeline: Lifeline
+    row: Row
+    dump_signal: int
 
 
 @dataclass(slots=True)
@@ -75,6 +88,9 @@ class _Process:
     child: Child
     status: Descriptor
     decoder: Decoder
+    slot: int
+    row: Row
+    stacks: list[str] = field(default_factory=list)
     ended: bool = False
     """The status pipe's end was reached."""
 
@@ -102,9 +118,14 @@ class Supervisor:
         announce: Callable[[], object],
         renew: Callable[[], object] = lambda: None,
         boot_timeout: float = 60.0,
+        hang_timeout: float = 30.0,
     ) -> None:
-        self._roster = Roster(workers, drain_timeout, random.random, boot_timeout=boot_timeout)
+        self._roster = Roster(
+            workers, drain_timeout, random.random, boot_timeout=boot_timeout, hang_timeout=hang_timeout
+        )
         self._renew = renew
+        self._scoreboard = Scoreboard(ROWS)
+        self._free_rows = list(range(ROWS - 1, -1, -1))
         self._emit = emit
         self._announce = announce
         self._system = System()
@@ -212,13 +233,24 @@ class Supervisor:
         for message in process.decoder.feed(data):
             if isinstance(message, ReadyMessage):
                 self._apply(WorkerReady(process.number))
+            elif isinstance(message, StackLine):
+                if len(process.stacks) < STACK_LINES:
+                    process.stacks.append(printable(message.text))
             else:
                 self._apply(WorkerUnable(process.number, message.reason))
 
     def _forget(self, process: _Process) -> None:
+        if process.stacks:
+            self._emit(WorkerStacks(process.slot, process.child.pid, "\n".join(process.stacks)))
         process.child.close()
         process.status.close()
+        self._free_rows.append(process.row.number)
         self._processes.pop(process.number, None)
+
+    def _heartbeats(self) -> HeartbeatsRead:
+        now = time.monotonic_ns()
+        beats = {process.number: process.row[Field.HEARTBEAT] for process in self._processes.values()}
+        return HeartbeatsRead({number: (now - beat) / 1e9 for number, beat in beats.items() if beat})
 
     # --- commands -----------------------------------------------------------------------------------------------------
 
@@ -232,6 +264,10 @@ class Supervisor:
                 self._spawn(command)
             case Drain():
                 self._processes[command.worker].child.signal(signal.SIGTERM)
+            case ReadHeartbeats():
+                self._apply(self._heartbeats())
+            case Dump():
+                self._processes[command.worker].child.signal(DUMP_SIGNAL)
             case Kill():
                 self._processes[command.worker].child.signal(signal.SIGKILL)
             case Note():
@@ -242,6 +278,11 @@ class Supervisor:
                 self._outcome = command
 
     def _spawn(self, command: Spawn) -> None:
+        if not self._free_rows:
+            self._apply(SpawnFailed(command.worker, f"{ROWS} workers are there already"))
+            return
+        row = self._scoreboard.row(self._free_rows.pop())
+        row.clear()
         with contextlib.ExitStack() as undo:
             try:
                 reader, writer = (Descriptor(fd) for fd in os.pipe())
@@ -253,12 +294,13 @@ class Supervisor:
             except OSError as exc:
                 if exc.errno not in _NO_ROOM:
                     raise
+                self._free_rows.append(row.number)
                 self._apply(SpawnFailed(command.worker, os.strerror(exc.errno).lower()))
                 return
             undo.pop_all()
         if child is None:
             self._processes.clear()
-            raise _InWorker(Seat(command.slot, self._pid, writer, self._lifeline))
+            raise _InWorker(Seat(command.slot, self._pid, writer, self._lifeline, row, DUMP_SIGNAL))
         writer.close()
-        self._processes[command.worker] = _Process(command.worker, child, reader, Decoder())
+        self._processes[command.worker] = _Process(command.worker, child, reader, Decoder(), command.slot, row)
         self._apply(Spawned(command.worker, child.pid))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import os
 import signal
 import socket
@@ -22,8 +23,10 @@ from ..net.connection import handler_failed
 from ..net.handlers import Handler, classify
 from ..net.server import TCPServer
 from ..system.orphans import Lifeline, die_with_parent
+from ..system.scoreboard import Row
 from ..system.signals import unblock_signals
 from .ending import end_within, forget_the_parents_end, run_to_end
+from .heartbeat import INTERVAL, Heartbeat
 from .service import explain, load
 
 #: Seconds that a lifespan object's `start()` and `stop()` may take.
@@ -42,6 +45,10 @@ class Equipment:
     status: int
     """The descriptor of the status pipe."""
     lifeline: Lifeline
+    row: Row
+    """Ours on the scoreboard."""
+    dump_signal: int
+    """What asks for the stacks of all threads, to be written to the status pipe."""
     sockets: Sequence[socket.socket]
     context: ssl.SSLContext | None
     settings: Settings
@@ -56,6 +63,8 @@ def run(equipment: Equipment) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # The kernel's answer to the supervisor's death holds from the first moment and in a loop that hangs.
     die_with_parent(equipment.parent, signal.SIGKILL)
+    # In C, so it answers also when Python does not.
+    faulthandler.register(equipment.dump_signal, file=equipment.status, all_threads=True)
     unblock_signals()
     _set_title(equipment.slot)
     try:
@@ -84,6 +93,7 @@ async def _serve(equipment: Equipment, handler: Handler) -> int:
     if not await _start(handler, stop, equipment.target):
         return ExitCode.OK
     server.add_sockets(equipment.sockets)
+    heartbeat = Heartbeat(loop, equipment.row, min(INTERVAL, equipment.settings.hang_timeout / 8))
     _tell(equipment, ReadyMessage())
     forever = asyncio.ensure_future(server.serve_forever())
     asked = asyncio.ensure_future(stop.wait())
@@ -91,6 +101,8 @@ async def _serve(equipment: Equipment, handler: Handler) -> int:
     asked.cancel()
     aborted = await server.drain(equipment.settings.drain_timeout)
     equipment.emit(Drained(aborted))
+    # From here on `end_within` is the judge: code that ends a process may block.
+    heartbeat.stop()
     end_within(END_TIMEOUT)
     await _stop(handler, equipment.emit)
     try:
