@@ -1,6 +1,6 @@
 """prefork: the pre-forking, non-blocking TCP server. The names in `__all__` are the public ones; nothing else is.
 
-They are imported when they are first asked for: a supervisor has no use for asyncio, nor a worker for the supervisor.
+They are imported when they are first asked for, so that `import prefork` costs next to nothing.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import textwrap
 
 import pytest
 from streams import FLAVOURS, World, eventually
-from support import need
+from support import kill_session, need
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
@@ -81,7 +81,7 @@ def test_interrupted_system_calls() -> None:
     need("strace")
     command = ["strace", "-qq", "-f", "-o", "/dev/null", "-e", "trace=recvfrom,sendto"]
     command += ["-e", "inject=recvfrom,sendto:error=EINTR:when=3+3", sys.executable, "-c", textwrap.dedent(SERVER)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as server:
         try:
             assert server.stdout is not None
             port = int(server.stdout.readline())
@@ -96,4 +96,5 @@ def test_interrupted_system_calls() -> None:
                         received += chunk
                 assert hashlib.sha256(received).digest() == hashlib.sha256(data).digest()
         finally:
-            server.kill()
+            # strace, and the server under it.
+            kill_session(server.pid)
