@@ -318,8 +318,8 @@ class Settings:
         if len(self.tls) > 1:
             _refuse("--tls-cert", os.fspath(self.tls[1].cert), "only one certificate can be given")
         _check_seconds("--drain-timeout", self.drain_timeout, zero=True)
-        _check_seconds("--hang-timeout", self.hang_timeout)
-        _check_seconds("--boot-timeout", self.boot_timeout)
+        _check_seconds("--hang-timeout", self.hang_timeout, zero=False)
+        _check_seconds("--boot-timeout", self.boot_timeout, zero=False)
         if self.ready_fd is not None:
             _check_whole("--ready-fd", self.ready_fd, 0, MOST_DESCRIPTOR)
         _check_choice("--loop", self.loop, LOOPS)

@@ -26,7 +26,7 @@ class UnableMessage:
 
 @dataclass(frozen=True, slots=True)
 class StackLine:
-    """A line of faulthandler's, which writes to the same pipe: it knows nothing of JSON, and works in a hung process."""
+    """A line of faulthandler's, which writes to the same pipe: it knows no JSON, and works in a hung process."""
 
     text: str
 

@@ -249,7 +249,7 @@ class Roster:
         if self.phase is Phase.BOOTING:
             self.phase = Phase.SERVING
         commands = self._take_over(worker, now) if self._is_successor(worker) else []
-        ready = sum(worker.state is State.READY for worker in self.workers.values())
+        ready = sum(self._is_ready(slot) for slot in self.slots)
         if self._announced or ready < len(self.slots):
             return commands
         self._announced = True
@@ -324,6 +324,9 @@ class Roster:
         if worker.slot < len(self.slots) and self.slots[worker.slot].occupant == worker.number:
             return self.slots[worker.slot]
         return None
+
+    def _is_ready(self, slot: Slot) -> bool:
+        return slot.occupant is not None and self.workers[slot.occupant].state is State.READY
 
     def _hopeless(self) -> bool:
         """While one worker serves, or a slot still has credit, there is something to hope for."""

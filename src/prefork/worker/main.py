@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..config import Settings
-from ..core.messages import Message, ReadyMessage, UnableMessage, encode
+from ..core.messages import ReadyMessage, UnableMessage, encode
 from ..errors import ExitCode, ListenerFailed, PreforkError, ServiceError
 from ..events import Drained, Emit, WorkerFailed
 from ..net.connection import handler_failed
@@ -150,7 +150,7 @@ def _report(what: str, exc: BaseException, emit: Emit) -> None:
     emit(WorkerFailed(what, failed.error, failed.traceback))
 
 
-def _tell(equipment: Equipment, message: Message) -> None:
+def _tell(equipment: Equipment, message: ReadyMessage | UnableMessage) -> None:
     # The supervisor may be gone; the lifeline says so.
     with contextlib.suppress(OSError):
         os.write(equipment.status, encode(message))
