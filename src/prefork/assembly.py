@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from .config import TLS, Address, Limits, Settings, TCPAddress, UnixAddress, parse_address
 from .core.facts import Finish
 from .errors import BindError, ConfigError, ExitCode, PreforkError
-from .events import BacklogCapped, Emit, Listening, Stopped
+from .events import BacklogCapped, ControlUnavailable, Emit, Listening, Stopped, visible
 from .net.handlers import classify
 from .observe.logs import configure
 from .parent.supervisor import Seat, Supervisor
+from .system import control as control_folder
 from .system.sockets import bind_sockets, bind_unix_socket, describe, unlink_unix_socket
 
 # Imported before the fork, although only workers run it: a replacement is there sooner, its memory is shared, and it is
@@ -66,7 +67,7 @@ def serve(
         )
         code = run(settings, target)
     except PreforkError as exc:
-        sys.stderr.write(f"prefork: {exc}\n")
+        sys.stderr.write(f"prefork: {visible(str(exc))}\n")
         code = exc.exit_code
     raise SystemExit(int(code))
 
@@ -91,6 +92,7 @@ def run(settings: Settings, target: object) -> ExitCode:
         for sock in listeners:
             emit(Listening(describe(sock), _kind(sock, context)))
         _check_backlog(settings, emit)
+        control = _control(settings, listening, emit)
         announcer = _Announcer(settings.ready_fd)
         renew = functools.partial(_renew, settings, context)
         with Supervisor(
@@ -101,6 +103,8 @@ def run(settings: Settings, target: object) -> ExitCode:
             renew,
             boot_timeout=settings.boot_timeout,
             hang_timeout=settings.hang_timeout,
+            control=control,
+            listeners=[f"{describe(sock)} ({_kind(sock, context)})" for sock in listeners],
         ) as supervisor:
             outcome = supervisor.run()
             if isinstance(outcome, Seat):
@@ -113,6 +117,23 @@ def run(settings: Settings, target: object) -> ExitCode:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     return outcome.code
+
+
+def _control(settings: Settings, listening: contextlib.ExitStack, emit: Emit) -> socket.socket | None:
+    """The control socket, whose file goes when `listening` closes. Raises BindError for a path that was named."""
+    if settings.control == "off":
+        return None
+    path = settings.control
+    if not path:
+        try:
+            path = str(control_folder.make_folder() / f"{os.getpid()}.sock")
+        except OSError as exc:
+            emit(ControlUnavailable(visible(f"{exc.filename}: {(exc.strerror or str(exc)).lower()}")))
+            return None
+    sock = bind_unix_socket(path, 0o600, 16)
+    listening.callback(sock.close)
+    listening.callback(unlink_unix_socket, path, _inode(path))
+    return sock
 
 
 def _renew(settings: Settings, context: ssl.SSLContext | None) -> None:

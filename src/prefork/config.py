@@ -305,6 +305,8 @@ class Settings:
     drain_timeout: float = 30.0
     hang_timeout: float = 30.0
     boot_timeout: float = 60.0
+    control: str = ""
+    """The path of the control socket; "" is one in a folder of this user's, "off" none."""
     ready_fd: int | None = None
     loop: str = "asyncio"
     log_format: str = "text"
@@ -320,6 +322,8 @@ class Settings:
         _check_seconds("--drain-timeout", self.drain_timeout, zero=True)
         _check_seconds("--hang-timeout", self.hang_timeout, zero=False)
         _check_seconds("--boot-timeout", self.boot_timeout, zero=False)
+        if "\0" in self.control:
+            _refuse("--control", self.control, "must be a path, or off")
         if self.ready_fd is not None:
             _check_whole("--ready-fd", self.ready_fd, 0, MOST_DESCRIPTOR)
         _check_choice("--loop", self.loop, LOOPS)

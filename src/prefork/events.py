@@ -437,3 +437,14 @@ class WorkerStacks(Event):
 
     def __str__(self) -> str:
         return f"stacks of worker {self.worker} (pid {self.pid}), the innermost call first:"
+
+
+@dataclass(frozen=True, slots=True)
+class ControlUnavailable(Event):
+    """There is no control socket; the server does without."""
+
+    level: ClassVar[int] = logging.WARNING
+    reason: str
+
+    def __str__(self) -> str:
+        return f"no control socket: {self.reason}; name a path by --control, or say --control off"

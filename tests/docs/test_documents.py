@@ -114,6 +114,7 @@ def test_the_table_of_options_has_the_defaults_of_the_code() -> None:
         "drain-timeout": f"{settings.drain_timeout:g}",
         "hang-timeout": f"{settings.hang_timeout:g}",
         "boot-timeout": f"{settings.boot_timeout:g}",
+        "control": None,
         "ready-fd": None,
         "loop": settings.loop,
         "log-format": settings.log_format,

@@ -14,9 +14,10 @@ import typer
 
 from .. import __version__
 from ..config import Settings
-from . import options
+from ..core.control import Request
+from . import options, remote
 
-WORDS = ("serve", "check")
+WORDS = ("serve", "check", "status", "reload", "scale", "stop")
 
 #: What remains to be done: it returns what is to be printed on standard output, and the exit code.
 Action = Callable[[], tuple[str, int]]
@@ -96,3 +97,35 @@ app.command(
     Takes the options of serve. Says "ok" in one line, or what is wrong.
     """,
 )(_word(_check))
+
+
+@app.command("status", short_help="Show a running server: listeners, and each worker.")
+def _status(control: remote.Control = "", as_json: remote.AsJSON = False) -> Action:
+    """Show a running server: its listeners, and for each worker its state, connections and heartbeat."""
+    return functools.partial(remote.ask, Request("status"), control, as_json)
+
+
+@app.command("reload", short_help="Replace every worker by one with today's code and certificates.")
+def _reload(control: remote.Control = "", as_json: remote.AsJSON = False) -> Action:
+    """Reload a running server, and wait until every worker is new, or say why what runs was kept."""
+    return functools.partial(remote.ask, Request("reload"), control, as_json, remote.RELOAD_TIMEOUT)
+
+
+@app.command("scale", short_help="Change the number of workers.")
+def _scale(
+    workers: Annotated[str, typer.Argument(metavar="N", show_default=False, help="How many there shall be.")],
+    control: remote.Control = "",
+    as_json: remote.AsJSON = False,
+) -> Action:
+    """Change the number of workers of a running server; those that go drain first."""
+    return functools.partial(remote.ask, Request("scale", options.whole("N", workers)), control, as_json)
+
+
+@app.command("stop", short_help="Stop a running server.")
+def _stop(
+    now: Annotated[bool, typer.Option("--now", help="Without a drain.")] = False,
+    control: remote.Control = "",
+    as_json: remote.AsJSON = False,
+) -> Action:
+    """Stop a running server: drain, then exit."""
+    return functools.partial(remote.ask, Request("stop", at_once=now), control, as_json)

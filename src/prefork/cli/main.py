@@ -20,6 +20,7 @@ from ..events import visible
 #: What a shell gives a command that was interrupted: 128 and the number of SIGINT.
 INTERRUPTED = 130
 _TEXT_LIMIT = 2000
+_ANSWER_LIMIT = 16 * 1024 * 1024
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,7 +46,7 @@ def _run(arguments: list[str]) -> int:
         if action is None:
             return _print(said)
         said, code = action()
-        return _print(visible(said, _TEXT_LIMIT) + "\n" if said else "") or code
+        return _print("".join(f"{visible(line, _ANSWER_LIMIT)}\n" for line in said.split("\n") if line)) or code
     except PreforkError as exc:
         return _complain(str(exc), exc.exit_code)
 

@@ -68,6 +68,15 @@ _HangTimeout = Annotated[
 _BootTimeout = Annotated[
     str, typer.Option("--boot-timeout", metavar="SECONDS", help="How long a worker may take until it accepts.")
 ]
+_Control = Annotated[
+    str,
+    typer.Option(
+        "--control",
+        metavar="PATH",
+        show_default=False,
+        help="The control socket, or off. By default one in a folder that is yours alone.",
+    ),
+]
 _ReadyFd = Annotated[
     str | None,
     typer.Option(
@@ -94,6 +103,7 @@ def read(
     drain_timeout: _DrainTimeout = f"{_DEFAULTS.drain_timeout:g}",
     hang_timeout: _HangTimeout = f"{_DEFAULTS.hang_timeout:g}",
     boot_timeout: _BootTimeout = f"{_DEFAULTS.boot_timeout:g}",
+    control: _Control = _DEFAULTS.control,
     ready_fd: _ReadyFd = None,
     loop: _Loop = _DEFAULTS.loop,
     log_format: _LogFormat = _DEFAULTS.log_format,
@@ -105,13 +115,14 @@ def read(
         raise ConfigError(f"TARGET {shown(target)}: expected {TARGET_FORMS}")
     settings = Settings(
         bind=tuple(parse_address(text) for text in bind) if bind else _DEFAULTS.bind,
-        workers=_whole("--workers", workers),
-        backlog=_whole("--backlog", backlog),
+        workers=whole("--workers", workers),
+        backlog=whole("--backlog", backlog),
         tls=_pairs(tls_cert or [], tls_key or []),
         drain_timeout=_seconds("--drain-timeout", drain_timeout),
         hang_timeout=_seconds("--hang-timeout", hang_timeout),
         boot_timeout=_seconds("--boot-timeout", boot_timeout),
-        ready_fd=None if ready_fd is None else _whole("--ready-fd", ready_fd),
+        control=control,
+        ready_fd=None if ready_fd is None else whole("--ready-fd", ready_fd),
         loop=loop,
         log_format=log_format,
         log_level=log_level,
@@ -123,7 +134,8 @@ def read(
     return target, settings
 
 
-def _whole(option: str, text: str) -> int:
+def whole(option: str, text: str) -> int:
+    """The number that `text` says. Raises ConfigError."""
     # int() would take underscores, spaces and the digits of other scripts, and refuse more than 4300 digits.
     if not re.fullmatch(r"[+-]?[0-9]+", text):
         raise ConfigError(f"{option} {shown(text)}: must be a whole number")

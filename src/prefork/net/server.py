@@ -12,7 +12,7 @@ import socket
 import ssl
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from ..config import TLS, Limits
 from ..errors import ListenerFailed
@@ -39,6 +39,16 @@ class State(enum.Enum):
     CLOSED = enum.auto()
 
 
+class Tally(Protocol):
+    """Who counts connections beyond this server: told at once of each that opens and of each that has ended."""
+
+    def opened(self) -> None:
+        """One was accepted."""
+
+    def ended(self) -> None:
+        """One has ended."""
+
+
 class TCPServer:
     """Serves `handler` on any number of listening sockets, in the running asyncio loop.
 
@@ -61,7 +71,9 @@ class TCPServer:
         tls: TLS | ssl.SSLContext | None = None,
         limits: Limits | None = None,
         emit: Emit | None = None,
+        tally: Tally | None = None,
     ) -> None:
+        self._tally = tally
         self._handler: Handler = classify(handler)
         self._context = build_context((tls,)) if isinstance(tls, TLS) else tls
         if self._context is not None:
@@ -137,9 +149,13 @@ class TCPServer:
             return
         self._connections.add(connection)
         self._empty.clear()
+        if self._tally is not None:
+            self._tally.opened()
 
     def _ended(self, connection: Connection) -> None:
         self._connections.discard(connection)
+        if self._tally is not None:
+            self._tally.ended()
         if not self._connections:
             self._empty.set()
         for acceptor in self._acceptors:

@@ -12,12 +12,16 @@ import os
 import random
 import select
 import signal
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
+from .. import __version__
+from ..config import MOST_WORKERS
+from ..core.control import Request
 from ..core.facts import (
     AnnounceReady,
     Command,
@@ -44,12 +48,14 @@ from ..core.facts import (
 from ..core.messages import Decoder, ReadyMessage, StackLine
 from ..core.roster import Roster
 from ..errors import PreforkError
-from ..events import Emit, ReloadIgnored, WorkerStacks, printable
+from ..events import Emit, Event, Reloaded, ReloadFailed, ReloadIgnored, WorkerStacks, printable
 from ..system.descriptors import Descriptor
 from ..system.orphans import Lifeline
 from ..system.processes import Child, System
 from ..system.scoreboard import Field, Row, Scoreboard
 from ..system.signals import SignalQueue
+from .control import ControlSocket, Conversation
+from .status import describe_reload, describe_roster
 
 _STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 _HEEDED = (*_STOP, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCHLD)
@@ -61,6 +67,8 @@ BLIND_INTERVAL = 0.5
 LONGEST_WAIT = 3600.0
 #: Rows of the scoreboard: workers and successors, and those that drain meanwhile. Untouched memory costs nothing.
 ROWS = 16384
+#: What reloads, scalings and stops by the control socket are put down to.
+CONTROL = "control socket"
 #: The signal that makes a worker tell its stacks.
 DUMP_SIGNAL = signal.SIGUSR2
 #: Lines of stacks kept of one worker.
@@ -119,11 +127,19 @@ class Supervisor:
         renew: Callable[[], object] = lambda: None,
         boot_timeout: float = 60.0,
         hang_timeout: float = 30.0,
+        control: socket.socket | None = None,
+        listeners: Sequence[str] = (),
     ) -> None:
         self._roster = Roster(
             workers, drain_timeout, random.random, boot_timeout=boot_timeout, hang_timeout=hang_timeout
         )
         self._renew = renew
+        self._control_listener = control
+        self._control: ControlSocket | None = None
+        self._listeners = listeners
+        self._started = time.monotonic()
+        self._reload_outcome: Event | None = None
+        self._reload_askers: list[Conversation] = []
         self._scoreboard = Scoreboard(ROWS)
         self._free_rows = list(range(ROWS - 1, -1, -1))
         self._emit = emit
@@ -131,12 +147,15 @@ class Supervisor:
         self._system = System()
         self._processes: dict[int, _Process] = {}
         self._outcome: Finish | None = None
+        self._ready: set[int] = set()
 
     def __enter__(self) -> Self:
         self._pid = os.getpid()
         self._lifeline = self._system.lifeline()
         self._signals = SignalQueue(_HEEDED)
         self._system.parent_only(*self._signals.descriptors())
+        if self._control_listener is not None:
+            self._control = ControlSocket(self._control_listener, self._system.parent_only)
         return self
 
     def __exit__(
@@ -149,6 +168,8 @@ class Supervisor:
             process.child.signal(signal.SIGKILL)
             process.child.wait()
             self._forget(process)
+        if self._control is not None:
+            self._control.close()
         self._lifeline.close()
         # One more Ctrl-C, sent while we were at it, asks for nothing new.
         self._signals.take()
@@ -164,6 +185,7 @@ class Supervisor:
                     self._signal_came(number)
                 for process in concerned:
                     self._look_after(process)
+                self._serve_control()
                 self._apply(TimePassed())
         except _InWorker as forked:
             return forked.seat
@@ -174,7 +196,7 @@ class Supervisor:
     def _wait(self) -> list[_Process]:
         """Until a signal, a message or a death comes, or something is due; the workers that there may be news of."""
         poll = select.poll()
-        due = self._roster.next_due()
+        due = self._next_due()
         seconds = None if due is None else min(max(0.0, due - self._system.monotonic()), LONGEST_WAIT)
         for descriptor in self._signals.readable():
             poll.register(descriptor, select.POLLIN)
@@ -189,12 +211,19 @@ class Supervisor:
                 blind.append(process)
         for fd in owners:
             poll.register(fd, select.POLLIN)
+        for fd, interest in ({} if self._control is None else self._control.interests()).items():
+            poll.register(fd, interest)
         if blind:
             seconds = BLIND_INTERVAL if seconds is None else min(seconds, BLIND_INTERVAL)
         # Rounded up, or the last millisecond would be spun away.
         events = poll.poll(None if seconds is None else int(seconds * 1000) + 1)
+        self._ready = {fd for fd, _ in events if fd not in owners}
         concerned = {owners[fd].number: owners[fd] for fd, _ in events if fd in owners}
         return [*concerned.values(), *(process for process in blind if process.number not in concerned)]
+
+    def _next_due(self) -> float | None:
+        times = [self._roster.next_due(), None if self._control is None else self._control.next_due()]
+        return min((each for each in times if each is not None), default=None)
 
     def _signal_came(self, number: int) -> None:
         name = signal.Signals(number).name
@@ -206,12 +235,54 @@ class Supervisor:
             self._apply(ScaleAsked(name, 1 if number == signal.SIGTTIN else -1))
 
     def _reload(self, by: str) -> None:
+        self._reload_outcome = None
         try:
             self._renew()
         except PreforkError as exc:
-            self._emit(ReloadIgnored(by, str(exc)))
+            self._do(Note(ReloadIgnored(by, str(exc))))
         else:
             self._apply(ReloadAsked(by))
+
+    # --- control ------------------------------------------------------------------------------------------------------
+
+    def _serve_control(self) -> None:
+        if self._control is not None:
+            for conversation, request in self._control.take(self._ready, self._system.monotonic()):
+                self._answer(self._control, conversation, request)
+            if self._reload_askers and self._roster.reload is None:
+                outcome, askers = self._reload_outcome, self._reload_askers
+                self._reload_askers = []
+                for asker in askers:
+                    self._control.reply(asker, describe_reload(outcome, self._roster.generation))
+
+    def _answer(self, control: ControlSocket, conversation: Conversation, request: Request) -> None:
+        if request.command == "reload":
+            self._reload(CONTROL)
+            self._reload_askers.append(conversation)
+        elif request.command == "scale":
+            if not 1 <= request.workers <= MOST_WORKERS:
+                error = f"workers must be from 1 to {MOST_WORKERS}, not {request.workers}"
+                control.reply(conversation, {"ok": False, "error": error})
+                return
+            self._apply(ScaleAsked(CONTROL, request.workers - len(self._roster.slots)))
+            control.reply(conversation, {"ok": True, "workers": len(self._roster.slots)})
+        elif request.command == "stop":
+            control.reply(conversation, {"ok": True, "pid": self._pid})
+            self._apply(StopAsked(CONTROL, request.at_once))
+        else:
+            control.reply(conversation, {"ok": True, **self._status()})
+
+    def _status(self) -> dict[str, Any]:
+        rows = {process.number: process.row for process in self._processes.values()}
+        return {
+            "version": __version__,
+            "pid": self._pid,
+            "uptime": round(self._system.monotonic() - self._started, 3),
+            "listeners": list(self._listeners),
+            **describe_roster(self._roster, rows, self._heartbeats().ages),
+        }
+
+    # --- what workers say ---------------------------------------------------------------------------------------------
 
     def _look_after(self, process: _Process) -> None:
         death = process.child.reap()
@@ -271,6 +342,8 @@ class Supervisor:
             case Kill():
                 self._processes[command.worker].child.signal(signal.SIGKILL)
             case Note():
+                if isinstance(command.event, Reloaded | ReloadFailed | ReloadIgnored):
+                    self._reload_outcome = command.event
                 self._emit(command.event)
             case AnnounceReady():
                 self._announce()

@@ -13,15 +13,13 @@ _WORD = 8
 
 
 class Field(enum.IntEnum):
-    """The columns; 64-bit signed numbers. All but PID and SLOT are written by the worker alone."""
+    """The columns; 64-bit signed numbers, written by the row's worker alone."""
 
-    PID = 0
-    SLOT = 1
-    HEARTBEAT = 2
+    HEARTBEAT = 0
     """When the worker's loop last turned: nanoseconds of the monotonic clock, which all processes share; 0: never."""
-    OPEN = 3
+    OPEN = 1
     """Connections that are open."""
-    ACCEPTED = 4
+    ACCEPTED = 2
     """Connections accepted since the worker started."""
 
 
@@ -40,6 +38,15 @@ class Row:
     def __setitem__(self, field: Field, value: int) -> None:
         # One aligned store of a word: a reader sees the old value or the new one.
         self._cells[field] = value
+
+    def opened(self) -> None:
+        """A connection was accepted."""
+        self._cells[Field.ACCEPTED] += 1
+        self._cells[Field.OPEN] += 1
+
+    def ended(self) -> None:
+        """A connection has ended."""
+        self._cells[Field.OPEN] -= 1
 
     def clear(self) -> None:
         """All zero, for a new worker."""

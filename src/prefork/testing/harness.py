@@ -93,6 +93,8 @@ def run_server(
                 [
                     *prefix,
                     *(sys.executable, "-m", "prefork", "serve", target, "--ready-fd", str(told)),
+                    # A server that is killed would leave its socket in the user's folder.
+                    *(() if "--control" in options else ("--control", "off")),
                     *(part for address in bind for part in ("--bind", address)),
                     *options,
                 ],

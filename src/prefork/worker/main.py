@@ -89,7 +89,9 @@ async def _serve(equipment: Equipment, handler: Handler) -> int:
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     # Its end of file says that the supervisor is gone: nobody would replace us, and a successor wants the port.
     loop.add_reader(equipment.lifeline.fileno(), os._exit, ExitCode.OK)
-    server = TCPServer(handler, tls=equipment.context, limits=equipment.settings.limits, emit=equipment.emit)
+    server = TCPServer(
+        handler, tls=equipment.context, limits=equipment.settings.limits, emit=equipment.emit, tally=equipment.row
+    )
     if not await _start(handler, stop, equipment.target):
         return ExitCode.OK
     server.add_sockets(equipment.sockets)

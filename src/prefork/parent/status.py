@@ -1,0 +1,42 @@
+"""What the control socket tells of the server: the roster and the scoreboard as plain values.
+
+Reads only. The words are the documentation's; a client may rely on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..core.roster import Roster, Worker
+from ..events import Event, Reloaded
+from ..system.scoreboard import Field, Row
+
+
+def describe_roster(roster: Roster, rows: Mapping[int, Row], ages: Mapping[int, float]) -> dict[str, Any]:
+    """State, generation, and every worker; `rows` and `ages` (of heartbeats, in seconds) by worker."""
+    return {
+        "state": roster.phase.name.lower(),
+        "generation": roster.generation,
+        "reloading": roster.reload is not None,
+        "workers": [_worker(each, rows.get(each.number), ages.get(each.number)) for each in roster.workers.values()],
+    }
+
+
+def _worker(worker: Worker, row: Row | None, age: float | None) -> dict[str, Any]:
+    return {
+        "slot": worker.slot,
+        "pid": worker.pid,
+        "generation": worker.generation,
+        "state": worker.state.name.lower(),
+        "open": 0 if row is None else row[Field.OPEN],
+        "accepted": 0 if row is None else row[Field.ACCEPTED],
+        "heartbeat_age": None if age is None else round(age, 3),
+    }
+
+
+def describe_reload(outcome: Event | None, generation: int) -> dict[str, Any]:
+    """How a reload ended; `outcome` is the last that was said of it."""
+    if isinstance(outcome, Reloaded):
+        return {"ok": True, "generation": generation}
+    return {"ok": False, "error": str(outcome) if outcome is not None else "the server was stopped meanwhile"}

@@ -1,0 +1,103 @@
+"""Where the control socket is, and talking to one: the blocking side of `prefork status` and its like.
+
+Serving it is the supervisor's; what is said is in `core/control.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+import struct
+import tempfile
+from pathlib import Path
+
+from ..errors import ConfigError
+from ..events import visible
+
+#: The longest reply that is read, in bytes.
+REPLY_LIMIT = 16 * 1024 * 1024
+
+
+def folder() -> Path:
+    """The folder of control sockets that were given no path: this user's alone.
+
+    `$XDG_RUNTIME_DIR/prefork`, or `prefork-UID` in the temporary directory.
+    """
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    if os.path.isabs(runtime):
+        return Path(runtime) / "prefork"
+    return Path(tempfile.gettempdir()) / f"prefork-{os.geteuid()}"
+
+
+def make_folder() -> Path:
+    """The same, made if it is missing. Raises OSError where it cannot be, or is somebody else's or open to others: in a
+    temporary directory anybody may have put it there first."""
+    place = folder()
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(place, 0o700)
+    found = os.lstat(place)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise OSError(errno.EPERM, "not a folder that is ours alone", str(place))
+    return place
+
+
+def may_control(sock: socket.socket) -> bool:
+    """Whether the peer of a unix socket is root or this process's user (SO_PEERCRED, unix(7))."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return True
+    size = struct.calcsize("3i")
+    _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+    return uid in (0, os.geteuid())
+
+
+def find() -> str:
+    """The control socket of the one server that runs. Raises ConfigError if there is none, or more than one."""
+    place = folder()
+    living = [path for path in sorted(map(str, place.glob("*.sock"))) if _answers(path)]
+    if not living:
+        raise ConfigError(f"no running prefork found (looked in {visible(place)}); name its socket by --control PATH")
+    if len(living) > 1:
+        raise ConfigError(f"several are running; say which: --control {' or '.join(map(visible, living))}")
+    return living[0]
+
+
+def _answers(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(1.0)
+        try:
+            sock.connect(path)
+        except OSError as exc:
+            if exc.errno == errno.ECONNREFUSED:
+                # Left by a supervisor that was killed.
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+            return False
+    return True
+
+
+def ask(path: str, request: bytes, timeout: float) -> bytes:
+    """Send `request` and return the line that answers it. Raises ConfigError where nobody does in `timeout` seconds."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(timeout)
+        try:
+            sock.connect(path)
+            sock.sendall(request)
+            return _read_line(sock)
+        except TimeoutError:
+            raise ConfigError(f"--control {visible(path)}: no answer within {timeout:g} s") from None
+        except OSError as exc:
+            reason = os.strerror(exc.errno).lower() if exc.errno else str(exc)
+            raise ConfigError(f"--control {visible(path)}: {reason}") from exc
+
+
+def _read_line(sock: socket.socket) -> bytes:
+    received = bytearray()
+    while not received.endswith(b"\n"):
+        data = sock.recv(65536)
+        if not data or len(received) > REPLY_LIMIT:
+            raise OSError(errno.ECONNRESET, "the server ended the conversation")
+        received += data
+    return bytes(received)

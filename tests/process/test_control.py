@@ -1,0 +1,233 @@
+"""The control socket: what a running server tells and does, and what it makes of clients that mean harm."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support import need_root, run_script, wait_until
+
+from prefork.core.control import COMMANDS, BadRequest, Request, decode_request, encode_request
+from prefork.testing import Server, run_server
+
+SERVICE = """
+async def handle(stream):
+    async for line in stream:
+        stream.write(line)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "service.py").write_text(SERVICE)
+    return tmp_path
+
+
+@pytest.fixture
+def server(folder: Path) -> Iterator[Server]:
+    with run_server("service:handle", "-w", "2", "--control", str(folder / "control"), cwd=folder) as running:
+        yield running
+
+
+def command(folder: Path, *words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    path = () if env else ("--control", str(folder / "control"))
+    return subprocess.run(
+        [sys.executable, "-m", "prefork", *words, *path],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        cwd=folder,
+        env={**os.environ, **(env or {})},
+    )
+
+
+def status(folder: Path) -> dict[str, Any]:
+    done = command(folder, "status", "--json")
+    assert done.returncode == 0, done.stderr
+    value: dict[str, Any] = json.loads(done.stdout)
+    return value
+
+
+def test_status_agrees_with_what_clients_see(server: Server, folder: Path) -> None:
+    clients = [socket.create_connection(("127.0.0.1", server.port), timeout=10) for _ in range(7)]
+    for sock in clients:
+        sock.sendall(b"hello\n")
+        assert sock.recv(10) == b"hello\n"
+    told = status(folder)
+    assert told["pid"] == server.pid
+    assert told["listeners"] == [f"127.0.0.1:{server.port} (tcp)"]
+    assert {worker["pid"] for worker in told["workers"]} == set(server.worker_pids())
+    assert sum(worker["open"] for worker in told["workers"]) == 7
+    assert sum(worker["accepted"] for worker in told["workers"]) == 7
+    assert all(worker["state"] == "ready" and worker["heartbeat_age"] < 10 for worker in told["workers"])
+    for sock in clients:
+        sock.close()
+    wait_until(lambda: sum(worker["open"] for worker in status(folder)["workers"]) == 0)
+    text = command(folder, "status").stdout.splitlines()
+    assert text[0].startswith(f"prefork 0.1.0, supervisor {server.pid}, serving, generation 0, up ")
+    assert text[1] == f"listening on 127.0.0.1:{server.port} (tcp)"
+    assert text[2].split() == ["worker", "pid", "generation", "state", "open", "accepted", "heartbeat"]
+    assert [line.split()[0] for line in text[3:]] == ["0", "1"]
+
+
+def test_reload_waits_and_says_whether_it_worked(server: Server, folder: Path) -> None:
+    done = command(folder, "reload")
+    assert (done.returncode, done.stdout) == (0, "reloaded: every worker is of generation 1\n")
+    assert {worker["generation"] for worker in status(folder)["workers"] if worker["state"] == "ready"} == {1}
+    (folder / "service.py").write_text("raise RuntimeError('no database')")
+    done = command(folder, "reload")
+    assert done.returncode == 3
+    (line,) = done.stderr.splitlines()
+    assert "reload failed, what runs is kept" in line
+    assert "RuntimeError: no database" in line
+    assert len(server.worker_pids()) >= 2
+
+
+def test_scale(server: Server, folder: Path) -> None:
+    assert command(folder, "scale", "4").stdout == "scaled: 4 workers\n"
+    wait_until(lambda: len(server.worker_pids()) == 4)
+    assert command(folder, "scale", "1").stdout == "scaled: 1 worker\n"
+    wait_until(lambda: len(server.worker_pids()) == 1)
+    for wrong in ("0", "-1", "99999"):
+        done = command(folder, "scale", "--", wrong)
+        assert done.returncode in (2, 3)
+        assert len(done.stderr.splitlines()) == 1
+    assert len(server.worker_pids()) == 1
+
+
+def test_stop(server: Server, folder: Path) -> None:
+    path = folder / "control"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert command(folder, "stop").stdout == f"stopping: supervisor {server.pid}\n"
+    assert server.wait() == 0
+    assert not path.exists()
+    done = command(folder, "status")
+    assert done.returncode == 2
+    assert "no such file" in done.stderr
+
+
+def test_without_a_path_the_one_server_is_found(folder: Path) -> None:
+    env = {"XDG_RUNTIME_DIR": str(folder)}
+    assert "no running prefork found" in command(folder, "status", env=env).stderr
+    # A supervisor that was killed has left its socket.
+    (folder / "prefork").mkdir(mode=0o700)
+    stale = socket.socket(socket.AF_UNIX)
+    stale.bind(str(folder / "prefork" / "1.sock"))
+    stale.close()
+    with run_server("service:handle", "-w", "1", "--control", "", cwd=folder, env=env) as first:
+        assert f"supervisor {first.pid}" in command(folder, "status", env=env).stdout
+        assert stat.S_IMODE((folder / "prefork").stat().st_mode) == 0o700
+        with run_server("service:handle", "-w", "1", "--control", "", cwd=folder, env=env) as second:
+            done = command(folder, "status", env=env)
+            assert done.returncode == 2
+            assert f"{first.pid}.sock or " in done.stderr or f"{second.pid}.sock or " in done.stderr
+            assert second.stop() == 0
+        assert first.stop() == 0
+    assert list((folder / "prefork").iterdir()) == []
+
+
+def test_a_folder_that_others_may_write_is_not_used(folder: Path) -> None:
+    (folder / "prefork").mkdir(mode=0o777)
+    (folder / "prefork").chmod(0o777)
+    env = {"XDG_RUNTIME_DIR": str(folder)}
+    with run_server("service:handle", "-w", "1", "--control", "", cwd=folder, env=env) as server:
+        assert "no control socket" in server.stderr()
+        assert server.stop() == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [b"rubbish\n", b"{}\n", b'{"command": "dance"}\n', b"[1]\n", b"null\n", b'{"command": "scale", "workers": "x"}\n'],
+)
+def test_rubbish_is_answered_and_changes_nothing(server: Server, folder: Path, words: bytes) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(10)
+        sock.connect(str(folder / "control"))
+        sock.sendall(words)
+        with sock.makefile("rb") as file:
+            reply = json.loads(file.read())
+    assert reply["ok"] is False
+    assert status(folder)["state"] == "serving"
+
+
+def test_clients_that_say_too_much_or_nothing_cost_nothing(server: Server, folder: Path) -> None:
+    silent = [socket.socket(socket.AF_UNIX) for _ in range(40)]
+    for sock in silent:
+        sock.setblocking(False)
+        sock.connect_ex(str(folder / "control"))
+    # They are let go after a few seconds, and then there is room for the next.
+    started = time.monotonic()
+    assert status(folder)["state"] == "serving"
+    assert time.monotonic() - started < 25
+    for sock in silent:
+        sock.close()
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(10)
+        sock.connect(str(folder / "control"))
+        try:
+            sock.sendall(b"x" * 1_000_000)
+            assert b"too long" in sock.recv(1000)
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+    assert status(folder)["state"] == "serving"
+    assert len(os.listdir(f"/proc/{server.pid}/fd")) < 30
+
+
+def test_other_users_are_turned_away(server: Server, folder: Path) -> None:
+    need_root()
+    # As if its owner had opened the file to everybody.
+    (folder / "control").chmod(0o666)
+    folder.chmod(0o755)
+    code = """
+import os, socket, sys
+os.chdir(sys.argv[1])
+os.setresuid(65534, 65534, 65534)
+with socket.socket(socket.AF_UNIX) as sock:
+    sock.settimeout(10)
+    sock.connect("control")
+    try:
+        sock.sendall(b'{"command": "stop"}\\n')
+        print(sock.recv(100))
+    except OSError:
+        print(b"")
+"""
+    done = run_script(code, str(folder))
+    assert done.stdout == "b''\n", done.stderr
+    assert status(folder)["state"] == "serving"
+
+
+def test_no_worker_holds_the_control_socket(server: Server, folder: Path) -> None:
+    listening = {
+        line.split()[6]
+        for line in Path("/proc/net/unix").read_text().splitlines()
+        if line.endswith(str(folder / "control"))
+    }
+    assert listening
+    for pid in server.worker_pids():
+        held = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
+        assert not held & {f"socket:[{inode}]" for inode in listening}
+
+
+@given(st.sampled_from(COMMANDS), st.integers(-5, 5000), st.booleans())
+def test_requests_survive_the_wire(name: str, workers: int, at_once: bool) -> None:
+    request = Request(name, workers, at_once)
+    assert decode_request(encode_request(request).rstrip(b"\n")) == request
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_request_or_refused(line: bytes) -> None:
+    try:
+        decode_request(line)
+    except BadRequest as exc:
+        assert str(exc)
