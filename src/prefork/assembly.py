@@ -19,14 +19,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .config import TLS, Address, Limits, Settings, TCPAddress, UnixAddress, parse_address
+from .config import (
+    TLS,
+    Address,
+    FdAddress,
+    Limits,
+    Settings,
+    SystemdAddress,
+    TCPAddress,
+    UnixAddress,
+    parse_address,
+)
 from .core.facts import Finish
 from .errors import BindError, ConfigError, ExitCode, PreforkError
 from .events import BacklogCapped, ControlUnavailable, Emit, Listening, Stopped, visible
 from .net.handlers import classify
 from .observe.logs import configure
+from .observe.manager import also_to_manager
 from .parent.supervisor import Seat, Supervisor
 from .system import control as control_folder
+from .system.inherited import Passed, adopt
+from .system.notify import Notifier
 from .system.sockets import bind_sockets, bind_unix_socket, describe, unlink_unix_socket
 
 # Imported before the fork, although only workers run it: a replacement is there sooner, its memory is shared, and it is
@@ -83,7 +96,8 @@ def run(settings: Settings, target: object) -> ExitCode:
     from .system.cpus import cpu_count
 
     forksafety.refuse_unsafe_fork("prefork.serve", stacklevel=3)
-    emit = configure(settings.log_format, settings.log_level)
+    notifier = Notifier()
+    emit = also_to_manager(configure(settings.log_format, settings.log_level), notifier)
     context = _context(settings)
     count = settings.workers or cpu_count()
     _set_title(target)
@@ -103,6 +117,8 @@ def run(settings: Settings, target: object) -> ExitCode:
             renew,
             boot_timeout=settings.boot_timeout,
             hang_timeout=settings.hang_timeout,
+            watchdog=notifier.watchdog,
+            pat=lambda: notifier.send(WATCHDOG=1),
             control=control,
             listeners=[f"{describe(sock)} ({_kind(sock, context)})" for sock in listeners],
         ) as supervisor:
@@ -215,9 +231,10 @@ def _listen(settings: Settings, stack: contextlib.ExitStack) -> list[socket.sock
     """All sockets, or none. Closing `stack` closes them and removes the files of unix sockets; a worker never does."""
     sockets: list[socket.socket] = []
     ports: set[int] = set()
+    passed = Passed()
     for address in settings.bind:
         try:
-            fresh = _bind(address, settings.backlog)
+            fresh = _bind(address, settings.backlog, passed)
         except BindError as exc:
             if exc.errno == errno.EADDRINUSE and isinstance(address, TCPAddress) and address.port in ports:
                 raise BindError(exc.address, exc.errno, "another --bind of this command has it") from exc
@@ -226,13 +243,17 @@ def _listen(settings: Settings, stack: contextlib.ExitStack) -> list[socket.sock
             stack.callback(sock.close)
         if isinstance(address, UnixAddress):
             stack.callback(unlink_unix_socket, address.path, _inode(address.path))
-        else:
+        elif isinstance(address, TCPAddress):
             ports.add(address.port)
         sockets += fresh
     return sockets
 
 
-def _bind(address: Address, backlog: int) -> list[socket.socket]:
+def _bind(address: Address, backlog: int, passed: Passed) -> list[socket.socket]:
+    if isinstance(address, FdAddress):
+        return [adopt(address.fd)]
+    if isinstance(address, SystemdAddress):
+        return passed.take(address.name)
     if isinstance(address, UnixAddress):
         return [bind_unix_socket(address.path, address.mode, backlog)]
     try:

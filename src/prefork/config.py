@@ -175,9 +175,36 @@ class UnixAddress:
         return f"unix:{self.path}" + ("" if self.mode == 0o600 else f",mode={self.mode:03o}")
 
 
-Address = TCPAddress | UnixAddress
+@dataclass(frozen=True, slots=True)
+class FdAddress:
+    """`fd:N`: a listening socket that the parent process has passed on under this number. Raises ConfigError."""
 
-_FORMS = "expected HOST:PORT, [V6]:PORT, :PORT (all interfaces) or unix:PATH[,mode=660]"
+    fd: int
+
+    def __post_init__(self) -> None:
+        _check_whole("--bind fd", self.fd, 3, MOST_DESCRIPTOR)
+
+    def __str__(self) -> str:
+        return f"fd:{self.fd}"
+
+
+@dataclass(frozen=True, slots=True)
+class SystemdAddress:
+    """`systemd[:NAME]`: the sockets of that name that systemd has passed, or all of them. Raises ConfigError."""
+
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.name is not None and not re.fullmatch(r"[!-9;-~]{1,255}", self.name):
+            _refuse("--bind", f"systemd:{self.name}", "the name must be that of FileDescriptorName=")
+
+    def __str__(self) -> str:
+        return "systemd" if self.name is None else f"systemd:{self.name}"
+
+
+Address = TCPAddress | UnixAddress | FdAddress | SystemdAddress
+
+_FORMS = "expected HOST:PORT, [V6]:PORT, :PORT (all interfaces), unix:PATH[,mode=660], fd:N or systemd[:NAME]"
 
 
 def parse_address(text: str) -> Address:
@@ -190,6 +217,13 @@ def parse_address(text: str) -> Address:
         _refuse("--bind", text, _FORMS)
     if text.startswith("unix:"):
         return _parse_unix(text)
+    if text == "systemd" or text.startswith("systemd:"):
+        return SystemdAddress(text.removeprefix("systemd").removeprefix(":") if ":" in text else None)
+    if text.startswith("fd:"):
+        digits = text.removeprefix("fd:")
+        if not re.fullmatch(r"[0-9]{1,10}", digits):
+            _refuse("--bind", text, "fd: wants the number of a descriptor, as in fd:3")
+        return FdAddress(int(digits))
     return _parse_tcp(text)
 
 
@@ -199,8 +233,6 @@ def _parse_tcp(text: str) -> TCPAddress:
         _refuse("--bind", text, f"the port is missing; {_FORMS}")
     if host == "*":
         _refuse("--bind", text, f"for all interfaces leave the host out, as in :{digits or 9000}")
-    if host in ("fd", "systemd") or text.startswith("systemd:"):
-        _refuse("--bind", text, f"sockets cannot be taken over from another process; {_FORMS}")
     bracketed = re.fullmatch(r"\[(.*)\]", host, re.DOTALL)
     if bracketed:
         host = bracketed[1]

@@ -18,7 +18,7 @@ FLOORS = {
     "core": {"errors", "events", "config"},
     "system": {"core", "errors", "events", "config"},
     "net": {"system", "core", "errors", "events", "config"},
-    "observe": {"errors", "events", "config"},
+    "observe": {"system", "errors", "events", "config"},
     "parent": {"system", "core", "errors", "events", "config", "__init__"},
     "worker": {"net", "system", "core", "errors", "events", "config"},
     "assembly": {"parent", "worker", "net", "observe", "system", "core", "errors", "events", "config"},

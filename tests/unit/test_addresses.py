@@ -99,8 +99,11 @@ def test_what_is_accepted(text: str, address: Address) -> None:
         ("a" * 64 + ":9000", "name or an IP address"),
         (".".join(["a" * 60] * 5) + ":9000", "name or an IP address"),
         ("bücher.example:9000", "xn--"),
-        ("fd:3", "cannot be taken over"),
-        ("systemd:name", "cannot be taken over"),
+        ("fd:x", "number of a descriptor"),
+        ("fd:", "number of a descriptor"),
+        ("fd:2", "must be 3 or more"),
+        ("systemd:", "FileDescriptorName="),
+        ("systemd:a b", "FileDescriptorName="),
         ("unix:", "path of a socket"),
         ("unix:,mode=660", "path of a socket"),
         ("unix:/run/", "path of a socket"),
@@ -191,3 +194,12 @@ def test_any_text_is_an_address_or_refused_in_one_line(text: str) -> None:
 def test_addresses_made_in_python_are_checked_too(make: object) -> None:
     with pytest.raises(ConfigError):
         make()  # type: ignore[operator]  # a list of callables
+
+
+@pytest.mark.parametrize("text", ["fd:3", "fd:77", "systemd", "systemd:web", "systemd:web:9000"])
+def test_sockets_of_somebody_else(text: str) -> None:
+    if text.count(":") > 1:
+        with pytest.raises(ConfigError):
+            parse_address(text)
+    else:
+        assert str(parse_address(text)) == text

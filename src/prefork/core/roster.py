@@ -215,6 +215,10 @@ class Roster:
             times.append(self._looked + self._look_interval)
         return min(times, default=None)
 
+    def serving(self) -> bool:
+        """Whether a worker accepts, or the last ones are finishing what they have."""
+        return self.phase is not Phase.FINISHED and bool(self._beating())
+
     # --- a worker's life ----------------------------------------------------------------------------------------------
 
     def _spawned(self, fact: Spawned, now: float) -> list[Command]:

@@ -115,7 +115,7 @@ class Supervisor:
 
     `announce` is called once, when all accept. `renew` is called before a reload: it brings what workers inherit up to
     date, or raises PreforkError, and then there is no reload. `run` returns the outcome in the supervisor, a `Seat` in
-    each worker.
+    each worker. `pat` is called twice in every `watchdog` seconds, as long as a worker serves.
     """
 
     def __init__(
@@ -127,6 +127,8 @@ class Supervisor:
         renew: Callable[[], object] = lambda: None,
         boot_timeout: float = 60.0,
         hang_timeout: float = 30.0,
+        watchdog: float | None = None,
+        pat: Callable[[], object] = lambda: None,
         control: socket.socket | None = None,
         listeners: Sequence[str] = (),
     ) -> None:
@@ -134,6 +136,9 @@ class Supervisor:
             workers, drain_timeout, random.random, boot_timeout=boot_timeout, hang_timeout=hang_timeout
         )
         self._renew = renew
+        self._watchdog = watchdog
+        self._pat = pat
+        self._patted = 0.0
         self._control_listener = control
         self._control: ControlSocket | None = None
         self._listeners = listeners
@@ -186,6 +191,7 @@ class Supervisor:
                 for process in concerned:
                     self._look_after(process)
                 self._serve_control()
+                self._pat_watchdog()
                 self._apply(TimePassed())
         except _InWorker as forked:
             return forked.seat
@@ -223,7 +229,17 @@ class Supervisor:
 
     def _next_due(self) -> float | None:
         times = [self._roster.next_due(), None if self._control is None else self._control.next_due()]
+        if self._watchdog is not None:
+            times.append(self._patted + self._watchdog / 2)
         return min((each for each in times if each is not None), default=None)
+
+    def _pat_watchdog(self) -> None:
+        """The manager's watchdog is for the service, not for this process: if no worker serves, it may bite."""
+        now = self._system.monotonic()
+        if self._watchdog is not None and now >= self._patted + self._watchdog / 2:
+            self._patted = now
+            if self._roster.serving():
+                self._pat()
 
     def _signal_came(self, number: int) -> None:
         name = signal.Signals(number).name

@@ -1,0 +1,30 @@
+"""The service manager as a subscriber: events of the supervisor become sd_notify(3) states.
+
+Only the supervisor's events; workers do not speak for the service.
+"""
+
+from __future__ import annotations
+
+from ..events import Emit, Event, Ready, Reloaded, ReloadFailed, Reloading, Scaled, Stopping, visible
+from ..system.notify import Notifier, monotonic_usec
+
+
+def also_to_manager(emit: Emit, notifier: Notifier) -> Emit:
+    """`emit`, and the manager is told what concerns it."""
+
+    def both(event: Event) -> None:
+        emit(event)
+        text = visible(str(event))
+        if isinstance(event, Ready):
+            notifier.send(READY=1, STATUS=text)
+        elif isinstance(event, Reloading):
+            notifier.send(RELOADING=1, MONOTONIC_USEC=monotonic_usec(), STATUS=text)
+        elif isinstance(event, Reloaded | ReloadFailed):
+            # Also after a failure: what ran before serves on.
+            notifier.send(READY=1, STATUS=text)
+        elif isinstance(event, Stopping):
+            notifier.send(STOPPING=1, STATUS=text)
+        elif isinstance(event, Scaled):
+            notifier.send(STATUS=text)
+
+    return both

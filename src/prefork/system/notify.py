@@ -1,0 +1,39 @@
+"""Telling the service manager: datagrams to the socket that NOTIFY_SOCKET names (sd_notify(3)).
+
+What is told, and when, is decided by the callers. A manager that does not listen costs nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import MutableMapping
+
+
+class Notifier:
+    """Sends states to the manager, if there is one. Takes its variables out of the environment: what a service starts
+    must not speak for it."""
+
+    def __init__(self, environment: MutableMapping[str, str] | None = None) -> None:
+        variables = os.environ if environment is None else environment
+        address = variables.pop("NOTIFY_SOCKET", "")
+        usec, pid = variables.pop("WATCHDOG_USEC", ""), variables.pop("WATCHDOG_PID", "")
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        for_us = pid in ("", str(os.getpid()))
+        self.watchdog = int(usec) / 1e6 if self._address and usec.isdigit() and int(usec) and for_us else None
+        """Seconds within which the manager wants to hear that all is well; None: it does not."""
+
+    def send(self, **states: str | int) -> None:
+        """`send(READY=1, STATUS="...")`. Never waits and never raises."""
+        if self._address:
+            text = "\n".join(f"{name}={value}" for name, value in states.items())
+            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+                sock.setblocking(False)
+                sock.sendto(text.encode(), self._address)
+
+
+def monotonic_usec() -> int:
+    """The stamp that RELOADING=1 wants (sd_notify(3), MONOTONIC_USEC)."""
+    return time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000

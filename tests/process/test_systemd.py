@@ -1,0 +1,213 @@
+"""Sockets that somebody else has bound, and telling the service manager how it goes."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import kill_session, need, wait_until
+
+from prefork.testing import run_server
+
+SERVICE = """
+import asyncio, os, time
+async def handle(stream):
+    async for line in stream:
+        if line == b"environment\\n":
+            line = " ".join(sorted(os.environ)).encode() + b"\\n"
+        if line == b"hang\\n":
+            time.sleep(60)
+        stream.write(line)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "service.py").write_text(SERVICE)
+    return tmp_path
+
+
+def ask(port: int, word: bytes = b"hello\n") -> bytes:
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as sock, sock.makefile("rb") as file:
+        sock.sendall(word)
+        return file.readline()
+
+
+def command(*options: str) -> list[str]:
+    return [sys.executable, "-m", "prefork", "serve", "service:handle", "-w", "2", "--control", "off", *options]
+
+
+def free_port() -> int:
+    """One that was free a moment ago: the activator takes no 0."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return int(sock.getsockname()[1])
+
+
+def test_socket_activation(folder: Path) -> None:
+    need("systemd-socket-activate")
+    first, second = free_port(), free_port()
+    activator = subprocess.Popen(
+        ["systemd-socket-activate", "-l", f"127.0.0.1:{first}", "-l", f"127.0.0.1:{second}"]
+        + ["--fdname=one:two", "-E", "PATH", *command("--bind", "systemd:two", "--bind", "systemd:one")],
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        # The first connection starts it, and is served by it.
+        assert _patiently(first) == b"hello\n"
+        assert ask(second) == b"hello\n"
+        names = ask(first, b"environment\n").decode().split()
+        assert not [name for name in names if name.startswith(("LISTEN_", "NOTIFY_"))]
+        activator.terminate()
+        assert activator.wait(20) == 0
+        assert activator.stderr is not None
+        text = activator.stderr.read().decode()
+        told = re.findall(r"prefork|listening on 127.0.0.1:(\d+) \(tcp\)", text)
+        assert [int(port) for port in told if port][-2:] == [second, first]
+    finally:
+        kill_session(activator.pid)
+        activator.wait()
+        assert activator.stderr is not None
+        activator.stderr.close()
+
+
+def _patiently(port: int) -> bytes:
+    end = time.monotonic() + 20
+    while True:
+        try:
+            return ask(port)
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.02)
+
+
+def refused(folder: Path, *options: str, **variables: str) -> str:
+    done = subprocess.run(
+        command(*options), cwd=folder, capture_output=True, text=True, timeout=30, env={**os.environ, **variables}
+    )
+    assert done.returncode == 4
+    (line,) = done.stderr.splitlines()
+    return line
+
+
+def test_sockets_that_were_not_passed(folder: Path) -> None:
+    assert "no sockets were passed to this process" in refused(folder, "--bind", "systemd")
+    # Those of another process: an environment that went too far.
+    line = refused(folder, "--bind", "systemd", LISTEN_PID="1", LISTEN_FDS="1")
+    assert "no sockets were passed to this process" in line
+    assert "bind fd:77: bad file descriptor" in refused(folder, "--bind", "fd:77")
+    reader, writer = os.pipe()
+    os.set_inheritable(reader, True)
+    try:
+        done = subprocess.run(
+            command("--bind", f"fd:{reader}"), cwd=folder, capture_output=True, text=True, timeout=30, pass_fds=[reader]
+        )
+    finally:
+        os.close(reader)
+        os.close(writer)
+    assert done.returncode == 4
+    assert "it is no socket" in done.stderr
+
+
+def test_a_socket_by_its_number(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        process = subprocess.Popen(
+            command("--bind", f"fd:{listener.fileno()}"),
+            cwd=folder,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[listener.fileno()],
+            start_new_session=True,
+        )
+        try:
+            assert _patiently(port) == b"hello\n"
+            process.terminate()
+            assert process.wait(20) == 0
+            # It is still ours.
+            with socket.create_connection(("127.0.0.1", port), timeout=5):
+                pass
+        finally:
+            kill_session(process.pid)
+            process.wait()
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[socket.socket]:
+    """What systemd listens on."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(str(tmp_path / "notify"))
+        sock.settimeout(10)
+        yield sock
+
+
+def states(manager: socket.socket, until: str) -> list[dict[str, str]]:
+    """What is told, up to a message that has `until` in it."""
+    seen = []
+    while True:
+        text = manager.recv(4096).decode()
+        seen.append(dict(line.split("=", 1) for line in text.splitlines()))
+        if until in text:
+            return seen
+
+
+def test_the_manager_is_told(folder: Path, manager: socket.socket) -> None:
+    env = {"NOTIFY_SOCKET": str(folder / "notify")}
+    with run_server("service:handle", "-w", "2", cwd=folder, env=env) as server:
+        (ready,) = states(manager, "READY=1")
+        assert ready == {"READY": "1", "STATUS": "ready: 2 workers"}
+        before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        server.signal(signal.SIGHUP)
+        reloading, reloaded = states(manager, "READY=1")
+        assert reloading["RELOADING"] == "1"
+        assert before <= int(reloading["MONOTONIC_USEC"]) <= time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        assert reloaded["STATUS"].startswith("reloaded")
+        (folder / "service.py").write_text("broken")
+        server.signal(signal.SIGHUP)
+        _, kept = states(manager, "READY=1")
+        assert kept["STATUS"].startswith("reload failed, what runs is kept")
+        assert "NOTIFY_SOCKET" not in ask(server.port, b"environment\n").decode().split()
+        server.signal(signal.SIGTERM)
+        (stopping,) = states(manager, "STOPPING=1")
+        assert "SIGTERM" in stopping["STATUS"]
+        assert server.wait() == 0
+
+
+def test_the_watchdog_is_patted_while_a_worker_serves(folder: Path, manager: socket.socket) -> None:
+    env = {"NOTIFY_SOCKET": str(folder / "notify"), "WATCHDOG_USEC": "400000"}
+    with run_server("service:handle", "-w", "1", "--hang-timeout", "20", cwd=folder, env=env) as server:
+        states(manager, "READY=1")
+        started = time.monotonic()
+        for _ in range(5):
+            assert manager.recv(100) == b"WATCHDOG=1"
+        assert time.monotonic() - started > 0.5
+        # No worker that serves, no pat: the watchdog is for the service.
+        os.kill(server.worker_pids()[0], signal.SIGSTOP)
+        (folder / "service.py").write_text("raise SystemExit(1)")
+        os.kill(server.worker_pids()[0], signal.SIGKILL)
+        wait_until(lambda: "cannot start" in server.stderr())
+        manager.setblocking(False)
+        while True:
+            try:
+                manager.recv(100)
+            except BlockingIOError:
+                break
+        time.sleep(0.6)
+        with pytest.raises(BlockingIOError):
+            manager.recv(100)
+
+
+def test_a_manager_that_is_gone_costs_nothing(folder: Path) -> None:
+    env = {"NOTIFY_SOCKET": "@nobody-listens-here", "WATCHDOG_USEC": "100000"}
+    with run_server("service:handle", "-w", "1", cwd=folder, env=env) as server:
+        assert ask(server.port) == b"hello\n"
+        assert server.stop() == 0
