@@ -38,6 +38,7 @@ from .observe.logs import configure
 from .observe.manager import also_to_manager
 from .parent.supervisor import Seat, Supervisor
 from .system import control as control_folder
+from .system.credentials import Identity, look_up
 from .system.inherited import Passed, adopt
 from .system.notify import Notifier
 from .system.sockets import bind_sockets, bind_unix_socket, describe, unlink_unix_socket
@@ -99,6 +100,7 @@ def run(settings: Settings, target: object) -> ExitCode:
     notifier = Notifier()
     emit = also_to_manager(configure(settings.log_format, settings.log_level), notifier)
     context = _context(settings)
+    identity = look_up(settings.user, settings.group)
     count = settings.workers or cpu_count()
     _set_title(target)
     with contextlib.ExitStack() as listening:
@@ -124,7 +126,7 @@ def run(settings: Settings, target: object) -> ExitCode:
         ) as supervisor:
             outcome = supervisor.run()
             if isinstance(outcome, Seat):
-                _work(outcome, announcer, settings, target, listeners, context)
+                _work(outcome, announcer, settings, target, listeners, context, identity)
             # While signals are still held: an impatient second one must not prevent that socket files are removed.
             listening.close()
             emit(Stopped(outcome.code))
@@ -167,6 +169,7 @@ def _work(
     target: object,
     listeners: Sequence[socket.socket],
     context: ssl.SSLContext | None,
+    identity: Identity | None,
 ) -> NoReturn:
     """Be a worker to the end of the process. Whatever goes wrong, the caller's code must not go on in two processes."""
     code: int = ExitCode.BUG
@@ -180,6 +183,7 @@ def _work(
                 lifeline=seat.lifeline,
                 row=seat.row,
                 dump_signal=seat.dump_signal,
+                identity=identity,
                 sockets=listeners,
                 context=context,
                 settings=settings,
@@ -206,6 +210,7 @@ def check(settings: Settings, target: object) -> str:
 
 def validate(settings: Settings) -> None:
     """What can be known to be wrong before anything is done. Raises ConfigError."""
+    look_up(settings.user, settings.group)
     if settings.loop == "uvloop" and importlib.util.find_spec("uvloop") is None:
         raise ConfigError("--loop uvloop: uvloop is not installed (pip install 'prefork[uvloop]')")
     if settings.ready_fd is not None:

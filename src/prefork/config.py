@@ -337,6 +337,10 @@ class Settings:
     drain_timeout: float = 30.0
     hang_timeout: float = 30.0
     boot_timeout: float = 60.0
+    user: str = ""
+    group: str = ""
+    """Who the workers are, by name or number; "" is who starts them."""
+    umask: int | None = None
     control: str = ""
     """The path of the control socket; "" is one in a folder of this user's, "off" none."""
     ready_fd: int | None = None
@@ -354,6 +358,8 @@ class Settings:
         _check_seconds("--drain-timeout", self.drain_timeout, zero=True)
         _check_seconds("--hang-timeout", self.hang_timeout, zero=False)
         _check_seconds("--boot-timeout", self.boot_timeout, zero=False)
+        if self.umask is not None:
+            _check_whole("--umask", self.umask, 0, 0o777)
         if "\0" in self.control:
             _refuse("--control", self.control, "must be a path, or off")
         if self.ready_fd is not None:

@@ -68,6 +68,15 @@ _HangTimeout = Annotated[
 _BootTimeout = Annotated[
     str, typer.Option("--boot-timeout", metavar="SECONDS", help="How long a worker may take until it accepts.")
 ]
+_User = Annotated[
+    str, typer.Option("--user", metavar="NAME", show_default=False, help="Whom the workers become, by name or number.")
+]
+_Group = Annotated[
+    str, typer.Option("--group", metavar="NAME", show_default=False, help="Their group; by default the user's.")
+]
+_Umask = Annotated[
+    str | None, typer.Option("--umask", metavar="OCTAL", show_default=False, help="The workers' umask, such as 027.")
+]
 _Control = Annotated[
     str,
     typer.Option(
@@ -103,6 +112,9 @@ def read(
     drain_timeout: _DrainTimeout = f"{_DEFAULTS.drain_timeout:g}",
     hang_timeout: _HangTimeout = f"{_DEFAULTS.hang_timeout:g}",
     boot_timeout: _BootTimeout = f"{_DEFAULTS.boot_timeout:g}",
+    user: _User = _DEFAULTS.user,
+    group: _Group = _DEFAULTS.group,
+    umask: _Umask = None,
     control: _Control = _DEFAULTS.control,
     ready_fd: _ReadyFd = None,
     loop: _Loop = _DEFAULTS.loop,
@@ -121,6 +133,9 @@ def read(
         drain_timeout=_seconds("--drain-timeout", drain_timeout),
         hang_timeout=_seconds("--hang-timeout", hang_timeout),
         boot_timeout=_seconds("--boot-timeout", boot_timeout),
+        user=user,
+        group=group,
+        umask=None if umask is None else _octal("--umask", umask),
         control=control,
         ready_fd=None if ready_fd is None else whole("--ready-fd", ready_fd),
         loop=loop,
@@ -142,6 +157,12 @@ def whole(option: str, text: str) -> int:
     if len(text) > 18:
         raise ConfigError(f"{option} {shown(text)}: the number is too large")
     return int(text)
+
+
+def _octal(option: str, text: str) -> int:
+    if not re.fullmatch(r"0?[0-7]{1,3}", text):
+        raise ConfigError(f"{option} {shown(text)}: must be up to three octal digits, such as 027")
+    return int(text, 8)
 
 
 def _seconds(option: str, text: str) -> float:

@@ -22,6 +22,7 @@ from ..events import Drained, Emit, WorkerFailed
 from ..net.connection import handler_failed
 from ..net.handlers import Handler, classify
 from ..net.server import TCPServer
+from ..system.credentials import Identity, become
 from ..system.orphans import Lifeline, die_with_parent
 from ..system.scoreboard import Row
 from ..system.signals import unblock_signals
@@ -49,6 +50,8 @@ class Equipment:
     """Ours on the scoreboard."""
     dump_signal: int
     """What asks for the stacks of all threads, to be written to the status pipe."""
+    identity: Identity | None
+    """Whom to become; None: nobody else."""
     sockets: Sequence[socket.socket]
     context: ssl.SSLContext | None
     settings: Settings
@@ -61,6 +64,7 @@ def run(equipment: Equipment) -> int:
     forget_the_parents_end()
     # SIGINT from a terminal goes to the whole group: the supervisor has it too, and passes it on as a drain.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _drop_privileges(equipment)
     # The kernel's answer to the supervisor's death holds from the first moment and in a loop that hangs.
     die_with_parent(equipment.parent, signal.SIGKILL)
     # In C, so it answers also when Python does not.
@@ -81,6 +85,14 @@ def run(equipment: Equipment) -> int:
         return ExitCode.BUG
     finally:
         end_within(END_TIMEOUT)
+
+
+def _drop_privileges(equipment: Equipment) -> None:
+    """Before a line of the service is read."""
+    if equipment.settings.umask is not None:
+        os.umask(equipment.settings.umask)
+    if equipment.identity is not None:
+        become(equipment.identity)
 
 
 async def _serve(equipment: Equipment, handler: Handler) -> int:

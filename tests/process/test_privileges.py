@@ -1,0 +1,194 @@
+"""Workers that are given a user are it for good; the supervisor keeps what needs root."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import need, need_root, run_script
+
+from prefork.testing import run_server
+
+SERVICE = """
+import json, os, socket, subprocess
+async def handle(stream):
+    async for line in stream:
+        if line == b"who\\n":
+            status = dict(l.split(":\\t", 1) for l in open("/proc/self/status").read().splitlines() if ":\\t" in l)
+            try:
+                os.setuid(0)
+                back = True
+            except OSError:
+                back = False
+            mask = os.umask(0)
+            os.umask(mask)
+            line = json.dumps({
+                "uid": status["Uid"].split(), "gid": status["Gid"].split(), "groups": status["Groups"].split(),
+                "no_new_privs": status["NoNewPrivs"], "caps": status["CapEff"], "back": back, "umask": mask,
+            }).encode() + b"\\n"
+        elif line == b"child\\n":
+            # What a program that the handler starts finds open.
+            out = subprocess.run(["ls", "/proc/self/fd"], capture_output=True, close_fds=False).stdout
+            line = b" ".join(out.split()) + b"\\n"
+        stream.write(line)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    need_root()
+    (tmp_path / "service.py").write_text(SERVICE)
+    for each in (tmp_path, *list(tmp_path.parents)[:2]):
+        each.chmod(0o755)
+    return tmp_path
+
+
+def ask(port: int, word: bytes) -> bytes:
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as sock, sock.makefile("rb") as file:
+        sock.sendall(word + b"\n")
+        return file.readline()
+
+
+#: A mount namespace in which /root, where some machines keep their Python, lets others in; nothing outside changes.
+OPENED = """
+set -e
+mount --make-rprivate /
+ip link set lo up
+if [ -d /root/.pyenv ]; then
+    mount -t tmpfs none /mnt
+    mkdir /mnt/pyenv
+    mount --bind /root/.pyenv /mnt/pyenv
+    mount -t tmpfs -o mode=755 none /root
+    mkdir /root/.pyenv
+    mount --bind /mnt/pyenv /root/.pyenv
+fi
+exec "$@"
+"""
+NAMESPACE = ("unshare", "-n", "-m", "sh", "-c", OPENED, "sh")
+
+
+def run_opened(code: str, folder: Path) -> str:
+    """Run `code` in that namespace, with tests/ importable; what it printed."""
+    need("unshare", "ip", "mount")
+    check = "import os\nos.setresuid(65534, 65534, 65534)\nimport prefork.assembly"
+    path = f"import sys\nsys.path[:0] = {sys.path!r}\n"
+    if run_script(path + check, prefix=NAMESPACE).returncode != 0:
+        pytest.skip("another user may not read this Python, nor this checkout")
+    done = run_script(path + code, prefix=NAMESPACE, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+IDENTITY = """
+import json, os, signal, socket
+from pathlib import Path
+from prefork.testing import run_server
+from support import wait_until
+
+def ask(port, word):
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as sock, sock.makefile("rb") as file:
+        sock.sendall(word + b"\\n")
+        return file.readline()
+
+def lives(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+options = ["--user", "nobody", "--group", "daemon", "--umask", "027", "-w", "2"]
+with run_server("service:handle", *options) as server:
+    for turn in range(2):
+        print(ask(server.port, b"who").decode(), end="")
+        # The same after a reload: the supervisor has kept what it needs.
+        server.signal(signal.SIGHUP)
+        wait_until(lambda: server.stderr().count("reloaded: ") > turn)
+    assert "Uid:\\t0\\t0\\t0\\t0" in Path(f"/proc/{server.pid}/status").read_text()
+    # setuid clears the kernel's promise; the workers have asked for it again, and have the pipe besides.
+    workers = server.worker_pids()
+    os.kill(server.pid, signal.SIGKILL)
+    wait_until(lambda: not any(map(lives, workers)), what="the end of the workers")
+"""
+
+
+def test_a_worker_is_its_user_and_nobody_else(folder: Path) -> None:
+    lines = run_opened(IDENTITY, folder).splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        told = json.loads(line)
+        assert told["uid"] == ["65534"] * 4
+        assert told["gid"] == ["1"] * 4
+        assert "0" not in told["groups"]
+        assert told["no_new_privs"] == "1"
+        assert int(told["caps"], 16) == 0
+        assert told["back"] is False
+        assert told["umask"] == 0o027
+
+
+def test_a_program_that_a_handler_starts_finds_nothing_of_ours(folder: Path) -> None:
+    with run_server("service:handle", "-w", "1", cwd=folder) as server:
+        held = {int(fd) for fd in ask(server.port, b"child").split()}
+        # 0 to 2, and the folder that ls reads.
+        assert held <= {0, 1, 2, 3}
+
+
+LOW_PORT = """
+import signal, socket
+from prefork.testing import run_server
+from support import wait_until
+with run_server("service:handle", "--user", "nobody", "-w", "1", bind=["127.0.0.1:80"]) as server:
+    for turn in range(2):
+        with socket.create_connection(("127.0.0.1", 80), 10) as sock:
+            sock.sendall(b"hello\\n")
+            print(sock.makefile().readline(), end="")
+        server.signal(signal.SIGHUP)
+        wait_until(lambda: server.stderr().count("reloaded: ") > turn)
+"""
+
+
+def test_a_low_port_is_kept_over_a_reload(folder: Path) -> None:
+    assert run_opened(LOW_PORT, folder) == "hello\nhello\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--user", "no-such-user"], "--user no-such-user: there is no such user"),
+        (["--group", "no-such-group"], "--group no-such-group: there is no such group"),
+        (["--user", "99999999999"], "--user 99999999999: there is no such user"),
+        (["--umask", "9"], "--umask 9: must be up to three octal digits"),
+    ],
+)
+def test_who_cannot_be(folder: Path, options: list[str], text: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "prefork", "check", "service:handle", *options],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert done.returncode == 2
+    assert text in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_only_root_can_change_the_user() -> None:
+    need_root()
+    code = """
+import os
+os.setresuid(65534, 65534, 65534)
+from prefork.errors import ConfigError
+from prefork.system.credentials import look_up
+try:
+    look_up("root", "")
+except ConfigError as exc:
+    print(exc)
+print(look_up("", ""))
+"""
+    # Imported before the change: another user may not read this Python.
+    preamble = "import prefork.system.credentials, pwd, grp"
+    assert run_script(f"{preamble}\n{code}").stdout == "--user root: only root can change it\nNone\n"
