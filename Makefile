@@ -6,7 +6,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PORT   ?= 9000
 
-.PHONY: serve test test-all check format clean
+.PHONY: serve test test-all histories check format clean
 
 ## Serve the echo example on all cores.
 serve: $(VENV)/.installed
@@ -22,6 +22,10 @@ test: $(VENV)/.developing
 test-all:
 	@scripts/install-debian-packages
 	@scripts/test-all
+
+## A million steps of random histories for the supervisor's decisions; some minutes.
+histories: $(VENV)/.developing
+	HISTORIES=20000 STEPS=100 $(BIN)/python -m pytest -q -s tests/unit/test_roster_histories.py $(PYTEST_ARGS)
 
 ## Lint, types, and the direction of the imports.
 check: $(VENV)/.developing

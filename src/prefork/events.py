@@ -403,6 +403,33 @@ class ReloadIgnored(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Recycling(Event):
+    """A worker has served enough: its successor is started, and when that one is ready, it drains."""
+
+    worker: int
+    pid: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"recycling worker {self.worker} (pid {self.pid}): {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class RecycleFailed(Event):
+    """The successor of a worker that is to be recycled did not become ready; the worker goes on."""
+
+    level: ClassVar[int] = logging.ERROR
+    worker: int
+    reason: str
+    delay: float
+
+    def __str__(self) -> str:
+        return (
+            f"worker {self.worker} is kept, its successor did not boot: {self.reason}; next try in {self.delay:.0f} s"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Scaled(Event):
     """The number of workers was changed."""
 

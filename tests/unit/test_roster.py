@@ -1,197 +1,26 @@
-"""The roster, driven through random histories: whatever happens, who should be running stays right."""
+"""The roster, one story at a time: who runs, who is replaced, who is told what."""
 
 from __future__ import annotations
 
-import random
-
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from rosters import Machine
 
 from prefork.core.facts import (
-    AnnounceReady,
-    Command,
-    Drain,
-    Dump,
-    Fact,
+    Cause,
     Finish,
-    HeartbeatsRead,
-    Kill,
-    Note,
-    ReadHeartbeats,
+    HandedOver,
     ReloadAsked,
     ScaleAsked,
-    Spawn,
-    Spawned,
-    SpawnFailed,
     Started,
     StopAsked,
+    TakenBack,
     TimePassed,
     WorkerDied,
     WorkerReady,
+    WorkerSpent,
     WorkerUnable,
 )
-from prefork.core.roster import Phase, Roster, State
+from prefork.core.workers import Phase, State
 from prefork.errors import ExitCode
-
-
-class Machine:
-    """A roster and the processes that its commands would have made."""
-
-    def __init__(self, slots: int, seed: int = 0) -> None:
-        self.slots = slots
-        self.now = 1000.0
-        self.dice = random.Random(seed)
-        self.roster = Roster(slots, 30.0, self.dice.random)
-        self.alive: dict[int, int] = {}
-        self.drained: list[int] = []
-        self.killed: list[int] = []
-        self.announced = 0
-        self.finish: Finish | None = None
-        self.notes: list[str] = []
-        self.refuse_forks = False
-        self.spawned = 0
-        self.hangs_since: dict[int, float] = {}
-        self.dumped: list[int] = []
-
-    def tell(self, fact: Fact) -> None:
-        for command in self.roster.apply(fact, self.now):
-            self._obey(command)
-
-    def _obey(self, command: Command) -> None:
-        assert self.finish is None, "a command after the end"
-        match command:
-            case Spawn():
-                assert self.serving(command.slot) <= 1, "no more than a worker and its successor"
-                if self.refuse_forks:
-                    self.tell(SpawnFailed(command.worker, "no room"))
-                    return
-                self.spawned += 1
-                self.alive[command.worker] = command.slot
-                self.tell(Spawned(command.worker, 5000 + command.worker))
-            case Drain():
-                assert command.worker in self.alive
-                assert command.worker not in self.drained, "asked twice"
-                self.drained.append(command.worker)
-            case ReadHeartbeats():
-                now = self.now
-                self.tell(HeartbeatsRead({w: now - self.hangs_since.get(w, now) for w in self.alive}))
-            case Dump():
-                self.dumped.append(command.worker)
-            case Kill():
-                assert command.worker in self.alive
-                assert command.worker not in self.killed, "killed twice"
-                self.killed.append(command.worker)
-            case Note():
-                self.notes.append(str(command.event))
-            case AnnounceReady():
-                self.announced += 1
-            case Finish():
-                assert not self.alive, "somebody is left"
-                self.finish = command
-
-    def serving(self, slot: int) -> int:
-        """Workers of a slot that nobody has asked to end."""
-        return sum(at == slot and w not in self.drained and w not in self.killed for w, at in self.alive.items())
-
-    def die(self, worker: int, cause: str = "exit status 1") -> None:
-        del self.alive[worker]
-        self.tell(WorkerDied(worker, cause))
-
-    def check(self) -> None:
-        """What holds at any moment."""
-        if self.roster.phase not in (Phase.BOOTING, Phase.SERVING):
-            return
-        target = len(self.roster.slots)
-        asked = set(self.drained) | set(self.killed)
-        assert len(set(self.alive) - asked) <= target + 1, "at most one more than wanted"
-        dying = [worker for worker in (*self.killed, *self.dumped) if worker in self.alive]
-        for slot in self.roster.slots:
-            # One that was killed has a successor when it has been reaped.
-            provided = self.serving(slot.number) or slot.number in [self.alive[worker] for worker in dying]
-            assert provided or slot.due is not None, "a slot forgotten"
-        for worker, slot_number in self.alive.items():
-            assert worker in asked or slot_number < target, "a worker that nobody wants"
-        if self.roster.reload is not None:
-            assert self.roster.reload.successor in self.alive, "a reload that waits for nobody"
-
-    def boot(self) -> None:
-        self.tell(Started())
-        for worker in list(self.alive):
-            self.tell(WorkerReady(worker))
-
-    def sleep(self, seconds: float) -> None:
-        """Time passes as the supervisor lets it: it wakes when something is due."""
-        end = self.now + seconds
-        while (due := self.roster.next_due()) is not None and due <= end and self.finish is None:
-            self.now = max(self.now, due)
-            self.tell(TimePassed())
-            due = self.roster.next_due()
-            assert due is None or due > self.now, "it would spin"
-        self.now = end
-
-
-actions = st.lists(
-    st.tuples(
-        st.sampled_from(
-            ["ready", "ready", "ready", "die", "unable", "sleep", "sleep long", "refuse forks", "allow forks", "stale"]
-            + ["reload", "more", "fewer", "hang"]
-        ),
-        st.integers(0, 10),
-    ),
-    max_size=60,
-)
-
-
-@settings(max_examples=300)
-@given(st.integers(1, 5), actions, st.sampled_from(["SIGTERM", "SIGQUIT", "twice"]), st.integers())
-def test_any_history(slots: int, history: list[tuple[str, int]], ending: str, seed: int) -> None:
-    machine = Machine(slots, seed)
-    machine.tell(Started())
-    for what, which in history:
-        workers = sorted(machine.alive)
-        worker = workers[which % len(workers)] if workers else None
-        if what == "ready" and worker is not None:
-            machine.tell(WorkerReady(worker))
-        elif what == "die" and worker is not None:
-            machine.die(worker)
-        elif what == "unable" and worker is not None:
-            machine.tell(WorkerUnable(worker, "broken"))
-        elif what == "stale":
-            machine.tell(WorkerReady(99_000))
-            machine.tell(WorkerDied(99_000, "exit status 0"))
-        elif what.startswith("sleep"):
-            machine.sleep(which * (10 if what == "sleep long" else 0.1))
-        elif what.endswith("forks"):
-            machine.refuse_forks = what == "refuse forks"
-        elif what == "reload":
-            machine.tell(ReloadAsked("SIGHUP"))
-        elif what == "hang" and worker is not None:
-            machine.hangs_since.setdefault(worker, machine.now)
-        elif what in ("more", "fewer"):
-            machine.tell(ScaleAsked("SIGTTIN", 1 if what == "more" else -1))
-        machine.check()
-    if machine.roster.phase in (Phase.STOPPING, Phase.FINISHED):
-        assert set(machine.killed) >= set(machine.alive)
-        for worker in list(machine.alive):
-            machine.die(worker)
-        assert machine.finish is not None
-        assert machine.finish.code in (ExitCode.SERVICE, ExitCode.CRASH_LOOP)
-        assert machine.finish.reason
-        return
-    machine.tell(StopAsked("SIGQUIT" if ending == "SIGQUIT" else "SIGTERM", at_once=ending == "SIGQUIT"))
-    if ending == "twice":
-        machine.tell(StopAsked("SIGTERM"))
-    if ending != "SIGTERM":
-        assert set(machine.killed) >= set(machine.alive)
-    spawned = machine.spawned
-    machine.sleep(40)
-    assert set(machine.killed) >= set(machine.alive), "a worker that does not end is killed"
-    for worker in list(machine.alive):
-        machine.die(worker, "signal 9 (SIGKILL)")
-    assert machine.finish == Finish(ExitCode.OK)
-    assert machine.roster.phase is Phase.FINISHED
-    assert machine.spawned == spawned, "nobody is forked after the stop"
-    assert machine.announced <= 1
 
 
 def test_ready_is_announced_once_when_all_are() -> None:
@@ -331,7 +160,7 @@ def test_what_does_not_boot_never_replaces_what_runs() -> None:
     machine.tell(WorkerUnable(bad, "service x:y: SyntaxError"))
     machine.die(bad, "exit status 3")
     assert machine.drained == [0]
-    assert machine.roster.reload is None
+    assert machine.roster.rolling is None
     assert any("reload failed" in note and "SyntaxError" in note for note in machine.notes)
     machine.sleep(100)
     assert sorted(machine.alive) == [0, 1, 2, 3]
@@ -357,7 +186,7 @@ def test_a_predecessor_that_dies_meanwhile_leaves_its_slot_to_the_successor() ->
     assert list(machine.alive) == [1], "no third one"
     machine.tell(WorkerReady(1))
     assert machine.drained == []
-    assert machine.roster.reload is None
+    assert machine.roster.rolling is None
 
 
 def test_when_both_die_the_slot_is_filled_again() -> None:
@@ -378,7 +207,7 @@ def test_asked_twice_it_reloads_twice_and_not_at_once() -> None:
     for _ in range(4):
         machine.tell(WorkerReady(newest(machine)))
     assert machine.roster.generation == 2
-    assert machine.roster.reload is None
+    assert machine.roster.rolling is None
     assert machine.drained == [0, 1, 2, 3]
 
 
@@ -449,3 +278,111 @@ def test_one_that_hangs_while_it_drains_is_not_waited_for() -> None:
     machine.hangs_since[0] = machine.now - 31
     machine.sleep(2)
     assert machine.killed == [0]
+
+
+# --- recycling --------------------------------------------------------------------------------------------------------
+
+
+def test_spent_workers_are_replaced_one_at_a_time_each_when_its_successor_is_ready() -> None:
+    machine = Machine(3)
+    machine.boot()
+    for worker in range(3):
+        machine.tell(WorkerSpent(worker, "1000 connections served"))
+    for slot in range(3):
+        assert len(machine.alive) == 4
+        assert machine.drained == list(range(slot))
+        machine.tell(WorkerReady(newest(machine)))
+        machine.die(slot, "exit status 0", clean=True)
+    assert sorted(machine.alive) == [3, 4, 5]
+    assert {worker.generation for worker in machine.roster.workers.values()} == {0}
+    assert "recycling worker 0 (pid 5000): 1000 connections served" in machine.notes
+    assert not machine.roster.deaths
+
+
+def test_a_spent_worker_whose_successor_fails_goes_on_and_is_tried_again_later() -> None:
+    machine = Machine(1)
+    machine.boot()
+    machine.tell(WorkerSpent(0, "old"))
+    machine.die(1, "exit status 1")
+    assert machine.drained == []
+    assert machine.notes[-1].startswith("worker 0 is kept, its successor did not boot")
+    machine.sleep(29)
+    assert sorted(machine.alive) == [0]
+    machine.sleep(2)
+    assert sorted(machine.alive) == [0, 2]
+
+
+def test_a_reload_asked_for_while_one_is_recycled_comes_next() -> None:
+    machine = Machine(2)
+    machine.boot()
+    machine.tell(WorkerSpent(0, "old"))
+    machine.tell(ReloadAsked("SIGHUP"))
+    for _ in range(3):
+        machine.tell(WorkerReady(newest(machine)))
+    assert machine.roster.generation == 1
+    assert machine.roster.rolling is None
+    assert {w.generation for w in machine.roster.workers.values() if w.state is State.READY} == {1}
+
+
+# --- another supervisor -----------------------------------------------------------------------------------------------
+
+
+def test_handed_over_everybody_drains_and_nobody_is_forked() -> None:
+    machine = Machine(2)
+    machine.boot()
+    machine.tell(HandedOver())
+    assert machine.drained == [0, 1]
+    machine.die(0, "signal 9 (SIGKILL)")
+    machine.sleep(5)
+    assert sorted(machine.alive) == [1]
+    machine.die(1, "exit status 0", clean=True)
+    assert machine.finish == Finish(ExitCode.OK)
+
+
+def test_taken_back_every_slot_gets_a_worker_and_the_draining_ones_go_on() -> None:
+    machine = Machine(2)
+    machine.boot()
+    machine.tell(HandedOver())
+    machine.tell(TakenBack())
+    assert sorted(machine.alive.values()) == [0, 0, 1, 1]
+    machine.die(0, "exit status 0", clean=True)
+    machine.die(1, "exit status 0", clean=True)
+    for worker in list(machine.alive):
+        machine.tell(WorkerReady(worker))
+    machine.sleep(100)
+    assert sorted(machine.alive) == [2, 3]
+    assert machine.roster.phase is Phase.SERVING
+
+
+# --- causes -----------------------------------------------------------------------------------------------------------
+
+
+def test_deaths_are_counted_by_what_we_know_of_their_cause() -> None:
+    machine = Machine(1)
+    machine.boot()
+
+    def die(kind: Cause) -> None:
+        worker = newest(machine)
+        del machine.alive[worker]
+        machine.tell(WorkerDied(worker, "somehow", False, kind))
+        machine.sleep(40)
+
+    def ready() -> None:
+        machine.tell(WorkerReady(newest(machine)))
+        machine.sleep(20)
+
+    die(Cause.SIGNAL)
+    die(Cause.EXIT)  # it was not ready
+    ready()
+    die(Cause.EXIT)
+    ready()
+    die(Cause.MEMORY)
+    ready()
+    machine.hangs_since[newest(machine)] = machine.now - 31
+    machine.sleep(3)
+    die(Cause.SIGNAL)
+    machine.sleep(30)  # it is not ready in time
+    die(Cause.SIGNAL)
+    assert machine.roster.deaths == {
+        Cause.SIGNAL: 1, Cause.EXIT: 1, Cause.MEMORY: 1, Cause.HANG: 1, Cause.BOOT: 2,
+    }  # fmt: skip

@@ -5,6 +5,7 @@ Values alone. What a fact leads to is decided in `roster.py`; how a command is d
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -51,12 +52,37 @@ class WorkerUnable:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerSpent:
+    """A worker has served enough, and why; it goes on serving until it is replaced."""
+
+    worker: int
+    reason: str
+
+
+class Cause(enum.StrEnum):
+    """What deaths are counted by. The first four are what the system says of one, the rest is what we know better."""
+
+    EXIT = "exit"
+    SIGNAL = "signal"
+    CORE = "core"
+    """By a signal that left a core, or would have, were cores switched on."""
+    MEMORY = "memory"
+    """Killed by the kernel, as its cgroup is out of memory."""
+    HANG = "hang"
+    BOOT = "boot"
+    """It could not start, or not in time."""
+    OVERDUE = "overdue"
+    """It had not ended in time after its drain."""
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerDied:
     """A worker's process has ended and has been reaped; `clean`: with exit status 0."""
 
     worker: int
     cause: str
     clean: bool = False
+    kind: Cause = Cause.EXIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +116,16 @@ class ScaleAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class HandedOver:
+    """Another supervisor has taken the sockets over, and serves."""
+
+
+@dataclass(frozen=True, slots=True)
+class TakenBack:
+    """It died while our workers were still draining."""
+
+
+@dataclass(frozen=True, slots=True)
 class TimePassed:
     """Nothing happened, but something may be due."""
 
@@ -100,11 +136,14 @@ Fact = (
     | SpawnFailed
     | WorkerReady
     | WorkerUnable
+    | WorkerSpent
     | WorkerDied
     | HeartbeatsRead
     | StopAsked
     | ReloadAsked
     | ScaleAsked
+    | HandedOver
+    | TakenBack
     | TimePassed
 )
 

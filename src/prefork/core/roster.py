@@ -9,9 +9,8 @@ is never used again, so that news of a predecessor cannot be mistaken for news o
 
 from __future__ import annotations
 
-import enum
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from ..errors import ExitCode
 from ..events import (
@@ -19,6 +18,8 @@ from ..events import (
     DrainOverdue,
     ForkFailed,
     Ready,
+    RecycleFailed,
+    Recycling,
     Reloaded,
     ReloadFailed,
     ReloadIgnored,
@@ -31,11 +32,13 @@ from ..events import (
 )
 from .facts import (
     AnnounceReady,
+    Cause,
     Command,
     Drain,
     Dump,
     Fact,
     Finish,
+    HandedOver,
     HeartbeatsRead,
     Kill,
     Note,
@@ -47,102 +50,24 @@ from .facts import (
     SpawnFailed,
     Started,
     StopAsked,
+    TakenBack,
     TimePassed,
     WorkerDied,
     WorkerReady,
+    WorkerSpent,
     WorkerUnable,
 )
+from .heartbeats import Watch
 from .restart import History, Policy, after_death, after_fork, delay
-
-# --- the table --------------------------------------------------------------------------------------------------------
-
-
-class State(enum.Enum):
-    """The life of a worker; `_MAY_BECOME` says what may follow what."""
-
-    FORKING = enum.auto()
-    STARTING = enum.auto()
-    READY = enum.auto()
-    DRAINING = enum.auto()
-    """It was sent SIGTERM."""
-    HUNG = enum.auto()
-    """Its loop does not turn: it was asked for its stacks, and is killed in a moment."""
-    KILLED = enum.auto()
-    """It was sent SIGKILL, and is still to be reaped."""
-
-
-_MAY_BECOME = {
-    State.FORKING: {State.STARTING},
-    State.STARTING: {State.READY, State.DRAINING, State.KILLED},
-    State.READY: {State.DRAINING, State.HUNG, State.KILLED},
-    State.DRAINING: {State.HUNG, State.KILLED},
-    State.HUNG: {State.KILLED},
-    State.KILLED: set[State](),
-}
-
-
-class Phase(enum.Enum):
-    """The life of the roster; it only goes forward."""
-
-    BOOTING = enum.auto()
-    """No worker has ever been ready: one that cannot start ends the program."""
-    SERVING = enum.auto()
-    STOPPING = enum.auto()
-    FINISHED = enum.auto()
-
-
-@dataclass(slots=True)
-class Worker:
-    """One process."""
-
-    number: int
-    slot: int
-    generation: int
-    state: State = State.FORKING
-    pid: int = 0
-    ready_since: float | None = None
-    unable: str = ""
-    kill_at: float | None = None
-    """When it is killed if it is still there: it has not become ready, or not ended, in time."""
-
-    def become(self, state: State) -> None:
-        assert state in _MAY_BECOME[self.state], f"worker {self.number}: {self.state.name} to {state.name}"
-        self.state = state
-
-
-@dataclass(slots=True)
-class Slot:
-    """A place for one worker."""
-
-    number: int
-    history: History = field(default_factory=History)
-    due: float | None = None
-    """When a worker is to be forked; None while there is one, or none is wanted."""
-    refused: int = 0
-    """Forks in a row that the system refused."""
-    occupant: int | None = None
-    """The worker that serves here, or is to; one that was retired is none any more."""
-
-
-@dataclass(slots=True)
-class Reload:
-    """One slot at a time: its successor is forked, proves that it is ready, and only then its predecessor drains."""
-
-    left: list[int]
-    """Slots that still have a worker of the generation before."""
-    successor: int | None = None
-    """The worker that is to prove itself."""
-    again: str = ""
-    """Asked for once more meanwhile, and by whom: what has been replaced already may be old again."""
-
+from .workers import Fate, Phase, Purpose, Rolling, Slot, State, Worker
 
 #: Seconds between attempts of a fork that the system refuses.
 FORK_RETRY = (0.1, 0.2, 0.5, 1.0)
 #: How much longer than the drain a worker may take before it is killed. It ends itself within seven seconds, in which a
 #: lifespan object's `stop()`, tasks, threads and exit handlers have their turn.
 STOP_GRACE = 8.0
-#: Seconds between looks at the heartbeats; a shorter hang timeout is looked at more often.
-LOOK_INTERVAL = 0.5
+#: Seconds after a worker's successor has failed until recycling is tried again.
+RECYCLE_RETRY = 30.0
 #: Seconds that a hung worker has to tell its stacks.
 DUMP_TIME = 0.3
 
@@ -163,12 +88,13 @@ class Roster:
         self.generation = 0
         self.slots = [Slot(number) for number in range(slots)]
         self.workers: dict[int, Worker] = {}
-        self.reload: Reload | None = None
+        self.rolling: Rolling | None = None
+        self.deaths: Counter[Cause] = Counter()
+        """How workers ended that were not asked to, by the kind of their cause."""
         self._drain_timeout = drain_timeout
         self._boot_timeout = boot_timeout
-        self._hang_timeout = hang_timeout
-        self._look_interval = min(LOOK_INTERVAL, hang_timeout / 4)
-        self._looked: float | None = None
+        self._watch = Watch(hang_timeout)
+        self._recycle_at = 0.0
         self._dice = dice
         self._policy = Policy() if policy is None else policy
         self._next_worker = 0
@@ -193,6 +119,8 @@ class Roster:
                 commands = self._ready(fact.worker, now)
             case WorkerUnable():
                 commands = self._unable(fact)
+            case WorkerSpent():
+                self._spent(fact)
             case WorkerDied():
                 commands = self._died(fact, now)
             case HeartbeatsRead():
@@ -203,16 +131,22 @@ class Roster:
                 commands = self._reload_asked(fact.by)
             case ScaleAsked():
                 commands = self._scale_asked(fact, now)
+            case HandedOver():
+                commands = self._handed_over(now)
+            case TakenBack():
+                self._taken_back(now)
             case TimePassed():
                 pass
         return commands + self._due(now) + self._finished()
 
-    def next_due(self) -> float | None:
+    def next_due(self, now: float) -> float | None:
         """When `TimePassed` will have something to do; None: not before another fact."""
         times = [slot.due for slot in self.slots if slot.due is not None]
         times += [worker.kill_at for worker in self.workers.values() if worker.kill_at is not None]
-        if self._looked is not None and self._beating():
-            times.append(self._looked + self._look_interval)
+        if self._beating():
+            times.append(self._watch.due(now))
+        if self._spent_slot() is not None and self.rolling is None:
+            times.append(self._recycle_at)
         return min(times, default=None)
 
     def serving(self) -> bool:
@@ -235,7 +169,7 @@ class Roster:
     def _spawn_failed(self, fact: SpawnFailed, now: float) -> list[Command]:
         worker = self.workers.pop(fact.worker)
         if self._is_successor(worker):
-            return self._reload_failed(worker, f"it cannot be forked: {fact.reason}")
+            return self._rolling_failed(worker, f"it cannot be forked: {fact.reason}", now)
         slot = self.slots[worker.slot]
         slot.occupant = None
         slot.due = now + FORK_RETRY[min(slot.refused, len(FORK_RETRY) - 1)]
@@ -265,18 +199,31 @@ class Roster:
             worker.unable = fact.reason
         return []
 
+    def _spent(self, fact: WorkerSpent) -> None:
+        worker = self.workers.get(fact.worker)
+        if worker is not None:
+            worker.spent = worker.spent or fact.reason
+
     def _died(self, fact: WorkerDied, now: float) -> list[Command]:
         worker = self.workers.pop(fact.worker, None)
         if worker is None:
             return []
+        asked = worker.state is State.DRAINING or worker.fate is Fate.ENDING
+        if not (asked and (fact.clean or worker.fate is Fate.ENDING or worker.ready_since is None)):
+            self.deaths[_cause(worker, fact)] += 1
         if self._is_successor(worker):
-            return self._reload_failed(worker, worker.unable or f"it died while it started: {fact.cause}")
+            return self._rolling_failed(worker, worker.unable or f"it died while it started: {fact.cause}", now)
         slot = self._slot_of(worker)
-        if self.phase is Phase.STOPPING or slot is None:
+        if slot is not None:
+            slot.occupant = None
+        if self._ending() or slot is None:
             # One that was still starting has no handler for SIGTERM yet, and nothing to drain.
             crashed = worker.state is State.DRAINING and worker.ready_since is not None and not fact.clean
             return [Note(WorkerExited(worker.slot, worker.pid, fact.cause, None))] if crashed else []
-        slot.occupant = None
+        return self._vacated(slot, worker, fact, now)
+
+    def _vacated(self, slot: Slot, worker: Worker, fact: WorkerDied, now: float) -> list[Command]:
+        """The worker of a slot has died, unasked: who comes next, and when."""
         served = None if worker.ready_since is None else now - worker.ready_since
         slot.history = after_death(slot.history, served, self._dice(), self._policy)
         if self.phase is Phase.BOOTING:
@@ -303,22 +250,20 @@ class Roster:
         return [worker for worker in self.workers.values() if worker.state in (State.READY, State.DRAINING)]
 
     def _look(self, now: float) -> list[Command]:
-        if not self._beating() or (self._looked is not None and now < self._looked + self._look_interval):
+        if not self._beating():
+            self._watch.rest()
             return []
-        # A look that comes late was kept from us: a suspended machine, a frozen group. Our clock ran and theirs did
-        # not, so nobody is judged until they have had the time of one more look.
-        late = self._looked is None or now - self._looked > 3 * self._look_interval
-        self._looked = now
-        return [] if late else [ReadHeartbeats()]
+        return [ReadHeartbeats()] if self._watch.look(now) else []
 
     def _heartbeats_read(self, fact: HeartbeatsRead, now: float) -> list[Command]:
         commands: list[Command] = []
-        for worker in self._beating():
-            age = fact.ages.get(worker.number, 0.0)
-            if age > self._hang_timeout:
-                worker.become(State.HUNG)
-                worker.kill_at = now + DUMP_TIME
-                commands += [Note(WorkerHung(worker.slot, worker.pid, age)), Dump(worker.number)]
+        beating = {worker.number: fact.ages[worker.number] for worker in self._beating() if worker.number in fact.ages}
+        for number in self._watch.judge(beating, now):
+            worker = self.workers[number]
+            worker.become(State.HUNG)
+            worker.fate = Fate.HANG
+            worker.kill_at = now + DUMP_TIME
+            commands += [Note(WorkerHung(worker.slot, worker.pid, beating[number])), Dump(number)]
         return commands
 
     # --- who is who ---------------------------------------------------------------------------------------------------
@@ -338,38 +283,54 @@ class Roster:
             return False
         return all(slot.history.failures >= self._policy.patience for slot in self.slots)
 
-    # --- reload -------------------------------------------------------------------------------------------------------
+    # --- reload and recycling -----------------------------------------------------------------------------------------
 
     def _reload_asked(self, by: str) -> list[Command]:
         if self.phase is Phase.BOOTING:
             return [Note(ReloadIgnored(by, "the first workers are still starting, with what is there now"))]
-        if self.phase is Phase.STOPPING:
+        if self._ending():
             return [Note(ReloadIgnored(by, "the server is stopping"))]
-        if self.reload is not None:
-            self.reload.again = by
+        if self.rolling is not None:
+            self.rolling.again = by
             return []
         self.generation += 1
-        self.reload = Reload([slot.number for slot in self.slots])
+        self.rolling = Rolling(Purpose.RELOAD, [slot.number for slot in self.slots])
         return [Note(Reloading(by, self.generation)), *self._next_successor()]
+
+    def _spent_slot(self) -> Slot | None:
+        """The first slot whose worker wants to be recycled."""
+        for slot in self.slots:
+            if self._is_ready(slot) and slot.occupant is not None and self.workers[slot.occupant].spent:
+                return slot
+        return None
+
+    def _recycle(self, now: float) -> list[Command]:
+        slot = self._spent_slot()
+        if slot is None or self.rolling is not None or self.phase is not Phase.SERVING or now < self._recycle_at:
+            return []
+        assert slot.occupant is not None
+        worker = self.workers[slot.occupant]
+        self.rolling = Rolling(Purpose.RECYCLE, [slot.number])
+        return [Note(Recycling(slot.number, worker.pid, worker.spent)), *self._next_successor()]
 
     def _next_successor(self) -> list[Command]:
         """Fork for the next slot that needs it; an empty one gets its worker anyway, and that is a new one."""
-        reload = self.reload
-        assert reload is not None
-        while reload.left:
-            number = reload.left.pop(0)
+        rolling = self.rolling
+        assert rolling is not None
+        while rolling.left:
+            number = rolling.left.pop(0)
             if number < len(self.slots) and self.slots[number].occupant is not None:
                 worker = self._make_worker(number)
-                reload.successor = worker.number
+                rolling.successor = worker.number
                 return [Spawn(worker.number, number)]
-        self.reload = None
-        notes: list[Command] = [Note(Reloaded(self.generation))]
-        return notes + (self._reload_asked(reload.again) if reload.again else [])
+        self.rolling = None
+        notes: list[Command] = [Note(Reloaded(self.generation))] if rolling.purpose is Purpose.RELOAD else []
+        return notes + (self._reload_asked(rolling.again) if rolling.again else [])
 
     def _take_over(self, worker: Worker, now: float) -> list[Command]:
         """The successor is ready: it has the slot, and its predecessor drains."""
-        assert self.reload is not None
-        self.reload.successor = None
+        assert self.rolling is not None
+        self.rolling.successor = None
         slot = self.slots[worker.slot]
         predecessor = slot.occupant
         slot.occupant = worker.number
@@ -377,24 +338,28 @@ class Roster:
         slot.history = History(forks=slot.history.forks)
         return [*([] if predecessor is None else self._retire(predecessor, now)), *self._next_successor()]
 
-    def _reload_failed(self, worker: Worker, reason: str) -> list[Command]:
-        """What does not boot never replaces what runs; the rest of the reload is off."""
-        self.reload = None
-        if self.phase is Phase.STOPPING:
+    def _rolling_failed(self, worker: Worker, reason: str, now: float) -> list[Command]:
+        """What does not boot never replaces what runs; the rest of it is off."""
+        rolling, self.rolling = self.rolling, None
+        if self._ending() or rolling is None:
             return []
         slot = self.slots[worker.slot]
         if slot.occupant is None and slot.due is None:
             # Its predecessor died meanwhile, and counted on it.
             slot.due = 0.0
-        return [Note(ReloadFailed(worker.slot, reason))]
+        if rolling.purpose is Purpose.RELOAD:
+            return [Note(ReloadFailed(worker.slot, reason))]
+        self._recycle_at = now + RECYCLE_RETRY
+        notes: list[Command] = [Note(RecycleFailed(worker.slot, reason, RECYCLE_RETRY))]
+        return notes + (self._reload_asked(rolling.again) if rolling.again else [])
 
     def _is_successor(self, worker: Worker) -> bool:
-        return self.reload is not None and self.reload.successor == worker.number
+        return self.rolling is not None and self.rolling.successor == worker.number
 
     def _successor_of(self, slot: Slot) -> Worker | None:
-        if self.reload is None or self.reload.successor is None:
+        if self.rolling is None or self.rolling.successor is None:
             return None
-        worker = self.workers[self.reload.successor]
+        worker = self.workers[self.rolling.successor]
         return worker if worker.slot == slot.number else None
 
     # --- scale --------------------------------------------------------------------------------------------------------
@@ -409,8 +374,8 @@ class Roster:
         while len(self.slots) > wanted:
             slot = self.slots.pop()
             successor = self._successor_of(slot)
-            if successor is not None and self.reload is not None:
-                self.reload.successor = None
+            if successor is not None and self.rolling is not None:
+                self.rolling.successor = None
                 commands += [*self._retire(successor.number, now), *self._next_successor()]
             if slot.occupant is not None:
                 commands += self._retire(slot.occupant, now)
@@ -425,34 +390,57 @@ class Roster:
         worker.kill_at = now + self._drain_timeout + STOP_GRACE
         return [Drain(number)]
 
+    # --- leaving to another supervisor --------------------------------------------------------------------------------
+
+    def _handed_over(self, now: float) -> list[Command]:
+        """Another supervisor serves the same sockets: ours drain, and nobody is forked any more."""
+        if self.phase is not Phase.SERVING:
+            return []
+        self._begin_end(Phase.LEAVING)
+        return self._retire_all(now)
+
+    def _taken_back(self, now: float) -> None:
+        """The other supervisor died while ours were draining: they go on draining, and every slot gets a worker."""
+        if self.phase is Phase.LEAVING:
+            self.phase = Phase.SERVING
+            for slot in self.slots:
+                slot.occupant, slot.due = None, now
+
     # --- stop ---------------------------------------------------------------------------------------------------------
 
+    def _ending(self) -> bool:
+        return self.phase in (Phase.LEAVING, Phase.STOPPING, Phase.FINISHED)
+
     def _stop_asked(self, fact: StopAsked, now: float) -> list[Command]:
-        second = self.phase is Phase.STOPPING
-        self._begin_stop()
+        second = self._ending()
+        self._begin_end(Phase.STOPPING)
         if second or fact.at_once:
             note: list[Command] = [] if self._at_once else [Note(Stopping(fact.by, True))]
             self._at_once = True
             return [*note, *self._kill_all()]
-        commands: list[Command] = [Note(Stopping(fact.by, False))]
-        for worker in list(self.workers.values()):
-            commands += self._retire(worker.number, now)
-        return commands
+        return [Note(Stopping(fact.by, False)), *self._retire_all(now)]
 
-    def _begin_stop(self) -> None:
-        self.phase = Phase.STOPPING
-        self.reload = None
+    def _begin_end(self, phase: Phase) -> None:
+        self.phase = phase
+        self.rolling = None
         for slot in self.slots:
             slot.due = None
 
+    def _retire_all(self, now: float) -> list[Command]:
+        return [command for worker in list(self.workers.values()) for command in self._retire(worker.number, now)]
+
     def _give_up(self, outcome: Finish) -> list[Command]:
-        self._begin_stop()
+        self._begin_end(Phase.STOPPING)
         self._at_once = True
         self._outcome = outcome
         return self._kill_all()
 
     def _kill_all(self) -> list[Command]:
-        return [command for worker in list(self.workers.values()) for command in self._kill(worker)]
+        commands: list[Command] = []
+        for worker in list(self.workers.values()):
+            worker.fate = worker.fate or Fate.ENDING
+            commands += self._kill(worker)
+        return commands
 
     def _kill(self, worker: Worker) -> list[Command]:
         if worker.state is State.KILLED:
@@ -464,7 +452,7 @@ class Roster:
     # --- what is due --------------------------------------------------------------------------------------------------
 
     def _due(self, now: float) -> list[Command]:
-        return self._overdue(now) + self._wanted(now) + self._look(now)
+        return self._overdue(now) + self._wanted(now) + self._recycle(now) + self._look(now)
 
     def _overdue(self, now: float) -> list[Command]:
         overdue = [w for w in self.workers.values() if w.kill_at is not None and now >= w.kill_at]
@@ -475,6 +463,8 @@ class Roster:
         for worker in overdue:
             if worker.state is State.STARTING:
                 worker.unable = f"not ready after {self._boot_timeout:g} s (--boot-timeout)"
+            if worker.state is not State.HUNG:
+                worker.fate = Fate.BOOT if worker.state is State.STARTING else Fate.OVERDUE
             commands += self._kill(worker)
         return commands
 
@@ -495,7 +485,18 @@ class Roster:
         return worker
 
     def _finished(self) -> list[Command]:
-        if self.phase is not Phase.STOPPING or self.workers:
+        if self.phase not in (Phase.LEAVING, Phase.STOPPING) or self.workers:
             return []
         self.phase = Phase.FINISHED
         return [self._outcome]
+
+
+def _cause(worker: Worker, fact: WorkerDied) -> Cause:
+    """What a death counts as: what we did to the worker says more than the signal that it died of."""
+    if worker.fate is Fate.HANG:
+        return Cause.HANG
+    if worker.fate is Fate.OVERDUE:
+        return Cause.OVERDUE
+    if worker.fate is Fate.BOOT or (worker.ready_since is None and fact.kind is Cause.EXIT):
+        return Cause.BOOT
+    return fact.kind

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..core.roster import Roster, Worker
+from ..core.roster import Roster
+from ..core.workers import Purpose, Worker
 from ..events import Event, Reloaded
 from ..system.scoreboard import Field, Row
 
@@ -18,7 +19,8 @@ def describe_roster(roster: Roster, rows: Mapping[int, Row], ages: Mapping[int, 
     return {
         "state": roster.phase.name.lower(),
         "generation": roster.generation,
-        "reloading": roster.reload is not None,
+        "reloading": roster.rolling is not None and roster.rolling.purpose is Purpose.RELOAD,
+        "deaths": dict(roster.deaths),
         "workers": [_worker(each, rows.get(each.number), ages.get(each.number)) for each in roster.workers.values()],
     }
 

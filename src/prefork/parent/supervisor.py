@@ -228,7 +228,10 @@ class Supervisor:
         return [*concerned.values(), *(process for process in blind if process.number not in concerned)]
 
     def _next_due(self) -> float | None:
-        times = [self._roster.next_due(), None if self._control is None else self._control.next_due()]
+        times = [
+            self._roster.next_due(self._system.monotonic()),
+            None if self._control is None else self._control.next_due(),
+        ]
         if self._watchdog is not None:
             times.append(self._patted + self._watchdog / 2)
         return min((each for each in times if each is not None), default=None)
@@ -265,7 +268,7 @@ class Supervisor:
         if self._control is not None:
             for conversation, request in self._control.take(self._ready, self._system.monotonic()):
                 self._answer(self._control, conversation, request)
-            if self._reload_askers and self._roster.reload is None:
+            if self._reload_askers and self._roster.rolling is None:
                 outcome, askers = self._reload_outcome, self._reload_askers
                 self._reload_askers = []
                 for asker in askers:

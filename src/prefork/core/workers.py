@@ -1,0 +1,118 @@
+"""The words of the roster: the states of a worker, its slot, and a replacement that is under way.
+
+Data and the table of what may follow what. When anything changes is decided in `roster.py`.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from .restart import History
+
+
+class State(enum.Enum):
+    """The life of a worker; `_MAY_BECOME` says what may follow what."""
+
+    FORKING = enum.auto()
+    STARTING = enum.auto()
+    READY = enum.auto()
+    DRAINING = enum.auto()
+    """It was sent SIGTERM."""
+    HUNG = enum.auto()
+    """Its loop does not turn: it was asked for its stacks, and is killed in a moment."""
+    KILLED = enum.auto()
+    """It was sent SIGKILL, and is still to be reaped."""
+
+
+_MAY_BECOME = {
+    State.FORKING: {State.STARTING},
+    State.STARTING: {State.READY, State.DRAINING, State.KILLED},
+    State.READY: {State.DRAINING, State.HUNG, State.KILLED},
+    State.DRAINING: {State.HUNG, State.KILLED},
+    State.HUNG: {State.KILLED},
+    State.KILLED: set[State](),
+}
+
+
+class Phase(enum.Enum):
+    """The life of the roster. It goes forward, but for LEAVING to SERVING: the other supervisor has died."""
+
+    BOOTING = enum.auto()
+    """No worker has ever been ready: one that cannot start ends the program."""
+    SERVING = enum.auto()
+    LEAVING = enum.auto()
+    """Another supervisor serves now, and ours are draining."""
+    STOPPING = enum.auto()
+    FINISHED = enum.auto()
+
+
+@dataclass(slots=True)
+class Worker:
+    """One process."""
+
+    number: int
+    slot: int
+    generation: int
+    state: State = State.FORKING
+    pid: int = 0
+    ready_since: float | None = None
+    unable: str = ""
+    spent: str = ""
+    """Why it wants to be replaced while it goes on serving."""
+    fate: Fate | None = None
+    """What we have done to it, and so the cause of its death."""
+    kill_at: float | None = None
+    """When it is killed if it is still there: it has not become ready, or not ended, in time."""
+
+    def become(self, state: State) -> None:
+        assert state in _MAY_BECOME[self.state], f"worker {self.number}: {self.state.name} to {state.name}"
+        self.state = state
+
+
+class Fate(enum.Enum):
+    """Why a worker is killed."""
+
+    HANG = enum.auto()
+    BOOT = enum.auto()
+    """It was not ready in time."""
+    OVERDUE = enum.auto()
+    """It had been asked to end, and did not."""
+    ENDING = enum.auto()
+    """The server stops at once."""
+
+
+@dataclass(slots=True)
+class Slot:
+    """A place for one worker."""
+
+    number: int
+    history: History = field(default_factory=History)
+    due: float | None = None
+    """When a worker is to be forked; None while there is one, or none is wanted."""
+    refused: int = 0
+    """Forks in a row that the system refused."""
+    occupant: int | None = None
+    """The worker that serves here, or is to; one that was retired is none any more."""
+
+
+class Purpose(enum.Enum):
+    """Why workers are replaced while they are well."""
+
+    RELOAD = enum.auto()
+    """All of them, by a new generation."""
+    RECYCLE = enum.auto()
+    """One that has served enough, by another of its generation."""
+
+
+@dataclass(slots=True)
+class Rolling:
+    """One slot at a time: its successor is forked, proves that it is ready, and only then its predecessor drains."""
+
+    purpose: Purpose
+    left: list[int]
+    """Slots whose worker is still to be replaced."""
+    successor: int | None = None
+    """The worker that is to prove itself."""
+    again: str = ""
+    """A reload was asked for meanwhile, and by whom: what has been replaced already may be old again."""

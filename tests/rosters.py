@@ -1,0 +1,137 @@
+"""A roster and the processes that its commands would have made: what the tests of its histories share.
+
+Obeys commands, keeps the books, and asserts what holds at any moment.
+"""
+
+from __future__ import annotations
+
+import random
+
+from prefork.core.facts import (
+    AnnounceReady,
+    Command,
+    Drain,
+    Dump,
+    Fact,
+    Finish,
+    HeartbeatsRead,
+    Kill,
+    Note,
+    ReadHeartbeats,
+    Spawn,
+    Spawned,
+    SpawnFailed,
+    Started,
+    TimePassed,
+    WorkerDied,
+    WorkerReady,
+)
+from prefork.core.roster import Roster
+from prefork.core.workers import Phase
+
+
+class Machine:
+    """A roster and the processes that its commands would have made."""
+
+    def __init__(self, slots: int, seed: int = 0) -> None:
+        self.slots = slots
+        self.now = 1000.0
+        self.dice = random.Random(seed)
+        self.roster = Roster(slots, 30.0, self.dice.random)
+        self.alive: dict[int, int] = {}
+        self.drained: list[int] = []
+        self.killed: list[int] = []
+        self.announced = 0
+        self.finish: Finish | None = None
+        self.notes: list[str] = []
+        self.refuse_forks = False
+        self.spawned = 0
+        self.hangs_since: dict[int, float] = {}
+        self.dumped: list[int] = []
+        self.died: list[int] = []
+        self.back_off: dict[int, tuple[int, float]] = {}
+        self.retired_at: dict[int, float] = {}
+
+    def tell(self, fact: Fact) -> None:
+        for command in self.roster.apply(fact, self.now):
+            self._obey(command)
+
+    def _obey(self, command: Command) -> None:
+        assert self.finish is None, "a command after the end"
+        match command:
+            case Spawn():
+                assert self.serving(command.slot) <= 1, "no more than a worker and its successor"
+                if self.refuse_forks:
+                    self.tell(SpawnFailed(command.worker, "no room"))
+                    return
+                self.spawned += 1
+                self.alive[command.worker] = command.slot
+                self.tell(Spawned(command.worker, 5000 + command.worker))
+            case Drain():
+                assert command.worker in self.alive
+                assert command.worker not in self.drained, "asked twice"
+                self.drained.append(command.worker)
+                self.retired_at[command.worker] = self.now
+            case ReadHeartbeats():
+                now = self.now
+                self.tell(HeartbeatsRead({w: now - self.hangs_since.get(w, now) for w in self.alive}))
+            case Dump():
+                self.dumped.append(command.worker)
+            case Kill():
+                assert command.worker in self.alive
+                assert command.worker not in self.killed, "killed twice"
+                self.killed.append(command.worker)
+            case Note():
+                self.notes.append(str(command.event))
+            case AnnounceReady():
+                self.announced += 1
+            case Finish():
+                assert not self.alive, "somebody is left"
+                self.finish = command
+
+    def serving(self, slot: int) -> int:
+        """Workers of a slot that nobody has asked to end."""
+        return sum(at == slot and w not in self.drained and w not in self.killed for w, at in self.alive.items())
+
+    def die(self, worker: int, cause: str = "exit status 1", clean: bool = False) -> None:
+        del self.alive[worker]
+        assert worker not in self.died, "reaped twice"
+        self.died.append(worker)
+        self.tell(WorkerDied(worker, cause, clean))
+
+    def check(self) -> None:
+        """What holds at any moment."""
+        if self.roster.phase not in (Phase.BOOTING, Phase.SERVING):
+            return
+        target = len(self.roster.slots)
+        asked = set(self.drained) | set(self.killed)
+        assert len(set(self.alive) - asked) <= target + 1, "at most one more than wanted"
+        dying = [worker for worker in (*self.killed, *self.dumped) if worker in self.alive]
+        for slot in self.roster.slots:
+            # One that was killed has a successor when it has been reaped.
+            provided = self.serving(slot.number) or slot.number in [self.alive[worker] for worker in dying]
+            assert provided or slot.due is not None, "a slot forgotten"
+        for worker, slot_number in self.alive.items():
+            assert worker in asked or slot_number < target, "a worker that nobody wants"
+        for slot in self.roster.slots:
+            failures, back_off = self.back_off.get(slot.number, (0, 0.0))
+            history = slot.history
+            assert history.back_off >= back_off or history.failures < failures, "back-off shrinks while it fails"
+            self.back_off[slot.number] = (history.failures, history.back_off)
+        if self.roster.rolling is not None:
+            assert self.roster.rolling.successor in self.alive, "a reload that waits for nobody"
+
+    def boot(self) -> None:
+        self.tell(Started())
+        for worker in list(self.alive):
+            self.tell(WorkerReady(worker))
+
+    def sleep(self, seconds: float) -> None:
+        """Time passes as the supervisor lets it: it wakes when something is due."""
+        end = self.now + seconds
+        while (due := self.roster.next_due(self.now)) is not None and due <= end and self.finish is None:
+            self.now = max(self.now, due)
+            self.tell(TimePassed())
+            due = self.roster.next_due(self.now)
+            assert due is None or due > self.now, "it would spin"
+        self.now = end

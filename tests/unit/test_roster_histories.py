@@ -1,0 +1,173 @@
+"""The roster in any history: hypothesis plays the processes, the user and the clock.
+
+`make histories` plays at least a million steps; the suite some thousands.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import ClassVar
+
+import hypothesis
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from rosters import Machine
+
+from prefork.core.facts import (
+    HandedOver,
+    ReloadAsked,
+    ScaleAsked,
+    Started,
+    StopAsked,
+    TakenBack,
+    WorkerDied,
+    WorkerReady,
+    WorkerSpent,
+    WorkerUnable,
+)
+from prefork.core.workers import Phase
+from prefork.errors import ExitCode
+
+#: How many histories, and of how many steps: the command for the long run sets them.
+HISTORIES = int(os.environ.get("HISTORIES", "60"))
+STEPS = int(os.environ.get("STEPS", "60"))
+
+which = st.integers(0, 7)
+
+
+class Histories(RuleBasedStateMachine):
+    """Each rule is something that can happen; `invariant` is what no history may break."""
+
+    machine: Machine
+    steps: ClassVar[int] = 0
+
+    @initialize(slots=st.integers(1, 5), seed=st.integers(0, 2**32))
+    def start(self, slots: int, seed: int) -> None:
+        self.machine = Machine(slots, seed)
+        self.machine.tell(Started())
+
+    def _pick(self, number: int) -> int | None:
+        workers = sorted(self.machine.alive)
+        return workers[number % len(workers)] if workers else None
+
+    @rule(number=which)
+    def ready(self, number: int) -> None:
+        worker = self._pick(number)
+        if worker is not None:
+            self.machine.tell(WorkerReady(worker))
+
+    @rule()
+    def all_ready(self) -> None:
+        for worker in sorted(self.machine.alive):
+            self.machine.tell(WorkerReady(worker))
+
+    @rule(number=which, clean=st.booleans())
+    def die(self, number: int, clean: bool) -> None:
+        worker = self._pick(number)
+        if worker is not None:
+            self.machine.die(worker, "exit status 0" if clean else "signal 9 (SIGKILL)", clean)
+
+    @rule(number=which)
+    def drained(self, number: int) -> None:
+        """One that was asked to end does so."""
+        ending = sorted(set(self.machine.alive) & set(self.machine.drained + self.machine.killed))
+        if ending:
+            self.machine.die(ending[number % len(ending)], "exit status 0", True)
+
+    @rule(number=which)
+    def unable(self, number: int) -> None:
+        worker = self._pick(number)
+        if worker is not None:
+            self.machine.tell(WorkerUnable(worker, "broken"))
+
+    @rule(number=which)
+    def spent(self, number: int) -> None:
+        worker = self._pick(number)
+        if worker is not None:
+            self.machine.tell(WorkerSpent(worker, "1000 connections served"))
+
+    @rule(number=which)
+    def hang(self, number: int) -> None:
+        worker = self._pick(number)
+        if worker is not None:
+            self.machine.hangs_since.setdefault(worker, self.machine.now)
+
+    @rule()
+    def news_of_a_stranger(self) -> None:
+        self.machine.tell(WorkerReady(99_000))
+        self.machine.tell(WorkerDied(99_000, "exit status 0"))
+
+    @rule(seconds=st.sampled_from([0.01, 0.3, 1.0, 5.0, 40.0, 100.0]))
+    def sleep(self, seconds: float) -> None:
+        self.machine.sleep(seconds)
+
+    @rule(seconds=st.sampled_from([1.0, 40.0, 3600.0]))
+    def freeze(self, seconds: float) -> None:
+        """The machine is suspended: everybody's clock runs, nobody does anything."""
+        self.machine.now += seconds
+
+    @rule(refuse=st.booleans())
+    def forks(self, refuse: bool) -> None:
+        self.machine.refuse_forks = refuse
+
+    @rule()
+    def reload(self) -> None:
+        self.machine.tell(ReloadAsked("SIGHUP"))
+
+    @rule(more=st.sampled_from([-3, -1, 1, 2]))
+    def scale(self, more: int) -> None:
+        if len(self.machine.roster.slots) + more <= 8:
+            self.machine.tell(ScaleAsked("SIGTTIN", more))
+
+    @rule()
+    def hand_over(self) -> None:
+        self.machine.tell(HandedOver())
+
+    @precondition(lambda self: self.machine.roster.phase is Phase.LEAVING)
+    @rule()
+    def take_back(self) -> None:
+        self.machine.tell(TakenBack())
+
+    @rule(by=st.sampled_from(["SIGTERM", "SIGQUIT"]), rare=st.integers(0, 5))
+    def stop(self, by: str, rare: int) -> None:
+        if rare == 0:
+            self.machine.tell(StopAsked(by, at_once=by == "SIGQUIT"))
+
+    @invariant()
+    def holds(self) -> None:
+        Histories.steps += 1
+        self.machine.check()
+
+    def teardown(self) -> None:
+        """Whatever has happened, a stop ends it: everybody is asked, then killed, and nobody is forked any more."""
+        machine = getattr(self, "machine", None)
+        if machine is None or machine.finish is not None:
+            return
+        given_up = machine.roster.phase is Phase.STOPPING and set(machine.killed) >= set(machine.alive)
+        machine.tell(StopAsked("SIGTERM"))
+        spawned = machine.spawned
+        machine.sleep(60)
+        assert set(machine.killed) >= set(machine.alive), "a worker that does not end is killed"
+        for worker in sorted(machine.alive):
+            machine.die(worker, "signal 9 (SIGKILL)")
+        assert machine.finish is not None
+        assert machine.finish.code is ExitCode.OK or (given_up and machine.finish.reason)
+        assert machine.spawned == spawned, "forked after the stop"
+        assert machine.announced <= 1
+
+
+@pytest.mark.deadline(3600)
+def test_any_history() -> None:
+    Histories.steps = 0
+    settings = hypothesis.settings(max_examples=HISTORIES, stateful_step_count=STEPS, deadline=None)
+    run_state_machine_as_test(Histories, settings=settings)
+    print(f"{Histories.steps} steps in {HISTORIES} histories: no invariant broken")
+    assert Histories.steps >= 10 * HISTORIES
