@@ -27,7 +27,7 @@ from prefork.core.facts import (
     WorkerReady,
 )
 from prefork.core.roster import Roster
-from prefork.core.workers import Phase
+from prefork.core.workers import Phase, Timing
 
 
 class Machine:
@@ -37,7 +37,7 @@ class Machine:
         self.slots = slots
         self.now = 1000.0
         self.dice = random.Random(seed)
-        self.roster = Roster(slots, 30.0, self.dice.random)
+        self.roster = Roster(slots, Timing(), self.dice.random)
         self.alive: dict[int, int] = {}
         self.drained: list[int] = []
         self.killed: list[int] = []
@@ -65,6 +65,7 @@ class Machine:
                     self.tell(SpawnFailed(command.worker, "no room"))
                     return
                 self.spawned += 1
+                assert command.generation in self.roster.generations()
                 self.alive[command.worker] = command.slot
                 self.tell(Spawned(command.worker, 5000 + command.worker))
             case Drain():

@@ -430,6 +430,83 @@ class RecycleFailed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Upgrading(Event):
+    """Another supervisor is started, of the program as it is installed now."""
+
+    by: str
+
+    def __str__(self) -> str:
+        return f"upgrading ({self.by}): starting the installed program with the same sockets"
+
+
+@dataclass(frozen=True, slots=True)
+class Upgraded(Event):
+    """It serves; this one drains its workers and leaves."""
+
+    pid: int
+
+    def __str__(self) -> str:
+        return f"upgraded: supervisor {self.pid} serves; what is open here may end"
+
+
+@dataclass(frozen=True, slots=True)
+class UpgradeFailed(Event):
+    """It did not come to serve; this one stays."""
+
+    level: ClassVar[int] = logging.ERROR
+    reason: str
+
+    def __str__(self) -> str:
+        return f"upgrade failed, what runs is kept: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class UpgradeIgnored(Event):
+    """An upgrade was asked for when there can be none."""
+
+    level: ClassVar[int] = logging.WARNING
+    by: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"not upgrading ({self.by}): {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class TookBack(Event):
+    """The new supervisor died while ours was still draining: ours serves again."""
+
+    level: ClassVar[int] = logging.ERROR
+    pid: int
+    cause: str
+
+    def __str__(self) -> str:
+        return f"supervisor {self.pid} died: {self.cause}; serving again in its place"
+
+
+@dataclass(frozen=True, slots=True)
+class TookOver(Event):
+    """This supervisor serves in place of the one before."""
+
+    pid: int
+
+    def __str__(self) -> str:
+        return f"took over from supervisor {self.pid}"
+
+
+@dataclass(frozen=True, slots=True)
+class ReopenFailed(Event):
+    """A log file could not be opened again; lines go where they went before."""
+
+    level: ClassVar[int] = logging.WARNING
+    path: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"log file {self.path} cannot be opened again: {self.reason}; still writing to the old one"
+
+
+@dataclass(frozen=True, slots=True)
 class Scaled(Event):
     """The number of workers was changed."""
 

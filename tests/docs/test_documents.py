@@ -107,6 +107,7 @@ def test_the_table_of_options_has_the_defaults_of_the_code() -> None:
         "bind": str(settings.bind[0]),
         "workers": str(settings.workers),
         "backlog": str(settings.backlog),
+        "reuse-port": None,
         "tls-cert": None,
         "tls-key": None,
         "handshake-timeout": f"{limits.handshake_timeout:g}",
@@ -114,20 +115,27 @@ def test_the_table_of_options_has_the_defaults_of_the_code() -> None:
         "drain-timeout": f"{settings.drain_timeout:g}",
         "hang-timeout": f"{settings.hang_timeout:g}",
         "boot-timeout": f"{settings.boot_timeout:g}",
+        "max-connections-served": "off",
+        "max-worker-age": "off",
+        "max-worker-rss": "off",
         "user": None,
         "group": None,
         "umask": None,
+        "pidfile": None,
         "control": None,
         "ready-fd": None,
         "loop": settings.loop,
         "log-format": settings.log_format,
         "log-level": settings.log_level,
+        "config": "prefork.toml",
     }
+    assert settings.max_connections_served is settings.max_worker_age is settings.max_worker_rss is None
+    assert not settings.reuse_port
 
 
 def test_the_table_of_options_is_the_commands_own() -> None:
     helped = run_script("from prefork.cli.main import main\nmain()", "serve", "--help", env={"COLUMNS": "200"}).stdout
-    offered = set(re.findall(r"--([a-z][a-z-]+)", helped)) - {"help"}
+    offered = set(re.findall(r"--([a-z][a-z-]+)", helped)) - {"help", "no-reuse-port"}
     assert offered == set(re.findall(r"--([a-z-]+)", "".join(re.findall(r"^\| (`-.*?) \|", README, re.M))))
 
 

@@ -11,18 +11,21 @@ import pytest
 ROOT = Path(__file__).parents[2] / "src" / "prefork"
 
 #: Each floor and what it may import from; a file that is no folder is named by itself. `__init__` names all, lazily.
+VOCABULARY = {"errors", "events", "checks", "addresses", "config"}
 FLOORS = {
     "errors": set(),
     "events": set(),
-    "config": {"errors", "events"},
-    "core": {"errors", "events", "config"},
-    "system": {"core", "errors", "events", "config"},
-    "net": {"system", "core", "errors", "events", "config"},
-    "observe": {"system", "errors", "events", "config"},
-    "parent": {"system", "core", "errors", "events", "config", "__init__"},
-    "worker": {"net", "system", "core", "errors", "events", "config"},
-    "assembly": {"parent", "worker", "net", "observe", "system", "core", "errors", "events", "config"},
-    "cli": {"assembly", "system", "core", "errors", "config", "events", "__init__"},
+    "checks": {"errors", "events"},
+    "addresses": {"checks", "errors", "events"},
+    "config": {"addresses", "checks", "errors", "events"},
+    "core": VOCABULARY,
+    "system": {"core", *VOCABULARY},
+    "net": {"system", "core", *VOCABULARY},
+    "observe": {"system", *VOCABULARY},
+    "parent": {"system", "core", *VOCABULARY, "__init__"},
+    "worker": {"net", "system", "core", *VOCABULARY},
+    "assembly": {"parent", "worker", "net", "observe", "system", "core", *VOCABULARY},
+    "cli": {"assembly", "system", "core", *VOCABULARY, "__init__"},
     "testing": set(),
     "__main__": {"cli"},
     "__init__": None,

@@ -82,12 +82,17 @@ def test_help_names_every_option_and_its_default(capfd: pytest.CaptureFixture[st
         "--drain-timeout SECONDS": "30",
         "--hang-timeout SECONDS": "30",
         "--boot-timeout SECONDS": "60",
+        "--max-connections-served N": "off",
+        "--max-worker-age SECONDS": "off",
+        "--max-worker-rss BYTES": "off",
         "--loop NAME": "asyncio",
         "--log-format NAME": "text",
         "--log-level NAME": "info",
     }.items():
         assert re.search(
-            re.escape(option) + rf"[^\[\]]*(\[V6\][^\[\]]*\[,mode=660\])?[^\[\]]*\[default: {default}\]", text
+            re.escape(option)
+            + rf"[^\[\]]*(\[V6\][^\[\]]*\[,mode=660\][^\[\]]*\[:NAME\])?[^\[\]]*\[default: {default}\]",
+            text,
         ), option
     for option in ("--tls-cert FILE", "--tls-key FILE", "--ready-fd N"):
         assert option in text

@@ -247,8 +247,8 @@ def test_what_a_worker_holds(folder: Path) -> None:
             assert int(fields["SigBlk"], 16) == 0
             assert int(fields["SigIgn"], 16) & (1 << signal.SIGINT - 1)
             caught = {n for n in range(1, 65) if int(fields["SigCgt"], 16) & (1 << n - 1)}
-            # SIGUSR2 has the stacks of all threads told.
-            assert caught <= {signal.SIGTERM, signal.SIGUSR2}, caught
+            # SIGUSR1 has log files opened again, SIGUSR2 the stacks of all threads told.
+            assert caught <= {signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}, caught
 
 
 def test_the_supervisor_has_no_loop_and_no_threads(folder: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefork.config import Address, TCPAddress, UnixAddress, parse_address
+from prefork.addresses import Address, TCPAddress, UnixAddress, parse_address
 from prefork.errors import ConfigError
 
 

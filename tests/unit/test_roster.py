@@ -19,7 +19,7 @@ from prefork.core.facts import (
     WorkerSpent,
     WorkerUnable,
 )
-from prefork.core.workers import Phase, State
+from prefork.core.workers import Phase, State, Timing
 from prefork.errors import ExitCode
 
 
@@ -137,7 +137,7 @@ def newest(machine: Machine) -> int:
 def test_a_reload_replaces_one_slot_at_a_time_each_successor_ready_first() -> None:
     machine = Machine(3)
     machine.boot()
-    machine.tell(ReloadAsked("SIGHUP"))
+    machine.tell(ReloadAsked("SIGHUP", Timing()))
     for slot in range(3):
         assert len(machine.alive) == 4
         assert machine.drained == list(range(slot)), "nobody drains before the successor is ready"
@@ -154,7 +154,7 @@ def test_a_reload_replaces_one_slot_at_a_time_each_successor_ready_first() -> No
 def test_what_does_not_boot_never_replaces_what_runs() -> None:
     machine = Machine(3)
     machine.boot()
-    machine.tell(ReloadAsked("SIGHUP"))
+    machine.tell(ReloadAsked("SIGHUP", Timing()))
     machine.tell(WorkerReady(newest(machine)))
     bad = newest(machine)
     machine.tell(WorkerUnable(bad, "service x:y: SyntaxError"))
@@ -169,7 +169,7 @@ def test_what_does_not_boot_never_replaces_what_runs() -> None:
 def test_a_successor_that_is_not_ready_in_time_is_killed_and_the_reload_is_off() -> None:
     machine = Machine(1)
     machine.boot()
-    machine.tell(ReloadAsked("SIGHUP"))
+    machine.tell(ReloadAsked("SIGHUP", Timing()))
     machine.sleep(61)
     assert machine.killed == [1]
     machine.die(1, "signal 9 (SIGKILL)")
@@ -180,7 +180,7 @@ def test_a_successor_that_is_not_ready_in_time_is_killed_and_the_reload_is_off()
 def test_a_predecessor_that_dies_meanwhile_leaves_its_slot_to_the_successor() -> None:
     machine = Machine(1)
     machine.boot()
-    machine.tell(ReloadAsked("SIGHUP"))
+    machine.tell(ReloadAsked("SIGHUP", Timing()))
     machine.die(0)
     machine.sleep(100 - 50)
     assert list(machine.alive) == [1], "no third one"
@@ -192,7 +192,7 @@ def test_a_predecessor_that_dies_meanwhile_leaves_its_slot_to_the_successor() ->
 def test_when_both_die_the_slot_is_filled_again() -> None:
     machine = Machine(1)
     machine.boot()
-    machine.tell(ReloadAsked("SIGHUP"))
+    machine.tell(ReloadAsked("SIGHUP", Timing()))
     machine.die(0)
     machine.die(1)
     machine.sleep(1)
@@ -203,7 +203,7 @@ def test_asked_twice_it_reloads_twice_and_not_at_once() -> None:
     machine = Machine(2)
     machine.boot()
     for _ in range(3):
-        machine.tell(ReloadAsked("SIGHUP"))
+        machine.tell(ReloadAsked("SIGHUP", Timing()))
     for _ in range(4):
         machine.tell(WorkerReady(newest(machine)))
     assert machine.roster.generation == 2
@@ -214,7 +214,7 @@ def test_asked_twice_it_reloads_twice_and_not_at_once() -> None:
 def test_a_stop_ends_a_reload() -> None:
     machine = Machine(2)
     machine.boot()
-    machine.tell(ReloadAsked("SIGHUP"))
+    machine.tell(ReloadAsked("SIGHUP", Timing()))
     machine.tell(StopAsked("SIGTERM"))
     assert sorted(machine.drained) == [0, 1, 2]
     for worker in list(machine.alive):
@@ -293,6 +293,8 @@ def test_spent_workers_are_replaced_one_at_a_time_each_when_its_successor_is_rea
         assert machine.drained == list(range(slot))
         machine.tell(WorkerReady(newest(machine)))
         machine.die(slot, "exit status 0", clean=True)
+        assert len(machine.alive) == 3, "not all at once, however low the limits are"
+        machine.sleep(1.1)
     assert sorted(machine.alive) == [3, 4, 5]
     assert {worker.generation for worker in machine.roster.workers.values()} == {0}
     assert "recycling worker 0 (pid 5000): 1000 connections served" in machine.notes
@@ -316,7 +318,7 @@ def test_a_reload_asked_for_while_one_is_recycled_comes_next() -> None:
     machine = Machine(2)
     machine.boot()
     machine.tell(WorkerSpent(0, "old"))
-    machine.tell(ReloadAsked("SIGHUP"))
+    machine.tell(ReloadAsked("SIGHUP", Timing()))
     for _ in range(3):
         machine.tell(WorkerReady(newest(machine)))
     assert machine.roster.generation == 1

@@ -33,7 +33,7 @@ from prefork.core.facts import (
     WorkerSpent,
     WorkerUnable,
 )
-from prefork.core.workers import Phase
+from prefork.core.workers import Phase, Timing
 from prefork.errors import ExitCode
 
 #: How many histories, and of how many steps: the command for the long run sets them.
@@ -120,7 +120,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule()
     def reload(self) -> None:
-        self.machine.tell(ReloadAsked("SIGHUP"))
+        self.machine.tell(ReloadAsked("SIGHUP", Timing()))
 
     @rule(more=st.sampled_from([-3, -1, 1, 2]))
     def scale(self, more: int) -> None:

@@ -13,7 +13,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 import prefork
-from prefork.config import TLS, Limits, Settings, TCPAddress, UnixAddress
+from prefork.addresses import TCPAddress, UnixAddress
+from prefork.config import TLS, Limits, Settings
 from prefork.errors import ConfigError
 
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from .. import __version__
-from ..config import Settings
 from ..core.control import Request
 from . import options, remote
+from .sources import Sources
 
-WORDS = ("serve", "check", "status", "reload", "scale", "stop")
+WORDS = ("serve", "check", "status", "reload", "upgrade", "scale", "stop")
 
 #: What remains to be done: it returns what is to be printed on standard output, and the exit code.
 Action = Callable[[], tuple[str, int]]
@@ -58,26 +58,21 @@ def _root(
 ) -> None: ...
 
 
-def _word(act: Callable[[str, Settings], tuple[str, int]]) -> Callable[..., Action]:
-    """`act` as typer sees it: with the parameters of `options.read`, and called later."""
-
-    @functools.wraps(options.read)
-    def word(*args: Any, **kwargs: Any) -> Action:
-        return functools.partial(act, *options.read(*args, **kwargs))
-
-    return word
+def _word(act: Callable[[str, Sources], tuple[str, int]]) -> Callable[..., Action]:
+    """`act` as typer sees it: with TARGET and all options, and called later."""
+    return options.word(lambda target, given: functools.partial(act, target, Sources(given)))
 
 
-def _serve(target: str, settings: Settings) -> tuple[str, int]:
+def _serve(target: str, sources: Sources) -> tuple[str, int]:
     from ..assembly import run
 
-    return "", run(settings, target)
+    return "", run(sources.settings, target)
 
 
-def _check(target: str, settings: Settings) -> tuple[str, int]:
+def _check(target: str, sources: Sources) -> tuple[str, int]:
     from ..assembly import check
 
-    return f"ok: {check(settings, target)}", 0
+    return f"ok: {check(sources.settings(), target)}", 0
 
 
 app.command(
@@ -109,6 +104,13 @@ def _status(control: remote.Control = "", as_json: remote.AsJSON = False) -> Act
 def _reload(control: remote.Control = "", as_json: remote.AsJSON = False) -> Action:
     """Reload a running server, and wait until every worker is new, or say why what runs was kept."""
     return functools.partial(remote.ask, Request("reload"), control, as_json, remote.RELOAD_TIMEOUT)
+
+
+@app.command("upgrade", short_help="Replace a running server by the program as it is installed now.")
+def _upgrade(control: remote.Control = "", as_json: remote.AsJSON = False) -> Action:
+    """Have a running server start the installed program with the same sockets, and wait until that one has taken over,
+    or say why what runs was kept."""
+    return functools.partial(remote.ask, Request("upgrade"), control, as_json, remote.RELOAD_TIMEOUT)
 
 
 @app.command("scale", short_help="Change the number of workers.")

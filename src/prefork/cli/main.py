@@ -7,6 +7,7 @@ wrong with it.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import io
 import os
 import sys
@@ -82,8 +83,8 @@ def _wrong_usage(exc: Any, arguments: list[str]) -> PreforkError:
     command = "prefork " + arguments[0] if arguments[0] in WORDS else "prefork"
     option = getattr(exc, "option_name", None)
     if option is not None and hasattr(exc, "possibilities"):
-        near = sorted(exc.possibilities or ())
-        text = f"{option}: no such option" + (f", did you mean {' or '.join(near)}?" if near else "")
+        near = difflib.get_close_matches(option, exc.possibilities or (), 1)
+        text = f"{option}: no such option" + (f", did you mean {near[0]}?" if near else "")
     elif option is not None:
         text = f"{option}: a value is needed after it" if "requires" in exc.message else f"{option}: {exc.message}"
     elif getattr(getattr(exc, "param", None), "name", None) == "target":

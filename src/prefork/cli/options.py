@@ -1,180 +1,209 @@
-"""The options of `serve` and `check`: their names, their help, and how the text of their values becomes `Settings`.
+"""The options of `serve` and `check`: one table with their names, their help, and how text becomes a value.
 
-What a value may be is decided in `config.py`; here it is only read. typer hands every value over as text, as its own
-messages would name neither the cause nor the cure.
+What a value may be is decided in `config.py`; here it is only read. Where the text comes from is in `sources.py`. typer
+sees every option as text, as its own messages would name neither the cause nor the cure.
 """
 
 from __future__ import annotations
 
+import inspect
 import re
-from typing import Annotated
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import typer
 
-from ..config import TLS, Limits, Settings, parse_address, shown
+from ..addresses import parse_address
+from ..checks import shown
+from ..config import Limits, Settings
 from ..errors import ConfigError
-
-_DEFAULTS = Settings()
-_LIMITS = Limits()
 
 TARGET_FORMS = "module:attribute or path/to/file.py:attribute, such as echo:handle"
 
-_Target = Annotated[
-    str,
-    typer.Argument(
-        metavar="TARGET",
-        show_default=False,
-        help="The service, module:attribute or path/to/file.py:attribute: async def handle(stream), "
-        "async def handle(reader, writer) as asyncio.start_server takes it, an asyncio.Protocol class or factory, "
-        "or an object with async start, handle and stop.",
-    ),
-]
-_Bind = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--bind",
-        "-b",
-        metavar="ADDR",
-        show_default=False,
-        help="HOST:PORT, [V6]:PORT, :PORT (all interfaces, both families) or unix:PATH[,mode=660]. Repeatable.  "
-        f"[default: {' '.join(str(address) for address in _DEFAULTS.bind)}]",
-    ),
-]
-_Workers = Annotated[str, typer.Option("--workers", "-w", metavar="N", help="Processes; 0: one per usable CPU.")]
-_Backlog = Annotated[
-    str, typer.Option("--backlog", metavar="N", help="Connections that may wait in the kernel to be accepted.")
-]
-_TLSCert = Annotated[
-    list[str] | None,
-    typer.Option("--tls-cert", metavar="FILE", show_default=False, help="Certificate chain in PEM; turns TLS on."),
-]
-_TLSKey = Annotated[
-    list[str] | None,
-    typer.Option("--tls-key", metavar="FILE", show_default=False, help="Its private key in PEM, not encrypted."),
-]
-_HandshakeTimeout = Annotated[
-    str, typer.Option("--handshake-timeout", metavar="SECONDS", help="For a whole TLS handshake.")
-]
-_WriteTimeout = Annotated[
-    str, typer.Option("--write-timeout", metavar="SECONDS", help="How long a peer may take none of what waits for it.")
-]
-_DrainTimeout = Annotated[
-    str, typer.Option("--drain-timeout", metavar="SECONDS", help="How long open connections may take to end at a stop.")
-]
-_HangTimeout = Annotated[
-    str,
-    typer.Option("--hang-timeout", metavar="SECONDS", help="A worker whose loop does not turn so long is replaced."),
-]
-_BootTimeout = Annotated[
-    str, typer.Option("--boot-timeout", metavar="SECONDS", help="How long a worker may take until it accepts.")
-]
-_User = Annotated[
-    str, typer.Option("--user", metavar="NAME", show_default=False, help="Whom the workers become, by name or number.")
-]
-_Group = Annotated[
-    str, typer.Option("--group", metavar="NAME", show_default=False, help="Their group; by default the user's.")
-]
-_Umask = Annotated[
-    str | None, typer.Option("--umask", metavar="OCTAL", show_default=False, help="The workers' umask, such as 027.")
-]
-_Control = Annotated[
-    str,
-    typer.Option(
-        "--control",
-        metavar="PATH",
-        show_default=False,
-        help="The control socket, or off. By default one in a folder that is yours alone.",
-    ),
-]
-_ReadyFd = Annotated[
-    str | None,
-    typer.Option(
-        "--ready-fd",
-        metavar="N",
-        show_default=False,
-        help="Write READY and a newline to this descriptor once every worker accepts.",
-    ),
-]
-_Loop = Annotated[str, typer.Option("--loop", metavar="NAME", help="The workers' event loop: asyncio or uvloop.")]
-_LogFormat = Annotated[str, typer.Option("--log-format", metavar="NAME", help="text or json, on standard error.")]
-_LogLevel = Annotated[str, typer.Option("--log-level", metavar="NAME", help="debug, info, warning or error.")]
+_TARGET_HELP = (
+    "The service, module:attribute or path/to/file.py:attribute: async def handle(stream), async def handle(reader, "
+    "writer) as asyncio.start_server takes it, an asyncio.Protocol class or factory, or an object with async start, "
+    "handle and stop."
+)
+_CONFIG_HELP = "A TOML file of these options, with _ for -.  [default: prefork.toml, if it is there]"
 
 
-def read(
-    target: _Target,
-    bind: _Bind = None,
-    workers: _Workers = str(_DEFAULTS.workers),
-    backlog: _Backlog = str(_DEFAULTS.backlog),
-    tls_cert: _TLSCert = None,
-    tls_key: _TLSKey = None,
-    handshake_timeout: _HandshakeTimeout = f"{_LIMITS.handshake_timeout:g}",
-    write_timeout: _WriteTimeout = f"{_LIMITS.write_timeout:g}",
-    drain_timeout: _DrainTimeout = f"{_DEFAULTS.drain_timeout:g}",
-    hang_timeout: _HangTimeout = f"{_DEFAULTS.hang_timeout:g}",
-    boot_timeout: _BootTimeout = f"{_DEFAULTS.boot_timeout:g}",
-    user: _User = _DEFAULTS.user,
-    group: _Group = _DEFAULTS.group,
-    umask: _Umask = None,
-    control: _Control = _DEFAULTS.control,
-    ready_fd: _ReadyFd = None,
-    loop: _Loop = _DEFAULTS.loop,
-    log_format: _LogFormat = _DEFAULTS.log_format,
-    log_level: _LogLevel = _DEFAULTS.log_level,
-) -> tuple[str, Settings]:
-    """TARGET and the settings that the options say. Raises ConfigError."""
-    module, colon, attribute = target.rpartition(":")
-    if not (module and colon and attribute):
-        raise ConfigError(f"TARGET {shown(target)}: expected {TARGET_FORMS}")
-    settings = Settings(
-        bind=tuple(parse_address(text) for text in bind) if bind else _DEFAULTS.bind,
-        workers=whole("--workers", workers),
-        backlog=whole("--backlog", backlog),
-        tls=_pairs(tls_cert or [], tls_key or []),
-        drain_timeout=_seconds("--drain-timeout", drain_timeout),
-        hang_timeout=_seconds("--hang-timeout", hang_timeout),
-        boot_timeout=_seconds("--boot-timeout", boot_timeout),
-        user=user,
-        group=group,
-        umask=None if umask is None else _octal("--umask", umask),
-        control=control,
-        ready_fd=None if ready_fd is None else whole("--ready-fd", ready_fd),
-        loop=loop,
-        log_format=log_format,
-        log_level=log_level,
-        limits=Limits(
-            handshake_timeout=_seconds("--handshake-timeout", handshake_timeout),
-            write_timeout=_seconds("--write-timeout", write_timeout),
-        ),
-    )
-    return target, settings
+# --- from text to values ----------------------------------------------------------------------------------------------
 
 
-def whole(option: str, text: str) -> int:
-    """The number that `text` says. Raises ConfigError."""
+def text(option: str, value: str) -> str:
+    """The text itself."""
+    return value
+
+
+def whole(option: str, value: str) -> int:
+    """The number that `value` says. Raises ConfigError."""
     # int() would take underscores, spaces and the digits of other scripts, and refuse more than 4300 digits.
-    if not re.fullmatch(r"[+-]?[0-9]+", text):
-        raise ConfigError(f"{option} {shown(text)}: must be a whole number")
-    if len(text) > 18:
-        raise ConfigError(f"{option} {shown(text)}: the number is too large")
-    return int(text)
+    if not re.fullmatch(r"[+-]?[0-9]+", value):
+        raise ConfigError(f"{option} {shown(value)}: must be a whole number")
+    if len(value) > 18:
+        raise ConfigError(f"{option} {shown(value)}: the number is too large")
+    return int(value)
 
 
-def _octal(option: str, text: str) -> int:
-    if not re.fullmatch(r"0?[0-7]{1,3}", text):
-        raise ConfigError(f"{option} {shown(text)}: must be up to three octal digits, such as 027")
-    return int(text, 8)
+def octal(option: str, value: str) -> int:
+    """Permission bits. Raises ConfigError."""
+    if not re.fullmatch(r"0?[0-7]{1,3}", value):
+        raise ConfigError(f"{option} {shown(value)}: must be up to three octal digits, such as 027")
+    return int(value, 8)
 
 
-def _seconds(option: str, text: str) -> float:
-    if not re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)", text):
-        raise ConfigError(f"{option} {shown(text)}: must be a number of seconds, such as 30 or 2.5")
-    return float(text)
+def seconds(option: str, value: str) -> float:
+    """A number of seconds. Raises ConfigError."""
+    if not re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)", value):
+        raise ConfigError(f"{option} {shown(value)}: must be a number of seconds, such as 30 or 2.5")
+    return float(value)
 
 
-def _pairs(certs: list[str], keys: list[str]) -> tuple[TLS, ...]:
-    both = min(len(certs), len(keys))
-    if len(certs) > both:
-        raise ConfigError(f"--tls-cert {shown(certs[both])}: its --tls-key is missing (it may be the same file)")
-    if len(keys) > both:
-        raise ConfigError(f"--tls-key {shown(keys[both])}: its --tls-cert is missing")
-    return tuple(TLS(cert, key) for cert, key in zip(certs, keys, strict=True))
+def size(option: str, value: str) -> int:
+    """Bytes, or with K, M or G so many times 1024 of them. Raises ConfigError."""
+    found = re.fullmatch(r"([0-9]{1,15})([KMG]?)", value)
+    if found is None:
+        raise ConfigError(f"{option} {shown(value)}: must be a number of bytes, such as 536870912 or 512M")
+    return int(found[1]) << 10 * " KMG".index(found[2] or " ")
+
+
+def flag(option: str, value: str) -> bool:
+    """True or false. Raises ConfigError."""
+    known = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+    if value.lower() not in known:
+        raise ConfigError(f"{option} {shown(value)}: must be true or false")
+    return known[value.lower()]
+
+
+def unless_off(read: Callable[[str, str], Any]) -> Callable[[str, str], Any]:
+    """`read`, or None for the word off."""
+    return lambda option, value: None if value == "off" else read(option, value)
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option. Its value goes to the field of its name in `Settings`, or in `Limits`."""
+
+    name: str
+    metavar: str
+    help: str
+    read: Callable[[str, str], Any] = text
+    many: bool = False
+    """May be given more than once; the value is a list."""
+    short: str = ""
+    shown_default: str | None = None
+    """What the help says instead of the default; "" says nothing."""
+
+    @property
+    def field(self) -> str:
+        """The name in Python and in files."""
+        return self.name.replace("-", "_")
+
+    @property
+    def of_limits(self) -> bool:
+        """Whether it bounds one connection."""
+        return self.field in Limits.__slots__
+
+    def default_text(self) -> str:
+        """The default as a user would write it."""
+        if self.shown_default is not None:
+            return self.shown_default
+        value = getattr(Limits() if self.of_limits else Settings(), self.field)
+        if value is None:
+            return "off"
+        return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+OPTIONS = (
+    Option(
+        "bind",
+        "ADDR",
+        "HOST:PORT, [V6]:PORT, :PORT (all interfaces, both families), unix:PATH[,mode=660], fd:N (passed on by the "
+        "parent) or systemd[:NAME]. Repeatable.",
+        lambda option, value: parse_address(value),
+        many=True,
+        short="-b",
+        shown_default=" ".join(map(str, Settings().bind)),
+    ),
+    Option("workers", "N", "Processes; 0: one per usable CPU.", whole, short="-w"),
+    Option("backlog", "N", "Connections that may wait in the kernel to be accepted.", whole),
+    Option("reuse-port", "", "A listening socket for each worker (SO_REUSEPORT), held by the supervisor, too.", flag),
+    Option("tls-cert", "FILE", "Certificate chain in PEM; turns TLS on.", many=True, shown_default=""),
+    Option("tls-key", "FILE", "Its private key in PEM, not encrypted.", many=True, shown_default=""),
+    Option("handshake-timeout", "SECONDS", "For a whole TLS handshake.", seconds),
+    Option("write-timeout", "SECONDS", "How long a peer may take none of what waits for it.", seconds),
+    Option("drain-timeout", "SECONDS", "How long open connections may take to end at a stop.", seconds),
+    Option("hang-timeout", "SECONDS", "A worker whose loop does not turn so long is replaced.", seconds),
+    Option("boot-timeout", "SECONDS", "How long a worker may take until it accepts.", seconds),
+    Option("max-connections-served", "N", "Replace a worker after so many connections.", unless_off(whole)),
+    Option("max-worker-age", "SECONDS", "Replace a worker after so long.", unless_off(seconds)),
+    Option("max-worker-rss", "BYTES", "Replace a worker that has so much memory resident.", unless_off(size)),
+    Option("user", "NAME", "Whom the workers become, by name or number.", shown_default=""),
+    Option("group", "NAME", "Their group; by default the user's.", shown_default=""),
+    Option("umask", "OCTAL", "The workers' umask, such as 027.", octal, shown_default=""),
+    Option("pidfile", "PATH", "Where to write the supervisor's number; no second one may have it.", shown_default=""),
+    Option(
+        "control",
+        "PATH",
+        "The control socket, or off. By default one in a folder that is yours alone.",
+        shown_default="",
+    ),
+    Option(
+        "ready-fd",
+        "N",
+        "Write READY and a newline to this descriptor once every worker accepts.",
+        whole,
+        shown_default="",
+    ),
+    Option("loop", "NAME", "The workers' event loop: asyncio or uvloop."),
+    Option("log-format", "NAME", "text or json, on standard error."),
+    Option("log-level", "NAME", "debug, info, warning or error."),
+)
+
+
+# --- as typer sees them -----------------------------------------------------------------------------------------------
+
+#: What was given on the command line, by field; what was not given is missing.
+Given = Mapping[str, Sequence[str]]
+
+
+def word(act: Callable[[str, Given], Any]) -> Callable[..., Any]:
+    """A function for typer, whose parameters are TARGET, --config and the table, and which calls `act`."""
+
+    def called(target: str, **values: Any) -> Any:
+        module, colon, attribute = target.rpartition(":")
+        if not (module and colon and attribute):
+            raise ConfigError(f"TARGET {shown(target)}: expected {TARGET_FORMS}")
+        return act(target, {field: _texts(value) for field, value in values.items() if value is not None})
+
+    target = Annotated[str, typer.Argument(metavar="TARGET", show_default=False, help=_TARGET_HELP)]
+    config = Annotated[str | None, typer.Option("--config", metavar="FILE", show_default=False, help=_CONFIG_HELP)]
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [inspect.Parameter("target", kind, annotation=target)]
+    parameters += [inspect.Parameter(each.field, kind, default=None, annotation=_annotation(each)) for each in OPTIONS]
+    parameters += [inspect.Parameter("config", kind, default=None, annotation=config)]
+    called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # functions take attributes
+    called.__annotations__ = {each.name: each.annotation for each in parameters}
+    return called
+
+
+def _texts(value: Any) -> Sequence[str]:
+    if isinstance(value, bool):
+        return [str(value).lower()]
+    return value if isinstance(value, list) else [value]
+
+
+def _annotation(option: Option) -> Any:
+    default = option.default_text()
+    help = option.help + (f"  [default: {default}]" if default and option.read is not flag else "")
+    if option.read is flag:
+        names = [f"--{option.name}/--no-{option.name}"]
+        return Annotated[bool | None, typer.Option(*names, show_default=False, help=help)]
+    names = [f"--{option.name}", *([option.short] if option.short else [])]
+    given = typer.Option(*names, metavar=option.metavar, show_default=False, help=help)
+    return Annotated[list[str] | None, given] if option.many else Annotated[str | None, given]

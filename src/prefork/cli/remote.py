@@ -11,9 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
-from ..config import shown
+from ..checks import shown
 from ..core.control import Request, decode_reply, encode_request
 from ..errors import ConfigError, ServiceError
+from .sources import Sources
 
 Control = Annotated[
     str,
@@ -30,7 +31,7 @@ def ask(request: Request, control: str, as_json: bool, timeout: float = TIMEOUT)
     """Ask the server, and say what it answered. Raises ConfigError if nobody answers, ServiceError if it declines."""
     from ..system import control as socket
 
-    path = control or socket.find()
+    path = control or _configured() or socket.find()
     try:
         reply = decode_reply(socket.ask(path, encode_request(request), timeout))
     except ValueError:
@@ -42,6 +43,12 @@ def ask(request: Request, control: str, as_json: bool, timeout: float = TIMEOUT)
     return _SAID[request.command](reply), 0
 
 
+def _configured() -> str:
+    """The path that the settings of this folder name, if any does."""
+    control = Sources({}).settings().control
+    return "" if control == "off" else control
+
+
 def _status(reply: dict[str, Any]) -> str:
     head = (
         f"prefork {reply['version']}, supervisor {reply['pid']}, {reply['state']}"
@@ -51,6 +58,11 @@ def _status(reply: dict[str, Any]) -> str:
     rows = [[_cell(worker[column]) for column in columns] for worker in reply["workers"]]
     table = [["worker", "pid", "generation", "state", "open", "accepted", "heartbeat"], *sorted(rows, key=_by_slot)]
     widths = [max(len(row[i]) for row in table) for i in range(len(columns))]
+    if reply["predecessor"] is not None:
+        head += f", after supervisor {reply['predecessor']}, which drains"
+    if reply["deaths"]:
+        deaths = ", ".join(f"{count} {kind}" for kind, count in sorted(reply["deaths"].items()))
+        head += f"\ndeaths of workers: {deaths}"
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
     return "\n".join([head, *(f"listening on {each}" for each in reply["listeners"]), *lines])
 
@@ -68,6 +80,7 @@ def _cell(value: Any) -> str:
 _SAID: dict[str, Callable[[dict[str, Any]], str]] = {
     "status": _status,
     "reload": lambda reply: f"reloaded: every worker is of generation {reply['generation']}",
+    "upgrade": lambda reply: f"upgraded: supervisor {reply['pid']} serves",
     "scale": lambda reply: f"scaled: {reply['workers']} worker{'' if reply['workers'] == 1 else 's'}",
     "stop": lambda reply: f"stopping: supervisor {reply['pid']}",
 }

@@ -15,14 +15,14 @@ REQUEST_LIMIT = 4096
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a client wants: `status`, `reload`, `scale` (with `workers`), or `stop` (perhaps `at_once`)."""
+    """What a client wants: `status`, `reload`, `upgrade`, `scale` (with `workers`), or `stop` (perhaps `at_once`)."""
 
     command: str
     workers: int = 0
     at_once: bool = False
 
 
-COMMANDS = ("status", "reload", "scale", "stop")
+COMMANDS = ("status", "reload", "upgrade", "scale", "stop")
 
 
 class BadRequest(ValueError):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from ..errors import ExitCode
 from ..events import Event
+from .workers import Timing
 
 # --- facts: what happened ---------------------------------------------------------------------------------------------
 
@@ -102,9 +103,10 @@ class StopAsked:
 
 @dataclass(frozen=True, slots=True)
 class ReloadAsked:
-    """Every worker is to be replaced by one with today's code and certificates."""
+    """Every worker is to be replaced by one with today's code and certificates, which is as patient as `timing`."""
 
     by: str
+    timing: Timing
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +154,12 @@ Fact = (
 
 @dataclass(frozen=True, slots=True)
 class Spawn:
-    """Fork `worker` for `slot`. Answered by Spawned or SpawnFailed before any other fact, as a fork is not awaited."""
+    """Fork `worker` of `generation` for `slot`. Answered by Spawned or SpawnFailed before any other fact, as a fork is
+    not awaited."""
 
     worker: int
     slot: int
+    generation: int
 
 
 @dataclass(frozen=True, slots=True)

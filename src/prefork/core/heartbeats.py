@@ -19,12 +19,10 @@ GRACE = 5.0
 
 
 class Watch:
-    """Finds workers whose heartbeat is older than `timeout` seconds: within half a second after it became so."""
+    """Finds workers whose heartbeat has been stale for at most half a second."""
 
-    def __init__(self, timeout: float) -> None:
-        self.timeout = timeout
-        self._confirm = min(CONFIRM, timeout / 8)
-        self._late = min(LATE, timeout / 4)
+    def __init__(self) -> None:
+        self._confirm = CONFIRM
         self._due: float | None = None
         self._suspects: frozenset[int] = frozenset()
 
@@ -32,15 +30,16 @@ class Watch:
         """When to look next, on the clock of `now`."""
         return now if self._due is None else self._due
 
-    def look(self, now: float) -> bool:
-        """Whether it is time to look. Has to be followed by `judge` if it says so."""
+    def look(self, now: float, timeout: float) -> bool:
+        """Whether it is time to look. Has to be followed by `judge` if it says so. `timeout` is the shortest one."""
+        self._confirm = min(CONFIRM, timeout / 8)
         if self._due is None:
             # Nobody was there to be looked at; this is no pause.
             self._due = now + self._confirm
             return False
-        if now > self._due + self._late:
+        if now > self._due + min(LATE, timeout / 4):
             self._suspects = frozenset()
-            self._due = now + min(GRACE, self.timeout)
+            self._due = now + min(GRACE, timeout)
             return False
         return now >= self._due
 
@@ -49,14 +48,14 @@ class Watch:
         self._due = None
         self._suspects = frozenset()
 
-    def judge(self, ages: Mapping[int, float], now: float) -> list[int]:
-        """The workers that hang: stale in this look and the one before. `ages` is seconds by worker; who has no
-        heartbeat yet is missing."""
-        stale = frozenset(worker for worker, age in ages.items() if age > self.timeout)
+    def judge(self, left: Mapping[int, float], now: float) -> list[int]:
+        """The workers that hang: stale in this look and the one before. `left` is, by worker, the seconds after which
+        its heartbeat is stale, less than 0 if it is; who has no heartbeat yet is missing."""
+        stale = frozenset(worker for worker, seconds in left.items() if seconds < 0)
         hung = stale & self._suspects
         self._suspects = stale - hung
-        oldest = max((age for worker, age in ages.items() if worker not in stale), default=0.0)
-        # Nobody can be stale before `timeout - oldest` has passed.
-        quiet = min(INTERVAL, self.timeout - oldest + 0.01)
+        # Nobody else can be stale before.
+        next_stale = min((seconds for worker, seconds in left.items() if worker not in stale), default=INTERVAL)
+        quiet = min(INTERVAL, next_stale + 0.01)
         self._due = now + (self._confirm if self._suspects else max(self._confirm, quiet))
         return sorted(hung)

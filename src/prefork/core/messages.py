@@ -1,6 +1,7 @@
-"""What a worker tells its supervisor over the status pipe: lines of JSON, each small enough to be written at once.
+"""What a process tells the supervisor that started it: lines of JSON, each small enough to be written at once.
 
-Pure: bytes in, values out. A worker is not trusted to be well: what cannot be read is dropped.
+A worker does over its status pipe, and so does a supervisor that is to take over. Pure: bytes in, values out. Nobody is
+trusted to be well: what cannot be read is dropped.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ LIMIT = 4096
 
 @dataclass(frozen=True, slots=True)
 class ReadyMessage:
-    """I accept."""
+    """I accept; a supervisor: all of my workers do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,21 +26,36 @@ class UnableMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class SpentMessage:
+    """I have served enough, and why; I go on until I am replaced."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoppingMessage:
+    """I, a supervisor, was asked to stop."""
+
+
+@dataclass(frozen=True, slots=True)
 class StackLine:
     """A line of faulthandler's, which writes to the same pipe: it knows no JSON, and works in a hung process."""
 
     text: str
 
 
-Message = ReadyMessage | UnableMessage | StackLine
+Message = ReadyMessage | UnableMessage | SpentMessage | StoppingMessage | StackLine
 
 
-def encode(message: ReadyMessage | UnableMessage) -> bytes:
+def encode(message: ReadyMessage | UnableMessage | SpentMessage | StoppingMessage) -> bytes:
     """One line."""
     if isinstance(message, ReadyMessage):
         return b'{"ready": true}\n'
+    if isinstance(message, StoppingMessage):
+        return b'{"stopping": true}\n'
+    key = "unable" if isinstance(message, UnableMessage) else "spent"
     reason = message.reason
-    while len(line := json.dumps({"unable": reason}).encode() + b"\n") > LIMIT:
+    while len(line := json.dumps({key: reason}).encode() + b"\n") > LIMIT:
         reason = reason[: len(reason) * 3 // 4]
     return line
 
@@ -67,6 +83,10 @@ def _decode(line: bytes) -> Message | None:
     match value:
         case {"ready": True}:
             return ReadyMessage()
+        case {"stopping": True}:
+            return StoppingMessage()
         case {"unable": str(reason)}:
             return UnableMessage(reason)
+        case {"spent": str(reason)}:
+            return SpentMessage(reason)
     return None

@@ -59,7 +59,7 @@ from .facts import (
 )
 from .heartbeats import Watch
 from .restart import History, Policy, after_death, after_fork, delay
-from .workers import Fate, Phase, Purpose, Rolling, Slot, State, Worker
+from .workers import Fate, Phase, Purpose, Rolling, Slot, State, Timing, Worker
 
 #: Seconds between attempts of a fork that the system refuses.
 FORK_RETRY = (0.1, 0.2, 0.5, 1.0)
@@ -68,6 +68,8 @@ FORK_RETRY = (0.1, 0.2, 0.5, 1.0)
 STOP_GRACE = 8.0
 #: Seconds after a worker's successor has failed until recycling is tried again.
 RECYCLE_RETRY = 30.0
+#: Seconds between two that are recycled: limits that are too low for the load shall cost forks, not the service.
+RECYCLE_PAUSE = 1.0
 #: Seconds that a hung worker has to tell its stacks.
 DUMP_TIME = 0.3
 
@@ -78,11 +80,9 @@ class Roster:
     def __init__(
         self,
         slots: int,
-        drain_timeout: float,
+        timing: Timing,
         dice: Callable[[], float],
         policy: Policy | None = None,
-        boot_timeout: float = 60.0,
-        hang_timeout: float = 30.0,
     ) -> None:
         self.phase = Phase.BOOTING
         self.generation = 0
@@ -91,9 +91,11 @@ class Roster:
         self.rolling: Rolling | None = None
         self.deaths: Counter[Cause] = Counter()
         """How workers ended that were not asked to, by the kind of their cause."""
-        self._drain_timeout = drain_timeout
-        self._boot_timeout = boot_timeout
-        self._watch = Watch(hang_timeout)
+        self._timings = {0: timing}
+        """By generation."""
+        self._proven = 0
+        """The last generation that every slot has had: new slots begin with it."""
+        self._watch = Watch()
         self._recycle_at = 0.0
         self._dice = dice
         self._policy = Policy() if policy is None else policy
@@ -128,7 +130,7 @@ class Roster:
             case StopAsked():
                 commands = self._stop_asked(fact, now)
             case ReloadAsked():
-                commands = self._reload_asked(fact.by)
+                commands = self._reload_asked(fact.by, fact.timing)
             case ScaleAsked():
                 commands = self._scale_asked(fact, now)
             case HandedOver():
@@ -159,7 +161,7 @@ class Roster:
         worker = self.workers[fact.worker]
         worker.pid = fact.pid
         worker.become(State.STARTING)
-        worker.kill_at = now + self._boot_timeout
+        worker.kill_at = now + worker.timing.boot
         if worker.slot < len(self.slots) and not self._is_successor(worker):
             slot = self.slots[worker.slot]
             slot.history = after_fork(slot.history, now, self._policy)
@@ -250,20 +252,25 @@ class Roster:
         return [worker for worker in self.workers.values() if worker.state in (State.READY, State.DRAINING)]
 
     def _look(self, now: float) -> list[Command]:
-        if not self._beating():
+        beating = self._beating()
+        if not beating:
             self._watch.rest()
             return []
-        return [ReadHeartbeats()] if self._watch.look(now) else []
+        return [ReadHeartbeats()] if self._watch.look(now, min(worker.timing.hang for worker in beating)) else []
 
     def _heartbeats_read(self, fact: HeartbeatsRead, now: float) -> list[Command]:
         commands: list[Command] = []
-        beating = {worker.number: fact.ages[worker.number] for worker in self._beating() if worker.number in fact.ages}
-        for number in self._watch.judge(beating, now):
+        left = {
+            worker.number: worker.timing.hang - fact.ages[worker.number]
+            for worker in self._beating()
+            if worker.number in fact.ages
+        }
+        for number in self._watch.judge(left, now):
             worker = self.workers[number]
             worker.become(State.HUNG)
             worker.fate = Fate.HANG
             worker.kill_at = now + DUMP_TIME
-            commands += [Note(WorkerHung(worker.slot, worker.pid, beating[number])), Dump(number)]
+            commands += [Note(WorkerHung(worker.slot, worker.pid, fact.ages[number])), Dump(number)]
         return commands
 
     # --- who is who ---------------------------------------------------------------------------------------------------
@@ -285,15 +292,24 @@ class Roster:
 
     # --- reload and recycling -----------------------------------------------------------------------------------------
 
-    def _reload_asked(self, by: str) -> list[Command]:
+    def generations(self) -> set[int]:
+        """Those that a worker is of, or may yet be."""
+        return {self._proven, self.generation, *(s.generation for s in self.slots)} | {
+            worker.generation for worker in self.workers.values()
+        }
+
+    def _reload_asked(self, by: str, timing: Timing) -> list[Command]:
         if self.phase is Phase.BOOTING:
             return [Note(ReloadIgnored(by, "the first workers are still starting, with what is there now"))]
         if self._ending():
-            return [Note(ReloadIgnored(by, "the server is stopping"))]
+            leaving = self.phase is Phase.LEAVING
+            return [Note(ReloadIgnored(by, "another supervisor serves" if leaving else "the server is stopping"))]
         if self.rolling is not None:
-            self.rolling.again = by
+            self.rolling.again = (by, timing)
             return []
         self.generation += 1
+        self._timings = {each: self._timings[each] for each in self.generations() & set(self._timings)}
+        self._timings[self.generation] = timing
         self.rolling = Rolling(Purpose.RELOAD, [slot.number for slot in self.slots])
         return [Note(Reloading(by, self.generation)), *self._next_successor()]
 
@@ -319,13 +335,22 @@ class Roster:
         assert rolling is not None
         while rolling.left:
             number = rolling.left.pop(0)
-            if number < len(self.slots) and self.slots[number].occupant is not None:
-                worker = self._make_worker(number)
+            if number >= len(self.slots):
+                continue
+            slot = self.slots[number]
+            if rolling.purpose is Purpose.RELOAD and slot.occupant is None:
+                slot.generation = self.generation
+            elif slot.occupant is not None:
+                generation = self.generation if rolling.purpose is Purpose.RELOAD else slot.generation
+                worker = self._make_worker(number, generation)
                 rolling.successor = worker.number
-                return [Spawn(worker.number, number)]
+                return [Spawn(worker.number, number, generation)]
         self.rolling = None
-        notes: list[Command] = [Note(Reloaded(self.generation))] if rolling.purpose is Purpose.RELOAD else []
-        return notes + (self._reload_asked(rolling.again) if rolling.again else [])
+        notes: list[Command] = []
+        if rolling.purpose is Purpose.RELOAD:
+            self._proven = self.generation
+            notes.append(Note(Reloaded(self.generation)))
+        return notes + (self._reload_asked(*rolling.again) if rolling.again else [])
 
     def _take_over(self, worker: Worker, now: float) -> list[Command]:
         """The successor is ready: it has the slot, and its predecessor drains."""
@@ -334,8 +359,11 @@ class Roster:
         slot = self.slots[worker.slot]
         predecessor = slot.occupant
         slot.occupant = worker.number
+        slot.generation = worker.generation
         slot.due = None
         slot.history = History(forks=slot.history.forks)
+        if self.rolling.purpose is Purpose.RECYCLE:
+            self._recycle_at = now + RECYCLE_PAUSE
         return [*([] if predecessor is None else self._retire(predecessor, now)), *self._next_successor()]
 
     def _rolling_failed(self, worker: Worker, reason: str, now: float) -> list[Command]:
@@ -351,7 +379,7 @@ class Roster:
             return [Note(ReloadFailed(worker.slot, reason))]
         self._recycle_at = now + RECYCLE_RETRY
         notes: list[Command] = [Note(RecycleFailed(worker.slot, reason, RECYCLE_RETRY))]
-        return notes + (self._reload_asked(rolling.again) if rolling.again else [])
+        return notes + (self._reload_asked(*rolling.again) if rolling.again else [])
 
     def _is_successor(self, worker: Worker) -> bool:
         return self.rolling is not None and self.rolling.successor == worker.number
@@ -370,7 +398,7 @@ class Roster:
         commands: list[Command] = []
         wanted = max(1, len(self.slots) + fact.more)
         while len(self.slots) < wanted:
-            self.slots.append(Slot(len(self.slots), due=now))
+            self.slots.append(Slot(len(self.slots), due=now, generation=self._proven))
         while len(self.slots) > wanted:
             slot = self.slots.pop()
             successor = self._successor_of(slot)
@@ -387,7 +415,7 @@ class Roster:
         if worker.state not in (State.STARTING, State.READY):
             return []
         worker.become(State.DRAINING)
-        worker.kill_at = now + self._drain_timeout + STOP_GRACE
+        worker.kill_at = now + worker.timing.drain + STOP_GRACE
         return [Drain(number)]
 
     # --- leaving to another supervisor --------------------------------------------------------------------------------
@@ -412,7 +440,8 @@ class Roster:
         return self.phase in (Phase.LEAVING, Phase.STOPPING, Phase.FINISHED)
 
     def _stop_asked(self, fact: StopAsked, now: float) -> list[Command]:
-        second = self._ending()
+        # In LEAVING everybody drains already, but nobody has been asked to stop.
+        second = self.phase in (Phase.STOPPING, Phase.FINISHED)
         self._begin_end(Phase.STOPPING)
         if second or fact.at_once:
             note: list[Command] = [] if self._at_once else [Note(Stopping(fact.by, True))]
@@ -462,7 +491,7 @@ class Roster:
             commands.append(Note(DrainOverdue(draining)))
         for worker in overdue:
             if worker.state is State.STARTING:
-                worker.unable = f"not ready after {self._boot_timeout:g} s (--boot-timeout)"
+                worker.unable = f"not ready after {worker.timing.boot:g} s (--boot-timeout)"
             if worker.state is not State.HUNG:
                 worker.fate = Fate.BOOT if worker.state is State.STARTING else Fate.OVERDUE
             commands += self._kill(worker)
@@ -473,13 +502,13 @@ class Roster:
         for slot in self.slots:
             if slot.due is not None and now >= slot.due:
                 slot.due = None
-                worker = self._make_worker(slot.number)
+                worker = self._make_worker(slot.number, slot.generation)
                 slot.occupant = worker.number
-                commands.append(Spawn(worker.number, slot.number))
+                commands.append(Spawn(worker.number, slot.number, slot.generation))
         return commands
 
-    def _make_worker(self, slot: int) -> Worker:
-        worker = Worker(self._next_worker, slot, self.generation)
+    def _make_worker(self, slot: int, generation: int) -> Worker:
+        worker = Worker(self._next_worker, slot, generation, self._timings[generation])
         self._next_worker += 1
         self.workers[worker.number] = worker
         return worker

@@ -47,6 +47,18 @@ class Phase(enum.Enum):
     FINISHED = enum.auto()
 
 
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How patient to be, in seconds."""
+
+    drain: float = 30.0
+    """Until open connections are aborted at a stop."""
+    boot: float = 60.0
+    """Until a worker has to accept."""
+    hang: float = 30.0
+    """Until a loop that does not turn counts as hung."""
+
+
 @dataclass(slots=True)
 class Worker:
     """One process."""
@@ -54,6 +66,8 @@ class Worker:
     number: int
     slot: int
     generation: int
+    timing: Timing
+    """That of its generation: it drains and beats by it itself."""
     state: State = State.FORKING
     pid: int = 0
     ready_since: float | None = None
@@ -92,6 +106,8 @@ class Slot:
     """When a worker is to be forked; None while there is one, or none is wanted."""
     refused: int = 0
     """Forks in a row that the system refused."""
+    generation: int = 0
+    """Of the worker that is forked when it is due: the last one that has served here was of it."""
     occupant: int | None = None
     """The worker that serves here, or is to; one that was retired is none any more."""
 
@@ -114,5 +130,5 @@ class Rolling:
     """Slots whose worker is still to be replaced."""
     successor: int | None = None
     """The worker that is to prove itself."""
-    again: str = ""
-    """A reload was asked for meanwhile, and by whom: what has been replaced already may be old again."""
+    again: tuple[str, Timing] | None = None
+    """A reload was asked for meanwhile, by whom and how patient: what has been replaced already may be old again."""

@@ -82,7 +82,7 @@ class TCPServer:
         self._emit = log if emit is None else emit
         self._state = State.SERVING
         self._hub: Hub | None = None
-        self._acceptors: list[Acceptor] = []
+        self._acceptors: dict[socket.socket, Acceptor] = {}
         self._sockets: list[socket.socket] = []
         self._own_sockets: list[socket.socket] = []
         self._connections: set[Connection] = set()
@@ -118,11 +118,15 @@ class TCPServer:
             # Nagle's algorithm a corked answer's last segment waits for the peer's delayed acknowledgement, 40 ms.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._sockets.append(sock)
-        self._acceptors.append(
-            Acceptor(
-                sock, self._accepted, batch=self._limits.accept_batch, emit=self._emit, on_broken=self._listener_broken
-            )
+        self._acceptors[sock] = Acceptor(
+            sock, self._accepted, batch=self._limits.accept_batch, emit=self._emit, on_broken=self._listener_broken
         )
+
+    def remove_socket(self, sock: socket.socket) -> None:
+        """Accept from `sock` no more. What waits in its queue stays there; what was accepted goes on. Raises KeyError
+        for a socket that was not added."""
+        self._acceptors.pop(sock).close()
+        self._sockets.remove(sock)
 
     def _refuse_unless_serving(self) -> None:
         if self._state is not State.SERVING:
@@ -158,7 +162,7 @@ class TCPServer:
             self._tally.ended()
         if not self._connections:
             self._empty.set()
-        for acceptor in self._acceptors:
+        for acceptor in self._acceptors.values():
             acceptor.resume()
 
     def _listener_broken(self, exc: OSError) -> None:
@@ -180,7 +184,7 @@ class TCPServer:
         if self._state is not State.SERVING:
             return
         self._state = State.STOPPED
-        for acceptor in self._acceptors:
+        for acceptor in self._acceptors.values():
             acceptor.close()
         self._acceptors.clear()
         for sock in self._own_sockets:

@@ -5,7 +5,21 @@ Only the supervisor's events; workers do not speak for the service.
 
 from __future__ import annotations
 
-from ..events import Emit, Event, Ready, Reloaded, ReloadFailed, Reloading, Scaled, Stopping, visible
+import os
+
+from ..events import (
+    Emit,
+    Event,
+    Ready,
+    Reloaded,
+    ReloadFailed,
+    Reloading,
+    Scaled,
+    Stopping,
+    TookBack,
+    Upgraded,
+    visible,
+)
 from ..system.notify import Notifier, monotonic_usec
 
 
@@ -22,6 +36,10 @@ def also_to_manager(emit: Emit, notifier: Notifier) -> Emit:
         elif isinstance(event, Reloaded | ReloadFailed):
             # Also after a failure: what ran before serves on.
             notifier.send(READY=1, STATUS=text)
+        elif isinstance(event, Upgraded):
+            notifier.send(MAINPID=event.pid, STATUS=text)
+        elif isinstance(event, TookBack):
+            notifier.send(MAINPID=os.getpid(), STATUS=text)
         elif isinstance(event, Stopping):
             notifier.send(STOPPING=1, STATUS=text)
         elif isinstance(event, Scaled):

@@ -42,13 +42,15 @@ class ControlSocket:
     def __init__(self, listener: socket.socket, own: Callable[[Any], object]) -> None:
         self._listener = listener
         self._own = own
+        self.listening = True
+        """Whether new conversations are taken. Another supervisor may hold the same socket."""
         self._conversations: dict[int, Conversation] = {}
         own(listener)
 
     def interests(self) -> dict[int, int]:
         """What to poll for: descriptors and events."""
         wanted = {fd: select.POLLOUT if each.unsent else select.POLLIN for fd, each in self._conversations.items()}
-        if len(self._conversations) < MOST:
+        if self.listening and len(self._conversations) < MOST:
             wanted[self._listener.fileno()] = select.POLLIN
         return wanted
 
@@ -58,7 +60,7 @@ class ControlSocket:
 
     def take(self, ready: set[int], now: float) -> list[tuple[Conversation, Request]]:
         """The requests that are complete; `ready` are descriptors that a poll named."""
-        if self._listener.fileno() in ready:
+        if self.listening and self._listener.fileno() in ready:
             self._accept(now)
         requests = []
         for fd, each in list(self._conversations.items()):

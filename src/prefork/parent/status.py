@@ -10,7 +10,6 @@ from typing import Any
 
 from ..core.roster import Roster
 from ..core.workers import Purpose, Worker
-from ..events import Event, Reloaded
 from ..system.scoreboard import Field, Row
 
 
@@ -35,10 +34,3 @@ def _worker(worker: Worker, row: Row | None, age: float | None) -> dict[str, Any
         "accepted": 0 if row is None else row[Field.ACCEPTED],
         "heartbeat_age": None if age is None else round(age, 3),
     }
-
-
-def describe_reload(outcome: Event | None, generation: int) -> dict[str, Any]:
-    """How a reload ended; `outcome` is the last that was said of it."""
-    if isinstance(outcome, Reloaded):
-        return {"ok": True, "generation": generation}
-    return {"ok": False, "error": str(outcome) if outcome is not None else "the server was stopped meanwhile"}

@@ -1,4 +1,4 @@
-"""The supervisor: a shell around the roster that turns descriptors into facts and commands into system calls.
+"""The supervisor: a loop around decisions, which turns descriptors into facts and commands into what its parts do.
 
 No event loop, no threads, no decisions, and nothing of the service is ever imported here. It holds what must outlive
 every worker (the sockets, the TLS context) by keeping whoever made them alive; it never touches them.
@@ -6,22 +6,17 @@ every worker (the sockets, the TLS context) by keeping whoever made them alive; 
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
 import random
 import select
 import signal
-import socket
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from .. import __version__
-from ..config import MOST_WORKERS
-from ..core.control import Request
+from ..core import upgrade
 from ..core.facts import (
     AnnounceReady,
     Command,
@@ -29,138 +24,131 @@ from ..core.facts import (
     Dump,
     Fact,
     Finish,
-    HeartbeatsRead,
+    HandedOver,
     Kill,
     Note,
     ReadHeartbeats,
     ReloadAsked,
     ScaleAsked,
     Spawn,
-    Spawned,
-    SpawnFailed,
     Started,
     StopAsked,
+    TakenBack,
     TimePassed,
-    WorkerDied,
-    WorkerReady,
-    WorkerUnable,
 )
-from ..core.messages import Decoder, ReadyMessage, StackLine
-from ..core.roster import Roster
+from ..core.messages import ReadyMessage, StoppingMessage, UnableMessage
+from ..core.roster import STOP_GRACE, Roster
+from ..core.workers import Phase, Purpose, Timing
 from ..errors import PreforkError
-from ..events import Emit, Event, Reloaded, ReloadFailed, ReloadIgnored, WorkerStacks, printable
-from ..system.descriptors import Descriptor
-from ..system.orphans import Lifeline
-from ..system.processes import Child, System
-from ..system.scoreboard import Field, Row, Scoreboard
+from ..events import Emit, Event, Reloaded, ReloadIgnored, Reloading, TookOver
+from ..system.handover import Parcel
+from ..system.processes import System
+from ..system.scoreboard import Fleet
 from ..system.signals import SignalQueue
-from .control import ControlSocket, Conversation
-from .status import describe_reload, describe_roster
+from .answers import Answers
+from .control import ControlSocket
+from .status import describe_roster
+from .upgrade import Predecessor, Successor
+from .workers import DUMP_SIGNAL, InWorker, Seat, Workers
 
 _STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
-_HEEDED = (*_STOP, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCHLD)
-#: The system is short of something that may be there again in a moment.
-_NO_ROOM = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+_HEEDED = (
+    *_STOP,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+    signal.SIGCHLD,
+)
 #: Without pidfds only SIGCHLD tells of a child's end, and it can get lost: look so often at least, in seconds.
 BLIND_INTERVAL = 0.5
 #: poll(2) takes its milliseconds as an int: a drain timeout of a month would not fit.
 LONGEST_WAIT = 3600.0
-#: Rows of the scoreboard: workers and successors, and those that drain meanwhile. Untouched memory costs nothing.
-ROWS = 16384
-#: What reloads, scalings and stops by the control socket are put down to.
-CONTROL = "control socket"
-#: The signal that makes a worker tell its stacks.
-DUMP_SIGNAL = signal.SIGUSR2
-#: Lines of stacks kept of one worker.
-STACK_LINES = 400
+#: How much longer than a worker a new supervisor may take to start: it imports, binds and reads certificates.
+UPGRADE_GRACE = 15.0
 
 
 @dataclass(frozen=True, slots=True)
-class Seat:
-    """What a fresh worker finds itself with: its slot, the pipe to tell its state, and the one that tells of its
-    parent's death. All signals are still blocked."""
+class Plan:
+    """What a generation of workers is to be: their number, how patient the supervisor is with them, what it tells of
+    the listeners, and what they get, of which it knows nothing."""
 
-    slot: int
-    parent: int
-    status: Descriptor
-    lifeline: Lifeline
-    row: Row
-    dump_signal: int
+    workers: int
+    timing: Timing
+    listeners: tuple[str, ...]
+    equipment: object
 
 
-@dataclass(slots=True)
-class _Process:
-    """A worker as the supervisor has it."""
+class Provider(Protocol):
+    """What the supervisor needs of who has put everything together."""
 
-    number: int
-    child: Child
-    status: Descriptor
-    decoder: Decoder
-    slot: int
-    row: Row
-    stacks: list[str] = field(default_factory=list)
-    ended: bool = False
-    """The status pipe's end was reached."""
+    def renew(self) -> Plan:
+        """The plan for a reload, made of what the files say now. Raises PreforkError; nothing has changed then."""
 
+    def retain(self, plans: Collection[Plan]) -> None:
+        """No plan but these will be used any more."""
 
-class _InWorker(BaseException):
-    """Unwinds the supervisor's stack in a child."""
+    def announce(self) -> None:
+        """Every worker accepts, for the first time."""
 
-    def __init__(self, seat: Seat) -> None:
-        self.seat = seat
+    def own(self, owning: bool) -> None:
+        """Files that outlive a hand-over (sockets, pidfile) are ours, or another supervisor's."""
+
+    def pack(self, channel: int) -> tuple[Parcel, Mapping[str, str]]:
+        """What a successor gets. Raises OSError."""
+
+    def pat(self) -> None:
+        """All is well; for a watchdog."""
+
+    def reopen_logs(self) -> None:
+        """They have been moved away."""
 
 
 class Supervisor:
-    """Keeps `workers` workers running until it is told to stop. Main thread only.
+    """Keeps workers running as `plan` says until it is told to stop. Main thread only.
 
-    `announce` is called once, when all accept. `renew` is called before a reload: it brings what workers inherit up to
-    date, or raises PreforkError, and then there is no reload. `run` returns the outcome in the supervisor, a `Seat` in
-    each worker. `pat` is called twice in every `watchdog` seconds, as long as a worker serves.
+    `run` returns the outcome in the supervisor, a `Seat` in each worker. The provider is patted twice in every
+    `watchdog` seconds, as long as a worker serves. With a `predecessor`, everything is that one's until ours are ready.
     """
 
     def __init__(
         self,
-        workers: int,
-        drain_timeout: float,
+        plan: Plan,
+        provider: Provider,
         emit: Emit,
-        announce: Callable[[], object],
-        renew: Callable[[], object] = lambda: None,
-        boot_timeout: float = 60.0,
-        hang_timeout: float = 30.0,
+        system: System,
+        control: ControlSocket | None = None,
         watchdog: float | None = None,
-        pat: Callable[[], object] = lambda: None,
-        control: socket.socket | None = None,
-        listeners: Sequence[str] = (),
+        predecessor: Predecessor | None = None,
     ) -> None:
-        self._roster = Roster(
-            workers, drain_timeout, random.random, boot_timeout=boot_timeout, hang_timeout=hang_timeout
-        )
-        self._renew = renew
-        self._watchdog = watchdog
-        self._pat = pat
-        self._patted = 0.0
-        self._control_listener = control
-        self._control: ControlSocket | None = None
-        self._listeners = listeners
-        self._started = time.monotonic()
-        self._reload_outcome: Event | None = None
-        self._reload_askers: list[Conversation] = []
-        self._scoreboard = Scoreboard(ROWS)
-        self._free_rows = list(range(ROWS - 1, -1, -1))
+        self._roster = Roster(plan.workers, plan.timing, random.random)
+        self._plans = {0: plan}
+        """By generation."""
+        self._next_plan: Plan | None = None
+        """Of a reload that was asked for and has not begun."""
+        self._wanted = plan.workers
+        """How many workers the settings ask for, as of the last reload that worked."""
+        self._provider = provider
         self._emit = emit
-        self._announce = announce
-        self._system = System()
-        self._processes: dict[int, _Process] = {}
+        self._system = system
+        self._answers = None if control is None else Answers(control, self)
+        self._watchdog = watchdog
+        self._patted = 0.0
+        self._predecessor = predecessor
+        self._upgrade = upgrade.Upgrade(plan.timing.boot + UPGRADE_GRACE, plan.timing.drain + 2 * STOP_GRACE)
+        self._successor = Successor(system, provider.pack)
+        self._started = system.monotonic()
         self._outcome: Finish | None = None
-        self._ready: set[int] = set()
 
     def __enter__(self) -> Self:
         self._pid = os.getpid()
-        self._lifeline = self._system.lifeline()
+        self._workers = Workers(self._system, self._emit)
         self._signals = SignalQueue(_HEEDED)
         self._system.parent_only(*self._signals.descriptors())
-        if self._control_listener is not None:
-            self._control = ControlSocket(self._control_listener, self._system.parent_only)
+        if self._predecessor is not None:
+            self._system.parent_only(self._predecessor)
+            self._listen_for_commands(False)
         return self
 
     def __exit__(
@@ -168,73 +156,97 @@ class Supervisor:
     ) -> None:
         if os.getpid() != self._pid:
             return
-        # Nobody stays behind, also when what ends here is a bug.
-        for process in list(self._processes.values()):
-            process.child.signal(signal.SIGKILL)
-            process.child.wait()
-            self._forget(process)
-        if self._control is not None:
-            self._control.close()
-        self._lifeline.close()
-        # One more Ctrl-C, sent while we were at it, asks for nothing new.
+        self._workers.close()
+        self._successor.close()
+        if self._predecessor is not None:
+            self._predecessor.close()
+        if self._answers is not None:
+            self._answers.control.close()
+        # The process is at its end: one more Ctrl-C asks for nothing new, and shall not leave a traceback.
         self._signals.take()
-        self._signals.release()
+        self._signals.release(ignoring=_STOP if kind is None else ())
 
     def run(self) -> Finish | Seat:
         """Supervise until no worker is wanted any more."""
         try:
             self._apply(Started())
-            while self._outcome is None:
-                concerned = self._wait()
-                for number, _ in self._signals.take():
-                    self._signal_came(number)
-                for process in concerned:
-                    self._look_after(process)
-                self._serve_control()
-                self._pat_watchdog()
-                self._apply(TimePassed())
-        except _InWorker as forked:
+            while self._outcome is None or self._upgrade.waits():
+                self._turn(self._wait())
+        except InWorker as forked:
             return forked.seat
+        if self._outcome.reason and self._predecessor is not None:
+            self._predecessor.tell(UnableMessage(self._outcome.reason))
         return self._outcome
 
-    # --- facts --------------------------------------------------------------------------------------------------------
+    def plan_of(self, seat: Seat) -> Plan:
+        """In a worker: what its generation is to be."""
+        return self._plans[seat.generation]
 
-    def _wait(self) -> list[_Process]:
-        """Until a signal, a message or a death comes, or something is due; the workers that there may be news of."""
+    # --- one turn of the loop -----------------------------------------------------------------------------------------
+
+    def _wait(self) -> set[int]:
+        """Until a signal, a message or a death comes, or something is due; the descriptors that are ready."""
         poll = select.poll()
-        due = self._next_due()
-        seconds = None if due is None else min(max(0.0, due - self._system.monotonic()), LONGEST_WAIT)
         for descriptor in self._signals.readable():
             poll.register(descriptor, select.POLLIN)
-        owners: dict[int, _Process] = {}
-        blind: list[_Process] = []
-        for process in self._processes.values():
-            if not process.ended:
-                owners[process.status.fileno()] = process
-            if process.child.pollable:
-                owners[process.child.fileno()] = process
-            else:
-                blind.append(process)
-        for fd in owners:
-            poll.register(fd, select.POLLIN)
-        for fd, interest in ({} if self._control is None else self._control.interests()).items():
-            poll.register(fd, interest)
-        if blind:
-            seconds = BLIND_INTERVAL if seconds is None else min(seconds, BLIND_INTERVAL)
+        for part in self._parts():
+            for fd, interest in part.interests().items():
+                poll.register(fd, interest)
+        now = self._system.monotonic()
+        times = [due for due in self._times(now) if due is not None]
+        if self._workers.blind() or self._successor.blind():
+            times.append(now + BLIND_INTERVAL)
+        seconds = min(max(0.0, min(times) - now), LONGEST_WAIT) if times else None
         # Rounded up, or the last millisecond would be spun away.
-        events = poll.poll(None if seconds is None else int(seconds * 1000) + 1)
-        self._ready = {fd for fd, _ in events if fd not in owners}
-        concerned = {owners[fd].number: owners[fd] for fd, _ in events if fd in owners}
-        return [*concerned.values(), *(process for process in blind if process.number not in concerned)]
+        return {fd for fd, _ in poll.poll(None if seconds is None else int(seconds * 1000) + 1)}
 
-    def _next_due(self) -> float | None:
-        times = [
-            self._roster.next_due(self._system.monotonic()),
-            None if self._control is None else self._control.next_due(),
-        ]
+    def _parts(self) -> Iterator[Workers | Successor | Predecessor | ControlSocket]:
+        yield self._workers
+        yield self._successor
+        if self._predecessor is not None:
+            yield self._predecessor
+        if self._answers is not None:
+            yield self._answers.control
+
+    def _times(self, now: float) -> Iterator[float | None]:
+        yield self._roster.next_due(now)
+        yield self._upgrade.next_due()
+        if self._answers is not None:
+            yield self._answers.control.next_due()
         if self._watchdog is not None:
-            times.append(self._patted + self._watchdog / 2)
-        return min((each for each in times if each is not None), default=None)
+            yield self._patted + self._watchdog / 2
+
+    def _turn(self, ready: set[int]) -> None:
+        for number, _ in self._signals.take():
+            self._signal_came(number)
+        for fact in self._workers.take(ready):
+            self._apply(fact)
+        for news in self._successor.take():
+            self._apply_upgrade(news)
+        if self._predecessor is not None:
+            self._predecessor.take()
+        if self._answers is not None:
+            self._answers.serve(ready, self._system.monotonic())
+        self._pat_watchdog()
+        self._apply(TimePassed())
+        self._apply_upgrade(upgrade.TimePassed())
+        self._retain_plans()
+        if self._pid == 1:
+            self._system.reap_strangers(self._workers.pids() | {self._upgrade.pid})
+
+    def _signal_came(self, number: int) -> None:
+        name = signal.Signals(number).name
+        if number in _STOP:
+            self.stop(name, at_once=number == signal.SIGQUIT)
+        elif number == signal.SIGHUP:
+            self.start_reload(name)
+        elif number == signal.SIGUSR1:
+            self._provider.reopen_logs()
+            self._workers.signal_all(signal.SIGUSR1)
+        elif number == signal.SIGUSR2:
+            self.start_upgrade(name)
+        elif number in (signal.SIGTTIN, signal.SIGTTOU):
+            self._apply(ScaleAsked(name, 1 if number == signal.SIGTTIN else -1))
 
     def _pat_watchdog(self) -> None:
         """The manager's watchdog is for the service, not for this process: if no worker serves, it may bite."""
@@ -242,157 +254,160 @@ class Supervisor:
         if self._watchdog is not None and now >= self._patted + self._watchdog / 2:
             self._patted = now
             if self._roster.serving():
-                self._pat()
+                self._provider.pat()
 
-    def _signal_came(self, number: int) -> None:
-        name = signal.Signals(number).name
-        if number in _STOP:
-            self._apply(StopAsked(name, at_once=number == signal.SIGQUIT))
-        elif number == signal.SIGHUP:
-            self._reload(name)
-        elif number in (signal.SIGTTIN, signal.SIGTTOU):
-            self._apply(ScaleAsked(name, 1 if number == signal.SIGTTIN else -1))
+    # --- what can be asked for ----------------------------------------------------------------------------------------
 
-    def _reload(self, by: str) -> None:
-        self._reload_outcome = None
-        try:
-            self._renew()
-        except PreforkError as exc:
-            self._do(Note(ReloadIgnored(by, str(exc))))
-        else:
-            self._apply(ReloadAsked(by))
-
-    # --- control ------------------------------------------------------------------------------------------------------
-
-    def _serve_control(self) -> None:
-        if self._control is not None:
-            for conversation, request in self._control.take(self._ready, self._system.monotonic()):
-                self._answer(self._control, conversation, request)
-            if self._reload_askers and self._roster.rolling is None:
-                outcome, askers = self._reload_outcome, self._reload_askers
-                self._reload_askers = []
-                for asker in askers:
-                    self._control.reply(asker, describe_reload(outcome, self._roster.generation))
-
-    def _answer(self, control: ControlSocket, conversation: Conversation, request: Request) -> None:
-        if request.command == "reload":
-            self._reload(CONTROL)
-            self._reload_askers.append(conversation)
-        elif request.command == "scale":
-            if not 1 <= request.workers <= MOST_WORKERS:
-                error = f"workers must be from 1 to {MOST_WORKERS}, not {request.workers}"
-                control.reply(conversation, {"ok": False, "error": error})
-                return
-            self._apply(ScaleAsked(CONTROL, request.workers - len(self._roster.slots)))
-            control.reply(conversation, {"ok": True, "workers": len(self._roster.slots)})
-        elif request.command == "stop":
-            control.reply(conversation, {"ok": True, "pid": self._pid})
-            self._apply(StopAsked(CONTROL, request.at_once))
-        else:
-            control.reply(conversation, {"ok": True, **self._status()})
-
-    def _status(self) -> dict[str, Any]:
-        rows = {process.number: process.row for process in self._processes.values()}
+    def status(self) -> dict[str, Any]:
+        """How it is, as plain values."""
+        before = self._predecessor
         return {
             "version": __version__,
             "pid": self._pid,
+            "predecessor": None if before is None or before.gone else before.pid,
+            "upgrading": self.upgrading(),
             "uptime": round(self._system.monotonic() - self._started, 3),
-            "listeners": list(self._listeners),
-            **describe_roster(self._roster, rows, self._heartbeats().ages),
+            "listeners": list(self._plans[max(self._plans)].listeners),
+            **describe_roster(self._roster, self._workers.rows(), self._workers.heartbeats().ages),
         }
 
-    # --- what workers say ---------------------------------------------------------------------------------------------
-
-    def _look_after(self, process: _Process) -> None:
-        death = process.child.reap()
-        # What it said comes first: a worker that cannot start says why, and ends.
-        self._listen(process)
-        if death is not None:
-            self._forget(process)
-            self._apply(WorkerDied(process.number, death.describe(), death.clean))
-
-    def _listen(self, process: _Process) -> None:
-        """Once, and at most what fits in a pipe: a worker that talks without end must not hold up the rest."""
-        if process.ended:
+    def start_reload(self, by: str) -> None:
+        """Replace all workers, with what the files say now."""
+        if self._upgrade.step is not upgrade.Step.IDLE and self._roster.phase is Phase.SERVING:
+            self._note(ReloadIgnored(by, "an upgrade is under way"))
             return
         try:
-            data = os.read(process.status.fileno(), 65536)
-        except BlockingIOError:
+            plan = self._provider.renew()
+        except PreforkError as exc:
+            self._note(ReloadIgnored(by, str(exc)))
             return
-        process.ended = not data
-        for message in process.decoder.feed(data):
-            if isinstance(message, ReadyMessage):
-                self._apply(WorkerReady(process.number))
-            elif isinstance(message, StackLine):
-                if len(process.stacks) < STACK_LINES:
-                    process.stacks.append(printable(message.text))
-            else:
-                self._apply(WorkerUnable(process.number, message.reason))
+        self._next_plan = plan
+        self._apply(ReloadAsked(by, plan.timing))
 
-    def _forget(self, process: _Process) -> None:
-        if process.stacks:
-            self._emit(WorkerStacks(process.slot, process.child.pid, "\n".join(process.stacks)))
-        process.child.close()
-        process.status.close()
-        self._free_rows.append(process.row.number)
-        self._processes.pop(process.number, None)
+    def reloading(self) -> bool:
+        """Whether a reload is under way, or waits for a worker that is recycled first."""
+        rolling = self._roster.rolling
+        return rolling is not None and (rolling.purpose is Purpose.RELOAD or rolling.again is not None)
 
-    def _heartbeats(self) -> HeartbeatsRead:
-        now = time.monotonic_ns()
-        beats = {process.number: process.row[Field.HEARTBEAT] for process in self._processes.values()}
-        return HeartbeatsRead({number: (now - beat) / 1e9 for number, beat in beats.items() if beat})
+    def start_upgrade(self, by: str) -> None:
+        """Start another supervisor, which takes over."""
+        self._apply_upgrade(upgrade.UpgradeAsked(by, self._obstacle()))
+
+    def upgrading(self) -> bool:
+        """Whether a successor is starting."""
+        return self._upgrade.step is upgrade.Step.STARTING
+
+    def scale(self, by: str, workers: int) -> int:
+        """Have so many workers; how many there are now."""
+        self._apply(ScaleAsked(by, workers - len(self._roster.slots)))
+        return len(self._roster.slots)
+
+    def stop(self, by: str, at_once: bool) -> None:
+        """Drain and end, or end at once."""
+        if self._predecessor is not None:
+            self._predecessor.tell(StoppingMessage())
+        self._apply_upgrade(upgrade.Stopping(at_once))
+        self._apply(StopAsked(by, at_once))
+
+    def _obstacle(self) -> str:
+        """Why there can be no upgrade now."""
+        if self._pid == 1:
+            return "process 1 cannot leave to another; reload, or start a new container"
+        if self._predecessor is not None and not self._predecessor.gone:
+            return f"the supervisor before this one ({self._predecessor.pid}) is still draining"
+        if self.reloading():
+            return "a reload is under way"
+        if self._roster.phase is not Phase.SERVING:
+            return f"the server is {self._roster.phase.name.lower()}"
+        return ""
 
     # --- commands -----------------------------------------------------------------------------------------------------
 
     def _apply(self, fact: Fact) -> None:
-        for command in self._roster.apply(fact, self._system.monotonic()):
+        commands = self._roster.apply(fact, self._system.monotonic())
+        self._workers.publish(Fleet.SLOTS, len(self._roster.slots))
+        for command in commands:
             self._do(command)
 
     def _do(self, command: Command) -> None:
         match command:
             case Spawn():
-                self._spawn(command)
+                self._apply(self._workers.spawn(command))
             case Drain():
-                self._processes[command.worker].child.signal(signal.SIGTERM)
+                self._workers.signal(command.worker, signal.SIGTERM)
             case ReadHeartbeats():
-                self._apply(self._heartbeats())
+                self._apply(self._workers.heartbeats())
             case Dump():
-                self._processes[command.worker].child.signal(DUMP_SIGNAL)
+                self._workers.signal(command.worker, DUMP_SIGNAL)
             case Kill():
-                self._processes[command.worker].child.signal(signal.SIGKILL)
+                self._workers.signal(command.worker, signal.SIGKILL)
             case Note():
-                if isinstance(command.event, Reloaded | ReloadFailed | ReloadIgnored):
-                    self._reload_outcome = command.event
-                self._emit(command.event)
+                self._note(command.event)
             case AnnounceReady():
                 self._announce()
             case Finish():
                 self._outcome = command
 
-    def _spawn(self, command: Spawn) -> None:
-        if not self._free_rows:
-            self._apply(SpawnFailed(command.worker, f"{ROWS} workers are there already"))
-            return
-        row = self._scoreboard.row(self._free_rows.pop())
-        row.clear()
-        with contextlib.ExitStack() as undo:
-            try:
-                reader, writer = (Descriptor(fd) for fd in os.pipe())
-                undo.callback(reader.close)
-                undo.callback(writer.close)
-                os.set_blocking(reader.fileno(), False)
-                self._system.parent_only(reader)
-                child = self._system.fork()
-            except OSError as exc:
-                if exc.errno not in _NO_ROOM:
-                    raise
-                self._free_rows.append(row.number)
-                self._apply(SpawnFailed(command.worker, os.strerror(exc.errno).lower()))
-                return
-            undo.pop_all()
-        if child is None:
-            self._processes.clear()
-            raise _InWorker(Seat(command.slot, self._pid, writer, self._lifeline, row, DUMP_SIGNAL))
-        writer.close()
-        self._processes[command.worker] = _Process(command.worker, child, reader, Decoder(), command.slot, row)
-        self._apply(Spawned(command.worker, child.pid))
+    def _apply_upgrade(self, fact: upgrade.Fact) -> None:
+        for command in self._upgrade.apply(fact, self._system.monotonic()):
+            self._do_upgrade(command)
+
+    def _do_upgrade(self, command: upgrade.Command) -> None:
+        match command:
+            case upgrade.Launch():
+                for fact in self._successor.launch():
+                    self._apply_upgrade(fact)
+            case upgrade.Signal():
+                self._successor.signal(command.at_once)
+            case upgrade.HandOver():
+                self._listen_for_commands(False)
+                self._provider.own(False)
+                self._apply(HandedOver())
+            case upgrade.TakeBack():
+                self._provider.own(True)
+                self._listen_for_commands(True)
+                self._apply(TakenBack())
+            case upgrade.StopToo():
+                self._apply(StopAsked("its successor was stopped"))
+            case upgrade.Note():
+                self._note(command.event)
+
+    def _note(self, event: Event) -> None:
+        if isinstance(event, Reloading) and self._next_plan is not None:
+            self._plans[event.generation], self._next_plan = self._next_plan, None
+        if self._answers is not None:
+            self._answers.notice(event)
+        self._emit(event)
+        if isinstance(event, Reloaded):
+            self._scale_as_planned(event.generation)
+
+    def _scale_as_planned(self, generation: int) -> None:
+        """A new number of workers in the settings holds from the reload on; one that was scaled to stays."""
+        before, self._wanted = self._wanted, self._plans[generation].workers
+        if self._wanted != before:
+            self.scale("reload", self._wanted)
+
+    def _announce(self) -> None:
+        if self._predecessor is not None:
+            self._predecessor.tell(ReadyMessage())
+            self._provider.own(True)
+            self._listen_for_commands(True)
+            self._note(TookOver(self._predecessor.pid))
+        self._provider.announce()
+
+    def _listen_for_commands(self, listening: bool) -> None:
+        if self._answers is not None:
+            self._answers.control.listening = listening
+
+    def _retain_plans(self) -> None:
+        """What no worker is made after any more can go: its sockets are closed."""
+        used = self._roster.generations()
+        unused = [generation for generation in self._plans if generation not in used]
+        rolling = self._roster.rolling
+        refused = self._next_plan is not None and (rolling is None or rolling.again is None)
+        for generation in unused:
+            del self._plans[generation]
+        if refused:
+            self._next_plan = None
+        if unused or refused:
+            self._provider.retain([*self._plans.values(), *([self._next_plan] if self._next_plan else [])])

@@ -6,9 +6,12 @@ one resume each other's sessions. No connection appears here.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import ssl
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from ..config import TLS
 from ..errors import ConfigError
@@ -20,52 +23,96 @@ INTERMEDIATE_CIPHERS = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The content of a certificate file and a key file, read once: what was proven is what is loaded."""
+
+    cert: str
+    key: str
+    cert_bytes: bytes
+    key_bytes: bytes
+
+
+#: Of a certificate chain or a key.
+_MOST_BYTES = 16 * 1024 * 1024
+
+
+def read_pair(pair: TLS) -> Pair:
+    """Raises ConfigError, which names the file."""
+    cert, key = os.fspath(pair.cert), os.fspath(pair.key)
+    return Pair(cert, key, _read("--tls-cert", cert), _read("--tls-key", key))
+
+
 def build_context(certificates: Sequence[TLS]) -> ssl.SSLContext:
     """A server's context: TLS 1.2 and 1.3, no renegotiation, no compression.
 
     Raises ConfigError, which names the file and the cure, when the certificate or the key cannot be used.
     """
-    if len(certificates) != 1:
-        raise ConfigError(f"--tls-cert: {len(certificates)} certificates given, one is supported")
+    context = make_context()
+    load(context, _only(certificates))
+    return context
+
+
+def prove(certificates: Sequence[TLS]) -> Pair:
+    """Read the files and load them into a scratch context: `load` into another one cannot fail then, where it would
+    leave a new certificate with an old key. Raises ConfigError."""
+    pair = _only(certificates)
+    load(make_context(), pair)
+    return pair
+
+
+def load(context: ssl.SSLContext, pair: Pair) -> None:
+    """Use this certificate from now on, with the session-ticket keys that are there. Raises ConfigError."""
+
+    def refuse_passphrase() -> str:
+        # Without a callback OpenSSL asks at the terminal, and the server hangs at start.
+        raise ConfigError(
+            f"--tls-key {pair.key}: the key is encrypted; decrypt it (openssl pkey -in {pair.key}) and guard the file "
+            "instead"
+        )
+
+    try:
+        with _as_file(pair.cert_bytes) as cert, _as_file(pair.key_bytes) as key:
+            context.load_cert_chain(cert, key, password=refuse_passphrase)
+    except ssl.SSLError as exc:
+        raise ConfigError(_explain(pair.cert, pair.key, exc)) from exc
+
+
+def make_context() -> ssl.SSLContext:
+    """A server's context without a certificate: TLS 1.2 and 1.3, no renegotiation, no compression."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(INTERMEDIATE_CIPHERS)
     # A renegotiation costs the server far more than the client that asks for it (RFC 9325, 3.5).
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
-    _load(context, certificates[0])
     return context
 
 
-def renew_context(context: ssl.SSLContext, certificates: Sequence[TLS]) -> None:
-    """Load the certificates' files again, into the same context: its session-ticket keys stay, and so do sessions.
-
-    Proven on a scratch context first: `load_cert_chain` that fails half-way leaves a context with a new certificate and
-    the old key. Raises ConfigError, and nothing has changed then.
-    """
-    build_context(certificates)
-    _load(context, certificates[0])
+def _only(certificates: Sequence[TLS]) -> Pair:
+    if len(certificates) != 1:
+        raise ConfigError(f"--tls-cert: {len(certificates)} certificates given, one is supported")
+    return read_pair(certificates[0])
 
 
-def _load(context: ssl.SSLContext, pair: TLS) -> None:
-    cert, key = os.fspath(pair.cert), os.fspath(pair.key)
-    for option, path in (("--tls-cert", cert), ("--tls-key", key)):
-        try:
-            with open(path, "rb"):
-                pass
-        except OSError as exc:
-            reason = os.strerror(exc.errno or 0).lower()
-            raise ConfigError(f"{option} {path}: {reason}") from exc
-
-    def refuse_passphrase() -> str:
-        # Without a callback OpenSSL asks at the terminal, and the server hangs at start.
-        raise ConfigError(
-            f"--tls-key {key}: the key is encrypted; decrypt it (openssl pkey -in {key}) and guard the file instead"
-        )
-
+def _read(option: str, path: str) -> bytes:
     try:
-        context.load_cert_chain(cert, key, password=refuse_passphrase)
-    except ssl.SSLError as exc:
-        raise ConfigError(_explain(cert, key, exc)) from exc
+        with open(path, "rb") as file:
+            return file.read(_MOST_BYTES)
+    except OSError as exc:
+        raise ConfigError(f"{option} {path}: {os.strerror(exc.errno or 0).lower()}") from exc
+
+
+@contextlib.contextmanager
+def _as_file(content: bytes) -> Iterator[str]:
+    """A path that has this content: `ssl` loads from files alone. In memory where that can be."""
+    if hasattr(os, "memfd_create"):
+        with open(os.memfd_create("prefork-tls"), "wb", buffering=0) as file:
+            file.write(content)
+            yield f"/proc/self/fd/{file.fileno()}"
+    else:
+        with tempfile.NamedTemporaryFile(buffering=0) as file:
+            file.write(content)
+            yield file.name
 
 
 def _explain(cert: str, key: str, exc: ssl.SSLError) -> str:

@@ -10,6 +10,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from . import cgroups
+
 
 def cpu_count(root: str | os.PathLike[str] = "/") -> int:
     """The number of usable CPUs, at least 1: the processors of the affinity mask, less if a cgroup's quota is lower.
@@ -23,25 +25,12 @@ def cpu_count(root: str | os.PathLike[str] = "/") -> int:
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """The quota of each control group from ours up to the root, in CPUs (cgroups(7); cgroup-v2.rst, cpu.max)."""
-    for line in _read(root / "proc/self/cgroup").splitlines():
-        number, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if number == "0" and not controllers:
-            for folder in _upwards(root / "sys/fs/cgroup", path):
-                yield from _ratio(_read(folder / "cpu.max").split())
-        elif "cpu" in controllers.split(","):
-            for mount in (controllers, "cpu"):
-                for folder in _upwards(root / "sys/fs/cgroup" / mount, path):
-                    yield from _ratio(
-                        [_read(folder / "cpu.cfs_quota_us").strip(), _read(folder / "cpu.cfs_period_us").strip()]
-                    )
-
-
-def _upwards(mount: Path, path: str) -> Iterator[Path]:
-    parts = [part for part in path.split("/") if part and part != ".."]
-    for depth in range(len(parts), -1, -1):
-        yield mount.joinpath(*parts[:depth])
+    """The quota of each control group from ours up to the root, in CPUs (cgroup-v2.rst, cpu.max)."""
+    for folder in cgroups.unified(root):
+        yield from _ratio(cgroups.read(folder / "cpu.max").split())
+    for folder in cgroups.legacy("cpu", root):
+        quota, period = (cgroups.read(folder / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period"))
+        yield from _ratio([quota, period])
 
 
 def _ratio(fields: list[str]) -> Iterator[float]:
@@ -52,10 +41,3 @@ def _ratio(fields: list[str]) -> Iterator[float]:
         return
     if quota > 0 and period > 0:
         yield quota / period
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""

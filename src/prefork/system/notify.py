@@ -24,6 +24,10 @@ class Notifier:
         for_us = pid in ("", str(os.getpid()))
         self.watchdog = int(usec) / 1e6 if self._address and usec.isdigit() and int(usec) and for_us else None
         """Seconds within which the manager wants to hear that all is well; None: it does not."""
+        self.variables = {"NOTIFY_SOCKET": address} if address else {}
+        """Those of the environment, for a successor that speaks for the service as well."""
+        if self.watchdog is not None:
+            self.variables["WATCHDOG_USEC"] = usec
 
     def send(self, **states: str | int) -> None:
         """`send(READY=1, STATUS="...")`. Never waits and never raises."""

@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 import weakref
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -36,6 +37,9 @@ __all__ = [
     "restore_default_signals",
     "unblock_signals",
 ]
+
+#: Orphans reaped at once, so that a storm of them does not hold up the rest.
+STRANGERS = 256
 
 # --- how a process ended ----------------------------------------------------------------------------------------------
 
@@ -230,6 +234,48 @@ class System:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             raise
         return child
+
+    def execute(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        descriptors: Sequence[int],
+        failed: Callable[[OSError], object],
+    ) -> Child:
+        """Another program as a child, which outlives this process. Of our descriptors it has the standard ones and
+        `descriptors`, under their own numbers; signals are as a shell would have them. Raises OSError as `fork` does.
+
+        `failed` is called in the child if the program cannot be executed; its exit status is 127 then.
+        """
+        child = self.fork()
+        if child is not None:
+            return child
+        try:
+            for fd in descriptors:
+                os.set_inheritable(fd, True)
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+            unblock_signals()
+            os.execve(command[0], list(command), dict(environment))
+        except OSError as exc:
+            failed(exc)
+        finally:
+            os._exit(127)
+
+    def reap_strangers(self, ours: Collection[int]) -> None:
+        """Reap the dead children that are not in `ours`: as process 1, orphans of a whole container come to us.
+
+        Not for any other process: it would take the exit statuses of children that somebody else here waits for.
+        """
+        for _ in range(STRANGERS):
+            try:
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            # One of ours is seen again and again until its owner has reaped it.
+            if found is None or found.si_pid in ours:
+                return
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(found.si_pid, os.WNOHANG)
 
     def _adopt(self, pid: int, reserve: Descriptor | None) -> Child:
         pidfd = None

@@ -1,19 +1,34 @@
 """The scoreboard: numbers that all processes of one server see, in shared memory, without a call or a lock.
 
-One row for each worker, one writer for each field, so nothing is ever torn or lost; whoever reads may be a moment
-behind. A dead worker's row stays as it was until another one takes it. No decisions live here, and no clock.
+A page for each worker and one for the supervisor; each page has one writer, so nothing is ever torn or lost, and who
+reads may be a moment behind. A worker can write its own page alone: one that has gone mad, or was taken over, cannot
+make its siblings look dead. No decisions live here, and no clock.
 """
 
 from __future__ import annotations
 
+import ctypes
 import enum
+import fcntl
 import mmap
+import os
+from typing import Protocol
+
+from .descriptors import Descriptor
 
 _WORD = 8
+_PAGE_WORDS = mmap.PAGESIZE // _WORD
+
+
+class Cells(Protocol):
+    """Numbers in memory."""
+
+    def __getitem__(self, index: int, /) -> int: ...
+    def __setitem__(self, index: int, value: int, /) -> None: ...
 
 
 class Field(enum.IntEnum):
-    """The columns; 64-bit signed numbers, written by the row's worker alone."""
+    """The columns of a worker's page; 64-bit signed numbers."""
 
     HEARTBEAT = 0
     """When the worker's loop last turned: nanoseconds of the monotonic clock, which all processes share; 0: never."""
@@ -23,48 +38,122 @@ class Field(enum.IntEnum):
     """Connections accepted since the worker started."""
 
 
+class Fleet(enum.IntEnum):
+    """What the supervisor writes, for all workers to read."""
+
+    SLOTS = 0
+    """How many workers are wanted."""
+
+
 class Row:
-    """One worker's numbers."""
+    """One worker's numbers, `number` from 1; number 0 is the supervisor's."""
 
-    __slots__ = ("_cells", "number")
+    __slots__ = ("_cells", "_start", "number")
 
-    def __init__(self, number: int, cells: memoryview[int]) -> None:
+    def __init__(self, number: int, cells: Cells, start: int) -> None:
         self.number = number
         self._cells = cells
+        self._start = start
 
-    def __getitem__(self, field: Field) -> int:
-        return self._cells[field]
+    def __getitem__(self, field: Field | Fleet) -> int:
+        return self._cells[self._start + field]
 
-    def __setitem__(self, field: Field, value: int) -> None:
+    def __setitem__(self, field: Field | Fleet, value: int) -> None:
         # One aligned store of a word: a reader sees the old value or the new one.
-        self._cells[field] = value
+        self._cells[self._start + field] = value
 
     def opened(self) -> None:
         """A connection was accepted."""
-        self._cells[Field.ACCEPTED] += 1
-        self._cells[Field.OPEN] += 1
+        self[Field.ACCEPTED] += 1
+        self[Field.OPEN] += 1
 
     def ended(self) -> None:
         """A connection has ended."""
-        self._cells[Field.OPEN] -= 1
+        self[Field.OPEN] -= 1
 
     def clear(self) -> None:
         """All zero, for a new worker."""
         for field in Field:
-            self._cells[field] = 0
+            self[field] = 0
 
 
 class Scoreboard:
-    """`rows` rows, shared with every process that is forked from here on. Owned by the process that made it."""
+    """Pages for the supervisor and `rows` workers, shared with every process that is forked from here on.
+
+    The process that made it writes all of it. A child calls `enter` before anything of the service runs in it.
+    """
 
     def __init__(self, rows: int) -> None:
-        self._memory = mmap.mmap(-1, max(rows * len(Field) * _WORD, mmap.PAGESIZE))
-        self._cells = memoryview(self._memory).cast("q")
         self.rows = rows
+        self._size = (rows + 1) * mmap.PAGESIZE
+        self._file = _make_file(self._size)
+        self._cells: Cells
+        if self._file is None:
+            self._cells = memoryview(mmap.mmap(-1, self._size)).cast("q")
+        else:
+            self._address = _map(self._file.fileno(), self._size, 0, mmap.PROT_READ | mmap.PROT_WRITE)
+            self._cells = _cells(self._address, self._size)
+        self.fleet = self.row(0)
 
     def row(self, number: int) -> Row:
-        """The row with this number, 0 to rows-1."""
-        if not 0 <= number < self.rows:
+        """The page with this number: 1 to `rows` for workers, 0 for the supervisor."""
+        if not 0 <= number <= self.rows:
             raise IndexError(f"row {number} of {self.rows}")
-        start = number * len(Field)
-        return Row(number, self._cells[start : start + len(Field)])
+        return Row(number, self._cells, number * _PAGE_WORDS)
+
+    def enter(self, number: int) -> Row:
+        """In a worker: keep the right to write its own page, and lose it for the others, for good. Its own row.
+
+        A row that was made before must not be touched afterwards: its memory is gone.
+        """
+        if self._file is None:
+            return self.row(number)
+        fd = self._file.fileno()
+        own = _map(fd, mmap.PAGESIZE, number * mmap.PAGESIZE, mmap.PROT_READ | mmap.PROT_WRITE)
+        reading = _map(fd, self._size, 0, mmap.PROT_READ)
+        _libc().munmap(self._address, self._size)
+        self._file.close()
+        self._address = reading
+        self._cells = _cells(reading, self._size)
+        self.fleet = self.row(0)
+        return Row(number, _cells(own, mmap.PAGESIZE), 0)
+
+    def close(self) -> None:
+        """Give the memory back, in the process that made it. Nothing of it must be touched afterwards."""
+        if self._file is not None:
+            self._file.close()
+            _libc().munmap(self._address, self._size)
+
+
+def _make_file(size: int) -> Descriptor | None:
+    """The memory as a file that nobody can shrink: reading behind its end would kill every process that looks.
+
+    None where there is no memfd (Linux 3.17): there is no second mapping then, and workers can write everything.
+    """
+    if not hasattr(os, "memfd_create"):
+        return None
+    file = Descriptor(os.memfd_create("prefork-scoreboard", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
+    os.ftruncate(file.fileno(), size)
+    fcntl.fcntl(file.fileno(), fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    return file
+
+
+def _libc() -> ctypes.CDLL:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    return libc
+
+
+def _map(fd: int, size: int, offset: int, protection: int) -> int:
+    # Not the mmap module: its objects keep a duplicate of the descriptor, and with it the right to map all of it.
+    address: int | None = _libc().mmap(None, size, protection, mmap.MAP_SHARED, fd, offset)
+    if address is None or address == ctypes.c_void_p(-1).value:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return address
+
+
+def _cells(address: int, size: int) -> Cells:
+    return (ctypes.c_int64 * (size // _WORD)).from_address(address)

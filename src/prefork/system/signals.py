@@ -11,7 +11,7 @@ import os
 import signal
 import struct
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from types import FrameType
 from typing import NamedTuple
 
@@ -102,10 +102,15 @@ class SignalQueue:
                 came.append(Received(number, code == _SI_KERNEL))
         return came
 
-    def release(self) -> None:
-        """Put back what was there before, and close the descriptors. A signal not taken yet finds the old handler."""
+    def release(self, ignoring: Collection[int] = ()) -> None:
+        """Put back what was there before, and close the descriptors. A signal not taken yet finds the old handler.
+
+        Those in `ignoring` are ignored from here on instead: there is no moment at which one of them does anything.
+        """
         for sig, handler in self._handlers.items():
-            if handler is not None:  # one that C installed cannot be put back from here
+            if sig in ignoring:
+                signal.signal(sig, signal.SIG_IGN)
+            elif handler is not None:  # one that C installed cannot be put back from here
                 signal.signal(sig, handler)
         signal.set_wakeup_fd(self._wakeup)
         for descriptor in self.descriptors():

@@ -6,6 +6,7 @@ No asyncio, and nothing about who accepts.
 from __future__ import annotations
 
 import contextlib
+import enum
 import errno
 import fcntl
 import os
@@ -52,6 +53,41 @@ def bind_sockets(
     """
     if reuse_port and not hasattr(socket, "SO_REUSEPORT"):
         raise ValueError("the platform doesn't support SO_REUSEPORT")
+    return _bind_sockets(port, address, family, backlog, flags, _Sharing.OPEN if reuse_port else _Sharing.NONE)
+
+
+def bind_shared_port(port: int, address: str | None, backlog: int) -> list[socket.socket]:
+    """`bind_sockets` for a port that `add_lane` can be called for, but that no stranger's socket shares: a second
+    server of this user's on the same port would silently be given a part of the connections. Raises as it does."""
+    return _bind_sockets(port, address, socket.AF_UNSPEC, backlog, None, _Sharing.CLAIMED)
+
+
+def add_lane(sock: socket.socket, backlog: int) -> socket.socket:
+    """One more listening socket for the address of `sock`: the kernel gives each its part of the connections
+    (SO_REUSEPORT, socket(7)). Raises BindError."""
+    where = sock.getsockname()
+    lane = socket.socket(sock.family, socket.SOCK_STREAM)
+    try:
+        _listen(lane, where, backlog, _Sharing.OPEN)
+    except OSError as exc:
+        lane.close()
+        raise _bind_error(where, exc) from exc
+    return lane
+
+
+class _Sharing(enum.Enum):
+    """Who else may have a socket on the same port."""
+
+    NONE = enum.auto()
+    OPEN = enum.auto()
+    """Every socket of this user with SO_REUSEPORT."""
+    CLAIMED = enum.auto()
+    """The same, but nobody has one now."""
+
+
+def _bind_sockets(
+    port: int | None, address: str | None, family: int, backlog: int, flags: int | None, sharing: _Sharing
+) -> list[socket.socket]:
     if address == "":
         address = None
     if address is None and family == socket.AF_UNSPEC and not socket.has_ipv6:
@@ -61,7 +97,7 @@ def bind_sockets(
     optional = address is None or address == "localhost"
     for attempt in range(PORT_ATTEMPTS):
         try:
-            return _bind_all(addresses, port or 0, backlog, reuse_port, optional)
+            return _bind_all(addresses, port or 0, backlog, sharing, optional)
         except BindError as exc:
             # A free port on the first address may be taken on the second: try another one.
             if port or exc.errno != errno.EADDRINUSE or attempt == PORT_ATTEMPTS - 1:
@@ -85,7 +121,7 @@ def _resolve(port: int, address: str | None, family: int, flags: int) -> list[_R
 
 
 def _bind_all(
-    addresses: list[_Resolved], port: int, backlog: int, reuse_port: bool, optional: bool
+    addresses: list[_Resolved], port: int, backlog: int, sharing: _Sharing, optional: bool
 ) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     skipped: BindError | None = None
@@ -101,7 +137,7 @@ def _bind_all(
                 raise _bind_error(where, exc) from exc
             undo.callback(sock.close)
             try:
-                _listen(sock, where, backlog, reuse_port)
+                _listen(sock, where, backlog, sharing)
             except OSError as exc:
                 failure = _bind_error(where, exc)
                 if exc.errno == errno.EADDRNOTAVAIL and af == socket.AF_INET6 and optional:
@@ -118,16 +154,19 @@ def _bind_all(
     return sockets
 
 
-def _listen(sock: socket.socket, where: tuple[str | int | bytes, ...], backlog: int, reuse_port: bool) -> None:
+def _listen(sock: socket.socket, where: tuple[str | int | bytes, ...], backlog: int, sharing: _Sharing) -> None:
     if os.name != "nt":
         # There it would let two servers have one port.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if reuse_port:
+    if sharing is _Sharing.OPEN:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     sock.setblocking(False)
     sock.bind(where)
+    if sharing is _Sharing.CLAIMED:
+        # Only now: the bind has failed if somebody else has the port, with SO_REUSEPORT or without.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     sock.listen(backlog)
 
 
@@ -228,11 +267,16 @@ def _answers(name: str) -> bool:
     return True
 
 
+def socket_file(path: str) -> tuple[int, int]:
+    """(device, inode) of the file of a unix socket."""
+    found = os.lstat(path)
+    return found.st_dev, found.st_ino
+
+
 def unlink_unix_socket(path: str, inode: tuple[int, int]) -> None:
     """Remove the file of a unix socket of ours, if `path` still is the file with (device, inode) `inode`."""
     with contextlib.suppress(OSError):
-        found = os.lstat(path)
-        if (found.st_dev, found.st_ino) == inode:
+        if socket_file(path) == inode:
             os.unlink(path)
 
 

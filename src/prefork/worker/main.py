@@ -9,14 +9,16 @@ import asyncio
 import contextlib
 import faulthandler
 import os
+import random
 import signal
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..config import Settings
-from ..core.messages import ReadyMessage, UnableMessage, encode
+from ..core.lifetime import Lifetime
+from ..core.messages import ReadyMessage, SpentMessage, UnableMessage, encode
 from ..errors import ExitCode, ListenerFailed, PreforkError, ServiceError
 from ..events import Drained, Emit, WorkerFailed
 from ..net.connection import handler_failed
@@ -24,10 +26,12 @@ from ..net.handlers import Handler, classify
 from ..net.server import TCPServer
 from ..system.credentials import Identity, become
 from ..system.orphans import Lifeline, die_with_parent
-from ..system.scoreboard import Row
+from ..system.scoreboard import Fleet, Row
 from ..system.signals import unblock_signals
 from .ending import end_within, forget_the_parents_end, run_to_end
 from .heartbeat import INTERVAL, Heartbeat
+from .lanes import Lanes
+from .lifetime import Ageing
 from .service import explain, load
 
 #: Seconds that a lifespan object's `start()` and `stop()` may take.
@@ -48,15 +52,19 @@ class Equipment:
     lifeline: Lifeline
     row: Row
     """Ours on the scoreboard."""
+    fleet: Row
+    """The supervisor's."""
     dump_signal: int
     """What asks for the stacks of all threads, to be written to the status pipe."""
     identity: Identity | None
     """Whom to become; None: nobody else."""
-    sockets: Sequence[socket.socket]
+    endpoints: Sequence[Sequence[socket.socket]]
+    """What to accept from: for each endpoint one socket, or one for each worker (--reuse-port)."""
     context: ssl.SSLContext | None
     settings: Settings
     target: object
     emit: Emit
+    reopen_logs: Callable[[], object]
 
 
 def run(equipment: Equipment) -> int:
@@ -64,6 +72,7 @@ def run(equipment: Equipment) -> int:
     forget_the_parents_end()
     # SIGINT from a terminal goes to the whole group: the supervisor has it too, and passes it on as a drain.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, lambda *_: equipment.reopen_logs())
     _drop_privileges(equipment)
     # The kernel's answer to the supervisor's death holds from the first moment and in a loop that hangs.
     die_with_parent(equipment.parent, signal.SIGKILL)
@@ -106,13 +115,17 @@ async def _serve(equipment: Equipment, handler: Handler) -> int:
     )
     if not await _start(handler, stop, equipment.target):
         return ExitCode.OK
-    server.add_sockets(equipment.sockets)
+    lanes = Lanes(loop, server, equipment.endpoints, equipment.slot, lambda: equipment.fleet[Fleet.SLOTS])
     heartbeat = Heartbeat(loop, equipment.row, min(INTERVAL, equipment.settings.hang_timeout / 8))
+    ageing = _age(loop, equipment)
     _tell(equipment, ReadyMessage())
     forever = asyncio.ensure_future(server.serve_forever())
     asked = asyncio.ensure_future(stop.wait())
     await asyncio.wait({forever, asked}, return_when=asyncio.FIRST_COMPLETED)
     asked.cancel()
+    lanes.stop()
+    if ageing is not None:
+        ageing.stop()
     aborted = await server.drain(equipment.settings.drain_timeout)
     equipment.emit(Drained(aborted))
     # From here on `end_within` is the judge: code that ends a process may block.
@@ -164,7 +177,16 @@ def _report(what: str, exc: BaseException, emit: Emit) -> None:
     emit(WorkerFailed(what, failed.error, failed.traceback))
 
 
-def _tell(equipment: Equipment, message: ReadyMessage | UnableMessage) -> None:
+def _age(loop: asyncio.AbstractEventLoop, equipment: Equipment) -> Ageing | None:
+    settings = equipment.settings
+    lifetime = Lifetime(settings.max_connections_served, settings.max_worker_age, settings.max_worker_rss)
+    if not lifetime:
+        return None
+    drawn = lifetime.drawn(random.random())
+    return Ageing(loop, equipment.row, drawn, lambda reason: _tell(equipment, SpentMessage(reason)))
+
+
+def _tell(equipment: Equipment, message: ReadyMessage | UnableMessage | SpentMessage) -> None:
     # The supervisor may be gone; the lifeline says so.
     with contextlib.suppress(OSError):
         os.write(equipment.status, encode(message))

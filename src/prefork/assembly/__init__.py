@@ -1,0 +1,193 @@
+"""Putting the parts together: settings and a service become sockets, a supervisor, and workers.
+
+The only floor that knows both parent and worker. It decides nothing that outlives the start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from ..addresses import parse_address
+from ..config import TLS, Limits, Settings
+from ..core.facts import Finish
+from ..core.messages import UnableMessage
+from ..errors import ExitCode, PreforkError
+from ..events import Emit, Stopped, visible
+from ..net.handlers import classify
+from ..observe.logs import configure
+from ..observe.manager import also_to_manager
+from ..parent.control import ControlSocket
+from ..parent.supervisor import Supervisor
+from ..parent.upgrade import Predecessor
+from ..parent.workers import Seat
+from ..system import handover
+from ..system.notify import Notifier
+from ..system.processes import System
+
+# Imported before the fork, although only workers run it: a replacement is there sooner, its memory is shared, and it is
+# of its supervisor's version, also when prefork has been upgraded on disk meanwhile.
+from ..worker import ending
+from ..worker import main as worker
+from ..worker.service import load
+from .provision import Kit, Provision, validate
+
+
+def serve(
+    target: object,
+    *,
+    bind: str | Sequence[str] = ":9000",
+    workers: int = 0,
+    tls: TLS | None = None,
+    limits: Limits | None = None,
+    **options: Any,
+) -> None:
+    """Do what `prefork serve TARGET` does, and leave by SystemExit with its exit code when it is done.
+
+    `target` is the service itself or the text that names it. `bind` is an address or several; the other options are
+    those of the command, with `_`: backlog, drain_timeout, ready_fd, loop, log_format, log_level. Call it in the main
+    thread of a program that has started no event loop: it forks. A failure is told in one line on standard error.
+
+    The caller's `finally` blocks and exit handlers run once, here: a worker never comes back out of this function.
+    """
+    try:
+        addresses = tuple(parse_address(text) for text in ([bind] if isinstance(bind, str) else bind))
+        settings = Settings(
+            bind=addresses,
+            workers=workers,
+            tls=() if tls is None else (tls,),
+            limits=Limits() if limits is None else limits,
+            **options,
+        )
+        code = run(lambda: settings, target)
+    except PreforkError as exc:
+        sys.stderr.write(f"prefork: {visible(str(exc))}\n")
+        code = exc.exit_code
+    raise SystemExit(int(code))
+
+
+def run(source: Callable[[], Settings], target: object) -> ExitCode:
+    """Serve until stopped. Returns the exit status, in the supervisor alone: a worker ends in here.
+
+    `source` gives the settings, and is asked again at each reload. Raises PreforkError for what the user has to read in
+    one line. Afterwards SIGTERM, SIGINT and SIGQUIT are ignored: the process is at its end.
+    """
+    handed = handover.receive()
+    if handed is None:
+        return _run(source, target, None, None)
+    predecessor = Predecessor(handed.pid, handed.channel)
+    try:
+        return _run(source, target, handed, predecessor)
+    except PreforkError as exc:
+        predecessor.tell(UnableMessage(str(exc)))
+        raise
+
+
+def _run(
+    source: Callable[[], Settings],
+    target: object,
+    handed: handover.Handover | None,
+    predecessor: Predecessor | None,
+) -> ExitCode:
+    from ..system import forksafety
+
+    settings = source()
+    validate(settings, starting=handed is None)
+    forksafety.refuse_unsafe_fork("prefork.serve", stacklevel=4)
+    notifier = Notifier()
+    emit = also_to_manager(configure(settings.log_format, settings.log_level), notifier)
+    _set_title(target)
+    with contextlib.closing(Provision(settings, source, handed, notifier)) as provision:
+        outcome = _supervise(provision, target, emit, notifier, predecessor)
+    emit(Stopped(outcome.code))
+    if outcome.reason:
+        raise _failure(outcome)
+    return outcome.code
+
+
+def _supervise(
+    provision: Provision, target: object, emit: Emit, notifier: Notifier, predecessor: Predecessor | None
+) -> Finish:
+    plan = provision.first(emit)
+    control = provision.bind_control(emit)
+    system = System()
+    system.parent_only(*provision.private())
+    with Supervisor(
+        plan,
+        provision,
+        emit,
+        system,
+        control=None if control is None else ControlSocket(control.endpoints[0][0], system.parent_only),
+        watchdog=notifier.watchdog,
+        predecessor=predecessor,
+    ) as supervisor:
+        outcome = supervisor.run()
+        if isinstance(outcome, Seat):
+            _work(outcome, supervisor.plan_of(outcome).equipment, provision, target)
+        # While signals are still held: an impatient second one must not prevent that files are removed.
+        provision.close()
+    return outcome
+
+
+def _work(seat: Seat, kit: object, provision: Provision, target: object) -> NoReturn:
+    """Be a worker to the end of the process. Whatever goes wrong, the caller's code must not go on in two processes."""
+    code: int = ExitCode.BUG
+    try:
+        assert isinstance(kit, Kit)
+        provision.keep_in_worker(kit)
+        settings = kit.settings
+        emit = configure(settings.log_format, settings.log_level, worker=seat.slot)
+        code = worker.run(
+            worker.Equipment(
+                slot=seat.slot,
+                parent=seat.parent,
+                status=seat.status.fileno(),
+                lifeline=seat.lifeline,
+                row=seat.scoreboard.enter(seat.row),
+                fleet=seat.scoreboard.fleet,
+                dump_signal=seat.dump_signal,
+                identity=kit.identity,
+                endpoints=[lanes for listener in kit.listeners for lanes in listener.endpoints],
+                context=kit.context,
+                settings=settings,
+                target=target,
+                emit=emit,
+                reopen_logs=functools.partial(provision.log_files.reopen, emit),
+            )
+        )
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        ending.leave(code)
+
+
+def check(settings: Settings, target: object) -> str:
+    """Import the service, read the certificates, validate every option; bind nothing. What was found, in one line.
+
+    Raises PreforkError.
+    """
+    validate(settings, starting=True)
+    if settings.tls:
+        from ..system.contexts import prove
+
+        prove(settings.tls)
+    handler = classify(load(target) if isinstance(target, str) else target)
+    return f"{target} is a {handler.kind.value}"
+
+
+def _failure(outcome: Finish) -> PreforkError:
+    error = PreforkError(outcome.reason)
+    error.exit_code = outcome.code
+    return error
+
+
+def _set_title(target: object) -> None:
+    with contextlib.suppress(ImportError):
+        import setproctitle
+
+        name = target if isinstance(target, str) else getattr(target, "__qualname__", type(target).__qualname__)
+        setproctitle.setproctitle(f"prefork: supervisor [{name}]")

@@ -1,0 +1,125 @@
+"""Where the settings come from: the command line, then `PREFORK_*` of the environment, then a TOML file.
+
+Read whenever they are asked for, so that a reload sees the file of today. What text means is in `options.py`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..checks import shown
+from ..config import TLS, Limits, Settings
+from ..errors import ConfigError
+from ..events import visible
+from .options import OPTIONS, Given, Option
+
+#: The file that is read when none is named, if it is there.
+DEFAULT_FILE = "prefork.toml"
+_BY_FIELD = {option.field: option for option in OPTIONS}
+
+
+class Sources:
+    """`given` is what the command line said, by field; the environment is that of the start."""
+
+    def __init__(self, given: Given, environment: Mapping[str, str] | None = None) -> None:
+        variables = os.environ if environment is None else environment
+        self._given = {field: texts for field, texts in given.items() if field != "config"}
+        self._variables = {name: value for name, value in variables.items() if name.startswith("PREFORK_")}
+        (self._named,) = given.get("config") or [self._variables.pop("PREFORK_CONFIG", "")]
+
+    def settings(self) -> Settings:
+        """The settings of this moment. Raises ConfigError, which says where a wrong value stands."""
+        texts, places = self._collect()
+        try:
+            values = {field: _value(_BY_FIELD[field], each) for field, each in texts.items()}
+            return _settings(values)
+        except ConfigError as exc:
+            option = re.match(r"--([a-z-]+)", str(exc))
+            place = places.get(option[1].replace("-", "_"), "") if option else ""
+            raise ConfigError(f"{exc} (in {place})" if place else str(exc)) from None
+
+    def _collect(self) -> tuple[dict[str, Sequence[str]], dict[str, str]]:
+        """The text of each option, and where it stands unless on the command line."""
+        texts: dict[str, Sequence[str]] = {}
+        places: dict[str, str] = {}
+        for field, each in self._from_file():
+            texts[field], places[field] = each, visible(self._named or DEFAULT_FILE)
+        for field, each in self._from_environment():
+            texts[field], places[field] = each, f"PREFORK_{field.upper()}"
+        for field, each in self._given.items():
+            texts[field] = each
+            places.pop(field, None)
+        return texts, places
+
+    def _from_environment(self) -> list[tuple[str, Sequence[str]]]:
+        found: list[tuple[str, Sequence[str]]] = []
+        for name, value in self._variables.items():
+            field = name.removeprefix("PREFORK_").lower()
+            option = _BY_FIELD.get(field)
+            # One that is none may be somebody else's: the environment is everybody's.
+            if option is not None:
+                found.append((field, value.split() if option.many else [value]))
+        return found
+
+    def _from_file(self) -> list[tuple[str, Sequence[str]]]:
+        path = self._named or DEFAULT_FILE
+        try:
+            with open(path, "rb") as file:
+                content = file.read()
+        except FileNotFoundError:
+            if not self._named:
+                return []
+            raise ConfigError(f"--config {shown(path)}: no such file") from None
+        except OSError as exc:
+            raise ConfigError(f"--config {shown(path)}: {(exc.strerror or str(exc)).lower()}") from None
+        return [(field, _file_texts(path, field, value)) for field, value in _parse(path, content).items()]
+
+
+def _parse(path: str, content: bytes) -> dict[str, Any]:
+    import tomllib
+
+    try:
+        return tomllib.loads(content.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"--config {shown(path)}: not a TOML file: {visible(exc)}") from None
+
+
+def _file_texts(path: str, field: str, value: Any) -> Sequence[str]:
+    option = _BY_FIELD.get(field)
+    if option is None:
+        near = difflib.get_close_matches(field, _BY_FIELD, 1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ConfigError(f"--config {shown(path)}: there is no option {visible(field)}{hint}")
+    values = value if isinstance(value, list) and option.many else [value]
+    if not all(isinstance(each, str | int | float) for each in values):
+        kind = "text, or a list of text" if option.many else "text, a number, true or false"
+        raise ConfigError(f"--config {shown(path)}: {field} must be {kind}")
+    if option.metavar == "OCTAL" and not isinstance(value, str):
+        raise ConfigError(f'--config {shown(path)}: {field} must be text, such as "027"')
+    return [str(each).lower() if isinstance(each, bool) else str(each) for each in values]
+
+
+def _value(option: Option, texts: Sequence[str]) -> Any:
+    values = [option.read(f"--{option.name}", each) for each in texts]
+    return values if option.many else values[-1]
+
+
+def _settings(values: dict[str, Any]) -> Settings:
+    certs, keys = values.pop("tls_cert", []), values.pop("tls_key", [])
+    if "bind" in values:
+        values["bind"] = tuple(values["bind"])
+    limits = {field: values.pop(field) for field in list(values) if _BY_FIELD[field].of_limits}
+    return Settings(**values, tls=_pairs(certs, keys), limits=Limits(**limits))
+
+
+def _pairs(certs: Sequence[str], keys: Sequence[str]) -> tuple[TLS, ...]:
+    both = min(len(certs), len(keys))
+    if len(certs) > both:
+        raise ConfigError(f"--tls-cert {shown(certs[both])}: its --tls-key is missing (it may be the same file)")
+    if len(keys) > both:
+        raise ConfigError(f"--tls-key {shown(keys[both])}: its --tls-cert is missing")
+    return tuple(TLS(cert, key) for cert, key in zip(certs, keys, strict=True))

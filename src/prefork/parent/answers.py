@@ -1,0 +1,110 @@
+"""What requests on the control socket lead to, and when they are answered.
+
+Between `control.py`, which knows bytes, and the supervisor, which does what is asked.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from ..config import MOST_WORKERS
+from ..core.control import Request
+from ..events import Event, Reloaded, ReloadFailed, ReloadIgnored, Upgraded, UpgradeFailed, UpgradeIgnored
+from .control import ControlSocket, Conversation
+
+#: What reloads, scalings and stops by the control socket are put down to.
+CONTROL = "control socket"
+
+
+class Server(Protocol):
+    """What can be asked for."""
+
+    def status(self) -> dict[str, Any]:
+        """How it is."""
+
+    def start_reload(self, by: str) -> None:
+        """Begin one; its end is an event."""
+
+    def reloading(self) -> bool:
+        """Whether one is under way."""
+
+    def start_upgrade(self, by: str) -> None:
+        """The same."""
+
+    def upgrading(self) -> bool:
+        """The same."""
+
+    def scale(self, by: str, workers: int) -> int:
+        """Have so many; how many that are now."""
+
+    def stop(self, by: str, at_once: bool) -> None:
+        """End."""
+
+
+class Answers:
+    """Serves `control` for `server`. Owns the conversations that wait for the end of something."""
+
+    def __init__(self, control: ControlSocket, server: Server) -> None:
+        self.control = control
+        self._server = server
+        self._reload_askers: list[Conversation] = []
+        self._upgrade_askers: list[Conversation] = []
+        self._reload_outcome: Event | None = None
+        self._upgrade_outcome: Event | None = None
+
+    def notice(self, event: Event) -> None:
+        """Something has happened that somebody may wait for."""
+        if isinstance(event, Reloaded | ReloadFailed | ReloadIgnored):
+            self._reload_outcome = event
+        elif isinstance(event, Upgraded | UpgradeFailed | UpgradeIgnored):
+            self._upgrade_outcome = event
+
+    def serve(self, ready: set[int], now: float) -> None:
+        """Hear, do and answer; `ready` are descriptors that a poll named."""
+        for conversation, request in self.control.take(ready, now):
+            self._answer(conversation, request)
+        if self._reload_askers and not self._server.reloading():
+            self._reply_all(self._reload_askers, describe_outcome(self._reload_outcome))
+        if self._upgrade_askers and not self._server.upgrading():
+            self._reply_all(self._upgrade_askers, describe_outcome(self._upgrade_outcome))
+
+    def _answer(self, conversation: Conversation, request: Request) -> None:
+        reply: dict[str, Any] = {"ok": True}
+        match request.command:
+            case "reload":
+                self._reload_outcome = None
+                self._reload_askers.append(conversation)
+                self._server.start_reload(CONTROL)
+                return
+            case "upgrade":
+                self._upgrade_outcome = None
+                self._upgrade_askers.append(conversation)
+                self._server.start_upgrade(CONTROL)
+                return
+            case "scale" if not 1 <= request.workers <= MOST_WORKERS:
+                reply = {"ok": False, "error": f"workers must be from 1 to {MOST_WORKERS}, not {request.workers}"}
+            case "scale":
+                reply["workers"] = self._server.scale(CONTROL, request.workers)
+            case "stop":
+                reply["pid"] = self._server.status()["pid"]
+            case _:
+                reply |= self._server.status()
+        self.control.reply(conversation, reply)
+        if request.command == "stop":
+            self._server.stop(CONTROL, request.at_once)
+
+    def _reply_all(self, askers: list[Conversation], reply: dict[str, Any]) -> None:
+        while askers:
+            self.control.reply(askers.pop(), reply)
+
+
+def describe_outcome(outcome: Event | None) -> dict[str, Any]:
+    """How a reload or an upgrade ended; `outcome` is the last that was said of it."""
+    match outcome:
+        case Reloaded(generation):
+            return {"ok": True, "generation": generation}
+        case Upgraded(pid):
+            return {"ok": True, "pid": pid}
+        case None:
+            return {"ok": False, "error": "the server was stopped meanwhile"}
+    return {"ok": False, "error": str(outcome)}

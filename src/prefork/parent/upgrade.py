@@ -1,0 +1,170 @@
+"""An upgrade as two supervisors see it: the one that runs and its successor, and the conversation between them.
+
+Effects alone: what leads to what is decided in `core/upgrade.py`; what is passed on is put together by who knows it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping
+
+from ..core.messages import Decoder, ReadyMessage, StoppingMessage, UnableMessage, encode
+from ..core.upgrade import (
+    Fact,
+    SuccessorDied,
+    SuccessorReady,
+    SuccessorStarted,
+    SuccessorStopping,
+    SuccessorUnable,
+)
+from ..events import printable
+from ..system.handover import VARIABLE, Parcel
+from ..system.processes import Child, System
+
+#: Puts together what a successor gets, for a channel with this number, and the variables of its environment.
+Pack = Callable[[int], tuple[Parcel, Mapping[str, str]]]
+
+
+class Successor:
+    """The supervisor that is to take over, or has: its process, and what it says. One at a time."""
+
+    def __init__(self, system: System, pack: Pack) -> None:
+        self._system = system
+        self._pack = pack
+        self._child: Child | None = None
+        self._channel: socket.socket | None = None
+        self._decoder = Decoder()
+
+    def launch(self) -> list[Fact]:
+        """Start the command that started this process, with everything that we listen on."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        ours.setblocking(False)
+        self._system.parent_only(ours)
+        self._channel, self._decoder = ours, Decoder()
+        command = [sys.executable, *sys.orig_argv[1:]]
+        try:
+            with contextlib.closing(theirs):
+                parcel, variables = self._pack(theirs.fileno())
+                with contextlib.closing(parcel):
+                    environment = {**os.environ, **variables, VARIABLE: parcel.variable}
+                    child = self._system.execute(command, environment, parcel.descriptors, _tell_why(theirs, command))
+        except OSError as exc:
+            self.close()
+            reason = f"it cannot be started: {(exc.strerror or str(exc)).lower()}"
+            return [SuccessorUnable(reason), SuccessorDied("never started")]
+        self._child = child
+        return [SuccessorStarted(child.pid)]
+
+    def signal(self, at_once: bool) -> None:
+        """Ask it to end, or end it."""
+        if self._child is not None:
+            self._child.signal(signal.SIGKILL if at_once else signal.SIGTERM)
+
+    def interests(self) -> dict[int, int]:
+        """What to poll for: descriptors and events."""
+        wanted: dict[int, int] = {}
+        if self._channel is not None:
+            wanted[self._channel.fileno()] = select.POLLIN
+        if self._child is not None and self._child.pollable:
+            wanted[self._child.fileno()] = select.POLLIN
+        return wanted
+
+    def blind(self) -> bool:
+        """Whether its end cannot be polled for."""
+        return self._child is not None and not self._child.pollable
+
+    def take(self) -> list[Fact]:
+        """What it said, and whether it has died. Costs two system calls while there is one, and nothing else."""
+        child = self._child
+        if child is None:
+            return []
+        death = child.reap()
+        facts = self._listen()
+        if death is not None:
+            self.close()
+            facts.append(SuccessorDied(death.describe()))
+        return facts
+
+    def close(self) -> None:
+        """Hear no more of it; it goes on."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+        if self._child is not None:
+            self._child.close()
+            self._child = None
+
+    def _listen(self) -> list[Fact]:
+        if self._channel is None:
+            return []
+        try:
+            data = self._channel.recv(65536)
+        except BlockingIOError:
+            return []
+        except OSError:
+            data = b""
+        if not data:
+            # It has closed its end, or is gone; its death, if it is that, is told by the process.
+            self._channel.close()
+            self._channel = None
+        facts: list[Fact] = []
+        for message in self._decoder.feed(data):
+            if isinstance(message, ReadyMessage):
+                facts.append(SuccessorReady())
+            elif isinstance(message, StoppingMessage):
+                facts.append(SuccessorStopping())
+            elif isinstance(message, UnableMessage):
+                facts.append(SuccessorUnable(printable(message.reason, 1000)))
+        return facts
+
+
+def _tell_why(channel: socket.socket, command: list[str]) -> Callable[[OSError], None]:
+    """For the new process: what to do when the program cannot be executed."""
+
+    def tell(exc: OSError) -> None:
+        channel.send(encode(UnableMessage(f"{command[0]} cannot be started: {(exc.strerror or str(exc)).lower()}")))
+
+    return tell
+
+
+class Predecessor:
+    """The supervisor that started this one to take over: it is told how it goes, and is watched for its end."""
+
+    def __init__(self, pid: int, channel: int) -> None:
+        self.pid = pid
+        self._channel = socket.socket(fileno=channel)
+        self._channel.setblocking(False)
+        self.gone = False
+
+    def interests(self) -> dict[int, int]:
+        """What to poll for: descriptors and events."""
+        return {} if self.gone else {self._channel.fileno(): select.POLLIN}
+
+    def take(self) -> None:
+        """Look whether it has ended; it says nothing."""
+        if self.gone:
+            return
+        try:
+            ended = not self._channel.recv(4096)
+        except BlockingIOError:
+            return
+        except OSError:
+            ended = True
+        if ended:
+            self.close()
+
+    def tell(self, message: ReadyMessage | UnableMessage | StoppingMessage) -> None:
+        """Say it, if it is still there."""
+        if not self.gone:
+            with contextlib.suppress(OSError):
+                self._channel.send(encode(message))
+
+    def close(self) -> None:
+        """Talk no more."""
+        self.gone = True
+        self._channel.close()

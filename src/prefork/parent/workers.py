@@ -1,0 +1,264 @@
+"""The worker processes as the supervisor has them: forked, heard, signalled and reaped, each with its descriptors.
+
+What they say and how they end becomes facts; which of them there should be is the roster's business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from ..core.facts import (
+    Cause,
+    Fact,
+    HeartbeatsRead,
+    Spawn,
+    Spawned,
+    SpawnFailed,
+    WorkerDied,
+    WorkerReady,
+    WorkerSpent,
+    WorkerUnable,
+)
+from ..core.messages import Decoder, ReadyMessage, SpentMessage, StackLine, UnableMessage
+from ..events import Emit, WorkerStacks, printable
+from ..system.descriptors import Descriptor
+from ..system.memory import OutOfMemory
+from ..system.orphans import Lifeline
+from ..system.processes import Child, Death, System
+from ..system.scoreboard import Field, Fleet, Row, Scoreboard
+
+#: The system is short of something that may be there again in a moment.
+_NO_ROOM = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+#: Rows of the scoreboard: workers and successors, and those that drain meanwhile. Untouched memory costs nothing.
+ROWS = 16384
+#: The signal that makes a worker tell its stacks.
+DUMP_SIGNAL = signal.SIGUSR2
+#: Lines of stacks kept of one worker.
+STACK_LINES = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """What a fresh worker finds itself with: who it is to be, the pipe to tell its state, and the one that tells of its
+    parent's death. All signals are still blocked."""
+
+    slot: int
+    generation: int
+    parent: int
+    status: Descriptor
+    lifeline: Lifeline
+    scoreboard: Scoreboard
+    row: int
+    """The number of its own row on the scoreboard."""
+    dump_signal: int
+
+
+class InWorker(BaseException):
+    """Unwinds the supervisor's stack in a child."""
+
+    def __init__(self, seat: Seat) -> None:
+        self.seat = seat
+
+
+@dataclass(slots=True)
+class _Process:
+    """One worker."""
+
+    number: int
+    child: Child
+    status: Descriptor
+    decoder: Decoder
+    slot: int
+    row: Row
+    stacks: list[str] = field(default_factory=list)
+    ended: bool = False
+    """The status pipe's end was reached."""
+
+
+class Workers:
+    """Owns every worker process from its fork until it is reaped. `close` kills those that are left."""
+
+    def __init__(self, system: System, emit: Emit) -> None:
+        self._system = system
+        self._emit = emit
+        self._pid = os.getpid()
+        self._lifeline = system.lifeline()
+        self._scoreboard = Scoreboard(ROWS)
+        self._free_rows: list[int] = []
+        self._used_rows = 0
+        self._out_of_memory = OutOfMemory()
+        self._processes: dict[int, _Process] = {}
+
+    def close(self) -> None:
+        """Nobody stays behind, also when what ends here is a bug."""
+        for process in list(self._processes.values()):
+            process.child.signal(signal.SIGKILL)
+            process.child.wait()
+            self._forget(process)
+        self._lifeline.close()
+        self._scoreboard.close()
+
+    # --- what the supervisor reads ------------------------------------------------------------------------------------
+
+    def rows(self) -> dict[int, Row]:
+        """The row of each worker on the scoreboard."""
+        return {process.number: process.row for process in self._processes.values()}
+
+    def heartbeats(self) -> HeartbeatsRead:
+        """How long ago each loop last turned."""
+        now = time.monotonic_ns()
+        beats = {process.number: process.row[Field.HEARTBEAT] for process in self._processes.values()}
+        return HeartbeatsRead({number: (now - beat) / 1e9 for number, beat in beats.items() if beat})
+
+    def publish(self, field: Fleet, value: int) -> None:
+        """Tell all workers, by the scoreboard."""
+        self._scoreboard.fleet[field] = value
+
+    def pids(self) -> set[int]:
+        """Of all that have not been reaped."""
+        return {process.child.pid for process in self._processes.values()}
+
+    # --- news of them -------------------------------------------------------------------------------------------------
+
+    def interests(self) -> dict[int, int]:
+        """What to poll for: descriptors and events."""
+        wanted: dict[int, int] = {}
+        for process in self._processes.values():
+            if not process.ended:
+                wanted[process.status.fileno()] = select.POLLIN
+            if process.child.pollable:
+                wanted[process.child.fileno()] = select.POLLIN
+        return wanted
+
+    def blind(self) -> bool:
+        """Whether the end of one cannot be polled for: without pidfds only SIGCHLD tells, and it can get lost."""
+        return any(not process.child.pollable for process in self._processes.values())
+
+    def take(self, ready: set[int]) -> Iterator[Fact]:
+        """What they said, and who has died; `ready` are descriptors that a poll named.
+
+        One by one: what follows from a fact may concern a worker whose death has not been told yet.
+        """
+        for process in list(self._processes.values()):
+            if not process.child.pollable or not ready.isdisjoint(self._descriptors(process)):
+                yield from self._look_after(process)
+
+    def _descriptors(self, process: _Process) -> list[int]:
+        pidfd = [process.child.fileno()] if process.child.pollable else []
+        return pidfd if process.ended else [process.status.fileno(), *pidfd]
+
+    def _look_after(self, process: _Process) -> Iterator[Fact]:
+        death = process.child.reap()
+        # What it said comes first: a worker that cannot start says why, and ends.
+        yield from self._listen(process)
+        if death is not None:
+            self._forget(process)
+            yield WorkerDied(process.number, death.describe(), death.clean, self._kind(death))
+
+    def _listen(self, process: _Process) -> list[Fact]:
+        """Once, and at most what fits in a pipe: a worker that talks without end must not hold up the rest."""
+        if process.ended:
+            return []
+        try:
+            data = os.read(process.status.fileno(), 65536)
+        except BlockingIOError:
+            return []
+        process.ended = not data
+        facts: list[Fact] = []
+        for message in process.decoder.feed(data):
+            if isinstance(message, ReadyMessage):
+                facts.append(WorkerReady(process.number))
+            elif isinstance(message, SpentMessage):
+                facts.append(WorkerSpent(process.number, printable(message.reason)))
+            elif isinstance(message, StackLine):
+                if len(process.stacks) < STACK_LINES:
+                    process.stacks.append(printable(message.text))
+            elif isinstance(message, UnableMessage):
+                facts.append(WorkerUnable(process.number, message.reason))
+        return facts
+
+    def _kind(self, death: Death) -> Cause:
+        """What the system says of a death."""
+        if death.signal is None:
+            return Cause.EXIT
+        if death.core:
+            return Cause.CORE
+        if death.signal == signal.SIGKILL and self._out_of_memory.claim(self._system.monotonic()):
+            return Cause.MEMORY
+        return Cause.SIGNAL
+
+    def _forget(self, process: _Process) -> None:
+        if process.stacks:
+            self._emit(WorkerStacks(process.slot, process.child.pid, "\n".join(process.stacks)))
+        process.child.close()
+        process.status.close()
+        self._free_rows.append(process.row.number)
+        self._processes.pop(process.number, None)
+
+    # --- what is done to them -----------------------------------------------------------------------------------------
+
+    def signal(self, worker: int, number: int) -> None:
+        """Send a signal to one of them."""
+        self._processes[worker].child.signal(number)
+
+    def signal_all(self, number: int) -> None:
+        """Send a signal to each."""
+        for process in self._processes.values():
+            process.child.signal(number)
+
+    def spawn(self, command: Spawn) -> Fact:
+        """Fork one: Spawned or SpawnFailed. In the child it raises InWorker."""
+        row = self._take_row()
+        if row is None:
+            return SpawnFailed(command.worker, f"{ROWS} workers are there already")
+        with contextlib.ExitStack() as undo:
+            try:
+                reader, writer = (Descriptor(fd) for fd in os.pipe())
+                undo.callback(reader.close)
+                undo.callback(writer.close)
+                os.set_blocking(reader.fileno(), False)
+                self._system.parent_only(reader)
+                child = self._system.fork()
+            except OSError as exc:
+                if exc.errno not in _NO_ROOM:
+                    raise
+                self._free_rows.append(row.number)
+                return SpawnFailed(command.worker, os.strerror(exc.errno).lower())
+            undo.pop_all()
+        if child is None:
+            self._processes.clear()
+            raise InWorker(self._seat(command, writer, row.number))
+        writer.close()
+        self._processes[command.worker] = _Process(command.worker, child, reader, Decoder(), command.slot, row)
+        return Spawned(command.worker, child.pid)
+
+    def _seat(self, command: Spawn, status: Descriptor, row: int) -> Seat:
+        return Seat(
+            slot=command.slot,
+            generation=command.generation,
+            parent=self._pid,
+            status=status,
+            lifeline=self._lifeline,
+            scoreboard=self._scoreboard,
+            row=row,
+            dump_signal=DUMP_SIGNAL,
+        )
+
+    def _take_row(self) -> Row | None:
+        if self._free_rows:
+            number = self._free_rows.pop()
+        elif self._used_rows < ROWS:
+            self._used_rows += 1
+            number = self._used_rows
+        else:
+            return None
+        row = self._scoreboard.row(number)
+        row.clear()
+        return row
