@@ -67,13 +67,14 @@ class Provision:
         self.log_files = LogFiles()
 
     def close(self) -> None:
-        """Close everything, and remove the files that are ours."""
+        """Close everything, and remove the files that are ours. May be called again."""
         self._listeners.close()
-        if self._pidfile is not None:
+        held, self._pidfile = self._pidfile, None
+        if held is not None:
             if self._owning:
-                self._pidfile.remove()
+                held.remove()
             else:
-                self._pidfile.close()
+                held.close()
 
     # --- plans --------------------------------------------------------------------------------------------------------
 

@@ -84,8 +84,17 @@ class Acceptor:
             self._retry = None
         self._state = State.CLOSED
 
+    def accept_waiting(self, most: int) -> None:
+        """Accept now what waits in the queue, up to `most` connections: the last thing before `close` where nobody else
+        will. Does nothing while accepting rests."""
+        if self._state is State.ACCEPTING:
+            self._accept(most)
+
     def _ready(self) -> None:
-        for _ in range(self._batch):
+        self._accept(self._batch)
+
+    def _accept(self, most: int) -> None:
+        for _ in range(most):
             try:
                 connection, address = self._sock.accept()
             except OSError as exc:

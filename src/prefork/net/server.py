@@ -178,6 +178,11 @@ class TCPServer:
         if self._failure is not None:
             raise ListenerFailed(*self._failure.args) from self._failure
 
+    def accept_waiting(self, most: int) -> None:
+        """Accept now what waits in the queue of each listening socket, up to `most` connections each."""
+        for acceptor in list(self._acceptors.values()):
+            acceptor.accept_waiting(most)
+
     def stop(self) -> None:
         """Stop accepting, at once; open connections go on. What waits in the kernel's queue stays there, for whoever
         else holds the socket. May be called again."""

@@ -87,7 +87,7 @@ class Provider(Protocol):
         """The plan for a reload, made of what the files say now. Raises PreforkError; nothing has changed then."""
 
     def retain(self, plans: Collection[Plan]) -> None:
-        """No plan but these will be used any more."""
+        """No plan but these will be used any more: with none, no worker will be forked."""
 
     def announce(self) -> None:
         """Every worker accepts, for the first time."""
@@ -136,6 +136,7 @@ class Supervisor:
         self._watchdog = watchdog
         self._patted = 0.0
         self._predecessor = predecessor
+        self._took_over = False
         self._upgrade = upgrade.Upgrade(plan.timing.boot + UPGRADE_GRACE, plan.timing.drain + 2 * STOP_GRACE)
         self._successor = Successor(system, provider.pack)
         self._started = system.monotonic()
@@ -223,8 +224,9 @@ class Supervisor:
             self._apply(fact)
         for news in self._successor.take():
             self._apply_upgrade(news)
-        if self._predecessor is not None:
+        if self._predecessor is not None and not self._predecessor.gone:
             self._predecessor.take()
+            self._inherit()
         if self._answers is not None:
             self._answers.serve(ready, self._system.monotonic())
         self._pat_watchdog()
@@ -307,6 +309,13 @@ class Supervisor:
         if self._predecessor is not None:
             self._predecessor.tell(StoppingMessage())
         self._apply_upgrade(upgrade.Stopping(at_once))
+        self._stop(by, at_once)
+
+    def _stop(self, by: str, at_once: bool) -> None:
+        # Nobody is forked any more. Our sockets are closed, so that the kernel refuses connections when the last worker
+        # has closed its own; the workers have them still.
+        self._workers.publish(Fleet.STOPPING, 1)
+        self._provider.retain(())
         self._apply(StopAsked(by, at_once))
 
     def _obstacle(self) -> str:
@@ -368,7 +377,7 @@ class Supervisor:
                 self._listen_for_commands(True)
                 self._apply(TakenBack())
             case upgrade.StopToo():
-                self._apply(StopAsked("its successor was stopped"))
+                self._stop("its successor was stopped", at_once=False)
             case upgrade.Note():
                 self._note(command.event)
 
@@ -393,7 +402,14 @@ class Supervisor:
             self._provider.own(True)
             self._listen_for_commands(True)
             self._note(TookOver(self._predecessor.pid))
+            self._took_over = True
+            self._inherit()
         self._provider.announce()
+
+    def _inherit(self) -> None:
+        """What the one before had and we do not want can go when it has gone: until then it may take back."""
+        if self._took_over and self._predecessor is not None and self._predecessor.gone:
+            self._provider.retain(self._plans.values())
 
     def _listen_for_commands(self, listening: bool) -> None:
         if self._answers is not None:

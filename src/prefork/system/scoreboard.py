@@ -43,6 +43,8 @@ class Fleet(enum.IntEnum):
 
     SLOTS = 0
     """How many workers are wanted."""
+    STOPPING = 1
+    """1 when nobody will accept after those that do now."""
 
 
 class Row:
@@ -110,7 +112,10 @@ class Scoreboard:
             return self.row(number)
         fd = self._file.fileno()
         own = _map(fd, mmap.PAGESIZE, number * mmap.PAGESIZE, mmap.PROT_READ | mmap.PROT_WRITE)
-        reading = _map(fd, self._size, 0, mmap.PROT_READ)
+        # Opened anew for reading alone: what is mapped of a descriptor that can write can be made writable again.
+        read_only = Descriptor(os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC))
+        reading = _map(read_only.fileno(), self._size, 0, mmap.PROT_READ)
+        read_only.close()
         _libc().munmap(self._address, self._size)
         self._file.close()
         self._address = reading

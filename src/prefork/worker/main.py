@@ -39,6 +39,8 @@ START_TIMEOUT = 60.0
 STOP_TIMEOUT = 3.0
 #: Seconds from the end of the drain to the end of the process: `stop()`, then stuck tasks, threads and exit handlers.
 END_TIMEOUT = STOP_TIMEOUT + 3.0
+#: Connections accepted from a queue before a stop: those that go on coming must not hold it up.
+MOST_WAITING = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +125,9 @@ async def _serve(equipment: Equipment, handler: Handler) -> int:
     asked = asyncio.ensure_future(stop.wait())
     await asyncio.wait({forever, asked}, return_when=asyncio.FIRST_COMPLETED)
     asked.cancel()
-    lanes.stop()
     if ageing is not None:
         ageing.stop()
+    _stop_accepting(server, lanes, equipment)
     aborted = await server.drain(equipment.settings.drain_timeout)
     equipment.emit(Drained(aborted))
     # From here on `end_within` is the judge: code that ends a process may block.
@@ -175,6 +177,19 @@ async def _stop(handler: Handler, emit: Emit) -> None:
 def _report(what: str, exc: BaseException, emit: Emit) -> None:
     failed = handler_failed("", exc)
     emit(WorkerFailed(what, failed.error, failed.traceback))
+
+
+def _stop_accepting(server: TCPServer, lanes: Lanes, equipment: Equipment) -> None:
+    """Where nobody will accept after us, what the kernel has accepted already is ours. Then give the sockets back: the
+    kernel refuses connections when the last process has closed them, and lets them wait in vain before."""
+    lanes.stop()
+    if equipment.fleet[Fleet.STOPPING]:
+        lanes.take_all()
+        server.accept_waiting(MOST_WAITING)
+    server.stop()
+    for endpoint in equipment.endpoints:
+        for sock in endpoint:
+            sock.close()
 
 
 def _age(loop: asyncio.AbstractEventLoop, equipment: Equipment) -> Ageing | None:

@@ -1,0 +1,175 @@
+"""How a worker ends: what the kernel has accepted is served, handlers are told, new connections are refused at once."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from support import wait_until
+
+from prefork.testing import Server, run_server
+
+SERVICE = """
+import asyncio, os, time
+
+async def handle(stream):
+    async for line in stream:
+        stream.write(b"%d\\n" % os.getpid())
+
+async def polite(stream):
+    await stream.send(b"hello\\n")
+    await stream.wait_draining()
+    assert stream.draining
+    await stream.send(b"goodbye\\n")
+
+async def deaf(stream):
+    await stream.send(b"hello\\n")
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            pass
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "service.py").write_text(SERVICE)
+    return tmp_path
+
+
+def connect(server: Server) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.port), timeout=20)
+
+
+def connect_code(server: Server) -> int:
+    with socket.socket() as sock:
+        sock.settimeout(20)
+        return sock.connect_ex(("127.0.0.1", server.port))
+
+
+def open_connections(pid: int) -> int:
+    links = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+    return sum(link.startswith("socket:") for link in links)
+
+
+@pytest.mark.parametrize("options", [[], ["--reuse-port"]])
+def test_after_a_stop_new_connections_are_refused_while_open_ones_end(folder: Path, options: list[str]) -> None:
+    path = folder / "socket"
+    bind = ["127.0.0.1:0", f"unix:{path}"]
+    with run_server("service:handle", "-w", "2", *options, bind=bind, cwd=folder) as server:
+        with connect(server) as sock, sock.makefile("rb") as file:
+            sock.sendall(b"one\n")
+            assert file.readline()
+            server.signal(signal.SIGTERM)
+            wait_until(lambda: connect_code(server) == errno.ECONNREFUSED, what="a refusal, not a queue without end")
+            assert not path.exists()
+            sock.sendall(b"two\n")
+            assert file.readline()
+            assert server._process.poll() is None
+        assert server.wait() == 0
+
+
+def test_one_that_still_drains_from_a_reload_does_not_keep_the_port(folder: Path) -> None:
+    with run_server("service:handle", "-w", "1", cwd=folder) as server:
+        with connect(server) as sock:
+            sock.sendall(b"one\n")
+            assert sock.recv(100)
+            server.signal(signal.SIGHUP)
+            wait_until(lambda: "reloaded:" in server.stderr())
+            assert len(server.worker_pids()) == 2
+            server.signal(signal.SIGTERM)
+            wait_until(lambda: connect_code(server) == errno.ECONNREFUSED)
+            assert len(server.worker_pids()) == 1
+        assert server.wait() == 0
+
+
+@pytest.mark.parametrize("options", [[], ["--reuse-port"]])
+def test_what_waits_in_the_queue_at_a_stop_is_served(folder: Path, options: list[str]) -> None:
+    with run_server("service:handle", "-w", "3", *options, cwd=folder) as server:
+        workers = server.worker_pids()
+        for pid in workers:
+            os.kill(pid, signal.SIGSTOP)
+        queued = [connect(server) for _ in range(40)]
+        for sock in queued:
+            sock.sendall(b"hello\n")
+        # One of them dies with its queue; the others have it, too.
+        os.kill(workers[0], signal.SIGKILL)
+        server.signal(signal.SIGTERM)
+        wait_until(lambda: "stopping (SIGTERM)" in server.stderr())
+        for pid in workers[1:]:
+            os.kill(pid, signal.SIGCONT)
+        for sock in queued:
+            assert sock.makefile("rb").readline()
+            sock.close()
+        assert server.wait() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_connection_that_was_accepted_and_has_sent_nothing_is_served(folder: Path, number: int) -> None:
+    with run_server("service:handle", "-w", "2", cwd=folder) as server:
+        workers = server.worker_pids()
+        before = sum(map(open_connections, workers))
+        silent = [connect(server) for _ in range(50)]
+        wait_until(lambda: sum(map(open_connections, workers)) == before + 50, what="all of them accepted")
+        server.signal(number)
+        wait_until(lambda: "stopping (" in server.stderr() or "reloaded:" in server.stderr())
+        for sock in silent:
+            sock.sendall(b"at last\n")
+        for sock in silent:
+            assert int(sock.makefile("rb").readline()) in workers
+            sock.close()
+        if number == signal.SIGTERM:
+            assert server.wait() == 0
+        else:
+            assert server.stop() == 0
+
+
+def test_handlers_are_told_and_the_worker_ends_with_the_last(folder: Path) -> None:
+    with run_server("service:polite", "-w", "2", cwd=folder) as server:
+        idle = [connect(server) for _ in range(100)]
+        files = [sock.makefile("rb") for sock in idle]
+        assert {file.readline() for file in files} == {b"hello\n"}
+        server.signal(signal.SIGTERM)
+        for file in files:
+            assert file.readline() == b"goodbye\n"
+            assert file.read() == b""
+        # They wait for our end, as we might still be sending.
+        for sock, file in zip(idle, files, strict=True):
+            file.close()
+            sock.close()
+        assert server.wait() == 0
+        assert server.stderr().count("drained: every connection ended by itself") == 2
+
+
+def test_those_that_do_not_listen_are_aborted_at_the_drain_timeout_and_counted(folder: Path) -> None:
+    with run_server("service:deaf", "-w", "1", "--drain-timeout", "0.3", cwd=folder) as server:
+        silent = [connect(server) for _ in range(3)]
+        for sock in silent:
+            assert sock.recv(6) == b"hello\n"
+        started = time.monotonic()
+        assert server.stop() == 0
+        assert 0.3 <= time.monotonic() - started < 10
+        assert "drained: 3 connections aborted at the drain timeout" in server.stderr()
+        for sock in silent:
+            with pytest.raises(ConnectionResetError):
+                sock.recv(1)
+            sock.close()
+
+
+def test_a_second_term_stops_at_once(folder: Path) -> None:
+    for first, second in ((signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGINT)):
+        with run_server("service:deaf", "-w", "2", cwd=folder) as server, connect(server) as sock:
+            assert sock.recv(6)
+            server.signal(first)
+            wait_until(lambda: "stopping (" in server.stderr())
+            started = time.monotonic()
+            server.signal(second)
+            assert server.wait() == 0
+            assert time.monotonic() - started < 5
+            assert "stopping at once" in server.stderr()

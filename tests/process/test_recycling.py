@@ -1,0 +1,84 @@
+"""Workers that have served enough are replaced, one at a time, and nobody notices."""
+
+from __future__ import annotations
+
+import re
+import socket
+from pathlib import Path
+
+import pytest
+from support import wait_until
+
+from prefork.testing import Server, run_server
+
+SERVICE = """
+import os
+
+hoard = []
+
+async def handle(stream):
+    async for line in stream:
+        if line == b"hoard\\n":
+            hoard.append(bytearray(os.urandom(1)) * (64 << 20))
+        stream.write(b"%d\\n" % os.getpid())
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "service.py").write_text(SERVICE)
+    return tmp_path
+
+
+def ask(server: Server, word: bytes = b"hello\n") -> int:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock, sock.makefile("rb") as file:
+        sock.sendall(word)
+        return int(file.readline())
+
+
+def recycled(server: Server) -> list[tuple[str, str]]:
+    return re.findall(r"recycling worker (\d) \(pid \d+\): (.*)", server.stderr())
+
+
+def test_after_so_many_connections(folder: Path) -> None:
+    with run_server("service:handle", "-w", "2", "--max-connections-served", "50", cwd=folder) as server:
+        before = set(server.worker_pids())
+        wait_until(lambda: ask(server) and not before & set(server.worker_pids()), what="the end of both workers")
+        slots = {slot for slot, _ in recycled(server)}
+        assert slots == {"0", "1"}
+        assert all("connections (--max-connections-served)" in reason for _, reason in recycled(server))
+        assert server.stop() == 0
+        assert "died" not in server.stderr()
+
+
+def test_after_so_long(folder: Path) -> None:
+    with run_server("service:handle", "-w", "2", "--max-worker-age", "0.5", cwd=folder) as server:
+        before = set(server.worker_pids())
+        wait_until(lambda: not before & set(server.worker_pids()), what="the end of both workers")
+        assert "(--max-worker-age)" in recycled(server)[0][1]
+        assert server.stop() == 0
+
+
+def test_with_so_much_memory_the_worker_goes_and_its_connections_end_in_peace(folder: Path) -> None:
+    with run_server("service:handle", "-w", "1", "--max-worker-rss", "100M", cwd=folder) as server:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock, sock.makefile("rb") as file:
+            sock.sendall(b"hoard\n")
+            pid = int(file.readline())
+            assert recycled(server) == []
+            sock.sendall(b"hoard\n")
+            assert int(file.readline()) == pid
+            wait_until(lambda: recycled(server), what="recycling")
+            wait_until(lambda: ask(server) != pid, what="the successor")
+            sock.sendall(b"still here\n")
+            assert int(file.readline()) == pid
+        wait_until(lambda: pid not in server.worker_pids(), what="the end of the old worker")
+        assert server.stop() == 0
+
+
+def test_limits_that_are_too_low_do_not_make_it_fork_all_the_time(folder: Path) -> None:
+    with run_server("service:handle", "-w", "2", "--max-connections-served", "1", cwd=folder) as server:
+        for _ in range(300):
+            ask(server)
+        first = recycled(server)
+        assert len(first) <= 10
+        assert server.stop() == 0
