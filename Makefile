@@ -5,6 +5,8 @@ PYTHON ?= $(shell scripts/find-python)
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PORT   ?= 9000
+# Tests wait more than they compute: one process more than there are processors.
+JOBS   ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
 
 .PHONY: serve test test-all histories check format clean
 
@@ -16,7 +18,7 @@ serve: $(VENV)/.installed
 ## Install what the tests need, and run them all.
 test: $(VENV)/.developing
 	@scripts/install-debian-packages
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
 
 ## The same on every supported Python of this machine.
 test-all:

@@ -24,6 +24,7 @@ from prefork.core.facts import (
     Started,
     TimePassed,
     WorkerDied,
+    WorkerDraining,
     WorkerReady,
 )
 from prefork.core.roster import Roster
@@ -35,6 +36,8 @@ class Machine:
 
     def __init__(self, slots: int, seed: int = 0) -> None:
         self.slots = slots
+        self.obedient = True
+        """Whether workers stop accepting as soon as they are asked to."""
         self.now = 1000.0
         self.dice = random.Random(seed)
         self.roster = Roster(slots, Timing(), self.dice.random)
@@ -72,6 +75,8 @@ class Machine:
                 assert command.worker in self.alive
                 assert command.worker not in self.drained, "asked twice"
                 self.drained.append(command.worker)
+                if self.obedient:
+                    self.tell(WorkerDraining(command.worker))
                 self.retired_at[command.worker] = self.now
             case ReadHeartbeats():
                 now = self.now
@@ -120,7 +125,8 @@ class Machine:
             assert history.back_off >= back_off or history.failures < failures, "back-off shrinks while it fails"
             self.back_off[slot.number] = (history.failures, history.back_off)
         if self.roster.rolling is not None:
-            assert self.roster.rolling.successor in self.alive, "a reload that waits for nobody"
+            waits_for = {self.roster.rolling.successor, *self.roster.rolling.retired}
+            assert waits_for & set(self.alive), "a reload that waits for nobody"
 
     def boot(self) -> None:
         self.tell(Started())

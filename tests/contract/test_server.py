@@ -98,7 +98,11 @@ class Lifespan:
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
-@pytest.mark.parametrize("handler", [echo, asyncio_echo, ProtocolEcho, BufferedEcho, Lifespan()], ids=str)
+@pytest.mark.parametrize(
+    "handler",
+    [echo, asyncio_echo, ProtocolEcho, BufferedEcho, Lifespan()],
+    ids=["stream", "asyncio", "protocol", "buffered", "lifespan"],
+)
 def test_every_kind_of_service(world: World, handler: object, tls: bool) -> None:
     async def main() -> None:
         async with serving(handler, tls=server_context() if tls else None) as (server, port):
@@ -286,7 +290,11 @@ def _exits() -> asyncio.Protocol:
     raise SystemExit(3)
 
 
-@pytest.mark.parametrize("factory", [_raises, _exits, lambda: 5, RaisesInConnectionMade], ids=str)
+@pytest.mark.parametrize(
+    "factory",
+    [_raises, _exits, lambda: 5, RaisesInConnectionMade],
+    ids=["raises", "exits", "no protocol", "raises later"],
+)
 def test_a_factory_that_fails_closes_its_connection_at_once(world: World, factory: Any) -> None:
     events: list[Event] = []
     fds = len(os.listdir("/proc/self/fd"))

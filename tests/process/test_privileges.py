@@ -42,7 +42,7 @@ async def handle(stream):
 def folder(tmp_path: Path) -> Path:
     need_root()
     (tmp_path / "service.py").write_text(SERVICE)
-    for each in (tmp_path, *list(tmp_path.parents)[:2]):
+    for each in (tmp_path, *list(tmp_path.parents)[:3]):
         each.chmod(0o755)
     return tmp_path
 

@@ -88,13 +88,12 @@ def test_what_waits_for_a_worker_that_dies_is_served(folder: Path) -> None:
 
 
 def test_what_waits_for_a_worker_that_is_busy_is_taken_by_others(folder: Path) -> None:
-    with run_server("service:handle", "-w", "2", "--reuse-port", cwd=folder) as server:
-        with connect(server) as blocked:
-            busy = answer(blocked)
-            blocked.sendall(b"block\n")
-            answers = {ask(server) for _ in range(30)}
-            assert busy not in answers
-            assert int(blocked.makefile("rb").readline()) == busy
+    with run_server("service:handle", "-w", "2", "--reuse-port", cwd=folder) as server, connect(server) as blocked:
+        busy = answer(blocked)
+        blocked.sendall(b"block\n")
+        answers = {ask(server) for _ in range(30)}
+        assert busy not in answers
+        assert int(blocked.makefile("rb").readline()) == busy
 
 
 def test_fewer_workers_and_more(folder: Path) -> None:

@@ -24,7 +24,8 @@ def test_each_limit_alone() -> None:
 @given(st.floats(0, 1), st.integers(1, 10**9))
 def test_what_is_drawn_is_never_less_and_not_much_more(dice: float, connections: int) -> None:
     drawn = Lifetime(connections, float(connections), connections).drawn(dice)
-    assert drawn.connections is not None and drawn.age is not None
+    assert drawn.connections is not None
+    assert drawn.age is not None
     assert connections <= drawn.connections <= connections * (1 + JITTER) + 1
     assert connections <= drawn.age <= connections * (1 + JITTER) * 1.001
     assert drawn.rss == connections

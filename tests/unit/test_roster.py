@@ -15,6 +15,7 @@ from prefork.core.facts import (
     TakenBack,
     TimePassed,
     WorkerDied,
+    WorkerDraining,
     WorkerReady,
     WorkerSpent,
     WorkerUnable,
@@ -149,6 +150,21 @@ def test_a_reload_replaces_one_slot_at_a_time_each_successor_ready_first() -> No
     assert "reloaded: every worker is of generation 1" in machine.notes
     assert {worker.generation for worker in machine.roster.workers.values()} == {1}
     assert not machine.killed
+
+
+def test_a_reload_is_done_when_nobody_old_accepts_any_more() -> None:
+    machine = Machine(2)
+    machine.obedient = False
+    machine.boot()
+    machine.tell(ReloadAsked("SIGHUP", Timing()))
+    machine.tell(WorkerReady(2))
+    machine.tell(WorkerReady(3))
+    assert machine.drained == [0, 1]
+    machine.tell(WorkerDraining(0))
+    assert "reloaded: every worker is of generation 1" not in machine.notes
+    machine.die(1, "signal 9 (SIGKILL)")
+    assert "reloaded: every worker is of generation 1" in machine.notes
+    assert machine.roster.rolling is None
 
 
 def test_what_does_not_boot_never_replaces_what_runs() -> None:

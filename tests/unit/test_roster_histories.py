@@ -29,6 +29,7 @@ from prefork.core.facts import (
     StopAsked,
     TakenBack,
     WorkerDied,
+    WorkerDraining,
     WorkerReady,
     WorkerSpent,
     WorkerUnable,
@@ -49,9 +50,10 @@ class Histories(RuleBasedStateMachine):
     machine: Machine
     steps: ClassVar[int] = 0
 
-    @initialize(slots=st.integers(1, 5), seed=st.integers(0, 2**32))
-    def start(self, slots: int, seed: int) -> None:
+    @initialize(slots=st.integers(1, 5), seed=st.integers(0, 2**32), obedient=st.booleans())
+    def start(self, slots: int, seed: int, obedient: bool) -> None:
         self.machine = Machine(slots, seed)
+        self.machine.obedient = obedient
         self.machine.tell(Started())
 
     def _pick(self, number: int) -> int | None:
@@ -81,6 +83,12 @@ class Histories(RuleBasedStateMachine):
         ending = sorted(set(self.machine.alive) & set(self.machine.drained + self.machine.killed))
         if ending:
             self.machine.die(ending[number % len(ending)], "exit status 0", True)
+
+    @rule(number=which)
+    def stops_accepting(self, number: int) -> None:
+        asked = sorted(set(self.machine.alive) & set(self.machine.drained))
+        if asked:
+            self.machine.tell(WorkerDraining(asked[number % len(asked)]))
 
     @rule(number=which)
     def unable(self, number: int) -> None:

@@ -53,6 +53,13 @@ class WorkerUnable:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerDraining:
+    """A worker accepts no more."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerSpent:
     """A worker has served enough, and why; it goes on serving until it is replaced."""
 
@@ -138,6 +145,7 @@ Fact = (
     | SpawnFailed
     | WorkerReady
     | WorkerUnable
+    | WorkerDraining
     | WorkerSpent
     | WorkerDied
     | HeartbeatsRead

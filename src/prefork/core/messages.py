@@ -33,6 +33,11 @@ class SpentMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class DrainingMessage:
+    """I do not accept any more."""
+
+
+@dataclass(frozen=True, slots=True)
 class StoppingMessage:
     """I, a supervisor, was asked to stop."""
 
@@ -44,15 +49,22 @@ class StackLine:
     text: str
 
 
-Message = ReadyMessage | UnableMessage | SpentMessage | StoppingMessage | StackLine
+Message = ReadyMessage | UnableMessage | SpentMessage | DrainingMessage | StoppingMessage | StackLine
+
+_PLAIN: dict[str, Message] = {
+    "ready": ReadyMessage(),
+    "draining": DrainingMessage(),
+    "stopping": StoppingMessage(),
+}
 
 
-def encode(message: ReadyMessage | UnableMessage | SpentMessage | StoppingMessage) -> bytes:
-    """One line."""
-    if isinstance(message, ReadyMessage):
-        return b'{"ready": true}\n'
-    if isinstance(message, StoppingMessage):
-        return b'{"stopping": true}\n'
+def encode(message: Message) -> bytes:
+    """One line. Raises TypeError for what is none of ours."""
+    for name, plain in _PLAIN.items():
+        if message == plain:
+            return json.dumps({name: True}).encode() + b"\n"
+    if not isinstance(message, UnableMessage | SpentMessage):
+        raise TypeError(f"{type(message).__name__} is not for us to send")
     key = "unable" if isinstance(message, UnableMessage) else "spent"
     reason = message.reason
     while len(line := json.dumps({key: reason}).encode() + b"\n") > LIMIT:
@@ -81,10 +93,8 @@ def _decode(line: bytes) -> Message | None:
     except ValueError:
         return None
     match value:
-        case {"ready": True}:
-            return ReadyMessage()
-        case {"stopping": True}:
-            return StoppingMessage()
+        case {"ready": True} | {"draining": True} | {"stopping": True}:
+            return next(plain for name, plain in _PLAIN.items() if name in value)
         case {"unable": str(reason)}:
             return UnableMessage(reason)
         case {"spent": str(reason)}:

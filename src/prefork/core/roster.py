@@ -53,6 +53,7 @@ from .facts import (
     TakenBack,
     TimePassed,
     WorkerDied,
+    WorkerDraining,
     WorkerReady,
     WorkerSpent,
     WorkerUnable,
@@ -121,6 +122,8 @@ class Roster:
                 commands = self._ready(fact.worker, now)
             case WorkerUnable():
                 commands = self._unable(fact)
+            case WorkerDraining():
+                commands = self._draining(fact.worker)
             case WorkerSpent():
                 self._spent(fact)
             case WorkerDied():
@@ -155,6 +158,10 @@ class Roster:
         """Whether a worker accepts, or the last ones are finishing what they have."""
         return self.phase is not Phase.FINISHED and bool(self._beating())
 
+    def accepting(self) -> bool:
+        """Whether a worker accepts, or may do for another moment."""
+        return any(worker.accepting for worker in self.workers.values())
+
     # --- a worker's life ----------------------------------------------------------------------------------------------
 
     def _spawned(self, fact: Spawned, now: float) -> list[Command]:
@@ -184,6 +191,7 @@ class Roster:
         if worker is None or worker.state is not State.STARTING:
             return []
         worker.become(State.READY)
+        worker.accepting = True
         worker.ready_since = now
         worker.kill_at = None
         if self.phase is Phase.BOOTING:
@@ -200,6 +208,12 @@ class Roster:
         if worker is not None:
             worker.unable = fact.reason
         return []
+
+    def _draining(self, number: int) -> list[Command]:
+        worker = self.workers.get(number)
+        if worker is not None:
+            worker.accepting = False
+        return self._end_rolling()
 
     def _spent(self, fact: WorkerSpent) -> None:
         worker = self.workers.get(fact.worker)
@@ -221,7 +235,8 @@ class Roster:
         if self._ending() or slot is None:
             # One that was still starting has no handler for SIGTERM yet, and nothing to drain.
             crashed = worker.state is State.DRAINING and worker.ready_since is not None and not fact.clean
-            return [Note(WorkerExited(worker.slot, worker.pid, fact.cause, None))] if crashed else []
+            notes: list[Command] = [Note(WorkerExited(worker.slot, worker.pid, fact.cause, None))] if crashed else []
+            return notes + self._end_rolling()
         return self._vacated(slot, worker, fact, now)
 
     def _vacated(self, slot: Slot, worker: Worker, fact: WorkerDied, now: float) -> list[Command]:
@@ -345,6 +360,15 @@ class Roster:
                 worker = self._make_worker(number, generation)
                 rolling.successor = worker.number
                 return [Spawn(worker.number, number, generation)]
+        return self._end_rolling()
+
+    def _end_rolling(self) -> list[Command]:
+        """Every slot has its new worker: it is done when the old ones have stopped accepting."""
+        rolling = self.rolling
+        if rolling is None or rolling.left or rolling.successor is not None:
+            return []
+        if any(each in self.workers and self.workers[each].accepting for each in rolling.retired):
+            return []
         self.rolling = None
         notes: list[Command] = []
         if rolling.purpose is Purpose.RELOAD:
@@ -364,7 +388,10 @@ class Roster:
         slot.history = History(forks=slot.history.forks)
         if self.rolling.purpose is Purpose.RECYCLE:
             self._recycle_at = now + RECYCLE_PAUSE
-        return [*([] if predecessor is None else self._retire(predecessor, now)), *self._next_successor()]
+        if predecessor is None:
+            return self._next_successor()
+        self.rolling.retired.add(predecessor)
+        return [*self._retire(predecessor, now), *self._next_successor()]
 
     def _rolling_failed(self, worker: Worker, reason: str, now: float) -> list[Command]:
         """What does not boot never replaces what runs; the rest of it is off."""

@@ -71,6 +71,8 @@ class Worker:
     state: State = State.FORKING
     pid: int = 0
     ready_since: float | None = None
+    accepting: bool = False
+    """From when it is ready until it says that it has stopped, which is a moment after it was asked to drain."""
     unable: str = ""
     spent: str = ""
     """Why it wants to be replaced while it goes on serving."""
@@ -130,5 +132,8 @@ class Rolling:
     """Slots whose worker is still to be replaced."""
     successor: int | None = None
     """The worker that is to prove itself."""
+    retired: set[int] = field(default_factory=set)
+    """Those that were replaced. When the last of them has stopped accepting it is done: whoever connects then meets a
+    new one."""
     again: tuple[str, Timing] | None = None
     """A reload was asked for meanwhile, by whom and how patient: what has been replaced already may be old again."""

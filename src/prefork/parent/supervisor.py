@@ -40,7 +40,7 @@ from ..core.messages import ReadyMessage, StoppingMessage, UnableMessage
 from ..core.roster import STOP_GRACE, Roster
 from ..core.workers import Phase, Purpose, Timing
 from ..errors import PreforkError
-from ..events import Emit, Event, Reloaded, ReloadIgnored, Reloading, TookOver
+from ..events import Emit, Event, Reloaded, ReloadIgnored, Reloading, TookOver, UpgradeFailed
 from ..system.handover import Parcel
 from ..system.processes import System
 from ..system.scoreboard import Fleet
@@ -296,8 +296,9 @@ class Supervisor:
         self._apply_upgrade(upgrade.UpgradeAsked(by, self._obstacle()))
 
     def upgrading(self) -> bool:
-        """Whether a successor is starting."""
-        return self._upgrade.step is upgrade.Step.STARTING
+        """Whether a successor is starting, or some of our workers accept beside it yet."""
+        leading = self._upgrade.step is upgrade.Step.LEADING
+        return self._upgrade.step is upgrade.Step.STARTING or (leading and self._roster.accepting())
 
     def scale(self, by: str, workers: int) -> int:
         """Have so many workers; how many there are now."""
@@ -373,13 +374,19 @@ class Supervisor:
                 self._provider.own(False)
                 self._apply(HandedOver())
             case upgrade.TakeBack():
-                self._provider.own(True)
-                self._listen_for_commands(True)
+                self._keep()
                 self._apply(TakenBack())
             case upgrade.StopToo():
                 self._stop("its successor was stopped", at_once=False)
             case upgrade.Note():
+                if isinstance(command.event, UpgradeFailed):
+                    self._keep()
                 self._note(command.event)
+
+    def _keep(self) -> None:
+        """The successor is dead, how far it may have come."""
+        self._provider.own(True)
+        self._listen_for_commands(True)
 
     def _note(self, event: Event) -> None:
         if isinstance(event, Reloading) and self._next_plan is not None:
@@ -398,9 +405,10 @@ class Supervisor:
 
     def _announce(self) -> None:
         if self._predecessor is not None:
-            self._predecessor.tell(ReadyMessage())
+            # It leaves when it hears of it: everything must be ours by then.
             self._provider.own(True)
             self._listen_for_commands(True)
+            self._predecessor.tell(ReadyMessage())
             self._note(TookOver(self._predecessor.pid))
             self._took_over = True
             self._inherit()

@@ -22,11 +22,12 @@ from ..core.facts import (
     Spawned,
     SpawnFailed,
     WorkerDied,
+    WorkerDraining,
     WorkerReady,
     WorkerSpent,
     WorkerUnable,
 )
-from ..core.messages import Decoder, ReadyMessage, SpentMessage, StackLine, UnableMessage
+from ..core.messages import Decoder, DrainingMessage, ReadyMessage, SpentMessage, StackLine, UnableMessage
 from ..events import Emit, WorkerStacks, printable
 from ..system.descriptors import Descriptor
 from ..system.memory import OutOfMemory
@@ -175,6 +176,8 @@ class Workers:
         for message in process.decoder.feed(data):
             if isinstance(message, ReadyMessage):
                 facts.append(WorkerReady(process.number))
+            elif isinstance(message, DrainingMessage):
+                facts.append(WorkerDraining(process.number))
             elif isinstance(message, SpentMessage):
                 facts.append(WorkerSpent(process.number, printable(message.reason)))
             elif isinstance(message, StackLine):

@@ -12,6 +12,7 @@ import socket
 import stat
 import struct
 import tempfile
+import time
 from pathlib import Path
 
 from ..errors import ConfigError
@@ -83,7 +84,7 @@ def ask(path: str, request: bytes, timeout: float) -> bytes:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(timeout)
         try:
-            sock.connect(path)
+            _connect(sock, path, time.monotonic() + timeout)
             sock.sendall(request)
             return _read_line(sock)
         except TimeoutError:
@@ -91,6 +92,18 @@ def ask(path: str, request: bytes, timeout: float) -> bytes:
         except OSError as exc:
             reason = os.strerror(exc.errno).lower() if exc.errno else str(exc)
             raise ConfigError(f"--control {visible(path)}: {reason}") from exc
+
+
+def _connect(sock: socket.socket, path: str, deadline: float) -> None:
+    """While its queue is full, a unix socket refuses in a way of its own, and nothing tells when there is room."""
+    while True:
+        try:
+            sock.connect(path)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise TimeoutError from None
+            time.sleep(0.05)
 
 
 def _read_line(sock: socket.socket) -> bytes:

@@ -31,9 +31,11 @@ class PidFile:
 
     def write(self) -> None:
         """Put this process's number in. A full disk costs the number, not the service."""
+        line = f"{os.getpid()}\n".encode()
         with contextlib.suppress(OSError):
-            os.ftruncate(self.fileno(), 0)
-            os.pwrite(self.fileno(), f"{os.getpid()}\n".encode(), 0)
+            # In this order there is no moment at which the first line is not a number.
+            os.pwrite(self.fileno(), line, 0)
+            os.ftruncate(self.fileno(), len(line))
 
     def remove(self) -> None:
         """Remove the file, if it still is the one that we have locked, and let the lock go."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from ..config import Settings
 from ..core.lifetime import Lifetime
-from ..core.messages import ReadyMessage, SpentMessage, UnableMessage, encode
+from ..core.messages import DrainingMessage, Message, ReadyMessage, SpentMessage, UnableMessage, encode
 from ..errors import ExitCode, ListenerFailed, PreforkError, ServiceError
 from ..events import Drained, Emit, WorkerFailed
 from ..net.connection import handler_failed
@@ -190,6 +190,7 @@ def _stop_accepting(server: TCPServer, lanes: Lanes, equipment: Equipment) -> No
     for endpoint in equipment.endpoints:
         for sock in endpoint:
             sock.close()
+    _tell(equipment, DrainingMessage())
 
 
 def _age(loop: asyncio.AbstractEventLoop, equipment: Equipment) -> Ageing | None:
@@ -201,7 +202,7 @@ def _age(loop: asyncio.AbstractEventLoop, equipment: Equipment) -> Ageing | None
     return Ageing(loop, equipment.row, drawn, lambda reason: _tell(equipment, SpentMessage(reason)))
 
 
-def _tell(equipment: Equipment, message: ReadyMessage | UnableMessage | SpentMessage) -> None:
+def _tell(equipment: Equipment, message: Message) -> None:
     # The supervisor may be gone; the lifeline says so.
     with contextlib.suppress(OSError):
         os.write(equipment.status, encode(message))
