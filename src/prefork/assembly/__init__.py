@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -97,7 +98,8 @@ def _run(
 
     settings = source()
     validate(settings, starting=handed is None)
-    forksafety.refuse_unsafe_fork("prefork.serve", stacklevel=4)
+    known = () if predecessor is None else (predecessor.fileno(),)
+    forksafety.refuse_unsafe_fork("prefork.serve", stacklevel=4, known=known)
     notifier = Notifier()
     emit = also_to_manager(configure(settings.log_format, settings.log_level), notifier)
     _set_title(target)
@@ -116,6 +118,10 @@ def _supervise(
     control = provision.bind_control(emit)
     system = System()
     system.parent_only(*provision.private())
+    # What is there now stays, and is the same in all: a collection in a worker shall not write to every object of it,
+    # and so copy the pages that it shares with its parent (gc.freeze).
+    gc.collect()
+    gc.freeze()
     with Supervisor(
         plan,
         provision,

@@ -308,10 +308,9 @@ class Roster:
     # --- reload and recycling -----------------------------------------------------------------------------------------
 
     def generations(self) -> set[int]:
-        """Those that a worker is of, or may yet be."""
-        return {self._proven, self.generation, *(s.generation for s in self.slots)} | {
-            worker.generation for worker in self.workers.values()
-        }
+        """Those that a worker may yet be forked of."""
+        coming = {self.generation} if self.rolling is not None and self.rolling.purpose is Purpose.RELOAD else set()
+        return {self._proven, *(slot.generation for slot in self.slots)} | coming
 
     def _reload_asked(self, by: str, timing: Timing) -> list[Command]:
         if self.phase is Phase.BOOTING:

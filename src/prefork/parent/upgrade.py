@@ -141,6 +141,10 @@ class Predecessor:
         self._channel.setblocking(False)
         self.gone = False
 
+    def fileno(self) -> int:
+        """The descriptor of the conversation."""
+        return self._channel.fileno()
+
     def interests(self) -> dict[int, int]:
         """What to poll for: descriptors and events."""
         return {} if self.gone else {self._channel.fileno(): select.POLLIN}

@@ -1,7 +1,7 @@
 """What makes a fork of this process unsafe, found before it is made and called by its name.
 
 Refuses what breaks silently in the children (an event loop, a thread other than the main one as the caller); warns of
-what may (other threads). It looks, and changes nothing.
+what may (other threads, open connections). It looks, and changes nothing.
 """
 
 from __future__ import annotations
@@ -10,18 +10,20 @@ import contextlib
 import fcntl
 import gc
 import os
+import socket
 import sys
 import threading
 import warnings
+from collections.abc import Collection
 
 #: Kernel objects of event loops, as /proc/self/fd names them. A lone eventfd may well be meant to be shared.
 _LOOP_OBJECTS = ("anon_inode:[eventpoll]", "anon_inode:[io_uring]")
 
 
-def refuse_unsafe_fork(caller: str, stacklevel: int) -> None:
+def refuse_unsafe_fork(caller: str, stacklevel: int, known: Collection[int] = ()) -> None:
     """Raise RuntimeError, which names the reason, when `caller` must not fork now; warn when it should not.
 
-    `stacklevel` is that of `warnings.warn`, counted from this function.
+    `stacklevel` is that of `warnings.warn`, counted from this function; `known` are descriptors that are in order.
     """
     if threading.get_ident() != threading.main_thread().ident:
         raise RuntimeError(
@@ -40,6 +42,14 @@ def refuse_unsafe_fork(caller: str, stacklevel: int) -> None:
             f"{caller}: forking while {len(threads)} other thread{'s are' if len(threads) > 1 else ' is'} running "
             f"({', '.join(threads)}); the children have none of them, and a lock that one holds now stays locked: "
             "start threads after the fork, in each child",
+            RuntimeWarning,
+            stacklevel,
+        )
+    connections = open_connections(known)
+    if connections:
+        warnings.warn(
+            f"{caller}: forking with connections open: {', '.join(connections)}; the children share them, and take "
+            "each other's answers: connect after the fork, in each child",
             RuntimeWarning,
             stacklevel,
         )
@@ -88,6 +98,30 @@ def loop_descriptor() -> str:
             if target in _LOOP_OBJECTS and fcntl.fcntl(fd, fcntl.F_GETFD) & fcntl.FD_CLOEXEC:
                 return f"an event loop's descriptor is open in this process (descriptor {fd}, {target})"
     return ""
+
+
+def open_connections(known: Collection[int] = ()) -> list[str]:
+    """The connected sockets that this process made, described, but for those in `known`; [] where there is no /proc.
+
+    One without close-on-exec is passed over: it may come from the program that started this one.
+    """
+    found = []
+    with contextlib.suppress(OSError):
+        for fd in sorted(int(name) for name in os.listdir("/proc/self/fd")):
+            with contextlib.suppress(OSError):
+                if fd in known or not fcntl.fcntl(fd, fcntl.F_GETFD) & fcntl.FD_CLOEXEC:
+                    continue
+                if os.readlink(f"/proc/self/fd/{fd}").startswith("socket:"):
+                    found += _describe_peer(fd)
+    return found
+
+
+def _describe_peer(fd: int) -> list[str]:
+    with socket.socket(fileno=os.dup(fd)) as sock:
+        # Raises OSError for one that has no peer: a listening socket, or a fresh one.
+        peer = sock.getpeername()
+        where = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else f"unix:{os.fsdecode(peer)}"
+        return [f"{where} (descriptor {fd})"]
 
 
 def other_threads() -> list[str]:
