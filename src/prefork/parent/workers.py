@@ -161,7 +161,9 @@ class Workers:
         yield from self._listen(process)
         if death is not None:
             self._forget(process)
-            yield WorkerDied(process.number, death.describe(), death.clean, self._kind(death))
+            kind = self._kind(death)
+            cause = death.describe() + (", out of memory" if kind is Cause.MEMORY else "")
+            yield WorkerDied(process.number, cause, death.clean, kind)
 
     def _listen(self, process: _Process) -> list[Fact]:
         """Once, and at most what fits in a pipe: a worker that talks without end must not hold up the rest."""
