@@ -140,6 +140,27 @@ def test_other_threads_are_named_in_a_warning() -> None:
     assert "<string>:" in result.stderr or "-c:" in result.stderr
 
 
+def test_connections_that_are_open_are_named_in_a_warning() -> None:
+    """The database's, say: the children would take each other's answers."""
+    code = (
+        "import socket\n"
+        "listener = socket.create_server(('127.0.0.1', 0))\n"
+        "database = socket.create_connection(listener.getsockname())\n"
+        "one, other = socket.socketpair()\n"
+        "fresh = socket.socket()\n"
+        "passed_on = database.dup(); passed_on.set_inheritable(True)\n"
+        "print(listener.getsockname()[1], database.fileno(), one.fileno(), other.fileno())\n"
+    )
+    result = run(code + CHILD)
+    port, database, one, other = result.stdout.splitlines()[0].split()
+    assert result.stdout.endswith("forked\n")
+    assert (
+        f"fork_processes: forking with connections open: 127.0.0.1:{port} (descriptor {database}), "
+        f"unix: (descriptor {one}), unix: (descriptor {other}); the children share them" in result.stderr
+    )
+    assert result.stderr.count("RuntimeWarning") == 1
+
+
 def test_other_threads_are_refused_when_warnings_are_errors() -> None:
     result = run(
         "import warnings\nwarnings.simplefilter('error', RuntimeWarning)\n"

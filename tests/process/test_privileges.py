@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -192,3 +193,115 @@ print(look_up("", ""))
     # Imported before the change: another user may not read this Python.
     preamble = "import prefork.system.credentials, pwd, grp"
     assert run_script(f"{preamble}\n{code}").stdout == "--user root: only root can change it\nNone\n"
+
+
+@pytest.mark.parametrize("call", ["setgroups", "setresgid", "setresuid"])
+def test_a_worker_that_cannot_give_up_root_does_not_serve(folder: Path, call: str) -> None:
+    need("strace")
+    for error in ("EPERM", "EAGAIN"):
+        trace = ("strace", "-f", "-qq", "-e", f"trace={call}", "-e", f"inject={call}:error={error}", "-o", "/dev/null")
+        with run_server(
+            "service:handle", "--user", "nobody", "-w", "1", cwd=folder, prefix=trace, wait_ready=False
+        ) as server:
+            assert server.wait(30) == 3
+            assert "died while it started" in server.stderr()
+            assert "ready: " not in server.stderr()
+
+
+def test_one_who_can_get_root_back_does_not_serve(folder: Path) -> None:
+    """The kernel says that the user was changed, and it was not: the proof notices."""
+    need("strace")
+    trace = ("strace", "-f", "-qq", "-e", "trace=setresuid", "-e", "inject=setresuid:retval=0", "-o", "/dev/null")
+    with run_server(
+        "service:handle", "--user", "nobody", "-w", "1", cwd=folder, prefix=trace, wait_ready=False
+    ) as server:
+        assert server.wait(30) == 3
+        assert "not the user that was asked for" in server.stderr()
+
+
+HELPER = """
+import os, subprocess
+from pathlib import Path
+from prefork.testing import run_server
+import socket
+
+# A program with the set-user-ID bit, as sudo is one.
+helper = Path("helper")
+helper.write_bytes(Path("/usr/bin/id").read_bytes())
+helper.chmod(0o4755)
+Path("service.py").write_text('''
+import subprocess
+async def handle(stream):
+    async for line in stream:
+        stream.write(subprocess.run(["./helper", "-u"], capture_output=True).stdout)
+''')
+with run_server("service:handle", "--user", "nobody", "-w", "1") as server:
+    with socket.create_connection(("127.0.0.1", server.port), 10) as sock:
+        sock.sendall(b"x\\n")
+        print(sock.makefile().readline(), end="")
+"""
+
+
+def test_a_set_user_id_program_gains_nothing(folder: Path) -> None:
+    assert run_opened(HELPER, folder) == "65534\n"
+
+
+def test_files_are_for_their_owner_whatever_the_umask(folder: Path) -> None:
+    shell = ("sh", "-c", 'umask 0 && exec "$@"', "sh")
+    options = ["--control", f"{folder}/control", "--pidfile", f"{folder}/pid", "-w", "1"]
+    bind = ["127.0.0.1:0", f"unix:{folder}/socket"]
+    with run_server("service:handle", *options, cwd=folder, prefix=shell, bind=bind) as server:
+        modes = {name: stat.S_IMODE((folder / name).stat().st_mode) for name in ("control", "pid", "socket")}
+        assert modes == {"control": 0o600, "pid": 0o644, "socket": 0o600}
+        assert server.stop() == 0
+
+
+MAD = """
+import ctypes, os, random, signal, sys, threading
+
+async def handle(stream):
+    async for line in stream:
+        word = line.decode().strip()
+        if word == "pipe":
+            # Whatever it can write to its supervisor: rubbish, huge lines, other workers' words, its own too often.
+            dice = random.Random(7)
+            lines = [b'{"ready": true}', b'{"draining": true}', b'{"spent": "again"}', b'{"unable": "\\x1b[31mno"}',
+                     b'{"stopping": true}', b"[" * 5000, b'{"ready": 1e999}', b"File x\\n  stack", b"\\x00\\xff" * 999]
+            for fd in range(3, 64):
+                try:
+                    if os.readlink(f"/proc/self/fd/{fd}").startswith("pipe:"):
+                        os.set_blocking(fd, False)
+                        for _ in range(3000):
+                            os.write(fd, dice.choice(lines) + dice.choice([b"\\n", b""]))
+                except OSError:
+                    continue
+        elif word == "page":
+            # Its own page of the scoreboard, full of nonsense.
+            for entry in open("/proc/self/maps"):
+                if "prefork-scoreboard" in entry and " rw-s " in entry:
+                    start, end = (int(part, 16) for part in entry.split()[0].split("-"))
+                    ctypes.memset(start, 0x7F, end - start)
+        stream.write(b"%d\\n" % os.getpid())
+"""
+
+
+@pytest.mark.parametrize("word", ["pipe", "page"])
+def test_a_worker_that_went_mad_costs_itself_alone(tmp_path: Path, word: str) -> None:
+    (tmp_path / "service.py").write_text(MAD)
+    control = str(tmp_path / "control")
+    with run_server("service:handle", "-w", "3", "--control", control, cwd=tmp_path) as server:
+        before = set(server.worker_pids())
+        mad = int(ask(server.port, word.encode()))
+        answers = {int(ask(server.port, b"hello")) for _ in range(60)}
+        assert before - {mad} <= set(server.worker_pids())
+        assert answers - {mad}
+        done = subprocess.run(
+            [sys.executable, "-m", "prefork", "status", "--control", control],
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+        assert f"supervisor {server.pid}, serving" in done.stdout
+        assert "\x1b" not in server.stderr()
+        assert server._process.poll() is None
+        assert server.stop() == 0

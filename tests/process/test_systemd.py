@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import kill_session, need, wait_until
+from support import kill_session, need, session_members, wait_until
 
 from prefork.testing import run_server
 
@@ -117,6 +117,101 @@ def test_sockets_that_were_not_passed(folder: Path) -> None:
         os.close(writer)
     assert done.returncode == 4
     assert "it is no socket" in done.stderr
+
+
+#: Starts prefork as systemd would, in this process: variables, and descriptors from 3 on.
+ACTIVATE = """
+import os, socket, sys
+kinds, variables, command = eval(sys.argv[1]), eval(sys.argv[2]), eval(sys.argv[3])
+made = []
+for kind in kinds:
+    if kind == "listening":
+        made.append(socket.create_server(("127.0.0.1", 0)))
+    elif kind == "tcp":
+        made.append(socket.socket())
+    elif kind == "udp":
+        made.append(socket.socket(type=socket.SOCK_DGRAM))
+        made[-1].bind(("127.0.0.1", 0))
+    elif kind == "file":
+        made.append(open("/dev/null"))
+duplicates = [os.dup2(each.fileno(), 50 + number) for number, each in enumerate(made)]
+for number, fd in enumerate(duplicates):
+    os.dup2(fd, 3 + number)
+    os.close(fd)
+os.environ.update({name: value.replace("PID", str(os.getpid())) for name, value in variables.items()})
+os.execv(sys.executable, command)
+"""
+
+ONE = {"LISTEN_PID": "PID", "LISTEN_FDS": "1"}
+
+
+@pytest.mark.parametrize(
+    ("kinds", "variables", "reason"),
+    [
+        (["listening"], {"LISTEN_PID": "1", "LISTEN_FDS": "1"}, "no sockets were passed"),
+        (["listening"], {"LISTEN_FDS": "1"}, "no sockets were passed"),
+        (["listening"], {"LISTEN_PID": "PID"}, "no sockets were passed"),
+        (["listening"], {"LISTEN_PID": "PID", "LISTEN_FDS": "0"}, "no sockets were passed"),
+        (["listening"], {"LISTEN_PID": "PID", "LISTEN_FDS": "-1"}, "no sockets were passed"),
+        (["listening"], {"LISTEN_PID": "PID", "LISTEN_FDS": "abc"}, "no sockets were passed"),
+        (["listening"], {"LISTEN_PID": "PID", "LISTEN_FDS": "\u00b2"}, "no sockets were passed"),
+        ([], {"LISTEN_PID": "PID", "LISTEN_FDS": str(2**31)}, "no sockets were passed"),
+        (["listening"], {**ONE, "LISTEN_FDNAMES": "web"}, "no socket of that name was passed; there are: web"),
+        (["file"], {**ONE, "LISTEN_FDNAMES": "app"}, "it is no socket"),
+        (["udp"], {**ONE, "LISTEN_FDNAMES": "app"}, "it is no listening stream socket"),
+        (["tcp"], {**ONE, "LISTEN_FDNAMES": "app"}, "it is no listening stream socket"),
+    ],
+)
+def test_what_systemd_would_not_pass(folder: Path, kinds: list[str], variables: dict[str, str], reason: str) -> None:
+    arguments = [repr(kinds), repr(variables), repr(command("--bind", "systemd:app"))]
+    done = subprocess.run(
+        [sys.executable, "-c", ACTIVATE, *arguments], cwd=folder, capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 4, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert reason in line
+
+
+def test_sockets_that_nobody_asked_for_do_not_reach_what_a_handler_starts(folder: Path) -> None:
+    (folder / "service.py").write_text(
+        "import subprocess\n"
+        "async def handle(stream):\n"
+        "    async for line in stream:\n"
+        "        out = subprocess.run(['ls', '-l', '/proc/self/fd'], close_fds=False, capture_output=True).stdout\n"
+        "        stream.write(b'%d\\n' % out.count(b'socket:'))\n"
+    )
+    variables = {"LISTEN_PID": "PID", "LISTEN_FDS": "3", "LISTEN_FDNAMES": "a:app:c"}
+    arguments = [repr(["listening"] * 3), repr(variables), repr(command("--bind", "systemd:app"))]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", ACTIVATE, *arguments],
+            cwd=folder,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    try:
+        wait_until(lambda: "ready: " in (folder / "log").read_text())
+        (port,) = re.findall(r"listening on 127.0.0.1:(\d+)", (folder / "log").read_text())
+        assert ask(int(port)) == b"0\n"
+    finally:
+        kill_session(process.pid)
+        process.wait()
+
+
+def test_after_an_upgrade_the_manager_is_told_who_the_main_process_is(folder: Path, manager: socket.socket) -> None:
+    env = {"NOTIFY_SOCKET": str(folder / "notify"), "WATCHDOG_USEC": "60000000"}
+    with run_server("service:handle", "-w", "1", cwd=folder, env=env) as server:
+        states(manager, "READY=1")
+        server.signal(signal.SIGUSR2)
+        told = states(manager, "MAINPID=")
+        # The successor speaks as well, and to the same place.
+        assert any(each.get("STATUS") == "ready: 1 worker" for each in told)
+        successor = int(told[-1]["MAINPID"])
+        assert server.wait() == 0
+        os.kill(successor, signal.SIGTERM)
+        states(manager, "STOPPING=1")
+        wait_until(lambda: session_members(server.pid) == [])
 
 
 def test_a_socket_by_its_number(folder: Path) -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import resource
 import socket
 from collections.abc import MutableMapping
 
@@ -22,12 +24,19 @@ class Passed:
 
     def __init__(self, environment: MutableMapping[str, str] | None = None) -> None:
         variables = os.environ if environment is None else environment
-        pid, count, names = (variables.pop(f"LISTEN_{name}", "") for name in ("PID", "FDS", "FDNAMES"))
+        pid, count, names, _ = (variables.pop(f"LISTEN_{name}", "") for name in ("PID", "FDS", "FDNAMES", "PIDFDID"))
         self._sockets: list[tuple[str, int]] = []
-        if pid == str(os.getpid()) and count.isdigit():
+        if pid == str(os.getpid()) and re.fullmatch("[0-9]{1,9}", count):
             labels = names.split(":") if names else []
-            for position in range(int(count)):
+            # No more than a process can have: the number comes from outside.
+            most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+            for position in range(min(int(count), most if most > 0 else 2**20)):
                 name = labels[position] if position < len(labels) else "unknown"
+                try:
+                    # Also those that nobody asks for: what a service starts must not find them.
+                    os.set_inheritable(_FIRST + position, False)
+                except OSError:
+                    break
                 self._sockets.append((name, _FIRST + position))
 
     def take(self, name: str | None) -> list[socket.socket]:
