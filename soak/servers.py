@@ -9,11 +9,12 @@ import contextlib
 import functools
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,10 +132,11 @@ def serving(
     unix: bool = False,
     certificates: Certificates | None = None,
     cwd: Path = ROOT,
-    prefix: Sequence[str] = (),
+    wait_ready: bool = True,
 ) -> Iterator[Fleet]:
-    """`prefork serve SERVICE`, ready, on a free port of 127.0.0.1 and perhaps on a unix socket, over TLS if there are
-    certificates. In the end no process and no file of it is left. Raises HarnessError if it does not start."""
+    """`prefork serve SERVICE`, ready unless told otherwise, on a port of 127.0.0.1 (0: a free one), perhaps on a unix
+    socket, and over TLS if there are certificates. In the end no process and no file of it is left. Raises HarnessError
+    if it does not start."""
     with tempfile.TemporaryDirectory(prefix="soak-") as name:
         folder = Path(name)
         tallies = folder / "tallies"
@@ -151,7 +153,7 @@ def serving(
         try:
             running = contextlib.ExitStack()
             server = running.enter_context(
-                run_server(service, *given, *options, bind=bind, cwd=cwd, env=environment, prefix=prefix)
+                run_server(service, *given, *options, bind=bind, cwd=cwd, env=environment, wait_ready=wait_ready)
             )
         except RuntimeError as exc:
             raise HarnessError(str(exc)) from exc
@@ -188,8 +190,6 @@ def has_command(name: str) -> bool:
 
 def reload(fleet: Fleet, by_signal: bool, deadline: float = 60.0) -> str:
     """Reload, by SIGHUP or by the control socket, and wait until it is done; why it failed, "" if it did not."""
-    import signal
-
     if not by_signal:
         reply = fleet.ask("reload", deadline)
         return "" if reply["ok"] else str(reply.get("error", "it says no"))
