@@ -171,7 +171,7 @@ class Clients:
     @property
     def attempts(self) -> int:
         """How many attempts they have begun, as of a moment ago. Raises HarnessError if one of them has failed."""
-        self._listen()
+        self.listen()
         return sum(int(last.get("attempts", 0)) for last in self._last)
 
     def stop(self, deadline: float = 120.0) -> tuple[Ledger, int]:
@@ -187,14 +187,15 @@ class Clients:
         while not all("ledger" in last for last in self._last):
             if time.monotonic() > end:
                 raise HarnessError(f"a client has not finished within {deadline:g} s")
-            self._listen()
+            self.listen()
             time.sleep(0.02)
         total = Ledger()
         for last in self._last:
             total.merge(Ledger.decode(last["ledger"]))
         return total, sum(int(last["held"]) for last in self._last)
 
-    def _listen(self) -> None:
+    def listen(self) -> None:
+        """Hear how they get on. Raises HarnessError if one of them has failed."""
         for number, process in enumerate(self._processes):
             data = _pipe(process.stdout).read()
             *lines, self._heard[number] = (self._heard[number] + (data or b"")).split(b"\n")

@@ -65,9 +65,13 @@ def children(pid: int) -> list[int]:
         return []
 
 
-def descriptors(pid: int) -> int:
-    """How many files a process has open."""
-    return len(os.listdir(f"/proc/{pid}/fd"))
+def descriptors(pid: int, looks: int = 20) -> int:
+    """How many files a process has open at the least, in some looks within half a second: a few come and go."""
+    counts = []
+    for _ in range(looks):
+        counts.append(len(os.listdir(f"/proc/{pid}/fd")))
+        time.sleep(0.5 / looks)
+    return min(counts)
 
 
 def sockets(pid: int) -> set[int]:

@@ -79,7 +79,12 @@ def percentiles(values: Sequence[float]) -> dict[str, float]:
 def in_words(values: Sequence[float], unit: str = "ms", scale: float = 1000.0) -> str:
     """`p50 12.1 ms, p90 ...`."""
     found = percentiles(values)
-    return ", ".join(f"{name} {value * scale:.1f}" for name, value in found.items()) + f" {unit}" if found else "none"
+    digits = 1 if scale > 1 else 2
+    return (
+        ", ".join(f"{name} {value * scale:.{digits}f}" for name, value in found.items()) + f" {unit}"
+        if found
+        else "none"
+    )
 
 
 # --- the table --------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,16 +61,25 @@ class Fleet:
     """A running server. Made by `serving`."""
 
     server: Server
-    control: str
-    tallies: Path
+    folder: Path
+    """Everything of it that is a file; `tmp` in it is its temporary directory."""
     unix: str = ""
     tls: bool = False
-    log_read: int = field(default=0)
 
     @property
     def pid(self) -> int:
         """The supervisor's, as it was started; an upgrade makes another."""
         return self.server.pid
+
+    @property
+    def control(self) -> str:
+        """The path of its control socket."""
+        return str(self.folder / "control.sock")
+
+    @property
+    def tallies(self) -> Path:
+        """The folder of its workers' tallies."""
+        return self.folder / "tallies"
 
     @functools.cached_property
     def port(self) -> int:
@@ -158,7 +167,7 @@ def serving(
         except RuntimeError as exc:
             raise HarnessError(str(exc)) from exc
         with running:
-            yield Fleet(server, str(folder / "control.sock"), tallies, path, certificates is not None)
+            yield Fleet(server, folder, path, certificates is not None)
 
 
 # --- what this version can do -----------------------------------------------------------------------------------------
@@ -185,7 +194,7 @@ def has_option(name: str) -> bool:
 
 def has_command(name: str) -> bool:
     """Whether `prefork` knows the command."""
-    return re.search(rf"\b{re.escape(name)}\b", _help()) is not None
+    return re.search(rf"^\W*{re.escape(name)}\b", _help(), re.MULTILINE) is not None
 
 
 def reload(fleet: Fleet, by_signal: bool, deadline: float = 60.0) -> str:
