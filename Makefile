@@ -6,7 +6,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PORT   ?= 9000
 
-.PHONY: serve test test-all histories check format clean
+.PHONY: serve test test-all histories soak check format clean
 
 ## Serve the echo example on all cores.
 serve: $(VENV)/.installed
@@ -26,6 +26,10 @@ test-all:
 ## A million steps of random histories for the supervisor's decisions; some minutes.
 histories: $(VENV)/.developing
 	HISTORIES=20000 STEPS=100 $(BIN)/python -m pytest -q -s tests/unit/test_roster_histories.py $(PYTEST_ARGS)
+
+## Prove that no connection is lost: an hour of load and faults. For less of it: SOAK_ARGS="reload --scale 0.01".
+soak: $(VENV)/.developing
+	$(BIN)/python -m soak $(SOAK_ARGS)
 
 ## Lint, types, and the direction of the imports.
 check: $(VENV)/.developing

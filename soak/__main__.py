@@ -19,8 +19,8 @@ from .report import Row, Verdict
 from .scenario import Context
 
 DOCUMENT = ROOT / "docs" / "soak.md"
-#: Exit statuses: a bad verdict, options that are wrong, no namespace.
-BAD, USAGE, NO_NAMESPACE = 1, 2, 3
+#: Exit statuses, beside argparse's 2: a bad verdict, no namespace, Ctrl-C.
+BAD, NO_NAMESPACE, INTERRUPTED = 1, 3, 130
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -36,7 +36,11 @@ def main(arguments: Sequence[str]) -> int:
         except namespace.NoNamespace as exc:
             sys.stderr.write(f"soak: NOTHING WAS MEASURED, as there is no network namespace to measure in: {exc}\n")
             return NO_NAMESPACE
-    return _run(options, arguments)
+    try:
+        return _run(options, arguments)
+    except KeyboardInterrupt:
+        sys.stderr.write("soak: interrupted; every server was ended\n")
+        return INTERRUPTED
 
 
 def _run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
@@ -44,7 +48,8 @@ def _run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
-        context = Context(Path(folder), options.scale, options.rate, options.clients, options.seed, options.quiet)
+        context = Context(Path(folder), options.scale, options.rate, options.clients, options.seed)
+        context.stay, context.quiet = options.stay, options.quiet
         context.say(f"{report.machine()}; scale {context.scale:g}, {context.rate:g} connections a second")
         for kept in namespace.furnish():
             context.say(f"this kernel keeps its own value of {kept}")
@@ -89,6 +94,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--rate", type=_positive, default=2500.0, metavar="N", help="connections a second (2500)")
     parser.add_argument("--clients", type=int, default=2, metavar="N", help="client processes (2)")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of all dice (1)")
+    parser.add_argument("--stay", type=_positive, default=4.0, metavar="S", help="of long and idle connections (4)")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     parser.add_argument("--write", action="store_true", help="put the result into docs/soak.md")
     options = parser.parse_args(arguments)

@@ -39,6 +39,12 @@ def since(before: Counters) -> Counters:
     return {name: value - before.get(name, 0) for name, value in read().items()}
 
 
+def in_words(counters: Counters) -> str:
+    """Those that have moved, and the two that everybody looks for."""
+    always = ("ListenOverflows", "ListenDrops")
+    return ", ".join(f"{name} {value}" for name, value in counters.items() if value or name in always)
+
+
 def queues(port: int) -> dict[int, int]:
     """How many connections wait to be accepted on each IPv4 listening socket of `port`, by the socket's inode."""
     found = {}

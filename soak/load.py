@@ -221,6 +221,8 @@ def clients(plans: Sequence[Plan]) -> Iterator[Clients]:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 cwd=ROOT,
+                # A Ctrl-C is the harness's, which has to end them in order.
+                start_new_session=True,
             )
             stack.callback(_end, process)
             _pipe(process.stdin).write(plan.encode().encode() + b"\n")

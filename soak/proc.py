@@ -119,6 +119,12 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
+def kill_and_wait(pid: int) -> None:
+    """The same, and wait until it is dead. Its parent may still have to reap it."""
+    kill(pid)
+    wait_until(lambda: not alive(pid), 10.0, f"the end of process {pid}", 0.0002)
+
+
 def ended_at(pids: Iterable[int], deadline: float) -> dict[int, float]:
     """When each process ended, on the monotonic clock; those that have not within `deadline` seconds are missing."""
     poll = select.poll()

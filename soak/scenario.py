@@ -24,13 +24,15 @@ from .witnesses import Testimony, compare
 
 @dataclass
 class Context:
-    """`scale` multiplies every count, `rate` is connections a second of all clients together, `seed` all dice."""
+    """`scale` multiplies every count, `rate` is connections a second of all clients together, `stay` the seconds
+    that long and idle connections last on average, at the most; `seed` is for all dice."""
 
     folder: Path
     scale: float = 1.0
     rate: float = 2500.0
     processes: int = 2
     seed: int = 1
+    stay: float = 4.0
     quiet: bool = False
     _certificates: Certificates | None = field(default=None)
 
@@ -64,9 +66,9 @@ Scenario = Callable[[Context], list[Row]]
 
 @contextlib.contextmanager
 def loaded(
-    context: Context, targets: Sequence[tuple[float, Target]], mix: Mix | None = None, rate: float | None = None
+    context: Context, targets: Sequence[tuple[float, Target]], stay: float = 4.0, rate: float | None = None
 ) -> Iterator[Clients]:
-    """Client processes at work on `targets`."""
+    """Client processes at work on `targets`; long and idle connections last `stay` seconds, or as the context has it."""
     authority = context.certificates().authority if any(target.tls for _, target in targets) else ""
     with clients(
         plans(
@@ -75,7 +77,7 @@ def loaded(
             context.rate if rate is None else rate,
             context.seed * 1000,
             authority=authority,
-            mix=Mix() if mix is None else mix,
+            mix=Mix(stay=min(stay, context.stay)),
         )
     ) as running:
         yield running

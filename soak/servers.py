@@ -33,6 +33,7 @@ from .load import ROOT
 #: Long enough for every connection of the load to end by itself.
 DRAIN_TIMEOUT = 60
 BACKLOG = 16384
+_PATH = [each for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +108,15 @@ class Fleet:
         return [int(each["pid"]) for each in self.status()["workers"] if each["state"] == state]
 
     def wait_ready(self, count: int, deadline: float = 60.0) -> list[int]:
-        """Until so many workers are ready and nobody else is there; their pids."""
+        """Until so many workers are ready and nobody else is there; their pids.
+
+        One that was killed a moment ago may still be in the status: end it with `proc.kill_and_wait`, and it is not.
+        """
         found: list[int] = []
 
         def are_ready() -> bool:
             found[:] = self.workers()
-            return len(found) == count == len(proc.children(self.pid))
+            return len(found) == count == len(proc.children(self.pid)) and all(map(proc.alive, found))
 
         proc.wait_until(are_ready, deadline, f"{count} ready workers", 0.02)
         return found
@@ -158,7 +162,8 @@ def serving(
             given += ["--drain-timeout", str(DRAIN_TIMEOUT)]
         if certificates is not None:
             given += ["--tls-cert", certificates.cert, "--tls-key", certificates.key]
-        environment = {tally.FOLDER: str(tallies), "TMPDIR": str(folder / "tmp"), "PYTHONPATH": str(ROOT)}
+        path_of_python = os.pathsep.join([str(ROOT), *_PATH])
+        environment = {tally.FOLDER: str(tallies), "TMPDIR": str(folder / "tmp"), "PYTHONPATH": path_of_python}
         try:
             running = contextlib.ExitStack()
             server = running.enter_context(

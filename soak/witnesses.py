@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .kernel import ABORTS, QUEUE, Counters
+from .kernel import ABORTS, QUEUE, Counters, in_words
 from .ledger import Bin, Ledger
 from .tally import Counts
 
@@ -72,12 +72,11 @@ def compare(
     say(expected_losses or not aborts, f"connections were aborted: {aborts}")
     for pid, number in (accepted or {}).items():
         say(number == (handled or {}).get(pid, 0), f"worker {pid}: status {number} accepted, tally {handled}")
-    shown = {name: value for name, value in counters.items() if value or name in ("ListenOverflows", "ListenDrops")}
     lines = (
         f"clients: {ledger}",
         *(f"lost: {note}" for note in ledger.notes[:5]),
         f"workers: {counts.handled} handled, {counts.ended} ended well, {counts.broken} broken, "
         f"{counts.exchanges} exchanges; status of {len(accepted or {})} living ones compared",
-        f"kernel: {', '.join(f'{name} {value}' for name, value in shown.items())}",
+        f"kernel: {in_words(counters)}",
     )
     return Testimony(lines, tuple(wrong))

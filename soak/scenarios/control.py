@@ -34,7 +34,7 @@ def run(context: Context) -> list[Row]:
             ledger.attempts,
             f"all of them, about 1/{WORKERS}",
             Verdict.GOOD if good else Verdict.BLIND,
-            details=(f"clients: {ledger}", f"kernel: {kernel.since(before)}"),
+            details=(f"clients: {ledger}", f"kernel: {kernel.in_words(kernel.since(before))}"),
         )
     ]
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from .. import kernel, proc
 from ..client import HarnessError
-from ..load import Mix
 from ..report import Row, Verdict, zero
 from ..scenario import Context, hear, loaded
 from ..servers import Fleet, serving
@@ -53,11 +52,11 @@ def _measure(context: Context, fleet: Fleet, folder: Path, seconds: float) -> li
     spent, begun = proc.processor_seconds(fleet.pid), time.monotonic()
     victims = [int(each["pid"]) for each in fleet.status()["workers"] if each["slot"] in VICTIMS]
     for pid in victims:
-        proc.kill(pid)
+        proc.kill_and_wait(pid)
     proc.wait_until(log.exists, 10, "a worker that imports the broken code")
     before = kernel.read()
     targets = [(1.0, target) for target in fleet.targets()]
-    with loaded(context, targets, Mix(stay=2.0), context.rate / 4) as load:
+    with loaded(context, targets, 2.0, context.rate / 4) as load:
         while time.monotonic() < begun + seconds:
             time.sleep(0.1)
             load.listen()

@@ -12,8 +12,7 @@ OPTION = "--reuse-port"
 
 def run(context: Context) -> list[Row]:
     """What waits in a killed worker's own queue is its successor's."""
+    name, what = "kill-queued-reuseport", "a listener for each worker"
     if not has_option(OPTION):
-        return [absent("kill-queued-reuseport", "a listening socket for each worker", f"option {OPTION}")]
-    return kill_queued.measure(
-        context, "kill-queued-reuseport", "a listener for each worker", kill_queued.WORKERS, OPTION
-    )
+        return [absent(name, what, f"option {OPTION}")]
+    return kill_queued.measure(context, name, what, OPTION, own_queues=True)

@@ -12,7 +12,7 @@ import time
 from .. import kernel, proc
 from ..client import HarnessError
 from ..ledger import Bin, Ledger
-from ..load import Clients, Mix
+from ..load import Clients
 from ..report import Row, zero
 from ..scenario import QUESTION, Context, by_hand, hear, loaded
 from ..servers import Fleet, serving
@@ -36,7 +36,7 @@ def run(context: Context) -> list[Row]:
         fleet.wait_ready(WORKERS)
         descriptors = proc.descriptors(fleet.pid)
         before = kernel.read()
-        with loaded(context, [(1.0, target) for target in fleet.targets()], Mix(stay=3.0), RATE) as load:
+        with loaded(context, [(1.0, target) for target in fleet.targets()], 3.0, RATE) as load:
             kills, fewest = _kill_on_and_on(context, fleet, load, seconds)
             ledger, _ = load.stop()
         begun = time.monotonic()

@@ -63,6 +63,7 @@ def _one_kill(fleet: Fleet, slot: int) -> tuple[float, float]:
             proc.kill(victim)
             pid, started = map(int, file.readline().split())
             answered = time.monotonic()
+        proc.kill_and_wait(victim)
     finally:
         proc.resume(others)
     if pid in workers:

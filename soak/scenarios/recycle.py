@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 
 from .. import kernel, tally
-from ..load import Mix
 from ..report import Row, absent, zero
 from ..scenario import Context, hear, loaded
 from ..servers import has_option, serving
@@ -25,7 +24,7 @@ def run(context: Context) -> list[Row]:
     each = min(EACH, max(20, wanted // 20))
     with serving("soak.services.counted:service", OPTION, str(each), workers=WORKERS, unix=True) as fleet:
         before = kernel.read()
-        with loaded(context, [(1.0, target) for target in fleet.targets()], Mix(stay=2.0)) as load:
+        with loaded(context, [(1.0, target) for target in fleet.targets()], 2.0) as load:
             while load.attempts < wanted:
                 time.sleep(0.05)
             ledger, held = load.stop()

@@ -12,6 +12,7 @@ from ..report import Row, zero
 from ..scenario import Context, hear, loaded
 from ..servers import Fleet, reload, serving
 
+SERVICE = "soak.services.counted:service"
 WORKERS = 4
 CONNECTIONS = 1_000_000
 RELOADS = 200
@@ -21,11 +22,14 @@ TCP, UNIX, TLS = 0.70, 0.22, 0.08
 
 def run(context: Context) -> list[Row]:
     """Reload both servers, by signal and by the control socket in turn, while connections are made all the time."""
-    wanted = context.count(CONNECTIONS, 200)
-    reloads = context.count(RELOADS, 2)
+    return measure(context, "reload", context.count(CONNECTIONS, 200), context.count(RELOADS, 2))
+
+
+def measure(context: Context, name: str, wanted: int, reloads: int, *options: str) -> list[Row]:
+    """At least so many connections and reloads, of servers with these options."""
     with (
-        serving(workers=WORKERS, unix=True) as plain,
-        serving(workers=WORKERS, certificates=context.certificates()) as secure,
+        serving(SERVICE, *options, workers=WORKERS, unix=True) as plain,
+        serving(SERVICE, *options, workers=WORKERS, certificates=context.certificates()) as secure,
     ):
         tcp, unix = plain.targets()
         fleets = (plain, secure)
@@ -43,9 +47,9 @@ def run(context: Context) -> list[Row]:
         *(f"a reload failed: {each}" for each in failed),
         *testimony.all,
     ]
-    what = f"W={WORKERS}, plain (tcp, unix) and TLS, {reloads} reloads of each"
+    what = " ".join([f"W={WORKERS}, plain (tcp, unix) and TLS, {reloads} reloads of each", *options])
     sound = testimony.agree and not failed and ledger.attempts >= wanted
-    return [zero("reload", what, ledger.lost, ledger.attempts, "connections", details, sound)]
+    return [zero(name, what, ledger.lost, ledger.attempts, "connections", details, sound)]
 
 
 def _reload_on_and_on(context: Context, fleets: Sequence[Fleet], load: Clients, wanted: int, reloads: int) -> list[str]:

@@ -8,7 +8,7 @@ import time
 
 from .. import kernel, proc
 from ..client import HarnessError
-from ..load import ROOT, Mix
+from ..load import ROOT
 from ..report import Row, absent, zero
 from ..scenario import Context, hear, loaded
 from ..servers import Fleet, has_command, serving
@@ -17,7 +17,7 @@ WORKERS = 4
 UPGRADES = 50
 COMMAND = "upgrade"
 #: Connections stay so long at the most that the old ones soon leave.
-MIX = Mix(stay=1.5)
+STAY = 1.5
 DEADLINE = 60.0
 
 
@@ -31,7 +31,7 @@ def run(context: Context) -> list[Row]:
     with serving(workers=WORKERS, unix=True) as fleet:
         targets = [(1.0, target) for target in fleet.targets()]
         before = kernel.read()
-        with loaded(context, targets, MIX) as load:
+        with loaded(context, targets, STAY) as load:
             proc.wait_until(lambda: load.attempts, 30, "a first connection")
             for number in range(upgrades):
                 pids.append(int(fleet.status()["pid"]))
