@@ -68,7 +68,7 @@ Scenario = Callable[[Context], list[Row]]
 def loaded(
     context: Context, targets: Sequence[tuple[float, Target]], stay: float = 4.0, rate: float | None = None
 ) -> Iterator[Clients]:
-    """Client processes at work on `targets`; long and idle connections last `stay` seconds, or as the context has it."""
+    """Client processes at work on `targets`; long and idle connections last `stay` seconds at most."""
     authority = context.certificates().authority if any(target.tls for _, target in targets) else ""
     with clients(
         plans(
