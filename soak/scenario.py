@@ -83,7 +83,7 @@ def loaded(
         yield running
 
 
-def hear(ledger: Ledger, fleets: Sequence[Fleet], before: kernel.Counters, expected_losses: bool = False) -> Testimony:
+def hear(ledger: Ledger, fleets: Sequence[Fleet], before: kernel.Counters) -> Testimony:
     """Hear the witnesses, once no connection is open any more. Draining workers may still be there."""
     accepted: dict[int, int] = {}
     handled: dict[int, int] = {}
@@ -93,7 +93,7 @@ def hear(ledger: Ledger, fleets: Sequence[Fleet], before: kernel.Counters, expec
         accepted |= {int(each["pid"]): int(each["accepted"]) for each in fleet.status()["workers"]}
         handled |= {pid: each.handled for pid, each in tally.read(fleet.tallies).items()}
         counts = counts + fleet.tally()
-    return compare(ledger, counts, kernel.since(before), accepted, handled, expected_losses)
+    return compare(ledger, counts, kernel.since(before), accepted, handled)
 
 
 def by_hand(ledger: Ledger, read_timeout: float = 30.0) -> contextlib.closing[Pump]:

@@ -51,6 +51,7 @@ def measure(context: Context, name: str, what: str, *options: str, own_queues: b
     ledger = result.ledger
     details = [
         f"all servers: {ledger}; {result.by_successor} answered by the victim's successor",
+        *ledger.notes[:5],
         *result.wrong[:10],
         *(f"last server: {line}" for line in result.last),
     ]
