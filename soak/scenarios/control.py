@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from .. import kernel, naive, proc
 from ..client import HarnessError, Target
 from ..ledger import Bin, Ledger
@@ -24,8 +26,9 @@ def run(context: Context) -> list[Row]:
     bins = ledger.bins()
     seen = bins[Bin.RESET_BEFORE]
     share = seen / ledger.attempts
-    # Which queue a connection goes to is a throw of dice; what waits in each is not.
-    good = seen > 0 and seen == doomed == ledger.lost and 0.5 / WORKERS <= share <= 2 / WORKERS
+    # Which queue a connection goes to is a throw of dice, good for five standard deviations; what waits in each is not.
+    spread = 5 * math.sqrt((1 / WORKERS) * (1 - 1 / WORKERS) / ledger.attempts)
+    good = seen > 0 and seen == doomed == ledger.lost and abs(share - 1 / WORKERS) <= spread
     return [
         Row(
             "control",

@@ -60,7 +60,7 @@ def _measure(context: Context, way: str, words: str) -> Row:
     return Row(
         "hangs",
         f"{words}: found (--hang-timeout {TIMEOUT:g})",
-        f"after {in_words(times.found, 's', 1)}; {late} late",
+        f"after {in_words(times.found, 's', 1)}; {late} late; gone after at most {max(times.gone):.2f} s",
         hangs,
         f"all <= {TIMEOUT + TARGET:g} s",
         Verdict.GOOD if good else Verdict.BAD,
