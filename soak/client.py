@@ -212,9 +212,12 @@ class Pump:
         return attempt
 
     def go(self, attempt: Attempt) -> None:
-        """Take the step that an attempt waits for."""
-        if attempt.phase is Phase.WAITING:
-            self._guard(self._ask, attempt)
+        """Take the step that an attempt waits for; nothing if it has ended. Raises HarnessError if it does not wait."""
+        if attempt.phase is Phase.SETTLED:
+            return
+        if attempt.phase is not Phase.WAITING:
+            raise HarnessError(f"an attempt in phase {attempt.phase.name.lower()} was told to go on")
+        self._guard(self._ask, attempt)
 
     def turn(self, timeout: float) -> None:
         """Serve what is ready and what is due, waiting for at most `timeout` seconds."""

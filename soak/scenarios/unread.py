@@ -8,7 +8,7 @@ import signal
 import time
 
 from .. import kernel, proc
-from ..client import Script
+from ..client import Attempt, Phase, Script
 from ..ledger import Ledger
 from ..report import Row, zero
 from ..scenario import Context, by_hand, hear
@@ -52,7 +52,7 @@ def _one_batch(fleet: Fleet, ledger: Ledger, how: str, dice: random.Random) -> l
         batch = [pump.begin(fleet.targets()[number % 2], _LATE) for number in range(BATCH)]
         # The handlers say themselves that they have been called: the side channel is their tally.
         end = time.monotonic() + 30
-        while fleet.tally().open < BATCH and time.monotonic() < end:
+        while not _all_wait(fleet, batch) and time.monotonic() < end:
             pump.turn(0.005)
         wrong = [] if fleet.tally().open == BATCH else [f"{fleet.tally().open} handlers for {BATCH} connections"]
         wrong += _disturb(fleet, how)
@@ -61,6 +61,8 @@ def _one_batch(fleet: Fleet, ledger: Ledger, how: str, dice: random.Random) -> l
             pump.go(attempt)
         pump.run(60)
     ledger.merge(own)
+    if own.lost:
+        wrong.append(f"{own.lost} of a batch lost; the server logged: {' / '.join(fleet.tail().splitlines())}")
     wrong += [f"answered by {each.pid}, which is no worker from before" for each in batch if each.pid not in old | {0}]
     if how == "TERM":
         status = fleet.server.wait(60)
@@ -69,6 +71,11 @@ def _one_batch(fleet: Fleet, ledger: Ledger, how: str, dice: random.Random) -> l
         testimony = hear(own, [fleet], before)
         wrong += testimony.contradictions
     return wrong
+
+
+def _all_wait(fleet: Fleet, batch: list[Attempt]) -> bool:
+    """On both sides: a client may still have to hear that it is connected when its handler has been called."""
+    return all(each.phase is Phase.WAITING for each in batch) and fleet.tally().open == BATCH
 
 
 def _disturb(fleet: Fleet, how: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import random
 import socket
 import struct
@@ -18,7 +19,7 @@ from support import kill_session, need, need_root
 
 from soak import __main__ as command
 from soak import payload, report, scenarios
-from soak.client import Pump, Script, Target
+from soak.client import HarnessError, Phase, Pump, Script, Target
 from soak.ledger import Bin, Ledger, Unbalanced
 from soak.load import Mix, Plan, script
 from soak.report import Row, Verdict
@@ -257,6 +258,23 @@ def test_an_idle_connection_that_is_ended_before_it_asked() -> None:
     with serving(lambda connection: None, socket.AF_INET, ("127.0.0.1", 0)) as listener:
         found, _ = attempt(Target(listener.getsockname()), Script("idle", ((10.0, 10),)))
     assert found is Bin.EARLY_END
+
+
+def test_an_attempt_goes_on_when_it_is_told_to_and_not_before_it_waits() -> None:
+    ledger = Ledger()
+    with (
+        serving(good, socket.AF_INET, ("127.0.0.1", 0)) as listener,
+        contextlib.closing(Pump(ledger)) as pump,
+    ):
+        made = pump.begin(Target(listener.getsockname()), Script("unread", ((math.inf, 10),)))
+        with pytest.raises(HarnessError):
+            pump.go(made)
+        while made.phase is not Phase.WAITING:
+            pump.turn(0.1)
+        pump.go(made)
+        pump.run(20)
+        pump.go(made)
+    assert made.end is Bin.OK
 
 
 def test_nobody_listens(tmp_path: Path) -> None:
