@@ -27,7 +27,7 @@ test-all:
 histories: $(VENV)/.developing
 	HISTORIES=20000 STEPS=100 $(BIN)/python -m pytest -q -s tests/unit/test_roster_histories.py $(PYTEST_ARGS)
 
-## Prove that no connection is lost: an hour of load and faults. For less of it: SOAK_ARGS="reload --scale 0.01".
+## Prove that no connection is lost: load and faults, for most of an hour. For less: SOAK_ARGS="reload --scale 0.01".
 soak: $(VENV)/.developing
 	$(BIN)/python -m soak $(SOAK_ARGS)
 

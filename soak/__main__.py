@@ -12,15 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import namespace, report, scenarios
-from .client import HarnessError
+from .errors import HarnessError
 from .ledger import Unbalanced
 from .load import ROOT
 from .report import Row, Verdict
 from .scenario import Context
 
 DOCUMENT = ROOT / "docs" / "soak.md"
-#: Exit statuses, beside argparse's 2: a bad verdict, no namespace, Ctrl-C.
-BAD, NO_NAMESPACE, INTERRUPTED = 1, 3, 130
+#: Exit statuses: a bad verdict, options that are wrong (as argparse has it), no namespace, Ctrl-C.
+BAD, USAGE, NO_NAMESPACE, INTERRUPTED = 1, 2, 3, 130
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -30,6 +30,13 @@ def main(arguments: Sequence[str]) -> int:
         width = max(map(len, scenarios.NAMES))
         sys.stdout.write("".join(f"{name.ljust(width)}  {what}\n" for name, what in scenarios.NAMES.items()))
         return 0
+    if options.write:
+        try:
+            report.around(DOCUMENT)
+        except HarnessError as exc:
+            # Not after an hour.
+            sys.stderr.write(f"soak: --write: {exc}\n")
+            return USAGE
     if not namespace.inside():
         try:
             namespace.enter(arguments)

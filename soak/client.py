@@ -1,12 +1,11 @@
-"""One attempt of a client, from connect to a clean end on both sides, and the pump that carries many of them at once.
+"""The pump: carries many attempts at once, from connect to a clean end on both sides, each into one bin of the ledger.
 
 On bare epoll, as it shares two cores with the server that it judges. What attempts there are, and when, is decided in
-`load.py` and in the scenarios; here is only how each of them ends.
+`load.py` and in the scenarios; what one of them is, in `attempt.py`.
 """
 
 from __future__ import annotations
 
-import enum
 import errno
 import heapq
 import math
@@ -15,127 +14,19 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from . import payload
+from .attempt import Attempt, Phase, Script, Target, bin_of
+from .errors import HarnessError
 from .ledger import Bin, Ledger
 
 #: Seconds between looks at deadlines.
 SWEEP = 0.25
 #: How much is received with one call.
 CHUNK = 1 << 18
-_CALLER = {errno.EADDRNOTAVAIL, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EACCES, errno.EADDRINUSE}
-#: The last is what a shutdown says of a connection that was reset before.
-_RESET = {errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED, errno.ENOTCONN}
-
-
-class HarnessError(Exception):
-    """The harness itself cannot go on: its own ports, descriptors or memory are short. No verdict on the server."""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where to connect to: `(host, port)` or the path of a unix socket; `source` is an address of ours to come from."""
-
-    address: tuple[str, int] | str
-    tls: bool = False
-    source: str = ""
-
-    @property
-    def name(self) -> str:
-        """`tcp`, `unix` or `tls`."""
-        return "tls" if self.tls else "unix" if isinstance(self.address, str) else "tcp"
-
-
-@dataclass(frozen=True, slots=True)
-class Script:
-    """What one attempt does: for each step wait so many seconds (inf: until `Pump.go`), then exchange so many bytes."""
-
-    name: str
-    steps: tuple[tuple[float, int], ...]
-
-
-class Phase(enum.Enum):
-    """The life of an attempt."""
-
-    CONNECTING = enum.auto()
-    HANDSHAKE = enum.auto()
-    WAITING = enum.auto()
-    """Connected, and silent until the next step."""
-    EXCHANGING = enum.auto()
-    ENDING = enum.auto()
-    """All answers were right; our end is said, and the server's is awaited."""
-    SETTLED = enum.auto()
-
-
-class Attempt:
-    """One connection. `end` is its bin when it has one, `pid` who answered last, `began` and `answered` monotonic."""
-
-    __slots__ = (
-        "_sequence",
-        "_size",
-        "answered",
-        "began",
-        "deadline",
-        "end",
-        "fd",
-        "interest",
-        "kind",
-        "number",
-        "phase",
-        "pid",
-        "received",
-        "sock",
-        "step",
-        "steps",
-        "unsent",
-    )
-
-    def __init__(self, sock: socket.socket, kind: str, number: int, steps: tuple[tuple[float, int], ...]) -> None:
-        self.sock = sock
-        self.fd = sock.fileno()
-        self.kind = kind
-        self.number = number
-        self.steps = steps
-        self.step = 0
-        self.phase = Phase.CONNECTING
-        self.deadline = math.inf
-        self.interest = 0
-        self.unsent = memoryview(b"")
-        self.received = bytearray()
-        self.pid = 0
-        self.end: Bin | None = None
-        self.began = time.monotonic()
-        self.answered = 0.0
-        self._sequence = 0
-        self._size = 0
-
-    def ask(self, sequence: int) -> None:
-        """The next request is to be sent."""
-        self._sequence, self._size = sequence, self.steps[self.step][1]
-        self.unsent = memoryview(payload.request(sequence, self._size))
-        self.phase = Phase.EXCHANGING
-
-    def take(self, data: bytes) -> bool:
-        """The server's bytes; True: the answer is whole and right. Raises payload.Wrong."""
-        self.received += data
-        if self.phase is not Phase.EXCHANGING:
-            raise payload.Wrong(f"{len(data)} bytes that nobody asked for")
-        left = payload.missing(self.received)
-        if left < 0:
-            raise payload.Wrong(f"{-left} bytes more than asked for")
-        if left:
-            return False
-        self.pid = payload.verify(self.received, self._sequence, self._size)
-        self.received = bytearray()
-        self.step += 1
-        self.answered = time.monotonic()
-        return True
-
-    @property
-    def heard(self) -> bool:
-        """Whether a byte of the server's has come."""
-        return self.answered > 0 or bool(self.received)
+#: What is no answer of a server's, but our own shortage.
+OURS = {errno.EADDRNOTAVAIL, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EACCES, errno.EADDRINUSE}
+_IP_BIND_ADDRESS_NO_PORT = 24  # ip(7); `socket` has no name for it
 
 
 class Pump:
@@ -194,10 +85,10 @@ class Pump:
         if not unix:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if target.source:
-                sock.setsockopt(socket.IPPROTO_IP, 24, 1)  # IP_BIND_ADDRESS_NO_PORT, which `socket` has no name for
+                sock.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
                 sock.bind((target.source, 0))
         code = sock.connect_ex(target.address)
-        if code in _CALLER:
+        if code in OURS:
             sock.close()
             raise HarnessError(f"connecting to {target.address} from {target.source or 'any'}: {errno.errorcode[code]}")
         attempt = Attempt(sock, f"{target.name} {script.name}", self.ledger.begin(), script.steps)
@@ -375,9 +266,9 @@ class Pump:
     # --- how it ends --------------------------------------------------------------------------------------------------
 
     def _fail(self, attempt: Attempt, exc: OSError) -> None:
-        if exc.errno in _CALLER:
+        if exc.errno in OURS:
             raise HarnessError(f"{attempt.kind}: {exc}") from exc
-        self._end(attempt, _bin(attempt, exc), f"{type(exc).__name__}: {exc}, in phase {attempt.phase.name.lower()}")
+        self._end(attempt, bin_of(attempt, exc), f"{type(exc).__name__}: {exc}, in phase {attempt.phase.name.lower()}")
 
     def _end(self, attempt: Attempt, end: Bin, note: str = "") -> None:
         self.ledger.settle(attempt.number, attempt.kind, end, "" if end is Bin.OK else note)
@@ -398,19 +289,3 @@ class Pump:
     def _next_sequence(self) -> int:
         self._sequence += 1
         return self._sequence
-
-
-def _bin(attempt: Attempt, exc: OSError) -> Bin:
-    """Where an attempt belongs that ends with `exc`."""
-    if attempt.phase is Phase.CONNECTING:
-        if exc.errno in (errno.ECONNREFUSED, errno.ENOENT, errno.EAGAIN):
-            # The last is a unix socket's way to say that its queue is full.
-            return Bin.REFUSED
-        return Bin.CONNECT_TIMEOUT if exc.errno == errno.ETIMEDOUT else Bin.RESET_BEFORE
-    if isinstance(exc, ssl.SSLEOFError):
-        return Bin.EARLY_END
-    if exc.errno in _RESET:
-        return Bin.RESET_AFTER if attempt.heard else Bin.RESET_BEFORE
-    if exc.errno == errno.ETIMEDOUT:
-        return Bin.READ_TIMEOUT
-    return Bin.WRONG

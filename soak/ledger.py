@@ -1,6 +1,6 @@
 """The ledger: every attempt of a client ends in exactly one bin, once, and the bins sum to the attempts.
 
-Bookkeeping alone. What happened on a socket, and so which bin it is, is decided in `client.py`.
+Bookkeeping alone. What happened on a socket, and so which bin it is, is decided in `attempt.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Load: a mix of short, long and idle connections at a bounded rate, made by client processes.
 
 `python -m soak.load` is such a process: it reads a plan as one line of JSON, then `stop`; it writes its progress, and
-its ledger as the last line. `Clients` is the other end. What an attempt is, is in `client.py`.
+its ledger as the last line. `Clients` is the other end. What an attempt is, is in `attempt.py`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from .client import HarnessError, Pump, Script, Target
+from .attempt import Script, Target
+from .client import Pump
+from .errors import HarnessError
 from .ledger import Ledger
 
 ROOT = Path(__file__).parents[1]

@@ -14,7 +14,7 @@ import socket
 from collections.abc import Iterator
 
 from . import payload, proc
-from .client import HarnessError
+from .errors import HarnessError
 
 _PR_SET_PDEATHSIG = 1
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from .client import HarnessError
+from .errors import HarnessError
 
 
 def wait_until(condition: Callable[[], object], deadline: float, what: str, pause: float = 0.002) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .errors import HarnessError
+
 
 class Verdict(enum.StrEnum):
     """What a row says of the server. All but the first two make the exit status non-zero."""
@@ -121,13 +123,21 @@ def machine() -> str:
 _BEGIN, _END = "<!-- measured: written by `--write` -->", "<!-- end of what was measured -->"
 
 
-def write(document: Path, rows: Sequence[Row], command: str, seconds: float) -> None:
-    """Replace what `document` says was measured; its prose stays. Raises ValueError if it has no place for it."""
-    text = document.read_text()
-    before, begin, rest = text.partition(_BEGIN)
+def around(document: Path) -> tuple[str, str]:
+    """What is before and behind the result in `document`. Raises HarnessError if it has no place for one."""
+    try:
+        before, begin, rest = document.read_text().partition(_BEGIN)
+    except OSError as exc:
+        raise HarnessError(f"{document}: {os.strerror(exc.errno or 0).lower()}") from exc
     _, end, after = rest.partition(_END)
     if not begin or not end:
-        raise ValueError(f"{document} has no lines {_BEGIN} and {_END}")
+        raise HarnessError(f"{document} has no lines {_BEGIN} and {_END} to put the result between")
+    return before, after
+
+
+def write(document: Path, rows: Sequence[Row], command: str, seconds: float) -> None:
+    """Replace what `document` says was measured; its prose stays. Raises HarnessError if it has no place for it."""
+    before, after = around(document)
     details = "\n".join(f"* {row.scenario}: {line}" for row in rows for line in row.details)
     head = f"{time.strftime('%Y-%m-%d')}, {machine()}, {seconds / 60:.0f} minutes:\n\n    {command}"
     document.write_text(f"{before}{_BEGIN}\n\n{head}\n\n{markdown(rows)}\n\n{details}\n\n{_END}{after}")

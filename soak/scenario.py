@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import kernel, tally
-from .client import Pump, Script, Target
+from .attempt import Script, Target
+from .client import Pump
 from .ledger import Ledger
 from .load import Clients, Mix, clients, plans
 from .report import Row

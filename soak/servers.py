@@ -27,7 +27,8 @@ from prefork.system import control
 from prefork.testing import Server, run_server
 
 from . import proc, tally
-from .client import HarnessError, Target
+from .attempt import Target
+from .errors import HarnessError
 from .load import ROOT
 
 #: Long enough for every connection of the load to end by itself.

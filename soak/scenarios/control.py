@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from .. import kernel, naive, proc
-from ..client import HarnessError, Target
+from ..attempt import Target
+from ..errors import HarnessError
 from ..ledger import Bin, Ledger
 from ..report import Row, Verdict
 from ..scenario import QUESTION, Context, by_hand

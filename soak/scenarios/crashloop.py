@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .. import kernel, proc
-from ..client import HarnessError
+from ..errors import HarnessError
 from ..report import Row, Verdict, zero
 from ..scenario import Context, hear, loaded
 from ..servers import Fleet, serving

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 
 from .. import proc, tally
-from ..client import HarnessError
+from ..errors import HarnessError
 from ..report import Row, Verdict, in_words
 from ..scenario import Context
 from ..servers import Fleet, serving

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from .. import kernel, proc
-from ..client import Attempt, Script, Target
+from ..attempt import Attempt, Script, Target
 from ..ledger import Ledger
 from ..report import Row, zero
 from ..scenario import QUESTION, Context, by_hand, hear

@@ -10,7 +10,7 @@ import os
 import time
 
 from .. import kernel, proc
-from ..client import HarnessError
+from ..errors import HarnessError
 from ..ledger import Bin, Ledger
 from ..load import Clients
 from ..report import Row, zero

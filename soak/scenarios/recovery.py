@@ -10,7 +10,7 @@ import socket
 import time
 
 from .. import proc
-from ..client import HarnessError
+from ..errors import HarnessError
 from ..report import Row, Verdict, in_words, percentiles
 from ..scenario import Context
 from ..servers import Fleet, serving

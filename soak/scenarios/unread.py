@@ -8,7 +8,7 @@ import signal
 import time
 
 from .. import kernel, proc
-from ..client import Attempt, Phase, Script
+from ..attempt import Attempt, Phase, Script
 from ..ledger import Ledger
 from ..report import Row, zero
 from ..scenario import Context, by_hand, hear

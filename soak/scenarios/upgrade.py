@@ -7,7 +7,7 @@ import sys
 import time
 
 from .. import kernel, proc
-from ..client import HarnessError
+from ..errors import HarnessError
 from ..load import ROOT
 from ..report import Row, absent, zero
 from ..scenario import Context, hear, loaded

@@ -19,7 +19,9 @@ from support import kill_session, need, need_root
 
 from soak import __main__ as command
 from soak import payload, report, scenarios
-from soak.client import HarnessError, Phase, Pump, Script, Target
+from soak.attempt import Phase, Script, Target
+from soak.client import Pump
+from soak.errors import HarnessError
 from soak.ledger import Bin, Ledger, Unbalanced
 from soak.load import Mix, Plan, script
 from soak.report import Row, Verdict
