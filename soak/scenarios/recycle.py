@@ -32,6 +32,6 @@ def run(context: Context) -> list[Row]:
         replaced = len(tally.read(fleet.tallies)) - WORKERS
     what = f"W={WORKERS}, plain (tcp, unix), a worker replaced every {each:,} connections"
     details = [f"{replaced} workers replaced, {held} attempts held back", *testimony.all]
-    # One slot after the other, and a worker counts now and then, so it serves more than it was told to; but many of them.
+    # One slot after the other, and a worker looks at itself now and then: it serves more than it was told to.
     sound = testimony.agree and replaced >= ledger.attempts / each / 4
     return [zero("recycle", what, ledger.lost, ledger.attempts, "connections", details, sound)]
