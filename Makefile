@@ -8,7 +8,7 @@ PORT   ?= 9000
 # Tests wait more than they compute: one process more than there are processors.
 JOBS   ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
 
-.PHONY: serve test test-all histories check format clean
+.PHONY: serve test test-all histories soak check format clean
 
 ## Serve the echo example on all cores.
 serve: $(VENV)/.installed
@@ -28,6 +28,10 @@ test-all:
 ## A million steps of random histories for the supervisor's decisions; some minutes.
 histories: $(VENV)/.developing
 	HISTORIES=20000 STEPS=100 $(BIN)/python -m pytest -q -s tests/unit/test_roster_histories.py $(PYTEST_ARGS)
+
+## Prove that no connection is lost: load and faults, for most of an hour. For less: SOAK_ARGS="reload --scale 0.01".
+soak: $(VENV)/.developing
+	$(BIN)/python -m soak $(SOAK_ARGS)
 
 ## Lint, types, and the direction of the imports.
 check: $(VENV)/.developing

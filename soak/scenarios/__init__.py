@@ -1,0 +1,33 @@
+"""The scenarios, by name, in the order in which they run. Each is imported when it is wanted."""
+
+from __future__ import annotations
+
+import importlib
+
+from ..scenario import Scenario
+
+#: Name, and in a few words what it shows.
+NAMES = {
+    "control": "the harness sees loss where loss is certain; runs before all others",
+    "reload": "reloads under a mixed load, plain and TLS, over TCP and a unix socket, lose nothing",
+    "reload-reuseport": "the same with a listening socket for each worker (--reuse-port)",
+    "kill-queued": "a killed worker's siblings answer what waits in the shared queue",
+    "kill-queued-reuseport": "the same with a listening socket for each worker (--reuse-port)",
+    "unread": "a connection that was accepted, and sent nothing yet, is answered by its worker's drain",
+    "recovery": "how soon after a kill the replacement answers",
+    "orphans": "nobody outlives a supervisor that is killed at any moment",
+    "hangs": "hung workers are found in time, and a freeze of everybody condemns nobody",
+    "crashloop": "code that dies at import costs few forks, and no connection of those that run",
+    "idle": "what the supervisor costs while nothing happens",
+    "upgrade": "another supervisor takes over under load and loses nothing",
+    "murder": "after minutes of random kills everything is as it was",
+    "recycle": "workers that have served enough are replaced under load and lose nothing",
+}
+
+
+def find(name: str) -> Scenario:
+    """The scenario of this name. Raises KeyError."""
+    NAMES[name]
+    module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
+    scenario: Scenario = module.run
+    return scenario
