@@ -97,7 +97,11 @@ class Machine:
 
     def serving(self, slot: int) -> int:
         """Workers of a slot that nobody has asked to end."""
-        return sum(at == slot and w not in self.drained and w not in self.killed for w, at in self.alive.items())
+        return sum(at == slot and w not in self.asked() for w, at in self.alive.items())
+
+    def asked(self) -> set[int]:
+        """Those that were asked to end, and those that hang: they are killed in a moment."""
+        return {*self.drained, *self.killed, *self.dumped}
 
     def die(self, worker: int, cause: str = "exit status 1", clean: bool = False) -> None:
         del self.alive[worker]
@@ -110,7 +114,7 @@ class Machine:
         if self.roster.phase not in (Phase.BOOTING, Phase.SERVING):
             return
         target = len(self.roster.slots)
-        asked = set(self.drained) | set(self.killed)
+        asked = self.asked()
         assert len(set(self.alive) - asked) <= target + 1, "at most one more than wanted"
         dying = [worker for worker in (*self.killed, *self.dumped) if worker in self.alive]
         for slot in self.roster.slots:

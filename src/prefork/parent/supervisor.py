@@ -36,8 +36,9 @@ from ..core.facts import (
     TakenBack,
     TimePassed,
 )
+from ..core.fleet import STOP_GRACE
 from ..core.messages import ReadyMessage, StoppingMessage, UnableMessage
-from ..core.roster import STOP_GRACE, Roster
+from ..core.roster import Roster
 from ..core.workers import Phase, Purpose, Timing
 from ..errors import PreforkError
 from ..events import Emit, Event, Reloaded, ReloadIgnored, Reloading, TookOver, UpgradeFailed

@@ -1,0 +1,157 @@
+"""Workers that are well are replaced, one slot at a time: all of them by a reload, one that has served enough by
+recycling. Each successor is forked, proves that it is ready, and only then its predecessor drains.
+
+The first successor that fails ends it, and keeps what runs. That the server stops meanwhile is the roster's business.
+"""
+
+from __future__ import annotations
+
+from ..events import RecycleFailed, Recycling, Reloaded, ReloadFailed, Reloading
+from .facts import Command, Note
+from .fleet import Fleet
+from .restart import History
+from .workers import Purpose, Rolling, Slot, Timing, Worker
+
+#: Seconds after a worker's successor has failed until recycling is tried again.
+RECYCLE_RETRY = 30.0
+#: Seconds between two that are recycled: limits that are too low for the load shall cost forks, not the service.
+RECYCLE_PAUSE = 1.0
+
+
+class Replacement:
+    """One thing at a time: `rolling` is what is under way."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.rolling: Rolling | None = None
+        self._fleet = fleet
+        self._recycle_at = 0.0
+
+    def generations(self) -> set[int]:
+        """Those that a worker may yet be forked of."""
+        coming = {self._fleet.generation} if self._reloads() else set()
+        return {self._fleet.proven, *(slot.generation for slot in self._fleet.slots)} | coming
+
+    def next_due(self) -> float | None:
+        """When `recycle` will have something to do."""
+        return self._recycle_at if self.rolling is None and self._spent_slot() is not None else None
+
+    def is_successor(self, worker: Worker) -> bool:
+        """Whether it is to prove itself."""
+        return self.rolling is not None and self.rolling.successor == worker.number
+
+    def successor_of(self, slot: Slot) -> Worker | None:
+        """The one that is to take the slot over."""
+        if self.rolling is None or self.rolling.successor is None:
+            return None
+        worker = self._fleet.workers[self.rolling.successor]
+        return worker if worker.slot == slot.number else None
+
+    def call_off(self) -> None:
+        """Nothing is replaced any more."""
+        self.rolling = None
+
+    # --- how it begins ------------------------------------------------------------------------------------------------
+
+    def reload(self, by: str, timing: Timing) -> list[Command]:
+        """Replace every worker; after what is under way, if anything is."""
+        if self.rolling is not None:
+            self.rolling.again = (by, timing)
+            return []
+        self._fleet.begin_generation(timing)
+        self.rolling = Rolling(Purpose.RELOAD, [slot.number for slot in self._fleet.slots])
+        return [Note(Reloading(by, self._fleet.generation)), *self._next_successor()]
+
+    def recycle(self, now: float) -> list[Command]:
+        """Replace the first worker that has served enough, if it is time."""
+        slot = self._spent_slot()
+        if slot is None or self.rolling is not None or now < self._recycle_at:
+            return []
+        worker = self._fleet.occupant(slot)
+        assert worker is not None
+        self.rolling = Rolling(Purpose.RECYCLE, [slot.number])
+        return [Note(Recycling(slot.number, worker.pid, worker.spent)), *self._next_successor()]
+
+    # --- how it goes on -----------------------------------------------------------------------------------------------
+
+    def successor_ready(self, worker: Worker, now: float) -> list[Command]:
+        """It has the slot, and its predecessor drains."""
+        assert self.rolling is not None
+        self.rolling.successor = None
+        slot = self._fleet.slots[worker.slot]
+        predecessor = slot.occupant
+        slot.occupant = worker.number
+        slot.generation = worker.generation
+        slot.due = None
+        slot.history = History(forks=slot.history.forks)
+        if self.rolling.purpose is Purpose.RECYCLE:
+            self._recycle_at = now + RECYCLE_PAUSE
+        if predecessor is None:
+            return self._next_successor()
+        self.rolling.retired.add(predecessor)
+        return [*self._fleet.retire(predecessor, now), *self._next_successor()]
+
+    def successor_failed(self, worker: Worker, reason: str, now: float) -> list[Command]:
+        """What does not boot never replaces what runs; the rest of it is off."""
+        assert self.rolling is not None
+        rolling, self.rolling = self.rolling, None
+        slot = self._fleet.slots[worker.slot]
+        if slot.occupant is None and slot.due is None:
+            # Its predecessor died meanwhile, and counted on it.
+            slot.due = now
+        if rolling.purpose is Purpose.RELOAD:
+            return [Note(ReloadFailed(worker.slot, reason))]
+        self._recycle_at = now + RECYCLE_RETRY
+        notes: list[Command] = [Note(RecycleFailed(worker.slot, reason, RECYCLE_RETRY))]
+        return notes + (self.reload(*rolling.again) if rolling.again else [])
+
+    def slot_removed(self, slot: Slot, now: float) -> list[Command]:
+        """There are fewer slots: a successor for this one is not wanted any more."""
+        successor = self.successor_of(slot)
+        if successor is None or self.rolling is None:
+            return []
+        self.rolling.successor = None
+        return [*self._fleet.retire(successor.number, now), *self._next_successor()]
+
+    def retired_one_stopped(self) -> list[Command]:
+        """One that was replaced accepts no more, or is gone: where every slot has its new worker, the last ends it."""
+        rolling = self.rolling
+        if rolling is None or rolling.left or rolling.successor is not None:
+            return []
+        workers = self._fleet.workers
+        if any(each in workers and workers[each].accepting for each in rolling.retired):
+            return []
+        self.rolling = None
+        notes: list[Command] = []
+        if rolling.purpose is Purpose.RELOAD:
+            self._fleet.proven = self._fleet.generation
+            notes.append(Note(Reloaded(self._fleet.generation)))
+        return notes + (self.reload(*rolling.again) if rolling.again else [])
+
+    def _next_successor(self) -> list[Command]:
+        """Fork for the next slot that needs it; an empty one gets its worker anyway, and that is a new one."""
+        rolling = self.rolling
+        assert rolling is not None
+        while rolling.left:
+            number = rolling.left.pop(0)
+            if number >= len(self._fleet.slots):
+                continue
+            slot = self._fleet.slots[number]
+            generation = self._fleet.generation if self._reloads() else slot.generation
+            if slot.occupant is None:
+                slot.generation = generation
+                continue
+            worker, commands = self._fleet.make(number, generation)
+            rolling.successor = worker.number
+            return commands
+        return self.retired_one_stopped()
+
+    def _reloads(self) -> bool:
+        return self.rolling is not None and self.rolling.purpose is Purpose.RELOAD
+
+    def _spent_slot(self) -> Slot | None:
+        """The first slot whose worker wants to be recycled."""
+        for slot in self._fleet.slots:
+            worker = self._fleet.occupant(slot)
+            if worker is not None and self._fleet.is_ready(slot) and worker.spent:
+                return slot
+        return None
