@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from support import need, need_root, run_script
 
+from prefork.cli.sources import Sources
 from prefork.config import Limits, Settings
 from prefork.errors import ExitCode
 from prefork.testing import run_server
@@ -152,6 +153,14 @@ def test_limits_that_are_told_in_streams_are_the_codes(name: str) -> None:
     if isinstance(value, int) and value % 1024 == 0:
         forms.add(f"{value // 1024} KiB")
     assert any(form in near for form in forms), (name, value, near)
+
+
+def test_the_file_of_settings_is_one(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "running.md").read_text(), re.S)
+    (tmp_path / "prefork.toml").write_text(text)
+    settings = Sources({"config": [str(tmp_path / "prefork.toml")]}, {}).settings()
+    assert [str(address) for address in settings.bind] == [":9000", "unix:/run/app/echo.sock,mode=660"]
+    assert settings.max_worker_rss == 512 * 2**20
 
 
 @pytest.mark.parametrize("document", sorted(path.name for path in ROOT.glob("*.md")))
