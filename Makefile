@@ -27,7 +27,7 @@ test-all:
 
 ## A million steps of random histories for the supervisor's decisions; some minutes.
 histories: $(VENV)/.developing
-	HISTORIES=20000 STEPS=100 $(BIN)/python -m pytest -q -s tests/unit/test_roster_histories.py $(PYTEST_ARGS)
+	HISTORIES=20000 STEPS=100 $(BIN)/python -m pytest -q -s -o faulthandler_timeout=0 tests/unit/test_roster_histories.py $(PYTEST_ARGS)
 
 ## Prove that no connection is lost: load and faults, for most of an hour. For less: SOAK_ARGS="reload --scale 0.01".
 soak: $(VENV)/.developing
