@@ -85,7 +85,7 @@ def test_one_that_still_drains_from_a_reload_does_not_keep_the_port(folder: Path
             assert len(server.worker_pids()) == 2
             server.signal(signal.SIGTERM)
             wait_until(lambda: connect_code(server) == errno.ECONNREFUSED)
-            assert len(server.worker_pids()) == 1
+            wait_until(lambda: len(server.worker_pids()) == 1)
         assert server.wait() == 0
 
 

@@ -41,9 +41,9 @@ def recycled(server: Server) -> list[tuple[str, str]]:
 
 
 def test_after_so_many_connections(folder: Path) -> None:
-    with run_server("service:handle", "-w", "2", "--max-connections-served", "50", cwd=folder) as server:
+    with run_server("service:handle", "-w", "2", "--max-connections-served", "10", cwd=folder) as server:
         before = set(server.worker_pids())
-        wait_until(lambda: ask(server) and not before & set(server.worker_pids()), what="the end of both workers")
+        wait_until(lambda: ask(server) and not before & set(server.worker_pids()), 30, "the end of both workers")
         slots = {slot for slot, _ in recycled(server)}
         assert slots == {"0", "1"}
         assert all("connections (--max-connections-served)" in reason for _, reason in recycled(server))
