@@ -41,6 +41,9 @@ from prefork.errors import ExitCode
 HISTORIES = int(os.environ.get("HISTORIES", "60"))
 STEPS = int(os.environ.get("STEPS", "60"))
 
+#: Histories at a time: hypothesis remembers all that it has tried of one run, some hundred kilobytes for each.
+BATCH = 500
+
 which = st.integers(0, 7)
 
 
@@ -175,7 +178,9 @@ class Histories(RuleBasedStateMachine):
 @pytest.mark.deadline(3600)
 def test_any_history() -> None:
     Histories.steps = 0
-    settings = hypothesis.settings(max_examples=HISTORIES, stateful_step_count=STEPS, deadline=None)
-    run_state_machine_as_test(Histories, settings=settings)
+    for done in range(0, HISTORIES, BATCH):
+        count = min(BATCH, HISTORIES - done)
+        settings = hypothesis.settings(max_examples=count, stateful_step_count=STEPS, deadline=None, database=None)
+        run_state_machine_as_test(Histories, settings=settings)
     print(f"{Histories.steps} steps in {HISTORIES} histories: no invariant broken")
     assert Histories.steps >= 10 * HISTORIES
