@@ -54,6 +54,12 @@ def check_seconds(option: str, value: object, zero: bool, most: float = MOST_SEC
         refuse(option, value, f"must be {most} seconds{week} or less")
 
 
+def check_rate(option: str, value: object) -> None:
+    """So many a second."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or value != value or not 0 < value <= 1e9:
+        refuse(option, value, "must be a number more than 0, such as 100 or 0.5")
+
+
 def check_choice(option: str, value: object, choices: tuple[str, ...]) -> None:
     """One of a few words."""
     if value not in choices:

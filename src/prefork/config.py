@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass, field
 
 from .addresses import Address, TCPAddress
-from .checks import MOST_DESCRIPTOR, check_choice, check_seconds, check_whole, refuse
+from .checks import MOST_DESCRIPTOR, check_choice, check_rate, check_seconds, check_whole, refuse
 from .errors import ConfigError
 
 KIB = 1024
@@ -28,17 +28,15 @@ MOST_AGE = 10 * 366 * 24 * 3600
 
 # --- one connection ---------------------------------------------------------------------------------------------------
 
-#: Those limits that the command has an option for.
-_LIMIT_OPTIONS = {"handshake_timeout": "--handshake-timeout", "write_timeout": "--write-timeout"}
-
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of one connection. Sizes in bytes, times in seconds; every one of them can be set.
+    """Bounds of one connection, and of all that a server has. Sizes in bytes, times in seconds; every one can be set.
 
-    Raises ConfigError for what is not a positive number, and for times of more than a week.
+    None is no bound. Raises ConfigError for what is not a positive number, and for times of more than a week.
     """
 
+    # --- one connection
     read_limit: int = 64 * KIB
     """How far `readuntil` searches for its separator; the most a stream holds unread is this and one read more."""
     flush_at: int = 64 * KIB
@@ -51,22 +49,82 @@ class Limits:
     """The connection is aborted when more than this is unsent."""
     handshake_timeout: float = 5.0
     """For the whole TLS handshake, however its bytes arrive."""
+    first_byte_timeout: float | None = None
+    """From the moment a handler is there for it until the peer's first byte."""
+    idle_timeout: float | None = None
+    """How long a handler may wait for the next byte of its peer."""
     write_timeout: float = 60.0
     """How long unsent bytes may wait without the peer taking one."""
+    max_age: float | None = None
+    """From accept to the end, whatever happens in between."""
     linger_timeout: float = 5.0
     """How long a closed connection waits for the peer's end, so that what was written is not destroyed by a reset."""
     tls_shutdown_timeout: float = 1.0
     """The same when the peer owes a close_notify."""
+
+    # --- all of them
     accept_batch: int = 8
     """How many connections are accepted per readiness event of a listening socket, at most."""
+    max_connections: int | None = None
+    """Open at once, over all workers. None: what the descriptor limit of each process allows, less a reserve."""
+    max_connections_per_ip: int | None = None
+    """Open at once of one peer, an IPv4 address or an IPv6 network of 64 bits, over all workers."""
+    accept_rate: float | None = None
+    """Connections accepted in a second, over all workers; a second's worth may come at once."""
+    at_limit: str = "wait"
+    """With `max_connections` open: "wait" leaves further ones in the kernel's queue, "refuse" closes them at once."""
+    refusal: bytes = b""
+    """What a connection that is refused is sent before it is closed; nothing with TLS."""
+    max_handshakes: int = 128
+    """TLS handshakes under way at once, in one worker; accepting waits for the rest."""
+    max_unsent: int = 256 * MIB
+    """Unsent bytes of all connections of one worker: above it the connection that has most of them is aborted."""
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
-            option = _LIMIT_OPTIONS.get(name, f"limit {name}")
-            if name.endswith("_timeout"):
-                check_seconds(option, getattr(self, name), zero=False)
+            value = getattr(self, name)
+            option = f"--{name.replace('_', '-')}" if name in LIMIT_OPTIONS else f"limit {name}"
+            if name == "at_limit":
+                check_choice(option, value, AT_LIMIT)
+            elif name == "refusal":
+                if not isinstance(value, bytes) or len(value) > MOST_REFUSAL:
+                    refuse(option, value, f"must be at most {MOST_REFUSAL} bytes")
+            elif value is None and name in _OPTIONAL_LIMITS:
+                continue
+            elif name == "accept_rate":
+                check_rate(option, value)
+            elif name.endswith("_timeout") or name == "max_age":
+                check_seconds(option, value, zero=False)
             else:
-                check_whole(option, getattr(self, name), 1, 2**62)
+                check_whole(option, value, 1, 2**62)
+
+
+#: Those limits that the command has an option for.
+LIMIT_OPTIONS = (
+    "handshake_timeout",
+    "first_byte_timeout",
+    "idle_timeout",
+    "write_timeout",
+    "max_age",
+    "max_connections",
+    "max_connections_per_ip",
+    "accept_rate",
+    "at_limit",
+    "refusal",
+    "max_handshakes",
+    "max_unsent",
+)
+_OPTIONAL_LIMITS = (
+    "first_byte_timeout",
+    "idle_timeout",
+    "max_age",
+    "max_connections",
+    "max_connections_per_ip",
+    "accept_rate",
+)
+AT_LIMIT = ("wait", "refuse")
+#: Beyond this it is no word of farewell: it would not fit into a fresh socket's buffer.
+MOST_REFUSAL = 4096
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,6 +106,19 @@ class ConnectionAborted(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ConnectionRefused(Event):
+    """A connection was accepted and closed at once, at a limit."""
+
+    level: ClassVar[int] = logging.WARNING
+    rated: ClassVar[bool] = True
+    peer: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"refused {self.peer}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
 class AcceptPaused(Event):
     """No room to accept (descriptors or memory): accepting rests until a connection closes, or a moment has passed."""
 

@@ -111,8 +111,18 @@ def test_the_table_of_options_has_the_defaults_of_the_code() -> None:
         "reuse-port": None,
         "tls-cert": None,
         "tls-key": None,
+        "max-connections": None,
+        "max-connections-per-ip": "off",
+        "accept-rate": "off",
+        "at-limit": limits.at_limit,
+        "refusal": None,
+        "max-handshakes": str(limits.max_handshakes),
+        "max-unsent": f"{limits.max_unsent >> 20}M",
         "handshake-timeout": f"{limits.handshake_timeout:g}",
+        "first-byte-timeout": "off",
+        "idle-timeout": "off",
         "write-timeout": f"{limits.write_timeout:g}",
+        "max-age": "off",
         "drain-timeout": f"{settings.drain_timeout:g}",
         "hang-timeout": f"{settings.hang_timeout:g}",
         "boot-timeout": f"{settings.boot_timeout:g}",
@@ -132,6 +142,10 @@ def test_the_table_of_options_has_the_defaults_of_the_code() -> None:
     }
     assert settings.max_connections_served is settings.max_worker_age is settings.max_worker_rss is None
     assert not settings.reuse_port
+    for name in ("max_connections", "max_connections_per_ip", "accept_rate", "first_byte_timeout", "idle_timeout"):
+        assert getattr(limits, name) is None
+    assert limits.max_age is None
+    assert limits.refusal == b""
 
 
 def test_the_table_of_options_is_the_commands_own() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import pty
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -98,9 +100,9 @@ def test_workers_that_are_told_to_end_are_replaced(folder: Path) -> None:
         assert server.stop() == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGPIPE, signal.SIGCHLD])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGCHLD])
 def test_what_a_worker_does_not_heed(folder: Path, number: int) -> None:
-    """SIGINT comes from a terminal to the whole process group, and is the supervisor's to answer."""
+    """SIGINT and SIGHUP come from a terminal to the whole process group, and are the supervisor's to answer."""
     with run_server("app:handle", "-w", "2", cwd=folder) as server:
         before = server.worker_pids()
         for pid in before:
@@ -110,6 +112,59 @@ def test_what_a_worker_does_not_heed(folder: Path, number: int) -> None:
         assert server.stop() == 0
         assert "died" not in server.stderr()
         assert server.stderr().count("drained: every connection ended by itself") == 2
+
+
+def test_the_end_of_its_terminal_costs_no_connection(folder: Path) -> None:
+    """As when an ssh session breaks: the kernel sends SIGHUP to all in the foreground, and writing logs fails."""
+    ours, theirs = pty.openpty()
+    ready, told = os.pipe()
+    try:
+        process = subprocess.Popen(
+            ["setsid", "--ctty", sys.executable, "-m", "prefork", "serve", "app:handle", "-w", "2", "--control", "off"]
+            + ["--bind", f"unix:{folder}/socket", "--ready-fd", str(told)],
+            cwd=folder,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            pass_fds=[told],
+        )
+    finally:
+        os.close(theirs)
+        os.close(told)
+    try:
+        assert os.read(ready, 10) == b"READY\n"
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(20)
+            sock.connect(f"{folder}/socket")
+            sock.sendall(b"before\n")
+            assert sock.recv(100) == b"before\n"
+            os.close(ours)
+            ours = -1
+            time.sleep(0.2)
+            sock.sendall(b"after\n")
+            assert sock.recv(100) == b"after\n"
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(20)
+            sock.connect(f"{folder}/socket")
+            sock.sendall(b"new\n")
+            assert sock.recv(100) == b"new\n"
+        process.terminate()
+        assert process.wait(20) == 0
+    finally:
+        if ours >= 0:
+            os.close(ours)
+        os.close(ready)
+        kill_session(process.pid)
+        process.wait()
+
+
+def test_under_nohup_it_reloads_all_the_same(folder: Path) -> None:
+    with run_server("app:handle", "-w", "1", cwd=folder, prefix=("nohup",)) as server:
+        before = server.worker_pids()
+        server.signal(signal.SIGHUP)
+        wait_until(lambda: "reloaded: " in server.stderr())
+        wait_until(lambda: not set(before) & set(server.worker_pids()))
+        assert server.stop() == 0
 
 
 def test_children_of_others_are_left_alone(folder: Path) -> None:

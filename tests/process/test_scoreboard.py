@@ -32,7 +32,7 @@ def test_a_worker_writes_its_own_row_and_reads_the_others() -> None:
     code = BOARD + (
         "def do(row):\n"
         "    assert (row.number, board.row(2)[Field.HEARTBEAT], board.fleet[Fleet.SLOTS]) == (1, 5, 3)\n"
-        "    row.opened(); row.opened(); row.ended(); row[Field.HEARTBEAT] = 77\n"
+        "    row.reserve(2); row.accepted(5); row.accepted(6); row.reserve(-1); row[Field.HEARTBEAT] = 77\n"
         "print(child(do), mine[Field.ACCEPTED], mine[Field.OPEN], mine[Field.HEARTBEAT])\n"
         "mine.clear()\n"
         "print(mine[Field.ACCEPTED], mine[Field.OPEN], other[Field.HEARTBEAT])\n"

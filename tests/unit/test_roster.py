@@ -317,6 +317,18 @@ def test_spent_workers_are_replaced_one_at_a_time_each_when_its_successor_is_rea
     assert not machine.roster.deaths
 
 
+def test_who_is_spent_again_and_again_does_not_keep_others_from_being_recycled() -> None:
+    machine = Machine(2)
+    machine.boot()
+    machine.tell(WorkerSpent(0, "served"))
+    machine.tell(WorkerReady(2))
+    machine.tell(WorkerSpent(1, "served"))
+    machine.sleep(0.1)
+    machine.tell(WorkerSpent(2, "served already"))
+    machine.sleep(1.1)
+    assert machine.alive[newest(machine)] == 1
+
+
 def test_a_spent_worker_whose_successor_fails_goes_on_and_is_tried_again_later() -> None:
     machine = Machine(1)
     machine.boot()

@@ -76,6 +76,9 @@ def test_the_edges_are_accepted(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", list(Limits.__slots__))
 @pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, None, "5", True])
 def test_limits_are_positive_numbers(name: str, value: object) -> None:
+    if value is None and getattr(Limits(), name) is None:
+        Limits(**{name: value})
+        return
     with pytest.raises(ConfigError, match=name.replace("_", "[-_]")):
         Limits(**{name: value})
 
@@ -85,6 +88,12 @@ def test_a_limit_that_has_an_option_is_called_by_it() -> None:
         Limits(handshake_timeout=0)
     with pytest.raises(ConfigError, match=r"^limit read_limit 0: must be 1 or more$"):
         Limits(read_limit=0)
+    with pytest.raises(ConfigError, match=r"^--at-limit queue: must be wait or refuse$"):
+        Limits(at_limit="queue")
+    with pytest.raises(ConfigError, match=r"^--accept-rate 0: must be a number more than 0, such as 100 or 0.5$"):
+        Limits(accept_rate=0)
+    with pytest.raises(ConfigError, match=r"^--refusal .*: must be at most 4096 bytes$"):
+        Limits(refusal=b"x" * 5000)
 
 
 @pytest.mark.parametrize("bad", ["", "a\0b", b"bytes", None, 3])

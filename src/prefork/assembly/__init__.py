@@ -27,6 +27,7 @@ from ..parent.supervisor import Supervisor
 from ..parent.upgrade import Predecessor
 from ..parent.workers import Seat
 from ..system import handover
+from ..system.descriptors import raise_limit
 from ..system.notify import Notifier
 from ..system.processes import System
 
@@ -103,6 +104,7 @@ def _run(
     notifier = Notifier()
     emit = also_to_manager(configure(settings.log_format, settings.log_level), notifier)
     _set_title(target)
+    raise_limit()
     with contextlib.closing(Provision(settings, source, handed, notifier)) as provision:
         outcome = _supervise(provision, target, emit, notifier, predecessor)
     emit(Stopped(outcome.code))
@@ -153,8 +155,9 @@ def _work(seat: Seat, kit: object, provision: Provision, target: object) -> NoRe
                 parent=seat.parent,
                 status=seat.status.fileno(),
                 lifeline=seat.lifeline,
+                scoreboard=seat.scoreboard,
                 row=seat.scoreboard.enter(seat.row),
-                fleet=seat.scoreboard.fleet,
+                room=seat.room,
                 dump_signal=seat.dump_signal,
                 identity=kit.identity,
                 endpoints=[lanes for listener in kit.listeners for lanes in listener.endpoints],

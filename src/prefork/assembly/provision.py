@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..config import Settings
+from ..config import Limits, Settings
 from ..core.workers import Timing
 from ..errors import BindError, ConfigError
 from ..events import BacklogCapped, ControlUnavailable, Emit, Listening, visible
@@ -29,6 +29,7 @@ from ..system.credentials import Identity, look_up
 from ..system.handover import Handover, Parcel
 from ..system.listeners import Listener, Listeners
 from ..system.notify import Notifier
+from ..system.scoreboard import Fleet
 
 if TYPE_CHECKING:
     import ssl
@@ -125,6 +126,7 @@ class Provision:
         return Plan(
             workers=settings.workers or cpu_count(),
             timing=Timing(settings.drain_timeout, settings.boot_timeout, settings.hang_timeout),
+            limits=_fleet_limits(settings.limits),
             listeners=tuple(_with_tls(text, context) for each in listeners for text in each.describe()),
             equipment=Kit(settings, listeners, context, identity),
         )
@@ -227,6 +229,16 @@ def validate(settings: Settings, starting: bool) -> None:
             raise ConfigError(f"--ready-fd {settings.ready_fd}: {reason} (the parent has to pass it on)") from exc
         if fcntl.fcntl(settings.ready_fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
             raise ConfigError(f"--ready-fd {settings.ready_fd}: is open for reading only")
+
+
+def _fleet_limits(limits: Limits) -> dict[Fleet, int]:
+    """What holds for all workers at once."""
+    rate = limits.accept_rate
+    return {
+        Fleet.MAX_CONNECTIONS: limits.max_connections or 0,
+        Fleet.MAX_PER_PEER: limits.max_connections_per_ip or 0,
+        Fleet.ACCEPT_RATE: 0 if rate is None else max(1, round(rate * 1000)),
+    }
 
 
 def _with_tls(text: str, context: ssl.SSLContext | None) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import io
 import os
 import sys
@@ -127,8 +128,8 @@ def _print(text: str) -> int:
         # Python would try again at exit, and complain in lines of its own.
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(exc, BrokenPipeError | ValueError):
-            # Nobody wants to read it (any more): what was to be done is done.
+        if isinstance(exc, BrokenPipeError | ValueError) or exc.errno == errno.EIO:
+            # Nobody wants to read it (any more), or the terminal is gone: what was to be done is done.
             return ExitCode.OK
         return _complain(f"standard output: {(exc.strerror or str(exc)).lower()}", ExitCode.USAGE)
     return ExitCode.OK

@@ -69,6 +69,23 @@ def size(option: str, value: str) -> int:
     return int(found[1]) << 10 * " KMG".index(found[2] or " ")
 
 
+def number(option: str, value: str) -> float:
+    """A number, whole or not. Raises ConfigError."""
+    if not re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)", value):
+        raise ConfigError(f"{option} {shown(value)}: must be a number, such as 100 or 0.5")
+    return float(value)
+
+
+def words(option: str, value: str) -> bytes:
+    """Text to be sent, with \\r, \\n, \\t, \\\\ and \\xNN for what cannot be typed."""
+    simple = {"r": "\r", "n": "\n", "t": "\t", "\\": "\\"}
+
+    def plain(found: re.Match[str]) -> str:
+        return simple.get(found[1]) or chr(int(found[1][1:], 16))
+
+    return re.sub(r"\\([rnt\\]|x[0-9a-fA-F]{2})", plain, value).encode("utf-8", "surrogateescape")
+
+
 def flag(option: str, value: str) -> bool:
     """True or false. Raises ConfigError."""
     known = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
@@ -116,6 +133,8 @@ class Option:
         value = getattr(Limits() if self.of_limits else Settings(), self.field)
         if value is None:
             return "off"
+        if self.read is size:
+            return f"{value >> 20}M"
         return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -135,8 +154,24 @@ OPTIONS = (
     Option("reuse-port", "", "A listening socket for each worker (SO_REUSEPORT), held by the supervisor, too.", flag),
     Option("tls-cert", "FILE", "Certificate chain in PEM; turns TLS on.", many=True, shown_default=""),
     Option("tls-key", "FILE", "Its private key in PEM, not encrypted.", many=True, shown_default=""),
+    Option(
+        "max-connections",
+        "N",
+        "Open at once, over all workers.",
+        unless_off(whole),
+        shown_default="what the descriptor limit allows",
+    ),
+    Option("max-connections-per-ip", "N", "Open at once of one address (IPv6: of one /64).", unless_off(whole)),
+    Option("accept-rate", "R", "Connections accepted in a second, over all workers.", unless_off(number)),
+    Option("at-limit", "NAME", "At --max-connections: wait in the kernel's queue, or refuse."),
+    Option("refusal", "TEXT", r"What a refused connection is sent, such as '421 busy\r\n'.", words, shown_default=""),
+    Option("max-handshakes", "N", "TLS handshakes under way at once, in a worker.", whole),
+    Option("max-unsent", "BYTES", "Unsent bytes of all connections of a worker.", size),
     Option("handshake-timeout", "SECONDS", "For a whole TLS handshake.", seconds),
+    Option("first-byte-timeout", "SECONDS", "Until the peer's first byte.", unless_off(seconds)),
+    Option("idle-timeout", "SECONDS", "How long a handler may wait for its peer's next byte.", unless_off(seconds)),
     Option("write-timeout", "SECONDS", "How long a peer may take none of what waits for it.", seconds),
+    Option("max-age", "SECONDS", "Of a connection.", unless_off(seconds)),
     Option("drain-timeout", "SECONDS", "How long open connections may take to end at a stop.", seconds),
     Option("hang-timeout", "SECONDS", "A worker whose loop does not turn so long is replaced.", seconds),
     Option("boot-timeout", "SECONDS", "How long a worker may take until it accepts.", seconds),

@@ -149,9 +149,10 @@ class Replacement:
         return self.rolling is not None and self.rolling.purpose is Purpose.RELOAD
 
     def _spent_slot(self) -> Slot | None:
-        """The first slot whose worker wants to be recycled."""
-        for slot in self._fleet.slots:
-            worker = self._fleet.occupant(slot)
-            if worker is not None and self._fleet.is_ready(slot) and worker.spent:
-                return slot
-        return None
+        """The slot of the worker that has wanted to be recycled for the longest time."""
+        spent = [
+            (worker.spent_since, slot.number)
+            for slot in self._fleet.slots
+            if (worker := self._fleet.occupant(slot)) is not None and worker.spent and self._fleet.is_ready(slot)
+        ]
+        return self._fleet.slots[min(spent)[1]] if spent else None

@@ -146,7 +146,7 @@ class Roster:
             case WorkerDraining():
                 commands = self._draining(fact.worker)
             case WorkerSpent():
-                self._spent(fact)
+                self._spent(fact, now)
             case WorkerDied():
                 commands = self._died(fact, now)
             case HeartbeatsRead():
@@ -218,10 +218,10 @@ class Roster:
             worker.accepting = False
         return self._replacement.retired_one_stopped()
 
-    def _spent(self, fact: WorkerSpent) -> None:
+    def _spent(self, fact: WorkerSpent, now: float) -> None:
         worker = self.workers.get(fact.worker)
-        if worker is not None:
-            worker.spent = worker.spent or fact.reason
+        if worker is not None and not worker.spent:
+            worker.spent, worker.spent_since = fact.reason, now
 
     def _died(self, fact: WorkerDied, now: float) -> list[Command]:
         worker = self.workers.pop(fact.worker, None)

@@ -76,6 +76,7 @@ class Worker:
     unable: str = ""
     spent: str = ""
     """Why it wants to be replaced while it goes on serving."""
+    spent_since: float = 0.0
     fate: Fate | None = None
     """What we have done to it, and so the cause of its death."""
     kill_at: float | None = None

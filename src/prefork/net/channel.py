@@ -77,14 +77,20 @@ class Channel:
         "_fd",
         "_fin",
         "_hangup",
+        "_heard",
         "_hub",
+        "_idle",
+        "_max_age",
         "_output",
         "_phase",
         "_readable",
         "_reader",
         "_short_is_empty",
+        "_since",
         "_sock",
         "_turns",
+        "_waiting_since",
+        "_write_timeout",
         "_writers",
         "on_closed",
     )
@@ -110,6 +116,17 @@ class Channel:
         # A read that gives less than it may has emptied a TCP socket (epoll(7)); a unix socket may stop at a boundary.
         self._short_is_empty = sock.family in _INTERNET
         self._turns = 0
+
+        # Deadlines: None is none. "Heard" is whether the peer has said something since the handler last began to wait;
+        # None: nothing at all.
+        self._since = hub.loop.time()
+        self._waiting_since = self._since
+        self._heard: bool | None = None
+        self._idle: float | None = None
+        self._write_timeout = hub.limits.write_timeout
+        self._max_age: float | None = None
+        if hub.limits.max_age is not None:
+            self.limit_age(hub.limits.max_age)
 
         self._corked: list[bytes] = []
         self._corked_size = 0
@@ -149,10 +166,62 @@ class Channel:
         elif phase == "linger until delivered":
             self._dispose()
         elif phase == "write":
-            limit = self._hub.limits.write_timeout
+            limit = self._write_timeout
             self._cut_off(ConnectionTimedOut(f"the peer took nothing of what was sent for {limit:g} s"))
+        elif phase == "first byte":
+            if self._heard is None and self._phase is Phase.OPEN:
+                self._cut_off(ConnectionTimedOut("the peer has not said a word"))
+        elif phase == "idle":
+            self._look_idle()
+        elif phase == "age":
+            self._cut_off(ConnectionTimedOut(f"it was open for {self._max_age:g} s"))
         else:
             self._cut_off(ConnectionTimedOut(f"{phase} took too long"), noted=phase != "handshake")
+
+    def begin_deadlines(self) -> None:
+        """The handler is there from now on."""
+        limits = self._hub.limits
+        self._heard = True if self._buffer.size else None
+        self._waiting_since = self._hub.loop.time()
+        if limits.first_byte_timeout is not None:
+            self._hub.deadlines.set(self, "first byte", limits.first_byte_timeout)
+        if limits.idle_timeout is not None:
+            self.limit_idle(limits.idle_timeout)
+
+    def limit_idle(self, seconds: float | None) -> None:
+        """See `Timeouts.idle`."""
+        self._idle = seconds
+        self._waiting_since = self._hub.loop.time()
+        if seconds is None or self._is_closed():
+            self._hub.deadlines.clear(self, "idle")
+        else:
+            self._hub.deadlines.set(self, "idle", seconds)
+
+    def limit_write(self, seconds: float) -> None:
+        """See `Timeouts.write`."""
+        self._write_timeout = seconds
+        if self._backlog is not None:
+            self._hub.deadlines.set(self, "write", seconds)
+
+    def limit_age(self, seconds: float | None) -> None:
+        """See `Timeouts.age`."""
+        self._max_age = seconds
+        if seconds is None or self._is_closed():
+            self._hub.deadlines.clear(self, "age")
+        else:
+            self._hub.deadlines.set(self, "age", self._since + seconds - self._hub.loop.time())
+
+    def _look_idle(self) -> None:
+        """The deadline is not moved with each byte that comes: whether it has passed is found out when it comes up."""
+        if self._idle is None or self._phase is not Phase.OPEN:
+            return
+        left = self._idle
+        if self._reader is not None and self._reader.waiting and not self._held():
+            left = self._waiting_since + self._idle - self._hub.loop.time()
+            if left <= 0:
+                self._cut_off(ConnectionTimedOut(f"the peer said nothing for {self._idle:g} s"))
+                return
+        self._hub.deadlines.set(self, "idle", left)
 
     def _note_error(self) -> None:
         code = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -182,6 +251,7 @@ class Channel:
         except OSError as exc:
             self._break(exc)
             return b""
+        self._heard = True
         if not data:
             self._fin = True
             self._readable = False
@@ -292,14 +362,31 @@ class Channel:
 
     def _hold_back(self, data: bytes | memoryview) -> None:
         """Keep what the kernel did not take, up to the limit."""
+        hub = self._hub
         backlog = self._backlog
         if backlog is None:
             backlog = self._backlog = WriteBacklog()
+            hub.held_back.add(self)
             self._await_room()
         backlog.append(data)
-        limit = self._hub.limits.abort_above
+        hub.unsent += len(data)
+        limit = hub.limits.abort_above
         if backlog.size > limit:
             self._cut_off(ConnectionOverflow(f"{backlog.size} bytes unsent, the limit is {limit}"))
+        elif hub.unsent > hub.limits.max_unsent:
+            hub.shed()
+
+    def held_back(self) -> int:
+        """Bytes that the kernel has not taken."""
+        return 0 if self._backlog is None else self._backlog.size
+
+    def shed(self, unsent: int, most: int) -> None:
+        """All connections together have too much unsent, and this one most of it."""
+        self._cut_off(
+            ConnectionOverflow(
+                f"{self.held_back()} bytes unsent, the most of {unsent} in all, of which there may be {most}"
+            )
+        )
 
     def _send(self, data: bytes | memoryview) -> int:
         """How many bytes the kernel took; an error ends the output."""
@@ -313,7 +400,7 @@ class Channel:
 
     def _await_room(self) -> None:
         """The kernel is full: it will report room; the deadline is for each step forward, not for the whole."""
-        self._hub.deadlines.set(self, "write", self._hub.limits.write_timeout)
+        self._hub.deadlines.set(self, "write", self._write_timeout)
         if not self._hub.poller.edge:
             self._hub.poller.arm(self._fd, WRITE)
 
@@ -330,6 +417,7 @@ class Channel:
                 return
             if sent:
                 backlog.advance(sent)
+                self._hub.unsent -= sent
             if not backlog.size or sent < len(head):
                 break
         else:
@@ -340,8 +428,7 @@ class Channel:
             elif not self._hub.poller.edge:
                 self._hub.poller.arm(self._fd, WRITE)
         else:
-            self._backlog = None
-            self._hub.deadlines.clear(self, "write")
+            self._drop_backlog()
             self._output_sent()
         if self._backlog is None or backlog.size <= self._drain_above // 4:
             self._wake_writers()
@@ -460,9 +547,16 @@ class Channel:
     def _drop_output(self) -> None:
         self._corked = []
         self._corked_size = 0
-        if self._backlog is not None:
+        self._drop_backlog()
+
+    def _drop_backlog(self) -> None:
+        """It is sent, or lost."""
+        hub, backlog = self._hub, self._backlog
+        if backlog is not None:
+            hub.unsent -= backlog.size
+            hub.held_back.discard(self)
             self._backlog = None
-            self._hub.deadlines.clear(self, "write")
+            hub.deadlines.clear(self, "write")
 
     def _break(self, exc: OSError) -> None:
         """The connection is dead in both directions. After `close()` that is how some peers end: no error."""
@@ -489,7 +583,7 @@ class Channel:
         hub = self._hub
         # Before the close: a descriptor that some other process still holds would go on reporting.
         hub.poller.remove(self._fd)
-        for phase in ("linger", "linger until delivered", "handshake"):
+        for phase in ("linger", "linger until delivered", "handshake", "first byte", "idle", "age"):
             hub.deadlines.clear(self, phase)
         self._sock.close()
         if self._reader is not None:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..errors import ConnectionTimedOut, LineTooLong
-from ..events import ConnectionLost, HandlerFailed, HandshakeFailed, printable
+from ..events import ConnectionAborted, ConnectionLost, HandlerFailed, HandshakeFailed, printable
 from .channel import format_address
 from .handlers import Handler, Kind
 from .hub import Hub
@@ -70,6 +70,7 @@ async def _run(stream: Stream, hub: Hub, handler: Handler, context: ssl.SSLConte
     try:
         if context is not None and not await _secured(stream, hub, context):
             return
+        stream.begin_deadlines()
         if handler.kind is Kind.ASYNCIO:
             await handler.call(stream, stream)
         else:
@@ -171,6 +172,7 @@ class ProtocolConnection:
     """A connection whose handler is an asyncio protocol, on the loop's own transports. `done` as above."""
 
     __slots__ = ("_address", "_done", "_hub", "_open", "_sock", "_transport", "task")
+    # Of the deadlines only that of its age: what is read and written between transport and protocol nobody else sees.
 
     def __init__(
         self,
@@ -190,13 +192,21 @@ class ProtocolConnection:
         self._sock = WatchedSocket(sock.family, sock.type, sock.proto, fileno=sock.detach())
         self._sock.setblocking(False)
         self._sock.on_closed = self._ended
+        if hub.limits.max_age is not None:
+            hub.deadlines.set(self, "age", hub.limits.max_age)
         self.task = hub.loop.create_task(self._run(handler, context))
         self.task.add_done_callback(self._ended)
 
     def _ended(self, _task: object = None) -> None:
         self._open -= 1
         if not self._open:
+            self._hub.deadlines.clear(self, "age")
             self._done(self)
+
+    def on_expired(self, phase: str) -> None:
+        """It is too old."""
+        self._hub.emit(ConnectionAborted(_peer(self._address), f"it was open for {self._hub.limits.max_age:g} s"))
+        self.abort()
 
     def abort(self) -> None:
         if self._transport is not None:

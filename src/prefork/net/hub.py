@@ -7,17 +7,40 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from typing import Protocol
 
 from ..config import Limits
 from ..events import Emit
 from .deadlines import Deadlines
 from .poller import Poller, make_poller
+from .turnstile import Turnstile
+
+
+class HeldBack(Protocol):
+    """A connection whose peer does not take what it is sent as fast as it is written."""
+
+    def held_back(self) -> int:
+        """Bytes."""
+
+    def shed(self, unsent: int, most: int) -> None:
+        """Abort it: of all connections so many bytes are unsent, and so many may be."""
 
 
 class Hub:
-    """One server's loop, poller, deadlines, limits and drain signal."""
+    """One server's loop, poller, deadlines, limits and drain signal, and what its connections have unsent in all."""
 
-    __slots__ = ("deadlines", "drain_asked", "emit", "ids", "limits", "loop", "poller")
+    __slots__ = (
+        "deadlines",
+        "drain_asked",
+        "emit",
+        "held_back",
+        "ids",
+        "limits",
+        "loop",
+        "poller",
+        "turnstile",
+        "unsent",
+    )
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, limits: Limits, emit: Emit, poller: Poller | None = None
@@ -30,6 +53,16 @@ class Hub:
         self.drain_asked = asyncio.Event()
         """Set once, when the worker wants to stop."""
         self.ids = itertools.count(1)
+        self.turnstile = Turnstile(loop, limits.max_handshakes)
+        self.unsent = 0
+        """Bytes that the kernel has not taken, of all connections."""
+        self.held_back: set[HeldBack] = set()
+        """The connections that have some."""
+
+    def shed(self) -> None:
+        """More is unsent than may be: the connection that has most of it goes, until that is mended."""
+        while self.unsent > self.limits.max_unsent and self.held_back:
+            max(self.held_back, key=lambda each: each.held_back()).shed(self.unsent, self.limits.max_unsent)
 
     def close(self) -> None:
         """Close the poller and forget the deadlines. All streams must be closed."""

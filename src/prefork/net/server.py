@@ -12,16 +12,17 @@ import socket
 import ssl
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from ..config import TLS, Limits
 from ..errors import ListenerFailed
-from ..events import Emit, log
+from ..events import ConnectionRefused, Emit, log, printable
 from ..system.contexts import build_context
 from ..system.sockets import bind_sockets
 from .acceptor import Acceptor
 from .channel import format_address
 from .connection import Connection, ProtocolConnection, StreamConnection, handler_failed
+from .gate import Alone, Gate, WithHandshakes
 from .handlers import Handler, Kind, classify
 from .hub import Hub
 from .tls import prepare_context
@@ -37,16 +38,6 @@ class State(enum.Enum):
     STOPPED = enum.auto()
     """Accepts nothing more; open connections go on."""
     CLOSED = enum.auto()
-
-
-class Tally(Protocol):
-    """Who counts connections beyond this server: told at once of each that opens and of each that has ended."""
-
-    def opened(self) -> None:
-        """One was accepted."""
-
-    def ended(self) -> None:
-        """One has ended."""
 
 
 class TCPServer:
@@ -71,21 +62,22 @@ class TCPServer:
         tls: TLS | ssl.SSLContext | None = None,
         limits: Limits | None = None,
         emit: Emit | None = None,
-        tally: Tally | None = None,
+        gate: Gate | None = None,
     ) -> None:
-        self._tally = tally
         self._handler: Handler = classify(handler)
         self._context = build_context((tls,)) if isinstance(tls, TLS) else tls
         if self._context is not None:
             prepare_context(self._context)
         self._limits = Limits() if limits is None else limits
         self._emit = log if emit is None else emit
+        self._gate: Gate = Alone(self._limits) if gate is None else gate
         self._state = State.SERVING
         self._hub: Hub | None = None
         self._acceptors: dict[socket.socket, Acceptor] = {}
         self._sockets: list[socket.socket] = []
         self._own_sockets: list[socket.socket] = []
-        self._connections: set[Connection] = set()
+        self._connections: dict[Connection, bytes | None] = {}
+        """With the peer that each counts for."""
         self._empty = asyncio.Event()
         self._empty.set()
         self._stopped = asyncio.Event()
@@ -113,13 +105,21 @@ class TCPServer:
         self._refuse_unless_serving()
         if self._hub is None:
             self._hub = Hub(asyncio.get_running_loop(), self._limits, self._emit)
+            if self._context is not None:
+                self._gate = WithHandshakes(self._gate, self._hub.turnstile)
+            self._gate.on_room(self._resume)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             # On the listener, because Linux hands it down (tcp(7)); on each connection it would be a call each. With
             # Nagle's algorithm a corked answer's last segment waits for the peer's delayed acknowledgement, 40 ms.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._sockets.append(sock)
         self._acceptors[sock] = Acceptor(
-            sock, self._accepted, batch=self._limits.accept_batch, emit=self._emit, on_broken=self._listener_broken
+            sock,
+            self._accepted,
+            batch=self._limits.accept_batch,
+            emit=self._emit,
+            on_broken=self._listener_broken,
+            gate=self._gate,
         )
 
     def remove_socket(self, sock: socket.socket) -> None:
@@ -144,24 +144,37 @@ class TCPServer:
 
     def _accepted(self, sock: socket.socket, address: object) -> None:
         assert self._hub is not None
+        refusal, peer = self._gate.took(address)
+        if refusal:
+            self._refuse(sock, address, refusal)
+            return
         kind = ProtocolConnection if self._handler.kind is Kind.PROTOCOL else StreamConnection
         try:
             connection = kind(sock, address, self._hub, self._handler, self._context, self._ended)
         except Exception as exc:
             sock.close()
+            self._gate.ended(peer)
             self._emit(handler_failed(format_address(address), exc))
             return
-        self._connections.add(connection)
+        self._connections[connection] = peer
         self._empty.clear()
-        if self._tally is not None:
-            self._tally.opened()
+
+    def _refuse(self, sock: socket.socket, address: object, reason: str) -> None:
+        self._emit(ConnectionRefused(printable(format_address(address)), reason))
+        if self._limits.refusal and self._context is None:
+            # What does not fit into the buffer of a fresh socket is not worth waiting for.
+            with contextlib.suppress(OSError):
+                sock.send(self._limits.refusal)
+        sock.close()
 
     def _ended(self, connection: Connection) -> None:
-        self._connections.discard(connection)
-        if self._tally is not None:
-            self._tally.ended()
+        self._gate.ended(self._connections.pop(connection, None))
         if not self._connections:
             self._empty.set()
+        self._resume()
+
+    def _resume(self) -> None:
+        """There may be room."""
         for acceptor in self._acceptors.values():
             acceptor.resume()
 
@@ -196,6 +209,7 @@ class TCPServer:
             sock.close()
         self._own_sockets.clear()
         self._sockets.clear()
+        self._gate.close()
         self._stopped.set()
 
     async def drain(self, timeout: float = 30.0) -> int:

@@ -15,6 +15,7 @@ from ..errors import LineTooLong, StreamBusy
 from .channel import TURNS, Channel, Output, Phase, format_address
 from .hub import Hub
 from .poller import READ
+from .timeouts import Timeouts
 from .tls import TLSEngine, TLSInfo, prepare_context
 from .transport import StreamTransport
 from .waiter import Waiter
@@ -198,6 +199,9 @@ class Stream(Channel):
         elif reader.waiting:
             raise StreamBusy("another task is already waiting for input from this stream")
         self._turns = 0
+        if self._idle is not None and self._heard:
+            self._heard = False
+            self._waiting_since = self._hub.loop.time()
         if self._ended or (self._readable and not self._held()):
             # The flush found the connection broken, or this peer is so fast that others must get their turn.
             self._hub.loop.call_soon(reader.wake)
@@ -377,9 +381,11 @@ class Stream(Channel):
         engine = TLSEngine(context)
         limit = self._hub.limits.handshake_timeout if ssl_handshake_timeout is None else ssl_handshake_timeout
         self._hub.deadlines.set(self, "handshake", limit)
+        self._hub.turnstile.enter()
         try:
             await self._shake_hands(engine)
         finally:
+            self._hub.turnstile.leave()
             self._hub.deadlines.clear(self, "handshake")
         self._engine = engine
         self._decrypt(b"")
@@ -387,6 +393,9 @@ class Stream(Channel):
     async def _shake_hands(self, engine: TLSEngine) -> None:
         received = b""
         while True:
+            await self._hub.turnstile.pass_through()
+            if self._is_closed():
+                raise self._failure()
             try:
                 done = engine.handshake(received)
             finally:
@@ -431,6 +440,11 @@ class Stream(Channel):
     def proxy(self) -> None:
         """What a proxy in front said of the connection; None, as none is spoken."""
         return None
+
+    @property
+    def timeouts(self) -> Timeouts:
+        """The deadlines of this connection, to be set otherwise than the server does."""
+        return Timeouts(self)
 
     @property
     def transport(self) -> StreamTransport:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from ..config import MOST_WORKERS
 from ..core.control import Request
 from ..events import Event, Reloaded, ReloadFailed, ReloadIgnored, Upgraded, UpgradeFailed, UpgradeIgnored
 from .control import ControlSocket, Conversation
@@ -33,6 +32,9 @@ class Server(Protocol):
 
     def upgrading(self) -> bool:
         """The same."""
+
+    def most_workers(self) -> int:
+        """How many there can be."""
 
     def scale(self, by: str, workers: int) -> int:
         """Have so many; how many that are now."""
@@ -81,8 +83,10 @@ class Answers:
                 self._upgrade_askers.append(conversation)
                 self._server.start_upgrade(CONTROL)
                 return
-            case "scale" if not 1 <= request.workers <= MOST_WORKERS:
-                reply = {"ok": False, "error": f"workers must be from 1 to {MOST_WORKERS}, not {request.workers}"}
+            case "scale" if not 1 <= request.workers <= self._server.most_workers():
+                most = self._server.most_workers()
+                error = f"workers must be from 1 to {most}, not {request.workers} (more: a restart with --workers)"
+                reply = {"ok": False, "error": error}
             case "scale":
                 reply["workers"] = self._server.scale(CONTROL, request.workers)
             case "stop":

@@ -39,7 +39,7 @@ from ..core.facts import (
 from ..core.fleet import STOP_GRACE
 from ..core.messages import ReadyMessage, StoppingMessage, UnableMessage
 from ..core.roster import Roster
-from ..core.workers import Phase, Purpose, Timing
+from ..core.workers import Phase, Purpose, State, Timing
 from ..errors import PreforkError
 from ..events import Emit, Event, Reloaded, ReloadIgnored, Reloading, TookOver, UpgradeFailed
 from ..system.handover import Parcel
@@ -77,6 +77,8 @@ class Plan:
 
     workers: int
     timing: Timing
+    limits: Mapping[Fleet, int]
+    """What holds for all workers at once, as the scoreboard has it."""
     listeners: tuple[str, ...]
     equipment: object
 
@@ -145,8 +147,10 @@ class Supervisor:
 
     def __enter__(self) -> Self:
         self._pid = os.getpid()
-        self._workers = Workers(self._system, self._emit)
-        self._signals = SignalQueue(_HEEDED)
+        self._workers = Workers(self._system, self._emit, self._wanted)
+        self._publish_limits(self._plans[0])
+        # Under nohup it is ignored, so that the end of a terminal does not end the program. Here it ends nothing.
+        self._signals = SignalQueue(_HEEDED, regardless=(signal.SIGHUP,))
         self._system.parent_only(*self._signals.descriptors())
         if self._predecessor is not None:
             self._system.parent_only(self._predecessor)
@@ -301,6 +305,10 @@ class Supervisor:
         leading = self._upgrade.step is upgrade.Step.LEADING
         return self._upgrade.step is upgrade.Step.STARTING or (leading and self._roster.accepting())
 
+    def most_workers(self) -> int:
+        """How many there can be."""
+        return self._workers.most()
+
     def scale(self, by: str, workers: int) -> int:
         """Have so many workers; how many there are now."""
         self._apply(ScaleAsked(by, workers - len(self._roster.slots)))
@@ -339,6 +347,7 @@ class Supervisor:
         self._workers.publish(Fleet.SLOTS, len(self._roster.slots))
         for command in commands:
             self._do(command)
+        self._workers.publish_rows({w.number for w in self._roster.workers.values() if w.state is State.READY})
 
     def _do(self, command: Command) -> None:
         match command:
@@ -392,11 +401,17 @@ class Supervisor:
     def _note(self, event: Event) -> None:
         if isinstance(event, Reloading) and self._next_plan is not None:
             self._plans[event.generation], self._next_plan = self._next_plan, None
+            self._publish_limits(self._plans[event.generation])
         if self._answers is not None:
             self._answers.notice(event)
         self._emit(event)
         if isinstance(event, Reloaded):
             self._scale_as_planned(event.generation)
+
+    def _publish_limits(self, plan: Plan) -> None:
+        """They hold for those that run as well, from now on."""
+        for field, value in plan.limits.items():
+            self._workers.publish(field, value)
 
     def _scale_as_planned(self, generation: int) -> None:
         """A new number of workers in the settings holds from the reload on; one that was scaled to stays."""

@@ -11,7 +11,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from ..core.facts import (
@@ -37,8 +37,10 @@ from ..system.scoreboard import Field, Fleet, Row, Scoreboard
 
 #: The system is short of something that may be there again in a moment.
 _NO_ROOM = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
-#: Rows of the scoreboard: workers and successors, and those that drain meanwhile. Untouched memory costs nothing.
-ROWS = 16384
+#: Rows of the scoreboard, for each worker that is wanted at the start, and at least: its successors, and those that
+#: drain meanwhile; and more workers that may be wanted later. Untouched memory costs nothing.
+ROWS_PER_WORKER = 4
+LEAST_ROWS = 256
 #: The signal that makes a worker tell its stacks.
 DUMP_SIGNAL = signal.SIGUSR2
 #: Lines of stacks kept of one worker.
@@ -58,6 +60,8 @@ class Seat:
     scoreboard: Scoreboard
     row: int
     """The number of its own row on the scoreboard."""
+    room: int
+    """The eventfd that tells of room for connections; -1 where there is none."""
     dump_signal: int
 
 
@@ -86,12 +90,14 @@ class _Process:
 class Workers:
     """Owns every worker process from its fork until it is reaped. `close` kills those that are left."""
 
-    def __init__(self, system: System, emit: Emit) -> None:
+    def __init__(self, system: System, emit: Emit, workers: int) -> None:
         self._system = system
         self._emit = emit
         self._pid = os.getpid()
         self._lifeline = system.lifeline()
-        self._scoreboard = Scoreboard(ROWS)
+        self._scoreboard = Scoreboard(max(LEAST_ROWS, ROWS_PER_WORKER * workers))
+        self._room = _make_room()
+        self._published: tuple[list[int], list[int]] = ([], [])
         self._free_rows: list[int] = []
         self._used_rows = 0
         self._out_of_memory = OutOfMemory()
@@ -105,6 +111,8 @@ class Workers:
             self._forget(process)
         self._lifeline.close()
         self._scoreboard.close()
+        if self._room is not None:
+            self._room.close()
 
     # --- what the supervisor reads ------------------------------------------------------------------------------------
 
@@ -120,7 +128,28 @@ class Workers:
 
     def publish(self, field: Fleet, value: int) -> None:
         """Tell all workers, by the scoreboard."""
-        self._scoreboard.fleet[field] = value
+        if self._scoreboard.fleet[field] != value:
+            self._scoreboard.fleet[field] = value
+            self._tell_of_room()
+
+    def publish_rows(self, accepting: Collection[int]) -> None:
+        """Tell all workers who accepts, and who else may have connections."""
+        rows = {process.number: process.row.number for process in self._processes.values()}
+        lists = ([rows[w] for w in rows if w in accepting], [rows[w] for w in rows if w not in accepting])
+        if lists != self._published:
+            self._published = lists
+            self._scoreboard.publish(*lists)
+            # Whoever is gone has left room.
+            self._tell_of_room()
+
+    def most(self) -> int:
+        """How many workers there can be, with a successor each."""
+        return self._scoreboard.rows // 2
+
+    def _tell_of_room(self) -> None:
+        if self._room is not None:
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_write(self._room.fileno(), max(1, len(self._processes)))
 
     def pids(self) -> set[int]:
         """Of all that have not been reaped."""
@@ -222,7 +251,7 @@ class Workers:
         """Fork one: Spawned or SpawnFailed. In the child it raises InWorker."""
         row = self._take_row()
         if row is None:
-            return SpawnFailed(command.worker, f"{ROWS} workers are there already")
+            return SpawnFailed(command.worker, f"{self._scoreboard.rows} workers are there already")
         with contextlib.ExitStack() as undo:
             try:
                 reader, writer = (Descriptor(fd) for fd in os.pipe())
@@ -253,17 +282,23 @@ class Workers:
             lifeline=self._lifeline,
             scoreboard=self._scoreboard,
             row=row,
+            room=-1 if self._room is None else self._room.fileno(),
             dump_signal=DUMP_SIGNAL,
         )
 
     def _take_row(self) -> Row | None:
         if self._free_rows:
-            number = self._free_rows.pop()
-        elif self._used_rows < ROWS:
+            row = self._scoreboard.row(self._free_rows.pop())
+            row.clear()
+            return row
+        if self._used_rows < self._scoreboard.rows:
             self._used_rows += 1
-            number = self._used_rows
-        else:
-            return None
-        row = self._scoreboard.row(number)
-        row.clear()
-        return row
+            return self._scoreboard.row(self._used_rows)
+        return None
+
+
+def _make_room() -> Descriptor | None:
+    """The descriptor by which a worker tells another one that waits that a connection has ended (eventfd(2))."""
+    if not hasattr(os, "eventfd"):
+        return None
+    return Descriptor(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE))

@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 from typing import Protocol
+
+#: As far as the limit is raised: some programs that a service starts look at every number up to it.
+MOST = 1_048_576
+
+
+def raise_limit() -> int:
+    """Raise the limit of open descriptors as far as this process may; what it is now. Children inherit it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST if hard == resource.RLIM_INFINITY else min(hard, MOST)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            return wanted
+    return soft
 
 
 class Closeable(Protocol):

@@ -66,11 +66,12 @@ class SignalQueue:
 
     On Linux they are blocked and read from a signalfd, which alone knows who sent them. Another thread that does not
     block them may get them all the same, and elsewhere there is no signalfd: an empty handler stands by, and the
-    wake-up descriptor (`signal.set_wakeup_fd`) says which came. An ignored signal stays ignored.
+    wake-up descriptor (`signal.set_wakeup_fd`) says which came. An ignored signal stays ignored, unless it is one of
+    `regardless`.
     """
 
-    def __init__(self, signals: Sequence[int]) -> None:
-        heeded = [sig for sig in signals if signal.getsignal(sig) is not signal.SIG_IGN]
+    def __init__(self, signals: Sequence[int], regardless: Collection[int] = ()) -> None:
+        heeded = [sig for sig in signals if sig in regardless or signal.getsignal(sig) is not signal.SIG_IGN]
         reader, writer = os.pipe()
         os.set_blocking(reader, False)
         os.set_blocking(writer, False)

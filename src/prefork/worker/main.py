@@ -26,9 +26,10 @@ from ..net.handlers import Handler, classify
 from ..net.server import TCPServer
 from ..system.credentials import Identity, become
 from ..system.orphans import Lifeline, die_with_parent
-from ..system.scoreboard import Fleet, Row
+from ..system.scoreboard import Fleet, Row, Scoreboard
 from ..system.signals import unblock_signals
 from .ending import end_within, forget_the_parents_end, run_to_end
+from .gate import FleetGate
 from .heartbeat import INTERVAL, Heartbeat
 from .lanes import Lanes
 from .lifetime import Ageing
@@ -52,10 +53,11 @@ class Equipment:
     status: int
     """The descriptor of the status pipe."""
     lifeline: Lifeline
+    scoreboard: Scoreboard
     row: Row
-    """Ours on the scoreboard."""
-    fleet: Row
-    """The supervisor's."""
+    """Ours on it."""
+    room: int
+    """The descriptor that tells of room for connections; -1: there is none."""
     dump_signal: int
     """What asks for the stacks of all threads, to be written to the status pipe."""
     identity: Identity | None
@@ -72,8 +74,10 @@ class Equipment:
 def run(equipment: Equipment) -> int:
     """Serve until asked to stop; the exit status. Raises nothing: what the service lets out is reported here."""
     forget_the_parents_end()
-    # SIGINT from a terminal goes to the whole group: the supervisor has it too, and passes it on as a drain.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A terminal tells its whole group of Ctrl-C, and of its own end: the supervisor has heard it, too, and it is its to
+    # answer.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, lambda *_: equipment.reopen_logs())
     _drop_privileges(equipment)
     # The kernel's answer to the supervisor's death holds from the first moment and in a loop that hangs.
@@ -112,13 +116,15 @@ async def _serve(equipment: Equipment, handler: Handler) -> int:
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     # Its end of file says that the supervisor is gone: nobody would replace us, and a successor wants the port.
     loop.add_reader(equipment.lifeline.fileno(), os._exit, ExitCode.OK)
-    server = TCPServer(
-        handler, tls=equipment.context, limits=equipment.settings.limits, emit=equipment.emit, tally=equipment.row
-    )
+    limits = equipment.settings.limits
+    gate = FleetGate(equipment.scoreboard, equipment.row, equipment.room, loop, limits.at_limit == "refuse")
+    server = TCPServer(handler, tls=equipment.context, limits=limits, emit=equipment.emit, gate=gate)
     if not await _start(handler, stop, equipment.target):
         return ExitCode.OK
-    lanes = Lanes(loop, server, equipment.endpoints, equipment.slot, lambda: equipment.fleet[Fleet.SLOTS])
-    heartbeat = Heartbeat(loop, equipment.row, min(INTERVAL, equipment.settings.hang_timeout / 8))
+    fleet = equipment.scoreboard.fleet
+    lanes = Lanes(loop, server, equipment.endpoints, equipment.slot, lambda: fleet[Fleet.SLOTS])
+    interval = min(INTERVAL, equipment.settings.hang_timeout / 8)
+    heartbeat = Heartbeat(loop, equipment.row, interval, gate.look_for_room)
     ageing = _age(loop, equipment)
     _tell(equipment, ReadyMessage())
     forever = asyncio.ensure_future(server.serve_forever())
@@ -183,7 +189,7 @@ def _stop_accepting(server: TCPServer, lanes: Lanes, equipment: Equipment) -> No
     """Where nobody will accept after us, what the kernel has accepted already is ours. Then give the sockets back: the
     kernel refuses connections when the last process has closed them, and lets them wait in vain before."""
     lanes.stop()
-    if equipment.fleet[Fleet.STOPPING]:
+    if equipment.scoreboard.fleet[Fleet.STOPPING]:
         lanes.take_all()
         server.accept_waiting(MOST_WAITING)
     server.stop()

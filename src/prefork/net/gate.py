@@ -1,0 +1,142 @@
+"""What a server asks before it takes a connection, and whom it tells what became of it.
+
+A server in a worker asks about the whole fleet (`worker/gate.py`); one that runs alone asks `Alone`, about itself. What
+is asked, and the answer for one process, are here; sockets and timers are not.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Protocol
+
+from ..config import Limits
+from ..core.bucket import Bucket
+from ..core.peers import peer_key
+from .turnstile import Turnstile
+
+#: The answer: not before somebody calls `resume`.
+UNTIL_ROOM = math.inf
+
+
+class Gate(Protocol):
+    """Counts connections, against limits and among siblings."""
+
+    why: str
+    """The reason of the last UNTIL_ROOM."""
+
+    def ask(self, waiting: Callable[[], int], must: bool = False) -> float | None:
+        """May one be taken? None: yes, and its place is reserved, until `nothing` or `took` is called. Else the seconds
+        after which to ask again, UNTIL_ROOM for never by itself.
+
+        `waiting` gives how many connections wait, as far as that can be told; `must`: one is taken, whatever the answer
+        were.
+        """
+
+    def nothing(self) -> None:
+        """None was there: the place is free."""
+
+    def missed(self) -> None:
+        """After the seconds of `ask` nobody waited any more: others have taken what there was."""
+
+    def took(self, address: object) -> tuple[str, bytes | None]:
+        """One was taken, from this address. "" if it may stay, else why it is to be closed at once, and its place is
+        free again; and whom it counts for."""
+
+    def ended(self, peer: bytes | None) -> None:
+        """One that stayed has ended; it counted for `peer`."""
+
+    def on_room(self, resume: Callable[[], None]) -> None:
+        """Call `resume` when there may be room again that no `ended` of this server made."""
+
+    def close(self) -> None:
+        """Ask no more."""
+
+
+#: Why a connection is refused, as events say it.
+AT_LIMIT = "as many connections are open as may be (--max-connections)"
+AT_PEERS_LIMIT = "its address has as many connections open as it may (--max-connections-per-ip)"
+
+
+class WithHandshakes:
+    """A gate that also keeps connections waiting while so many handshakes are under way as may be."""
+
+    def __init__(self, gate: Gate, turnstile: Turnstile) -> None:
+        self.why = ""
+        self._gate = gate
+        self._turnstile = turnstile
+        self.nothing = gate.nothing
+        self.missed = gate.missed
+        self.took = gate.took
+        self.ended = gate.ended
+        self.close = gate.close
+
+    def ask(self, waiting: Callable[[], int], must: bool = False) -> float | None:
+        if self._turnstile.full() and not must:
+            self.why = "as many handshakes are under way as may be (--max-handshakes)"
+            return UNTIL_ROOM
+        seconds = self._gate.ask(waiting, must)
+        self.why = self._gate.why
+        return seconds
+
+    def on_room(self, resume: Callable[[], None]) -> None:
+        self._turnstile.on_room = resume
+        self._gate.on_room(resume)
+
+
+class Alone:
+    """The gate of a server that has no siblings: its own limits."""
+
+    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+        self.why = AT_LIMIT
+        self._limits = limits
+        self._clock = clock
+        self._bucket = Bucket()
+        self._open = 0
+        self._peers: Counter[bytes] = Counter()
+
+    def ask(self, waiting: Callable[[], int], must: bool = False) -> float | None:
+        limits = self._limits
+        full = limits.max_connections is not None and self._open >= limits.max_connections
+        if full and limits.at_limit == "wait" and not must:
+            return UNTIL_ROOM
+        if limits.accept_rate is not None and not must:
+            seconds = self._bucket.take(limits.accept_rate, self._clock())
+            if seconds:
+                return seconds
+        self._open += 1
+        return None
+
+    def nothing(self) -> None:
+        self._open -= 1
+        self._bucket.give_back()
+
+    def missed(self) -> None: ...
+
+    def took(self, address: object) -> tuple[str, bytes | None]:
+        limits = self._limits
+        if limits.max_connections is not None and self._open > limits.max_connections and limits.at_limit == "refuse":
+            self._open -= 1
+            return AT_LIMIT, None
+        if limits.max_connections_per_ip is None:
+            return "", None
+        peer = peer_key(address)
+        if peer is not None:
+            if self._peers[peer] >= limits.max_connections_per_ip:
+                self._open -= 1
+                return AT_PEERS_LIMIT, None
+            self._peers[peer] += 1
+        return "", peer
+
+    def ended(self, peer: bytes | None) -> None:
+        self._open -= 1
+        if peer is not None and peer in self._peers:
+            self._peers[peer] -= 1
+            if self._peers[peer] <= 0:
+                del self._peers[peer]
+
+    def on_room(self, resume: Callable[[], None]) -> None: ...
+
+    def close(self) -> None: ...

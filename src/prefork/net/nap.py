@@ -1,0 +1,76 @@
+"""A timer for times that are too short for the loop's own: those of asyncio and uvloop are rounded up to a millisecond.
+
+On Linux a timerfd that the loop watches, elsewhere the loop's timer. What is waited for is not its business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import sys
+from collections.abc import Callable
+
+_TFD_NONBLOCK, _TFD_CLOEXEC = os.O_NONBLOCK, os.O_CLOEXEC
+_CLOCK_MONOTONIC = 1
+
+
+class _TimerSpec(ctypes.Structure):
+    """struct itimerspec: the interval, and the first expiration (timerfd_create(2))."""
+
+    _fields_ = (
+        ("interval_seconds", ctypes.c_long),
+        ("interval_nanoseconds", ctypes.c_long),
+        ("seconds", ctypes.c_long),
+        ("nanoseconds", ctypes.c_long),
+    )
+
+
+class Nap:
+    """Calls `over` once, so many seconds after `start`. Owns a descriptor until `close`."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, over: Callable[[], None]) -> None:
+        self._loop = loop
+        self._over = over
+        self._timer: asyncio.TimerHandle | None = None
+        self._libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+        flags = _TFD_NONBLOCK | _TFD_CLOEXEC
+        self._fd = -1 if self._libc is None else self._libc.timerfd_create(_CLOCK_MONOTONIC, flags)
+        if self._fd >= 0:
+            loop.add_reader(self._fd, self._expired)
+
+    def start(self, seconds: float) -> None:
+        """In place of the time that was set before."""
+        if self._fd >= 0 and self._libc is not None:
+            whole = int(seconds)
+            # Not all zero, which would stop the timer.
+            spec = _TimerSpec(0, 0, whole, max(1, int((seconds - whole) * 1e9)))
+            self._libc.timerfd_settime(self._fd, 0, ctypes.byref(spec), None)
+        else:
+            self.stop()
+            self._timer = self._loop.call_later(seconds, self._over)
+
+    def stop(self) -> None:
+        """`over` is not called any more."""
+        if self._fd >= 0 and self._libc is not None:
+            self._libc.timerfd_settime(self._fd, 0, ctypes.byref(_TimerSpec()), None)
+        elif self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def close(self) -> None:
+        """The same, for good."""
+        self.stop()
+        if self._fd >= 0:
+            if not self._loop.is_closed():
+                self._loop.remove_reader(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+        self._libc = None
+
+    def _expired(self) -> None:
+        try:
+            os.read(self._fd, 8)
+        except BlockingIOError:
+            return
+        self._over()

@@ -1,0 +1,60 @@
+"""TLS handshakes of one server: so many under way at once, and one step of one of them in each turn of the loop.
+
+A step costs a signature, half a millisecond in which nothing else runs. Without the turnstile a flood of handshakes
+makes every established connection wait for all of them in each round.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from .waiter import Waiter
+
+
+class Turnstile:
+    """`most` handshakes may be under way; `full` says so, and `pass_through` is awaited before each step."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, most: int) -> None:
+        self._loop = loop
+        self._most = most
+        self._under_way = 0
+        self._queue: deque[Waiter] = deque()
+        self.on_room: Callable[[], object] = lambda: None
+        """Called when it was full and is no longer."""
+        self._taken = False
+        """Whether somebody has passed in this turn of the loop."""
+
+    def full(self) -> bool:
+        """Whether no further handshake should begin."""
+        return self._under_way >= self._most
+
+    def enter(self) -> None:
+        """One begins, full or not."""
+        self._under_way += 1
+
+    def leave(self) -> None:
+        """One has ended."""
+        self._under_way -= 1
+        if self._under_way == self._most - 1:
+            self.on_room()
+
+    async def pass_through(self) -> None:
+        """Wait for a turn of one's own. Cancelling it gives the turn to the next."""
+        if not self._taken:
+            self._taken = True
+            self._loop.call_soon(self._next)
+            return
+        waiter = Waiter(self._loop)
+        self._queue.append(waiter)
+        await waiter
+
+    def _next(self) -> None:
+        while self._queue:
+            waiter = self._queue.popleft()
+            if waiter.waiting:
+                self._loop.call_soon(self._next)
+                waiter.wake()
+                return
+        self._taken = False

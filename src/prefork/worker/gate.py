@@ -1,0 +1,276 @@
+"""The gate of a worker: it asks about the whole fleet, by the scoreboard, without a lock.
+
+Who should go first is decided in `core/fairness.py`. Limits over all workers hold exactly: a place is reserved on the
+worker's own row before the sum over all rows is taken, and given back where it is one too many. So two that reserve the
+last place at once may both give it back, and try again; never do both keep it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+from collections import Counter
+from collections.abc import Callable
+
+from ..core import fairness
+from ..core.bucket import Bucket
+from ..core.counts import Counts
+from ..core.peers import peer_key
+from ..net.gate import AT_LIMIT, AT_PEERS_LIMIT, UNTIL_ROOM
+from ..system.scoreboard import Field, Fleet, Row, Scoreboard
+
+#: Descriptors that a worker keeps free of connections: for log files, certificates, what a handler opens.
+RESERVE = 32
+#: Siblings that are looked at for one connection; of more, so many in turn.
+MOST_SIBLINGS = 32
+#: Seconds to step back when several have reserved the last place at once.
+CLASH = 0.0005
+
+
+class FleetGate:
+    """`row` is the worker's own on `scoreboard`; `room` is an eventfd (a semaphore) that all processes share: by it a
+    worker that waits for room is told that another one has made some; -1: there is none. `refuses`: at the limit of the
+    fleet connections are taken and closed, not left to wait."""
+
+    def __init__(
+        self, scoreboard: Scoreboard, row: Row, room: int, loop: asyncio.AbstractEventLoop, refuses: bool
+    ) -> None:
+        self.why = ""
+        self._scoreboard = scoreboard
+        self._row = row
+        self._room = room
+        self._loop = loop
+        self._refuses = refuses
+        self._peers = row.peers()
+        self._overflow: Counter[bytes] = Counter()
+        """Connections of peers for which our table has no room: they are not counted."""
+        self._bucket = Bucket()
+        self._resume: Callable[[], None] | None = None
+        self._version = -1
+        self._siblings: list[Row] = []
+        self._all: list[Row] = []
+        self._tables: list[Counts] = []
+        self._turn = 0
+        self._steps_back = 0
+        self._doublings = 0
+        self._yielding = False
+        """Whether we let others go first, until we are not ahead at all."""
+        self._seen: dict[int, fairness.Load] = {}
+        """The loads of our siblings when we stepped back last."""
+        self._absent: dict[int, fairness.Load] = {}
+        """Those who did not use it, with the loads that they had."""
+        self._processors = max(1, len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else 1
+        self._held = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 16
+        self._capacity = 0
+        row[Field.SHARE] = max((share for _, share in self._loads().values()), default=0)
+
+    # --- before a connection ------------------------------------------------------------------------------------------
+
+    def ask(self, waiting: Callable[[], int], must: bool = False) -> float | None:
+        row = self._row
+        if must:
+            row.reserve(1)
+            return None
+        if row[Field.OPEN] >= self._capacity and not self._has_descriptors():
+            self.why = "nearly all descriptors of the process are in use"
+            return UNTIL_ROOM
+        seconds = self._step_back(waiting) or self._keep_rate()
+        if seconds:
+            return seconds
+        row.reserve(1)
+        limit = self._scoreboard.fleet[Fleet.MAX_CONNECTIONS]
+        return self._within(limit) if limit and not self._refuses else None
+
+    def nothing(self) -> None:
+        self._row.reserve(-1)
+        self._bucket.give_back()
+        self._steps_back = 0
+
+    def missed(self) -> None:
+        self._steps_back = 0
+        self._doublings = min(self._doublings + 1, fairness.MOST_DOUBLINGS)
+
+    def _step_back(self, waiting: Callable[[], int]) -> float:
+        """Seconds to let others go first; 0.0 where we should take the connection, or have waited long enough."""
+        loads = self._loads()
+        own = (self._row[Field.OPEN], self._row[Field.SHARE])
+        if not fairness.first(own, loads, 0, self._yielding):
+            self._yielding = False
+            self._doublings = 0
+            return 0.0
+        ahead = fairness.first(own, loads, waiting(), self._yielding)
+        if self._steps_back:
+            self._doublings = 0
+        if self._steps_back >= fairness.moment(len(self._siblings) + 1, self._processors):
+            # They had their moment. Those who have not moved are busy, or gone; for those who have, this connection has
+            # waited long enough, too.
+            self._absent |= {number: loads[number] for number in ahead if self._seen.get(number) == loads[number]}
+            return 0.0
+        if not ahead:
+            return 0.0
+        if not self._steps_back:
+            self._seen = loads
+        self._yielding = True
+        self._steps_back += 1
+        return fairness.STEP * (1 << self._doublings)
+
+    def _keep_rate(self) -> float:
+        """Each worker keeps its part of the rate."""
+        rate = self._scoreboard.fleet[Fleet.ACCEPT_RATE]
+        return self._bucket.take(rate / 1000 / (len(self._siblings) + 1), self._loop.time()) if rate else 0.0
+
+    def _within(self, limit: int) -> float | None:
+        """A place is reserved: whether the fleet has it."""
+        total = self._total()
+        if total > limit - len(self._all) - 1:
+            # Near the limit what we have reserved must be seen by all before we look at theirs.
+            _fence()
+            total = self._total()
+        if total <= limit:
+            return None
+        self._row.reserve(-1)
+        self._row[Field.WAITING] = 1
+        _fence()
+        if self._total() < limit:
+            # Room was made before anybody could see that we wait for it; or several have reserved the last place.
+            self._row[Field.WAITING] = 0
+            return CLASH
+        self.why = AT_LIMIT
+        self._watch_room()
+        return UNTIL_ROOM
+
+    def _has_descriptors(self) -> bool:
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._capacity = 2**31 if soft == resource.RLIM_INFINITY else max(1, soft - self._held - RESERVE)
+        return self._row[Field.OPEN] < self._capacity
+
+    # --- what became of it --------------------------------------------------------------------------------------------
+
+    def took(self, address: object) -> tuple[str, bytes | None]:
+        self._steps_back = 0
+        self._row.accepted(fairness.next_share(self._row[Field.SHARE], self._loads().values()))
+        refusal, peer = self._judge(address)
+        if refusal:
+            self._row.reserve(-1)
+            self._row.refused()
+        return refusal, peer
+
+    def _judge(self, address: object) -> tuple[str, bytes | None]:
+        fleet = self._scoreboard.fleet
+        limit = fleet[Fleet.MAX_CONNECTIONS]
+        if limit and self._refuses and self._total() > limit:
+            return AT_LIMIT, None
+        limit = fleet[Fleet.MAX_PER_PEER]
+        peer = peer_key(address) if limit else None
+        if peer is None:
+            return "", None
+        key = _key(peer)
+        if not self._peers.add(key, 1):
+            self._overflow[peer] += 1
+            return "", peer
+        self._look_around()
+        if self._peers.get(key) + sum(table.get(key) for table in self._tables) > limit:
+            self._peers.add(key, -1)
+            return AT_PEERS_LIMIT, None
+        return "", peer
+
+    def ended(self, peer: bytes | None) -> None:
+        self._row.reserve(-1)
+        if peer is not None:
+            if self._overflow[peer] > 0:
+                self._overflow[peer] -= 1
+            else:
+                self._peers.add(_key(peer), -1)
+                del self._overflow[peer]
+        if self._row[Field.WAITING]:
+            # Our own server hears of this, too.
+            self._stop_watching_room()
+        elif self._scoreboard.fleet[Fleet.MAX_CONNECTIONS]:
+            _fence()
+            self._look_around()
+            if self._room >= 0 and any(row[Field.WAITING] for row in self._all):
+                os.eventfd_write(self._room, 1)
+
+    # --- room ---------------------------------------------------------------------------------------------------------
+
+    def on_room(self, resume: Callable[[], None]) -> None:
+        self._resume = resume
+
+    def look_for_room(self) -> None:
+        """Called now and then: the word of another worker may have gone to somebody who could not use it."""
+        if self._row[Field.WAITING]:
+            limit = self._scoreboard.fleet[Fleet.MAX_CONNECTIONS]
+            if not limit or self._total() < limit:
+                self._room_made()
+
+    def close(self) -> None:
+        self._stop_watching_room()
+        self._resume = None
+
+    def _watch_room(self) -> None:
+        if self._room >= 0:
+            self._loop.add_reader(self._room, self._told)
+
+    def _stop_watching_room(self) -> None:
+        if self._row[Field.WAITING]:
+            self._row[Field.WAITING] = 0
+            if self._room >= 0:
+                self._loop.remove_reader(self._room)
+
+    def _told(self) -> None:
+        try:
+            os.eventfd_read(self._room)
+        except BlockingIOError:
+            return
+        self._room_made()
+
+    def _room_made(self) -> None:
+        self._stop_watching_room()
+        if self._resume is not None:
+            self._resume()
+
+    # --- the others ---------------------------------------------------------------------------------------------------
+
+    def _look_around(self) -> None:
+        """Who there is, when that has changed."""
+        version = self._scoreboard.fleet[Fleet.VERSION]
+        if version != self._version:
+            self._version = version
+            accepting, others = self._scoreboard.published()
+            own = self._row.number
+            self._siblings = [self._scoreboard.row(number) for number in accepting if number != own]
+            self._all = self._siblings + [self._scoreboard.row(number) for number in others if number != own]
+            self._tables = [row.peers() for row in self._all]
+
+    def _loads(self) -> dict[int, fairness.Load]:
+        """Those siblings that accept, and are not known to be busy."""
+        self._look_around()
+        siblings = self._siblings
+        if len(siblings) > MOST_SIBLINGS:
+            self._turn = (self._turn + MOST_SIBLINGS) % len(siblings)
+            siblings = (siblings + siblings)[self._turn : self._turn + MOST_SIBLINGS]
+        loads = {row.number: (row[Field.OPEN], row[Field.SHARE]) for row in siblings}
+        if self._absent:
+            for number, load in list(self._absent.items()):
+                if loads.get(number) == load:
+                    del loads[number]
+                else:
+                    del self._absent[number]
+        return loads
+
+    def _total(self) -> int:
+        self._look_around()
+        return self._row[Field.OPEN] + sum(max(0, row[Field.OPEN]) for row in self._all)
+
+
+def _fence() -> None:
+    """What we have written is seen by all processors before we read on. A processor may let a read overtake a write;
+    the kernel's scheduler, which this call goes through, does not (smp_mb__after_spinlock)."""
+    os.sched_yield()
+
+
+def _key(peer: bytes) -> int:
+    # Python's hash of bytes is keyed (SipHash), and the same in all workers, which are forked from one process: nobody
+    # outside can choose addresses that fall together.
+    return (hash(peer) & (2**62 - 1)) | 1
