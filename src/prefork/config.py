@@ -57,6 +57,8 @@ class Limits:
     """How long unsent bytes may wait without the peer taking one."""
     max_age: float | None = None
     """From accept to the end, whatever happens in between."""
+    keepalive: float | None = 300.0
+    """Silence after which the kernel asks whether the peer is still there; one that is not is given up in a minute."""
     linger_timeout: float = 5.0
     """How long a closed connection waits for the peer's end, so that what was written is not destroyed by a reset."""
     tls_shutdown_timeout: float = 1.0
@@ -93,7 +95,7 @@ class Limits:
                 continue
             elif name == "accept_rate":
                 check_rate(option, value)
-            elif name.endswith("_timeout") or name == "max_age":
+            elif name.endswith("_timeout") or name in ("max_age", "keepalive"):
                 check_seconds(option, value, zero=False)
             else:
                 check_whole(option, value, 1, 2**62)
@@ -118,6 +120,7 @@ _OPTIONAL_LIMITS = (
     "first_byte_timeout",
     "idle_timeout",
     "max_age",
+    "keepalive",
     "max_connections",
     "max_connections_per_ip",
     "accept_rate",

@@ -109,9 +109,7 @@ class TCPServer:
                 self._gate = WithHandshakes(self._gate, self._hub.turnstile)
             self._gate.on_room(self._resume)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
-            # On the listener, because Linux hands it down (tcp(7)); on each connection it would be a call each. With
-            # Nagle's algorithm a corked answer's last segment waits for the peer's delayed acknowledgement, 40 ms.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            _set_tcp_options(sock, self._limits)
         self._sockets.append(sock)
         self._acceptors[sock] = Acceptor(
             sock,
@@ -260,3 +258,23 @@ class TCPServer:
             await self.drain(30.0 if kind is None else 0)
         finally:
             await self._handler.stop()
+
+
+#: Probes that go unanswered until a peer is given up, and the seconds between them.
+_PROBES = 4
+_PROBE_INTERVAL = 15
+
+
+def _set_tcp_options(listener: socket.socket, limits: Limits) -> None:
+    """On the listener, because Linux hands them down (tcp(7)); on each connection they would be a call each."""
+    tcp = socket.IPPROTO_TCP
+    # With Nagle's algorithm a corked answer's last segment waits for the peer's delayed acknowledgement, 40 ms.
+    listener.setsockopt(tcp, socket.TCP_NODELAY, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        # What the kernel has taken and the peer has not: our own deadline does not see it.
+        listener.setsockopt(tcp, socket.TCP_USER_TIMEOUT, max(1, min(int(limits.write_timeout * 1000), 2**31 - 1)))
+    if limits.keepalive is not None and hasattr(socket, "TCP_KEEPIDLE"):
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        listener.setsockopt(tcp, socket.TCP_KEEPIDLE, max(1, min(int(limits.keepalive), 32767)))
+        listener.setsockopt(tcp, socket.TCP_KEEPINTVL, _PROBE_INTERVAL)
+        listener.setsockopt(tcp, socket.TCP_KEEPCNT, _PROBES)

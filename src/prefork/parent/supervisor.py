@@ -344,10 +344,11 @@ class Supervisor:
 
     def _apply(self, fact: Fact) -> None:
         commands = self._roster.apply(fact, self._system.monotonic())
-        self._workers.publish(Fleet.SLOTS, len(self._roster.slots))
+        # Before anybody is told that they are ready, the workers know of each other.
+        self._publish()
         for command in commands:
             self._do(command)
-        self._workers.publish_rows({w.number for w in self._roster.workers.values() if w.state is State.READY})
+        self._publish()
 
     def _do(self, command: Command) -> None:
         match command:
@@ -407,6 +408,11 @@ class Supervisor:
         self._emit(event)
         if isinstance(event, Reloaded):
             self._scale_as_planned(event.generation)
+
+    def _publish(self) -> None:
+        """How many there are to be, and who accepts."""
+        self._workers.publish(Fleet.SLOTS, len(self._roster.slots))
+        self._workers.publish_rows({w.number for w in self._roster.workers.values() if w.state is State.READY})
 
     def _publish_limits(self, plan: Plan) -> None:
         """They hold for those that run as well, from now on."""

@@ -1,0 +1,283 @@
+"""Deadlines of each phase of a connection: in total, apart from each other, and as a handler wants them for its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+import streams
+from streams import FLAVOURS, World, eventually
+
+import prefork
+from prefork import Limits, Stream
+from prefork.errors import ConfigError, ConnectionTimedOut
+from prefork.events import ConnectionAborted, Event
+
+SHORT = 0.3
+#: What a busy machine may add.
+LATE = 3.0
+
+Handler = Callable[[Stream], Awaitable[None]]
+
+
+@pytest.fixture(params=FLAVOURS)
+def world(request: pytest.FixtureRequest) -> World:
+    return World(request.param, "tcp")
+
+
+class Serving:
+    """A server of this process, and what it has told."""
+
+    def __init__(self, handler: object, limits: Limits, tls: bool = False) -> None:
+        self.events: list[Event] = []
+        context = streams.server_context() if tls else None
+        self.server = prefork.TCPServer(handler, limits=limits, emit=self.events.append, tls=context)
+
+    async def __aenter__(self) -> Serving:
+        await self.server.__aenter__()
+        self.server.listen(0, "127.0.0.1")
+        return self
+
+    async def __aexit__(self, *exc: Any) -> None:
+        await self.server.drain(0)
+        await self.server.__aexit__(*exc)
+
+    async def connect(self, **options: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection(*self.server.sockets[0].getsockname(), **options)
+
+    def aborted(self) -> list[str]:
+        return [event.reason for event in self.events if isinstance(event, ConnectionAborted)]
+
+
+async def echo(stream: Stream) -> None:
+    async for line in stream:
+        stream.write(line)
+
+
+async def ends(reader: asyncio.StreamReader) -> float:
+    """Seconds until the connection has ended, however."""
+    began = time.monotonic()
+    with contextlib.suppress(ConnectionError):
+        await reader.read()
+    return time.monotonic() - began
+
+
+def test_a_peer_that_says_nothing(world: World) -> None:
+    async def main() -> None:
+        async with Serving(echo, Limits(first_byte_timeout=SHORT)) as serving:
+            reader, writer = await serving.connect()
+            assert SHORT * 0.9 <= await ends(reader) < SHORT + LATE
+            assert serving.aborted() == ["the peer has not said a word"]
+            writer.close()
+            # One that has said something may be silent as long as it likes.
+            reader, writer = await serving.connect()
+            writer.write(b"x")
+            await asyncio.sleep(2 * SHORT)
+            writer.write(b"y\n")
+            assert await reader.readline() == b"xy\n"
+            writer.close()
+
+    world.run(main)
+
+
+def test_a_peer_that_falls_silent(world: World) -> None:
+    async def main() -> None:
+        async with Serving(echo, Limits(idle_timeout=SHORT)) as serving:
+            reader, writer = await serving.connect()
+            for _ in range(8):
+                writer.write(b"hello\n")
+                assert await reader.readline() == b"hello\n"
+                await asyncio.sleep(SHORT / 3)
+            assert SHORT * 0.3 <= await ends(reader) < SHORT + LATE
+            assert serving.aborted() == [f"the peer said nothing for {SHORT:g} s"]
+            writer.close()
+
+    world.run(main)
+
+
+def test_silence_counts_while_the_handler_waits_for_its_peer_alone(world: World) -> None:
+    async def slow(stream: Stream) -> None:
+        async for line in stream:
+            # Busy with something else for longer than the peer may be silent: it is not the peer's turn.
+            await asyncio.sleep(3 * SHORT)
+            stream.write(line)
+
+    async def main() -> None:
+        async with Serving(slow, Limits(idle_timeout=SHORT)) as serving:
+            reader, writer = await serving.connect()
+            for _ in range(2):
+                writer.write(b"hello\n")
+                assert await reader.readline() == b"hello\n"
+            assert serving.aborted() == []
+            assert await ends(reader) < SHORT + LATE
+            writer.close()
+
+    world.run(main)
+
+
+def test_what_the_server_sends_does_not_make_a_silent_peer_lively(world: World) -> None:
+    async def ping(stream: Stream) -> None:
+        with contextlib.suppress(ConnectionError):
+            while True:
+                stream.write(b"ping\n")
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(SHORT / 4):
+                        if not await stream.readline():
+                            return
+
+    async def main() -> None:
+        async with Serving(ping, Limits(idle_timeout=SHORT)) as serving:
+            reader, writer = await serving.connect()
+            assert await ends(reader) < SHORT + LATE
+            assert serving.aborted() == [f"the peer said nothing for {SHORT:g} s"]
+            writer.close()
+
+    world.run(main)
+
+
+def test_no_trickle_extends_a_connections_age(world: World) -> None:
+    async def main() -> None:
+        limits = Limits(max_age=2 * SHORT, idle_timeout=SHORT, first_byte_timeout=SHORT)
+        async with Serving(echo, limits) as serving:
+            reader, writer = await serving.connect()
+            ended = asyncio.ensure_future(ends(reader))
+            while not ended.done():
+                writer.write(b"x")
+                await asyncio.sleep(SHORT / 10)
+            assert 1.8 * SHORT <= await ended < 2 * SHORT + LATE
+            assert serving.aborted() == [f"it was open for {2 * SHORT:g} s"]
+            writer.close()
+
+    world.run(main)
+
+
+def test_the_handler_is_told_why(world: World) -> None:
+    seen: list[BaseException] = []
+
+    async def curious(stream: Stream) -> None:
+        try:
+            await stream.read()
+        except ConnectionTimedOut as exc:
+            seen.append(exc)
+            raise
+
+    async def main() -> None:
+        async with Serving(curious, Limits(idle_timeout=SHORT)) as serving:
+            reader, writer = await serving.connect()
+            await ends(reader)
+            await eventually(lambda: seen)
+            assert str(seen[0]) == f"the peer said nothing for {SHORT:g} s"
+            writer.close()
+
+    world.run(main)
+
+
+def test_a_handler_sets_its_own(world: World) -> None:
+    async def chooses(stream: Stream) -> None:
+        async for line in stream:
+            name, _, value = line.decode().strip().partition(" ")
+            setattr(stream.timeouts, name, None if value == "off" else float(value))
+            stream.write(repr(stream.timeouts).encode() + b"\n")
+
+    async def main() -> None:
+        async with Serving(chooses, Limits(idle_timeout=SHORT)) as serving:
+            patient, impatient, old = [await serving.connect() for _ in range(3)]
+            for (_, writer), words in ((patient, b"idle off\n"), (impatient, b"idle 0.1\n"), (old, b"age 0.2\n")):
+                writer.write(words)
+            assert await patient[0].readline() == b"<Timeouts idle=None write=60.0 age=None>\n"
+            assert await impatient[0].readline() == b"<Timeouts idle=0.1 write=60.0 age=None>\n"
+            assert await old[0].readline() == b"<Timeouts idle=0.3 write=60.0 age=0.2>\n"
+            assert await ends(impatient[0]) < SHORT + LATE
+            assert await ends(old[0]) < SHORT + LATE
+            await asyncio.sleep(2 * SHORT)
+            patient[1].write(b"idle 5\n")
+            assert (await patient[0].readline()).startswith(b"<Timeouts idle=5")
+            assert sorted(serving.aborted()) == ["it was open for 0.2 s", "the peer said nothing for 0.1 s"]
+            for _, writer in (patient, impatient, old):
+                writer.close()
+
+    world.run(main)
+
+
+@pytest.mark.parametrize("value", [0, -1, "x", float("nan"), float("inf"), True])
+def test_what_is_no_time_is_refused(world: World, value: Any) -> None:
+    async def main() -> None:
+        async with world.raw() as (stream, _):
+            for name in ("idle", "write", "age"):
+                with pytest.raises(ConfigError, match=rf"^timeouts\.{name} "):
+                    setattr(stream.timeouts, name, value)
+
+    world.run(main)
+
+
+def test_a_protocol_has_an_age_too(world: World) -> None:
+    class Quiet(asyncio.Protocol):
+        pass
+
+    async def main() -> None:
+        async with Serving(Quiet, Limits(max_age=SHORT)) as serving:
+            reader, writer = await serving.connect()
+            assert SHORT * 0.9 <= await ends(reader) < SHORT + LATE
+            assert serving.aborted() == [f"it was open for {SHORT:g} s"]
+            await eventually(lambda: serving.server.connections == 0)
+            writer.close()
+
+    world.run(main)
+
+
+def test_with_tls_the_first_byte_is_the_first_of_the_service(world: World) -> None:
+    async def main() -> None:
+        async with Serving(echo, Limits(first_byte_timeout=SHORT), tls=True) as serving:
+            options = {"ssl": streams.client_context(), "server_hostname": "localhost"}
+            reader, writer = await serving.connect(**options)
+            assert await ends(reader) < SHORT + LATE
+            assert serving.aborted() == ["the peer has not said a word"]
+            writer.close()
+            reader, writer = await serving.connect(**options)
+            writer.write(b"hello\n")
+            assert await reader.readline() == b"hello\n"
+            await asyncio.sleep(2 * SHORT)
+            writer.write(b"still\n")
+            assert await reader.readline() == b"still\n"
+            writer.close()
+
+    world.run(main)
+
+
+def test_deadlines_of_many_leave_nothing_behind(world: World) -> None:
+    """1,000 connections that set three deadlines each, and end before any has passed: nothing of them is kept."""
+
+    async def main() -> None:
+        limits = Limits(first_byte_timeout=60, idle_timeout=60, max_age=600)
+        async with Serving(echo, limits) as serving:
+            for _ in range(20):
+                pairs = [await serving.connect() for _ in range(50)]
+                for _, writer in pairs:
+                    writer.write(b"x\n")
+                for reader, writer in pairs:
+                    assert await reader.readline() == b"x\n"
+                    writer.close()
+            await eventually(lambda: serving.server.connections == 0)
+            hub = serving.server._hub
+            assert hub is not None
+            assert len(hub.deadlines) == 0
+            assert len(hub.deadlines._wheel._order) < 50, "buckets, and none for each connection"
+
+    world.run(main)
+
+
+def test_many_deadlines_that_pass_together_are_all_kept(world: World) -> None:
+    async def main() -> None:
+        async with Serving(echo, Limits(first_byte_timeout=SHORT)) as serving:
+            pairs = [await serving.connect() for _ in range(150)]
+            seconds = await asyncio.gather(*(ends(reader) for reader, _ in pairs))
+            assert max(seconds) < SHORT + LATE
+            assert len(serving.aborted()) == 150
+            for _, writer in pairs:
+                writer.close()
+
+    world.run(main)

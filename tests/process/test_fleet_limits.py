@@ -1,0 +1,473 @@
+"""Limits over all workers: exact, whoever accepts, whoever dies, and as the settings of today have them."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import need, need_root, run_script, wait_until
+
+from prefork.testing import Server, run_server
+
+SERVICE = """
+import os, resource
+
+async def handle(stream):
+    stream.write(b"%d\\n" % os.getpid())
+    async for line in stream:
+        if line == b"limit\\n":
+            line = b"%d %d\\n" % resource.getrlimit(resource.RLIMIT_NOFILE)
+        stream.write(line)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "service.py").write_text(SERVICE)
+    return tmp_path
+
+
+def request(folder: Path, **words: Any) -> dict[str, Any]:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(20)
+        sock.connect(str(folder / "control"))
+        sock.sendall(json.dumps(words).encode() + b"\n")
+        answer: dict[str, Any] = json.loads(sock.makefile("rb").readline())
+        return answer
+
+
+def open_now(folder: Path) -> int:
+    return sum(worker["open"] for worker in request(folder, command="status")["workers"])
+
+
+class Crowd:
+    """Connections, of which some have been greeted: those that are served."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._poll = select.poll()
+        self.socks: dict[int, socket.socket] = {}
+        self.served: set[int] = set()
+
+    def join(self, count: int) -> None:
+        for _ in range(count):
+            sock = socket.create_connection(("127.0.0.1", self._server.port), timeout=20)
+            self.socks[sock.fileno()] = sock
+            self._poll.register(sock, select.POLLIN)
+
+    def listen(self) -> None:
+        """Who has been greeted by now."""
+        for fd, _ in self._poll.poll(0):
+            assert int(self.socks[fd].recv(100))
+            self.served.add(fd)
+            self._poll.unregister(fd)
+
+    def wait(self, served: int) -> None:
+        def come() -> bool:
+            self.listen()
+            return len(self.served) >= served
+
+        wait_until(come, 20, f"{served} of {len(self.socks)} served, {len(self.served)} are")
+
+    def leave(self, count: int) -> None:
+        """So many of those that are served."""
+        for _ in range(count):
+            fd = self.served.pop()
+            self.socks.pop(fd).close()
+
+    def forget(self, dead: set[int]) -> None:
+        for fd in dead:
+            self.served.discard(fd)
+            self.socks.pop(fd).close()
+
+    def close(self) -> None:
+        for sock in self.socks.values():
+            sock.close()
+
+
+@pytest.fixture
+def crowds() -> Iterator[list[Crowd]]:
+    made: list[Crowd] = []
+    yield made
+    for crowd in made:
+        crowd.close()
+
+
+class Watcher:
+    """Counts open connections by the workers' own account, again and again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.most = 0
+        self.samples = 0
+        self._folder = folder
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def _watch(self) -> None:
+        while not self._done.is_set():
+            self.most = max(self.most, open_now(self._folder))
+            self.samples += 1
+
+    def __enter__(self) -> Watcher:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+
+@pytest.mark.parametrize("options", [[], ["--reuse-port"]])
+def test_never_more_than_the_limit_and_each_place_is_used_again(
+    folder: Path, crowds: list[Crowd], options: list[str]
+) -> None:
+    """200 may be open, 240 come, 60 leave; 1,000 of 1,200 is the catalogue's."""
+    control = str(folder / "control")
+    with run_server(
+        "service:handle", "-w", "4", "--control", control, "--max-connections", "200", *options, cwd=folder
+    ) as server:
+        crowd = Crowd(server)
+        crowds.append(crowd)
+        crowd.join(240)
+        crowd.wait(200)
+        time.sleep(0.3)
+        crowd.listen()
+        assert len(crowd.served) == 200
+        assert open_now(folder) == 200
+        for _ in range(60):
+            crowd.leave(1)
+            crowd.join(1)
+        crowd.wait(200)
+        crowd.leave(200)
+        crowd.wait(40)
+        assert len(server.worker_pids()) == 4
+        assert server.stderr().count("--max-connections") < 20, "a line now and then, not for each"
+
+
+def test_the_limit_holds_at_every_moment(folder: Path) -> None:
+    """Many come and go while places are scarce: never is one handler too many there, by the handlers' own account."""
+    (folder / "service.py").write_text(
+        "import asyncio, fcntl, struct\n"
+        "# A count in a file that all workers share, changed under a lock: the most that were there at once.\n"
+        "def count(more):\n"
+        "    with open('count', 'r+b') as file:\n"
+        "        fcntl.flock(file, fcntl.LOCK_EX)\n"
+        "        now, most = struct.unpack('ii', file.read(8))\n"
+        "        file.seek(0)\n"
+        "        file.write(struct.pack('ii', now + more, max(most, now + more)))\n"
+        "async def handle(stream):\n"
+        "    count(1)\n"
+        "    try:\n"
+        "        line = await stream.readline()\n"
+        "        await asyncio.sleep(0.01)\n"
+        "        stream.write(line)\n"
+        "    finally:\n"
+        "        count(-1)\n"
+    )
+    (folder / "count").write_bytes(bytes(8))
+    with run_server("service:handle", "-w", "4", "--max-connections", "5", cwd=folder) as server:
+        served = [0] * 8
+        failed: list[str] = []
+
+        def client(number: int) -> None:
+            for _ in range(30):
+                try:
+                    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as sock:
+                        sock.sendall(b"x\n")
+                        served[number] += sock.makefile("rb").readline() == b"x\n"
+                except OSError as exc:
+                    failed.append(repr(exc))
+
+        clients = [threading.Thread(target=client, args=(number,)) for number in range(len(served))]
+        for thread in clients:
+            thread.start()
+        for thread in clients:
+            thread.join()
+        assert failed == []
+        assert sum(served) == 240
+        now, most = (int.from_bytes((folder / "count").read_bytes()[i : i + 4], "little") for i in (0, 4))
+        assert (now, most) == (0, 5)
+
+
+def test_places_of_a_worker_that_dies_are_free(folder: Path, crowds: list[Crowd]) -> None:
+    control = str(folder / "control")
+    with run_server("service:handle", "-w", "2", "--control", control, "--max-connections", "20", cwd=folder) as server:
+        crowd = Crowd(server)
+        crowds.append(crowd)
+        crowd.join(20)
+        crowd.wait(20)
+        late = Crowd(server)
+        crowds.append(late)
+        late.join(5)
+        os.kill(server.worker_pids()[0], signal.SIGKILL)
+        late.wait(5)
+        assert open_now(folder) <= 20
+
+
+def test_places_of_workers_that_drain_count_until_they_are_left(folder: Path, crowds: list[Crowd]) -> None:
+    control = str(folder / "control")
+    with run_server("service:handle", "-w", "2", "--control", control, "--max-connections", "10", cwd=folder) as server:
+        crowd = Crowd(server)
+        crowds.append(crowd)
+        crowd.join(10)
+        crowd.wait(10)
+        assert request(folder, command="reload")["ok"]
+        late = Crowd(server)
+        crowds.append(late)
+        late.join(4)
+        time.sleep(0.3)
+        late.listen()
+        assert late.served == set()
+        # The old workers do not accept; the new ones are told that there is room.
+        crowd.leave(4)
+        late.wait(4)
+
+
+def test_a_reload_changes_the_limit_for_those_that_run(folder: Path, crowds: list[Crowd]) -> None:
+    config = folder / "prefork.toml"
+    config.write_text("max_connections = 5\n")
+    with run_server("service:handle", "-w", "2", "--control", f"{folder}/control", cwd=folder) as server:
+        crowd = Crowd(server)
+        crowds.append(crowd)
+        crowd.join(12)
+        crowd.wait(5)
+        config.write_text("max_connections = 8\n")
+        assert request(folder, command="reload")["ok"]
+        crowd.wait(8)
+        config.write_text("max_connections = 2\n")
+        assert request(folder, command="reload")["ok"]
+        crowd.leave(3)
+        time.sleep(0.3)
+        crowd.listen()
+        assert len(crowd.served) == 5, "nobody is sent away, and nobody is let in"
+        config.write_text("")
+        assert request(folder, command="reload")["ok"]
+        crowd.wait(9)
+
+
+def test_of_one_address_no_more_than_its_part_over_all_workers(folder: Path) -> None:
+    with run_server("service:handle", "-w", "4", "--max-connections-per-ip", "10", cwd=folder) as server:
+        served: list[socket.socket] = []
+        refused = 0
+        for _ in range(40):
+            sock = socket.create_connection(("127.0.0.1", server.port), timeout=20, source_address=("127.0.0.7", 0))
+            try:
+                word = sock.recv(100)
+            except ConnectionResetError:
+                word = b""
+            if word:
+                served.append(sock)
+            else:
+                refused += 1
+                sock.close()
+        assert (len(served), refused) == (10, 30)
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as other:
+            assert other.recv(100)
+        assert "refused 127.0.0.7:" in server.stderr()
+        for sock in served:
+            sock.close()
+
+
+def test_a_greedy_address_leaves_the_others_alone(folder: Path) -> None:
+    """One address connects as fast as it can; what the others want is served all the same."""
+    with run_server("service:handle", "-w", "2", "--max-connections-per-ip", "8", cwd=folder) as server:
+        done = threading.Event()
+        attempts = 0
+
+        def flood() -> None:
+            nonlocal attempts
+            held: list[socket.socket] = []
+            while not done.is_set():
+                sock = socket.socket()
+                sock.settimeout(5)
+                try:
+                    sock.bind(("127.0.0.66", 0))
+                    sock.connect(("127.0.0.1", server.port))
+                except OSError:
+                    sock.close()
+                    continue
+                attempts += 1
+                held.append(sock)
+                if len(held) > 50:
+                    held.pop(0).close()
+            for sock in held:
+                sock.close()
+
+        attacker = threading.Thread(target=flood)
+        attacker.start()
+        try:
+            for number in range(100):
+                source = (f"127.0.1.{number + 1}", 0)
+                with socket.create_connection(("127.0.0.1", server.port), timeout=20, source_address=source) as sock:
+                    assert int(sock.recv(100))
+        finally:
+            done.set()
+            attacker.join()
+        assert attempts > 200
+        seconds = 1 + int(time.clock_gettime(time.CLOCK_MONOTONIC))
+        assert server.stderr().count("refused 127.0.0.66") <= 6 * seconds
+
+
+def test_networks_of_64_bits_count_as_one(folder: Path) -> None:
+    need_root()
+    need("unshare", "ip")
+    code = """
+import socket, subprocess
+from prefork.testing import run_server
+subprocess.run("ip link set lo up; ip -6 route add local 2001:db8::/32 dev lo", shell=True, check=True)
+# Any address may be the source of a connection.
+open("/proc/sys/net/ipv6/ip_nonlocal_bind", "w").write("1")
+with run_server("service:handle", "-w", "2", "--max-connections-per-ip", "3", bind=["[::]:0"]) as server:
+    port = int(server.addresses[0].rpartition(":")[2])
+    held = []
+    def attempt(source):
+        sock = socket.create_connection(("::1", port), 20, source_address=(source, 0))
+        held.append(sock)
+        try:
+            return bool(sock.recv(100))
+        except ConnectionResetError:
+            return False
+    print([attempt(f"2001:db8::{number:x}") for number in range(1, 6)])
+    print([attempt(f"2001:db8:0:1::{number:x}") for number in range(1, 5)])
+"""
+    done = run_script(code, prefix=("unshare", "-n"), cwd=folder)
+    assert done.stdout == "[True, True, True, False, False]\n[True, True, True, False]\n", done.stderr
+
+
+def test_no_faster_than_the_rate_over_all_workers(folder: Path, crowds: list[Crowd]) -> None:
+    with run_server("service:handle", "-w", "2", "--accept-rate", "40", cwd=folder) as server:
+        began = time.monotonic()
+        crowd = Crowd(server)
+        crowds.append(crowd)
+        crowd.join(70)
+        crowd.wait(70)
+        assert time.monotonic() - began >= 30 / 40 * 0.9
+
+
+def test_the_limit_of_descriptors_is_raised_as_far_as_it_may_be(folder: Path) -> None:
+    need("prlimit")
+    with (
+        run_server("service:handle", "-w", "1", cwd=folder, prefix=("prlimit", "--nofile=64:500")) as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=20) as sock,
+    ):
+        file = sock.makefile("rb")
+        file.readline()
+        sock.sendall(b"limit\n")
+        assert file.readline() == b"500 500\n"
+        file.close()
+
+
+def test_a_worker_without_descriptors_rests_and_its_siblings_go_on(folder: Path, crowds: list[Crowd]) -> None:
+    """A worker may have 64 descriptors, and 300 connections come: the other one takes what it cannot; then both are
+    poor, and what is too much waits, and is served when others leave. Nothing is lost, and nobody spins."""
+    options = ["--control", f"{folder}/control", "--drain-timeout", "0.5"]
+    with run_server("service:handle", "-w", "2", *options, cwd=folder) as server:
+        poor, other = server.worker_pids()
+        resource.prlimit(poor, resource.RLIMIT_NOFILE, (64, 64))
+        crowd = Crowd(server)
+        crowds.append(crowd)
+        crowd.join(300)
+        crowd.wait(300)
+        by_pid = {worker["pid"]: worker["open"] for worker in request(folder, command="status")["workers"]}
+        assert by_pid[poor] <= 64 - 32
+        held = len(os.listdir(f"/proc/{other}/fd"))
+        resource.prlimit(other, resource.RLIMIT_NOFILE, (held + 20, held + 20))
+        crowd.join(60)
+        time.sleep(0.5)
+        crowd.listen()
+        before = [_spent(pid) for pid in (poor, other)]
+        time.sleep(1.0)
+        assert [_spent(pid) - b for pid, b in zip((poor, other), before, strict=True)] < [10, 10], "nobody spins"
+        waiting = len(crowd.socks) - len(crowd.served)
+        assert waiting > 0
+        crowd.leave(len(crowd.served) - 10)
+        crowd.wait(10 + waiting)
+        assert server.worker_pids() == [poor, other]
+        assert "Traceback" not in server.stderr()
+        # Those that are at the limit can still open what they need.
+        assert request(folder, command="status")["ok"]
+        assert server.stop() == 0
+
+
+def _spent(pid: int) -> int:
+    """Ticks of processor time."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def test_a_restart_with_thousands_in_time_wait_binds_at_once(folder: Path) -> None:
+    """5 times, with 500 that the server itself has ended; 60,000 and 100 times are the catalogue's."""
+    (folder / "service.py").write_text("async def handle(stream):\n    await stream.send(b'bye\\n')\n")
+    port = 0
+    for _ in range(5):
+        with run_server("service:handle", "-w", "1", bind=[f"127.0.0.1:{port}"], cwd=folder) as server:
+            port = server.port
+            for _ in range(100):
+                with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
+                    # The server's end comes first, and so it is the one that has to wait.
+                    while sock.recv(100):
+                        pass
+            assert server.stop() == 0
+
+
+def test_a_full_queue_is_the_kernels_to_refuse_and_is_served_again(folder: Path) -> None:
+    """Nobody accepts, and more come than the queue holds: those that the kernel has taken are served in the end."""
+    need_root()
+    need("unshare", "ip")
+    code = """
+import os, signal, socket, subprocess, time
+from pathlib import Path
+from prefork.testing import run_server
+subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+# Without cookies: a connection that the kernel has forgotten is begun anew by its client.
+Path("/proc/sys/net/ipv4/tcp_syncookies").write_text("0")
+def overflows():
+    names, values = [l.split() for l in Path("/proc/net/netstat").read_text().splitlines() if l.startswith("TcpExt")]
+    return int(values[names.index("ListenOverflows")])
+with run_server("service:handle", "-w", "2", "--backlog", "50") as server:
+    workers = server.worker_pids()
+    for pid in workers:
+        os.kill(pid, signal.SIGSTOP)
+    socks = []
+    for _ in range(200):
+        sock = socket.socket()
+        sock.setblocking(False)
+        sock.connect_ex(("127.0.0.1", server.port))
+        socks.append(sock)
+    time.sleep(0.5)
+    assert overflows() > 0, "the queue is full"
+    for pid in workers:
+        os.kill(pid, signal.SIGCONT)
+    for sock in socks:
+        # Those that were turned away try again by themselves (tcp(7), tcp_syn_retries), after a second, and two.
+        sock.settimeout(30)
+        assert int(sock.recv(100))
+        sock.close()
+    print("well", server.stop())
+"""
+    done = run_script(code, prefix=("unshare", "-n"), cwd=folder, deadline=55)
+    assert done.stdout == "well 0\n", done.stderr
+
+
+def test_an_address_that_is_refused_is_told_once_in_a_while_and_never_raw(folder: Path) -> None:
+    with run_server("service:handle", "-w", "1", "--max-connections-per-ip", "1", cwd=folder) as server:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as first:
+            first.recv(100)
+            for _ in range(300):
+                with socket.socket() as sock:
+                    sock.settimeout(20)
+                    code = sock.connect_ex(("127.0.0.1", server.port))
+                    assert code in (0, errno.ECONNRESET)
+        assert server.stop() == 0
+        assert 1 <= server.stderr().count("refused 127.0.0.1:") < 60
