@@ -120,6 +120,7 @@ class Machine:
         for slot in self.roster.slots:
             # One that was killed has a successor when it has been reaped.
             provided = self.serving(slot.number) or slot.number in [self.alive[worker] for worker in dying]
+            provided = provided or (self.roster.rolling is not None and slot.number in self.roster.rolling.left)
             assert provided or slot.due is not None, "a slot forgotten"
         for worker, slot_number in self.alive.items():
             assert worker in asked or slot_number < target, "a worker that nobody wants"

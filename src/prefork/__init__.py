@@ -6,6 +6,7 @@ They are imported when they are first asked for, so that `import prefork` costs 
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -77,6 +78,13 @@ __all__ = [
     "serve",
     "task_id",
 ]
+
+
+if "PREFORK_HANDOVER" in os.environ:
+    # Started by an upgrade. What it has passed on must not reach a program that is started before we serve.
+    from .system.handover import secure
+
+    secure()
 
 
 def __getattr__(name: str) -> Any:

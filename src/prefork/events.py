@@ -508,6 +508,41 @@ class TookOver(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class FileLost(Event):
+    """Somebody has removed the file of a unix socket that we listen on."""
+
+    level: ClassVar[int] = logging.ERROR
+    path: str
+
+    def __str__(self) -> str:
+        return f"the file of unix:{self.path} is gone: nobody can connect to it; restart, or reload without and with it"
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerMended(Event):
+    """A listening socket had been shut down by a process that shares it, and listens again."""
+
+    level: ClassVar[int] = logging.ERROR
+    listener: str
+
+    def __str__(self) -> str:
+        return f"{self.listener} had been shut down, by a worker or what it has started; it listens again"
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisorFailed(Event):
+    """Our own code raised where nothing should; what runs goes on."""
+
+    level: ClassVar[int] = logging.ERROR
+    what: str
+    error: str
+    traceback: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.error} (this is a bug in prefork: please report it)"
+
+
+@dataclass(frozen=True, slots=True)
 class ReopenFailed(Event):
     """A log file could not be opened again; lines go where they went before."""
 
@@ -528,6 +563,18 @@ class Scaled(Event):
 
     def __str__(self) -> str:
         return f"scaled ({self.by}): {self.workers} worker{'' if self.workers == 1 else 's'}"
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleIgnored(Event):
+    """Another number of workers was asked for when it cannot be had."""
+
+    level: ClassVar[int] = logging.WARNING
+    by: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"not scaling ({self.by}): {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ class Machine:
 
     def __init__(self) -> None:
         self.now = 100.0
-        self.upgrade = Upgrade(75.0, 46.0)
+        self.upgrade = Upgrade()
         self.running = False
         self.serving = True
         """Whether ours serve."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -27,9 +28,11 @@ from ..parent.supervisor import Supervisor
 from ..parent.upgrade import Predecessor
 from ..parent.workers import Seat
 from ..system import handover
+from ..system.credentials import look_up
 from ..system.descriptors import raise_limit
 from ..system.notify import Notifier
 from ..system.processes import System
+from ..system.signals import until_heeded
 
 # Imported before the fork, although only workers run it: a replacement is there sooner, its memory is shared, and it is
 # of its supervisor's version, also when prefork has been upgraded on disk meanwhile.
@@ -37,6 +40,9 @@ from ..worker import ending
 from ..worker import main as worker
 from ..worker.service import load
 from .provision import Kit, Provision, validate
+
+#: What the supervisor heeds when it runs, and what means nothing while it starts.
+PASSES = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU)
 
 
 def serve(
@@ -50,9 +56,11 @@ def serve(
 ) -> None:
     """Do what `prefork serve TARGET` does, and leave by SystemExit with its exit code when it is done.
 
-    `target` is the service itself or the text that names it. `bind` is an address or several; the other options are
-    those of the command, with `_`: backlog, drain_timeout, ready_fd, loop, log_format, log_level. Call it in the main
-    thread of a program that has started no event loop: it forks. A failure is told in one line on standard error.
+    `target` is the service itself, or the text that names it, which a reload reads anew: a function is what it was when
+    this program was started, until an upgrade starts the program again. `bind` is an address or several; the other
+    options are the fields of `config.Settings`, which are the command's with `_`; those of one connection, and of all,
+    are in `limits`. Call it in the main thread of a program that has started no event loop: it forks. A failure is told
+    in one line on standard error.
 
     The caller's `finally` blocks and exit handlers run once, here: a worker never comes back out of this function.
     """
@@ -95,17 +103,28 @@ def _run(
     handed: handover.Handover | None,
     predecessor: Predecessor | None,
 ) -> ExitCode:
+    with until_heeded(ends=(signal.SIGTERM, signal.SIGQUIT), passes=PASSES):
+        return _serve(source(), source, target, handed, predecessor)
+
+
+def _serve(
+    settings: Settings,
+    source: Callable[[], Settings],
+    target: object,
+    handed: handover.Handover | None,
+    predecessor: Predecessor | None,
+) -> ExitCode:
     from ..system import forksafety
 
-    settings = source()
     validate(settings, starting=handed is None)
     known = () if predecessor is None else (predecessor.fileno(),)
-    forksafety.refuse_unsafe_fork("prefork.serve", stacklevel=4, known=known)
+    forksafety.refuse_unsafe_fork("prefork.serve", stacklevel=6, known=known)
     notifier = Notifier()
     emit = also_to_manager(configure(settings.log_format, settings.log_level), notifier)
     _set_title(target)
     raise_limit()
-    with contextlib.closing(Provision(settings, source, handed, notifier)) as provision:
+    estate = None if handed is None else handed.estate
+    with contextlib.closing(Provision(settings, source, estate, notifier)) as provision:
         outcome = _supervise(provision, target, emit, notifier, predecessor)
     emit(Stopped(outcome.code))
     if outcome.reason:
@@ -180,6 +199,7 @@ def check(settings: Settings, target: object) -> str:
     Raises PreforkError.
     """
     validate(settings, starting=True)
+    look_up(settings.user, settings.group)
     if settings.tls:
         from ..system.contexts import prove
 

@@ -7,6 +7,7 @@ The supervisor's `Provider`. What it does when is the supervisor's business; how
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import importlib.util
 import os
@@ -18,18 +19,18 @@ from typing import TYPE_CHECKING
 from ..config import Limits, Settings
 from ..core.workers import Timing
 from ..errors import BindError, ConfigError
-from ..events import BacklogCapped, ControlUnavailable, Emit, Listening, visible
+from ..events import BacklogCapped, ControlUnavailable, Emit, FileLost, ListenerMended, Listening, visible
 from ..observe.logs import configure
 from ..observe.reopen import LogFiles
-from ..parent.supervisor import Plan
+from ..parent.plans import Plan
+from ..system import contexts, pidfile
 from ..system import control as control_folder
-from ..system import pidfile
 from ..system.cpus import cpu_count
 from ..system.credentials import Identity, look_up
-from ..system.handover import Handover, Parcel
+from ..system.handover import Estate, Parcel
 from ..system.listeners import Listener, Listeners
 from ..system.notify import Notifier
-from ..system.scoreboard import Fleet
+from ..system.scoreboard import Notice
 
 if TYPE_CHECKING:
     import ssl
@@ -46,26 +47,36 @@ class Kit:
     settings: Settings
     listeners: tuple[Listener, ...]
     context: ssl.SSLContext | None
+    pair: contexts.Pair | None
+    """The certificate that belongs in the context."""
     identity: Identity | None
+    folder: str
+    """Where the service is looked for: the real name of the folder."""
 
 
 class Provision:
     """Owns what outlives workers. `source` gives the settings, each time as they are then. `close` it in the end."""
 
     def __init__(
-        self, settings: Settings, source: Callable[[], Settings], handed: Handover | None, notifier: Notifier
+        self, settings: Settings, source: Callable[[], Settings], estate: Estate | None, notifier: Notifier
     ) -> None:
         self._settings = settings
         self._source = source
         self._notifier = notifier
-        self._folder = _logical_folder()
-        self._context: ssl.SSLContext | None = None
-        self._owning = handed is None
-        self._listeners = Listeners(() if handed is None else handed.listeners)
+        self._home = _logical_folder()
+        self._contexts: dict[str, ssl.SSLContext] = {}
+        """By the kind of the key."""
+        self._loaded: contexts.Pair | None = None
+        self._identity: tuple[tuple[str, str], Identity | None] = (("", ""), None)
+        self._told_of_backlog = 0
+        self._owning = estate is None
+        self._estate = estate
+        self._listeners = Listeners(() if estate is None else estate.listeners)
         self._control: Listener | None = None
-        self._pidfile = self._take_pidfile(handed)
-        self._announcer = _Announcer(settings.ready_fd if handed is None else None)
-        self.log_files = LogFiles()
+        self._old_pidfile: pidfile.PidFile | None = None
+        self._pidfile = self._take_pidfile()
+        self._announcer = _Announcer(settings.ready_fd if estate is None else None)
+        self.log_files = LogFiles(None if estate is None else estate.logs)
 
     def close(self) -> None:
         """Close everything, and remove the files that are ours. May be called again."""
@@ -83,66 +94,96 @@ class Provision:
         """The plan of the start. Raises PreforkError."""
         self._emit = emit
         plan = self._make_plan(self._settings)
+        self.adopt(plan)
+        if self._estate is not None and plan.workers == self._estate.workers[0]:
+            # Somebody has scaled the supervisor before this one.
+            plan = dataclasses.replace(plan, workers=self._estate.workers[1])
         for text in plan.listeners:
             address, _, kind = text.partition(" (")
             emit(Listening(address, kind.rstrip(")")))
-        self._check_backlog()
         return plan
 
     def renew(self) -> Plan:
         """The plan for a reload, of what the files say now. Raises PreforkError, and nothing has changed then."""
-        self._go_home()
-        settings = self._source()
-        for field in _FIXED:
-            if getattr(settings, field) != getattr(self._settings, field):
-                option = f"--{field.replace('_', '-')}"
-                raise ConfigError(f"{option}: cannot be changed while it runs; restart")
-        validate(settings, starting=False)
-        plan = self._make_plan(settings)
-        self._settings = settings
-        configure(settings.log_format, settings.log_level)
+        before = os.getcwd() if _exists(".") else ""
+        self._go(self._home)
+        try:
+            settings = self._source()
+            for field in _FIXED:
+                if getattr(settings, field) != getattr(self._settings, field):
+                    option = f"--{field.replace('_', '-')}"
+                    raise ConfigError(f"{option}: cannot be changed while it runs; restart")
+            validate(settings, starting=False)
+            return self._make_plan(settings)
+        finally:
+            # Whoever is forked before the new plan has its turn is of the old one.
+            self._go(before)
+
+    def equip(self, plan: Plan) -> None:
+        """Make this process one to fork a worker of this plan from: its folder, and its certificate."""
+        kit = _kit(plan)
+        self._go(kit.folder)
+        if kit.context is not None and kit.pair is not None and kit.pair is not self._loaded:
+            contexts.load(kit.context, kit.pair)
+            self._loaded = kit.pair
+
+    def adopt(self, plan: Plan) -> None:
+        """Every worker is of this plan now: what is not theirs alone follows it."""
+        kit = _kit(plan)
+        self._settings = kit.settings
+        gid = None if kit.identity is None else kit.identity.gid
+        self._listeners.adjust(kit.listeners, kit.settings.bind, kit.settings.backlog, gid)
+        configure(kit.settings.log_format, kit.settings.log_level)
         self._check_backlog()
-        return plan
 
     def retain(self, plans: Collection[Plan]) -> None:
         """Close the sockets that no plan has."""
-        kits = [plan.equipment for plan in plans]
-        wanted = [listener for kit in kits if isinstance(kit, Kit) for listener in kit.listeners]
+        wanted = [listener for plan in plans for listener in _kit(plan).listeners]
         self._listeners.keep([*wanted, *([self._control] if self._control else [])])
+        if self._old_pidfile is not None and self._owning:
+            self._old_pidfile.remove()
+            self._old_pidfile = None
 
     def _make_plan(self, settings: Settings) -> Plan:
-        from ..system import contexts
-
-        identity = look_up(settings.user, settings.group)
+        identity = self._look_up(settings)
         pair = contexts.prove(settings.tls) if settings.tls else None
-        lanes = (settings.workers or cpu_count()) if settings.reuse_port else None
-        listeners = self._listeners.arrange(settings.bind, settings.backlog, lanes)
         context = None
         if pair is not None:
             # The same context as before, where there is one: the keys of session tickets live in it, and every worker
-            # of every generation inherits them.
-            context = self._context = self._context or contexts.make_context()
-            contexts.load(context, pair)
+            # of every generation inherits them. Not for a key of another kind, which would stand beside the old one.
+            context = self._contexts.setdefault(pair.key_type(), contexts.make_context())
+        workers = settings.workers or cpu_count()
+        listeners = self._listeners.arrange(settings.bind, settings.backlog, workers if settings.reuse_port else None)
         return Plan(
-            workers=settings.workers or cpu_count(),
+            workers=workers,
             timing=Timing(settings.drain_timeout, settings.boot_timeout, settings.hang_timeout),
             limits=_fleet_limits(settings.limits),
             listeners=tuple(_with_tls(text, context) for each in listeners for text in each.describe()),
-            equipment=Kit(settings, listeners, context, identity),
+            equipment=Kit(settings, listeners, context, pair, identity, os.getcwd() if _exists(".") else ""),
         )
+
+    def _look_up(self, settings: Settings) -> Identity | None:
+        """Once for each user and group: where they are kept on another machine, looking them up takes its time."""
+        wanted = (settings.user, settings.group)
+        if wanted != self._identity[0]:
+            self._identity = (wanted, look_up(*wanted))
+        return self._identity[1]
 
     def _check_backlog(self) -> None:
         try:
             cap = int(Path("/proc/sys/net/core/somaxconn").read_text())
         except (OSError, ValueError):
             return
-        if self._settings.backlog > cap:
-            self._emit(BacklogCapped(self._settings.backlog, cap))
+        backlog, told = self._settings.backlog, self._told_of_backlog
+        if backlog > cap and backlog != told:
+            self._told_of_backlog = backlog
+            self._emit(BacklogCapped(backlog, cap))
 
-    def _go_home(self) -> None:
-        """To the folder as it was named at the start: behind a symbolic link there may be another one by now."""
-        with contextlib.suppress(OSError):
-            os.chdir(self._folder)
+    def _go(self, folder: str) -> None:
+        """There; one that is gone is not gone to."""
+        if folder:
+            with contextlib.suppress(OSError):
+                os.chdir(folder)
 
     # --- what else the supervisor asks for ----------------------------------------------------------------------------
 
@@ -151,21 +192,30 @@ class Provision:
         self._announcer.announce()
 
     def own(self, owning: bool) -> None:
-        """After a hand-over, or when it is taken back."""
+        """After a hand-over, or when it is taken back, or was not to be."""
         self._owning = owning
-        if owning:
-            self._listeners.own()
-            if self._pidfile is not None:
-                self._pidfile.write()
-        else:
-            self._listeners.disown()
+        self._listeners.own(owning)
+        if owning and self._pidfile is not None:
+            self._pidfile.write()
+        for path in self._listeners.lost() if owning else ():
+            self._emit(FileLost(visible(path)))
 
-    def pack(self, channel: int) -> tuple[Parcel, Mapping[str, str]]:
-        """Everything that we listen on, the pidfile, and the way to the service manager."""
-        self._go_home()
+    def pack(self, channel: int, workers: int) -> tuple[Parcel, Mapping[str, str]]:
+        """Everything that we listen on, the pidfile, and the way to the service manager; with so many workers."""
+        self._go(self._home)
         held = self._pidfile
-        parcel = Parcel(channel, self._listeners.all(), None if held is None else (held.path, held.fileno()))
-        return parcel, self._notifier.variables
+        estate = Estate(
+            self._listeners.all(),
+            None if held is None else (held.path, held.fileno()),
+            (self._settings.workers or cpu_count(), workers),
+            self.log_files.paths,
+        )
+        return Parcel(channel, estate), self._notifier.variables
+
+    def mend(self) -> None:
+        """A worker has ended otherwise than it should: it may have shut down what it shares with all."""
+        for address in self._listeners.mend(self._settings.backlog):
+            self._emit(ListenerMended(visible(address)))
 
     def pat(self) -> None:
         """The service manager's watchdog."""
@@ -198,18 +248,19 @@ class Provision:
             return inherited[0]
         return self._listeners.bind_control(str(control_folder.make_folder() / f"{os.getpid()}.sock"), _CONTROL_BACKLOG)
 
-    def _take_pidfile(self, handed: Handover | None) -> pidfile.PidFile | None:
+    def _take_pidfile(self) -> pidfile.PidFile | None:
         wanted = os.path.abspath(self._settings.pidfile) if self._settings.pidfile else ""
-        if handed is not None and handed.pidfile is not None:
-            inherited = pidfile.PidFile(*handed.pidfile)
+        if self._estate is not None and self._estate.pidfile is not None:
+            inherited = pidfile.PidFile(*self._estate.pidfile)
             if inherited.path == wanted:
                 return inherited
-            inherited.close()
+            # Removed when its owner is gone.
+            self._old_pidfile = inherited
         return pidfile.claim(wanted) if wanted else None
 
     def private(self) -> list[pidfile.PidFile | _Announcer]:
         """What no worker may hold."""
-        return [each for each in (self._pidfile, self._announcer) if each is not None]
+        return [each for each in (self._pidfile, self._old_pidfile, self._announcer) if each is not None]
 
     def keep_in_worker(self, kit: Kit) -> None:
         """In a worker: close what is not for it."""
@@ -218,7 +269,6 @@ class Provision:
 
 def validate(settings: Settings, starting: bool) -> None:
     """What can be known to be wrong before anything is done. Raises ConfigError."""
-    look_up(settings.user, settings.group)
     if settings.loop == "uvloop" and importlib.util.find_spec("uvloop") is None:
         raise ConfigError("--loop uvloop: uvloop is not installed (pip install 'prefork[uvloop]')")
     if settings.ready_fd is not None and starting:
@@ -231,13 +281,13 @@ def validate(settings: Settings, starting: bool) -> None:
             raise ConfigError(f"--ready-fd {settings.ready_fd}: is open for reading only")
 
 
-def _fleet_limits(limits: Limits) -> dict[Fleet, int]:
+def _fleet_limits(limits: Limits) -> dict[Notice, int]:
     """What holds for all workers at once."""
     rate = limits.accept_rate
     return {
-        Fleet.MAX_CONNECTIONS: limits.max_connections or 0,
-        Fleet.MAX_PER_PEER: limits.max_connections_per_ip or 0,
-        Fleet.ACCEPT_RATE: 0 if rate is None else max(1, round(rate * 1000)),
+        Notice.MAX_CONNECTIONS: limits.max_connections or 0,
+        Notice.MAX_PER_PEER: limits.max_connections_per_ip or 0,
+        Notice.ACCEPT_RATE: 0 if rate is None else max(1, round(rate * 1000)),
     }
 
 
@@ -245,13 +295,27 @@ def _with_tls(text: str, context: ssl.SSLContext | None) -> str:
     return text if context is None else f"{text[:-1]}, tls)"
 
 
+def _kit(plan: Plan) -> Kit:
+    assert isinstance(plan.equipment, Kit)
+    return plan.equipment
+
+
+def _exists(path: str) -> bool:
+    """Also false for a current folder that somebody has removed."""
+    with contextlib.suppress(OSError):
+        os.getcwd()
+        return os.path.isdir(path)
+    return False
+
+
 def _logical_folder() -> str:
-    """The current folder as the user names it, with its symbolic links, if the shell told."""
+    """The current folder as the user names it, with its symbolic links, if the shell told; "" if it is gone."""
     named = os.environ.get("PWD", "")
     with contextlib.suppress(OSError):
         if os.path.isabs(named) and os.path.samefile(named, "."):
             return named
-    return os.getcwd()
+        return os.getcwd()
+    return ""
 
 
 class _Announcer:

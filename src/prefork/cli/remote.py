@@ -31,7 +31,7 @@ def ask(request: Request, control: str, as_json: bool, timeout: float = TIMEOUT)
     """Ask the server, and say what it answered. Raises ConfigError if nobody answers, ServiceError if it declines."""
     from ..system import control as socket
 
-    path = control or _configured() or socket.find()
+    path = control or Sources({}).control() or socket.find()
     try:
         reply = decode_reply(socket.ask(path, encode_request(request), timeout))
     except ValueError:
@@ -41,12 +41,6 @@ def ask(request: Request, control: str, as_json: bool, timeout: float = TIMEOUT)
     if not reply["ok"]:
         raise ServiceError(str(reply.get("error", "it says no")))
     return _SAID[request.command](reply), 0
-
-
-def _configured() -> str:
-    """The path that the settings of this folder name, if any does."""
-    control = Sources({}).settings().control
-    return "" if control == "off" else control
 
 
 def _status(reply: dict[str, Any]) -> str:

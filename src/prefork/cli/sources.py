@@ -15,10 +15,12 @@ from ..checks import shown
 from ..config import TLS, Limits, Settings
 from ..errors import ConfigError
 from ..events import visible
+from ..system import files
 from .options import OPTIONS, Given, Option
 
 #: The file that is read when none is named, if it is there.
 DEFAULT_FILE = "prefork.toml"
+_MOST_BYTES = 1024 * 1024
 _BY_FIELD = {option.field: option for option in OPTIONS}
 
 
@@ -41,6 +43,15 @@ class Sources:
             option = re.match(r"--([a-z-]+)", str(exc))
             place = places.get(option[1].replace("-", "_"), "") if option else ""
             raise ConfigError(f"{exc} (in {place})" if place else str(exc)) from None
+
+    def control(self) -> str:
+        """The path of the control socket that is named somewhere; "" if none is, or the file is wrong."""
+        try:
+            texts, _ = self._collect()
+        except ConfigError:
+            return ""
+        path = texts.get("control", [""])[-1]
+        return "" if path == "off" else path
 
     def _collect(self) -> tuple[dict[str, Sequence[str]], dict[str, str]]:
         """The text of each option, and where it stands unless on the command line."""
@@ -68,8 +79,7 @@ class Sources:
     def _from_file(self) -> list[tuple[str, Sequence[str]]]:
         path = self._named or DEFAULT_FILE
         try:
-            with open(path, "rb") as file:
-                content = file.read()
+            content = files.read(path, _MOST_BYTES)
         except FileNotFoundError:
             if not self._named:
                 return []
@@ -84,7 +94,8 @@ def _parse(path: str, content: bytes) -> dict[str, Any]:
 
     try:
         return tomllib.loads(content.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+    except (ValueError, RecursionError) as exc:
+        # Also what tomllib lets pass as they come: numbers of thousands of digits, brackets nested as deeply.
         raise ConfigError(f"--config {shown(path)}: not a TOML file: {visible(exc)}") from None
 
 
@@ -100,7 +111,10 @@ def _file_texts(path: str, field: str, value: Any) -> Sequence[str]:
         raise ConfigError(f"--config {shown(path)}: {field} must be {kind}")
     if option.metavar == "OCTAL" and not isinstance(value, str):
         raise ConfigError(f'--config {shown(path)}: {field} must be text, such as "027"')
-    return [str(each).lower() if isinstance(each, bool) else str(each) for each in values]
+    try:
+        return [str(each).lower() if isinstance(each, bool) else str(each) for each in values]
+    except ValueError:
+        raise ConfigError(f"--config {shown(path)}: {field} is too large a number") from None
 
 
 def _value(option: Option, texts: Sequence[str]) -> Any:

@@ -39,7 +39,8 @@ def decode_request(line: bytes) -> Request:
     """The request in a line. Raises BadRequest."""
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
+        # The second for what is nested deeply: a few thousand brackets are enough.
         raise BadRequest("not a line of JSON") from None
     if not isinstance(value, dict) or value.get("command") not in COMMANDS:
         raise BadRequest(f"the command must be one of {', '.join(COMMANDS)}")

@@ -12,10 +12,13 @@ INTERVAL = 2.0
 #: Seconds from the look that finds a stale heartbeat to the one that confirms it.
 CONFIRM = 0.25
 #: A look that comes so many seconds late was kept from us: the machine slept, or our group was frozen or starved. Our
-#: clock ran and theirs did not, so nobody is judged by it.
+#: clock ran and theirs did not, so nobody is judged by it alone.
 LATE = 0.5
 #: Seconds that the workers have after such a pause, unless the timeout is shorter.
 GRACE = 5.0
+#: Late looks in a row, with such a time after each, in which a worker has never beaten: then it hangs, and the machine
+#: is slow besides.
+LATE_LOOKS = 3
 
 
 class Watch:
@@ -23,8 +26,11 @@ class Watch:
 
     def __init__(self) -> None:
         self._confirm = CONFIRM
+        self._grace = GRACE
+        self._late = False
         self._due: float | None = None
         self._suspects: frozenset[int] = frozenset()
+        self._late_looks: dict[int, int] = {}
 
     def due(self, now: float) -> float:
         """When to look next, on the clock of `now`."""
@@ -37,21 +43,23 @@ class Watch:
             # Nobody was there to be looked at; this is no pause.
             self._due = now + self._confirm
             return False
-        if now > self._due + min(LATE, timeout / 4):
-            self._suspects = frozenset()
-            self._due = now + min(GRACE, timeout)
-            return False
+        self._late = now > self._due + min(LATE, timeout / 4)
+        self._grace = min(GRACE, timeout)
         return now >= self._due
 
     def rest(self) -> None:
         """Nobody is there who could be looked at."""
         self._due = None
         self._suspects = frozenset()
+        self._late_looks.clear()
 
     def judge(self, left: Mapping[int, float], now: float) -> list[int]:
-        """The workers that hang: stale in this look and the one before. `left` is, by worker, the seconds after which
-        its heartbeat is stale, less than 0 if it is; who has no heartbeat yet is missing."""
+        """The workers that hang: stale in this look and the one before, or whenever we came to look. `left` is, by
+        worker, the seconds after which its heartbeat is stale, less than 0 if it is; who has none yet is missing."""
         stale = frozenset(worker for worker, seconds in left.items() if seconds < 0)
+        if self._late:
+            return self._judge_late(stale, now)
+        self._late_looks.clear()
         hung = stale & self._suspects
         self._suspects = stale - hung
         # Nobody else can be stale before.
@@ -59,3 +67,9 @@ class Watch:
         quiet = min(INTERVAL, next_stale + 0.01)
         self._due = now + (self._confirm if self._suspects else max(self._confirm, quiet))
         return sorted(hung)
+
+    def _judge_late(self, stale: frozenset[int], now: float) -> list[int]:
+        self._suspects = frozenset()
+        self._late_looks = {worker: self._late_looks.get(worker, 0) + 1 for worker in stale}
+        self._due = now + self._grace
+        return sorted(worker for worker, looks in self._late_looks.items() if looks > LATE_LOOKS)

@@ -39,7 +39,9 @@ class DrainingMessage:
 
 @dataclass(frozen=True, slots=True)
 class StoppingMessage:
-    """I, a supervisor, was asked to stop."""
+    """I, a supervisor, was asked to stop; `at_once`: without a drain."""
+
+    at_once: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,6 @@ Message = ReadyMessage | UnableMessage | SpentMessage | DrainingMessage | Stoppi
 _PLAIN: dict[str, Message] = {
     "ready": ReadyMessage(),
     "draining": DrainingMessage(),
-    "stopping": StoppingMessage(),
 }
 
 
@@ -63,6 +64,8 @@ def encode(message: Message) -> bytes:
     for name, plain in _PLAIN.items():
         if message == plain:
             return json.dumps({name: True}).encode() + b"\n"
+    if isinstance(message, StoppingMessage):
+        return json.dumps({"stopping": True, "at_once": message.at_once}).encode() + b"\n"
     if not isinstance(message, UnableMessage | SpentMessage):
         raise TypeError(f"{type(message).__name__} is not for us to send")
     key = "unable" if isinstance(message, UnableMessage) else "spent"
@@ -81,8 +84,8 @@ class Decoder:
     def feed(self, data: bytes) -> list[Message]:
         """The messages that are complete now."""
         *lines, rest = (self._rest + data).split(b"\n")
-        self._rest = rest[-LIMIT:]
-        return [message for line in lines if (message := _decode(line)) is not None]
+        self._rest = rest[: LIMIT + 1]
+        return [message for line in lines if len(line) <= LIMIT and (message := _decode(line)) is not None]
 
 
 def _decode(line: bytes) -> Message | None:
@@ -90,11 +93,14 @@ def _decode(line: bytes) -> Message | None:
         return StackLine(line.decode("utf-8", "replace")) if line else None
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
+        # The second for what is nested deeply: a few thousand brackets are enough.
         return None
     match value:
-        case {"ready": True} | {"draining": True} | {"stopping": True}:
+        case {"ready": True} | {"draining": True}:
             return next(plain for name, plain in _PLAIN.items() if name in value)
+        case {"stopping": True}:
+            return StoppingMessage(value.get("at_once") is True)
         case {"unable": str(reason)}:
             return UnableMessage(reason)
         case {"spent": str(reason)}:

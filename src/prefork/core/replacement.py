@@ -94,15 +94,25 @@ class Replacement:
         """What does not boot never replaces what runs; the rest of it is off."""
         assert self.rolling is not None
         rolling, self.rolling = self.rolling, None
-        slot = self._fleet.slots[worker.slot]
-        if slot.occupant is None and slot.due is None:
-            # Its predecessor died meanwhile, and counted on it.
-            slot.due = now
+        for number in (worker.slot, *rolling.left):
+            slot = self._fleet.slots[number] if number < len(self._fleet.slots) else None
+            if slot is not None and slot.occupant is None and slot.due is None:
+                # Nobody was there, or has died meanwhile: one of those that were, when it was due.
+                slot.due = max(now, rolling.due_before) if number == worker.slot else now
         if rolling.purpose is Purpose.RELOAD:
-            return [Note(ReloadFailed(worker.slot, reason))]
-        self._recycle_at = now + RECYCLE_RETRY
-        notes: list[Command] = [Note(RecycleFailed(worker.slot, reason, RECYCLE_RETRY))]
-        return notes + (self.reload(*rolling.again) if rolling.again else [])
+            failed: list[Command] = [Note(ReloadFailed(worker.slot, reason))]
+        else:
+            self._recycle_at = now + RECYCLE_RETRY
+            failed = [Note(RecycleFailed(worker.slot, reason, RECYCLE_RETRY))]
+        return failed + (self.reload(*rolling.again) if rolling.again else [])
+
+    def slot_added(self, slot: Slot, now: float) -> list[Command]:
+        """There is one more. A reload that is under way gives it its worker, which is a new one."""
+        if not self._reloads() or self.rolling is None:
+            slot.due = now
+            return []
+        self.rolling.left.append(slot.number)
+        return self._next_successor() if self.rolling.successor is None else []
 
     def slot_removed(self, slot: Slot, now: float) -> list[Command]:
         """There are fewer slots: a successor for this one is not wanted any more."""
@@ -128,7 +138,7 @@ class Replacement:
         return notes + (self.reload(*rolling.again) if rolling.again else [])
 
     def _next_successor(self) -> list[Command]:
-        """Fork for the next slot that needs it; an empty one gets its worker anyway, and that is a new one."""
+        """Fork for the next slot that needs it, also where nobody is at the moment: what is new has to prove itself."""
         rolling = self.rolling
         assert rolling is not None
         while rolling.left:
@@ -136,11 +146,11 @@ class Replacement:
             if number >= len(self._fleet.slots):
                 continue
             slot = self._fleet.slots[number]
-            generation = self._fleet.generation if self._reloads() else slot.generation
-            if slot.occupant is None:
-                slot.generation = generation
+            if slot.occupant is None and rolling.purpose is Purpose.RECYCLE:
                 continue
-            worker, commands = self._fleet.make(number, generation)
+            rolling.due_before = slot.due or 0.0
+            slot.due = None
+            worker, commands = self._fleet.make(number, self._fleet.generation if self._reloads() else slot.generation)
             rolling.successor = worker.number
             return commands
         return self.retired_one_stopped()

@@ -19,6 +19,7 @@ from ..events import (
     Ready,
     ReloadIgnored,
     Scaled,
+    ScaleIgnored,
     Stopping,
     WorkerExited,
     WorkerFailedToStart,
@@ -53,7 +54,7 @@ from .fleet import Fleet
 from .heartbeats import Watch
 from .replacement import Replacement
 from .restart import Policy, after_death, after_fork, delay
-from .workers import Fate, Phase, Rolling, Slot, State, Timing, Worker
+from .workers import Fate, Phase, Purpose, Rolling, Slot, State, Timing, Worker
 
 #: Seconds between attempts of a fork that the system refuses.
 FORK_RETRY = (0.1, 0.2, 0.5, 1.0)
@@ -104,6 +105,11 @@ class Roster:
     def rolling(self) -> Rolling | None:
         """The replacement that is under way."""
         return self._replacement.rolling
+
+    def reloading(self) -> bool:
+        """Whether a reload is under way, or waits for a worker that is recycled first."""
+        rolling = self.rolling
+        return rolling is not None and (rolling.purpose is Purpose.RELOAD or rolling.again is not None)
 
     def generations(self) -> set[int]:
         """Those that a worker may yet be forked of."""
@@ -163,7 +169,7 @@ class Roster:
                 self._taken_back(now)
             case TimePassed():
                 pass
-        return commands + self._due(now) + self._finished()
+        return commands + self._due(now) + self._announce() + self._finished()
 
     # --- a worker's life ----------------------------------------------------------------------------------------------
 
@@ -199,16 +205,18 @@ class Roster:
         worker.kill_at = None
         if self.phase is Phase.BOOTING:
             self.phase = Phase.SERVING
-        commands = self._replacement.successor_ready(worker, now) if self._replacement.is_successor(worker) else []
-        ready = sum(self._fleet.is_ready(slot) for slot in self.slots)
-        if self._announced or ready < len(self.slots):
-            return commands
+        return self._replacement.successor_ready(worker, now) if self._replacement.is_successor(worker) else []
+
+    def _announce(self) -> list[Command]:
+        """Once, when every slot has a worker that accepts; which is so also when a slow one is not wanted any more."""
+        if self._announced or self.phase is not Phase.SERVING or not all(map(self._fleet.is_ready, self.slots)):
+            return []
         self._announced = True
-        return [*commands, Note(Ready(ready)), AnnounceReady(ready)]
+        return [Note(Ready(len(self.slots))), AnnounceReady(len(self.slots))]
 
     def _unable(self, fact: WorkerUnable) -> list[Command]:
         worker = self.workers.get(fact.worker)
-        if worker is not None:
+        if worker is not None and worker.state is State.STARTING:
             worker.unable = fact.reason
         return []
 
@@ -297,23 +305,30 @@ class Roster:
 
     # --- reload -------------------------------------------------------------------------------------------------------
 
-    def _reload_asked(self, fact: ReloadAsked) -> list[Command]:
-        why = {
+    def obstacle(self) -> str:
+        """Why nothing can be replaced, or scaled, now; "" if it can."""
+        return {
             Phase.BOOTING: "the first workers are still starting, with what is there now",
+            Phase.SERVING: "",
             Phase.LEAVING: "another supervisor serves",
-            Phase.STOPPING: "the server is stopping",
-        }.get(self.phase)
+        }.get(self.phase, "the server is stopping")
+
+    def _reload_asked(self, fact: ReloadAsked) -> list[Command]:
+        why = self.obstacle()
         return [Note(ReloadIgnored(fact.by, why))] if why else self._replacement.reload(fact.by, fact.timing)
 
     # --- scale --------------------------------------------------------------------------------------------------------
 
     def _scale_asked(self, fact: ScaleAsked, now: float) -> list[Command]:
-        if self.phase is not Phase.SERVING:
-            return []
+        why = self.obstacle()
+        if why:
+            return [Note(ScaleIgnored(fact.by, why))]
         commands: list[Command] = []
         wanted = max(1, len(self.slots) + fact.more)
         while len(self.slots) < wanted:
-            self.slots.append(Slot(len(self.slots), due=now, generation=self._fleet.proven))
+            slot = Slot(len(self.slots), generation=self._fleet.proven)
+            self.slots.append(slot)
+            commands += self._replacement.slot_added(slot, now)
         while len(self.slots) > wanted:
             slot = self.slots.pop()
             commands += self._replacement.slot_removed(slot, now)
@@ -359,10 +374,11 @@ class Roster:
             slot.due = None
 
     def _give_up(self, outcome: Finish) -> list[Command]:
+        """Nobody is forked any more. Those that drain have connections that are none the worse: they may end."""
         self._begin_end(Phase.STOPPING)
-        self._at_once = True
         self._outcome = outcome
-        return self._fleet.kill_all()
+        left = [worker for worker in self.workers.values() if worker.state is not State.DRAINING]
+        return [command for worker in left for command in self._fleet.kill(worker, Fate.ENDING)]
 
     # --- what is due --------------------------------------------------------------------------------------------------
 

@@ -28,10 +28,13 @@ class Step(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class UpgradeAsked:
-    """By a signal or a command; `obstacle` is why it cannot be, "" if it can."""
+    """By a signal or a command; `obstacle` is why it cannot be, "" if it can. `patience` is the seconds that the
+    successor has until it serves, and `farewell` those that it has to end when it was asked to."""
 
     by: str
     obstacle: str = ""
+    patience: float = 75.0
+    farewell: float = 46.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,8 @@ class SuccessorUnable:
 @dataclass(frozen=True, slots=True)
 class SuccessorStopping:
     """It says that it was asked to stop."""
+
+    at_once: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +120,8 @@ class TakeBack:
 class StopToo:
     """Whoever stopped it wants the service to stop."""
 
+    at_once: bool = False
+
 
 @dataclass(frozen=True, slots=True)
 class Note:
@@ -127,14 +134,13 @@ Command = Launch | Signal | HandOver | TakeBack | StopToo | Note
 
 
 class Upgrade:
-    """One at a time. `patience` is the seconds that a successor has until it serves, and `farewell` those that it has
-    to end when it was asked to."""
+    """One at a time."""
 
-    def __init__(self, patience: float, farewell: float) -> None:
+    def __init__(self) -> None:
         self.step = Step.IDLE
         self.pid = 0
-        self._patience = patience
-        self._farewell = farewell
+        self._patience = 0.0
+        self._farewell = 0.0
         self._reason = ""
         self._kill_at: float | None = None
 
@@ -143,8 +149,8 @@ class Upgrade:
         return self._kill_at
 
     def waits(self) -> bool:
-        """Whether this process must not end yet."""
-        return self.step is Step.ENDING
+        """Whether this process must not end yet: the successor is to be gone first, or may be the cure."""
+        return self.step in (Step.STARTING, Step.ENDING)
 
     def apply(self, fact: Fact, now: float) -> list[Command]:
         """What to do about `fact`; `now` is seconds on a clock that never goes back."""
@@ -160,7 +166,7 @@ class Upgrade:
                 self._kill_at = None
                 return [Note(Upgraded(self.pid)), HandOver()]
             case SuccessorStopping():
-                return self._successor_stops()
+                return self._successor_stops(fact)
             case SuccessorDied():
                 return self._died(fact)
             case Stopping():
@@ -182,13 +188,15 @@ class Upgrade:
         self.step = Step.STARTING
         self.pid = 0
         self._reason = ""
+        self._patience, self._farewell = fact.patience, fact.farewell
         self._kill_at = now + self._patience
         return [Note(Upgrading(fact.by)), Launch()]
 
-    def _successor_stops(self) -> list[Command]:
+    def _successor_stops(self, fact: SuccessorStopping) -> list[Command]:
         if self.step is Step.LEADING:
             self.step = Step.LEFT
-            return [StopToo()]
+        if self.step is Step.LEFT:
+            return [StopToo(fact.at_once)]
         self._reason = self._reason or "it was asked to stop"
         return []
 

@@ -130,7 +130,9 @@ class Rolling:
 
     purpose: Purpose
     left: list[int]
-    """Slots whose worker is still to be replaced."""
+    """Slots that still need a new worker."""
+    due_before: float = 0.0
+    """When the slot of the successor was due for one by itself, if it was."""
     successor: int | None = None
     """The worker that is to prove itself."""
     retired: set[int] = field(default_factory=set)

@@ -13,6 +13,7 @@ from ..events import (
     Ready,
     Reloaded,
     ReloadFailed,
+    ReloadIgnored,
     Reloading,
     Scaled,
     Stopping,
@@ -35,6 +36,10 @@ def also_to_manager(emit: Emit, notifier: Notifier) -> Emit:
             notifier.send(RELOADING=1, MONOTONIC_USEC=monotonic_usec(), STATUS=text)
         elif isinstance(event, Reloaded | ReloadFailed):
             # Also after a failure: what ran before serves on.
+            notifier.send(READY=1, STATUS=text)
+        elif isinstance(event, ReloadIgnored):
+            # Who has asked by a signal waits for both.
+            notifier.send(RELOADING=1, MONOTONIC_USEC=monotonic_usec())
             notifier.send(READY=1, STATUS=text)
         elif isinstance(event, Upgraded):
             notifier.send(MAINPID=event.pid, STATUS=text)

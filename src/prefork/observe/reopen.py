@@ -8,24 +8,30 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from ..events import ReopenFailed, visible
+from ..system.files import require_regular
 
 
 class LogFiles:
-    """The names that descriptors 1 and 2 had at the start; a worker inherits them, whatever they are called by then."""
+    """The names that descriptors 1 and 2 had at the start, or those that were `inherited`, whatever they are called by
+    now. Workers get them with the fork."""
 
-    def __init__(self) -> None:
-        self._paths = {fd: path for fd in (1, 2) if (path := _file_at(fd))}
+    def __init__(self, inherited: Mapping[int, str] | None = None) -> None:
+        found = {fd: path for fd in (1, 2) if (path := _file_at(fd))}
+        self.paths = found if inherited is None else dict(inherited)
 
     def reopen(self, emit: Callable[[ReopenFailed], object]) -> None:
         """Open them again, each in place of the old one: all who write to the number write to the new file."""
-        for fd, path in self._paths.items():
+        for fd, path in self.paths.items():
             try:
                 mode = stat.S_IMODE(os.fstat(fd).st_mode)
-                new = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, mode)
+                # Without waiting: in the file's place there may be a FIFO by now.
+                flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+                new = os.open(path, flags, mode)
                 try:
+                    require_regular(new)
                     os.dup2(new, fd, inheritable=True)
                 finally:
                     os.close(new)

@@ -5,6 +5,7 @@ Between `control.py`, which knows bytes, and the supervisor, which does what is 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..core.control import Request
@@ -13,6 +14,8 @@ from .control import ControlSocket, Conversation
 
 #: What reloads, scalings and stops by the control socket are put down to.
 CONTROL = "control socket"
+#: Clients that wait for the end of a reload or an upgrade at once; each holds a descriptor.
+MOST_ASKERS = 64
 
 
 class Server(Protocol):
@@ -36,8 +39,8 @@ class Server(Protocol):
     def most_workers(self) -> int:
         """How many there can be."""
 
-    def scale(self, by: str, workers: int) -> int:
-        """Have so many; how many that are now."""
+    def scale(self, by: str, workers: int) -> str:
+        """Have so many; why not, "" if it is so."""
 
     def stop(self, by: str, at_once: bool) -> None:
         """End."""
@@ -53,13 +56,17 @@ class Answers:
         self._upgrade_askers: list[Conversation] = []
         self._reload_outcome: Event | None = None
         self._upgrade_outcome: Event | None = None
+        self._refusals: list[Event] = []
+        """Of what is being asked for at this moment: an answer for who asks, and nobody else. One at most."""
 
     def notice(self, event: Event) -> None:
         """Something has happened that somebody may wait for."""
-        if isinstance(event, Reloaded | ReloadFailed | ReloadIgnored):
+        if isinstance(event, Reloaded | ReloadFailed):
             self._reload_outcome = event
-        elif isinstance(event, Upgraded | UpgradeFailed | UpgradeIgnored):
+        elif isinstance(event, Upgraded | UpgradeFailed):
             self._upgrade_outcome = event
+        elif isinstance(event, ReloadIgnored | UpgradeIgnored):
+            self._refusals = [event]
 
     def serve(self, ready: set[int], now: float) -> None:
         """Hear, do and answer; `ready` are descriptors that a poll named."""
@@ -73,22 +80,23 @@ class Answers:
     def _answer(self, conversation: Conversation, request: Request) -> None:
         reply: dict[str, Any] = {"ok": True}
         match request.command:
+            case "reload" | "upgrade" if len(self._reload_askers) + len(self._upgrade_askers) >= MOST_ASKERS:
+                reply = {"ok": False, "error": f"{MOST_ASKERS} clients are waiting for a reload or an upgrade already"}
             case "reload":
                 self._reload_outcome = None
-                self._reload_askers.append(conversation)
-                self._server.start_reload(CONTROL)
+                self._begin(conversation, self._server.start_reload, self._reload_askers)
                 return
             case "upgrade":
                 self._upgrade_outcome = None
-                self._upgrade_askers.append(conversation)
-                self._server.start_upgrade(CONTROL)
+                self._begin(conversation, self._server.start_upgrade, self._upgrade_askers)
                 return
             case "scale" if not 1 <= request.workers <= self._server.most_workers():
                 most = self._server.most_workers()
                 error = f"workers must be from 1 to {most}, not {request.workers} (more: a restart with --workers)"
                 reply = {"ok": False, "error": error}
             case "scale":
-                reply["workers"] = self._server.scale(CONTROL, request.workers)
+                error = self._server.scale(CONTROL, request.workers)
+                reply = {"ok": False, "error": error} if error else {"ok": True, "workers": request.workers}
             case "stop":
                 reply["pid"] = self._server.status()["pid"]
             case _:
@@ -96,6 +104,14 @@ class Answers:
         self.control.reply(conversation, reply)
         if request.command == "stop":
             self._server.stop(CONTROL, request.at_once)
+
+    def _begin(self, conversation: Conversation, start: Callable[[str], None], askers: list[Conversation]) -> None:
+        self._refusals.clear()
+        start(CONTROL)
+        if self._refusals:
+            self.control.reply(conversation, describe_outcome(self._refusals[0]))
+        else:
+            askers.append(conversation)
 
     def _reply_all(self, askers: list[Conversation], reply: dict[str, Any]) -> None:
         while askers:

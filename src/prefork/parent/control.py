@@ -5,7 +5,6 @@ Knows bytes and deadlines; what a request leads to is the supervisor's business.
 
 from __future__ import annotations
 
-import contextlib
 import select
 import socket
 from collections.abc import Callable
@@ -13,9 +12,13 @@ from typing import Any
 
 from ..core.control import REQUEST_LIMIT, BadRequest, Request, decode_request, encode_reply
 from ..system.control import may_control
+from ..system.processes import NO_ROOM
 
-#: Conversations at once; further clients wait in the kernel's queue.
+#: Conversations at once, beside those that wait for what they have asked for; further clients wait in the kernel's
+#: queue.
 MOST = 16
+#: Seconds until the next attempt where there is no descriptor left to accept with.
+REST = 0.5
 #: Seconds that a client may take to say what it wants, and to take the answer.
 PATIENCE = 5.0
 
@@ -45,18 +48,25 @@ class ControlSocket:
         self.listening = True
         """Whether new conversations are taken. Another supervisor may hold the same socket."""
         self._conversations: dict[int, Conversation] = {}
+        self._rest_until = 0.0
         own(listener)
 
-    def interests(self) -> dict[int, int]:
+    def interests(self, now: float) -> dict[int, int]:
         """What to poll for: descriptors and events."""
         wanted = {fd: select.POLLOUT if each.unsent else select.POLLIN for fd, each in self._conversations.items()}
-        if self.listening and len(self._conversations) < MOST:
+        if self._accepts() and now >= self._rest_until:
             wanted[self._listener.fileno()] = select.POLLIN
         return wanted
 
-    def next_due(self) -> float | None:
-        """When a conversation takes too long."""
-        return min((each.deadline for each in self._conversations.values() if not each.waiting), default=None)
+    def next_due(self, now: float) -> float | None:
+        """When a conversation takes too long, or a rest is over."""
+        times = [each.deadline for each in self._conversations.values() if not each.waiting]
+        if self._accepts() and now < self._rest_until:
+            times.append(self._rest_until)
+        return min(times, default=None)
+
+    def _accepts(self) -> bool:
+        return self.listening and sum(not each.waiting for each in self._conversations.values()) < MOST
 
     def take(self, ready: set[int], now: float) -> list[tuple[Conversation, Request]]:
         """The requests that are complete; `ready` are descriptors that a poll named."""
@@ -89,15 +99,24 @@ class ControlSocket:
         self._listener.close()
 
     def _accept(self, now: float) -> None:
-        with contextlib.suppress(OSError):
+        try:
             sock, _ = self._listener.accept()
+        except OSError as exc:
+            if exc.errno in NO_ROOM and not isinstance(exc, BlockingIOError):
+                # It stays readable: polled for, it would keep this process busy with nothing.
+                self._rest_until = now + REST
+            return
+        try:
             sock.setblocking(False)
-            if not may_control(sock):
-                sock.close()
-                return
-            conversation = Conversation(sock, now)
-            self._own(conversation)
-            self._conversations[sock.fileno()] = conversation
+            allowed = may_control(sock)
+        except OSError:
+            allowed = False
+        if not allowed:
+            sock.close()
+            return
+        conversation = Conversation(sock, now)
+        self._own(conversation)
+        self._conversations[sock.fileno()] = conversation
 
     def _hear(self, conversation: Conversation) -> Request | None:
         try:

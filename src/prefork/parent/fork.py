@@ -6,7 +6,6 @@ and reaped is in `system/processes.py`; what makes a fork unsafe is in `system/f
 
 from __future__ import annotations
 
-import errno
 import os
 import select
 import signal
@@ -15,6 +14,8 @@ import sys
 from ..events import ChildExited, ChildFailed, Emit, ForkDelayed, log
 from ..system import forksafety
 from ..system.processes import (
+    BLIND_INTERVAL,
+    NO_ROOM,
     Child,
     Death,
     Lifeline,
@@ -29,10 +30,7 @@ DEFAULT_MAX_RESTARTS = 100
 #: Seconds that the children have between SIGTERM and SIGKILL when the parent gives up.
 GRACE = 5.0
 FIRST_RETRY, LONGEST_RETRY = 0.05, 1.0
-#: How often children are looked after where nothing tells of their end (no pidfd).
-BLIND_INTERVAL = 0.1
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT)
-_NO_ROOM = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 
 # State of the process by its nature, set once, in a child. The lifeline must stay open for as long as the child lives.
 _task_id: int | None = None
@@ -158,7 +156,7 @@ class _Parent:
             try:
                 child = self._system.fork()
             except OSError as exc:
-                if exc.errno not in _NO_ROOM:
+                if exc.errno not in NO_ROOM:
                     raise
                 self._postpone(task, exc)
                 return None

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..core.roster import Roster
-from ..core.workers import Purpose, Worker
+from ..core.workers import Worker
 from ..system.scoreboard import Field, Row
 
 
@@ -18,7 +18,7 @@ def describe_roster(roster: Roster, rows: Mapping[int, Row], ages: Mapping[int, 
     return {
         "state": roster.phase.name.lower(),
         "generation": roster.generation,
-        "reloading": roster.rolling is not None and roster.rolling.purpose is Purpose.RELOAD,
+        "reloading": roster.reloading(),
         "deaths": dict(roster.deaths),
         "workers": [_worker(each, rows.get(each.number), ages.get(each.number)) for each in roster.workers.values()],
     }

@@ -10,10 +10,10 @@ import os
 import random
 import select
 import signal
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+import traceback
+from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from .. import __version__
 from ..core import upgrade
@@ -31,23 +31,36 @@ from ..core.facts import (
     ReloadAsked,
     ScaleAsked,
     Spawn,
+    SpawnFailed,
     Started,
     StopAsked,
     TakenBack,
     TimePassed,
+    WorkerDied,
 )
 from ..core.fleet import STOP_GRACE
 from ..core.messages import ReadyMessage, StoppingMessage, UnableMessage
 from ..core.roster import Roster
-from ..core.workers import Phase, Purpose, State, Timing
-from ..errors import PreforkError
-from ..events import Emit, Event, Reloaded, ReloadIgnored, Reloading, TookOver, UpgradeFailed
-from ..system.handover import Parcel
-from ..system.processes import System
-from ..system.scoreboard import Fleet
+from ..core.workers import Phase, State
+from ..errors import ExitCode, PreforkError
+from ..events import (
+    Emit,
+    Event,
+    Reloaded,
+    ReloadIgnored,
+    Reloading,
+    ScaleIgnored,
+    SupervisorFailed,
+    TookOver,
+    UpgradeFailed,
+    visible,
+)
+from ..system.processes import BLIND_INTERVAL, System
+from ..system.scoreboard import Notice
 from ..system.signals import SignalQueue
 from .answers import Answers
 from .control import ControlSocket
+from .plans import Plan, Plans, Provider
 from .status import describe_roster
 from .upgrade import Predecessor, Successor
 from .workers import DUMP_SIGNAL, InWorker, Seat, Workers
@@ -62,50 +75,10 @@ _HEEDED = (
     signal.SIGTTOU,
     signal.SIGCHLD,
 )
-#: Without pidfds only SIGCHLD tells of a child's end, and it can get lost: look so often at least, in seconds.
-BLIND_INTERVAL = 0.5
 #: poll(2) takes its milliseconds as an int: a drain timeout of a month would not fit.
 LONGEST_WAIT = 3600.0
 #: How much longer than a worker a new supervisor may take to start: it imports, binds and reads certificates.
 UPGRADE_GRACE = 15.0
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a generation of workers is to be: their number, how patient the supervisor is with them, what it tells of
-    the listeners, and what they get, of which it knows nothing."""
-
-    workers: int
-    timing: Timing
-    limits: Mapping[Fleet, int]
-    """What holds for all workers at once, as the scoreboard has it."""
-    listeners: tuple[str, ...]
-    equipment: object
-
-
-class Provider(Protocol):
-    """What the supervisor needs of who has put everything together."""
-
-    def renew(self) -> Plan:
-        """The plan for a reload, made of what the files say now. Raises PreforkError; nothing has changed then."""
-
-    def retain(self, plans: Collection[Plan]) -> None:
-        """No plan but these will be used any more: with none, no worker will be forked."""
-
-    def announce(self) -> None:
-        """Every worker accepts, for the first time."""
-
-    def own(self, owning: bool) -> None:
-        """Files that outlive a hand-over (sockets, pidfile) are ours, or another supervisor's."""
-
-    def pack(self, channel: int) -> tuple[Parcel, Mapping[str, str]]:
-        """What a successor gets. Raises OSError."""
-
-    def pat(self) -> None:
-        """All is well; for a watchdog."""
-
-    def reopen_logs(self) -> None:
-        """They have been moved away."""
 
 
 class Supervisor:
@@ -126,12 +99,11 @@ class Supervisor:
         predecessor: Predecessor | None = None,
     ) -> None:
         self._roster = Roster(plan.workers, plan.timing, random.random)
-        self._plans = {0: plan}
-        """By generation."""
-        self._next_plan: Plan | None = None
-        """Of a reload that was asked for and has not begun."""
+        self._plans = Plans(plan)
         self._wanted = plan.workers
         """How many workers the settings ask for, as of the last reload that worked."""
+        self._reloaded: int | None = None
+        """The generation of a reload that has just worked; what follows from that is still to be done."""
         self._provider = provider
         self._emit = emit
         self._system = system
@@ -140,15 +112,15 @@ class Supervisor:
         self._patted = 0.0
         self._predecessor = predecessor
         self._took_over = False
-        self._upgrade = upgrade.Upgrade(plan.timing.boot + UPGRADE_GRACE, plan.timing.drain + 2 * STOP_GRACE)
-        self._successor = Successor(system, provider.pack)
+        self._upgrade = upgrade.Upgrade()
+        self._successor = Successor(system, lambda channel: provider.pack(channel, len(self._roster.slots)))
         self._started = system.monotonic()
         self._outcome: Finish | None = None
 
     def __enter__(self) -> Self:
         self._pid = os.getpid()
         self._workers = Workers(self._system, self._emit, self._wanted)
-        self._publish_limits(self._plans[0])
+        self._publish_limits(self._plans.newest())
         # Under nohup it is ignored, so that the end of a terminal does not end the program. Here it ends nothing.
         self._signals = SignalQueue(_HEEDED, regardless=(signal.SIGHUP,))
         self._system.parent_only(*self._signals.descriptors())
@@ -162,6 +134,8 @@ class Supervisor:
     ) -> None:
         if os.getpid() != self._pid:
             return
+        if kind is not None:
+            self._fail("it has failed; its log says why")
         self._workers.close()
         self._successor.close()
         if self._predecessor is not None:
@@ -180,13 +154,20 @@ class Supervisor:
                 self._turn(self._wait())
         except InWorker as forked:
             return forked.seat
-        if self._outcome.reason and self._predecessor is not None:
-            self._predecessor.tell(UnableMessage(self._outcome.reason))
+        if self._outcome.reason:
+            self._fail(self._outcome.reason)
         return self._outcome
 
     def plan_of(self, seat: Seat) -> Plan:
         """In a worker: what its generation is to be."""
-        return self._plans[seat.generation]
+        return self._plans.of(seat.generation)
+
+    def _fail(self, reason: str) -> None:
+        """We end without having been asked to. Whoever was there before us, and still is, serves in our place, and
+        needs the files that we would remove."""
+        if self._predecessor is not None and not self._predecessor.gone:
+            self._predecessor.tell(UnableMessage(reason))
+            self._provider.own(False)
 
     # --- one turn of the loop -----------------------------------------------------------------------------------------
 
@@ -195,10 +176,10 @@ class Supervisor:
         poll = select.poll()
         for descriptor in self._signals.readable():
             poll.register(descriptor, select.POLLIN)
-        for part in self._parts():
-            for fd, interest in part.interests().items():
-                poll.register(fd, interest)
         now = self._system.monotonic()
+        for part in self._parts():
+            for fd, interest in part.interests(now).items():
+                poll.register(fd, interest)
         times = [due for due in self._times(now) if due is not None]
         if self._workers.blind() or self._successor.blind():
             times.append(now + BLIND_INTERVAL)
@@ -217,16 +198,19 @@ class Supervisor:
     def _times(self, now: float) -> Iterator[float | None]:
         yield self._roster.next_due(now)
         yield self._upgrade.next_due()
+        yield self._workers.next_due(now)
         if self._answers is not None:
-            yield self._answers.control.next_due()
+            yield self._answers.control.next_due(now)
         if self._watchdog is not None:
             yield self._patted + self._watchdog / 2
 
     def _turn(self, ready: set[int]) -> None:
         for number, _ in self._signals.take():
             self._signal_came(number)
-        for fact in self._workers.take(ready):
+        for fact in self._workers.take(ready, self._system.monotonic()):
             self._apply(fact)
+            if isinstance(fact, WorkerDied) and not fact.clean:
+                self._provider.mend()
         for news in self._successor.take():
             self._apply_upgrade(news)
         if self._predecessor is not None and not self._predecessor.gone:
@@ -253,7 +237,7 @@ class Supervisor:
         elif number == signal.SIGUSR2:
             self.start_upgrade(name)
         elif number in (signal.SIGTTIN, signal.SIGTTOU):
-            self._apply(ScaleAsked(name, 1 if number == signal.SIGTTIN else -1))
+            self.scale(name, max(1, len(self._roster.slots) + (1 if number == signal.SIGTTIN else -1)))
 
     def _pat_watchdog(self) -> None:
         """The manager's watchdog is for the service, not for this process: if no worker serves, it may bite."""
@@ -274,31 +258,47 @@ class Supervisor:
             "predecessor": None if before is None or before.gone else before.pid,
             "upgrading": self.upgrading(),
             "uptime": round(self._system.monotonic() - self._started, 3),
-            "listeners": list(self._plans[max(self._plans)].listeners),
+            "listeners": list(self._plans.newest().listeners),
             **describe_roster(self._roster, self._workers.rows(), self._workers.heartbeats().ages),
         }
 
     def start_reload(self, by: str) -> None:
         """Replace all workers, with what the files say now."""
-        if self._upgrade.step is not upgrade.Step.IDLE and self._roster.phase is Phase.SERVING:
-            self._note(ReloadIgnored(by, "an upgrade is under way"))
+        why = self._roster.obstacle()
+        if not why and self._upgrade.step is not upgrade.Step.IDLE:
+            why = "an upgrade is under way"
+        plan = why or self._renew()
+        if isinstance(plan, str):
+            self._note(ReloadIgnored(by, plan))
             return
+        self._plans.ask(plan)
+        self._apply(ReloadAsked(by, plan.timing))
+
+    def _renew(self) -> Plan | str:
+        """What is to be, or why it cannot."""
         try:
             plan = self._provider.renew()
         except PreforkError as exc:
-            self._note(ReloadIgnored(by, str(exc)))
-            return
-        self._next_plan = plan
-        self._apply(ReloadAsked(by, plan.timing))
+            return str(exc)
+        except Exception as exc:
+            # Whatever the files hold: it must not end what serves.
+            self._emit(SupervisorFailed("reload", visible(repr(exc)), traceback.format_exc()))
+            return f"its settings cannot be used: {visible(repr(exc))}"
+        return self._too_many(plan.workers) or plan
+
+    def _too_many(self, workers: int) -> str:
+        most = self._workers.most()
+        return "" if workers <= most else f"{workers} workers: there can be {most}, as of the start; restart"
 
     def reloading(self) -> bool:
         """Whether a reload is under way, or waits for a worker that is recycled first."""
-        rolling = self._roster.rolling
-        return rolling is not None and (rolling.purpose is Purpose.RELOAD or rolling.again is not None)
+        return self._roster.reloading()
 
     def start_upgrade(self, by: str) -> None:
         """Start another supervisor, which takes over."""
-        self._apply_upgrade(upgrade.UpgradeAsked(by, self._obstacle()))
+        timing = self._plans.newest().timing
+        patience, farewell = timing.boot + UPGRADE_GRACE, timing.drain + 2 * STOP_GRACE
+        self._apply_upgrade(upgrade.UpgradeAsked(by, self._obstacle(), patience, farewell))
 
     def upgrading(self) -> bool:
         """Whether a successor is starting, or some of our workers accept beside it yet."""
@@ -309,22 +309,26 @@ class Supervisor:
         """How many there can be."""
         return self._workers.most()
 
-    def scale(self, by: str, workers: int) -> int:
-        """Have so many workers; how many there are now."""
-        self._apply(ScaleAsked(by, workers - len(self._roster.slots)))
-        return len(self._roster.slots)
+    def scale(self, by: str, workers: int) -> str:
+        """Have so many workers. Why it cannot be, "" if it can."""
+        why = self._roster.obstacle() or self._too_many(workers)
+        if why:
+            self._note(ScaleIgnored(by, why))
+        else:
+            self._apply(ScaleAsked(by, workers - len(self._roster.slots)))
+        return why
 
     def stop(self, by: str, at_once: bool) -> None:
         """Drain and end, or end at once."""
         if self._predecessor is not None:
-            self._predecessor.tell(StoppingMessage())
+            self._predecessor.tell(StoppingMessage(at_once))
         self._apply_upgrade(upgrade.Stopping(at_once))
         self._stop(by, at_once)
 
     def _stop(self, by: str, at_once: bool) -> None:
         # Nobody is forked any more. Our sockets are closed, so that the kernel refuses connections when the last worker
         # has closed its own; the workers have them still.
-        self._workers.publish(Fleet.STOPPING, 1)
+        self._workers.publish(Notice.STOPPING, 1)
         self._provider.retain(())
         self._apply(StopAsked(by, at_once))
 
@@ -343,6 +347,13 @@ class Supervisor:
     # --- commands -----------------------------------------------------------------------------------------------------
 
     def _apply(self, fact: Fact) -> None:
+        self._carry_out(fact)
+        # Not earlier: commands that are still to be done would be about what has changed meanwhile.
+        if self._reloaded is not None:
+            generation, self._reloaded = self._reloaded, None
+            self._follow_reload(self._plans.of(generation))
+
+    def _carry_out(self, fact: Fact) -> None:
         commands = self._roster.apply(fact, self._system.monotonic())
         # Before anybody is told that they are ready, the workers know of each other.
         self._publish()
@@ -353,11 +364,11 @@ class Supervisor:
     def _do(self, command: Command) -> None:
         match command:
             case Spawn():
-                self._apply(self._workers.spawn(command))
+                self._carry_out(self._spawn(command))
             case Drain():
                 self._workers.signal(command.worker, signal.SIGTERM)
             case ReadHeartbeats():
-                self._apply(self._workers.heartbeats())
+                self._carry_out(self._workers.heartbeats())
             case Dump():
                 self._workers.signal(command.worker, DUMP_SIGNAL)
             case Kill():
@@ -368,6 +379,13 @@ class Supervisor:
                 self._announce()
             case Finish():
                 self._outcome = command
+
+    def _spawn(self, command: Spawn) -> Fact:
+        try:
+            self._provider.equip(self._plans.of(command.generation))
+        except PreforkError as exc:
+            return SpawnFailed(command.worker, str(exc))
+        return self._workers.spawn(command)
 
     def _apply_upgrade(self, fact: upgrade.Fact) -> None:
         for command in self._upgrade.apply(fact, self._system.monotonic()):
@@ -381,18 +399,25 @@ class Supervisor:
             case upgrade.Signal():
                 self._successor.signal(command.at_once)
             case upgrade.HandOver():
-                self._listen_for_commands(False)
-                self._provider.own(False)
-                self._apply(HandedOver())
+                self._hand_over()
             case upgrade.TakeBack():
                 self._keep()
                 self._apply(TakenBack())
             case upgrade.StopToo():
-                self._stop("its successor was stopped", at_once=False)
+                self._stop("its successor was stopped", command.at_once)
             case upgrade.Note():
                 if isinstance(command.event, UpgradeFailed):
                     self._keep()
                 self._note(command.event)
+
+    def _hand_over(self) -> None:
+        self._listen_for_commands(False)
+        self._provider.own(False)
+        if self._outcome is None:
+            self._apply(HandedOver())
+        else:
+            # We were to give up, and it has come in time: that is no failure any more.
+            self._outcome = Finish(ExitCode.OK)
 
     def _keep(self) -> None:
         """The successor is dead, how far it may have come."""
@@ -400,30 +425,32 @@ class Supervisor:
         self._listen_for_commands(True)
 
     def _note(self, event: Event) -> None:
-        if isinstance(event, Reloading) and self._next_plan is not None:
-            self._plans[event.generation], self._next_plan = self._next_plan, None
-            self._publish_limits(self._plans[event.generation])
+        if isinstance(event, Reloading):
+            plan = self._plans.begin(event.generation)
+            if plan is not None:
+                self._publish_limits(plan)
+        elif isinstance(event, Reloaded):
+            self._reloaded = event.generation
         if self._answers is not None:
             self._answers.notice(event)
         self._emit(event)
-        if isinstance(event, Reloaded):
-            self._scale_as_planned(event.generation)
+
+    def _follow_reload(self, plan: Plan) -> None:
+        """A new number of workers in the settings holds from the reload on; one that was scaled to stays."""
+        self._provider.adopt(plan)
+        before, self._wanted = self._wanted, plan.workers
+        if self._wanted != before:
+            self.scale("reload", self._wanted)
 
     def _publish(self) -> None:
         """How many there are to be, and who accepts."""
-        self._workers.publish(Fleet.SLOTS, len(self._roster.slots))
+        self._workers.publish(Notice.SLOTS, len(self._roster.slots))
         self._workers.publish_rows({w.number for w in self._roster.workers.values() if w.state is State.READY})
 
     def _publish_limits(self, plan: Plan) -> None:
         """They hold for those that run as well, from now on."""
         for field, value in plan.limits.items():
             self._workers.publish(field, value)
-
-    def _scale_as_planned(self, generation: int) -> None:
-        """A new number of workers in the settings holds from the reload on; one that was scaled to stays."""
-        before, self._wanted = self._wanted, self._plans[generation].workers
-        if self._wanted != before:
-            self.scale("reload", self._wanted)
 
     def _announce(self) -> None:
         if self._predecessor is not None:
@@ -439,7 +466,7 @@ class Supervisor:
     def _inherit(self) -> None:
         """What the one before had and we do not want can go when it has gone: until then it may take back."""
         if self._took_over and self._predecessor is not None and self._predecessor.gone:
-            self._provider.retain(self._plans.values())
+            self._provider.retain(self._plans.all())
 
     def _listen_for_commands(self, listening: bool) -> None:
         if self._answers is not None:
@@ -447,13 +474,6 @@ class Supervisor:
 
     def _retain_plans(self) -> None:
         """What no worker is made after any more can go: its sockets are closed."""
-        used = self._roster.generations()
-        unused = [generation for generation in self._plans if generation not in used]
         rolling = self._roster.rolling
-        refused = self._next_plan is not None and (rolling is None or rolling.again is None)
-        for generation in unused:
-            del self._plans[generation]
-        if refused:
-            self._next_plan = None
-        if unused or refused:
-            self._provider.retain([*self._plans.values(), *([self._next_plan] if self._next_plan else [])])
+        if self._plans.drop(self._roster.generations(), expected=rolling is not None and rolling.again is not None):
+            self._provider.retain(self._plans.all())

@@ -42,13 +42,13 @@ class Successor:
 
     def launch(self) -> list[Fact]:
         """Start the command that started this process, with everything that we listen on."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        ours.setblocking(False)
-        self._system.parent_only(ours)
-        self._channel, self._decoder = ours, Decoder()
         command = [sys.executable, *sys.orig_argv[1:]]
         try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+            self._channel, self._decoder = ours, Decoder()
             with contextlib.closing(theirs):
+                ours.setblocking(False)
+                self._system.parent_only(ours)
                 parcel, variables = self._pack(theirs.fileno())
                 with contextlib.closing(parcel):
                     environment = {**os.environ, **variables, VARIABLE: parcel.variable}
@@ -65,7 +65,7 @@ class Successor:
         if self._child is not None:
             self._child.signal(signal.SIGKILL if at_once else signal.SIGTERM)
 
-    def interests(self) -> dict[int, int]:
+    def interests(self, now: float) -> dict[int, int]:
         """What to poll for: descriptors and events."""
         wanted: dict[int, int] = {}
         if self._channel is not None:
@@ -117,7 +117,7 @@ class Successor:
             if isinstance(message, ReadyMessage):
                 facts.append(SuccessorReady())
             elif isinstance(message, StoppingMessage):
-                facts.append(SuccessorStopping())
+                facts.append(SuccessorStopping(message.at_once))
             elif isinstance(message, UnableMessage):
                 facts.append(SuccessorUnable(printable(message.reason, 1000)))
         return facts
@@ -145,7 +145,7 @@ class Predecessor:
         """The descriptor of the conversation."""
         return self._channel.fileno()
 
-    def interests(self) -> dict[int, int]:
+    def interests(self, now: float) -> dict[int, int]:
         """What to poll for: descriptors and events."""
         return {} if self.gone else {self._channel.fileno(): select.POLLIN}
 

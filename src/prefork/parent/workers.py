@@ -6,7 +6,6 @@ What they say and how they end becomes facts; which of them there should be is t
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import select
 import signal
@@ -32,11 +31,9 @@ from ..events import Emit, WorkerStacks, printable
 from ..system.descriptors import Descriptor
 from ..system.memory import OutOfMemory
 from ..system.orphans import Lifeline
-from ..system.processes import Child, Death, System
-from ..system.scoreboard import Field, Fleet, Row, Scoreboard
+from ..system.processes import NO_ROOM, Child, Death, System
+from ..system.scoreboard import Field, Notice, Row, Scoreboard
 
-#: The system is short of something that may be there again in a moment.
-_NO_ROOM = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 #: Rows of the scoreboard, for each worker that is wanted at the start, and at least: its successors, and those that
 #: drain meanwhile; and more workers that may be wanted later. Untouched memory costs nothing.
 ROWS_PER_WORKER = 4
@@ -45,6 +42,9 @@ LEAST_ROWS = 256
 DUMP_SIGNAL = signal.SIGUSR2
 #: Lines of stacks kept of one worker.
 STACK_LINES = 400
+#: Who says so many bytes at once has gone mad: it is not heard again before so many seconds have passed.
+LOUD = 16 * 1024
+DEAF = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,8 @@ class _Process:
     stacks: list[str] = field(default_factory=list)
     ended: bool = False
     """The status pipe's end was reached."""
+    deaf_until: float = 0.0
+    """Not listened to before, as it talks without end."""
 
 
 class Workers:
@@ -126,10 +128,10 @@ class Workers:
         beats = {process.number: process.row[Field.HEARTBEAT] for process in self._processes.values()}
         return HeartbeatsRead({number: (now - beat) / 1e9 for number, beat in beats.items() if beat})
 
-    def publish(self, field: Fleet, value: int) -> None:
+    def publish(self, field: Notice, value: int) -> None:
         """Tell all workers, by the scoreboard."""
-        if self._scoreboard.fleet[field] != value:
-            self._scoreboard.fleet[field] = value
+        if self._scoreboard.notices[field] != value:
+            self._scoreboard.notices[field] = value
             self._tell_of_room()
 
     def publish_rows(self, accepting: Collection[int]) -> None:
@@ -157,44 +159,48 @@ class Workers:
 
     # --- news of them -------------------------------------------------------------------------------------------------
 
-    def interests(self) -> dict[int, int]:
+    def interests(self, now: float) -> dict[int, int]:
         """What to poll for: descriptors and events."""
         wanted: dict[int, int] = {}
         for process in self._processes.values():
-            if not process.ended:
+            if not process.ended and now >= process.deaf_until:
                 wanted[process.status.fileno()] = select.POLLIN
             if process.child.pollable:
                 wanted[process.child.fileno()] = select.POLLIN
         return wanted
 
+    def next_due(self, now: float) -> float | None:
+        """When one is listened to again."""
+        return min((p.deaf_until for p in self._processes.values() if not p.ended and now < p.deaf_until), default=None)
+
     def blind(self) -> bool:
         """Whether the end of one cannot be polled for: without pidfds only SIGCHLD tells, and it can get lost."""
         return any(not process.child.pollable for process in self._processes.values())
 
-    def take(self, ready: set[int]) -> Iterator[Fact]:
+    def take(self, ready: set[int], now: float) -> Iterator[Fact]:
         """What they said, and who has died; `ready` are descriptors that a poll named.
 
         One by one: what follows from a fact may concern a worker whose death has not been told yet.
         """
         for process in list(self._processes.values()):
             if not process.child.pollable or not ready.isdisjoint(self._descriptors(process)):
-                yield from self._look_after(process)
+                yield from self._look_after(process, now)
 
     def _descriptors(self, process: _Process) -> list[int]:
         pidfd = [process.child.fileno()] if process.child.pollable else []
         return pidfd if process.ended else [process.status.fileno(), *pidfd]
 
-    def _look_after(self, process: _Process) -> Iterator[Fact]:
+    def _look_after(self, process: _Process, now: float) -> Iterator[Fact]:
         death = process.child.reap()
         # What it said comes first: a worker that cannot start says why, and ends.
-        yield from self._listen(process)
+        yield from self._listen(process, now)
         if death is not None:
             self._forget(process)
             kind = self._kind(death)
             cause = death.describe() + (", out of memory" if kind is Cause.MEMORY else "")
             yield WorkerDied(process.number, cause, death.clean, kind)
 
-    def _listen(self, process: _Process) -> list[Fact]:
+    def _listen(self, process: _Process, now: float) -> list[Fact]:
         """Once, and at most what fits in a pipe: a worker that talks without end must not hold up the rest."""
         if process.ended:
             return []
@@ -203,6 +209,8 @@ class Workers:
         except BlockingIOError:
             return []
         process.ended = not data
+        if len(data) >= LOUD:
+            process.deaf_until = now + DEAF
         facts: list[Fact] = []
         for message in process.decoder.feed(data):
             if isinstance(message, ReadyMessage):
@@ -261,7 +269,7 @@ class Workers:
                 self._system.parent_only(reader)
                 child = self._system.fork()
             except OSError as exc:
-                if exc.errno not in _NO_ROOM:
+                if exc.errno not in NO_ROOM:
                     raise
                 self._free_rows.append(row.number)
                 return SpawnFailed(command.worker, os.strerror(exc.errno).lower())

@@ -6,8 +6,10 @@ one resume each other's sessions. No connection appears here.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
+import re
 import ssl
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -15,6 +17,7 @@ from dataclasses import dataclass
 
 from ..config import TLS
 from ..errors import ConfigError
+from . import files
 
 #: Mozilla's "intermediate" profile for TLS 1.2 (Server Side TLS 5.x): forward secrecy, authenticated encryption.
 INTERMEDIATE_CIPHERS = (
@@ -32,7 +35,27 @@ class Pair:
     cert_bytes: bytes
     key_bytes: bytes
 
+    def key_type(self) -> str:
+        """RSA, EC or another kind, as far as the key file's PEM tells. A context keeps a certificate of each kind: one
+        of another kind does not replace the one before (SSL_CTX_use_certificate(3))."""
+        found = re.search(rb"-----BEGIN ([A-Z ]*)PRIVATE KEY-----([A-Za-z0-9+/=\s]*)-----END", self.key_bytes)
+        if found is None or found[1].strip():
+            return "" if found is None else found[1].decode().strip()
+        # PKCS#8 (RFC 5958): the kind is an object identifier near the beginning.
+        try:
+            start = base64.b64decode(found[2])[:64]
+        except ValueError:
+            return ""
+        return next((name for name, oid in _KEY_TYPES.items() if oid in start), "")
 
+
+#: rsaEncryption, id-ecPublicKey, Ed25519, Ed448 (RFC 3279, 5480, 8410).
+_KEY_TYPES = {
+    "RSA": bytes.fromhex("2a864886f70d010101"),
+    "EC": bytes.fromhex("2a8648ce3d0201"),
+    "ED25519": bytes.fromhex("06032b6570"),
+    "ED448": bytes.fromhex("06032b6571"),
+}
 #: Of a certificate chain or a key.
 _MOST_BYTES = 16 * 1024 * 1024
 
@@ -76,6 +99,8 @@ def load(context: ssl.SSLContext, pair: Pair) -> None:
             context.load_cert_chain(cert, key, password=refuse_passphrase)
     except ssl.SSLError as exc:
         raise ConfigError(_explain(pair.cert, pair.key, exc)) from exc
+    except OSError as exc:
+        raise ConfigError(f"--tls-cert {pair.cert}: cannot be loaded: {(exc.strerror or str(exc)).lower()}") from exc
 
 
 def make_context() -> ssl.SSLContext:
@@ -96,10 +121,9 @@ def _only(certificates: Sequence[TLS]) -> Pair:
 
 def _read(option: str, path: str) -> bytes:
     try:
-        with open(path, "rb") as file:
-            return file.read(_MOST_BYTES)
+        return files.read(path, _MOST_BYTES)
     except OSError as exc:
-        raise ConfigError(f"{option} {path}: {os.strerror(exc.errno or 0).lower()}") from exc
+        raise ConfigError(f"{option} {path}: {(exc.strerror or str(exc)).lower()}") from exc
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ..errors import ConfigError
 from ..events import visible
+from .sockets import remove_stale_socket
 
 #: The longest reply that is read, in bytes.
 REPLY_LIMIT = 16 * 1024 * 1024
@@ -39,10 +40,14 @@ def make_folder() -> Path:
     place = folder()
     with contextlib.suppress(FileExistsError):
         os.mkdir(place, 0o700)
+    _require_ours(place)
+    return place
+
+
+def _require_ours(place: Path) -> None:
     found = os.lstat(place)
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
         raise OSError(errno.EPERM, "not a folder that is ours alone", str(place))
-    return place
 
 
 def may_control(sock: socket.socket) -> bool:
@@ -55,28 +60,21 @@ def may_control(sock: socket.socket) -> bool:
 
 
 def find() -> str:
-    """The control socket of the one server that runs. Raises ConfigError if there is none, or more than one."""
+    """The control socket of the one server that runs. Raises ConfigError if there is none, or more than one, and where
+    somebody else could have put one there."""
     place = folder()
-    living = [path for path in sorted(map(str, place.glob("*.sock"))) if _answers(path)]
+    try:
+        _require_ours(place)
+    except FileNotFoundError:
+        pass
+    except OSError as exc:
+        raise ConfigError(f"{visible(place)}: {exc.strerror}; name the socket by --control PATH") from None
+    living = [path for path in sorted(map(str, place.glob("*.sock"))) if remove_stale_socket(path)]
     if not living:
         raise ConfigError(f"no running prefork found (looked in {visible(place)}); name its socket by --control PATH")
     if len(living) > 1:
         raise ConfigError(f"several are running; say which: --control {' or '.join(map(visible, living))}")
     return living[0]
-
-
-def _answers(path: str) -> bool:
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(1.0)
-        try:
-            sock.connect(path)
-        except OSError as exc:
-            if exc.errno == errno.ECONNREFUSED:
-                # Left by a supervisor that was killed.
-                with contextlib.suppress(OSError):
-                    os.unlink(path)
-            return False
-    return True
 
 
 def ask(path: str, request: bytes, timeout: float) -> bytes:

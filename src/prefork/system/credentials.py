@@ -8,6 +8,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import re
 from dataclasses import dataclass
 
 from ..errors import ConfigError
@@ -45,23 +46,32 @@ def look_up(user: str, group: str) -> Identity | None:
 
 
 def _user(text: str) -> tuple[int, int, str]:
+    number = _number(text)
     try:
-        found = pwd.getpwuid(int(text)) if text.isdigit() else pwd.getpwnam(text)
-    except (KeyError, OverflowError):
-        if text.isdigit() and int(text) < 2**32 - 1:
-            # A number needs no entry: containers have such users. Its group is the same number.
-            return int(text), int(text), ""
+        found = pwd.getpwnam(text) if number is None else pwd.getpwuid(number)
+    except (KeyError, ValueError):
+        if number is not None:
+            # It needs no entry: containers have such users. Its group is the same number.
+            return number, number, ""
         raise ConfigError(f"--user {visible(text)}: there is no such user") from None
     return found.pw_uid, found.pw_gid, found.pw_name
 
 
 def _group(text: str) -> int:
-    if text.isdigit() and int(text) < 2**32 - 1:
-        return int(text)
+    number = _number(text)
+    if number is not None:
+        return number
     try:
         return grp.getgrnam(text).gr_gid
-    except KeyError:
+    except (KeyError, ValueError):
         raise ConfigError(f"--group {visible(text)}: there is no such group") from None
+
+
+def _number(text: str) -> int | None:
+    """The number that `text` says, if it is one that a user or group can have."""
+    # str.isdigit() is true for digits of every script, and superscripts.
+    number = int(text) if re.fullmatch("[0-9]{1,10}", text) else None
+    return number if number is not None and number < 2**32 - 1 else None
 
 
 def become(identity: Identity) -> None:

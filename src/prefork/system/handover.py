@@ -10,11 +10,12 @@ import json
 import os
 import socket
 import tempfile
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigError
+from ..events import visible
 from .listeners import File, Listener
 
 VARIABLE = "PREFORK_HANDOVER"
@@ -24,30 +25,44 @@ _MOST_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
+class Estate:
+    """What one supervisor leaves to the next."""
+
+    listeners: tuple[Listener, ...]
+    pidfile: tuple[str, int] | None
+    """Its path, and the descriptor that holds the lock."""
+    workers: tuple[int, int]
+    """How many the settings asked for, and how many there are: somebody may have scaled."""
+    logs: Mapping[int, str]
+    """The names of log files, by descriptor."""
+
+
+@dataclass(frozen=True, slots=True)
 class Handover:
-    """Descriptors that are the receiver's, and who gave them."""
+    """An estate, whose descriptors are the receiver's now, and who left it."""
 
     pid: int
     channel: int
     """The conversation of the two: see `core/messages.py`."""
-    listeners: tuple[Listener, ...]
-    pidfile: tuple[str, int] | None
-    """Its path, and the descriptor that holds the lock."""
+    estate: Estate
 
 
 class Parcel:
     """A hand-over that is being made: duplicates of the descriptors, whose numbers the list names. `close` it when the
     successor has been started."""
 
-    def __init__(self, channel: int, listeners: Sequence[Listener], pidfile: tuple[str, int] | None) -> None:
+    def __init__(self, channel: int, estate: Estate) -> None:
         self.descriptors: list[int] = []
+        held = estate.pidfile
         try:
             content = {
                 "format": FORMAT,
                 "pid": os.getpid(),
                 "channel": self._add(channel),
-                "listeners": [self._describe(each) for each in listeners],
-                "pidfile": None if pidfile is None else [pidfile[0], self._add(pidfile[1])],
+                "listeners": [self._describe(each) for each in estate.listeners],
+                "pidfile": None if held is None else [held[0], self._add(held[1])],
+                "workers": list(estate.workers),
+                "logs": dict(estate.logs),
             }
             self.variable = str(self._write(json.dumps(content).encode()))
         except BaseException:
@@ -84,35 +99,68 @@ class Parcel:
             return self._add(file.fileno())
 
 
-def receive(environment: MutableMapping[str, str] | None = None) -> Handover | None:
-    """What the supervisor before this one has passed on; None if this process was started otherwise.
+#: What `secure` has found; `receive` gives it away once.
+_arrived: list[dict[str, Any]] = []
 
-    Everything is close-on-exec from here on. Raises ConfigError for what cannot be understood.
+
+def secure(environment: MutableMapping[str, str] | None = None) -> None:
+    """Take what the supervisor before this one has passed on out of the environment, and make it close-on-exec.
+
+    Called when prefork is imported: a program that the caller's own code starts before it serves would hold sockets
+    open that nobody accepts from. What cannot be understood is for `receive` to tell.
     """
     variables = os.environ if environment is None else environment
     text = variables.pop(VARIABLE, "")
-    if not text:
+    if text:
+        try:
+            _arrived.append(_read(text))
+        except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as exc:
+            _arrived.append({"error": f"{VARIABLE} {visible(text)}: no hand-over of another prefork: {visible(exc)}"})
+
+
+def receive() -> Handover | None:
+    """What the supervisor before this one has passed on; None if this process was started otherwise.
+
+    Raises ConfigError for what cannot be understood.
+    """
+    secure()
+    if not _arrived:
         return None
+    content = _arrived.pop()
+    if "error" in content:
+        raise ConfigError(content["error"])
     try:
-        with open(int(text), "rb") as file:
-            content = json.loads(file.read(_MOST_BYTES))
-        if content["format"] != FORMAT:
-            raise ValueError(f"its format is {content['format']}, and this version knows {FORMAT}")
         return _unpack(content)
     except (OSError, ValueError, TypeError, KeyError, OverflowError) as exc:
-        raise ConfigError(f"{VARIABLE} {text}: no hand-over of another prefork: {exc}") from None
+        raise ConfigError(f"{VARIABLE}: no hand-over of another prefork: {visible(exc)}") from None
+
+
+def _read(text: str) -> dict[str, Any]:
+    with open(int(text), "rb") as file:
+        content: dict[str, Any] = json.loads(file.read(_MOST_BYTES))
+    if content["format"] != FORMAT:
+        raise ValueError(f"its format is {content['format']}, and this version knows {FORMAT}")
+    descriptors = [
+        content["channel"],
+        *(fd for each in content["listeners"] for lanes in each["endpoints"] for fd in lanes),
+    ]
+    if content["pidfile"] is not None:
+        descriptors.append(content["pidfile"][1])
+    for fd in descriptors:
+        os.set_inheritable(fd, False)
+    return content
 
 
 def _unpack(content: dict[str, Any]) -> Handover:
-    channel = int(content["channel"])
-    os.set_inheritable(channel, False)
-    pidfile = None
-    if content["pidfile"] is not None:
-        path, fd = content["pidfile"]
-        os.set_inheritable(fd, False)
-        pidfile = (str(path), int(fd))
-    listeners = tuple(_listener(each) for each in content["listeners"])
-    return Handover(int(content["pid"]), channel, listeners, pidfile)
+    held = content["pidfile"]
+    wanted, actual = content["workers"]
+    estate = Estate(
+        listeners=tuple(_listener(each) for each in content["listeners"]),
+        pidfile=None if held is None else (str(held[0]), int(held[1])),
+        workers=(int(wanted), int(actual)),
+        logs={int(fd): str(path) for fd, path in content["logs"].items()},
+    )
+    return Handover(int(content["pid"]), int(content["channel"]), estate)
 
 
 def _listener(described: dict[str, Any]) -> Listener:
@@ -125,6 +173,5 @@ def _adopt(fd: int) -> socket.socket:
     sock = socket.socket(fileno=fd)
     if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         raise ValueError(f"descriptor {fd} does not listen")
-    sock.set_inheritable(False)
     sock.setblocking(False)
     return sock

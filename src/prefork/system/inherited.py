@@ -57,9 +57,13 @@ def adopt(fd: int, text: str = "") -> socket.socket:
     Raises BindError for a descriptor that is no listening stream socket.
     """
     text = text or f"fd:{fd}"
+    duplicate = -1
     try:
-        sock = socket.socket(fileno=os.dup(fd))
+        duplicate = os.dup(fd)
+        sock = socket.socket(fileno=duplicate)
     except OSError as exc:
+        if duplicate >= 0:
+            os.close(duplicate)
         cure = "it is not open; the parent has to pass it on" if exc.errno == errno.EBADF else "it is no socket"
         raise BindError(text, exc.errno or 0, cure) from exc
     if sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):

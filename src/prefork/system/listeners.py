@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from ..addresses import Address, FdAddress, SystemdAddress, TCPAddress, UnixAddress
-from ..errors import BindError
+from ..errors import BindError, ConfigError
 from .inherited import Passed, adopt
 from .sockets import (
     add_lane,
@@ -22,6 +22,7 @@ from .sockets import (
     bind_sockets,
     bind_unix_socket,
     describe,
+    listen_again,
     socket_file,
     unlink_unix_socket,
 )
@@ -49,10 +50,18 @@ class File:
         """Unless another one has taken its place."""
         unlink_unix_socket(self.path, (self.device, self.inode))
 
-    def change_mode(self, mode: int) -> None:
-        """The same."""
+    def is_there(self) -> bool:
+        """Whether the path still is this file."""
         with contextlib.suppress(OSError):
-            if socket_file(self.path) == (self.device, self.inode):
+            return socket_file(self.path) == (self.device, self.inode)
+        return False
+
+    def give_to(self, mode: int, gid: int | None) -> None:
+        """Let those in, unless another file has taken its place. Failing costs nothing that was there."""
+        if self.is_there():
+            with contextlib.suppress(OSError):
+                if gid is not None:
+                    os.chown(self.path, -1, gid)
                 os.chmod(self.path, mode)
 
 
@@ -64,6 +73,8 @@ class Listener:
     """The address as it was asked for, without what may change while it is bound."""
     endpoints: tuple[Lanes, ...]
     file: File | None = None
+    inherited: bool = False
+    """From the supervisor before this one."""
 
     def describe(self) -> list[str]:
         """Each endpoint in words: `127.0.0.1:9000 (tcp)`."""
@@ -83,15 +94,18 @@ class Listeners:
     """
 
     def __init__(self, inherited: Iterable[Listener] = ()) -> None:
-        self._listeners = list(inherited)
-        self._owning = not self._listeners
-        self._passed = Passed()
+        self._listeners = [replace(listener, inherited=True) for listener in inherited]
+        self._owning = True
+        self._passed: Passed | None = Passed()
 
     def arrange(self, addresses: Sequence[Address], backlog: int, lanes: int | None) -> tuple[Listener, ...]:
         """Listeners for `addresses`, in this order: those that are there already, and fresh ones.
 
-        `lanes` is how many sockets each endpoint of a TCP address has at least; None: one, without SO_REUSEPORT. All or
+        `lanes` is how many sockets each endpoint of a fresh TCP address gets; None: one, without SO_REUSEPORT. All or
         nothing: raises BindError, and nothing has changed then. What is not asked for any more stays until `keep`.
+
+        After the first time, when a service is running, nothing is taken that may block or be ours already: raises
+        ConfigError for a host name that would have to be looked up, and for descriptors of a parent or of systemd.
         """
         left = list(self._listeners)
         arranged: list[Listener] = []
@@ -99,17 +113,45 @@ class Listeners:
             for address in addresses:
                 known = next((each for each in left if each.asked == _asked(address)), None)
                 if known is None:
+                    if self._passed is None:
+                        _refuse_while_running(address)
                     listener = self._bind(address, backlog, lanes, arranged)
                     undo.callback(self._close, listener)
                 else:
                     left.remove(known)
-                    listener = _widen(known, backlog, lanes, undo)
+                    listener = known
+                    if lanes is not None and not _shares_port(known):
+                        raise ConfigError(f"--reuse-port: {known.asked} was bound without it; restart")
                 arranged.append(listener)
             undo.pop_all()
-        for address, listener in zip(addresses, arranged, strict=True):
-            _adjust(listener, address, backlog)
+        self._passed = None
         self._listeners = arranged + left
         return tuple(arranged)
+
+    def adjust(
+        self, listeners: Sequence[Listener], addresses: Sequence[Address], backlog: int, gid: int | None
+    ) -> None:
+        """What can change while a socket is bound: the length of its queue, and the mode and group of its file."""
+        for address, listener in zip(addresses, listeners, strict=True):
+            if isinstance(address, FdAddress | SystemdAddress):
+                continue
+            for sock in listener.sockets():
+                sock.listen(backlog)
+            if isinstance(address, UnixAddress) and listener.file is not None:
+                listener.file.give_to(address.mode, gid)
+
+    def mend(self, backlog: int) -> list[str]:
+        """Listen again where somebody who shares a socket has shut it down; the addresses where that was so."""
+        mended = []
+        for listener in self._listeners:
+            for sock in listener.sockets():
+                if listen_again(sock, backlog):
+                    mended.append(describe(sock))
+        return mended
+
+    def lost(self) -> list[str]:
+        """The unix sockets whose files are not there any more."""
+        return [each.file.path for each in self._listeners if each.file is not None and not each.file.is_there()]
 
     def keep(self, wanted: Iterable[Listener]) -> None:
         """Close what is not among `wanted`."""
@@ -131,13 +173,12 @@ class Listeners:
         """What there is."""
         return tuple(self._listeners)
 
-    def own(self) -> None:
-        """The files of unix sockets are ours to remove."""
-        self._owning = True
-
-    def disown(self) -> None:
-        """They are another supervisor's."""
-        self._owning = False
+    def own(self, owning: bool) -> None:
+        """Whether the files that we have inherited, or passed on, are ours to remove, or another supervisor's."""
+        self._owning = owning
+        if not owning:
+            # Also those that we have bound are a successor's now.
+            self._listeners = [replace(listener, inherited=True) for listener in self._listeners]
 
     def close(self) -> None:
         """Close all, and remove the files of unix sockets, if they are ours."""
@@ -149,15 +190,14 @@ class Listeners:
         for listener in self._listeners:
             if listener.asked == asked:
                 return listener
-        sock = bind_unix_socket(path, 0o600, backlog)
-        listener = Listener(asked, ((sock,),), File.of(path))
+        listener = _unix(asked, path, 0o600, backlog)
         self._listeners.append(listener)
         return listener
 
     def _close(self, listener: Listener) -> None:
         for sock in listener.sockets():
             sock.close()
-        if listener.file is not None and self._owning:
+        if listener.file is not None and (self._owning or not listener.inherited):
             listener.file.remove()
 
     def _bind(self, address: Address, backlog: int, lanes: int | None, earlier: Sequence[Listener]) -> Listener:
@@ -167,6 +207,10 @@ class Listeners:
             ports = {sock.getsockname()[1] for each in earlier for sock in each.sockets() if _is_tcp(sock)}
             if exc.errno == errno.EADDRINUSE and isinstance(address, TCPAddress) and address.port in ports:
                 raise BindError(exc.address, exc.errno, "another --bind of this command has it") from exc
+            running = {sock.getsockname()[1] for each in self._listeners for sock in each.sockets() if _is_tcp(sock)}
+            if exc.errno == errno.EADDRINUSE and isinstance(address, TCPAddress) and address.port in running:
+                cure = "this server has it on another address, which has to go first, by a reload of its own"
+                raise BindError(exc.address, exc.errno, cure) from exc
             raise
 
     def _bind_address(self, address: Address, backlog: int, lanes: int | None) -> Listener:
@@ -175,10 +219,9 @@ class Listeners:
             case FdAddress():
                 return _single(asked, [adopt(address.fd)])
             case SystemdAddress():
-                return _single(asked, self._passed.take(address.name))
+                return _single(asked, self._passed.take(address.name) if self._passed is not None else [])
             case UnixAddress():
-                sock = bind_unix_socket(address.path, address.mode, backlog)
-                return Listener(asked, ((sock,),), File.of(address.path))
+                return _unix(asked, address.path, address.mode, backlog)
         try:
             if lanes is None:
                 return _single(asked, bind_sockets(address.port, address.host, backlog=backlog))
@@ -187,9 +230,42 @@ class Listeners:
             raise BindError(asked, errno.EADDRNOTAVAIL, (exc.strerror or str(exc)).lower()) from exc
         with contextlib.ExitStack() as undo:
             undo.callback(self._close, first)
-            listener = _widen(first, backlog, lanes, undo)
+            endpoints: list[Lanes] = []
+            for endpoint in first.endpoints:
+                more = [add_lane(endpoint[0], backlog) for _ in range(1, lanes)]
+                for sock in more:
+                    undo.callback(sock.close)
+                endpoints.append((*endpoint, *more))
             undo.pop_all()
-        return listener
+        return replace(first, endpoints=tuple(endpoints))
+
+
+def _unix(asked: str, path: str, mode: int, backlog: int) -> Listener:
+    sock = bind_unix_socket(path, mode, backlog)
+    try:
+        return Listener(asked, ((sock,),), File.of(path))
+    except OSError as exc:
+        # Somebody has removed it at once.
+        sock.close()
+        raise BindError(f"unix:{path}", exc.errno or 0) from exc
+
+
+def _refuse_while_running(address: Address) -> None:
+    if isinstance(address, FdAddress | SystemdAddress):
+        raise ConfigError(f"--bind {address}: can be taken at the start alone; restart")
+    if isinstance(address, TCPAddress) and address.host not in (None, "localhost") and not _is_numeric(address.host):
+        raise ConfigError(
+            f"--bind {address}: a name is not looked up while the server runs, as that may take long; write an "
+            "address, or upgrade"
+        )
+
+
+def _is_numeric(host: str | None) -> bool:
+    try:
+        socket.getaddrinfo(host, None, flags=socket.AI_NUMERICHOST)
+    except socket.gaierror:
+        return False
+    return True
 
 
 def _single(asked: str, sockets: Iterable[socket.socket]) -> Listener:
@@ -201,32 +277,11 @@ def _asked(address: Address) -> str:
     return f"unix:{address.path}" if isinstance(address, UnixAddress) else str(address)
 
 
-def _widen(listener: Listener, backlog: int, lanes: int | None, undo: contextlib.ExitStack) -> Listener:
-    """The listener with at least so many lanes; those that are new are closed by `undo`."""
-    endpoints: list[Lanes] = []
-    for endpoint in listener.endpoints:
-        more: list[socket.socket] = []
-        if lanes is not None and _is_tcp(endpoint[0]) and _shares_port(endpoint[0]):
-            for _ in range(len(endpoint), lanes):
-                more.append(add_lane(endpoint[0], backlog))
-                undo.callback(more[-1].close)
-        endpoints.append((*endpoint, *more))
-    return replace(listener, endpoints=tuple(endpoints))
-
-
 def _is_tcp(sock: socket.socket) -> bool:
     return sock.family in (socket.AF_INET, socket.AF_INET6)
 
 
-def _shares_port(sock: socket.socket) -> bool:
-    return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT))
-
-
-def _adjust(listener: Listener, address: Address, backlog: int) -> None:
-    """What can change while it is bound: the length of its queue, and the mode of its file."""
-    if isinstance(address, FdAddress | SystemdAddress):
-        return
-    for sock in listener.sockets():
-        sock.listen(backlog)
-    if isinstance(address, UnixAddress) and listener.file is not None:
-        listener.file.change_mode(address.mode)
+def _shares_port(listener: Listener) -> bool:
+    """Whether what can have lanes has them."""
+    tcp = [sock for sock in listener.sockets() if _is_tcp(sock)]
+    return all(sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) for sock in tcp)

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import stat
 
 from ..errors import ConfigError
@@ -63,6 +64,7 @@ def claim(path: str) -> PidFile:
             raise _refused(path, f"another supervisor has it{f' ({visible(content)})' if content else ''}") from None
         # Whoever had it may have removed it between our opening and our locking: then it is nobody's any more.
         if _is_at(file.fileno(), path):
+            _require_number(file, path)
             file.write()
             return file
         file.close()
@@ -78,6 +80,14 @@ def _open(path: str) -> PidFile:
         file.close()
         raise _refused(path, "it is not a regular file")
     return file
+
+
+def _require_number(file: PidFile, path: str) -> None:
+    """What is in it goes: not if it is somebody's text."""
+    content = os.pread(file.fileno(), 64, 0)
+    if not re.fullmatch(rb"\s*[0-9]{0,20}\s*", content):
+        file.close()
+        raise _refused(path, "it holds something else than a number; remove it yourself if it is not needed")
 
 
 def _is_at(fd: int, path: str) -> bool:

@@ -38,6 +38,10 @@ __all__ = [
     "unblock_signals",
 ]
 
+#: errno where the system is short of something that may be there again in a moment (fork(2), accept(2)).
+NO_ROOM = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOBUFS})
+#: Without pidfds only SIGCHLD tells of a child's end, and it can get lost: look so often at least, in seconds.
+BLIND_INTERVAL = 0.5
 #: Orphans reaped at once, so that a storm of them does not hold up the rest.
 STRANGERS = 256
 

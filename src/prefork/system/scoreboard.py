@@ -43,7 +43,7 @@ class Field(enum.IntEnum):
 _OPEN, _SHARE, _ACCEPTED, _REFUSED = (int(field) for field in (Field.OPEN, Field.SHARE, Field.ACCEPTED, Field.REFUSED))
 
 
-class Fleet(enum.IntEnum):
+class Notice(enum.IntEnum):
     """What the supervisor writes, for all workers to read."""
 
     SLOTS = 0
@@ -75,10 +75,10 @@ class Row:
         self.start = start
         self._cells = cells
 
-    def __getitem__(self, field: Field | Fleet) -> int:
+    def __getitem__(self, field: Field | Notice) -> int:
         return self._cells[self.start + field]
 
-    def __setitem__(self, field: Field | Fleet, value: int) -> None:
+    def __setitem__(self, field: Field | Notice, value: int) -> None:
         # One aligned store of a word: a reader sees the old value or the new one.
         self._cells[self.start + field] = value
 
@@ -124,7 +124,7 @@ class Scoreboard:
         else:
             self._address = _map(self._file.fileno(), self._size, 0, mmap.PROT_READ | mmap.PROT_WRITE)
             self._cells = _cells(self._address, self._size)
-        self.fleet = self.row(0)
+        self.notices = self.row(0)
 
     def row(self, number: int) -> Row:
         """The part with this number: 1 to `rows` for workers, 0 for the supervisor."""
@@ -140,14 +140,14 @@ class Scoreboard:
         lists = [list(accepting), list(others)]
         for position, number in enumerate([*lists[0], *lists[1]][: self.rows]):
             self._cells[_LIST_AT + position] = number
-        self.fleet[Fleet.COUNT] = len(lists[0])
-        self.fleet[Fleet.OTHERS] = len(lists[1])
-        self.fleet[Fleet.VERSION] += 1
+        self.notices[Notice.COUNT] = len(lists[0])
+        self.notices[Notice.OTHERS] = len(lists[1])
+        self.notices[Notice.VERSION] += 1
 
     def published(self) -> tuple[list[int], list[int]]:
         """The same, read: while it is being written, a moment's mixture of the old and the new."""
-        count = min(max(0, self.fleet[Fleet.COUNT]), self.rows)
-        total = min(count + max(0, self.fleet[Fleet.OTHERS]), self.rows)
+        count = min(max(0, self.notices[Notice.COUNT]), self.rows)
+        total = min(count + max(0, self.notices[Notice.OTHERS]), self.rows)
         numbers = [self._cells[_LIST_AT + position] for position in range(total)]
         return numbers[:count], numbers[count:]
 
@@ -169,7 +169,7 @@ class Scoreboard:
         self._file.close()
         self._address = reading
         self._cells = _cells(reading, self._size)
-        self.fleet = self.row(0)
+        self.notices = self.row(0)
         return Row(number, _cells(own, size), 0)
 
     def close(self) -> None:

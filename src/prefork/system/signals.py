@@ -54,6 +54,27 @@ def restore_default_signals() -> None:
             signal.signal(sig, signal.default_int_handler if sig == signal.SIGINT else signal.SIG_DFL)
 
 
+@contextlib.contextmanager
+def until_heeded(ends: Collection[int], passes: Collection[int]) -> Iterator[None]:
+    """While a program starts, and does not heed signals as it will: those in `ends` raise SystemExit(0), so that what
+    was made is put away, and those in `passes` mean nothing yet. Puts back what was there before. Main thread only."""
+
+    def end(signum: int, frame: FrameType | None) -> None:
+        raise SystemExit(0)
+
+    before: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
+    for sig in (*ends, *passes):
+        if signal.getsignal(sig) is not signal.SIG_IGN:
+            before[sig] = signal.signal(sig, end if sig in ends else _nothing)
+    try:
+        yield
+    finally:
+        for sig, handler in before.items():
+            # One that was made to be ignored meanwhile stays so: the program is at its end.
+            if handler is not None and signal.getsignal(sig) is not signal.SIG_IGN:
+                signal.signal(sig, handler)
+
+
 class Received(NamedTuple):
     """One signal; `from_terminal` when a terminal sent it (Ctrl-C), which tells its whole foreground process group."""
 

@@ -16,13 +16,11 @@ import sys
 import time
 from collections.abc import Iterator
 
+from ..addresses import UNIX_PATH_LIMIT
 from ..errors import BindError
 
 #: How often a free port that is taken on the second address is given up for another.
 PORT_ATTEMPTS = 20
-#: The longest path of a unix socket (unix(7): sun_path has 108 bytes with the final zero).
-UNIX_PATH_LIMIT = 107
-
 _CURES = {
     errno.EACCES: "ports below 1024 need root, CAP_NET_BIND_SERVICE or socket activation",
     errno.EADDRINUSE: "another process listens there; find it with: ss -ltnp",
@@ -66,11 +64,13 @@ def add_lane(sock: socket.socket, backlog: int) -> socket.socket:
     """One more listening socket for the address of `sock`: the kernel gives each its part of the connections
     (SO_REUSEPORT, socket(7)). Raises BindError."""
     where = sock.getsockname()
-    lane = socket.socket(sock.family, socket.SOCK_STREAM)
+    lane = None
     try:
+        lane = socket.socket(sock.family, socket.SOCK_STREAM)
         _listen(lane, where, backlog, _Sharing.OPEN)
     except OSError as exc:
-        lane.close()
+        if lane is not None:
+            lane.close()
         raise _bind_error(where, exc) from exc
     return lane
 
@@ -192,13 +192,15 @@ def bind_unix_socket(path: str | os.PathLike[str], mode: int = 0o600, backlog: i
         raise BindError(f"unix:{name}", errno.ENAMETOOLONG, f"the limit is {UNIX_PATH_LIMIT} bytes")
     with _alone_in(os.path.dirname(name) or "."):
         _remove_stale(name)
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock = None
         try:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             _bind_with_mode(sock, name, mode)
             sock.setblocking(False)
             sock.listen(backlog)
         except OSError as exc:
-            sock.close()
+            if sock is not None:
+                sock.close()
             cure = "another process bound it just now" if exc.errno == errno.EADDRINUSE else ""
             raise BindError(f"unix:{name}", exc.errno or 0, cure) from exc
     return sock
@@ -237,6 +239,25 @@ def _bind_with_mode(sock: socket.socket, name: str, mode: int) -> None:
     if stat.S_IMODE(os.lstat(name).st_mode) != mode:
         # The umask took bits away; only ever opens the file as far as was asked for.
         os.chmod(name, mode)
+
+
+def remove_stale_socket(path: str) -> bool:
+    """Remove the file of a unix socket that nobody listens on; whether somebody does. Anything else is left alone."""
+    with _alone_in(os.path.dirname(path) or "."):
+        try:
+            _remove_stale(path)
+        except BindError as exc:
+            return exc.errno == errno.EADDRINUSE
+    return False
+
+
+def listen_again(sock: socket.socket, backlog: int) -> bool:
+    """Mend a listening socket that somebody who shares it has shut down; whether that was so. It is bound still."""
+    with contextlib.suppress(OSError):
+        if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            sock.listen(backlog)
+            return True
+    return False
 
 
 def _remove_stale(name: str) -> None:

@@ -18,7 +18,7 @@ from ..core.bucket import Bucket
 from ..core.counts import Counts
 from ..core.peers import peer_key
 from ..net.gate import AT_LIMIT, AT_PEERS_LIMIT, UNTIL_ROOM
-from ..system.scoreboard import Field, Fleet, Row, Scoreboard
+from ..system.scoreboard import Field, Notice, Row, Scoreboard
 
 #: Descriptors that a worker keeps free of connections: for log files, certificates, what a handler opens.
 RESERVE = 32
@@ -79,7 +79,7 @@ class FleetGate:
         if seconds:
             return seconds
         row.reserve(1)
-        limit = self._scoreboard.fleet[Fleet.MAX_CONNECTIONS]
+        limit = self._scoreboard.notices[Notice.MAX_CONNECTIONS]
         return self._within(limit) if limit and not self._refuses else None
 
     def nothing(self) -> None:
@@ -117,7 +117,7 @@ class FleetGate:
 
     def _keep_rate(self) -> float:
         """Each worker keeps its part of the rate."""
-        rate = self._scoreboard.fleet[Fleet.ACCEPT_RATE]
+        rate = self._scoreboard.notices[Notice.ACCEPT_RATE]
         return self._bucket.take(rate / 1000 / (len(self._siblings) + 1), self._loop.time()) if rate else 0.0
 
     def _within(self, limit: int) -> float | None:
@@ -157,11 +157,11 @@ class FleetGate:
         return refusal, peer
 
     def _judge(self, address: object) -> tuple[str, bytes | None]:
-        fleet = self._scoreboard.fleet
-        limit = fleet[Fleet.MAX_CONNECTIONS]
+        notices = self._scoreboard.notices
+        limit = notices[Notice.MAX_CONNECTIONS]
         if limit and self._refuses and self._total() > limit:
             return AT_LIMIT, None
-        limit = fleet[Fleet.MAX_PER_PEER]
+        limit = notices[Notice.MAX_PER_PEER]
         peer = peer_key(address) if limit else None
         if peer is None:
             return "", None
@@ -186,7 +186,7 @@ class FleetGate:
         if self._row[Field.WAITING]:
             # Our own server hears of this, too.
             self._stop_watching_room()
-        elif self._scoreboard.fleet[Fleet.MAX_CONNECTIONS]:
+        elif self._scoreboard.notices[Notice.MAX_CONNECTIONS]:
             _fence()
             self._look_around()
             if self._room >= 0 and any(row[Field.WAITING] for row in self._all):
@@ -200,7 +200,7 @@ class FleetGate:
     def look_for_room(self) -> None:
         """Called now and then: the word of another worker may have gone to somebody who could not use it."""
         if self._row[Field.WAITING]:
-            limit = self._scoreboard.fleet[Fleet.MAX_CONNECTIONS]
+            limit = self._scoreboard.notices[Notice.MAX_CONNECTIONS]
             if not limit or self._total() < limit:
                 self._room_made()
 
@@ -234,7 +234,7 @@ class FleetGate:
 
     def _look_around(self) -> None:
         """Who there is, when that has changed."""
-        version = self._scoreboard.fleet[Fleet.VERSION]
+        version = self._scoreboard.notices[Notice.VERSION]
         if version != self._version:
             self._version = version
             accepting, others = self._scoreboard.published()

@@ -26,7 +26,7 @@ from ..net.handlers import Handler, classify
 from ..net.server import TCPServer
 from ..system.credentials import Identity, become
 from ..system.orphans import Lifeline, die_with_parent
-from ..system.scoreboard import Fleet, Row, Scoreboard
+from ..system.scoreboard import Notice, Row, Scoreboard
 from ..system.signals import unblock_signals
 from .ending import end_within, forget_the_parents_end, run_to_end
 from .gate import FleetGate
@@ -121,8 +121,8 @@ async def _serve(equipment: Equipment, handler: Handler) -> int:
     server = TCPServer(handler, tls=equipment.context, limits=limits, emit=equipment.emit, gate=gate)
     if not await _start(handler, stop, equipment.target):
         return ExitCode.OK
-    fleet = equipment.scoreboard.fleet
-    lanes = Lanes(loop, server, equipment.endpoints, equipment.slot, lambda: fleet[Fleet.SLOTS])
+    notices = equipment.scoreboard.notices
+    lanes = Lanes(loop, server, equipment.endpoints, equipment.slot, lambda: notices[Notice.SLOTS])
     interval = min(INTERVAL, equipment.settings.hang_timeout / 8)
     heartbeat = Heartbeat(loop, equipment.row, interval, gate.look_for_room)
     ageing = _age(loop, equipment)
@@ -189,7 +189,7 @@ def _stop_accepting(server: TCPServer, lanes: Lanes, equipment: Equipment) -> No
     """Where nobody will accept after us, what the kernel has accepted already is ours. Then give the sockets back: the
     kernel refuses connections when the last process has closed them, and lets them wait in vain before."""
     lanes.stop()
-    if equipment.scoreboard.fleet[Fleet.STOPPING]:
+    if equipment.scoreboard.notices[Notice.STOPPING]:
         lanes.take_all()
         server.accept_waiting(MOST_WAITING)
     server.stop()
