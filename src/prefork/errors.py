@@ -40,12 +40,6 @@ class ServiceError(PreforkError):
     exit_code = ExitCode.SERVICE
 
 
-class GaveUp(PreforkError):
-    """Raised when workers die faster than restarting them makes sense and none is left to serve."""
-
-    exit_code = ExitCode.CRASH_LOOP
-
-
 class BindError(PreforkError, OSError):
     """Raised when an address cannot be listened on: `errno` is kept, `address` says which, the text says the cure."""
 

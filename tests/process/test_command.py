@@ -184,7 +184,7 @@ def test_help_imports_no_server() -> None:
         ("check echo:handle --tls-cert a --tls-key a --tls-cert b --tls-key b", r"--tls-cert b: only one .*"),
         ("check echo:handle --tls-cert /tmp --tls-key /tmp", r"--tls-cert /tmp: is a directory"),
         ("check echo:handle --tls-cert /nowhere --tls-key /tmp", r"--tls-cert /nowhere: no such file or directory"),
-        ("check echo:handle --tls-cert /dev/null --tls-key /dev/null", r"--tls-cert /dev/null, .*: not a PEM .*"),
+        ("check echo:handle --tls-cert /dev/null --tls-key /dev/null", r"--tls-cert /dev/null: not a regular file"),
     ],
 )
 def test_a_wrong_option_is_one_line_with_its_cause(
@@ -428,9 +428,7 @@ def test_a_broken_pipe_inside_is_a_bug_too() -> None:
     assert run_with("raise BrokenPipeError(32, 'x')").returncode == 70
 
 
-@pytest.mark.parametrize(
-    ("failure", "code"), [("ConfigError", 2), ("ServiceError", 3), ("GaveUp", 5), ("PreforkError", 70)]
-)
+@pytest.mark.parametrize(("failure", "code"), [("ConfigError", 2), ("ServiceError", 3), ("PreforkError", 70)])
 def test_exit_codes_are_those_of_the_failures(failure: str, code: int) -> None:
     done = run_with(f"from prefork import errors; raise errors.{failure}('what\\x1b\\nhappened')")
     assert (done.returncode, done.stdout, done.stderr) == (code, "", "prefork: what\\x1b\\nhappened\n")

@@ -327,8 +327,9 @@ def test_a_stop_ends_both(folder: Path) -> None:
             assert server.wait() == 0
             for pid in session_members(server.pid):
                 # It had just come to serve.
-                if "supervisor" in Path(f"/proc/{pid}/cmdline").read_text():
-                    end(pid)
+                with contextlib.suppress(OSError):
+                    if "supervisor" in Path(f"/proc/{pid}/cmdline").read_text():
+                        end(pid)
             wait_until(lambda: session_members(server.pid) == [])
             assert "Traceback" not in server.stderr()
 

@@ -16,12 +16,15 @@ from typing import Any, Protocol
 
 from ..errors import ConnectionTimedOut, LineTooLong
 from ..events import ConnectionAborted, ConnectionLost, HandlerFailed, HandshakeFailed, printable
+from ..system.signals import heed_nothing
 from .channel import format_address
 from .handlers import Handler, Kind
 from .hub import Hub
 from .stream import Stream
 
 _TRACEBACK_LINES = 60
+#: Handlers of SIGINT that raise no KeyboardInterrupt: one that comes up all the same is the service's own.
+_NO_INTERRUPT = (signal.SIG_IGN, heed_nothing)
 #: What a handler raises, if it lets it pass, when its peer left or broke the rules: no bug of the service.
 _PEERS_FAULT = (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, LineTooLong)
 
@@ -82,7 +85,7 @@ async def _run(stream: Stream, hub: Hub, handler: Handler, context: ssl.SSLConte
         raise
     except BaseException as exc:
         _report(exc, stream, hub)
-        if isinstance(exc, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        if isinstance(exc, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) not in _NO_INTERRUPT:
             # Somebody at the terminal wants the program to stop, and it only happened to be our turn.
             raise
     finally:

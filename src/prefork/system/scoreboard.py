@@ -7,6 +7,7 @@ make its siblings look dead. No decisions live here, and no clock.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import enum
 import fcntl
@@ -161,10 +162,8 @@ class Scoreboard:
         fd = self._file.fileno()
         size = self._row_words * _WORD
         own = _map(fd, size, self._start(number) * _WORD, mmap.PROT_READ | mmap.PROT_WRITE)
-        # Opened anew for reading alone: what is mapped of a descriptor that can write can be made writable again.
-        read_only = Descriptor(os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC))
-        reading = _map(read_only.fileno(), self._size, 0, mmap.PROT_READ)
-        read_only.close()
+        with contextlib.closing(_open_for_reading(fd)) as read_only:
+            reading = _map(read_only.fileno(), self._size, 0, mmap.PROT_READ)
         _libc().munmap(self._address, self._size)
         self._file.close()
         self._address = reading
@@ -194,6 +193,15 @@ def _make_file(size: int) -> Descriptor | None:
     os.ftruncate(file.fileno(), size)
     fcntl.fcntl(file.fileno(), fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
     return file
+
+
+def _open_for_reading(fd: int) -> Descriptor:
+    """What is mapped of a descriptor that can write can be made writable again (mprotect(2)), so it is opened anew.
+    Without /proc that cannot be: a mapping for reading keeps accidents out, and no more."""
+    try:
+        return Descriptor(os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC))
+    except OSError:
+        return Descriptor(os.dup(fd))
 
 
 def _libc() -> ctypes.CDLL:

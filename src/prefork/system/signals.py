@@ -65,7 +65,7 @@ def until_heeded(ends: Collection[int], passes: Collection[int]) -> Iterator[Non
     before: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
     for sig in (*ends, *passes):
         if signal.getsignal(sig) is not signal.SIG_IGN:
-            before[sig] = signal.signal(sig, end if sig in ends else _nothing)
+            before[sig] = signal.signal(sig, end if sig in ends else heed_nothing)
     try:
         yield
     finally:
@@ -100,7 +100,7 @@ class SignalQueue:
         self._wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         self._handlers: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
         for sig in heeded:
-            self._handlers[sig] = signal.signal(sig, _nothing)
+            self._handlers[sig] = signal.signal(sig, heed_nothing)
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         fd = _open_signalfd(heeded)
         self._signalfd = None if fd is None else Descriptor(fd)
@@ -140,7 +140,16 @@ class SignalQueue:
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
 
 
-def _nothing(signum: int, frame: FrameType | None) -> None: ...
+def heed_nothing(signum: int, frame: FrameType | None) -> None:
+    """A handler for a signal that means nothing. Unlike SIG_IGN it does not outlive exec (execve(2)): a program that is
+    started from here would never know why it cannot be interrupted."""
+
+
+def disregard(signals: Collection[int]) -> None:
+    """Have these mean nothing, and interrupt no system call. Main thread only."""
+    for sig in signals:
+        signal.signal(sig, heed_nothing)
+        signal.siginterrupt(sig, False)
 
 
 def _read(descriptor: Descriptor) -> bytes:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from ..system.scoreboard import Field, Row
 
-#: Seconds between beats: half of what the supervisor waits between its looks.
+#: Seconds between beats: as long as the supervisor waits until it confirms that one is missing.
 INTERVAL = 0.25
 
 

@@ -27,7 +27,7 @@ from ..net.server import TCPServer
 from ..system.credentials import Identity, become
 from ..system.orphans import Lifeline, die_with_parent
 from ..system.scoreboard import Notice, Row, Scoreboard
-from ..system.signals import unblock_signals
+from ..system.signals import disregard, unblock_signals
 from .ending import end_within, forget_the_parents_end, run_to_end
 from .gate import FleetGate
 from .heartbeat import INTERVAL, Heartbeat
@@ -76,10 +76,13 @@ def run(equipment: Equipment) -> int:
     forget_the_parents_end()
     # A terminal tells its whole group of Ctrl-C, and of its own end: the supervisor has heard it, too, and it is its to
     # answer.
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    disregard((signal.SIGINT, signal.SIGHUP))
     signal.signal(signal.SIGUSR1, lambda *_: equipment.reopen_logs())
-    _drop_privileges(equipment)
+    try:
+        _drop_privileges(equipment)
+    except (OSError, RuntimeError) as exc:
+        _tell(equipment, UnableMessage(f"--user, --group: cannot become them: {exc} (as root, with CAP_SETUID?)"))
+        return ExitCode.USAGE
     # The kernel's answer to the supervisor's death holds from the first moment and in a loop that hangs.
     die_with_parent(equipment.parent, signal.SIGKILL)
     # In C, so it answers also when Python does not.
