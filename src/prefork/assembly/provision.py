@@ -31,6 +31,8 @@ from ..system.handover import Estate, Parcel
 from ..system.listeners import Listener, Listeners
 from ..system.notify import Notifier
 from ..system.scoreboard import Notice
+from ..system.signals import block_signals
+from ..system.tenure import Tenure
 
 if TYPE_CHECKING:
     import ssl
@@ -69,12 +71,12 @@ class Provision:
         self._loaded: contexts.Pair | None = None
         self._identity: tuple[tuple[str, str], Identity | None] = (("", ""), None)
         self._told_of_backlog = 0
-        self._owning = estate is None
+        self._tenure = Tenure.HOLDER if estate is None else Tenure.DEPUTY
         self._estate = estate
         self._listeners = Listeners(() if estate is None else estate.listeners)
         self._control: Listener | None = None
         self._old_pidfile: pidfile.PidFile | None = None
-        self._pidfile = self._take_pidfile()
+        self._pidfile: pidfile.PidFile | None = None
         self._announcer = _Announcer(settings.ready_fd if estate is None else None)
         self.log_files = LogFiles(None if estate is None else estate.logs)
 
@@ -83,7 +85,7 @@ class Provision:
         self._listeners.close()
         held, self._pidfile = self._pidfile, None
         if held is not None:
-            if self._owning:
+            if self._tenure.owns(held.inherited):
                 held.remove()
             else:
                 held.close()
@@ -93,8 +95,11 @@ class Provision:
     def first(self, emit: Emit) -> Plan:
         """The plan of the start. Raises PreforkError."""
         self._emit = emit
-        plan = self._make_plan(self._settings)
-        self.adopt(plan)
+        # A signal that ends us meanwhile waits until what was made is known here, and so is put away.
+        with block_signals():
+            self._take_pidfile()
+            plan = self._make_plan(self._settings)
+            self.adopt(plan)
         if self._estate is not None and plan.workers == self._estate.workers[0]:
             # Somebody has scaled the supervisor before this one.
             plan = dataclasses.replace(plan, workers=self._estate.workers[1])
@@ -140,7 +145,7 @@ class Provision:
         """Close the sockets that no plan has."""
         wanted = [listener for plan in plans for listener in _kit(plan).listeners]
         self._listeners.keep([*wanted, *([self._control] if self._control else [])])
-        if self._old_pidfile is not None and self._owning:
+        if self._old_pidfile is not None and self._tenure is Tenure.HOLDER:
             self._old_pidfile.remove()
             self._old_pidfile = None
 
@@ -191,14 +196,14 @@ class Provision:
         """To whoever started us."""
         self._announcer.announce()
 
-    def own(self, owning: bool) -> None:
+    def own(self, tenure: Tenure) -> None:
         """After a hand-over, or when it is taken back, or was not to be."""
-        self._owning = owning
-        self._listeners.own(owning)
-        if owning and self._pidfile is not None:
-            self._pidfile.write()
-        for path in self._listeners.lost() if owning else ():
-            self._emit(FileLost(visible(path)))
+        self._tenure = self._listeners.tenure = tenure
+        if tenure is Tenure.HOLDER:
+            if self._pidfile is not None:
+                self._pidfile.write()
+            for path in self._listeners.lost():
+                self._emit(FileLost(visible(path)))
 
     def pack(self, channel: int, workers: int) -> tuple[Parcel, Mapping[str, str]]:
         """Everything that we listen on, the pidfile, and the way to the service manager; with so many workers."""
@@ -234,7 +239,8 @@ class Provision:
         if path == "off":
             return None
         try:
-            self._control = self._listeners.bind_control(path, _CONTROL_BACKLOG) if path else self._bind_default()
+            with block_signals():
+                self._control = self._listeners.bind_control(path, _CONTROL_BACKLOG) if path else self._bind_default()
         except OSError as exc:
             if path:
                 raise
@@ -248,15 +254,16 @@ class Provision:
             return inherited[0]
         return self._listeners.bind_control(str(control_folder.make_folder() / f"{os.getpid()}.sock"), _CONTROL_BACKLOG)
 
-    def _take_pidfile(self) -> pidfile.PidFile | None:
+    def _take_pidfile(self) -> None:
         wanted = os.path.abspath(self._settings.pidfile) if self._settings.pidfile else ""
         if self._estate is not None and self._estate.pidfile is not None:
-            inherited = pidfile.PidFile(*self._estate.pidfile)
+            inherited = pidfile.PidFile(*self._estate.pidfile, inherited=True)
             if inherited.path == wanted:
-                return inherited
+                self._pidfile = inherited
+                return
             # Removed when its owner is gone.
             self._old_pidfile = inherited
-        return pidfile.claim(wanted) if wanted else None
+        self._pidfile = pidfile.claim(wanted) if wanted else None
 
     def private(self) -> list[pidfile.PidFile | _Announcer]:
         """What no worker may hold."""

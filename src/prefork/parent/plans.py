@@ -13,6 +13,7 @@ from typing import Protocol
 from ..core.workers import Timing
 from ..system.handover import Parcel
 from ..system.scoreboard import Notice
+from ..system.tenure import Tenure
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +47,8 @@ class Provider(Protocol):
     def announce(self) -> None:
         """Every worker accepts, for the first time."""
 
-    def own(self, owning: bool) -> None:
-        """Files that outlive a hand-over (sockets, pidfile) are ours, or another supervisor's."""
+    def own(self, tenure: Tenure) -> None:
+        """Whose the files are that outlive a hand-over (sockets, pidfile)."""
 
     def pack(self, channel: int, workers: int) -> tuple[Parcel, Mapping[str, str]]:
         """What a successor gets, which is to have so many workers. Raises OSError."""

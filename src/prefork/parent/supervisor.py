@@ -58,6 +58,7 @@ from ..events import (
 from ..system.processes import BLIND_INTERVAL, System
 from ..system.scoreboard import Notice
 from ..system.signals import SignalQueue
+from ..system.tenure import Tenure
 from .answers import Answers
 from .control import ControlSocket
 from .plans import Plan, Plans, Provider
@@ -167,7 +168,7 @@ class Supervisor:
         needs the files that we would remove."""
         if self._predecessor is not None and not self._predecessor.gone:
             self._predecessor.tell(UnableMessage(reason))
-            self._provider.own(False)
+            self._provider.own(Tenure.DEPUTY)
 
     # --- one turn of the loop -----------------------------------------------------------------------------------------
 
@@ -412,7 +413,7 @@ class Supervisor:
 
     def _hand_over(self) -> None:
         self._listen_for_commands(False)
-        self._provider.own(False)
+        self._provider.own(Tenure.LEAVING)
         if self._outcome is None:
             self._apply(HandedOver())
         else:
@@ -421,7 +422,7 @@ class Supervisor:
 
     def _keep(self) -> None:
         """The successor is dead, how far it may have come."""
-        self._provider.own(True)
+        self._provider.own(Tenure.HOLDER)
         self._listen_for_commands(True)
 
     def _note(self, event: Event) -> None:
@@ -455,7 +456,7 @@ class Supervisor:
     def _announce(self) -> None:
         if self._predecessor is not None:
             # It leaves when it hears of it: everything must be ours by then.
-            self._provider.own(True)
+            self._provider.own(Tenure.HOLDER)
             self._listen_for_commands(True)
             self._predecessor.tell(ReadyMessage())
             self._note(TookOver(self._predecessor.pid))

@@ -12,6 +12,7 @@ import os
 import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ..addresses import Address, FdAddress, SystemdAddress, TCPAddress, UnixAddress
 from ..errors import BindError, ConfigError
@@ -26,6 +27,7 @@ from .sockets import (
     socket_file,
     unlink_unix_socket,
 )
+from .tenure import Tenure
 
 #: The sockets of one endpoint: one that all workers share, or with SO_REUSEPORT one for each, between which the kernel
 #: chooses for each connection.
@@ -73,8 +75,6 @@ class Listener:
     """The address as it was asked for, without what may change while it is bound."""
     endpoints: tuple[Lanes, ...]
     file: File | None = None
-    inherited: bool = False
-    """From the supervisor before this one."""
 
     def describe(self) -> list[str]:
         """Each endpoint in words: `127.0.0.1:9000 (tcp)`."""
@@ -89,14 +89,17 @@ class Listener:
 class Listeners:
     """Everything that this process listens on. `close` it in the end; a worker calls `keep_in_worker` instead.
 
-    Those that were `inherited` from a supervisor that still runs are its own until `own` is called: what is closed
-    before that leaves their files alone.
+    Whose the files are of those that were `inherited`, and of the rest, is as `tenure` says.
     """
 
     def __init__(self, inherited: Iterable[Listener] = ()) -> None:
-        self._listeners = [replace(listener, inherited=True) for listener in inherited]
-        self._owning = True
+        self._listeners = list(inherited)
+        self._inherited = frozenset(self._listeners)
+        self.tenure = Tenure.DEPUTY if self._inherited else Tenure.HOLDER
         self._passed: Passed | None = Passed()
+        self._names: dict[socket.socket, Any] = {}
+        """What getsockname() says of each while it listens."""
+        self._remember_names()
 
     def arrange(self, addresses: Sequence[Address], backlog: int, lanes: int | None) -> tuple[Listener, ...]:
         """Listeners for `addresses`, in this order: those that are there already, and fresh ones.
@@ -126,6 +129,7 @@ class Listeners:
             undo.pop_all()
         self._passed = None
         self._listeners = arranged + left
+        self._remember_names()
         return tuple(arranged)
 
     def adjust(
@@ -145,9 +149,14 @@ class Listeners:
         mended = []
         for listener in self._listeners:
             for sock in listener.sockets():
-                if listen_again(sock, backlog):
+                if sock in self._names and listen_again(sock, self._names[sock], backlog):
                     mended.append(describe(sock))
         return mended
+
+    def _remember_names(self) -> None:
+        for listener in self._listeners:
+            for sock in listener.sockets():
+                self._names.setdefault(sock, sock.getsockname())
 
     def lost(self) -> list[str]:
         """The unix sockets whose files are not there any more."""
@@ -173,13 +182,6 @@ class Listeners:
         """What there is."""
         return tuple(self._listeners)
 
-    def own(self, owning: bool) -> None:
-        """Whether the files that we have inherited, or passed on, are ours to remove, or another supervisor's."""
-        self._owning = owning
-        if not owning:
-            # Also those that we have bound are a successor's now.
-            self._listeners = [replace(listener, inherited=True) for listener in self._listeners]
-
     def close(self) -> None:
         """Close all, and remove the files of unix sockets, if they are ours."""
         self.keep(())
@@ -196,8 +198,9 @@ class Listeners:
 
     def _close(self, listener: Listener) -> None:
         for sock in listener.sockets():
+            self._names.pop(sock, None)
             sock.close()
-        if listener.file is not None and (self._owning or not listener.inherited):
+        if listener.file is not None and self.tenure.owns(listener in self._inherited):
             listener.file.remove()
 
     def _bind(self, address: Address, backlog: int, lanes: int | None, earlier: Sequence[Listener]) -> Listener:

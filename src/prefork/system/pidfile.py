@@ -21,7 +21,8 @@ class PidFile:
     """Owns the file at `path`, by the lock on `fd`, which a successor may share (flock(2): it belongs to the open file
     description)."""
 
-    def __init__(self, path: str, fd: int) -> None:
+    def __init__(self, path: str, fd: int, inherited: bool = False) -> None:
+        self.inherited = inherited
         # Absolute: the supervisor may be in another folder when it removes it.
         self.path = os.path.abspath(path)
         self._descriptor = Descriptor(fd)

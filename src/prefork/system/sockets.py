@@ -15,6 +15,7 @@ import stat
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from ..addresses import UNIX_PATH_LIMIT
 from ..errors import BindError
@@ -251,10 +252,16 @@ def remove_stale_socket(path: str) -> bool:
     return False
 
 
-def listen_again(sock: socket.socket, backlog: int) -> bool:
-    """Mend a listening socket that somebody who shares it has shut down; whether that was so. It is bound still."""
+def listen_again(sock: socket.socket, address: Any, backlog: int) -> bool:
+    """Mend a listening socket that somebody who shares it has shut down; whether that was so, and is so no more.
+
+    It is bound still, but for a port that the kernel had chosen: `address` is what its getsockname() was before.
+    """
     with contextlib.suppress(OSError):
         if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            # Linux gives such a port back in tcp_set_state(), and getsockname() tells it all the same.
+            with contextlib.suppress(OSError):
+                sock.bind(address)
             sock.listen(backlog)
             return True
     return False

@@ -34,7 +34,10 @@ def load(target: str) -> object:
         raise ServiceError(
             f"service {target}: expected module:attribute or path/to/file.py:attribute, as in echo:handle"
         )
-    _make_importable(os.getcwd())
+    try:
+        _make_importable(os.getcwd())
+    except OSError as exc:
+        raise ServiceError(f"service {target}: the current folder is gone ({exc.strerror or exc})") from None
     module = _load_file(target, place) if is_file else _load_module(target, place)
     return _find(target, module, place, path)
 
