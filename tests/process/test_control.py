@@ -6,57 +6,30 @@ import json
 import os
 import socket
 import stat
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import need_root, run_script, wait_until
+from servers import ECHO, Asked, answer, asking, command, cpu_seconds, leave_descriptors, serving, status
+from support import need, need_root, run_script, wait_until
 
 from prefork.core.control import COMMANDS, BadRequest, Request, decode_request, encode_request
 from prefork.testing import Server, run_server
 
-SERVICE = """
-async def handle(stream):
-    async for line in stream:
-        stream.write(line)
-"""
-
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "service.py").write_text(SERVICE)
+    (tmp_path / "service.py").write_text(ECHO)
     return tmp_path
 
 
 @pytest.fixture
 def server(folder: Path) -> Iterator[Server]:
-    with run_server("service:handle", "-w", "2", "--control", str(folder / "control"), cwd=folder) as running:
+    with serving(folder) as running:
         yield running
-
-
-def command(folder: Path, *words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    path = () if env else ("--control", str(folder / "control"))
-    return subprocess.run(
-        [sys.executable, "-m", "prefork", *words, *path],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        cwd=folder,
-        env={**os.environ, **(env or {})},
-    )
-
-
-def status(folder: Path) -> dict[str, Any]:
-    done = command(folder, "status", "--json")
-    assert done.returncode == 0, done.stderr
-    value: dict[str, Any] = json.loads(done.stdout)
-    return value
 
 
 def test_status_agrees_with_what_clients_see(server: Server, folder: Path) -> None:
@@ -159,6 +132,42 @@ def test_rubbish_is_answered_and_changes_nothing(server: Server, folder: Path, w
             reply = json.loads(file.read())
     assert reply["ok"] is False
     assert status(folder)["state"] == "serving"
+
+
+def test_nested_deeply(server: Server, folder: Path) -> None:
+    for depth in (500, 1000, 30000):
+        reply = answer(asking(folder, b"[" * depth + b"\n"))
+        assert reply["ok"] is False
+    assert status(folder)["state"] == "serving"
+    assert "Traceback" not in server.stderr()
+
+
+def test_without_a_descriptor_a_client_waits_and_costs_nothing(server: Server, folder: Path) -> None:
+    need("prlimit")
+    leave_descriptors(server.pid, 0)
+    with asking(folder, {"command": "status"}) as sock, sock.makefile("rb") as file:
+        before, started = cpu_seconds(server.pid), time.monotonic()
+        wait_until(lambda: time.monotonic() > started + 1.5)
+        assert cpu_seconds(server.pid) - before < 0.5, "it would try again and again"
+        leave_descriptors(server.pid, 5)
+        assert json.loads(file.readline())["ok"] is True
+
+
+def test_those_that_wait_for_a_reload_leave_room_for_others(server: Server, folder: Path) -> None:
+    (folder / "service.py").write_text("import os, time\nwhile os.path.exists('wait'): time.sleep(0.01)\n" + ECHO)
+    (folder / "wait").touch()
+    waiting = [Asked(folder, {"command": "reload"}) for _ in range(24)]
+    assert status(folder)["reloading"] is True
+    (folder / "wait").unlink()
+    assert {each.reply()["ok"] for each in waiting} == {True}
+
+
+def test_settings_that_are_wrong_do_not_keep_commands_from_the_server(folder: Path) -> None:
+    env = {"XDG_RUNTIME_DIR": str(folder)}
+    with run_server("service:handle", "--control", "", cwd=folder, env=env):
+        (folder / "prefork.toml").write_text("workrs = 1\n")
+        done = command(folder, "status", env=env)
+        assert done.returncode == 0, done.stderr
 
 
 def test_clients_that_say_too_much_or_nothing_cost_nothing(server: Server, folder: Path) -> None:

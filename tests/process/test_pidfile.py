@@ -66,6 +66,16 @@ def test_one_that_somebody_else_has_replaced_is_not_removed(folder: Path) -> Non
     assert path.read_text() == "somebody else's\n"
 
 
+def test_somebodys_notes_are_not_taken_for_a_number(folder: Path) -> None:
+    path = folder / "notes.txt"
+    path.write_text("dear diary\n")
+    done = start(folder, str(path))
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"prefork: --pidfile {path}: it holds something else than a number")
+    assert path.read_text() == "dear diary\n"
+
+
 @pytest.mark.parametrize("kind", ["folder", "link", "fifo", "missing folder"])
 def test_what_is_no_file_is_refused(folder: Path, kind: str) -> None:
     path = folder / "pid"

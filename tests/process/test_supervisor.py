@@ -286,6 +286,35 @@ def test_a_busy_worker_does_not_hoard_what_others_could_take(folder: Path) -> No
         assert late <= 8
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN])
+@pytest.mark.parametrize("moment", ["pid", "socket", "control"])
+def test_a_signal_while_it_starts(folder: Path, number: int, moment: str) -> None:
+    """It ends it, and leaves nothing behind; or it means nothing yet."""
+    options = ["--pidfile", "pid", "--control", "control"]
+    with run_server(
+        "service:handle", *options, "-w", "1", cwd=folder, bind=["unix:socket"], wait_ready=False
+    ) as server:
+        wait_until((folder / moment).exists)
+        server.signal(number)
+        if number != signal.SIGTERM:
+            wait_until(lambda: "ready: " in server.stderr())
+            server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert "Traceback" not in server.stderr()
+    assert {each.name for each in folder.iterdir()} <= {"service.py", "__pycache__"}
+
+
+def test_the_current_folder_is_gone(folder: Path) -> None:
+    place = folder / "place"
+    place.mkdir()
+    (place / "service.py").write_text("")
+    prefix = ["sh", "-c", 'rm -r ../place; exec "$@"', "sh"]
+    with run_server("service:handle", "-w", "1", cwd=place, prefix=prefix, wait_ready=False) as server:
+        assert server.wait() == 3
+        assert "service service:handle: the current folder is gone" in server.stderr()
+        assert "Traceback" not in server.stderr()
+
+
 def test_an_address_in_use_is_one_line_and_no_fork(folder: Path) -> None:
     need("strace")
     with socket.create_server(("127.0.0.1", 0)) as taken:

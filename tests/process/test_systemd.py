@@ -271,6 +271,12 @@ def test_the_manager_is_told(folder: Path, manager: socket.socket) -> None:
         _, kept = states(manager, "READY=1")
         assert kept["STATUS"].startswith("reload failed, what runs is kept")
         assert "NOTIFY_SOCKET" not in ask(server.port, b"environment\n").decode().split()
+        # Who asks by a signal waits for both, whatever becomes of it (Type=notify-reload).
+        (folder / "prefork.toml").write_text("rubbish")
+        server.signal(signal.SIGHUP)
+        reloading, refused = states(manager, "READY=1")
+        assert reloading["RELOADING"] == "1"
+        assert refused["STATUS"].startswith("not reloading (SIGHUP): ")
         server.signal(signal.SIGTERM)
         (stopping,) = states(manager, "STOPPING=1")
         assert "SIGTERM" in stopping["STATUS"]

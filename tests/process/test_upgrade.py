@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import signal
 import socket
@@ -12,11 +11,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from servers import command, end, gone, serving, status, upgrade
 from support import need, session_members, wait_until
 
 from prefork.testing import Server, run_server
@@ -42,57 +41,12 @@ def install(folder: Path, version: str, more: str = "") -> None:
     (folder / "service.py").write_text(SERVICE.replace('"one"', f'"{version}"') + more)
 
 
-@contextlib.contextmanager
-def serving(folder: Path, *options: str, **more: Any) -> Iterator[Server]:
-    bind = more.pop("bind", ["127.0.0.1:0"])
-    control = ["--control", str(folder / "control")]
-    with run_server("service:handle", "-w", "2", *control, *options, cwd=folder, bind=bind, **more) as server:
-        yield server
-
-
-def command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "prefork", *words, "--control", str(folder / "control")],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd=folder,
-    )
-
-
-def status(folder: Path) -> dict[str, Any]:
-    done = command(folder, "status", "--json")
-    assert done.returncode == 0, done.stderr
-    value: dict[str, Any] = json.loads(done.stdout)
-    return value
-
-
-def upgrade(folder: Path) -> int:
-    done = command(folder, "upgrade", "--json")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return int(json.loads(done.stdout)["pid"])
-
-
 def ask(server: Server, family: int = socket.AF_INET, where: Any = None) -> list[str]:
     with socket.socket(family) as sock:
         sock.settimeout(10)
         sock.connect(where or ("127.0.0.1", server.port))
         sock.sendall(b"hello\n")
         return sock.makefile("rb").readline().decode().split()
-
-
-def end(pid: int) -> None:
-    """A supervisor that is not ours to wait for."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGTERM)
-    wait_until(lambda: gone(pid), 20, f"the end of {pid}")
-
-
-def gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 def test_the_installed_program_takes_over(folder: Path) -> None:

@@ -238,6 +238,87 @@ def test_a_stop_ends_a_reload() -> None:
     assert machine.finish == Finish(ExitCode.OK)
 
 
+def crash_into_back_off(machine: Machine, slot: int) -> None:
+    """So often that the slot has to wait for its next worker."""
+    for _ in range(10):
+        if machine.roster.slots[slot].occupant is None:
+            break
+        machine.die(machine.roster.slots[slot].occupant)
+    assert machine.roster.slots[slot].due is not None
+    assert machine.roster.slots[slot].due > machine.now
+
+
+def test_an_empty_slot_has_its_successor_prove_itself_as_well() -> None:
+    """A reload that fails leaves it for a worker of the kind that there was, when that one was due."""
+    machine = Machine(2)
+    machine.boot()
+    crash_into_back_off(machine, 0)
+    due = machine.roster.slots[0].due
+    machine.tell(ReloadAsked("SIGHUP", Timing()))
+    successor = newest(machine)
+    assert machine.alive[successor] == 0
+    machine.tell(WorkerUnable(successor, "wrong settings"))
+    machine.die(successor, "exit status 3")
+    assert machine.notes[-1].endswith("the successor of worker 0 did not boot: wrong settings")
+    assert machine.roster.slots[0].due == due
+    machine.sleep(20)
+    assert machine.roster.workers[newest(machine)].generation == 0
+    assert machine.roster.generations() == {0}
+
+
+def test_slots_that_come_during_a_reload_have_workers_of_the_new_kind() -> None:
+    machine = Machine(1)
+    machine.boot()
+    machine.tell(ReloadAsked("SIGHUP", Timing()))
+    machine.tell(ScaleAsked("SIGTTIN", 1))
+    assert sorted(machine.alive.values()) == [0, 0], "one successor at a time"
+    machine.tell(WorkerReady(newest(machine)))
+    machine.die(0, "exit status 0", clean=True)
+    assert sorted(machine.alive.values()) == [0, 1]
+    assert machine.roster.rolling is not None
+    machine.tell(WorkerReady(newest(machine)))
+    assert machine.roster.rolling is None
+    assert {worker.generation for worker in machine.roster.workers.values()} == {1}
+
+
+def test_a_slot_that_goes_takes_its_successor_along() -> None:
+    machine = Machine(2)
+    machine.boot()
+    machine.tell(ReloadAsked("SIGHUP", Timing()))
+    machine.tell(WorkerReady(newest(machine)))
+    successor = newest(machine)
+    assert machine.alive[successor] == 1
+    machine.tell(ScaleAsked("SIGTTOU", -1))
+    assert successor in machine.drained
+    assert machine.roster.rolling is None
+    assert "reloaded: every worker is of generation 1" in machine.notes
+
+
+def test_nothing_can_be_asked_for_while_the_first_ones_start() -> None:
+    machine = Machine(1)
+    machine.tell(Started())
+    machine.tell(ScaleAsked("SIGTTIN", 2))
+    machine.tell(ReloadAsked("SIGHUP", Timing()))
+    assert len(machine.alive) == 1
+    assert [note.split(":")[0] for note in machine.notes] == ["not scaling (SIGTTIN)", "not reloading (SIGHUP)"]
+
+
+def test_giving_up_leaves_those_alone_that_drain() -> None:
+    machine = Machine(1)
+    machine.boot()
+    machine.tell(ReloadAsked("SIGHUP", Timing()))
+    machine.tell(WorkerReady(newest(machine)))
+    assert machine.drained == [0]
+    while machine.roster.phase is Phase.SERVING:
+        machine.die(newest(machine))
+        machine.sleep((machine.roster.slots[0].due or machine.now) - machine.now)
+    assert 0 not in machine.killed
+    assert machine.finish is None
+    machine.die(0, "exit status 0", clean=True)
+    assert machine.finish is not None
+    assert machine.finish.code == ExitCode.CRASH_LOOP
+
+
 def test_one_more_and_one_fewer() -> None:
     machine = Machine(1)
     machine.boot()

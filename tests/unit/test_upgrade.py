@@ -94,6 +94,22 @@ def test_one_that_cannot_start_changes_nothing_and_says_why() -> None:
     assert not machine.serving, "the third try works"
 
 
+def test_one_that_was_stopped_while_it_started_says_so() -> None:
+    machine = Machine()
+    machine.tell(UpgradeAsked("SIGUSR2"))
+    machine.tell(SuccessorStopping())
+    machine.die("exit status 0")
+    assert machine.notes[-1].endswith("what runs is kept: it was asked to stop")
+    assert not machine.stopped
+
+
+def test_at_once_means_both() -> None:
+    machine = Machine()
+    machine.tell(UpgradeAsked("SIGUSR2"))
+    machine.tell(SuccessorReady())
+    assert machine.upgrade.apply(SuccessorStopping(at_once=True), machine.now) == [StopToo(at_once=True)]
+
+
 def test_one_that_hangs_is_killed() -> None:
     machine = Machine()
     machine.tell(UpgradeAsked("SIGUSR2"))

@@ -81,7 +81,9 @@ def run(equipment: Equipment) -> int:
     try:
         _drop_privileges(equipment)
     except (OSError, RuntimeError) as exc:
-        _tell(equipment, UnableMessage(f"--user, --group: cannot become them: {exc} (as root, with CAP_SETUID?)"))
+        wanted = "--user, --group: this process cannot become that user"
+        reason = (exc.strerror or "") if isinstance(exc, OSError) else str(exc)
+        _tell(equipment, UnableMessage(f"{wanted}: {reason.lower()} (it takes root, with CAP_SETUID and CAP_SETGID)"))
         return ExitCode.USAGE
     # The kernel's answer to the supervisor's death holds from the first moment and in a loop that hangs.
     die_with_parent(equipment.parent, signal.SIGKILL)

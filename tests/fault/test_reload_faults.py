@@ -1,0 +1,244 @@
+"""What a reload finds may be rubbish, out of reach or half of what it was: what runs goes on as it is, and says why."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import ssl
+import stat
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import streams
+import trustme
+from servers import ECHO, Asked, answer, asking, command, echo, leave_descriptors, serves, serving, status
+from support import need, need_root, wait_until
+
+from prefork.testing import Server, run_server
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "service.py").write_text(ECHO)
+    return tmp_path
+
+
+def refused(server: Server, reason: str) -> None:
+    """A reload by a signal: not done, for this reason, and everything goes on."""
+    workers = set(server.worker_pids())
+    server.signal(signal.SIGHUP)
+    wait_until(lambda: "not reloading (SIGHUP): " in server.stderr())
+    (line,) = [line for line in server.stderr().splitlines() if "not reloading" in line]
+    assert reason in line
+    assert "Traceback" not in server.stderr()
+    assert serves(server)
+    assert set(server.worker_pids()) == workers
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ('user = "a\\u0000b"', "--user a\\x00b: there is no such user"),
+        ('user = "²"', "--user ²: there is no such user"),
+        ('group = "' + "9" * 5000 + '"', "--group 999"),
+        ("workers = " + "9" * 5000, "not a TOML file: "),
+        ("workers = " + "[" * 5000, "not a TOML file: "),
+        ("workers", "not a TOML file: "),
+        ('bind = ["127.0.0.1:0", "fd:3"]', "--bind fd:3: can be taken at the start alone; restart"),
+        ('bind = ["127.0.0.1:0", "systemd:web"]', "--bind systemd:web: can be taken at the start alone; restart"),
+        ('bind = ["127.0.0.1:0", "some.host.example:9"]', "a name is not looked up while the server runs"),
+        ("reuse_port = true", "--reuse-port: cannot be changed while it runs; restart"),
+        ("workers = 257", "257 workers: there can be"),
+    ],
+)
+def test_settings_that_are_wrong(folder: Path, settings: str, reason: str) -> None:
+    config = folder / "prefork.toml"
+    config.write_text('bind = ["127.0.0.1:0"]\n')
+    with run_server("service:handle", "--config", str(config), cwd=folder, bind=[]) as server:
+        config.write_text(settings + "\n")
+        refused(server, reason)
+        assert server.stop() == 0
+
+
+@pytest.mark.parametrize("which", ["config", "cert"])
+def test_a_file_that_would_block(folder: Path, which: str, certs: dict[str, str]) -> None:
+    """A FIFO in its place would be opened for ever."""
+    config, cert = folder / "prefork.toml", folder / "cert.pem"
+    config.write_text("")
+    cert.write_bytes(Path(certs["cert"]).read_bytes())
+    tls = ["--tls-cert", str(cert), "--tls-key", certs["key"]]
+    with serving(folder, "--config", str(config), *(tls if which == "cert" else [])) as server:
+        path = config if which == "config" else cert
+        path.unlink()
+        os.mkfifo(path)
+        server.signal(signal.SIGHUP)
+        wait_until(lambda: "not a regular file" in server.stderr())
+        assert status(folder)["state"] == "serving"
+        assert server.stop() == 0
+
+
+@pytest.mark.parametrize("spare", [0, 1, 2])
+def test_no_descriptor_is_left(folder: Path, spare: int, certs: dict[str, str]) -> None:
+    need("prlimit")
+    with serving(folder, "--tls-cert", certs["cert"], "--tls-key", certs["key"], workers=1) as server:
+        leave_descriptors(server.pid, spare)
+        server.signal(signal.SIGHUP)
+        wait_until(lambda: "too many open files" in server.stderr(), what=server.stderr())
+        assert "Traceback" not in server.stderr()
+        assert len(server.worker_pids()) == 1
+        leave_descriptors(server.pid, 30)
+        done = command(folder, "reload")
+        assert done.returncode == 0, done.stderr
+        assert server.stop() == 0
+
+
+def test_a_reload_that_fails_changes_nothing_that_is_shared(folder: Path, certs: dict[str, str]) -> None:
+    """The certificate, the mode of a socket's file, the log level: all of it belongs to what was to come."""
+    path, config = folder / "socket", folder / "prefork.toml"
+    config.write_text(f'bind = ["127.0.0.1:0", "unix:{path},mode=600"]\ntls_cert = "cert.pem"\ntls_key = "key.pem"\n')
+    for name in ("cert", "key"):
+        (folder / f"{name}.pem").write_bytes(Path(certs[name]).read_bytes())
+    with serving(folder, bind=[]) as server:
+        before = _certificate(server)
+        leaf = streams.authority()[0].issue_cert("localhost")
+        leaf.private_key_pem.write_to_path(str(folder / "key.pem"))
+        leaf.cert_chain_pems[0].write_to_path(str(folder / "cert.pem"))
+        config.write_text(config.read_text().replace("mode=600", "mode=666") + 'log_level = "error"\n')
+        (folder / "service.py").write_text("raise OSError('broken')\n")
+        done = command(folder, "reload")
+        assert done.returncode == 3
+        assert "OSError: broken" in done.stderr
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        (folder / "service.py").write_text(ECHO)
+        # The one that comes in the place of a worker is as those are that run.
+        killed = {worker["pid"] for worker in status(folder)["workers"]}
+        for pid in killed:
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: len(ready(folder)) == 2 and not killed & {worker["pid"] for worker in ready(folder)})
+        assert {_certificate(server) for _ in range(8)} == {before}
+        assert "restarting" in server.stderr(), "warnings are told yet"
+        done = command(folder, "reload")
+        assert done.returncode == 0, done.stderr
+        assert _certificate(server) != before
+        assert stat.S_IMODE(path.stat().st_mode) == 0o666
+        said = len(server.stderr())
+        os.kill(ready(folder)[0]["pid"], signal.SIGKILL)
+        wait_until(lambda: status(folder)["deaths"].get("signal") == 3)
+        assert server.stderr()[said:] == "", "of warnings nothing is told any more"
+
+
+def ready(folder: Path) -> list[dict[str, Any]]:
+    return [worker for worker in status(folder)["workers"] if worker["state"] == "ready"]
+
+
+def _certificate(server: Server, sigalgs: str = "") -> bytes:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    if sigalgs:
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        context.set_ciphers(sigalgs)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock, context.wrap_socket(sock) as tls:
+        return tls.getpeercert(True) or b""
+
+
+@pytest.mark.parametrize(("first", "then"), [("RSA", "ECDSA"), ("ECDSA", "RSA")])
+def test_a_key_of_another_kind_takes_the_place_of_the_one_before(folder: Path, first: str, then: str) -> None:
+    """OpenSSL keeps one of each kind in a context: who asks for the old kind would get the old certificate."""
+
+    def install(kind: str) -> None:
+        leaf = streams.authority()[0].issue_cert("localhost", key_type=trustme.KeyType[kind])
+        leaf.private_key_pem.write_to_path(str(folder / "key.pem"))
+        leaf.cert_chain_pems[0].write_to_path(str(folder / "cert.pem"))
+
+    install(first)
+    with serving(folder, "--tls-cert", "cert.pem", "--tls-key", "key.pem") as server:
+        before = _certificate(server, f"ECDHE-{first}-AES128-GCM-SHA256")
+        install(then)
+        done = command(folder, "reload")
+        assert done.returncode == 0, done.stderr
+        assert _certificate(server, f"ECDHE-{then}-AES128-GCM-SHA256") != before
+        with pytest.raises(ssl.SSLError):
+            _certificate(server, f"ECDHE-{first}-AES128-GCM-SHA256")
+
+
+def test_workers_that_are_asked_for_meanwhile_are_new_ones(folder: Path) -> None:
+    (folder / "service.py").write_text("import os, time\nwhile os.path.exists('wait'): time.sleep(0.01)\n" + ECHO)
+    with serving(folder) as server:
+        (folder / "wait").touch()
+        reload = Asked(folder, {"command": "reload"})
+        wait_until(lambda: "reloading (control socket)" in server.stderr())
+        scale = Asked(folder, {"command": "scale", "workers": 4})
+        assert scale.reply() == {"ok": True, "workers": 4}
+        (folder / "wait").unlink()
+        assert reload.reply() == {"ok": True, "generation": 1}
+        assert {(worker["slot"], worker["generation"]) for worker in ready(folder)} == {(n, 1) for n in range(4)}
+
+
+def test_who_asks_while_another_reload_is_under_way(folder: Path) -> None:
+    """One that is refused is told at once, and the other one is none the worse."""
+    (folder / "service.py").write_text("import os, time\nwhile os.path.exists('wait'): time.sleep(0.01)\n" + ECHO)
+    with serving(folder) as server:
+        (folder / "wait").touch()
+        first = Asked(folder, {"command": "reload"})
+        wait_until(lambda: "reloading (control socket)" in server.stderr())
+        (folder / "prefork.toml").write_text("rubbish")
+        reply = answer(asking(folder, {"command": "reload"}))
+        assert reply["ok"] is False
+        assert "not a TOML file" in reply["error"]
+        # It comes when the one before has failed, with what is there by then.
+        (folder / "prefork.toml").unlink()
+        second = Asked(folder, {"command": "reload"})
+        (folder / "service.py").write_text(ECHO)
+        (folder / "wait").unlink()
+        assert first.reply()["ok"] is True
+        assert second.reply() == {"ok": True, "generation": 2}
+
+
+def test_while_the_first_workers_start_nothing_can_be_asked_for(folder: Path) -> None:
+    (folder / "service.py").write_text("import os, time\nwhile os.path.exists('wait'): time.sleep(0.01)\n" + ECHO)
+    (folder / "wait").touch()
+    with serving(folder, wait_ready=False) as server:
+        wait_until(lambda: "listening on" in server.stderr())
+        wait_until((folder / "control").exists)
+        for words in (["scale", "3"], ["reload"], ["upgrade"]):
+            done = command(folder, *words)
+            assert (done.returncode, done.stdout) == (3, ""), done
+        (folder / "wait").unlink()
+        wait_until(lambda: "ready: 2 workers" in server.stderr())
+        assert len(server.worker_pids()) == 2
+
+
+def test_a_crash_loop_after_it_leaves_those_that_drain_alone(folder: Path) -> None:
+    """Their connections are none the worse."""
+    with serving(folder, "--drain-timeout", "60", workers=1) as server:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock, sock.makefile("rb") as file:
+            sock.sendall(b"before\n")
+            assert file.readline() == b"before\n"
+            code = "import os, threading, time\nthreading.Timer(0.1, os._exit, (1,)).start()\n"
+            (folder / "service.py").write_text(code + ECHO)
+            assert command(folder, "reload").returncode == 0
+            wait_until(lambda: "giving up: every worker keeps dying" in server.stderr(), 30)
+            time.sleep(0.1)
+            sock.sendall(b"after\n")
+            assert file.readline() == b"after\n"
+        assert server.wait() == 5
+
+
+def test_an_address_that_the_server_has_in_another_way(folder: Path) -> None:
+    config = folder / "prefork.toml"
+    config.write_text('bind = ["127.0.0.1:0"]\n')
+    with serving(folder, "--config", str(config), bind=[]) as server:
+        config.write_text(f'bind = [":{server.port}"]\n')
+        refused(server, "this server has it on another address, which has to go first, by a reload of its own")
+
+
+def test_the_file_of_a_socket_goes_to_the_group(folder: Path) -> None:
+    need_root()
+    path = folder / "socket"
+    with serving(folder, "--group", "65534", bind=[f"unix:{path},mode=660"]):
+        assert path.stat().st_gid == 65534
+        assert echo(str(path)) == b"hello\n"
