@@ -26,12 +26,11 @@ def say(data):
     for fd in pipes():
         os.write(fd, data)
 
-def flood():
+def flood(fd):
     data = json.dumps({"spent": "x" * 3000}).encode() + b"\\n"
-    for fd in pipes():
-        while True:
-            with contextlib.suppress(OSError):
-                os.write(fd, data)
+    while True:
+        with contextlib.suppress(OSError):
+            os.write(fd, data)
 
 def deaf():
     for fd in map(int, os.listdir("/proc/self/fd")):
@@ -48,7 +47,8 @@ async def handle(stream):
         elif word == b"forge":
             say(json.dumps({"unable": "a\\nFORGED LINE \\x1b[31m"}).encode() + b"\\n")
         elif word == b"flood":
-            threading.Thread(target=flood, daemon=True).start()
+            for fd in pipes():
+                threading.Thread(target=flood, args=(fd,), daemon=True).start()
         elif word == b"deaf":
             deaf()
         stream.write(line)
