@@ -134,11 +134,32 @@ def cpu_seconds(pid: int) -> float:
 
 
 def leave_descriptors(pid: int, spare: int) -> None:
-    """Let the process open so many more, and not one beyond."""
-    used = {int(fd) for fd in os.listdir(f"/proc/{pid}/fd")}
+    """Let the process open so many more, and not one beyond, counted from what it has when it has nothing to do."""
+    used = _open_at_rest(pid)
     # The lowest free number is taken: so many of those below the limit are to be free.
     limit = spare
     while sum(number not in used for number in range(limit)) < spare or limit in used:
         limit += 1
     _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, hard))
+
+
+def _open_at_rest(pid: int) -> set[int]:
+    """What it has open while it sleeps: what is open for a moment (the ready pipe, at the start) does not count."""
+    seen: list[set[int]] = []
+
+    def slept() -> bool:
+        before = _sleeps(pid)
+        seen.append({int(fd) for fd in os.listdir(f"/proc/{pid}/fd")})
+        return before is not None and before == _sleeps(pid)
+
+    wait_until(slept, what=f"that {pid} sleeps")
+    return seen[-1]
+
+
+def _sleeps(pid: int) -> str | None:
+    """How often it has gone to sleep, if it sleeps now."""
+    status = dict(
+        line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line
+    )
+    return status["voluntary_ctxt_switches"] if status["State"].startswith("S") else None

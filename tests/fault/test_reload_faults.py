@@ -86,7 +86,7 @@ def test_no_descriptor_is_left(folder: Path, spare: int, certs: dict[str, str]) 
     with serving(folder, "--tls-cert", certs["cert"], "--tls-key", certs["key"], workers=1) as server:
         leave_descriptors(server.pid, spare)
         server.signal(signal.SIGHUP)
-        wait_until(lambda: "too many open files" in server.stderr(), what=server.stderr())
+        wait_until(lambda: "too many open files" in server.stderr())
         assert "Traceback" not in server.stderr()
         assert len(server.worker_pids()) == 1
         leave_descriptors(server.pid, 30)
