@@ -11,8 +11,8 @@ from pathlib import Path
 QUEUE = ("ListenOverflows", "ListenDrops", "TCPReqQFullDrop", "TCPBacklogDrop")
 #: Connections that were reset because of how somebody closed them.
 ABORTS = ("TCPAbortOnClose", "TCPAbortOnData", "TCPAbortOnMemory", "TCPAbortOnTimeout", "TCPAbortOnLinger")
-#: Connections made, from both ends, and resets.
-MADE = ("ActiveOpens", "PassiveOpens", "AttemptFails", "EstabResets", "OutRsts")
+#: Connections made, from both ends, resets, and packets that were sent again.
+MADE = ("ActiveOpens", "PassiveOpens", "AttemptFails", "EstabResets", "OutRsts", "RetransSegs")
 SHOWN = (*QUEUE, *ABORTS, *MADE)
 
 Counters = dict[str, int]

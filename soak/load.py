@@ -213,13 +213,13 @@ def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
 
 
 @contextlib.contextmanager
-def clients(plans: Sequence[Plan]) -> Iterator[Clients]:
-    """A process for each plan; at the end of the block none is left."""
+def clients(plans: Sequence[Plan], prefix: Sequence[str] = ()) -> Iterator[Clients]:
+    """A process for each plan, run under `prefix`; at the end of the block none is left."""
     with contextlib.ExitStack() as stack:
         processes = []
         for plan in plans:
             process = subprocess.Popen(
-                [sys.executable, "-m", "soak.load"],
+                [*prefix, sys.executable, "-m", "soak.load"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 cwd=ROOT,

@@ -9,7 +9,7 @@ import enum
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -136,8 +136,35 @@ def around(document: Path) -> tuple[str, str]:
 
 
 def write(document: Path, rows: Sequence[Row], command: str, seconds: float) -> None:
-    """Replace what `document` says was measured; its prose stays. Raises HarnessError if it has no place for it."""
+    """Put a run into `document`, above those before it, of which those scenarios stay that this one has not measured.
+
+    Raises HarnessError if it has no place for it.
+    """
     before, after = around(document)
+    measured = document.read_text()[len(before) : -len(after) or None]
+    kept = _without(measured, {row.scenario for row in rows})
     details = "\n".join(f"* {row.scenario}: {line}" for row in rows for line in row.details)
-    head = f"{time.strftime('%Y-%m-%d')}, {machine()}, {seconds / 60:.0f} minutes:\n\n    {command}"
-    document.write_text(f"{before}{_BEGIN}\n\n{head}\n\n{markdown(rows)}\n\n{details}\n\n{_END}{after}")
+    took = f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
+    head = f"{_RUN}{time.strftime('%Y-%m-%d')}: `{command}`\n\n{machine()}, {took}."
+    runs = "\n\n".join([f"{head}\n\n{markdown(rows)}\n\n{details}", *kept])
+    document.write_text(f"{before}{_BEGIN}\n\n{runs}\n\n{_END}{after}")
+
+
+_RUN = "### "
+
+
+def _without(measured: str, scenarios: Collection[str]) -> list[str]:
+    """The runs, without the rows and details of `scenarios`; a run of which no row is left goes."""
+    runs = []
+    for run in measured.removeprefix(_BEGIN).removesuffix(_END).split(f"\n{_RUN}")[1:]:
+        lines = [line for line in run.strip().splitlines() if _scenario_of(line) not in scenarios]
+        if any(_scenario_of(line) not in ("", _COLUMNS[0]) for line in lines if line.startswith("|")):
+            runs.append(_RUN + "\n".join(lines))
+    return runs
+
+
+def _scenario_of(line: str) -> str:
+    """Of a row of a table, or a detail; "" for anything else, the table's rule included."""
+    if line.startswith("| ") and not line.startswith("| ---"):
+        return line[2:].partition(" |")[0]
+    return line[2:].partition(":")[0] if line.startswith("* ") else ""

@@ -142,13 +142,14 @@ def serving(
     service: str = "soak.services.counted:service",
     *options: str,
     workers: int = 4,
+    host: str = "127.0.0.1",
     port: int = 0,
     unix: bool = False,
     certificates: Certificates | None = None,
     cwd: Path = ROOT,
     wait_ready: bool = True,
 ) -> Iterator[Fleet]:
-    """`prefork serve SERVICE`, ready unless told otherwise, on a port of 127.0.0.1 (0: a free one), perhaps on a unix
+    """`prefork serve SERVICE`, ready unless told otherwise, on a port of `host` (0: a free one), perhaps on a unix
     socket, and over TLS if there are certificates. In the end no process and no file of it is left. Raises HarnessError
     if it does not start."""
     with tempfile.TemporaryDirectory(prefix="soak-") as name:
@@ -157,7 +158,7 @@ def serving(
         tallies.mkdir()
         (folder / "tmp").mkdir()
         path = str(folder / "echo.sock") if unix else ""
-        bind = [f"127.0.0.1:{port}", *([f"unix:{path}"] if unix else [])]
+        bind = [f"{host}:{port}", *([f"unix:{path}"] if unix else [])]
         given = [*("--workers", str(workers), "--control", str(folder / "control.sock"), "--backlog", str(BACKLOG))]
         if "--drain-timeout" not in options:
             given += ["--drain-timeout", str(DRAIN_TIMEOUT)]

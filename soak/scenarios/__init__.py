@@ -21,6 +21,7 @@ NAMES = {
     "idle": "what the supervisor costs while nothing happens",
     "upgrade": "another supervisor takes over under load and loses nothing",
     "murder": "after minutes of random kills everything is as it was",
+    "network": "late, lost, doubled, reordered and damaged packets: every answer is right",
     "recycle": "workers that have served enough are replaced under load and lose nothing",
 }
 

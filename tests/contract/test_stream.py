@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 
 import pytest
@@ -472,6 +473,27 @@ def test_drain_raises_once_the_peer_is_gone_and_writes_are_dropped(world: World)
 
 
 # --- the end ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("world", [f"{flavour}/tcp" for flavour in FLAVOURS], indirect=True)
+def test_urgent_data_is_not_data(world: World) -> None:
+    """A byte out of band (RFC 6093) is neither read in its place nor does it shift what comes before and after it."""
+
+    async def main() -> None:
+        async with world.connected() as (stream, _, writer):
+            raw = writer.get_extra_info("socket")
+            for number in range(20):
+                writer.write(b"before %d\n" % number)
+                await writer.drain()
+                # asyncio's socket has no such flag; its descriptor has.
+                with socket.socket(fileno=os.dup(raw.fileno())) as sock:
+                    sock.send(b"!", socket.MSG_OOB)
+                writer.write(b"after %d\n" % number)
+                # Not more than one at a time: the next one would make it a byte like any other.
+                assert await settled(stream.readline()) == b"before %d\n" % number
+                assert await settled(stream.readline()) == b"after %d\n" % number
+
+    world.run(main)
 
 
 def test_half_close_from_the_peer_leaves_our_direction_open(world: World) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import math
 import random
+import re
 import socket
 import struct
 import subprocess
@@ -370,17 +371,25 @@ def test_a_harness_that_is_blind_measures_nothing_else(monkeypatch: pytest.Monke
     assert not any(row.passed for row in rows)
 
 
-def test_the_document_keeps_its_prose(tmp_path: Path) -> None:
+def test_the_document_keeps_its_prose_and_what_was_not_measured_again(tmp_path: Path) -> None:
     document = tmp_path / "soak.md"
     text = (ROOT / "docs" / "soak.md").read_text()
     document.write_text(text)
-    row = report.zero("reload", "a | b", 0, 1000, "connections", ["a detail"])
-    for _ in range(2):
-        report.write(document, [row], "make soak", 60)
+    first, second, third = (
+        report.zero(name, f"{name} | b", 0, n, "connections", [f"a detail of {n}"])
+        for name, n in (("reload", 1000), ("murder", 2000), ("reload", 3000))
+    )
+    report.write(document, [first, second], "make soak", 600)
+    report.write(document, [third], "make soak SOAK_ARGS=reload", 60)
     written = document.read_text()
     assert written.startswith(text[: text.index("<!-- measured")])
-    assert written.count("0 of 1,000 connections") == 1
-    assert "a / b" in written
+    assert written.endswith(text[text.index("<!-- end of") :])
+    assert "reload / b" in written
+    for n, there in ((1000, 0), (2000, 1), (3000, 1)):
+        assert written.count(f"0 of {n:,} connections") == there
+        assert written.count(f"a detail of {n}\n") == there
+    report.write(document, [first, second], "make soak", 600)
+    assert "SOAK_ARGS=reload`" not in document.read_text().partition("<!-- measured")[2]
 
 
 @pytest.mark.parametrize("name", scenarios.NAMES)
@@ -428,6 +437,18 @@ def test_loss_is_seen_where_there_is_loss_and_none_where_there_is_none() -> None
     assert "2 kills" in kill
     assert " 0 of 80 queued connections" in kill
     assert done.stdout.count("the witnesses agree") == 2
+
+
+def test_a_bad_network_is_bad_and_nothing_is_lost_in_it() -> None:
+    """A hundredth and a half of what `make soak` does."""
+    need("unshare", "nsenter", "ip")
+    need_root()
+    done = soak("network", "--scale", "0.006", "--stay", "0.5")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 of " in done.stdout
+    retransmitted = re.search(r"RetransSegs (\d+)", done.stdout)
+    assert retransmitted is not None
+    assert int(retransmitted[1]) > 20, "a network in which nothing is lost is not a bad one"
 
 
 def test_what_cannot_be_measured_is_said_in_one_line() -> None:

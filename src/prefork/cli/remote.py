@@ -48,9 +48,12 @@ def _status(reply: dict[str, Any]) -> str:
         f"prefork {reply['version']}, supervisor {reply['pid']}, {reply['state']}"
         f"{', reloading' if reply['reloading'] else ''}, generation {reply['generation']}, up {reply['uptime']:.0f} s"
     )
-    columns = ("slot", "pid", "generation", "state", "open", "accepted", "heartbeat_age")
+    columns = ("slot", "pid", "generation", "state", "open", "accepted", "refused", "heartbeat_age")
     rows = [[_cell(worker[column]) for column in columns] for worker in reply["workers"]]
-    table = [["worker", "pid", "generation", "state", "open", "accepted", "heartbeat"], *sorted(rows, key=_by_slot)]
+    table = [
+        ["worker", "pid", "generation", "state", "open", "accepted", "refused", "heartbeat"],
+        *sorted(rows, key=_by_slot),
+    ]
     widths = [max(len(row[i]) for row in table) for i in range(len(columns))]
     if reply["predecessor"] is not None:
         head += f", after supervisor {reply['predecessor']}, which drains"

@@ -276,5 +276,5 @@ def _set_tcp_options(listener: socket.socket, limits: Limits) -> None:
     if limits.keepalive is not None and hasattr(socket, "TCP_KEEPIDLE"):
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         listener.setsockopt(tcp, socket.TCP_KEEPIDLE, max(1, min(int(limits.keepalive), 32767)))
-        listener.setsockopt(tcp, socket.TCP_KEEPINTVL, _PROBE_INTERVAL)
+        listener.setsockopt(tcp, socket.TCP_KEEPINTVL, max(1, min(_PROBE_INTERVAL, int(limits.keepalive / _PROBES))))
         listener.setsockopt(tcp, socket.TCP_KEEPCNT, _PROBES)

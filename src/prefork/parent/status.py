@@ -32,5 +32,6 @@ def _worker(worker: Worker, row: Row | None, age: float | None) -> dict[str, Any
         "state": worker.state.name.lower(),
         "open": 0 if row is None else row[Field.OPEN],
         "accepted": 0 if row is None else row[Field.ACCEPTED],
+        "refused": 0 if row is None else row[Field.REFUSED],
         "heartbeat_age": None if age is None else round(age, 3),
     }
