@@ -21,6 +21,12 @@ NAMES = {
     "idle": "what the supervisor costs while nothing happens",
     "upgrade": "another supervisor takes over under load and loses nothing",
     "murder": "after minutes of random kills everything is as it was",
+    "fairness": "who gets how many connections, and how soon, beside what the kernel alone does",
+    "handshakes": "a flood of TLS handshakes is hardly felt by those that are established",
+    "slow-readers": "a crowd that reads nothing costs no more memory than it may, and is cut off in time",
+    "deadlines": "thousands that are silent, or trickle, are ended in time, and nobody else notices",
+    "log-flood": "a flood of bad connections gets a few lines a second",
+    "starved": "with a twentieth of a processor nobody is taken for hung, and deadlines hold",
     "network": "late, lost, doubled, reordered and damaged packets: every answer is right",
     "recycle": "workers that have served enough are replaced under load and lose nothing",
 }

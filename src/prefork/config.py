@@ -80,7 +80,8 @@ class Limits:
     max_handshakes: int = 128
     """TLS handshakes under way at once, in one worker; accepting waits for the rest."""
     max_unsent: int = 256 * MIB
-    """Unsent bytes of all connections of one worker: above it the connection that has most of them is aborted."""
+    """Bytes kept unsent for all connections of one worker, a piece that is sent in part counting whole: above it the
+    connection that has most of them is aborted."""
 
     def __post_init__(self) -> None:
         for name in self.__slots__:

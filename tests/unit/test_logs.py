@@ -342,14 +342,35 @@ def test_different_causes_do_not_hide_each_other() -> None:
     assert len(log.lines()) == 3
 
 
+LETTERS = str.maketrans("0123456789", "abcdefghij")
+
+
 def test_a_flood_of_causes_gets_a_few_lines_a_second() -> None:
     log, clock = Log(), Clock()
     emit = EventLog(logging.getLogger("prefork"), clock)
     for n in range(20_000):
-        emit(Repeated("x", reason=f"cause {n}"))
+        emit(Repeated("x", reason=f"cause {n}".translate(LETTERS)))
     assert 1 <= len(log.lines()) <= 3
     emit(events.HandlerFailed("p", "KeyError: a"))
-    assert any("KeyError" in text for text in log.texts())
+    told = log.texts()
+    assert any("KeyError" in text for text in told)
+    clock.now += 60
+    emit(events.Drained(0))
+    told += log.texts()
+    assert len(told) <= 8, "what is said of the suppressed ones is no flood, either"
+    assert sum(int(text.split()[0]) for text in told if " more of " in text) == 20_000 - 3
+
+
+def test_numbers_do_not_make_another_cause() -> None:
+    """How many bytes, of how many: each of a crowd of slow readers has its own."""
+    log, clock = Log(), Clock()
+    emit = EventLog(logging.getLogger("prefork"), clock)
+    for n in range(100):
+        emit(events.ConnectionAborted("p", f"{n} bytes unsent, of {5 * n}"))
+    assert len(log.lines()) == 1
+    clock.now += 60
+    emit(events.ConnectionAborted("p", "7 bytes unsent, of 8"))
+    assert log.texts() == ["aborted connection of p: 7 bytes unsent, of 8 (and 99 more like it)"]
 
 
 def test_what_was_suppressed_is_said_even_if_nothing_like_it_follows() -> None:

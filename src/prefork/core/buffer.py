@@ -130,25 +130,30 @@ class ReadBuffer:
 
 
 class WriteBacklog:
-    """Bytes that the kernel did not take yet, in order; `size` says how many."""
+    """Bytes that the kernel did not take yet, in order; `size` says how many, `held` what memory they keep: of a piece
+    that is sent in part all of it."""
 
-    __slots__ = ("_chunks", "_run", "size")
+    __slots__ = ("_chunks", "_run", "held", "size")
 
     def __init__(self) -> None:
         self._chunks: deque[memoryview] = deque()
         self._run: bytearray | None = None
         self.size = 0
+        self.held = 0
 
     def append(self, data: bytes | memoryview) -> None:
         """Add `data` at the end; `data` must not change afterwards."""
         self.size += len(data)
         if len(data) >= KEEP_WHOLE:
             self._close_run()
-            self._chunks.append(memoryview(data))
+            view = memoryview(data)
+            self._chunks.append(view)
+            self.held += _whole(view)
             return
         if self._run is None:
             self._run = bytearray()
         self._run += data
+        self.held += len(data)
         if len(self._run) >= RUN_LIMIT:
             self._close_run()
 
@@ -169,5 +174,12 @@ class WriteBacklog:
         head = self._chunks[0]
         if sent == len(head):
             self._chunks.popleft()
+            self.held -= _whole(head)
         else:
             self._chunks[0] = head[sent:]
+
+
+def _whole(view: memoryview) -> int:
+    """The size of what a view is of."""
+    whole = view.obj
+    return len(whole) if isinstance(whole, bytes | bytearray) else len(view)

@@ -368,23 +368,25 @@ class Channel:
             backlog = self._backlog = WriteBacklog()
             hub.held_back.add(self)
             self._await_room()
+        before = backlog.held
         backlog.append(data)
-        hub.unsent += len(data)
+        hub.held += backlog.held - before
         limit = hub.limits.abort_above
         if backlog.size > limit:
             self._cut_off(ConnectionOverflow(f"{backlog.size} bytes unsent, the limit is {limit}"))
-        elif hub.unsent > hub.limits.max_unsent:
+        elif hub.held > hub.limits.max_unsent:
             hub.shed()
 
     def held_back(self) -> int:
-        """Bytes that the kernel has not taken."""
-        return 0 if self._backlog is None else self._backlog.size
+        """Bytes that are kept for the peer to take."""
+        return 0 if self._backlog is None else self._backlog.held
 
-    def shed(self, unsent: int, most: int) -> None:
+    def shed(self, held: int, most: int) -> None:
         """All connections together have too much unsent, and this one most of it."""
         self._cut_off(
             ConnectionOverflow(
-                f"{self.held_back()} bytes unsent, the most of {unsent} in all, of which there may be {most}"
+                f"{self.held_back()} bytes unsent, the most of {held} of all connections, which may have {most} "
+                "(--max-unsent)"
             )
         )
 
@@ -416,8 +418,9 @@ class Channel:
             if self._backlog is None:
                 return
             if sent:
+                before_held = backlog.held
                 backlog.advance(sent)
-                self._hub.unsent -= sent
+                self._hub.held -= before_held - backlog.held
             if not backlog.size or sent < len(head):
                 break
         else:
@@ -553,7 +556,7 @@ class Channel:
         """It is sent, or lost."""
         hub, backlog = self._hub, self._backlog
         if backlog is not None:
-            hub.unsent -= backlog.size
+            hub.held -= backlog.held
             hub.held_back.discard(self)
             self._backlog = None
             hub.deadlines.clear(self, "write")

@@ -20,10 +20,10 @@ class HeldBack(Protocol):
     """A connection whose peer does not take what it is sent as fast as it is written."""
 
     def held_back(self) -> int:
-        """Bytes."""
+        """Bytes that are kept for it."""
 
-    def shed(self, unsent: int, most: int) -> None:
-        """Abort it: of all connections so many bytes are unsent, and so many may be."""
+    def shed(self, held: int, most: int) -> None:
+        """Abort it: so many bytes are kept for all connections, and so many may be."""
 
 
 class Hub:
@@ -33,13 +33,13 @@ class Hub:
         "deadlines",
         "drain_asked",
         "emit",
+        "held",
         "held_back",
         "ids",
         "limits",
         "loop",
         "poller",
         "turnstile",
-        "unsent",
     )
 
     def __init__(
@@ -54,15 +54,15 @@ class Hub:
         """Set once, when the worker wants to stop."""
         self.ids = itertools.count(1)
         self.turnstile = Turnstile(loop, limits.max_handshakes)
-        self.unsent = 0
-        """Bytes that the kernel has not taken, of all connections."""
+        self.held = 0
+        """Bytes that are kept as the kernel has not taken them, of all connections."""
         self.held_back: set[HeldBack] = set()
         """The connections that have some."""
 
     def shed(self) -> None:
         """More is unsent than may be: the connection that has most of it goes, until that is mended."""
-        while self.unsent > self.limits.max_unsent and self.held_back:
-            max(self.held_back, key=lambda each: each.held_back()).shed(self.unsent, self.limits.max_unsent)
+        while self.held > self.limits.max_unsent and self.held_back:
+            max(self.held_back, key=lambda each: each.held_back()).shed(self.held, self.limits.max_unsent)
 
     def close(self) -> None:
         """Close the poller and forget the deadlines. All streams must be closed."""

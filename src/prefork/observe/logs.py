@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import sys
 import threading
 import time
@@ -125,10 +126,14 @@ class EventLog:
         self._logger.log(level, "%s%s", event, more, extra={"_event": event, "_suppressed": suppressed})
 
 
+_NUMBER = re.compile(r"\d+")
+
+
 def _detail(event: Any) -> str:
     """What tells one cause from another within a class of events: the kind of the error, without what peers fill in."""
     text: str = getattr(event, "error", "") or getattr(event, "reason", "")
-    return text.partition(":")[0][:64]
+    # Numbers differ from one connection to the next: a crowd of slow readers would have a line each.
+    return _NUMBER.sub("N", text.partition(":")[0])[:64]
 
 
 # --- what Python itself would print -----------------------------------------------------------------------------------

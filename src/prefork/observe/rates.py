@@ -12,6 +12,7 @@ Cause = tuple[Kind, str]
 
 #: The detail under which those causes of a kind are counted that have no place of their own.
 OTHERS = "other causes"
+_NEVER = float("-inf")
 
 
 class _Window:
@@ -20,7 +21,7 @@ class _Window:
     __slots__ = ("admitted", "since", "suppressed")
 
     def __init__(self) -> None:
-        self.since = float("-inf")
+        self.since = _NEVER
         self.admitted = 0
         self.suppressed = 0
 
@@ -38,7 +39,7 @@ class Rates(Generic[Kind]):
         self._causes = causes
         self._windows: dict[Cause[Kind], _Window] = {}
         self._kinds: dict[Kind, _Window] = {}
-        self._swept = float("-inf")
+        self._swept = _NEVER
 
     def __len__(self) -> int:
         return len(self._windows)
@@ -48,19 +49,29 @@ class Rates(Generic[Kind]):
         window = self._window(kind, detail, now)
         if now - window.since < self._interval or not self._admit_kind(kind, now):
             window.suppressed += 1
+            # Or it would be settled at once, and a flood of causes would be told in a flood of sums.
+            if window.since == _NEVER:
+                window.since = now
             return None
         window.since = now
         suppressed, window.suppressed = window.suppressed, 0
         return suppressed
 
     def settle(self, now: float) -> list[tuple[Kind, str, int]]:
-        """Those causes of which something was suppressed and nothing came any more, with the number; once each."""
-        found = []
+        """Those causes of which something was suppressed and nothing came any more, with the number; once each.
+
+        Of a kind that has many of them the first ones, and the rest in one number.
+        """
+        found: dict[Kind, list[tuple[str, int]]] = {}
         for (kind, detail), window in self._windows.items():
             if window.suppressed and now - window.since >= self._interval:
-                found.append((kind, detail, window.suppressed))
+                found.setdefault(kind, []).append((detail, window.suppressed))
                 window.suppressed = 0
-        return found
+        most = self._per_kind
+        for causes in found.values():
+            if len(causes) > most:
+                causes[most - 1 :] = [(OTHERS, sum(number for _, number in causes[most - 1 :]))]
+        return [(kind, detail, number) for kind, causes in found.items() for detail, number in causes]
 
     def _admit_kind(self, kind: Kind, now: float) -> bool:
         window = self._kinds.get(kind)
