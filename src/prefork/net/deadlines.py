@@ -10,8 +10,8 @@ from typing import Protocol
 
 from ..core.wheel import Wheel
 
-#: How late a deadline may be noticed, in seconds.
-GRAIN = 0.05
+#: How late a deadline may be noticed, in seconds; and the timer runs as often at the most.
+GRAIN = 1 / 64
 
 
 class Expirable(Protocol):

@@ -1,0 +1,85 @@
+"""A crowd of clients that ask for much and read nothing: what it costs in memory, and when it is over."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import socket
+import time
+from pathlib import Path
+
+from ..prober import probing
+from ..report import Row, Verdict, in_words
+from ..scenario import Context
+from ..servers import Fleet, serving
+
+CLIENTS = 5_000
+#: Asked for by each, in pieces of 64 KiB: many times the budget all together.
+PIECES = 16
+BUDGET = 256 * 2**20
+#: What is not counted in the budget: a twentieth of it, and for each connection what Python's objects take.
+ROOM, EACH = 1.05, 8192
+WRITE_TIMEOUT = 5.0
+
+
+def run(context: Context) -> list[Row]:
+    """All connect, all ask; nobody reads. One that does read goes on being answered."""
+    count = context.count(CLIENTS, 200)
+    budget = max(2**20, round(BUDGET * context.scale))
+    options = ("--max-unsent", str(budget), "--write-timeout", f"{WRITE_TIMEOUT:g}")
+    with serving("soak.services.sharing:handle", *options, workers=1) as fleet, contextlib.ExitStack() as stack:
+        (worker,) = fleet.wait_ready(1)
+        socks = [stack.enter_context(_deaf(fleet)) for _ in range(count)]
+        for sock in socks:
+            sock.sendall(b"who\n")
+        for sock in socks:
+            sock.recv(100)
+        before = _resident(worker)
+        for sock in socks:
+            sock.sendall(b"flood %d\n" % PIECES)
+        asked = time.monotonic()
+        with probing(fleet.port) as prober:
+            # The peers cannot tell: a reset that comes while their window is closed is not taken (RFC 5961, 3.2).
+            most, ended = _until_ended(fleet, worker, asked + WRITE_TIMEOUT + 60)
+            answers = prober.stop()
+        log = fleet.server.stderr().splitlines()
+    grown, room = most - before, budget * ROOM + EACH * count
+    return [
+        Row(
+            "slow-readers",
+            f"{count:,} clients ask for {PIECES * 64} KiB each and read nothing, --max-unsent {budget >> 20}M: growth "
+            "of the worker's resident memory",
+            f"{grown / 2**20:.1f} MiB",
+            count,
+            f"<= {room / 2**20:.1f} MiB: {ROOM - 1:.0%} more, and {EACH >> 10} KiB for each",
+            Verdict.GOOD if grown <= room and ended < math.inf else Verdict.BAD,
+            details=(
+                f"all of them were ended {ended - asked:.1f} s after they had asked (--write-timeout "
+                f"{WRITE_TIMEOUT:g}), in {len(log)} lines of the log",
+                f"an established connection was answered after {in_words(answers)} meanwhile",
+            ),
+        ),
+    ]
+
+
+def _deaf(fleet: Fleet) -> socket.socket:
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+    sock.connect(("127.0.0.1", fleet.port))
+    return sock
+
+
+def _resident(pid: int) -> int:
+    """Bytes."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
+
+
+def _until_ended(fleet: Fleet, worker: int, deadline: float) -> tuple[int, float]:
+    """The most memory that was seen, and when nobody was there any more but the one that reads."""
+    most = 0
+    while time.monotonic() < deadline:
+        most = max(most, _resident(worker))
+        if sum(each["open"] for each in fleet.status()["workers"]) <= 1:
+            return most, time.monotonic()
+        time.sleep(0.02)
+    return most, math.inf
