@@ -6,7 +6,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PORT   ?= 9000
 
-.PHONY: serve test test-all histories check format clean
+.PHONY: serve test test-all histories check format bench bench-quick clean
 
 ## Serve the echo example on all cores.
 serve: $(VENV)/.installed
@@ -38,6 +38,16 @@ format: $(VENV)/.developing
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+## How fast prefork is beside its peers, into docs/benchmarks.md; a quarter of an hour. BENCH_ARGS=--help says what else.
+bench: .venv-bench/.benching
+	@scripts/install-debian-packages bench
+	.venv-bench/bin/python -m bench $(BENCH_ARGS)
+
+## What matters most of it, in less than a minute; printed, and written nowhere.
+bench-quick: .venv-bench/.benching
+	@scripts/install-debian-packages bench
+	.venv-bench/bin/python -m bench --quick $(BENCH_ARGS)
+
 clean:
 	rm -rf .venv .venv-* build dist
 
@@ -53,4 +63,9 @@ $(VENV)/.installed: $(VENV)/.created pyproject.toml
 
 $(VENV)/.developing: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --group dev
+	@touch $@
+
+.venv-bench/.benching: pyproject.toml
+	@$(MAKE) --no-print-directory VENV=.venv-bench .venv-bench/.installed
+	.venv-bench/bin/python -m pip install --quiet --group bench
 	@touch $@

@@ -1,0 +1,18 @@
+"""The certificate that all servers show: one for all, ECDSA on P-256, made for this run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import trustme
+
+
+def write_certificate(folder: Path) -> tuple[str, str]:
+    """Paths of certificate and key, written to `folder`."""
+    authority = trustme.CA(key_type=trustme.KeyType.ECDSA)
+    issued = authority.issue_cert("localhost", key_type=trustme.KeyType.ECDSA)
+    certificate, key = folder / "cert.pem", folder / "key.pem"
+    issued.private_key_pem.write_to_path(str(key))
+    for number, pem in enumerate(issued.cert_chain_pems):
+        pem.write_to_path(str(certificate), append=number > 0)
+    return str(certificate), str(key)

@@ -1,0 +1,74 @@
+"""Medians, ratios and verdicts, from lists of what each round measured. Pure: numbers in, numbers out.
+
+A round in which something failed is None. Ratios are of medians over the rounds; how far they vary is told by the
+ratios of the single rounds, in which both sides met the same weather.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Rounds = Sequence[float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """The median of some rounds, with the least and the most of them."""
+
+    median: float
+    least: float
+    most: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """One side's median divided by the other's, and the same for each round that has both."""
+
+    value: float
+    rounds: tuple[float, ...]
+
+    @property
+    def least(self) -> float:
+        """Of the rounds."""
+        return min(self.rounds)
+
+    @property
+    def most(self) -> float:
+        """Of the rounds."""
+        return max(self.rounds)
+
+
+def spread(values: Rounds) -> Spread | None:
+    """Of the rounds that have a value; None if none has."""
+    known = [value for value in values if value is not None]
+    return Spread(statistics.median(known), min(known), max(known)) if known else None
+
+
+def ratio(ours: Rounds, theirs: Rounds) -> Ratio | None:
+    """`ours` over `theirs`, over the rounds that have both; None if there is none.
+
+    Raises ValueError for lists of different lengths: they are not of the same run.
+    """
+    pairs = [(a, b) for a, b in zip(ours, theirs, strict=True) if a is not None and b is not None and b > 0]
+    if not pairs:
+        return None
+    value = statistics.median(a for a, _ in pairs) / statistics.median(b for _, b in pairs)
+    return Ratio(value, tuple(a / b for a, b in pairs))
+
+
+def growth(few: Rounds, many: Rounds) -> Rounds:
+    """How much more each round measured for many than for few: 1.2 is a fifth more."""
+    return [b / a if a is not None and b is not None and a > 0 else None for a, b in zip(few, many, strict=True)]
+
+
+def verdict(found: Ratio | None, limit: float) -> str:
+    """`met` or `missed`, by the ratio of the medians; where single rounds say otherwise, how many met it."""
+    if found is None:
+        return "not measured"
+    met = sum(each <= limit for each in found.rounds)
+    text = "met" if found.value <= limit else "missed"
+    if met in (0, len(found.rounds)) and (met > 0) == (text == "met"):
+        return text
+    return f"{text} ({met} of {len(found.rounds)} rounds met it)"
