@@ -20,11 +20,8 @@ from .errors import BenchError
 from .generator import Generator
 from .results import Command
 from .servers import ROOT, Server, bound_to
-from .works import Work
 
 DEADLINE = 30.0
-#: The example echoes lines.
-_LINE = Work("line", "", 64, 50, lines=1, closing=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +101,7 @@ def weigh(command: Command, loop: str, generator: Generator) -> None:
     """Supervisor and worker, after the worker has served and closed some hundred connections."""
     with serving("echo:handle", "--workers", "1", "--loop", loop) as running:
         (worker,) = running.workers
-        generator.count(_LINE, Server(worker, running.port, Path(os.devnull)), 300)
+        generator.warm(Server(worker, running.port, Path(os.devnull)), "")
         for name, pid in (("supervisor", running.supervisor), ("worker", worker)):
             command.resident[name] = resident(pid)
             command.proportional[name] = proportional(pid)

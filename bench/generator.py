@@ -72,7 +72,8 @@ class Generator:
 
     def warm(self, server: Server, tls: str) -> None:
         """Open connections, use and close them. Raises Failure."""
-        self.count(Work("warm", "", 64, 50, closing=True, tls=tls), server, WARMING)
+        # A line, which handlers of lines and of bytes echo alike.
+        self.count(Work("warm", "", 64, 50, lines=1, closing=True, tls=tls), server, WARMING)
 
     def run(self, server: Server, options: list[str], seconds: float) -> Sample:
         """Call the program with `options`. Raises Failure with what it says."""

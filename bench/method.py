@@ -19,8 +19,8 @@ is said. An exchange is a message and its echo, a burst of 32 lines and theirs, 
 WORKS = """
 All connections have one exchange on its way all the time. Latency is from the first byte of a message sent to the
 last one of its echo received, and for works that connect from the connect on; with so many at a time it is mostly
-waiting in the queue. CPU time has the least and the most of the rounds beside it; user and system are medians of
-what the kernel samples. "Against prefork" is the ratio to prefork on asyncio.
+waiting in the queue. CPU time has the least and the most of the rounds beside it; user and system divide it as the
+kernel's samples of all rounds together do. "Against prefork" is the ratio to prefork on asyncio.
 """
 
 MEMORY = """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from . import roster, works
-from .ratios import spread
+from .ratios import split, spread
 from .results import Results
 from .svg import Bar, Line, Panel, bars, lines
 from .table import PLOTS
@@ -40,15 +40,13 @@ def _cpu(results: Results, chosen: Sequence[works.Work], name: str) -> str:
     for work in chosen:
         rows = []
         for contestant, series in results.works.get(work.name, {}).items():
-            parts = (_middle(series.user_us), _middle(series.system_us))
-            total = _middle(series.cpu_us)
-            if total:
-                share = total / (sum(parts) or total)
-                rows.append(Bar(CONTESTANTS[contestant].label, _kind(contestant), (parts[0] * share, parts[1] * share)))
+            parts = split(series.cpu_us, series.user_us)
+            if parts is not None:
+                rows.append(Bar(CONTESTANTS[contestant].label, _kind(contestant), parts))
         if rows:
-            title = f"{work.title}: CPU time of the server for one, user (dark) and system"
-            panels.append(Panel(title, tuple(sorted(rows, key=lambda bar: bar.total))))
-    return bars(panels, PLOTS[name], "us") if panels else ""
+            panels.append(Panel(work.title, tuple(sorted(rows, key=lambda bar: bar.total))))
+    note = "the server's CPU time for one, us: user time (strong) and system time (pale)"
+    return bars(panels, note, PLOTS[name], "us") if panels else ""
 
 
 def _growth(results: Results) -> str:
@@ -59,16 +57,16 @@ def _growth(results: Results) -> str:
         values = tuple(_middle(results.column(by_count[count].name, name, "cpu_us")) or None for count in CONNECTIONS)
         if all(values):
             data.append(Line(contestant.label, _kind(name), values))
-    title = "echo 1 KiB: CPU time of the server for one, at 1, 50, 500 and 5,000 connections"
-    return lines(title, CONNECTIONS, data, PLOTS["bench-growth.svg"], "us") if data else ""
+    note = "the server's CPU time for one, us, at 1, 50, 500 and 5,000 connections"
+    return lines("echo 1 KiB", note, CONNECTIONS, data, PLOTS["bench-growth.svg"], "us") if data else ""
 
 
 def _memory(results: Results) -> str:
     panels = []
-    for title, field in (("in the clear", "plain"), ("by TLS 1.3", "tls")):
+    for title, field in (("In the clear", "plain"), ("By TLS 1.3", "tls")):
         found = {name: getattr(each, field) for name, each in results.memory.items()}
         rows = [Bar(CONTESTANTS[name].label, _kind(name), (value,)) for name, value in found.items() if value]
         if rows:
-            panel = f"resident bytes for an idle connection, {title}"
-            panels.append(Panel(panel, tuple(sorted(rows, key=lambda bar: bar.total))))
-    return bars(panels, PLOTS["bench-memory.svg"], "B") if panels else ""
+            panels.append(Panel(title, tuple(sorted(rows, key=lambda bar: bar.total))))
+    note = "resident bytes of the server's process for an idle connection"
+    return bars(panels, note, PLOTS["bench-memory.svg"], "B") if panels else ""

@@ -58,6 +58,20 @@ def ratio(ours: Rounds, theirs: Rounds) -> Ratio | None:
     return Ratio(value, tuple(a / b for a, b in pairs))
 
 
+def split(cpu: Rounds, user: Rounds) -> tuple[float, float] | None:
+    """The median of `cpu`, divided as all rounds together were: the user part, and the rest; None if nothing is known.
+
+    A single round has too few of the kernel's samples to be divided by them.
+    """
+    pairs = [(a, b) for a, b in zip(cpu, user, strict=True) if a is not None and b is not None]
+    whole = sum(a for a, _ in pairs)
+    if whole <= 0:
+        return None
+    middle = statistics.median(a for a, _ in pairs)
+    share = sum(b for _, b in pairs) / whole
+    return middle * share, middle * (1 - share)
+
+
 def growth(few: Rounds, many: Rounds) -> Rounds:
     """How much more each round measured for many than for few: 1.2 is a fifth more."""
     return [b / a if a is not None and b is not None and a > 0 else None for a, b in zip(few, many, strict=True)]

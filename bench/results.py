@@ -24,7 +24,7 @@ class Series:
     cpu_us: Column = field(default_factory=list)
     """The server's CPU time for one exchange."""
     user_us: Column = field(default_factory=list)
-    system_us: Column = field(default_factory=list)
+    """The part of it that is user time, as the kernel samples it: coarse for a single round."""
     p50_us: Column = field(default_factory=list)
     p99_us: Column = field(default_factory=list)
     p999_us: Column = field(default_factory=list)
@@ -52,7 +52,6 @@ def _columns(sample: Sample | None) -> dict[str, float | None]:
         "rate": sample.rate,
         "cpu_us": sample.cpu_us,
         "user_us": sample.cpu_us * user,
-        "system_us": sample.cpu_us * (1 - user),
         "p50_us": sample.p50_ns / 1000,
         "p99_us": sample.p99_ns / 1000,
         "p999_us": sample.p999_ns / 1000,

@@ -50,7 +50,7 @@ UVLOOP_STREAMS = Contestant("uvloop-streams", "uvloop streams", "asyncio_streams
 UVLOOP_PROTOCOL = Contestant("uvloop-protocol", "uvloop protocol", "asyncio_protocol", _UVLOOP)
 UVLOOP_JOINED = Contestant(
     "uvloop-joined",
-    "uvloop protocol, answers joined by hand",
+    "uvloop protocol, joined by hand",
     "asyncio_protocol",
     (*_UVLOOP, "--joined"),
     only=("lines",),

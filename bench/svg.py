@@ -28,7 +28,8 @@ text{fill:#f0f6fc}.dim{fill:#9198a1}.axis{stroke:#3d444d}
 }
 """
 ROW, BAR = 20, 13
-_LABELS, _VALUES = 230, 120
+_LABELS, _VALUES = 245, 100
+_HEAD = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +69,9 @@ class Panel:
         return 30 + ROW * len(self.bars) + 14
 
 
-def bars(panels: Sequence[Panel], description: str, unit: str) -> str:
-    """Bar charts, one below the other; each row ends with its value, in `unit`."""
-    body, top = [], 8
+def bars(panels: Sequence[Panel], note: str, description: str, unit: str) -> str:
+    """Bar charts, one below the other, under a `note`; each row ends with its value, in `unit`."""
+    body, top = [_text(12, 20, note, "dim")], _HEAD
     for panel in panels:
         body += _panel(panel, top, unit)
         top += panel.height
@@ -93,11 +94,11 @@ def _panel(panel: Panel, top: int, unit: str) -> list[str]:
     return body
 
 
-def lines(title: str, ticks: Sequence[int], data: Sequence[Line], description: str, unit: str) -> str:
+def lines(title: str, note: str, ticks: Sequence[int], data: Sequence[Line], description: str, unit: str) -> str:
     """Lines over `ticks`, which stand at equal distances; the value axis is logarithmic. Labels at the right end."""
     values = [value for line in data for value in line.values if value]
     low, high = math.log10(min(values)), math.log10(max(values))
-    top, height, left, right = 44, 330, 64, WIDTH - 220
+    top, height, left, right = 64, 330, 64, WIDTH - 265
 
     def x_of(at: int) -> float:
         return left + (right - left) * at / max(1, len(ticks) - 1)
@@ -105,29 +106,30 @@ def lines(title: str, ticks: Sequence[int], data: Sequence[Line], description: s
     def y_of(value: float) -> float:
         return top + height * (1 - (math.log10(value) - low) / ((high - low) or 1))
 
-    body = [_text(12, 24, title, "title", size=14)]
+    body = [_text(12, 20, note, "dim"), _text(12, 42, title, "title", size=14)]
     for mark in _marks(10**low, 10**high):
-        body.append(f"<line class='axis' x1='{left}' x2='{right}' y1='{y_of(mark):.1f}' y2='{y_of(mark):.1f}'/>")
+        body.append(_segment("axis", left, y_of(mark), right, y_of(mark)))
         body.append(_text(left - 8, y_of(mark) + 4, f"{readable(mark)} {unit}", "dim", anchor="end"))
     for at, tick in enumerate(ticks):
         body.append(_text(x_of(at), top + height + 22, f"{tick:,}", "dim", anchor="middle"))
     for line in data:
         points = " ".join(f"{x_of(at):.1f},{y_of(v):.1f}" for at, v in enumerate(line.values) if v)
         body.append(f"<polyline class='line {line.kind}' points='{points}'/>")
-    ends = [(line.label, y_of(line.values[-1])) for line in data if line.values[-1]]
-    for label, y in apart(ends, 15):
-        body.append(_text(right + 10, y + 4, label))
+    ends = sorted((y_of(line.values[-1]), line.label) for line in data if line.values[-1])
+    for (end, label), y in zip(ends, apart([end for end, _ in ends], 15), strict=True):
+        body.append(_segment("axis", right + 3, end, right + 22, y))
+        body.append(_text(right + 26, y + 4, label))
     return _document(top + height + 36, description, body)
 
 
-def apart(labels: Sequence[tuple[str, float]], distance: float) -> list[tuple[str, float]]:
-    """The labels from top to bottom, moved down where they would overlap, then all up by what that was on average."""
-    placed: list[tuple[str, float]] = []
-    for label, y in sorted(labels, key=lambda each: each[1]):
-        placed.append((label, max(y, placed[-1][1] + distance) if placed else y))
-    shift = sum(y - wanted for (_, y), (_, wanted) in zip(placed, sorted(labels, key=lambda e: e[1]), strict=True))
-    middle = shift / len(placed) if placed else 0
-    return [(label, y - middle) for label, y in placed]
+def apart(wanted: Sequence[float], distance: float) -> list[float]:
+    """Rising positions near the rising ones that are `wanted`, none closer than `distance` to the one before: moved on
+    where they would overlap, then all back by what that was on average."""
+    placed: list[float] = []
+    for each in wanted:
+        placed.append(max(each, placed[-1] + distance) if placed else each)
+    back = sum(a - b for a, b in zip(placed, wanted, strict=True)) / len(placed) if placed else 0.0
+    return [each - back for each in placed]
 
 
 def _marks(low: float, high: float) -> list[float]:
@@ -140,7 +142,7 @@ def readable(value: float) -> str:
     """A number with about three digits."""
     if value >= 100:
         return f"{value:,.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}".removesuffix(".00")
+    return f"{value:.1f}".removesuffix(".0") if value >= 10 else f"{value:.2f}".removesuffix(".00")
 
 
 def _text(x: float, y: float, text: str, kind: str = "", anchor: str = "start", size: int = 12) -> str:
@@ -148,6 +150,10 @@ def _text(x: float, y: float, text: str, kind: str = "", anchor: str = "start", 
         f"<text x='{x:.1f}' y='{y:.1f}' font-size='{size}' text-anchor='{anchor}'"
         f"{f' class={kind!r}' if kind else ''}>{escape(text)}</text>"
     )
+
+
+def _segment(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:
+    return f"<line class='{kind}' x1='{x1:.1f}' y1='{y1:.1f}' x2='{x2:.1f}' y2='{y2:.1f}'/>"
 
 
 def _document(height: int, description: str, body: Sequence[str]) -> str:

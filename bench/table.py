@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from . import method, roster, works
-from .ratios import Spread, ratio, spread
+from .ratios import Spread, ratio, split, spread
 from .results import Results, Series
 from .targets import judge
 from .works import Work
@@ -137,6 +137,7 @@ def _work(table: dict[str, Series]) -> str:
 
 def _row(name: str, series: Series, reference: Series | None) -> tuple[str, ...]:
     compared = ratio(series.cpu_us, reference.cpu_us) if reference is not None else None
+    parts = split(series.cpu_us, series.user_us)
     return (
         LABELS[name],
         _median(series.rate),
@@ -144,8 +145,7 @@ def _row(name: str, series: Series, reference: Series | None) -> tuple[str, ...]
         _time(series.p99_us),
         _time(series.p999_us),
         _range(spread(series.cpu_us)),
-        _median(series.user_us),
-        _median(series.system_us),
+        *(("", "") if parts is None else map(_number, parts)),
         "" if compared is None else f"{compared.value:.2f}",
     )
 

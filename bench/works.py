@@ -33,6 +33,8 @@ class Work:
     """Each connection offers the TLS session of the one before."""
     headline: bool = False
     """Measured longer than the rest: a target hangs on it."""
+    slow: bool = False
+    """Measured twice as long: a few thousand of these take a second."""
 
     @property
     def handler(self) -> str:
@@ -63,7 +65,7 @@ def _echo(size: int, connections: int, tls: str = "", headline: bool = False) ->
     prefix = f"TLS {tls} " if tls else ""
     name = f"{'tls' + tls + '-' if tls else ''}echo-{_short(size)}-{connections}"
     title = f"{prefix}echo {_size(size)}, {_count(connections)}"
-    return Work(name, title, size, connections, tls=tls, headline=headline)
+    return Work(name, title, size, connections, tls=tls, headline=headline, slow=size == MIB or connections > 1000)
 
 
 def _handshake(tls: str, resume: bool, headline: bool = False) -> Work:
@@ -77,6 +79,7 @@ def _handshake(tls: str, resume: bool, headline: bool = False) -> Work:
         tls=tls,
         resume=resume,
         headline=headline,
+        slow=True,
     )
 
 
@@ -137,7 +140,8 @@ class Scale:
 
     def seconds_for(self, work: Work) -> float:
         """Of one measurement."""
-        return self.seconds if work.headline else self.grid_seconds
+        seconds = self.seconds if work.headline else self.grid_seconds
+        return 2 * seconds if work.slow else seconds
 
 
 FULL_SCALE = Scale(FULL, 5, 0.1, 0.4, 0.2, fresh=True, idle=IDLE, redis_requests=50_000)
