@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from . import commands, memory, redis, report, roster, rounds, works
@@ -19,7 +20,7 @@ from .certificates import write_certificate
 from .cores import Cores, choose, usable
 from .environment import describe
 from .errors import BenchError
-from .generator import Generator
+from .generator import Failure, Generator
 from .results import Command, Results
 from .servers import ROOT
 
@@ -128,9 +129,11 @@ def _measure(options: argparse.Namespace) -> Results:
                 results, contestants, generator, BUILD, certificate, cores.server, scale.idle, descriptor_limit, _say
             )
         if "commands" in parts:
-            _measure_commands(results, scale, generator)
+            with _survived(results, "prefork serve"):
+                _measure_commands(results, scale, generator)
         if "redis" in parts:
-            _measure_redis(results, scale, cores)
+            with _survived(results, "redis-benchmark"):
+                _measure_redis(results, scale, cores)
     results.environment["others"] = f"{others.share():.1%} of the machine's CPU time while it ran"
     results.environment["duration"] = f"{time.monotonic() - began:.0f} s"
     return results
@@ -149,6 +152,16 @@ def _feasible(scale: works.Scale, results: Results, programs: Programs, descript
     for line in results.missing:
         print(f"bench: LEFT OUT {line}", file=sys.stderr)
     return dataclasses.replace(scale, works=tuple(kept))
+
+
+@contextlib.contextmanager
+def _survived(results: Results, what: str) -> Iterator[None]:
+    """A part that fails is left out; what was measured before it took a quarter of an hour."""
+    try:
+        yield
+    except (BenchError, Failure) as exc:
+        results.missing.append(f"{what}: {exc}")
+        print(f"bench: LEFT OUT {what}: {exc}", file=sys.stderr)
 
 
 def _measure_commands(results: Results, scale: works.Scale, generator: Generator) -> None:
