@@ -1,7 +1,7 @@
 """What processes cost by the kernel's books in /proc: memory, CPU time, and how busy the machine is with others.
 
-The CPU time of a measurement is not read here but by the generator itself (`load/account.c`), at the very moments at
-which it begins and ends to count.
+The CPU time of a measurement is not read here but by the generator itself (`load/account.c`), which knows when it
+begins and ends to count.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ def descriptors(pid: int) -> int:
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time of process `pid` up to now, exact: its CPU clock, as clock_getcpuclockid(3) makes it of a pid."""
+    """CPU time of process `pid` up to now: its CPU clock, as clock_getcpuclockid(3) makes it of a pid. Exact while it
+    sleeps; while it runs, up to a tick of the kernel's timer is missing."""
     return time.clock_gettime(~pid << 3 | 2)
 
 

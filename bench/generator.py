@@ -31,7 +31,7 @@ class Sample:
     requests: int
     seconds: float
     cpu_ns: int
-    """The server's, exact."""
+    """The server's, exact: read when it slept, before the first message and after the last answer."""
     user_ns: int
     """As the kernel samples it; `user_ns` and `system_ns` tell how `cpu_ns` divides."""
     system_ns: int

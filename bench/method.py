@@ -45,10 +45,10 @@ METHOD = """
   to another, and runs a closed loop: a connection sends its next message when the echo of the last one is complete.
 * The generator compares every echo with what it sent: in full up to 16 KiB, of longer ones both ends of each piece,
   and a stamp that differs from message to message. One wrong byte, reset or early end, and the measurement is void.
-* The server's CPU time is its process's CPU clock (clock_getcpuclockid(3)), exact to the nanosecond, read by the
-  generator itself at the moments at which it begins and ends to count; nothing is asked of the server. How it
-  divides into user and system is from `/proc/PID/stat`, which the kernel samples at its timer's tick, 100 to 1,000
-  times a second.
+* The server's CPU time is its process's CPU clock (clock_getcpuclockid(3)), read by the generator itself; nothing is
+  asked of the server. It is read when the server sleeps, before the first message and after the last answer: then it
+  is exact, and what it counts and what is counted are the same exchanges. How it divides into user and system is from
+  `/proc/PID/stat`, which the kernel samples at its timer's tick, 100 to 1,000 times a second.
 * Every server is warmed: it first opens and closes some hundred connections, as a loop pays page faults for its
   read buffers until a connection has been closed, twice to three times the cost of an exchange; and each
   measurement runs for a moment before it counts.

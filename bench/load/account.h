@@ -1,7 +1,8 @@
 /* What a process has cost up to now, by the kernel's own books, read from outside: nothing is asked of the server.
 
-   The total is the process's CPU clock, exact to the nanosecond, all threads and a running one included. How it divides
-   into user and system time the kernel only samples, at its timer's tick, and tells in hundredths of a second. */
+   The total is the process's CPU clock, of all its threads, in nanoseconds. It is exact for a process that sleeps; one
+   that runs may have up to a tick of the kernel's timer more behind it. How it divides into user and system time the
+   kernel only samples, at that tick, and tells in hundredths of a second. */
 #ifndef ACCOUNT_H
 #define ACCOUNT_H
 

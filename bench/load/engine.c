@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "connection.h"
@@ -15,9 +16,10 @@
 #define STALLED_MS 20000
 /* Connections that are being opened at a time: fewer than any backlog, so no SYN is dropped and sent again. */
 #define OPENING_AT_ONCE 64
+#define RESTING_MS 50
 
 enum phase {
-    OPENING,   /* each connection opens and has its first message answered, a few at a time */
+    OPENING, /* each connection opens and has its first message answered, a few at a time */
     WARMING,
     MEASURING,
     STOPPING,
@@ -27,83 +29,49 @@ static const struct options *options;
 static struct result *result;
 static struct connection *connections;
 static enum phase phase;
-static uint64_t until_ns; /* the end of WARMING or MEASURING */
-static uint64_t started_ns, generator_started_ns;
-static size_t opened, settled, closed;
+static bool asking;     /* WARMING, MEASURING: whether an answer is followed by the next message */
+static size_t busy;     /* and how many connections have an exchange on its way */
+static uint64_t asked;  /* messages of this phase */
+static size_t opened, settled; /* OPENING: connections begun with, and used once */
+static size_t alive;    /* connections that are not CLOSED */
+static int epoll;
 
-static uint64_t own_cpu_ns(void)
+static bool may_ask(void)
 {
-    struct account own;
-    return account_read(getpid(), &own) == 0 ? own.cpu_ns : 0;
+    return asking && !(phase == MEASURING && options->requests && asked >= options->requests);
 }
 
-static void read_server(struct account *a)
+static void open_one(struct connection *c)
 {
-    if (account_read(options->pid, a) != 0)
-        fail("there is no process %d", (int)options->pid);
+    alive++;
+    connection_open(c);
 }
 
-static void begin_measuring(void)
+/* One exchange more, if it is time for one. */
+static void ask(struct connection *c)
 {
-    phase = MEASURING;
-    generator_started_ns = own_cpu_ns();
-    read_server(&result->server);
-    started_ns = now_ns();
-    until_ns = started_ns + options->duration_ns;
-}
-
-static void end_measuring(uint64_t now)
-{
-    struct account after;
-    read_server(&after);
-    result->duration_ns = now - started_ns;
-    result->server.cpu_ns = after.cpu_ns - result->server.cpu_ns;
-    result->server.user_ns = after.user_ns - result->server.user_ns;
-    result->server.system_ns = after.system_ns - result->server.system_ns;
-    result->generator_cpu_ns = own_cpu_ns() - generator_started_ns;
-    phase = STOPPING;
-}
-
-static void next(struct connection *c)
-{
-    if (phase == STOPPING)
-        connection_end(c, c->wire.ssl != NULL);
-    else
+    if (!may_ask())
+        return;
+    asked++;
+    busy++;
+    if (options->work == WORK_CLOSE) {
+        open_one(c);
+    } else {
+        c->begun_ns = now_ns();
         connection_ask(c);
+    }
+}
+
+static void again(struct connection *c)
+{
+    busy--;
+    ask(c);
 }
 
 static void open_more(void)
 {
     while (opened < options->connections && opened - settled < OPENING_AT_ONCE)
-        connection_open(&connections[opened++]);
-}
-
-static void begin_warming(void)
-{
-    phase = WARMING;
-    until_ns = now_ns() + options->warm_up_ns;
-}
-
-/* A connection is open and has been used once. */
-static void settle(void)
-{
-    settled++;
-    open_more();
-    if (settled < options->connections)
-        return;
-    begin_warming();
-    for (size_t i = 0; options->work == WORK_ECHO && i < options->connections; i++) {
-        connections[i].begun_ns = now_ns();
-        connection_ask(&connections[i]);
-    }
-}
-
-/* Nothing to wait for: each of these opens and closes all the time. */
-static void open_all(void)
-{
-    begin_warming();
-    while (opened < options->connections)
-        connection_open(&connections[opened++]);
+        open_one(&connections[opened++]);
 }
 
 static void count(struct connection *c, uint64_t now)
@@ -114,8 +82,6 @@ static void count(struct connection *c, uint64_t now)
         result->handshakes++;
         result->resumed += wire_resumed(&c->wire);
     }
-    if (options->requests && result->requests == options->requests)
-        end_measuring(now);
 }
 
 static void on_opened(struct connection *c)
@@ -125,44 +91,95 @@ static void on_opened(struct connection *c)
 
 static void on_answered(struct connection *c)
 {
-    uint64_t now = now_ns();
     if (phase == MEASURING)
-        count(c, now);
+        count(c, now_ns());
     if (options->work == WORK_CLOSE) {
         wire_keep_session(&c->wire);
         connection_end(c, c->wire.ssl != NULL);
     } else if (phase == OPENING) {
-        settle();
+        settled++;
+        open_more();
     } else {
-        c->begun_ns = now;
-        next(c);
+        again(c);
     }
 }
 
 static void on_closed(struct connection *c)
 {
-    if (options->work == WORK_CLOSE && phase != STOPPING)
-        connection_open(c);
-    else
-        closed++;
+    alive--;
+    if (options->work == WORK_CLOSE)
+        again(c);
 }
 
-static void turn(int epoll, int timeout_ms)
+static void turn(int timeout_ms)
 {
     static uint64_t quiet_since;
     struct epoll_event events[EVENTS];
-    int count = epoll_wait(epoll, events, EVENTS, timeout_ms);
-    if (count < 0 && errno != EINTR)
+    int ready = epoll_wait(epoll, events, EVENTS, timeout_ms);
+    if (ready < 0 && errno != EINTR)
         fail("epoll_wait: %s", strerror(errno));
-    if (count > 0)
+    if (ready > 0)
         quiet_since = 0;
     else if (!quiet_since)
         quiet_since = now_ns();
     else if (now_ns() - quiet_since > STALLED_MS * 1000000ull)
-        fail("nothing has happened for %d s; %zu of %zu connections were open", STALLED_MS / 1000, settled,
+        fail("nothing has happened for %d s; %zu of %zu connections are open", STALLED_MS / 1000, alive,
              options->connections);
-    for (int i = 0; i < count; i++)
+    for (int i = 0; i < ready; i++)
         connection_ready(events[i].data.ptr, events[i].events);
+}
+
+/* All connections ask and ask again, for so long or so often; returns when the last answer is here. */
+static void period(enum phase which, uint64_t duration_ns, bool counted)
+{
+    phase = which;
+    asking = true;
+    asked = 0;
+    uint64_t until = now_ns() + duration_ns;
+    for (size_t i = 0; i < options->connections; i++)
+        ask(&connections[i]);
+    while (busy) {
+        turn(1);
+        if (!counted && now_ns() >= until)
+            asking = false;
+    }
+}
+
+/* The server's account when it has gone to sleep. The kernel adds to a process's clock when it stops running, and at
+   the timer's tick: while it runs, its clock may be some milliseconds behind. */
+static void read_at_rest(struct account *a)
+{
+    const struct timespec moment = {.tv_nsec = 1000000};
+    uint64_t before = 0;
+    for (int i = 0; i < RESTING_MS; i++) {
+        nanosleep(&moment, NULL);
+        if (account_read(options->pid, a) != 0)
+            fail("there is no process %d", (int)options->pid);
+        if (i > 1 && a->cpu_ns == before)
+            return;
+        before = a->cpu_ns;
+    }
+}
+
+static uint64_t own_cpu_ns(void)
+{
+    struct account own;
+    return account_read(getpid(), &own) == 0 ? own.cpu_ns : 0;
+}
+
+/* From rest to rest: what the server was asked in between, and what it has cost in between, are the same exchanges. */
+static void measure(void)
+{
+    struct account before, after;
+    read_at_rest(&before);
+    uint64_t own = own_cpu_ns(), started = now_ns();
+    period(MEASURING, options->duration_ns, options->requests > 0);
+    result->duration_ns = now_ns() - started;
+    result->generator_cpu_ns = own_cpu_ns() - own;
+    read_at_rest(&after);
+    result->server.cpu_ns = after.cpu_ns - before.cpu_ns;
+    result->server.user_ns = after.user_ns - before.user_ns;
+    result->server.system_ns = after.system_ns - before.system_ns;
 }
 
 static void hold(void)
@@ -174,40 +191,21 @@ static void hold(void)
         ;
 }
 
-/* What rests has to be ended from here; what talks ends with its answer. */
-static void end_resting(void)
+static void open_all(void)
 {
-    for (size_t i = 0; i < options->connections; i++)
-        if (connections[i].state == RESTING)
-            connection_end(&connections[i], connections[i].wire.ssl != NULL);
+    open_more();
+    while (settled < options->connections)
+        turn(100);
 }
 
-static void serve(int epoll)
+static void close_all(void)
 {
-    if (options->work == WORK_CLOSE)
-        open_all();
-    else
-        open_more();
-    while (phase == OPENING)
-        turn(epoll, 100);
-    if (options->work == WORK_HOLD) {
-        hold();
-        phase = STOPPING;
-    }
-    while (phase == WARMING) {
-        turn(epoll, 1);
-        if (now_ns() >= until_ns)
-            begin_measuring();
-    }
-    while (phase == MEASURING) {
-        turn(epoll, 1);
-        uint64_t now = now_ns();
-        if (phase == MEASURING && !options->requests && now >= until_ns)
-            end_measuring(now);
-    }
-    end_resting();
-    while (closed < options->connections)
-        turn(epoll, 100);
+    phase = STOPPING;
+    for (size_t i = 0; i < options->connections; i++)
+        if (connections[i].state != CLOSED)
+            connection_end(&connections[i], connections[i].wire.ssl != NULL);
+    while (alive)
+        turn(100);
 }
 
 void engine_run(const struct options *o, struct result *out)
@@ -215,7 +213,7 @@ void engine_run(const struct options *o, struct result *out)
     options = o;
     result = out;
     connections = calloc(o->connections, sizeof *connections);
-    int epoll = epoll_create1(EPOLL_CLOEXEC);
+    epoll = epoll_create1(EPOLL_CLOEXEC);
     if (!connections || epoll < 0)
         fail("no memory or no epoll for %zu connections", o->connections);
     for (size_t i = 0; i < o->connections; i++)
@@ -230,7 +228,16 @@ void engine_run(const struct options *o, struct result *out)
         .answered = on_answered,
         .closed = on_closed,
     };
-    serve(epoll);
+    if (o->work != WORK_CLOSE)
+        open_all();
+    if (o->work == WORK_HOLD) {
+        hold();
+    } else {
+        if (o->warm_up_ns)
+            period(WARMING, o->warm_up_ns, false);
+        measure();
+    }
+    close_all();
     free(club.payload.bytes);
     free(connections);
     close(epoll);

@@ -15,7 +15,8 @@ struct result {
     struct histogram latencies;
 };
 
-/* Do what `o` says. Exits if anything goes wrong, and after 20 seconds in which nothing happens at all. */
+/* Do what `o` says: open, warm up, measure, close. Exits if anything goes wrong, and after 20 seconds in which nothing
+   happens at all. */
 void engine_run(const struct options *o, struct result *out);
 
 #endif

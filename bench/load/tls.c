@@ -16,7 +16,8 @@ void tls_prepare(enum tls tls)
 {
     int version = tls == TLS_1_2 ? TLS1_2_VERSION : TLS1_3_VERSION;
     context = SSL_CTX_new(TLS_client_method());
-    if (!context || !SSL_CTX_set_min_proto_version(context, version) || !SSL_CTX_set_max_proto_version(context, version))
+    if (!context || !SSL_CTX_set_min_proto_version(context, version) ||
+        !SSL_CTX_set_max_proto_version(context, version))
         fail("TLS: %s", tls_error());
     /* The server's certificate is our own and proves nothing; its signature is verified all the same. */
     SSL_CTX_set_verify(context, SSL_VERIFY_NONE, NULL);
