@@ -5,6 +5,8 @@ PYTHON ?= $(shell scripts/find-python)
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PORT   ?= 9000
+# The benchmark's own environment, with the peers; PYTHON and BENCH together measure on another Python.
+BENCH  ?= .venv-bench
 
 .PHONY: serve test test-all histories check format bench bench-quick clean
 
@@ -39,14 +41,14 @@ format: $(VENV)/.developing
 	$(BIN)/ruff format .
 
 ## How fast prefork is beside its peers, into docs/benchmarks.md; a quarter of an hour. BENCH_ARGS=--help says what else.
-bench: .venv-bench/.benching
+bench: $(BENCH)/.benching
 	@scripts/install-debian-packages bench
-	.venv-bench/bin/python -m bench $(BENCH_ARGS)
+	$(BENCH)/bin/python -m bench $(BENCH_ARGS)
 
-## What matters most of it, in less than a minute; printed, and written nowhere.
-bench-quick: .venv-bench/.benching
+## What matters most of it, in less than a minute; printed, and written to build/bench.
+bench-quick: $(BENCH)/.benching
 	@scripts/install-debian-packages bench
-	.venv-bench/bin/python -m bench --quick $(BENCH_ARGS)
+	$(BENCH)/bin/python -m bench --quick $(BENCH_ARGS)
 
 clean:
 	rm -rf .venv .venv-* build dist
@@ -65,7 +67,7 @@ $(VENV)/.developing: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --group dev
 	@touch $@
 
-.venv-bench/.benching: pyproject.toml
-	@$(MAKE) --no-print-directory VENV=.venv-bench .venv-bench/.installed
-	.venv-bench/bin/python -m pip install --quiet --group bench
+$(BENCH)/.benching: pyproject.toml
+	@$(MAKE) --no-print-directory VENV=$(BENCH) $(BENCH)/.installed
+	$(BENCH)/bin/python -m pip install --quiet --group bench
 	@touch $@

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import trustme
+from .errors import BenchError
 
 
 def write_certificate(folder: Path) -> tuple[str, str]:
-    """Paths of certificate and key, written to `folder`."""
+    """Paths of certificate and key, written to `folder`. Raises BenchError where the package that makes them is missing."""
+    try:
+        import trustme
+    except ModuleNotFoundError:
+        raise BenchError("this Python has no trustme and maybe no peers; make bench installs all of them") from None
     authority = trustme.CA(key_type=trustme.KeyType.ECDSA)
     issued = authority.issue_cert("localhost", key_type=trustme.KeyType.ECDSA)
     certificate, key = folder / "cert.pem", folder / "key.pem"

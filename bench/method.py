@@ -4,7 +4,7 @@ INTRODUCTION = """
 How much a server costs, side by side with its peers: every figure of this page comes from one run of
 
     make bench          # a quarter of an hour; writes this page
-    make bench-quick    # less than a minute; prints the table of targets
+    make bench-quick    # less than a minute; the table of targets alone
 
 The figure that counts is **the server's CPU time for one exchange**, as a ratio of two servers in the same run.
 Rates swing by half on a shared machine, system time by a third, user time by a tenth; the ratio of two medians,
@@ -75,7 +75,7 @@ defaults, and the handler that its documentation shows (`bench/contestants`):
 * **gevent** recv and sendall, or a file object; **trio** `async for` and `send_all`, its lines cut by hand;
   **Twisted** `dataReceived` and `LineReceiver`.
 * **C** is a level-triggered epoll with one buffer of 256 KiB, and no idea of lines: a floor, not a competitor.
-* **TLS**: one ECDSA P-256 certificate for all; the client's choice of ciphers. Twisted brings an OpenSSL of its
+* **TLS**: one ECDSA P-256 certificate, X25519 and AES-256-GCM for all. Twisted brings an OpenSSL of its
   own, the others use Python's. A handshake is a whole connection: connect, handshake, echo of 16 bytes,
   close_notify both ways.
 """

@@ -145,4 +145,4 @@ class Scale:
 
 
 FULL_SCALE = Scale(FULL, 5, 0.1, 0.4, 0.2, fresh=True, idle=IDLE, redis_requests=50_000)
-QUICK_SCALE = Scale(QUICK, 3, 0.05, 0.12, 0.12, fresh=False, idle=2000, redis_requests=0)
+QUICK_SCALE = Scale(QUICK, 3, 0.04, 0.1, 0.1, fresh=False, idle=2000, redis_requests=0)
