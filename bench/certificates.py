@@ -8,7 +8,7 @@ from .errors import BenchError
 
 
 def write_certificate(folder: Path) -> tuple[str, str]:
-    """Paths of certificate and key, written to `folder`. Raises BenchError where the package that makes them is missing."""
+    """Paths of certificate and key, written to `folder`. Raises BenchError where what makes them is not installed."""
     try:
         import trustme
     except ModuleNotFoundError:

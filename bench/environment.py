@@ -21,7 +21,7 @@ def describe(cores: Cores, generator: str) -> dict[str, str]:
     """Name and value of everything that may matter to somebody who compares; `generator`: what it is built with."""
     return {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-        "prefork": f"{importlib.metadata.version('prefork')}, {_commit()}",
+        "prefork": f"{_version('prefork')}, {_commit()}",
         "machine": f"{_processor()}, {os.cpu_count()} CPUs, {_memory_gib()} GiB",
         "cores": f"server on CPU {cores.server}, generator on CPU {cores.generator}",
         "kernel": f"{platform.system()} {platform.release()}",
