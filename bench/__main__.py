@@ -34,7 +34,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure prefork beside its peers.")
     parser.add_argument("--quick", action="store_true", help="what matters most, in less than a minute")
     parser.add_argument("--rounds", type=int, help="how often each contestant does each work (default: 5, quick 3)")
-    parser.add_argument("--seconds", type=float, help="of each measurement (default: 0.2 or 0.4, quick 0.1)")
+    parser.add_argument(
+        "--seconds", type=float, help="of each measurement (default: 0.15 or 0.3, quick 0.1; twice that for slow works)"
+    )
     parser.add_argument("--work", action="append", metavar="NAME", help="only this one (repeatable); see --list")
     parser.add_argument("--contestant", action="append", metavar="NAME", help="only this one (repeatable); see --list")
     parser.add_argument("--part", action="append", choices=PARTS, help="only this part (repeatable; default: all)")

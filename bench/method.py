@@ -6,9 +6,10 @@ How much a server costs, side by side with its peers: every figure of this page 
     make bench          # a quarter of an hour; writes this page
     make bench-quick    # less than a minute; the table of targets alone
 
-The figure that counts is **the server's CPU time for one exchange**, as a ratio of two servers in the same run.
-Rates swing by half on a shared machine, system time by a third, user time by a tenth; the ratio of two medians,
-over rounds in which everybody takes turns, swings by a few hundredths. Below 1 prefork is the cheaper one.
+The figure that counts is **the server's CPU time for one exchange**, as a ratio of two servers in the same
+round of the same run. Rates swing by half on a shared machine, system time by a third, user time by a tenth; ratios
+of rounds in which everybody takes turns swing by a few hundredths on a quiet one. A ratio is given as the median of
+the rounds, with the least and the most of them; below 1 prefork is the cheaper one.
 """
 
 MATRIX = """
@@ -53,8 +54,7 @@ METHOD = """
   read buffers until a connection has been closed, twice to three times the cost of an exchange; and each
   measurement runs for a moment before it counts.
 * Rounds are interleaved: in each, every server does every work, in an order that changes, and each round has fresh
-  processes. Figures are medians over the rounds, ratios are of medians, and the ranges are the ratios of single
-  rounds.
+  processes. Figures are medians over the rounds; ratios are taken in each round, and are medians of these.
 * Latencies are counted in log-linear buckets, 1.6 % wide.
 * A server that is faster than the generator sleeps now and then, and pays for it: so the fastest ones, and all of
   them at handshakes, where the client's half of the cryptography costs as much, look a little dearer than they are.

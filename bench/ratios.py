@@ -1,7 +1,8 @@
 """Medians, ratios and verdicts, from lists of what each round measured. Pure: numbers in, numbers out.
 
-A round in which something failed is None. Ratios are of medians over the rounds; how far they vary is told by the
-ratios of the single rounds, in which both sides met the same weather.
+A round in which something failed is None. A ratio is taken in each round, in which both sides met the same weather, and
+its median is what counts: on a machine that is shared some rounds are dearer than others for everybody, and the ratio of
+two medians may then be one that hardly any round has seen.
 """
 
 from __future__ import annotations
@@ -24,10 +25,14 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """One side's median divided by the other's, and the same for each round that has both."""
+    """One side divided by the other, for each round that has both."""
 
-    value: float
     rounds: tuple[float, ...]
+
+    @property
+    def value(self) -> float:
+        """The median of the rounds."""
+        return statistics.median(self.rounds)
 
     @property
     def least(self) -> float:
@@ -54,8 +59,7 @@ def ratio(ours: Rounds, theirs: Rounds) -> Ratio | None:
     pairs = [(a, b) for a, b in zip(ours, theirs, strict=True) if a is not None and b is not None and b > 0]
     if not pairs:
         return None
-    value = statistics.median(a for a, _ in pairs) / statistics.median(b for _, b in pairs)
-    return Ratio(value, tuple(a / b for a, b in pairs))
+    return Ratio(tuple(a / b for a, b in pairs))
 
 
 def split(cpu: Rounds, user: Rounds) -> tuple[float, float] | None:
@@ -78,11 +82,9 @@ def growth(few: Rounds, many: Rounds) -> Rounds:
 
 
 def verdict(found: Ratio | None, limit: float) -> str:
-    """`met` or `missed`, by the ratio of the medians; where single rounds say otherwise, how many met it."""
+    """`met` or `missed`, by the median; where single rounds say otherwise, how many met it."""
     if found is None:
         return "not measured"
     met = sum(each <= limit for each in found.rounds)
     text = "met" if found.value <= limit else "missed"
-    if met in (0, len(found.rounds)) and (met > 0) == (text == "met"):
-        return text
-    return f"{text} ({met} of {len(found.rounds)} rounds met it)"
+    return text if met in (0, len(found.rounds)) else f"{text} ({met} of {len(found.rounds)} rounds met it)"

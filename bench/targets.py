@@ -123,7 +123,7 @@ def _idle(results: Results) -> Iterator[Judgement]:
     peer = memory.get(roster.UVLOOP_STREAMS.name)
     theirs = None if peer is None else peer.tls
     by_tls = [None if each is None else each.tls for each in ours]
-    shares = [None if a is None or not theirs else Ratio(a / theirs, (a / theirs,)) for a in by_tls]
+    shares = [None if a is None or not theirs else Ratio((a / theirs,)) for a in by_tls]
     texts = ["not measured" if each is None else f"{each.value:.2f}, {verdict(each, IDLE_TLS)}" for each in shares]
     yield Judgement("the same by TLS 1.3", roster.UVLOOP_STREAMS.label, f"{IDLE_TLS:.2f}", *texts)
 

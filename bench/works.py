@@ -144,5 +144,5 @@ class Scale:
         return 2 * seconds if work.slow else seconds
 
 
-FULL_SCALE = Scale(FULL, 5, 0.1, 0.4, 0.2, fresh=True, idle=IDLE, redis_requests=50_000)
+FULL_SCALE = Scale(FULL, 5, 0.06, 0.3, 0.15, fresh=True, idle=IDLE, redis_requests=50_000)
 QUICK_SCALE = Scale(QUICK, 3, 0.04, 0.1, 0.1, fresh=False, idle=2000, redis_requests=0)
