@@ -1,8 +1,8 @@
 """Medians, ratios and verdicts, from lists of what each round measured. Pure: numbers in, numbers out.
 
-A round in which something failed is None. A ratio is taken in each round, in which both sides met the same weather, and
-its median is what counts: on a machine that is shared some rounds are dearer than others for everybody, and the ratio of
-two medians may then be one that hardly any round has seen.
+A round in which something failed is None. A ratio is taken in each round, in which both sides met the same weather,
+and its median is what counts: on a machine that is shared some rounds are dearer than others for everybody, and the
+ratio of two medians may then be one that hardly any round has seen.
 """
 
 from __future__ import annotations
