@@ -136,7 +136,7 @@ def _measure(options: argparse.Namespace) -> Results:
         if "redis" in parts:
             with _survived(results, "redis-benchmark"):
                 _measure_redis(results, scale, cores)
-    results.environment["others"] = f"{others.share():.1%} of the machine's CPU time while it ran"
+    results.environment["other processes"] = f"{others.share():.1%} of the machine's CPU time while it ran"
     results.environment["duration"] = f"{time.monotonic() - began:.0f} s"
     return results
 

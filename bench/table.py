@@ -95,7 +95,7 @@ def _time(microseconds: Sequence[float | None]) -> str:
 
 
 def _matrix(results: Results) -> str:
-    measured = [work for work in works.FULL if work.headline and work.name in results.works]
+    measured = [work for work in works.HEADLINES if work.name in results.works]
     names = [each.name for each in roster.ALL if any(each.name in results.works[work.name] for work in measured)]
     head = ("us, medians", *(_column_title(work) for work in measured))
     rows = [(LABELS[name], *(_median(results.column(w.name, name, "cpu_us")) for w in measured)) for name in names]
@@ -108,7 +108,7 @@ def _column_title(work: Work) -> str:
 
 def _works(results: Results) -> list[str]:
     parts = []
-    for work in sorted(works.FULL, key=lambda each: not each.headline):
+    for work in works.REPORTED:
         table = results.works.get(work.name)
         if not table:
             continue

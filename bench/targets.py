@@ -78,7 +78,9 @@ def judge(results: Results) -> list[Judgement]:
 def _text(found: Ratio | None, limit: float) -> str:
     if found is None:
         return verdict(found, limit)
-    return f"{found.value:.2f} ({found.least:.2f} to {found.most:.2f}), {verdict(found, limit)}"
+    digits = 3 if limit < 0.2 else 2
+    value, least, most = (f"{each:.{digits}f}" for each in (found.value, found.least, found.most))
+    return f"{value} ({least} to {most}), {verdict(found, limit)}"
 
 
 def _judge(results: Results, target: Target) -> Judgement:

@@ -101,11 +101,11 @@ _GRID = tuple(
     for size in (64, 1 * KIB, 16 * KIB, 1 * MIB)
     if not (size == MIB and connections > 50)
 )
-_HEADLINES = {work.name: work for work in (ECHO, ECHO_MANY, ECHO_HUGE, ECHO_HUGE_ALONE)}
+_ECHOES = {work.name: work for work in (ECHO, ECHO_MANY, ECHO_HUGE, ECHO_HUGE_ALONE)}
 
 #: In the order in which a server does them: what might leave a mark on it, thousands of connections, comes last.
 FULL = (
-    *(_HEADLINES.get(work.name, work) for work in _GRID),
+    *(_ECHOES.get(work.name, work) for work in _GRID),
     CLOSE,
     LINES,
     TLS_ECHO,
@@ -117,6 +117,20 @@ FULL = (
     _handshake("1.2", resume=False),
     _handshake("1.2", resume=True),
 )
+#: In the order of their importance, for the report.
+HEADLINES = (
+    ECHO,
+    ECHO_MANY,
+    LINES,
+    CLOSE,
+    ECHO_HUGE,
+    ECHO_HUGE_ALONE,
+    TLS_ECHO,
+    TLS_BULK,
+    TLS_FULL,
+    TLS_RESUMED,
+)
+REPORTED = (*HEADLINES, *(work for work in FULL if not work.headline))
 QUICK = (ECHO, ECHO_HUGE, CLOSE, LINES, TLS_ECHO, TLS_BULK, TLS_FULL)
 
 

@@ -106,6 +106,7 @@ def test_idle_connections_stay_within_the_limits() -> None:
 def test_names_are_unique_and_targets_can_be_met() -> None:
     assert len({work.name for work in works.FULL}) == len(works.FULL)
     assert set(works.QUICK) <= set(works.FULL)
+    assert sorted(works.REPORTED, key=works.FULL.index) == list(works.FULL)
     assert len({each.name for each in roster.ALL}) == len(roster.ALL)
     for target in targets.TARGETS:
         assert target.work in works.FULL
