@@ -7,8 +7,10 @@ BIN    := $(VENV)/bin
 PORT   ?= 9000
 # Tests wait more than they compute: one process more than there are processors.
 JOBS   ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
+# The benchmark's own environment, with the peers; PYTHON and BENCH together measure on another Python.
+BENCH  ?= .venv-bench
 
-.PHONY: serve test test-all histories soak check format clean
+.PHONY: serve test test-all histories soak bench bench-quick check format clean
 
 ## Serve the echo example on all cores.
 serve: $(VENV)/.installed
@@ -44,6 +46,16 @@ format: $(VENV)/.developing
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+## How fast prefork is beside its peers, into docs/benchmarks.md; a quarter of an hour. BENCH_ARGS=--help says what else.
+bench: $(BENCH)/.benching
+	@scripts/install-debian-packages bench
+	$(BENCH)/bin/python -m bench $(BENCH_ARGS)
+
+## What matters most of it, in less than a minute; printed, and written to build/bench.
+bench-quick: $(BENCH)/.benching
+	@scripts/install-debian-packages bench
+	$(BENCH)/bin/python -m bench --quick $(BENCH_ARGS)
+
 clean:
 	rm -rf .venv .venv-* build dist
 
@@ -59,4 +71,9 @@ $(VENV)/.installed: $(VENV)/.created pyproject.toml
 
 $(VENV)/.developing: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --group dev
+	@touch $@
+
+$(BENCH)/.benching: pyproject.toml
+	@$(MAKE) --no-print-directory VENV=$(BENCH) $(BENCH)/.installed
+	$(BENCH)/bin/python -m pip install --quiet --group bench
 	@touch $@

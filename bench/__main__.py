@@ -1,0 +1,201 @@
+"""The command line: what to measure, and where its report goes."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from . import commands, memory, redis, report, roster, rounds, works
+from .accounting import OthersMeter, raise_descriptor_limit
+from .build import Programs, build
+from .certificates import write_certificate
+from .cores import Cores, choose, usable
+from .environment import describe
+from .errors import BenchError
+from .generator import Failure, Generator
+from .results import Command, Results
+from .servers import ROOT
+
+BUILD = ROOT / "build" / "bench"
+DOCS = ROOT / "docs"
+PARTS = ("works", "memory", "commands", "redis")
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure prefork beside its peers.")
+    parser.add_argument("--quick", action="store_true", help="what matters most, in less than a minute")
+    parser.add_argument("--rounds", type=int, help="how often each contestant does each work (default: 5, quick 3)")
+    parser.add_argument(
+        "--seconds", type=float, help="of each measurement (default: 0.15 or 0.3, quick 0.1; twice that for slow works)"
+    )
+    parser.add_argument("--work", action="append", metavar="NAME", help="only this one (repeatable); see --list")
+    parser.add_argument("--contestant", action="append", metavar="NAME", help="only this one (repeatable); see --list")
+    parser.add_argument("--part", action="append", choices=PARTS, help="only this part (repeatable; default: all)")
+    parser.add_argument(
+        "--into", type=Path, help="where the report goes (default: docs, or build/bench if not a full run)"
+    )
+    parser.add_argument("--render", action="store_true", help="measure nothing; write the report again from its JSON")
+    parser.add_argument("--list", action="store_true", help="say what works and contestants there are")
+    return parser.parse_args(arguments)
+
+
+def main() -> int:
+    """Exit status: 0; 1, with one line that says why, if something is missing or does not start; 130 if stopped."""
+    options = parse()
+    # Ended by TERM as by ^C, through every `finally`: nobody of ours stays behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return _run(options)
+    except BenchError as exc:
+        print(f"bench: {exc}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nbench: stopped", file=sys.stderr)
+        return 130
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.list:
+        print("works:", *(f"  {work.name:24} {work.title}" for work in works.FULL), sep="\n")
+        print("contestants:", *(f"  {each.name:24} {each.label}" for each in roster.ALL), sep="\n")
+        return 0
+    whole = not (
+        options.quick or options.work or options.contestant or options.part or options.rounds or options.seconds
+    )
+    into = options.into or (DOCS if whole or options.render else BUILD)
+    if options.render:
+        results = report.load(into)
+    else:
+        results = _measure(options)
+        print(file=sys.stderr)
+    paths = report.write(results, into)
+    print(report.summary(results))
+    print("written:", *(os.path.relpath(path) for path in paths))
+    return 0
+
+
+def _scale(options: argparse.Namespace) -> works.Scale:
+    scale = works.QUICK_SCALE if options.quick else works.FULL_SCALE
+    if options.work:
+        known = {work.name: work for work in works.FULL}
+        if unknown := [name for name in options.work if name not in known]:
+            raise BenchError(f"--work {unknown[0]}: not known; --list says what is")
+        scale = dataclasses.replace(scale, works=tuple(known[name] for name in known if name in options.work))
+    if options.rounds:
+        scale = dataclasses.replace(scale, rounds=options.rounds)
+    if options.seconds:
+        scale = dataclasses.replace(scale, seconds=options.seconds, grid_seconds=options.seconds)
+    return scale
+
+
+def _contestants(options: argparse.Namespace) -> list[roster.Contestant]:
+    if not options.contestant:
+        return [each for each in roster.ALL if each.quick or not options.quick]
+    known = {each.name: each for each in roster.ALL}
+    if unknown := [name for name in options.contestant if name not in known]:
+        raise BenchError(f"--contestant {unknown[0]}: not known; --list says who is")
+    return [known[name] for name in known if name in options.contestant]
+
+
+def _measure(options: argparse.Namespace) -> Results:
+    if sys.platform != "linux":
+        raise BenchError("this needs Linux: the generator's epoll, and the kernel's books in /proc")
+    scale, contestants, cores = _scale(options), _contestants(options), choose(usable())
+    descriptor_limit = raise_descriptor_limit()
+    began, others = time.monotonic(), OthersMeter()
+    _say("building the generator")
+    programs = build(BUILD)
+    generator = Generator(programs.load, cores.generator)
+    results = Results(environment=describe(cores, generator.about()))
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        certificate = write_certificate(Path(folder)) if programs.tls else None
+        scale = _feasible(scale, results, programs, descriptor_limit)
+        parts = options.part or (("works", "commands") if options.quick else PARTS)
+        for part in PARTS:
+            if part not in parts:
+                results.missing.append(f"{part}: not asked for in this run")
+        if "works" in parts:
+            fleet = rounds.Fleet(generator, BUILD, certificate, cores.server)
+            rounds.measure(results, scale, contestants, generator, fleet, _say)
+        if "memory" in parts:
+            memory.measure(
+                results, contestants, generator, BUILD, certificate, cores.server, scale.idle, descriptor_limit, _say
+            )
+        if "commands" in parts:
+            with _survived(results, "prefork serve"):
+                _measure_commands(results, scale, generator)
+        if "redis" in parts:
+            with _survived(results, "redis-benchmark"):
+                _measure_redis(results, scale, cores)
+    results.environment["other processes"] = f"{others.share():.1%} of the machine's CPU time while it ran"
+    results.environment["duration"] = f"{time.monotonic() - began:.0f} s"
+    return results
+
+
+def _feasible(scale: works.Scale, results: Results, programs: Programs, descriptor_limit: int) -> works.Scale:
+    """Without what this machine cannot do; each omission is noted, and said aloud."""
+    kept = []
+    for work in scale.works:
+        if work.tls and not programs.tls:
+            results.missing.append(f"{work.title}: no OpenSSL for the generator (Debian: libssl-dev)")
+        elif work.connections > descriptor_limit - memory.SPARE:
+            results.missing.append(f"{work.title}: the limit of descriptors is {descriptor_limit}")
+        else:
+            kept.append(work)
+    for line in results.missing:
+        print(f"bench: LEFT OUT {line}", file=sys.stderr)
+    return dataclasses.replace(scale, works=tuple(kept))
+
+
+@contextlib.contextmanager
+def _survived(results: Results, what: str) -> Iterator[None]:
+    """A part that fails is left out; what was measured before it took a quarter of an hour."""
+    try:
+        yield
+    except (BenchError, Failure) as exc:
+        results.missing.append(f"{what}: {exc}")
+        print(f"bench: LEFT OUT {what}: {exc}", file=sys.stderr)
+
+
+def _measure_commands(results: Results, scale: works.Scale, generator: Generator) -> None:
+    for loop in ("asyncio", "uvloop"):
+        results.commands[loop] = Command()
+    # The first start of all finds nothing in the kernel's cache of files, and does not count.
+    with contextlib.suppress(BenchError):
+        commands.start(Command(), "asyncio")
+    for number in range(scale.rounds):
+        _say(f"prefork serve, start {number + 1} of {scale.rounds}")
+        for loop, command in results.commands.items():
+            commands.start(command, loop)
+    for loop, command in results.commands.items():
+        commands.weigh(command, loop, generator)
+
+
+def _measure_redis(results: Results, scale: works.Scale, cores: Cores) -> None:
+    reason = redis.why_not() or ("" if scale.redis_requests else "not part of a quick run")
+    if reason:
+        results.missing.append(f"redis-benchmark: {reason}")
+        print(f"bench: LEFT OUT redis-benchmark: {reason}", file=sys.stderr)
+    else:
+        redis.measure(results, scale.rounds, scale.redis_requests, cores.server, cores.generator, _say)
+
+
+def _say(what: str) -> None:
+    """Where the run is: one line, written over on a terminal."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{what}", end="", file=sys.stderr, flush=True)
+    else:
+        print(what, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,23 @@
+"""asyncio's streams, on asyncio's own loop or on uvloop."""
+
+from __future__ import annotations
+
+import asyncio
+
+from . import handlers
+from .common import announce, listener, options, run
+
+
+async def main() -> None:
+    """Serve for ever."""
+    given = options()
+    sock = listener()
+    handle = handlers.lines if given.work == "lines" else handlers.echo
+    server = await asyncio.start_server(handle, sock=sock, ssl=given.context)
+    announce(sock)
+    async with server:
+        await server.serve_forever()
+
+
+if __name__ == "__main__":
+    run(main(), options().loop)

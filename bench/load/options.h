@@ -1,0 +1,34 @@
+/* What the generator is asked to do, from its command line. */
+#ifndef OPTIONS_H
+#define OPTIONS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+enum work {
+    WORK_ECHO,  /* messages over connections that stay open */
+    WORK_CLOSE, /* a connection for each message */
+    WORK_HOLD,  /* open connections, one message each, and leave them alone until standard input ends */
+};
+
+enum tls { TLS_NONE, TLS_1_2, TLS_1_3 };
+
+struct options {
+    bool about; /* say what we were built with, and do nothing */
+    enum work work;
+    enum tls tls;
+    bool resume; /* TLS: offer the session of the connection before */
+    int port;
+    pid_t pid; /* whose CPU time is read; 0: nobody's */
+    size_t connections;
+    size_t size, lines;
+    uint64_t warm_up_ns, duration_ns;
+    uint64_t requests; /* stop after so many; 0: after the duration */
+};
+
+/* Exits with a line that says what is wrong. */
+struct options options_parse(int argc, char **argv);
+
+#endif

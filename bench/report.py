@@ -1,0 +1,43 @@
+"""Writing a run's report, and reading it again: Markdown, JSON and plots, in one folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from . import plots
+from .errors import BenchError
+from .results import Results
+from .table import markdown, targets
+
+TEXT, DATA = "benchmarks.md", "benchmarks.json"
+
+
+def write(results: Results, folder: Path) -> list[Path]:
+    """Write all files; their paths. Plots for which nothing was measured are not drawn."""
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = plots.draw(results)
+    contents = {DATA: results.to_json(), TEXT: markdown(results, drawn), **drawn}
+    for name, text in contents.items():
+        (folder / name).write_text(text)
+    return [folder / name for name in contents]
+
+
+def load(folder: Path) -> Results:
+    """What `write` wrote. Raises BenchError if it is not there or is something else."""
+    path = folder / DATA
+    try:
+        return Results.from_json(path.read_text())
+    except OSError as exc:
+        raise BenchError(f"{path}: {(exc.strerror or str(exc)).lower()}; run make bench first") from exc
+    except (ValueError, KeyError, TypeError) as exc:
+        raise BenchError(f"{path} is not a report of this version ({exc}); run make bench again") from exc
+
+
+def summary(results: Results) -> str:
+    """The table of targets, for a terminal: columns in line."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in targets(results).splitlines()]
+    rows.pop(1)
+    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )

@@ -1,0 +1,134 @@
+"""The load generator, built and run: it counts what it says, and it sees a wrong answer. No time is measured."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import re
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support import need
+
+from bench import roster, works
+from bench.build import Programs, build
+from bench.generator import Failure, Generator
+from bench.servers import Server, running
+
+CORE = max(os.sched_getaffinity(0))
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Programs:
+    need("cc")
+    return build(tmp_path_factory.mktemp("bench"))
+
+
+@pytest.fixture
+def generator(programs: Programs) -> Generator:
+    return Generator(programs.load, None)
+
+
+def small(work: works.Work) -> works.Work:
+    return dataclasses.replace(work, connections=7)
+
+
+@pytest.mark.parametrize(
+    "contestant", [roster.PREFORK, roster.PREFORK_STREAMS, roster.FLOOR], ids=lambda each: each.name
+)
+def test_it_counts_what_it_was_asked_for(
+    contestant: roster.Contestant, generator: Generator, programs: Programs
+) -> None:
+    commands = {handler: contestant.command(programs.folder, handler, None) for handler in ("echo", "lines")}
+    with running(commands, CORE) as servers:
+        for work in (works.ECHO, works.ECHO_HUGE, works.LINES, works.CLOSE):
+            requests = 20 if work.size > works.KIB else 300
+            sample = generator.count(small(work), servers[work.handler], requests)
+            assert sample.requests == requests
+            assert sample.cpu_ns > 0
+            assert sample.p50_ns <= sample.p99_ns <= sample.p999_ns
+            assert sample.handshakes == 0
+        with generator.holding(servers["echo"], 40, ""):
+            assert len(os.listdir(f"/proc/{servers['echo'].pid}/fd")) > 40
+
+
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+def test_handshakes_are_full_or_resumed(
+    version: str, generator: Generator, programs: Programs, certs: dict[str, str]
+) -> None:
+    if not programs.tls:
+        pytest.skip("the generator was built without OpenSSL: libssl-dev is not installed")
+    command = roster.PREFORK.command(programs.folder, "echo", (certs["cert"], certs["key"]))
+    with running({"prefork": command}, CORE) as servers:
+        full = generator.count(dataclasses.replace(small(works.TLS_FULL), tls=version), servers["prefork"], 30)
+        assert (full.handshakes, full.resumed) == (30, 0)
+        # Those that were the first on their slot had no session to resume.
+        resumed = generator.count(dataclasses.replace(small(works.TLS_RESUMED), tls=version), servers["prefork"], 60)
+        assert resumed.handshakes == 60
+        assert 60 - 7 <= resumed.resumed <= 60
+        echoed = generator.count(dataclasses.replace(small(works.TLS_BULK), tls=version), servers["prefork"], 50)
+        assert echoed.requests == 50
+
+
+@contextlib.contextmanager
+def answering(answer: Callable[[bytes], bytes]) -> Iterator[Server]:
+    """A server that gives one answer to one message and goes away."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(10)
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                connection, _ = listener.accept()
+                with connection:
+                    connection.settimeout(10)
+                    connection.sendall(answer(connection.recv(65536)))
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield Server(os.getpid(), listener.getsockname()[1], Path(os.devnull))
+        finally:
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda message: message[:-1] + b"!", "wrong bytes"),
+        (lambda message: b"00000000" + message[8:], "wrong bytes"),
+        (lambda message: message + b"x", "wrong bytes"),
+        (lambda message: message[:-1], "was closed after 63 of 64 bytes"),
+    ],
+    ids=["one byte wrong", "another's answer", "too much", "too little"],
+)
+def test_it_sees_a_wrong_answer(answer: Callable[[bytes], bytes], said: str, generator: Generator) -> None:
+    work = dataclasses.replace(works.ECHO, size=64, connections=1)
+    with answering(answer) as server, pytest.raises(Failure, match=said):
+        generator.count(work, server, 1)
+
+
+def test_it_refuses_what_it_does_not_understand(programs: Programs) -> None:
+    for options, said in (
+        (["--port", "0"], r"--port 0: must be a whole number from 1 to 65535"),
+        (["--port", "9", "--size", "many"], r"--size many: must be a whole number"),
+        (["--port", "9", "--work", "play"], r"--work play: not known"),
+        (["--port", "9", "more"], r"more: not expected"),
+        ([], r"--port is missing"),
+    ):
+        done = subprocess.run([programs.load, *options], capture_output=True, text=True, timeout=10)
+        assert done.returncode == 1
+        assert re.fullmatch(f"load: {said}.*\n", done.stderr)
+
+
+def test_it_refuses_a_process_that_is_not_there(generator: Generator, programs: Programs) -> None:
+    with running({"c": roster.FLOOR.command(programs.folder, "echo", None)}, CORE) as servers:
+        gone = subprocess.Popen(["true"])
+        gone.wait()
+        server = dataclasses.replace(servers["c"], pid=gone.pid)
+        with pytest.raises(Failure, match=f"there is no process {gone.pid}"):
+            generator.count(small(works.ECHO), server, 10)
