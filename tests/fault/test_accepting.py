@@ -317,7 +317,7 @@ def test_pauses_are_one_event_each(world: World) -> None:
         def __getattr__(self, name: str) -> Any:
             return getattr(self.sock, name)
 
-        def accept(self) -> Any:
+        def _accept(self) -> Any:
             self.attempts += 1
             raise OSError(24, "Too many open files")
 

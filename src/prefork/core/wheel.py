@@ -12,6 +12,9 @@ from typing import Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
 
+#: So many empty buckets are kept at least.
+MOST_EMPTY = 32
+
 
 class Wheel(Generic[Key]):
     """For each key one deadline. A key expires at the first `expired(now)` with `now` at or after it, at the latest
@@ -28,6 +31,8 @@ class Wheel(Generic[Key]):
         self._bucket_of: dict[Key, int] = {}
         self._buckets: dict[int, set[Key]] = {}
         self._order: list[int] = []
+        self._empty = 0
+        """Buckets that nothing is in."""
 
     def __len__(self) -> int:
         return len(self._deadlines)
@@ -53,7 +58,10 @@ class Wheel(Generic[Key]):
         due: list[Key] = []
         while self._order and self._order[0] * self._grain <= now:
             number = heapq.heappop(self._order)
-            for key in self._buckets.pop(number):
+            members = self._buckets.pop(number)
+            if not members:
+                self._empty -= 1
+            for key in members:
                 deadline = self._deadlines[key]
                 if deadline <= now:
                     due.append(key)
@@ -66,6 +74,7 @@ class Wheel(Generic[Key]):
         """When to call `expired` next; None while nothing is set."""
         while self._order and not self._buckets[self._order[0]]:
             del self._buckets[heapq.heappop(self._order)]
+            self._empty -= 1
         return self._order[0] * self._grain if self._order else None
 
     def _bucket(self, deadline: float) -> int:
@@ -79,8 +88,22 @@ class Wheel(Generic[Key]):
             self._buckets[bucket] = {key}
             heapq.heappush(self._order, bucket)
         else:
+            if not members:
+                self._empty -= 1
             members.add(key)
 
     def _leave(self, key: Key, bucket: int) -> None:
-        # An empty bucket stays until its time: removing and making it again would grow the order with each round.
-        self._buckets[bucket].discard(key)
+        # An empty bucket stays for a while: it is likely to be filled again, and to take it out of the order is dear.
+        members = self._buckets[bucket]
+        members.discard(key)
+        if not members:
+            self._empty += 1
+            if self._empty > MOST_EMPTY and self._empty > len(self._buckets) // 2:
+                self._sweep()
+
+    def _sweep(self) -> None:
+        """Drop the empty buckets: as many have been left as this looks at, so it costs each of them a moment."""
+        self._buckets = {number: members for number, members in self._buckets.items() if members}
+        self._order = list(self._buckets)
+        heapq.heapify(self._order)
+        self._empty = 0

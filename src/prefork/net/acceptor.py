@@ -67,6 +67,7 @@ class Acceptor:
         sock.setblocking(False)
         self._sock = sock
         self._fd = sock.fileno()
+        self._kind = (int(sock.family), int(sock.type), sock.proto)
         self._callback = callback
         self._batch = batch
         self._emit = emit
@@ -169,14 +170,15 @@ class Acceptor:
                 if seconds is not None:
                     return seconds
             try:
-                connection, address = self._sock.accept()
+                # What `accept()` does, without making enums of the family and the type: a microsecond a connection.
+                fd, address = self._sock._accept()  # type: ignore[attr-defined]  # typeshed leaves it out
             except OSError as exc:
                 if gate is not None:
                     gate.nothing()
                 if self._failed(exc):
                     return None
                 continue
-            self._hand_over(connection, address)
+            self._hand_over(socket.socket(*self._kind, fileno=fd), address)
             # The callback may have closed us; what is still queued is somebody else's then.
             if not self._still(state):
                 return None

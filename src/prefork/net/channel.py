@@ -31,7 +31,6 @@ RECEIVE = 64 * 1024
 #: How many reads or writes one task may do before the others get their turn, if its peer never makes it wait.
 TURNS = 32
 
-_INTERNET = (socket.AF_INET, socket.AF_INET6)
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -80,14 +79,15 @@ class Channel:
         "_heard",
         "_hub",
         "_idle",
+        "_internet",
         "_max_age",
         "_output",
         "_phase",
         "_readable",
         "_reader",
-        "_short_is_empty",
         "_since",
         "_sock",
+        "_timed",
         "_turns",
         "_waiting_since",
         "_write_timeout",
@@ -114,11 +114,14 @@ class Channel:
         self._readable = True
         self._hangup = False
         # A read that gives less than it may has emptied a TCP socket (epoll(7)); a unix socket may stop at a boundary.
-        self._short_is_empty = sock.family in _INTERNET
+        # By the address: a socket's `family` makes an enum each time, for a hundredth of what a short connection costs.
+        self._internet = type(address) is tuple
         self._turns = 0
 
         # Deadlines: None is none. "Heard" is whether the peer has said something since the handler last began to wait;
         # None: nothing at all.
+        self._timed = False
+        """Whether a deadline was set, ever."""
         self._since = hub.loop.time()
         self._waiting_since = self._since
         self._heard: bool | None = None
@@ -160,7 +163,7 @@ class Channel:
         if phase == "linger":
             if self._engine is not None and self._undelivered():
                 # The peer still takes what it was sent: closing now, with its input unread, would destroy the rest.
-                self._hub.deadlines.set(self, "linger until delivered", self._hub.limits.linger_timeout)
+                self._set_deadline("linger until delivered", self._hub.limits.linger_timeout)
             else:
                 self._dispose()
         elif phase == "linger until delivered":
@@ -178,13 +181,16 @@ class Channel:
         else:
             self._cut_off(ConnectionTimedOut(f"{phase} took too long"), noted=phase != "handshake")
 
+    def _set_deadline(self, phase: str, seconds: float) -> None:
+        self._timed = True
+        self._hub.deadlines.set(self, phase, seconds)
+
     def begin_deadlines(self) -> None:
         """The handler is there from now on."""
         limits = self._hub.limits
         self._heard = True if self._buffer.size else None
-        self._waiting_since = self._hub.loop.time()
         if limits.first_byte_timeout is not None:
-            self._hub.deadlines.set(self, "first byte", limits.first_byte_timeout)
+            self._set_deadline("first byte", limits.first_byte_timeout)
         if limits.idle_timeout is not None:
             self.limit_idle(limits.idle_timeout)
 
@@ -195,13 +201,13 @@ class Channel:
         if seconds is None or self._is_closed():
             self._hub.deadlines.clear(self, "idle")
         else:
-            self._hub.deadlines.set(self, "idle", seconds)
+            self._set_deadline("idle", seconds)
 
     def limit_write(self, seconds: float) -> None:
         """See `Timeouts.write`."""
         self._write_timeout = seconds
         if self._backlog is not None:
-            self._hub.deadlines.set(self, "write", seconds)
+            self._set_deadline("write", seconds)
 
     def limit_age(self, seconds: float | None) -> None:
         """See `Timeouts.age`."""
@@ -209,7 +215,7 @@ class Channel:
         if seconds is None or self._is_closed():
             self._hub.deadlines.clear(self, "age")
         else:
-            self._hub.deadlines.set(self, "age", self._since + seconds - self._hub.loop.time())
+            self._set_deadline("age", self._since + seconds - self._hub.loop.time())
 
     def _look_idle(self) -> None:
         """The deadline is not moved with each byte that comes: whether it has passed is found out when it comes up."""
@@ -221,7 +227,7 @@ class Channel:
             if left <= 0:
                 self._cut_off(ConnectionTimedOut(f"the peer said nothing for {self._idle:g} s"))
                 return
-        self._hub.deadlines.set(self, "idle", left)
+        self._set_deadline("idle", left)
 
     def _note_error(self) -> None:
         code = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -255,7 +261,7 @@ class Channel:
         if not data:
             self._fin = True
             self._readable = False
-        elif len(data) < RECEIVE and self._short_is_empty and not self._hangup:
+        elif len(data) < RECEIVE and self._internet and not self._hangup:
             self._readable = False
         return data
 
@@ -402,7 +408,7 @@ class Channel:
 
     def _await_room(self) -> None:
         """The kernel is full: it will report room; the deadline is for each step forward, not for the whole."""
-        self._hub.deadlines.set(self, "write", self._write_timeout)
+        self._set_deadline("write", self._write_timeout)
         if not self._hub.poller.edge:
             self._hub.poller.arm(self._fd, WRITE)
 
@@ -491,7 +497,7 @@ class Channel:
         """Close the socket at once: unsent bytes are lost, and a TCP peer gets a reset."""
         if self._phase is Phase.CLOSED:
             return
-        if self._sock.family in _INTERNET:
+        if self._internet:
             # Fails where the peer's reset came first.
             with contextlib.suppress(OSError):
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
@@ -510,15 +516,18 @@ class Channel:
             if self._backlog is not None:
                 # Called again when it has gone out.
                 return
-        if self._output is Output.OPEN:
-            self._shut_down_writing()
-        if self._is_lost() or self._fin:
+        if self._fin:
+            # Both ends are said with the close: a call less.
             self._dispose()
             return
+        if self._output is Output.OPEN:
+            self._shut_down_writing()
+            if self._is_lost():
+                return
         self._phase = Phase.LINGERING
         limits = self._hub.limits
         seconds = limits.linger_timeout if engine is None else limits.tls_shutdown_timeout
-        self._hub.deadlines.set(self, "linger", seconds)
+        self._set_deadline("linger", seconds)
         for waiter in self._writers:
             waiter.wake_soon()
         self._discard_soon()
@@ -586,8 +595,9 @@ class Channel:
         hub = self._hub
         # Before the close: a descriptor that some other process still holds would go on reporting.
         hub.poller.remove(self._fd)
-        for phase in ("linger", "linger until delivered", "handshake", "first byte", "idle", "age"):
-            hub.deadlines.clear(self, phase)
+        if self._timed:
+            for phase in ("linger", "linger until delivered", "handshake", "first byte", "idle", "age"):
+                hub.deadlines.clear(self, phase)
         self._sock.close()
         if self._reader is not None:
             self._reader.wake_soon()

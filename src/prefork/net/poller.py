@@ -14,7 +14,6 @@ A poller knows descriptors and who is told; bytes, tasks and deadlines are not i
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import select
 from typing import Protocol
 
@@ -121,8 +120,10 @@ class EpollPoller(_Rounds):
     def remove(self, fd: int) -> None:
         if self._table.pop(fd, None) is not None:
             # A handler may have closed the socket behind our back; the kernel has then forgotten it already.
-            with contextlib.suppress(OSError):
+            try:  # noqa: SIM105  (suppress() costs half of what the call does, once for each connection)
                 self._epoll.unregister(fd)
+            except OSError:
+                pass
 
     def arm(self, fd: int, mask: int) -> None:
         """Nothing to do: the edge comes by itself."""

@@ -380,7 +380,7 @@ class Stream(Channel):
         prepare_context(context)
         engine = TLSEngine(context)
         limit = self._hub.limits.handshake_timeout if ssl_handshake_timeout is None else ssl_handshake_timeout
-        self._hub.deadlines.set(self, "handshake", limit)
+        self._set_deadline("handshake", limit)
         self._hub.turnstile.enter()
         try:
             await self._shake_hands(engine)
