@@ -25,12 +25,15 @@ from .poller import ERROR, EXTRA, READ, WRITE
 from .tls import TLSEngine
 from .waiter import Waiter
 
-#: One read. Larger ones cost more: until glibc's allocator has seen such a block freed whole, it maps and unmaps memory
-#: for each (20 us for 256 KiB).
-RECEIVE = 64 * 1024
+#: One read of the socket into the buffer: a message of 64 KiB, and what four records of TLS add to it.
+RECEIVE = 65 * 1024
+#: One read that goes straight to a handler that wants so much.
+BULK = 256 * 1024
 #: How many reads or writes one task may do before the others get their turn, if its peer never makes it wait.
 TURNS = 32
 
+#: What is corked while nothing is; shared by all, and never changed. A list of its own would be 56 bytes of each.
+NOTHING: list[bytes] = []
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -131,10 +134,10 @@ class Channel:
         if hub.limits.max_age is not None:
             self.limit_age(hub.limits.max_age)
 
-        self._corked: list[bytes] = []
+        self._corked = NOTHING
         self._corked_size = 0
         self._backlog: WriteBacklog | None = None
-        self._writers: list[Waiter] = []
+        self._writers: tuple[Waiter, ...] = ()
         self._drain_above = hub.limits.drain_above
 
         hub.poller.add(self._fd, self)
@@ -247,10 +250,10 @@ class Channel:
         backlog = self._backlog
         return backlog is not None and backlog.size > self._hub.limits.pause_reads_above
 
-    def _receive(self) -> bytes | None:
+    def _receive(self, size: int = RECEIVE) -> bytes | None:
         """One read of the socket: b"" at its end, None if there is nothing now."""
         try:
-            data = self._sock.recv(RECEIVE)
+            data = self._sock.recv(size)
         except (BlockingIOError, InterruptedError):
             self._readable = self._hangup = False
             return None
@@ -261,15 +264,16 @@ class Channel:
         if not data:
             self._fin = True
             self._readable = False
-        elif len(data) < RECEIVE and self._internet and not self._hangup:
+        elif len(data) < size and self._internet and not self._hangup:
             self._readable = False
         return data
 
-    def _pull(self) -> bool:
-        """Read once into the buffer. False: nothing came, and the caller has to wait, or the input has ended."""
+    def _pull(self, wanted: int = 0) -> bool:
+        """Read once into the buffer, more where more is `wanted`. False: nothing came, and the caller has to wait, or
+        the input has ended."""
         if not self._readable or self._ended or self._turns >= TURNS or self._held():
             return False
-        self._received(self._receive())
+        self._received(self._receive(RECEIVE if wanted <= RECEIVE else min(wanted, BULK)))
         return self._buffer.size > 0 or self._readable
 
     def _received(self, data: bytes | None) -> None:
@@ -296,11 +300,15 @@ class Channel:
             return
         if plain:
             self._buffer.feed(plain)
-        answer = engine.outgoing()
-        if answer:
-            self._transmit(answer)
+        self._say_soon(engine)
         if engine.ended:
             self._end_input()
+
+    def _say_soon(self, engine: TLSEngine) -> None:
+        """What the protocol itself has to say (tickets, an answer to a key update) goes with the handler's next answer,
+        or at the end of the round: of the four sends of a handshake with one answer it saves one."""
+        if engine.speaks():
+            self._hub.poller.cork(_Rest(self, engine))
 
     def _end_input(self) -> None:
         """The peer has said its last byte."""
@@ -332,7 +340,7 @@ class Channel:
         if not corked:
             return
         data: bytes | memoryview = corked[0] if len(corked) == 1 else b"".join(corked)
-        self._corked = []
+        self._corked = NOTHING
         self._corked_size = 0
         if self._engine is not None:
             try:
@@ -464,10 +472,8 @@ class Channel:
 
     def _wake_writers(self) -> None:
         """Those who wait for room, or for the end, look again. From a callback of the loop only."""
-        writers = self._writers
-        if writers:
-            for waiter in tuple(writers):
-                waiter.wake()
+        for waiter in self._writers:
+            waiter.wake()
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
@@ -557,7 +563,7 @@ class Channel:
             waiter.wake_soon()
 
     def _drop_output(self) -> None:
-        self._corked = []
+        self._corked = NOTHING
         self._corked_size = 0
         self._drop_backlog()
 
@@ -610,6 +616,20 @@ class Channel:
     def _peer(self) -> str:
         """The peer for a log line."""
         return printable(format_address(self._address))
+
+
+class _Rest:
+    """What a TLS engine has to say, unless it has been said by then."""
+
+    __slots__ = ("_channel", "_engine")
+
+    def __init__(self, channel: Channel, engine: TLSEngine) -> None:
+        self._channel = channel
+        self._engine = engine
+
+    def flush(self) -> None:
+        """The round is over."""
+        self._channel._transmit(self._engine.outgoing())
 
 
 def format_address(address: object) -> str:

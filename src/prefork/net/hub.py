@@ -15,6 +15,16 @@ from .deadlines import Deadlines
 from .poller import Poller, make_poller
 from .turnstile import Turnstile
 
+#: Larger than anything that is received or sent at once.
+_LARGE = 1024 * 1024
+
+
+def _teach_allocator() -> None:
+    """Until glibc's allocator has seen a large block freed, it maps and unmaps memory for each one of 128 KiB or more,
+    and gives the end of the heap back as soon as so much is free: a fault for every page of every large read, 20 us for
+    256 KiB (mallopt(3), "dynamic mmap threshold")."""
+    bytes(_LARGE)
+
 
 class HeldBack(Protocol):
     """A connection whose peer does not take what it is sent as fast as it is written."""
@@ -45,6 +55,7 @@ class Hub:
     def __init__(
         self, loop: asyncio.AbstractEventLoop, limits: Limits, emit: Emit, poller: Poller | None = None
     ) -> None:
+        _teach_allocator()
         self.loop = loop
         self.limits = limits
         self.emit = emit

@@ -34,8 +34,12 @@ class Pollable(Protocol):
     def on_ready(self, mask: int) -> None:
         """Bits of READ, WRITE and EXTRA. May be spurious: a descriptor's number is reused."""
 
+
+class Corkable(Protocol):
+    """Who has something to send that may wait for a moment."""
+
     def flush(self) -> None:
-        """The round is over: send what was corked."""
+        """The round is over: send it."""
 
 
 class Poller(Protocol):
@@ -53,7 +57,7 @@ class Poller(Protocol):
     def arm(self, fd: int, mask: int) -> None:
         """Report the next event of `mask`."""
 
-    def cork(self, item: Pollable) -> None:
+    def cork(self, item: Corkable) -> None:
         """Call `item.flush()` at the end of this round; outside a round at the loop's next turn."""
 
     def close(self) -> None:
@@ -66,11 +70,11 @@ class _Rounds:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._table: dict[int, Pollable] = {}
-        self._corked: list[Pollable] = []
+        self._corked: list[Corkable] = []
         self._in_round = False
         self._escaped: BaseException | None = None
 
-    def cork(self, item: Pollable) -> None:
+    def cork(self, item: Corkable) -> None:
         if not self._corked and not self._in_round:
             self._loop.call_soon(self._flush)
         self._corked.append(item)

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ..errors import LineTooLong, StreamBusy
-from .channel import TURNS, Channel, Output, Phase, format_address
+from .channel import BULK, RECEIVE, TURNS, Channel, Output, Phase, format_address
 from .hub import Hub
 from .poller import READ
 from .timeouts import Timeouts
@@ -24,6 +24,8 @@ Bytes = bytes | bytearray | memoryview
 
 # Looked up for each write; an attribute of an enum class costs twice what a global does.
 _OPEN, _OUTPUT_OPEN = Phase.OPEN, Output.OPEN
+#: A handler that wants so many bytes gets what the socket has, up to that; for less the buffer is filled.
+_MUCH = 32 * 1024
 
 
 class Stream(Channel):
@@ -59,8 +61,9 @@ class Stream(Channel):
         if n > 0:
             while not buffer.size:
                 if self._engine is None and self._readable and self._turns < TURNS and not self._ended:
-                    # Past the buffer, where nothing is in it: a tenth of the time of a small echo.
-                    data = self._receive()
+                    # Past the buffer, where nothing is in it: a tenth of the time of a small echo, and for who wants
+                    # much all of it at once.
+                    data = self._receive(RECEIVE if n < _MUCH else min(n, BULK))
                     if data and len(data) <= n:
                         self._turns += 1
                         return data
@@ -73,7 +76,7 @@ class Stream(Channel):
         if n == 0:
             return b""
         while not self._ended:
-            if not self._pull():
+            if not self._pull(BULK):
                 await self._input()
         self._end()
         return buffer.take(buffer.size)
@@ -86,7 +89,7 @@ class Stream(Channel):
         if self._backlog is not None:
             await self._unheld()
         while buffer.size < n:
-            if not self._pull():
+            if not self._pull(n - buffer.size):
                 if self._ended:
                     self._end()
                     raise asyncio.IncompleteReadError(buffer.take(buffer.size), n)
@@ -242,10 +245,11 @@ class Stream(Channel):
             return
         if not data:
             return
-        corked = self._corked
-        if not corked:
+        if self._corked:
+            self._corked.append(data)
+        else:
             self._hub.poller.cork(self)
-        corked.append(data)
+            self._corked = [data]
         self._corked_size += len(data)
         if self._corked_size >= self._hub.limits.flush_at:
             self.flush()
@@ -282,12 +286,12 @@ class Stream(Channel):
 
     async def _room(self, enough: int) -> None:
         waiter = Waiter(self._hub.loop)
-        self._writers.append(waiter)
+        self._writers += (waiter,)
         try:
             while self._backlog is not None and self._backlog.size > enough:
                 await waiter
         finally:
-            self._writers.remove(waiter)
+            self._writers = tuple(each for each in self._writers if each is not waiter)
 
     def can_write_eof(self) -> bool:
         """Whether this direction can be ended alone: not with TLS."""
@@ -331,12 +335,12 @@ class Stream(Channel):
     async def wait_closed(self) -> None:
         """After `close()`: wait until everything written is in the kernel's hands, or lost. Never raises for a peer."""
         waiter = Waiter(self._hub.loop)
-        self._writers.append(waiter)
+        self._writers += (waiter,)
         try:
             while self._phase in (Phase.OPEN, Phase.CLOSING):
                 await waiter
         finally:
-            self._writers.remove(waiter)
+            self._writers = tuple(each for each in self._writers if each is not waiter)
 
     async def __aenter__(self) -> Self:
         return self
@@ -398,11 +402,13 @@ class Stream(Channel):
                 raise self._failure()
             try:
                 done = engine.handshake(received)
-            finally:
-                # Also the alert that says what was wrong.
+            except ssl.SSLError:
+                # The alert that says what was wrong.
                 self._transmit(engine.outgoing())
+                raise
             if done:
                 return
+            self._transmit(engine.outgoing())
             received = await self._receive_some()
 
     async def _receive_some(self) -> bytes:

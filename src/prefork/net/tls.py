@@ -134,6 +134,10 @@ class TLSEngine:
         self._object.write(plain)
         return self._outgoing.read()
 
+    def speaks(self) -> bool:
+        """Whether `outgoing()` has something."""
+        return self._outgoing.pending > 0
+
     def outgoing(self) -> bytes:
         """What the protocol itself wants to send: handshake messages, tickets, answers to a key update, alerts."""
         return self._outgoing.read() if self._outgoing.pending else b""
