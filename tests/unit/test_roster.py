@@ -367,6 +367,32 @@ def test_after_a_pause_of_everybody_nobody_is_judged_by_it() -> None:
     assert machine.dumped == []
 
 
+def test_pause_after_pause_nobody_is_judged_who_beats_in_between() -> None:
+    """A laptop's lid, or a group that is frozen again and again: each look comes late, and finds everybody stale."""
+    machine = Machine(2)
+    machine.boot()
+    machine.sleep(20)
+    for _ in range(20):
+        machine.hangs_since = {0: machine.now, 1: machine.now}
+        machine.now += 40
+        machine.tell(TimePassed())
+        machine.hangs_since.clear()
+        machine.sleep(0.3)
+    assert machine.dumped == []
+
+
+def test_pause_after_pause_one_that_never_beats_is_found() -> None:
+    machine = Machine(2)
+    machine.boot()
+    machine.sleep(20)
+    machine.hangs_since = {0: machine.now}
+    for _ in range(4):
+        assert machine.dumped == []
+        machine.now += 40
+        machine.tell(TimePassed())
+    assert machine.dumped == [0]
+
+
 def test_one_that_hangs_while_it_drains_is_not_waited_for() -> None:
     machine = Machine(1)
     machine.boot()

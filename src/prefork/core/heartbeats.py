@@ -16,9 +16,11 @@ CONFIRM = 0.25
 LATE = 0.5
 #: Seconds that the workers have after such a pause, unless the timeout is shorter.
 GRACE = 5.0
-#: Late looks in a row, with such a time after each, in which a worker has never beaten: then it hangs, and the machine
-#: is slow besides.
+#: Late looks in a row, with such a time after each, between which a worker has never beaten: then it hangs, and the
+#: machine is slow besides.
 LATE_LOOKS = 3
+#: Seconds by which a heartbeat is later than another one for sure. Ages and the time are not read in one moment.
+LATER = 0.01
 
 
 class Watch:
@@ -30,7 +32,8 @@ class Watch:
         self._late = False
         self._due: float | None = None
         self._suspects: frozenset[int] = frozenset()
-        self._late_looks: dict[int, int] = {}
+        self._late_looks: dict[int, tuple[int, float]] = {}
+        """By worker: how many, and when the last heartbeat that was there goes stale."""
 
     def due(self, now: float) -> float:
         """When to look next, on the clock of `now`."""
@@ -58,7 +61,7 @@ class Watch:
         worker, the seconds after which its heartbeat is stale, less than 0 if it is; who has none yet is missing."""
         stale = frozenset(worker for worker, seconds in left.items() if seconds < 0)
         if self._late:
-            return self._judge_late(stale, now)
+            return self._judge_late({worker: now + left[worker] for worker in stale}, now)
         self._late_looks.clear()
         hung = stale & self._suspects
         self._suspects = stale - hung
@@ -68,8 +71,13 @@ class Watch:
         self._due = now + (self._confirm if self._suspects else max(self._confirm, quiet))
         return sorted(hung)
 
-    def _judge_late(self, stale: frozenset[int], now: float) -> list[int]:
+    def _judge_late(self, stale: Mapping[int, float], now: float) -> list[int]:
         self._suspects = frozenset()
-        self._late_looks = {worker: self._late_looks.get(worker, 0) + 1 for worker in stale}
+        seen = self._late_looks
+        self._late_looks = {
+            # Whoever has beaten since the last look was only kept from it, as we were.
+            worker: (seen[worker][0] + 1, since) if worker in seen and since < seen[worker][1] + LATER else (1, since)
+            for worker, since in stale.items()
+        }
         self._due = now + self._grace
-        return sorted(worker for worker, looks in self._late_looks.items() if looks > LATE_LOOKS)
+        return sorted(worker for worker, (looks, _) in self._late_looks.items() if looks > LATE_LOOKS)
