@@ -58,9 +58,9 @@ def test_examples() -> None:
 
 
 def test_one_that_was_blocked_is_not_given_everything_at_once() -> None:
-    assert next_share(10, [(0, 1000), (0, 2000)]) == 1000 - SHARE_LAG + 1
-    assert next_share(990, [(0, 1000)]) == 991
-    assert next_share(7, []) == 8
+    assert next_share(10, 1000) == 1000 - SHARE_LAG + 1
+    assert next_share(990, 1000) == 991
+    assert next_share(7, None) == 8
 
 
 def test_a_moment_is_longer_where_processors_are_shared() -> None:

@@ -6,7 +6,7 @@ longer than that: who was given the moment and did not use it is busy, and is no
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 #: (open, share) of a worker: its open connections, and those that it was given, in step with its siblings.
 Load = tuple[int, int]
@@ -53,7 +53,6 @@ def moment(workers: int, processors: int) -> int:
     return MOMENT * max(1, -(-workers // processors))
 
 
-def next_share(share: int, siblings: Iterable[Load]) -> int:
-    """The share of a worker that takes a connection."""
-    least = min((other for _, other in siblings), default=share)
-    return max(share, least - SHARE_LAG) + 1
+def next_share(share: int, least: int | None) -> int:
+    """The share of a worker that takes a connection; `least` is that of the sibling that has been given the fewest."""
+    return max(share, share if least is None else least - SHARE_LAG) + 1

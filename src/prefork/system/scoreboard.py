@@ -136,6 +136,11 @@ class Scoreboard:
     def _start(self, number: int) -> int:
         return self._fleet_words + (number - 1) * self._row_words if number else 0
 
+    def loads(self, rows: Iterable[Row]) -> dict[int, tuple[int, int]]:
+        """OPEN and SHARE of each, by its number. Here, as it is most of what an accept costs with many workers."""
+        cells = self._cells
+        return {row.number: (cells[row.start + _OPEN], cells[row.start + _SHARE]) for row in rows}
+
     def publish(self, accepting: Iterable[int], others: Iterable[int]) -> None:
         """Tell all workers the numbers of the rows of those that accept, and of those that only have connections."""
         lists = [list(accepting), list(others)]

@@ -63,6 +63,8 @@ class FleetGate:
         self._processors = max(1, len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else 1
         self._held = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 16
         self._capacity = 0
+        self._least_share: int | None = None
+        """Of our siblings, as of a moment ago; None: there is none."""
         row[Field.SHARE] = max((share for _, share in self._loads().values()), default=0)
 
     # --- before a connection ------------------------------------------------------------------------------------------
@@ -95,11 +97,14 @@ class FleetGate:
         """Seconds to let others go first; 0.0 where we should take the connection, or have waited long enough."""
         loads = self._loads()
         own = (self._row[Field.OPEN], self._row[Field.SHARE])
-        if not fairness.first(own, loads, 0, self._yielding):
+        ahead = fairness.first(own, loads, 0, self._yielding)
+        if not ahead:
             self._yielding = False
             self._doublings = 0
             return 0.0
-        ahead = fairness.first(own, loads, waiting(), self._yielding)
+        many = waiting()
+        if many > len(loads):
+            ahead = fairness.first(own, loads, many, self._yielding)
         if self._steps_back:
             self._doublings = 0
         if self._steps_back >= fairness.moment(len(self._siblings) + 1, self._processors):
@@ -149,7 +154,7 @@ class FleetGate:
 
     def took(self, address: object) -> tuple[str, bytes | None]:
         self._steps_back = 0
-        self._row.accepted(fairness.next_share(self._row[Field.SHARE], self._loads().values()))
+        self._row.accepted(fairness.next_share(self._row[Field.SHARE], self._least_share))
         refusal, peer = self._judge(address)
         if refusal:
             self._row.reserve(-1)
@@ -250,13 +255,14 @@ class FleetGate:
         if len(siblings) > MOST_SIBLINGS:
             self._turn = (self._turn + MOST_SIBLINGS) % len(siblings)
             siblings = (siblings + siblings)[self._turn : self._turn + MOST_SIBLINGS]
-        loads = {row.number: (row[Field.OPEN], row[Field.SHARE]) for row in siblings}
+        loads = self._scoreboard.loads(siblings)
         if self._absent:
             for number, load in list(self._absent.items()):
                 if loads.get(number) == load:
                     del loads[number]
                 else:
                     del self._absent[number]
+        self._least_share = min((share for _, share in loads.values()), default=None)
         return loads
 
     def _total(self) -> int:
