@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 BACKLOG = 1024
 #: How much a stream API is asked for at a time.
-CHUNK = 64 * 1024
+CHUNK = 256 * 1024
 #: The longest line that anybody accepts, where the library does not set a limit itself.
 LONGEST_LINE = 64 * 1024
 

@@ -248,7 +248,8 @@ class Stream(Channel):
         if self._corked:
             self._corked.append(data)
         else:
-            self._hub.poller.cork(self)
+            if not self._stepped:
+                self._hub.poller.cork(self)
             self._corked = [data]
         self._corked_size += len(data)
         if self._corked_size >= self._hub.limits.flush_at:

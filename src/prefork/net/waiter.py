@@ -44,9 +44,7 @@ class Waiter:
         callback = self._callback
         if callback is not None:
             self._callback = None
-            context, self._context = self._context, None
-            assert context is not None
-            context.run(callback, self)
+            self._context.run(callback, self)  # type: ignore[union-attr]  # whoever set the one has set the other
 
     def wake_soon(self) -> None:
         """Step the waiting task at the loop's next turn: for use inside a task."""
@@ -57,8 +55,8 @@ class Waiter:
 
     def __await__(self) -> Generator[Any, None, None]:
         self._asyncio_future_blocking = True
+        # The task asks for `result()` before it goes on, and throws what that raises in here.
         yield self
-        self.result()
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
         return self._loop
@@ -70,7 +68,7 @@ class Waiter:
     def remove_done_callback(self, callback: _Callback) -> int:
         if self._callback != callback:
             return 0
-        self._callback = self._context = None
+        self._callback = None
         return 1
 
     def done(self) -> bool:
@@ -84,12 +82,11 @@ class Waiter:
         callback = self._callback
         if callback is None:
             return False
-        context, self._context = self._context, None
         self._callback = None
         self._cancelled = True
         self._cancel_message = msg
         # Not at once: the one who cancels is a running task, and two cannot run inside each other.
-        self._loop.call_soon(callback, self, context=context)
+        self._loop.call_soon(callback, self, context=self._context)
         return True
 
     def result(self) -> None:
