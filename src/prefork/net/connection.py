@@ -56,7 +56,7 @@ class StreamConnection:
         self._open = 2
         self.stream = Stream(sock, address, hub)
         self.stream.on_closed = self._ended
-        self.task = hub.loop.create_task(_run(self.stream, hub, handler, context))
+        self.task = hub.start(_run(self.stream, hub, handler, context))
         self.task.add_done_callback(self._ended)
 
     def _ended(self, _task: object = None) -> None:

@@ -6,8 +6,12 @@ A plain holder: the server makes it and closes it. No decisions live here.
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
-from typing import Protocol
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
 
 from ..config import Limits
 from ..events import Emit
@@ -26,6 +30,28 @@ def _teach_allocator() -> None:
     bytes(_LARGE)
 
 
+class _Forks:
+    """How often this process has forked. Its children hold all sockets that were open then."""
+
+    number = 0
+
+    @classmethod
+    def count(cls) -> None:
+        cls.number += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_parent=_Forks.count)
+
+
+def _starter(loop: asyncio.AbstractEventLoop) -> Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]:
+    """Eager tasks where there are any (Python 3.12): a turn of the loop less for each connection. A factory that the
+    service has set makes its own."""
+    if sys.version_info >= (3, 12) and loop.get_task_factory() is None:
+        return functools.partial(asyncio.Task, loop=loop, eager_start=True)
+    return loop.create_task
+
+
 class HeldBack(Protocol):
     """A connection whose peer does not take what it is sent as fast as it is written."""
 
@@ -40,6 +66,7 @@ class Hub:
     """One server's loop, poller, deadlines, limits and drain signal, and what its connections have unsent in all."""
 
     __slots__ = (
+        "_forks",
         "deadlines",
         "drain_asked",
         "emit",
@@ -49,6 +76,7 @@ class Hub:
         "limits",
         "loop",
         "poller",
+        "start",
         "turnstile",
     )
 
@@ -56,9 +84,12 @@ class Hub:
         self, loop: asyncio.AbstractEventLoop, limits: Limits, emit: Emit, poller: Poller | None = None
     ) -> None:
         _teach_allocator()
+        self._forks = _Forks.number
         self.loop = loop
         self.limits = limits
         self.emit = emit
+        self.start = _starter(loop)
+        """Make a task, and run it up to its first wait where that can be."""
         self.poller = make_poller(loop) if poller is None else poller
         self.deadlines = Deadlines(loop)
         self.drain_asked = asyncio.Event()
@@ -69,6 +100,12 @@ class Hub:
         """Bytes that are kept as the kernel has not taken them, of all connections."""
         self.held_back: set[HeldBack] = set()
         """The connections that have some."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether a child that a handler has forked may hold a connection besides us. One that runs another program
+        does not: sockets are closed on exec."""
+        return _Forks.number != self._forks
 
     def shed(self) -> None:
         """More is unsent than may be: the connection that has most of it goes, until that is mended."""

@@ -88,12 +88,15 @@ class TLSEngine:
     """One TLS connection over two memory BIOs, server side. Every method may raise `ssl.SSLError`, and after that
     `outgoing()` may have an alert for the peer."""
 
-    __slots__ = ("_incoming", "_object", "_outgoing", "closing", "ended", "info")
+    __slots__ = ("_incoming", "_inner", "_object", "closing", "ended", "info", "said")
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._incoming = ssl.MemoryBIO()
-        self._outgoing = ssl.MemoryBIO()
-        self._object = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self.said = ssl.MemoryBIO()
+        """What is to be sent; `said.pending` tells how much."""
+        self._object = context.wrap_bio(self._incoming, self.said, server_side=True)
+        # `SSLObject` is a layer of Python around this: two calls of each echo.
+        self._inner = self._object._sslobj  # type: ignore[attr-defined]  # typeshed leaves it out
         self.info = TLSInfo(self._object)
         self.ended = False
         """The peer has said that it sends no more (close_notify)."""
@@ -115,32 +118,31 @@ class TLSEngine:
         Asks how much is pending before it reads: raising and catching SSLWantReadError after each record costs more
         than decrypting it. It still comes once when a record is cut at the end of what was received.
         """
-        incoming, connection = self._incoming, self._object
+        incoming, inner = self._incoming, self._inner
         incoming.write(received)
         plain: list[bytes] = []
         try:
-            while incoming.pending or connection.pending():
-                data = connection.read(RECORD)
+            while incoming.pending or inner.pending():
+                data = inner.read(RECORD)
                 if not data:
                     self.ended = True
                     break
                 plain.append(data)
         except ssl.SSLWantReadError:
             pass
+        except ssl.SSLZeroReturnError:
+            # As `SSLObject.read` has it: the end by a close_notify is no error.
+            self.ended = True
         return plain[0] if len(plain) == 1 else b"".join(plain)
 
     def encrypt(self, plain: bytes | memoryview) -> bytes:
         """`plain` as records, with whatever else waits to be sent."""
-        self._object.write(plain)
-        return self._outgoing.read()
-
-    def speaks(self) -> bool:
-        """Whether `outgoing()` has something."""
-        return self._outgoing.pending > 0
+        self._inner.write(plain)
+        return self.said.read()
 
     def outgoing(self) -> bytes:
         """What the protocol itself wants to send: handshake messages, tickets, answers to a key update, alerts."""
-        return self._outgoing.read() if self._outgoing.pending else b""
+        return self.said.read() if self.said.pending else b""
 
     def close_notify(self) -> bytes:
         """The bytes that tell the peer the end; b"" where none can be told any more."""
@@ -148,4 +150,4 @@ class TLSEngine:
         # Nearly always SSLWantReadError: ours is written, the peer's is not here. It is not waited for.
         with contextlib.suppress(ssl.SSLError):
             self._object.unwrap()
-        return self._outgoing.read()
+        return self.said.read()
