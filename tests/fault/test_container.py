@@ -108,8 +108,8 @@ def in_container(folder: Path, check: str, *options: str) -> tuple[str, str, int
 
 def test_orphans_of_the_container_are_reaped_and_taken_for_nobody(folder: Path) -> None:
     check = """
+wait_until(lambda: len({ask("pid") for _ in range(30)}) == 2)
 workers = {ask("pid") for _ in range(30)}
-assert len(workers) == 2, workers
 for _ in range(4):
     ask("orphans 250")
 wait_until(lambda: not zombies())
@@ -123,6 +123,7 @@ assert ask("status") == "50"
 
 def test_workers_are_replaced_as_ever(folder: Path) -> None:
     check = """
+wait_until(lambda: len({ask("pid") for _ in range(30)}) == 2)
 before = {ask("pid") for _ in range(30)}
 ask("die")
 ask("orphans 20")

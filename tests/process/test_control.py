@@ -50,7 +50,7 @@ def test_status_agrees_with_what_clients_see(server: Server, folder: Path) -> No
     text = command(folder, "status").stdout.splitlines()
     assert text[0].startswith(f"prefork 0.1.0, supervisor {server.pid}, serving, generation 0, up ")
     assert text[1] == f"listening on 127.0.0.1:{server.port} (tcp)"
-    assert text[2].split() == ["worker", "pid", "generation", "state", "open", "accepted", "heartbeat"]
+    assert text[2].split() == ["worker", "pid", "generation", "state", "open", "accepted", "refused", "heartbeat"]
     assert [line.split()[0] for line in text[3:]] == ["0", "1"]
 
 

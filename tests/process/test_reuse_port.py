@@ -21,6 +21,7 @@ import os, time
 async def handle(stream):
     async for line in stream:
         if line == b"block\\n":
+            await stream.send(b"now\\n")
             time.sleep(3)
         stream.write(b"%d\\n" % os.getpid())
 """
@@ -91,9 +92,11 @@ def test_what_waits_for_a_worker_that_is_busy_is_taken_by_others(folder: Path) -
     with run_server("service:handle", "-w", "2", "--reuse-port", cwd=folder) as server, connect(server) as blocked:
         busy = answer(blocked)
         blocked.sendall(b"block\n")
+        said = blocked.makefile("rb")
+        assert said.readline() == b"now\n"
         answers = {ask(server) for _ in range(30)}
         assert busy not in answers
-        assert int(blocked.makefile("rb").readline()) == busy
+        assert int(said.readline()) == busy
 
 
 def test_fewer_workers_and_more(folder: Path) -> None:
