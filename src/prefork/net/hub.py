@@ -6,6 +6,7 @@ A plain holder: the server makes it and closes it. No decisions live here.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import itertools
 import os
@@ -67,6 +68,7 @@ class Hub:
 
     __slots__ = (
         "_forks",
+        "context",
         "deadlines",
         "drain_asked",
         "emit",
@@ -88,6 +90,8 @@ class Hub:
         self.loop = loop
         self.limits = limits
         self.emit = emit
+        self.context = contextvars.copy_context()
+        """For what is nobody's own."""
         self.start = _starter(loop)
         """Make a task, and run it up to its first wait where that can be."""
         self.poller = make_poller(loop) if poller is None else poller

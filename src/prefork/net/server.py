@@ -78,6 +78,8 @@ class TCPServer:
         self._own_sockets: list[socket.socket] = []
         self._connections: dict[Connection, bytes | None] = {}
         """With the peer that each counts for."""
+        self._on_ended = self._ended
+        """Bound once, not for each connection."""
         self._empty = asyncio.Event()
         self._empty.set()
         self._stopped = asyncio.Event()
@@ -148,7 +150,7 @@ class TCPServer:
             return
         kind = ProtocolConnection if self._handler.kind is Kind.PROTOCOL else StreamConnection
         try:
-            connection = kind(sock, address, self._hub, self._handler, self._context, self._ended)
+            connection = kind(sock, address, self._hub, self._handler, self._context, self._on_ended)
         except Exception as exc:
             sock.close()
             self._gate.ended(peer)
