@@ -9,6 +9,7 @@ import select
 import socket
 import time
 
+from .. import proc
 from ..prober import probing
 from ..report import Row, Verdict, in_words, percentiles
 from ..scenario import Context
@@ -20,6 +21,8 @@ FIRST_BYTE, IDLE, AGE = 6.0, 8.0, 14.0
 TRICKLE = 2.0
 #: Seconds over which they connect: nobody's deadline is everybody's.
 SPREAD = 4.0
+#: Seconds in which nothing happens, and the part of a processor that deadlines may cost then.
+IDLE_SECONDS, COST = 20.0, 0.001
 #: Of the 99th percentile.
 LATE = 0.02
 
@@ -116,8 +119,39 @@ def run(context: Context) -> list[Row]:
                 *(f"{kind}: late {in_words(some)}" for kind, some in crowd.late.items()),
                 f"an honest connection is answered after {in_words(answers)}; with nobody else there {in_words(calm)}",
             ),
-        )
+        ),
+        _idle(count, context.seconds(IDLE_SECONDS, 2.0)),
     ]
+
+
+def _idle(count: int, seconds: float) -> Row:
+    """What deadlines cost that do not pass."""
+    far = ("--first-byte-timeout", "3600", "--idle-timeout", "3600", "--max-age", "3600")
+    spent = [_at_rest(count, seconds, options) for options in (far, ())]
+    return Row(
+        "deadlines",
+        f"{count:,} connections with three deadlines each, of which none passes: the worker's processor time",
+        f"{spent[0]:.3%} of a processor (without deadlines: {spent[1]:.3%})",
+        count,
+        f"<= {COST:.1%} more",
+        Verdict.GOOD if spent[0] - spent[1] <= COST else Verdict.BAD,
+    )
+
+
+def _at_rest(count: int, seconds: float, options: tuple[str, ...]) -> float:
+    with (
+        serving("soak.services.sharing:handle", "--max-connections", str(count + 100), *options, workers=1) as fleet,
+        contextlib.ExitStack() as stack,
+    ):
+        (worker,) = fleet.wait_ready(1)
+        for _ in range(count):
+            sock = stack.enter_context(socket.create_connection(("127.0.0.1", fleet.port), 30))
+            sock.sendall(b"who\n")
+            sock.recv(100)
+        time.sleep(1.0)
+        before = proc.processor_seconds(worker)
+        time.sleep(seconds)
+        return (proc.processor_seconds(worker) - before) / seconds
 
 
 def _calm(port: int) -> list[float]:
