@@ -78,7 +78,7 @@ class Limits:
     refusal: bytes = b""
     """What a connection that is refused is sent before it is closed; nothing with TLS."""
     max_handshakes: int = 128
-    """TLS handshakes under way at once, in one worker; accepting waits for the rest."""
+    """TLS handshakes that wait for their turn, in one worker; accepting waits while there are so many."""
     max_unsent: int = 256 * MIB
     """Bytes kept unsent for all connections of one worker, a piece that is sent in part counting whole: above it the
     connection that has most of them is aborted."""

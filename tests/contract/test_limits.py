@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import socket
 import ssl
@@ -238,27 +239,55 @@ def test_what_is_unsent_is_counted_right_whatever_becomes_of_it(world: World) ->
 # --- handshakes -------------------------------------------------------------------------------------------------------
 
 
-def test_only_so_many_handshakes_are_under_way_and_the_rest_waits_to_be_accepted(world: World) -> None:
+def client_hello() -> bytes:
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        streams.client_context().wrap_bio(incoming, outgoing, server_hostname="localhost").do_handshake()
+    return outgoing.read()
+
+
+def test_only_so_many_handshakes_wait_for_their_turn_and_the_rest_to_be_accepted(world: World) -> None:
     async def main() -> None:
-        limits = Limits(max_handshakes=4, handshake_timeout=30, accept_batch=1)
+        limits = Limits(max_handshakes=4, handshake_timeout=30, accept_batch=8)
         async with Serving(greet, limits, tls=True) as serving:
-            # They say nothing: each holds its place.
-            held = [serving.connect() for _ in range(4)]
-            await eventually(lambda: serving.server.connections == 4)
-            late = [serving.connect() for _ in range(3)]
-            await asyncio.sleep(0.2)
-            assert serving.server.connections <= 5, "one more may have been accepted before the last began"
+            socks = [serving.connect() for _ in range(60)]
+            for sock in socks:
+                sock.sendall(client_hello())
+            most = 0
+            while serving.server.connections < 60:
+                await asyncio.sleep(0)
+                assert serving.server._hub is not None
+                most = max(most, len(serving.server._hub.turnstile._queue))
+            assert 4 <= most <= 4 + 8, "a batch may have been accepted before the last one waited"
             assert any("--max-handshakes" in reason for reason in serving.told(AcceptPaused))
-            for sock in held:
+            for sock in socks:
                 sock.close()
-            await eventually(lambda: serving.server.connections == 3)
-            for sock in late:
+            await greeted(serving)
+
+    world.run(main)
+
+
+async def greeted(serving: Serving) -> None:
+    reader, writer = await asyncio.open_connection(
+        *serving.where, ssl=streams.client_context(), server_hostname="localhost"
+    )
+    assert await reader.readline() == b"hello\n"
+    writer.close()
+
+
+@pytest.mark.parametrize("say", [b"", b"hello"])
+def test_peers_that_do_not_go_on_with_their_handshake_keep_nobody_out(world: World, say: bytes) -> None:
+    """They say nothing at all, or nothing after their first word, and would hold every place until the deadline."""
+
+    async def main() -> None:
+        async with Serving(greet, Limits(max_handshakes=4, handshake_timeout=30), tls=True) as serving:
+            socks = [serving.connect() for _ in range(40)]
+            for sock in socks:
+                sock.sendall(client_hello() if say else b"")
+            await eventually(lambda: serving.server.connections == 40)
+            await asyncio.wait_for(greeted(serving), 5)
+            for sock in socks:
                 sock.close()
-            reader, writer = await asyncio.open_connection(
-                *serving.where, ssl=streams.client_context(), server_hostname="localhost"
-            )
-            assert await reader.readline() == b"hello\n"
-            writer.close()
 
     world.run(main)
 
@@ -276,11 +305,7 @@ def test_handshakes_that_fail_give_their_places_back(world: World) -> None:
                 await asyncio.open_connection(
                     *serving.where, ssl=ssl.create_default_context(), server_hostname="localhost"
                 )
-            reader, writer = await asyncio.open_connection(
-                *serving.where, ssl=streams.client_context(), server_hostname="localhost"
-            )
-            assert await reader.readline() == b"hello\n"
-            writer.close()
+            await greeted(serving)
 
     world.run(main)
 

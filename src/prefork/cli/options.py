@@ -165,7 +165,7 @@ OPTIONS = (
     Option("accept-rate", "R", "Connections accepted in a second, over all workers.", unless_off(number)),
     Option("at-limit", "NAME", "At --max-connections: wait in the kernel's queue, or refuse."),
     Option("refusal", "TEXT", r"What a refused connection is sent, such as '421 busy\r\n'.", words, shown_default=""),
-    Option("max-handshakes", "N", "TLS handshakes under way at once, in a worker.", whole),
+    Option("max-handshakes", "N", "TLS handshakes that may wait for their turn, in a worker.", whole),
     Option("max-unsent", "BYTES", "Unsent bytes of all connections of a worker.", size),
     Option("handshake-timeout", "SECONDS", "For a whole TLS handshake.", seconds),
     Option("first-byte-timeout", "SECONDS", "Until the peer's first byte.", unless_off(seconds)),

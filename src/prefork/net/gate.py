@@ -61,7 +61,7 @@ AT_PEERS_LIMIT = "its address has as many connections open as it may (--max-conn
 
 
 class WithHandshakes:
-    """A gate that also keeps connections waiting while so many handshakes are under way as may be."""
+    """A gate that also keeps connections waiting while as many handshakes wait for their turn as may."""
 
     def __init__(self, gate: Gate, turnstile: Turnstile) -> None:
         self.why = ""
@@ -75,7 +75,7 @@ class WithHandshakes:
 
     def ask(self, waiting: Callable[[], int], must: bool = False) -> float | None:
         if self._turnstile.full() and not must:
-            self.why = "as many handshakes are under way as may be (--max-handshakes)"
+            self.why = "as many handshakes wait for their turn as may (--max-handshakes)"
             return UNTIL_ROOM
         seconds = self._gate.ask(waiting, must)
         self.why = self._gate.why

@@ -394,11 +394,9 @@ class Stream(Channel):
         engine = TLSEngine(context)
         limit = self._hub.limits.handshake_timeout if ssl_handshake_timeout is None else ssl_handshake_timeout
         self._set_deadline("handshake", limit)
-        self._hub.turnstile.enter()
         try:
             await self._shake_hands(engine)
         finally:
-            self._hub.turnstile.leave()
             self._hub.deadlines.clear(self, "handshake")
         self._engine = engine
         if plain := self._decrypt(engine, b""):

@@ -1,7 +1,8 @@
-"""TLS handshakes of one server: so many under way at once, and one step of one of them in each turn of the loop.
+"""TLS handshakes of one server: one step of one of them in each turn of the loop, and so many waiting for theirs.
 
 A step costs a signature, half a millisecond in which nothing else runs. Without the turnstile a flood of handshakes
-makes every established connection wait for all of them in each round.
+makes every established connection wait for all of them in each round. A peer that has to speak holds no place: a few
+that connect and are silent would keep everybody out.
 """
 
 from __future__ import annotations
@@ -14,12 +15,11 @@ from .waiter import Waiter
 
 
 class Turnstile:
-    """`most` handshakes may be under way; `full` says so, and `pass_through` is awaited before each step."""
+    """`most` handshakes may wait; `full` says so, and `pass_through` is awaited before each step."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, most: int) -> None:
         self._loop = loop
         self._most = most
-        self._under_way = 0
         self._queue: deque[Waiter] = deque()
         self.on_room: Callable[[], object] = lambda: None
         """Called when it was full and is no longer."""
@@ -28,17 +28,7 @@ class Turnstile:
 
     def full(self) -> bool:
         """Whether no further handshake should begin."""
-        return self._under_way >= self._most
-
-    def enter(self) -> None:
-        """One begins, full or not."""
-        self._under_way += 1
-
-    def leave(self) -> None:
-        """One has ended."""
-        self._under_way -= 1
-        if self._under_way == self._most - 1:
-            self.on_room()
+        return len(self._queue) >= self._most
 
     async def pass_through(self) -> None:
         """Wait for a turn of one's own. Cancelling it gives the turn to the next."""
@@ -51,10 +41,14 @@ class Turnstile:
         await waiter
 
     def _next(self) -> None:
+        full = self.full()
         while self._queue:
             waiter = self._queue.popleft()
             if waiter.waiting:
                 self._loop.call_soon(self._next)
                 waiter.wake()
-                return
-        self._taken = False
+                break
+        else:
+            self._taken = False
+        if full and not self.full():
+            self.on_room()
