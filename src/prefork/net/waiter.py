@@ -24,12 +24,13 @@ class Waiter:
     raises CancelledError at the await as usual, and leaves the waiter ready for the next.
     """
 
-    __slots__ = ("_asyncio_future_blocking", "_callback", "_cancel_message", "_cancelled", "_context", "_loop")
+    __slots__ = ("_asyncio_future_blocking", "_cancel_message", "_cancelled", "_context", "_loop", "callback")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._asyncio_future_blocking = False
         self._loop = loop
-        self._callback: _Callback | None = None
+        self.callback: _Callback | None = None
+        """Steps the task that waits here; None: none does. To be read, not set."""
         self._context: contextvars.Context | None = None
         self._cancelled = False
         self._cancel_message: object = None
@@ -37,18 +38,18 @@ class Waiter:
     @property
     def waiting(self) -> bool:
         """Whether a task waits here now."""
-        return self._callback is not None
+        return self.callback is not None
 
     def wake(self) -> None:
         """Step the waiting task now; nothing if none waits. Only from a callback of the loop, never inside a task."""
-        callback = self._callback
+        callback = self.callback
         if callback is not None:
-            self._callback = None
+            self.callback = None
             self._context.run(callback, self)  # type: ignore[union-attr]  # whoever set the one has set the other
 
     def wake_soon(self) -> None:
         """Step the waiting task at the loop's next turn: for use inside a task."""
-        if self._callback is not None:
+        if self.callback is not None:
             self._loop.call_soon(self.wake)
 
     # What follows is the future protocol, as far as asyncio's tasks (C and Python) use it.
@@ -62,27 +63,27 @@ class Waiter:
         return self._loop
 
     def add_done_callback(self, callback: _Callback, *, context: contextvars.Context | None = None) -> None:
-        self._callback = callback
+        self.callback = callback
         self._context = contextvars.copy_context() if context is None else context
 
     def remove_done_callback(self, callback: _Callback) -> int:
-        if self._callback != callback:
+        if self.callback != callback:
             return 0
-        self._callback = None
+        self.callback = None
         return 1
 
     def done(self) -> bool:
-        return self._callback is None
+        return self.callback is None
 
     def cancelled(self) -> bool:
         return self._cancelled
 
     def cancel(self, msg: object = None) -> bool:
         """Called by `task.cancel()`. True: the task will be stepped, and `result` will raise CancelledError in it."""
-        callback = self._callback
+        callback = self.callback
         if callback is None:
             return False
-        self._callback = None
+        self.callback = None
         self._cancelled = True
         self._cancel_message = msg
         # Not at once: the one who cancels is a running task, and two cannot run inside each other.
@@ -96,4 +97,4 @@ class Waiter:
             raise asyncio.CancelledError() if message is None else asyncio.CancelledError(message)
 
     def __repr__(self) -> str:
-        return f"<Waiter {'waiting' if self._callback is not None else 'idle'}>"
+        return f"<Waiter {'waiting' if self.callback is not None else 'idle'}>"
