@@ -393,6 +393,32 @@ def test_pause_after_pause_one_that_never_beats_is_found() -> None:
     assert machine.dumped == [0]
 
 
+def test_slots_that_go_and_come_during_a_reload_get_nobody_when_they_are_gone() -> None:
+    machine = Machine(4)
+
+    def all_ready() -> None:
+        for number in [each for each in machine.alive if machine.roster.workers[each].state is State.STARTING]:
+            machine.tell(WorkerReady(number))
+
+    machine.boot()
+    machine.tell(ScaleAsked("SIGTTIN", 2))
+    machine.tell(ReloadAsked("SIGHUP", Timing()))
+    for _ in range(2):
+        all_ready()
+    for more in (-3, 2):
+        machine.tell(ScaleAsked("scale", more))
+        machine.check()
+    for _ in range(2):
+        all_ready()
+    made = machine.spawned
+    machine.tell(ScaleAsked("scale", -3))
+    machine.check()
+    assert machine.spawned == made, "for a slot that goes in the same moment"
+    for _ in range(5):
+        all_ready()
+        machine.check()
+
+
 def test_one_that_hangs_while_it_drains_is_not_waited_for() -> None:
     machine = Machine(1)
     machine.boot()

@@ -116,6 +116,9 @@ class Replacement:
 
     def slot_removed(self, slot: Slot, now: float) -> list[Command]:
         """There are fewer slots: a successor for this one is not wanted any more."""
+        if self.rolling is not None:
+            # The slot of this number that may come again is another one.
+            self.rolling.left = [number for number in self.rolling.left if number != slot.number]
         successor = self.successor_of(slot)
         if successor is None or self.rolling is None:
             return []

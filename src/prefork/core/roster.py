@@ -329,8 +329,10 @@ class Roster:
             slot = Slot(len(self.slots), generation=self._fleet.proven)
             self.slots.append(slot)
             commands += self._replacement.slot_added(slot, now)
-        while len(self.slots) > wanted:
-            slot = self.slots.pop()
+        # All of them first: or one that goes next would be given the successor of the one before.
+        removed = self.slots[wanted:]
+        del self.slots[wanted:]
+        for slot in removed:
             commands += self._replacement.slot_removed(slot, now)
             if slot.occupant is not None:
                 commands += self._fleet.retire(slot.occupant, now)
