@@ -164,6 +164,8 @@ class Acceptor:
         """Up to `most` connections. The seconds for which the gate wants nothing more, None where it says nothing."""
         gate = self._gate
         state = self._state
+        if state is State.CLOSED:
+            return None
         for _ in range(most):
             if gate is not None:
                 seconds = gate.ask(self._waiting, must)

@@ -93,6 +93,7 @@ class Channel:
         "_phase",
         "_readable",
         "_reader",
+        "_shown",
         "_since",
         "_sock",
         "_stepped",
@@ -137,11 +138,11 @@ class Channel:
         self._idle: float | None = None
         self._write_timeout = hub.limits.write_timeout
         self._max_age: float | None = None
-        if hub.limits.max_age is not None:
-            self.limit_age(hub.limits.max_age)
 
         self._corked = NOTHING
         self._corked_size = 0
+        self._shown = False
+        """Somebody was given the socket, and may have made a copy of it, or passed it on to a child."""
         self._stepped = False
         """The reading task runs, and what it writes is sent when it waits, for whatever: it need not be corked by the
         poller, which would cost a small echo a thirtieth more."""
@@ -150,6 +151,8 @@ class Channel:
         self._drain_above = hub.limits.drain_above
 
         hub.poller.add(self._fd, self)
+        if hub.limits.max_age is not None:
+            self.limit_age(hub.limits.max_age)
 
     # --- readiness ----------------------------------------------------------------------------------------------------
 
@@ -172,13 +175,16 @@ class Channel:
                         reader.wake()
                     finally:
                         self._stepped = False
-                    if self._corked:
-                        self.flush()
+                        if self._corked:
+                            self.flush()
             else:
                 self._discard()
 
     def on_expired(self, phase: str) -> None:
         """A deadline has passed."""
+        if self._phase is Phase.CLOSED:
+            # By another one that has passed in the same moment.
+            return
         if phase == "linger":
             if self._engine is not None and self._undelivered():
                 # The peer still takes what it was sent: closing now, with its input unread, would destroy the rest.
@@ -536,9 +542,9 @@ class Channel:
             if self._backlog is not None:
                 # Called again when it has gone out.
                 return
-        # Where the peer has ended the close says it as well, for a twentieth less of a short connection, unless a child
-        # holds the socket yet.
-        if self._output is Output.OPEN and not (self._fin and not self._hub.shared):
+        # Where the peer has ended the close says it as well, for a twentieth less of a short connection, unless
+        # somebody else may hold the socket yet.
+        if self._output is Output.OPEN and (not self._fin or self._shown or self._hub.forked):
             self._shut_down_writing()
         if self._is_lost() or self._fin:
             self._dispose()
@@ -572,6 +578,9 @@ class Channel:
             self._dispose()
             return
         self._error = self._error or exc
+        if self._reader is not None:
+            # It may have waited for the peer to take what was unsent.
+            self._reader.wake_soon()
         for waiter in self._writers:
             waiter.wake_soon()
 
@@ -613,7 +622,7 @@ class Channel:
         self._drop_output()
         hub = self._hub
         # Before the close: a descriptor that some other process still holds would go on reporting.
-        hub.poller.remove(self._fd, hub.shared)
+        hub.poller.remove(self._fd, self, self._shown or hub.forked)
         if self._timed:
             for phase in ("linger", "linger until delivered", "handshake", "first byte", "idle", "age"):
                 hub.deadlines.clear(self, phase)

@@ -32,7 +32,8 @@ _PEERS_FAULT = (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverr
 class Connection(Protocol):
     """What the server needs of each."""
 
-    task: asyncio.Task[None]
+    def start(self, hub: Hub, handler: Handler, context: ssl.SSLContext | None) -> None:
+        """Begin, once the server knows of it: the handler may run before this returns."""
 
     def abort(self) -> None:
         """Close the socket at once and cancel the task."""
@@ -43,21 +44,29 @@ class StreamConnection:
 
     __slots__ = ("_done", "_open", "stream", "task")
 
+    task: asyncio.Task[None] | None
+
     def __init__(
         self,
         sock: socket.socket,
         address: object,
         hub: Hub,
-        handler: Handler,
-        context: ssl.SSLContext | None,
         done: Callable[[StreamConnection], None],
     ) -> None:
         self._done = done
         self._open = 2
         self.stream = Stream(sock, address, hub)
+        self.task = None
+
+    def start(self, hub: Hub, handler: Handler, context: ssl.SSLContext | None) -> None:
         # One bound method, and one context for all: a tenth of what an idle connection takes.
         self.stream.on_closed = ended = self._ended
-        self.task = hub.start(_run(self.stream, hub, handler, context))
+        try:
+            self.task = hub.start(_run(self.stream, hub, handler, context))
+        except BaseException:
+            # Somebody at the terminal wants the program to stop, in the handler's first step.
+            self._ended()
+            raise
         self.task.add_done_callback(ended, context=hub.context)
 
     def _ended(self, _task: object = None) -> None:
@@ -67,7 +76,8 @@ class StreamConnection:
 
     def abort(self) -> None:
         self.stream.abort()
-        self.task.cancel()
+        if self.task is not None:
+            self.task.cancel()
 
 
 async def _run(stream: Stream, hub: Hub, handler: Handler, context: ssl.SSLContext | None) -> None:
@@ -183,8 +193,6 @@ class ProtocolConnection:
         sock: socket.socket,
         address: object,
         hub: Hub,
-        handler: Handler,
-        context: ssl.SSLContext | None,
         done: Callable[[ProtocolConnection], None],
     ) -> None:
         self._address = format_address(address)
@@ -196,10 +204,13 @@ class ProtocolConnection:
         self._sock = WatchedSocket(sock.family, sock.type, sock.proto, fileno=sock.detach())
         self._sock.setblocking(False)
         self._sock.on_closed = self._ended
+        self.task: asyncio.Task[None] | None = None
+
+    def start(self, hub: Hub, handler: Handler, context: ssl.SSLContext | None) -> None:
         if hub.limits.max_age is not None:
             hub.deadlines.set(self, "age", hub.limits.max_age)
-        self.task = hub.loop.create_task(self._run(handler, context))
-        self.task.add_done_callback(self._ended)
+        self.task = hub.context.copy().run(hub.loop.create_task, self._run(handler, context))
+        self.task.add_done_callback(self._ended, context=hub.context)
 
     def _ended(self, _task: object = None) -> None:
         self._open -= 1
@@ -215,7 +226,7 @@ class ProtocolConnection:
     def abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()
-        else:
+        elif self.task is not None:
             self.task.cancel()
 
     async def _run(self, handler: Handler, context: ssl.SSLContext | None) -> None:

@@ -11,7 +11,7 @@ import functools
 import itertools
 import os
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any, Protocol
 
 from ..config import Limits
@@ -31,6 +31,9 @@ def _teach_allocator() -> None:
     bytes(_LARGE)
 
 
+_EAGER = functools.partial(asyncio.Task, eager_start=True) if sys.version_info >= (3, 12) else None
+
+
 class _Forks:
     """How often this process has forked. Its children hold all sockets that were open then."""
 
@@ -43,14 +46,6 @@ class _Forks:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_parent=_Forks.count)
-
-
-def _starter(loop: asyncio.AbstractEventLoop) -> Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]:
-    """Eager tasks where there are any (Python 3.12): a turn of the loop less for each connection. A factory that the
-    service has set makes its own."""
-    if sys.version_info >= (3, 12) and loop.get_task_factory() is None:
-        return functools.partial(asyncio.Task, loop=loop, eager_start=True)
-    return loop.create_task
 
 
 class HeldBack(Protocol):
@@ -78,7 +73,6 @@ class Hub:
         "limits",
         "loop",
         "poller",
-        "start",
         "turnstile",
     )
 
@@ -92,8 +86,6 @@ class Hub:
         self.emit = emit
         self.context = contextvars.copy_context()
         """For what is nobody's own."""
-        self.start = _starter(loop)
-        """Make a task, and run it up to its first wait where that can be."""
         self.poller = make_poller(loop) if poller is None else poller
         self.deadlines = Deadlines(loop)
         self.drain_asked = asyncio.Event()
@@ -105,10 +97,18 @@ class Hub:
         self.held_back: set[HeldBack] = set()
         """The connections that have some."""
 
+    def start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Make a task in a context of its own, and run it up to its first wait where that can be: eager tasks (Python
+        3.12) save a turn of the loop for each connection. A factory that the service has set makes its own."""
+        # Not the context of whoever has made room for it: a connection would see another one's variables.
+        context = self.context.copy()
+        if _EAGER and self.loop.get_task_factory() is None:
+            return _EAGER(coroutine, loop=self.loop, context=context)
+        return context.run(self.loop.create_task, coroutine)
+
     @property
-    def shared(self) -> bool:
-        """Whether a child that a handler has forked may hold a connection besides us. One that runs another program
-        does not: sockets are closed on exec."""
+    def forked(self) -> bool:
+        """Whether a child that a handler has forked may hold any connection besides us."""
         return _Forks.number != self._forks
 
     def shed(self) -> None:

@@ -52,7 +52,7 @@ class Poller(Protocol):
     def add(self, fd: int, item: Pollable) -> None:
         """Report events of `fd` to `item`, from now until `remove`."""
 
-    def remove(self, fd: int, shared: bool) -> None:
+    def remove(self, fd: int, item: Pollable, shared: bool) -> None:
         """Stop that. Must come before the close: a descriptor that is `shared` with a process goes on reporting."""
 
     def arm(self, fd: int, mask: int) -> None:
@@ -74,6 +74,13 @@ class _Rounds:
         self._corked: list[Corkable] = []
         self._in_round = False
         self._escaped: BaseException | None = None
+
+    def _forget(self, fd: int, item: Pollable) -> bool:
+        """Whether `item` had it. Where a handler has closed the socket itself the number may be another one's by now."""
+        if self._table.get(fd) is not item:
+            return False
+        del self._table[fd]
+        return True
 
     def cork(self, item: Corkable) -> None:
         if not self._corked and not self._in_round:
@@ -122,9 +129,9 @@ class EpollPoller(_Rounds):
         self._epoll.register(fd, self._mask)
         self._table[fd] = item
 
-    def remove(self, fd: int, shared: bool) -> None:
+    def remove(self, fd: int, item: Pollable, shared: bool) -> None:
         # What nobody else holds is forgotten by the kernel when it is closed (epoll(7), question 6).
-        if self._table.pop(fd, None) is not None and shared:
+        if self._forget(fd, item) and shared:
             # A handler may have closed the socket behind our back; the kernel has then forgotten it already.
             with contextlib.suppress(OSError):
                 self._epoll.unregister(fd)
@@ -161,8 +168,8 @@ class LoopPoller(_Rounds):
     def add(self, fd: int, item: Pollable) -> None:
         self._table[fd] = item
 
-    def remove(self, fd: int, shared: bool) -> None:
-        if self._table.pop(fd, None) is not None and not self._loop.is_closed():
+    def remove(self, fd: int, item: Pollable, shared: bool) -> None:
+        if self._forget(fd, item) and not self._loop.is_closed():
             self._loop.remove_reader(fd)
             self._loop.remove_writer(fd)
 
@@ -173,8 +180,8 @@ class LoopPoller(_Rounds):
             self._loop.add_writer(fd, self._ready, fd, WRITE)
 
     def close(self) -> None:
-        for fd in list(self._table):
-            self.remove(fd, shared=True)
+        for fd, item in list(self._table.items()):
+            self.remove(fd, item, shared=True)
 
     def _ready(self, fd: int, mask: int) -> None:
         stop_watching = self._loop.remove_reader if mask == READ else self._loop.remove_writer

@@ -150,7 +150,7 @@ class TCPServer:
             return
         kind = ProtocolConnection if self._handler.kind is Kind.PROTOCOL else StreamConnection
         try:
-            connection = kind(sock, address, self._hub, self._handler, self._context, self._on_ended)
+            connection = kind(sock, address, self._hub, self._on_ended)
         except Exception as exc:
             sock.close()
             self._gate.ended(peer)
@@ -158,6 +158,7 @@ class TCPServer:
             return
         self._connections[connection] = peer
         self._empty.clear()
+        connection.start(self._hub, self._handler, self._context)
 
     def _refuse(self, sock: socket.socket, address: object, reason: str) -> None:
         self._emit(ConnectionRefused(printable(format_address(address)), reason))

@@ -207,19 +207,25 @@ class Stream(Channel):
     async def _unheld(self) -> None:
         """Wait while too much is unsent, even for what has been received: a burst of requests with large answers would
         otherwise have its honest peer aborted."""
-        while self._held():
-            await self._input()
+        while self._held() and self._phase is _OPEN:
+            # Whoever sends what is unsent wakes it, and nobody else: the end of input would again and again.
+            await self._waiter()
 
-    def _input(self) -> Waiter:
-        """What to await until there may be input; sends what is corked first."""
+    def _waiter(self) -> Waiter:
+        """What the reading task waits on; sends what is corked first."""
         if self._corked:
             self.flush()
+        self._turns = 0
         reader = self._reader
-        if reader is None:
+        if reader is None or reader.spent:
             reader = self._reader = Waiter(self._hub.loop)
         elif reader.callback is not None:
             raise StreamBusy("another task is already waiting for input from this stream")
-        self._turns = 0
+        return reader
+
+    def _input(self) -> Waiter:
+        """What to await until there may be input; sends what is corked first."""
+        reader = self._waiter()
         if self._idle is not None and self._heard:
             self._heard = False
             self._waiting_since = self._hub.loop.time()
@@ -480,6 +486,7 @@ class Stream(Channel):
         if name == "peername":
             return self._address
         if name == "socket":
+            self._shown = True
             return self._sock
         if name == "sockname":
             try:

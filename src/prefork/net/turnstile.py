@@ -42,13 +42,16 @@ class Turnstile:
 
     def _next(self) -> None:
         full = self.full()
+        waiter: Waiter | None = None
         while self._queue:
             waiter = self._queue.popleft()
             if waiter.waiting:
                 self._loop.call_soon(self._next)
-                waiter.wake()
                 break
         else:
             self._taken = False
+            waiter = None
         if full and not self.full():
             self.on_room()
+        if waiter is not None:
+            waiter.wake()

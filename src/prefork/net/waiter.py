@@ -24,7 +24,7 @@ class Waiter:
     raises CancelledError at the await as usual, and leaves the waiter ready for the next.
     """
 
-    __slots__ = ("_asyncio_future_blocking", "_cancel_message", "_cancelled", "_context", "_loop", "callback")
+    __slots__ = ("_asyncio_future_blocking", "_cancel_message", "_context", "_loop", "callback", "spent")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._asyncio_future_blocking = False
@@ -32,7 +32,9 @@ class Waiter:
         self.callback: _Callback | None = None
         """Steps the task that waits here; None: none does. To be read, not set."""
         self._context: contextvars.Context | None = None
-        self._cancelled = False
+        self.spent = False
+        """A cancellation is on its way from here to a task that has waited: nobody else may wait here before, or it
+        would be theirs."""
         self._cancel_message: object = None
 
     @property
@@ -76,7 +78,7 @@ class Waiter:
         return self.callback is None
 
     def cancelled(self) -> bool:
-        return self._cancelled
+        return self.spent
 
     def cancel(self, msg: object = None) -> bool:
         """Called by `task.cancel()`. True: the task will be stepped, and `result` will raise CancelledError in it."""
@@ -84,15 +86,15 @@ class Waiter:
         if callback is None:
             return False
         self.callback = None
-        self._cancelled = True
+        self.spent = True
         self._cancel_message = msg
         # Not at once: the one who cancels is a running task, and two cannot run inside each other.
         self._loop.call_soon(callback, self, context=self._context)
         return True
 
     def result(self) -> None:
-        if self._cancelled:
-            self._cancelled = False
+        if self.spent:
+            self.spent = False
             message, self._cancel_message = self._cancel_message, None
             raise asyncio.CancelledError() if message is None else asyncio.CancelledError(message)
 
