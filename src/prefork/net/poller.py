@@ -76,7 +76,7 @@ class _Rounds:
         self._escaped: BaseException | None = None
 
     def _forget(self, fd: int, item: Pollable) -> bool:
-        """Whether `item` had it. Where a handler has closed the socket itself the number may be another one's by now."""
+        """Whether `item` had it. Where a handler has closed the socket itself the number may be another's by now."""
         if self._table.get(fd) is not item:
             return False
         del self._table[fd]
