@@ -21,9 +21,9 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from .errors import HarnessError
+from .load import ROOT
 
 #: Addresses of the ends: ours, and that of the far namespace.
 NEAR, FAR = "10.99.0.1", "10.99.0.2"
@@ -75,7 +75,7 @@ def bad_network(faults: Faults, seed: int = 1) -> Iterator[Network]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        cwd=Path(__file__).parents[1],
+        cwd=ROOT,
     )
     assert process.stdin is not None
     assert process.stdout is not None

@@ -16,11 +16,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from .errors import HarnessError
+from .load import ROOT
 
-ROOT = Path(__file__).parents[1]
 #: Seconds between questions.
 INTERVAL = 0.005
 _LINE = b"probe " + b"x" * 1017 + b"\n"

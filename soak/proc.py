@@ -6,6 +6,7 @@ Waits on conditions, with deadlines. Knows nothing of prefork.
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import select
 import signal
@@ -88,6 +89,11 @@ def sockets(pid: int) -> set[int]:
 def processor_seconds(pid: int) -> float:
     """What a process has had of the processors, to the nanosecond."""
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
+
+
+def resident(pid: int) -> int:
+    """Bytes of a process in memory, shared ones included."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * mmap.PAGESIZE
 
 
 def switches(pid: int) -> int:

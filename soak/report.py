@@ -123,16 +123,16 @@ def machine() -> str:
 _BEGIN, _END = "<!-- measured: written by `--write` -->", "<!-- end of what was measured -->"
 
 
-def around(document: Path) -> tuple[str, str]:
-    """What is before and behind the result in `document`. Raises HarnessError if it has no place for one."""
+def around(document: Path) -> tuple[str, str, str]:
+    """What is before, in and behind the result in `document`. Raises HarnessError if it has no place for one."""
     try:
         before, begin, rest = document.read_text().partition(_BEGIN)
     except OSError as exc:
         raise HarnessError(f"{document}: {os.strerror(exc.errno or 0).lower()}") from exc
-    _, end, after = rest.partition(_END)
+    measured, end, after = rest.partition(_END)
     if not begin or not end:
         raise HarnessError(f"{document} has no lines {_BEGIN} and {_END} to put the result between")
-    return before, after
+    return before, measured, after
 
 
 def write(document: Path, rows: Sequence[Row], command: str, seconds: float) -> None:
@@ -140,8 +140,7 @@ def write(document: Path, rows: Sequence[Row], command: str, seconds: float) -> 
 
     Raises HarnessError if it has no place for it.
     """
-    before, after = around(document)
-    measured = document.read_text()[len(before) : -len(after) or None]
+    before, measured, after = around(document)
     kept = _without(measured, {row.scenario for row in rows})
     details = "\n".join(f"* {row.scenario}: {line}" for row in rows for line in row.details)
     took = f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
@@ -156,7 +155,7 @@ _RUN = "### "
 def _without(measured: str, scenarios: Collection[str]) -> list[str]:
     """The runs, without the rows and details of `scenarios`; a run of which no row is left goes."""
     runs = []
-    for run in measured.removeprefix(_BEGIN).removesuffix(_END).split(f"\n{_RUN}")[1:]:
+    for run in measured.split(f"\n{_RUN}")[1:]:
         lines = [line for line in run.strip().splitlines() if _scenario_of(line) not in scenarios]
         if any(_scenario_of(line) not in ("", _COLUMNS[0]) for line in lines if line.startswith("|")):
             runs.append(_RUN + "\n".join(lines))

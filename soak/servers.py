@@ -177,6 +177,21 @@ def serving(
             yield Fleet(server, folder, path, certificates is not None)
 
 
+@contextlib.contextmanager
+def other(module: str, *words: str) -> Iterator[tuple[int, int]]:
+    """`python -m soak.services.MODULE WORDS`, a server for comparison, which prints its port: its pid, and the port."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"soak.services.{module}", *words], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert process.stdout is not None
+    try:
+        yield process.pid, int(process.stdout.readline())
+    finally:
+        process.terminate()
+        process.wait(20)
+        process.stdout.close()
+
+
 # --- what this version can do -----------------------------------------------------------------------------------------
 
 

@@ -56,6 +56,11 @@ def status(folder: Path) -> dict[str, Any]:
     return value
 
 
+def ready(folder: Path) -> list[dict[str, Any]]:
+    """Those of its workers that accept."""
+    return [worker for worker in status(folder)["workers"] if worker["state"] == "ready"]
+
+
 def upgrade(folder: Path) -> int:
     """Upgrade; the pid of the successor."""
     done = command(folder, "upgrade", "--json")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import socket
 import statistics
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -14,10 +12,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from .. import proc
-from ..load import ROOT
 from ..report import Row, Verdict, percentiles
 from ..scenario import Context
-from ..servers import serving
+from ..servers import other, serving
 
 WORKERS = (2, 4, 16)
 ROUNDS = 5
@@ -125,18 +122,9 @@ def run(context: Context) -> list[Row]:
 @contextlib.contextmanager
 def _plain(workers: int) -> Iterator[int]:
     """The port of the other server."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "soak.services.plain", str(workers)], stdout=subprocess.PIPE, text=True, cwd=ROOT
-    )
-    assert process.stdout is not None
-    try:
-        port = int(process.stdout.readline())
-        proc.wait_until(lambda: len(proc.children(process.pid)) == workers, 20.0, "workers of the other server")
+    with other("plain", str(workers)) as (pid, port):
+        proc.wait_until(lambda: len(proc.children(pid)) == workers, 20.0, "workers of the other server")
         yield port
-    finally:
-        process.terminate()
-        process.wait(20)
-        process.stdout.close()
 
 
 def _observe(port: int, way: Way, count: int) -> Observed:

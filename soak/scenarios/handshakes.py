@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 
 from ..load import ROOT
 from ..prober import probing
 from ..report import Row, Verdict, in_words, percentiles
 from ..scenario import Context
-from ..servers import Certificates, serving
+from ..servers import Certificates, other, serving
 
 SECONDS = 15.0
 FLOODERS = 8
@@ -30,7 +28,7 @@ def run(context: Context) -> list[Row]:
     with serving("soak.services.sharing:handle", workers=1, certificates=certificates) as fleet:
         os.sched_setaffinity(fleet.wait_ready(1)[0], processors[:1])
         ours = _measure(fleet.port, certificates, processors[-1:], seconds)
-    with _asyncio(certificates) as (pid, port):
+    with other("asyncio_tls", certificates.cert, certificates.key) as (pid, port):
         os.sched_setaffinity(pid, processors[:1])
         theirs = _measure(port, certificates, processors[-1:], seconds)
     (calm, flooded, rate), (their_calm, their_flooded, their_rate) = ours, theirs
@@ -73,24 +71,6 @@ def _measure(
         )
         flooded = prober.stop()
     return calm, flooded, int(done.stdout) / seconds
-
-
-@contextlib.contextmanager
-def _asyncio(certificates: Certificates) -> Iterator[tuple[int, int]]:
-    """The pid and the port of an echo server of asyncio's streams."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "soak.services.asyncio_tls", certificates.cert, certificates.key],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    )
-    assert process.stdout is not None
-    try:
-        yield process.pid, int(process.stdout.readline())
-    finally:
-        process.terminate()
-        process.wait(20)
-        process.stdout.close()
 
 
 def main(port: str, authority: str, seconds: str) -> None:

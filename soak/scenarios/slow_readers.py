@@ -6,8 +6,8 @@ import contextlib
 import math
 import socket
 import time
-from pathlib import Path
 
+from .. import proc
 from ..prober import probing
 from ..report import Row, Verdict, in_words
 from ..scenario import Context
@@ -34,7 +34,7 @@ def run(context: Context) -> list[Row]:
             sock.sendall(b"who\n")
         for sock in socks:
             sock.recv(100)
-        before = _resident(worker)
+        before = proc.resident(worker)
         for sock in socks:
             sock.sendall(b"flood %d\n" % PIECES)
         asked = time.monotonic()
@@ -69,16 +69,11 @@ def _deaf(fleet: Fleet) -> socket.socket:
     return sock
 
 
-def _resident(pid: int) -> int:
-    """Bytes."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
-
-
 def _until_ended(fleet: Fleet, worker: int, deadline: float) -> tuple[int, float]:
     """The most memory that was seen, and when nobody was there any more but the one that reads."""
     most = 0
     while time.monotonic() < deadline:
-        most = max(most, _resident(worker))
+        most = max(most, proc.resident(worker))
         if sum(each["open"] for each in fleet.status()["workers"]) <= 1:
             return most, time.monotonic()
         time.sleep(0.02)

@@ -303,6 +303,102 @@ def test_the_end_reaches_a_peer_whose_socket_somebody_else_has(world: World, how
         child.wait()
 
 
+def test_a_connection_is_known_before_its_handler_runs(world: World) -> None:
+    """Which is at once: a handler's own "too many" counts itself, and a drain waits for whoever asks for it."""
+    seen: list[object] = []
+
+    async def handle(stream: prefork.Stream) -> None:
+        seen.append(server.connections)
+        seen.append(await server.drain(0.1))
+
+    async def main() -> None:
+        nonlocal server
+        async with serving(handle) as (server, port):
+            reader, writer = await connect(port)
+            assert await settled(asyncio.ensure_future(_the_end(reader))) == b""
+            writer.close()
+            await eventually(lambda: server.connections == 0)
+        assert seen == [1, 1] or seen == [1]
+
+    server: prefork.TCPServer
+    world.run(main)
+
+
+async def _the_end(reader: asyncio.StreamReader) -> bytes:
+    with contextlib.suppress(ConnectionError):
+        return await reader.read()
+    return b""
+
+
+def test_a_handler_may_stop_the_server_while_what_waits_is_accepted(world: World) -> None:
+    async def handle(stream: prefork.Stream) -> None:
+        server.stop()
+
+    async def main() -> None:
+        nonlocal server
+        async with serving(handle) as (server, _):
+            server.listen(0, "127.0.0.1")
+            clients = [socket.create_connection(each.getsockname()) for each in server.sockets]
+            server.accept_waiting(10)
+            await settled(asyncio.ensure_future(server.serve_forever()))
+            for client in clients:
+                client.close()
+
+    server: prefork.TCPServer
+    world.run(main)
+
+
+def test_no_connection_sees_the_context_variables_of_another_one(world: World) -> None:
+    """Also where its place was made by the end of that one."""
+    user: contextvars.ContextVar[str] = contextvars.ContextVar("user", default="nobody")
+    seen: list[str] = []
+
+    async def handle(stream: prefork.Stream) -> None:
+        seen.append(user.get())
+        user.set("somebody")
+        await stream.read(1)
+
+    async def main() -> None:
+        limits = prefork.Limits(max_connections=1, linger_timeout=0.05)
+        async with serving(handle, limits=limits) as (_, port):
+            clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
+            for client in clients:
+                client.sendall(b"x")
+            await eventually(lambda: len(seen) == 3)
+            for client in clients:
+                client.close()
+
+    world.run(main)
+    assert seen == ["nobody"] * 3
+
+
+@pytest.mark.parametrize("how", ["dup", "stdin"])
+def test_the_end_reaches_a_peer_whose_socket_somebody_else_has(world: World, how: str) -> None:
+    async def handle(stream: prefork.Stream) -> None:
+        sock = stream.get_extra_info("socket")
+        if how == "dup":
+            kept.append(sock.dup())
+        else:
+            children.append(subprocess.Popen(["sleep", "30"], stdin=sock.fileno()))
+        await stream.read()
+
+    async def main() -> None:
+        async with serving(handle) as (_, port):
+            reader, writer = await connect(port)
+            writer.write_eof()
+            assert await settled(asyncio.ensure_future(reader.read())) == b""
+            writer.close()
+
+    kept: list[socket.socket] = []
+    children: list[subprocess.Popen[bytes]] = []
+    world.run(main)
+    for sock in kept:
+        sock.close()
+    for child in children:
+        child.kill()
+        child.wait()
+
+
 def test_what_the_peer_did_is_not_reported_as_a_bug_of_the_service(world: World) -> None:
     events: list[Event] = []
 

@@ -493,6 +493,73 @@ def test_a_cancellation_reaches_the_task_that_it_was_meant_for(world: World) -> 
     world.run(main)
 
 
+def test_who_is_held_back_after_the_end_of_input_waits_and_does_not_spin(world: World) -> None:
+    """A last question without a newline, a large answer, and a peer that does not read."""
+    if world.transport == "tls":
+        pytest.skip("TLS has no half-close")
+
+    async def main() -> None:
+        async with world.raw() as (stream, peer):
+            lines: list[bytes] = []
+
+            async def handler() -> None:
+                async for line in stream:
+                    lines.append(line)
+                    stream.write(bytes(8 << 20))
+
+            serving = asyncio.ensure_future(handler())
+            peer.send(b"first\nlast")
+            peer.shutdown(socket.SHUT_WR)
+            await eventually(lambda: lines)
+            await asyncio.sleep(0.05)
+            spent = time.thread_time()
+            await asyncio.sleep(0.3)
+            assert time.thread_time() - spent < 0.1
+            loop, received = asyncio.get_running_loop(), 0
+            while received < 2 * (8 << 20):
+                received += len(await settled(loop.sock_recv(peer, 1 << 20)))
+            await settled(serving)
+            assert lines == [b"first\n", b"last"]
+
+    world.run(main)
+
+
+def test_who_is_held_back_hears_that_the_peer_is_gone(world: World) -> None:
+    async def main() -> None:
+        async with world.raw() as (stream, peer):
+            stream.write(bytes(12 << 20))
+            reading = asyncio.ensure_future(stream.read(10))
+            await asyncio.sleep(0.02)
+            if peer.family != socket.AF_UNIX:
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            peer.close()
+            with contextlib.suppress(ConnectionError):
+                assert await settled(reading) == b""
+
+    world.run(main)
+
+
+def test_a_cancellation_reaches_the_task_that_it_was_meant_for(world: World) -> None:
+    """Somebody else reads before the cancelled one was told."""
+
+    async def main() -> None:
+        async with world.connected() as (stream, _, writer):
+            cancelled = asyncio.ensure_future(stream.read(100))
+            await asyncio.sleep(0.01)
+
+            async def other() -> bytes:
+                cancelled.cancel()
+                writer.write(b"for the other one")
+                return await stream.read(100)
+
+            reading = asyncio.ensure_future(other())
+            assert await settled(reading) == b"for the other one"
+            with pytest.raises(asyncio.CancelledError):
+                await settled(cancelled)
+
+    world.run(main)
+
+
 def test_too_much_unsent_aborts_the_connection_and_says_so(world: World) -> None:
     world.limits = Limits(abort_above=1_000_000)
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from servers import serving, status
+from servers import ready, serving, status
 from support import wait_until
 
 from prefork.testing import Server
@@ -84,7 +84,7 @@ def test_a_worker_that_was_replaced_catches_up(folder: Path) -> None:
     with serving(folder, workers=2) as server, connections(server, 40) as first:
         victim, survivor = by_worker(first)
         os.kill(victim, signal.SIGKILL)
-        wait_until(lambda: len([w for w in status(folder)["workers"] if w["state"] == "ready"]) == 2)
+        wait_until(lambda: len(ready(folder)) == 2)
         with connections(server, 20, 0.001) as second:
             counts = by_worker(second)
             assert victim not in counts

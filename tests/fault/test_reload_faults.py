@@ -9,12 +9,11 @@ import ssl
 import stat
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import streams
 import trustme
-from servers import ECHO, Asked, answer, asking, command, echo, leave_descriptors, serves, serving, status
+from servers import ECHO, Asked, answer, asking, command, echo, leave_descriptors, ready, serves, serving, status
 from support import need, need_root, wait_until
 
 from prefork.testing import Server, run_server
@@ -128,10 +127,6 @@ def test_a_reload_that_fails_changes_nothing_that_is_shared(folder: Path, certs:
         os.kill(ready(folder)[0]["pid"], signal.SIGKILL)
         wait_until(lambda: status(folder)["deaths"].get("signal") == 3)
         assert server.stderr()[said:] == "", "of warnings nothing is told any more"
-
-
-def ready(folder: Path) -> list[dict[str, Any]]:
-    return [worker for worker in status(folder)["workers"] if worker["state"] == "ready"]
 
 
 def _certificate(server: Server, sigalgs: str = "") -> bytes:

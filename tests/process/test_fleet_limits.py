@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import resource
 import select
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from servers import answer, asking
 from support import need, need_root, run_script, wait_until
 
 from prefork.testing import Server, run_server
@@ -39,12 +39,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def request(folder: Path, **words: Any) -> dict[str, Any]:
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(20)
-        sock.connect(str(folder / "control"))
-        sock.sendall(json.dumps(words).encode() + b"\n")
-        answer: dict[str, Any] = json.loads(sock.makefile("rb").readline())
-        return answer
+    return answer(asking(folder, words))
 
 
 def open_now(folder: Path) -> int:
