@@ -44,6 +44,9 @@ def run(context: Context) -> list[Row]:
             answers = prober.stop()
         log = fleet.server.stderr().splitlines()
     grown, room = most - before, budget * ROOM + EACH * count
+    verdict = Verdict.GOOD if grown <= room and ended < math.inf else Verdict.BAD
+    # A few clients find room for everything in the kernel, and nothing is shown.
+    reached = any("--max-unsent" in line for line in log)
     return [
         Row(
             "slow-readers",
@@ -52,10 +55,11 @@ def run(context: Context) -> list[Row]:
             f"{grown / 2**20:.1f} MiB",
             count,
             f"<= {room / 2**20:.1f} MiB: {ROOM - 1:.0%} more, and {EACH >> 10} KiB for each",
-            Verdict.GOOD if grown <= room and ended < math.inf else Verdict.BAD,
+            verdict if reached else Verdict.BLIND,
             details=(
                 f"all of them were ended {ended - asked:.1f} s after they had asked (--write-timeout "
-                f"{WRITE_TIMEOUT:g}), in {len(log)} lines of the log",
+                f"{WRITE_TIMEOUT:g}), in {len(log)} lines of the log; the budget was "
+                f"{'' if reached else 'NOT '}reached",
                 f"an established connection was answered after {in_words(answers)} meanwhile",
             ),
         ),

@@ -282,18 +282,6 @@ def test_two_deadlines_of_one_connection_that_pass_together_are_told_once(world:
     world.run(main)
 
 
-def test_two_deadlines_of_one_connection_that_pass_together_are_told_once(world: World) -> None:
-    async def main() -> None:
-        async with Serving(echo, Limits(first_byte_timeout=SHORT, idle_timeout=SHORT, max_age=SHORT)) as serving:
-            reader, writer = await serving.connect()
-            await ends(reader)
-            await asyncio.sleep(0.05)
-            assert len(serving.aborted()) == 1
-            writer.close()
-
-    world.run(main)
-
-
 def test_many_deadlines_that_pass_together_are_all_kept(world: World) -> None:
     async def main() -> None:
         async with Serving(echo, Limits(first_byte_timeout=SHORT)) as serving:

@@ -55,4 +55,4 @@ def moment(workers: int, processors: int) -> int:
 
 def next_share(share: int, least: int | None) -> int:
     """The share of a worker that takes a connection; `least` is that of the sibling that has been given the fewest."""
-    return max(share, share if least is None else least - SHARE_LAG) + 1
+    return (share if least is None else max(share, least - SHARE_LAG)) + 1

@@ -276,8 +276,12 @@ class Channel:
         """One read of the socket: b"" at its end, None if there is nothing now."""
         try:
             data = self._sock.recv(size)
+        except (BlockingIOError, InterruptedError):
+            self._readable = self._hangup = False
+            return None
         except OSError as exc:
-            return self._not_received(exc)
+            self._break(exc)
+            return b""
         self._heard = True
         if not data:
             self._fin = True
@@ -285,14 +289,6 @@ class Channel:
         elif len(data) < size and self._internet and not self._hangup:
             self._readable = False
         return data
-
-    def _not_received(self, exc: OSError) -> bytes | None:
-        """Why nothing came, as `_receive` says it."""
-        if isinstance(exc, BlockingIOError | InterruptedError):
-            self._readable = self._hangup = False
-            return None
-        self._break(exc)
-        return b""
 
     def _pull(self, wanted: int = 0) -> bool:
         """Read once into the buffer, more where more is `wanted`. False: nothing came, and the caller has to wait, or

@@ -1,6 +1,6 @@
 """What all streams of one server share, handed to each as one object.
 
-A plain holder: the server makes it and closes it. No decisions live here.
+A plain holder, which also starts the connections' tasks: the server makes it and closes it. No decisions live here.
 """
 
 from __future__ import annotations
@@ -9,43 +9,18 @@ import asyncio
 import contextvars
 import functools
 import itertools
-import os
 import sys
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
 from ..config import Limits
 from ..events import Emit
+from ..system import forks, memory
 from .deadlines import Deadlines
 from .poller import Poller, make_poller
 from .turnstile import Turnstile
 
-#: Larger than anything that is received or sent at once.
-_LARGE = 1024 * 1024
-
-
-def _teach_allocator() -> None:
-    """Until glibc's allocator has seen a large block freed, it maps and unmaps memory for each one of 128 KiB or more,
-    and gives the end of the heap back as soon as so much is free: a fault for every page of every large read, 20 us for
-    256 KiB (mallopt(3), "dynamic mmap threshold")."""
-    bytes(_LARGE)
-
-
 _EAGER = functools.partial(asyncio.Task, eager_start=True) if sys.version_info >= (3, 12) else None
-
-
-class _Forks:
-    """How often this process has forked. Its children hold all sockets that were open then."""
-
-    number = 0
-
-    @classmethod
-    def count(cls) -> None:
-        cls.number += 1
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_parent=_Forks.count)
 
 
 class HeldBack(Protocol):
@@ -79,8 +54,8 @@ class Hub:
     def __init__(
         self, loop: asyncio.AbstractEventLoop, limits: Limits, emit: Emit, poller: Poller | None = None
     ) -> None:
-        _teach_allocator()
-        self._forks = _Forks.number
+        memory.keep_large_blocks()
+        self._forks = forks.made()
         self.loop = loop
         self.limits = limits
         self.emit = emit
@@ -109,7 +84,7 @@ class Hub:
     @property
     def forked(self) -> bool:
         """Whether a child that a handler has forked may hold any connection besides us."""
-        return _Forks.number != self._forks
+        return forks.made() != self._forks
 
     def shed(self) -> None:
         """More is unsent than may be: the connection that has most of it goes, until that is mended."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Self
 
@@ -67,20 +67,10 @@ class Stream(Channel):
                 if self._ended:
                     return self._end()
                 if self._readable and self._turns < TURNS and (self._backlog is None or not self._held()):
-                    # `_receive`, without its call: a fiftieth of a small echo.
-                    try:
-                        data = self._sock.recv(size)
-                    except OSError as exc:
-                        self._received(self._not_received(exc))
-                        continue
-                    self._heard = True
+                    data = self._receive(size)
                     if not data:
-                        self._fin = True
-                        self._readable = False
                         self._received(data)
                         continue
-                    if len(data) < size and self._internet and not self._hangup:
-                        self._readable = False
                     self._turns += 1
                     if engine is not None:
                         data = self._decrypt(engine, data)
@@ -299,7 +289,8 @@ class Stream(Channel):
             self.flush()
         backlog = self._backlog
         if backlog is not None and backlog.size > self._drain_above:
-            await self._room(self._drain_above // 4)
+            enough = self._drain_above // 4
+            await self._wait_while(lambda: self._backlog is not None and self._backlog.size > enough)
         if self._output is Output.LOST or self._phase is not Phase.OPEN:
             # Let others run: a handler that ignores this error would hold the loop for ever.
             await asyncio.sleep(0)
@@ -309,11 +300,12 @@ class Stream(Channel):
             self._turns = 0
             await asyncio.sleep(0)
 
-    async def _room(self, enough: int) -> None:
+    async def _wait_while(self, condition: Callable[[], bool]) -> None:
+        """For writers: looked at again whenever something was sent, or the connection has come further to its end."""
         waiter = Waiter(self._hub.loop)
         self._writers += (waiter,)
         try:
-            while self._backlog is not None and self._backlog.size > enough:
+            while condition():
                 await waiter
         finally:
             self._writers = tuple(each for each in self._writers if each is not waiter)
@@ -359,13 +351,7 @@ class Stream(Channel):
 
     async def wait_closed(self) -> None:
         """After `close()`: wait until everything written is in the kernel's hands, or lost. Never raises for a peer."""
-        waiter = Waiter(self._hub.loop)
-        self._writers += (waiter,)
-        try:
-            while self._phase in (Phase.OPEN, Phase.CLOSING):
-                await waiter
-        finally:
-            self._writers = tuple(each for each in self._writers if each is not waiter)
+        await self._wait_while(lambda: self._phase in (Phase.OPEN, Phase.CLOSING))
 
     async def __aenter__(self) -> Self:
         return self

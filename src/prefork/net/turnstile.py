@@ -42,16 +42,13 @@ class Turnstile:
 
     def _next(self) -> None:
         full = self.full()
-        waiter: Waiter | None = None
-        while self._queue:
-            waiter = self._queue.popleft()
-            if waiter.waiting:
-                self._loop.call_soon(self._next)
-                break
-        else:
-            self._taken = False
-            waiter = None
+        while self._queue and not self._queue[0].waiting:
+            self._queue.popleft()
+        waiter = self._queue.popleft() if self._queue else None
         if full and not self.full():
             self.on_room()
-        if waiter is not None:
+        if waiter is None:
+            self._taken = False
+        else:
+            self._loop.call_soon(self._next)
             waiter.wake()

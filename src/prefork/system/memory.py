@@ -1,6 +1,6 @@
-"""Memory as the kernel accounts for it: what this process has resident, and whom a control group's limit has killed.
+"""Memory of this process: what it has resident, what its allocator keeps, and whom a control group's limit has killed.
 
-Reads /proc and /sys; nothing is changed.
+Reads /proc and /sys.
 """
 
 from __future__ import annotations
@@ -16,6 +16,17 @@ def resident() -> int:
     """Bytes of this process in memory, shared ones included (proc(5), statm); 0 where that is not told."""
     fields = cgroups.read(Path("/proc/self/statm")).split()
     return int(fields[1]) * mmap.PAGESIZE if len(fields) > 1 else 0
+
+
+#: Larger than anything that is received or sent at once.
+_LARGE = 1024 * 1024
+
+
+def keep_large_blocks() -> None:
+    """Until glibc's allocator has seen a large block freed, it maps and unmaps memory for each one of 128 KiB or more,
+    and gives the end of the heap back as soon as so much is free: a fault for every page of every large read, 20 us for
+    256 KiB (mallopt(3), "dynamic mmap threshold"). So it is shown one."""
+    bytes(_LARGE)
 
 
 #: Seconds in which the deaths of one shortage become known.
