@@ -21,8 +21,8 @@ import streams
 #: Seconds that any test may take; `@pytest.mark.deadline(n)` for one that is known to need more.
 DEADLINE = 60.0
 
-# For the servers that tests start: new code of the same size, put there within the second, is old code for Python, which
-# knows a .pyc by the second and the size of its source (PEP 3147; py_compile). No deployment is as fast as a test.
+# For the servers that tests start: new code of the same size, put there within the second, is old code for Python,
+# which knows a .pyc by the second and the size of its source (PEP 3147). No deployment is as fast as a test.
 os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
 
