@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from .net.stream import Stream
     from .parent.fork import fork_processes, task_id
     from .system.cpus import cpu_count
-    from .system.sockets import bind_sockets, bind_unix_socket
+    from .system.sockets import bind_sockets
+    from .system.unix_sockets import bind_unix_socket
 
 __version__ = "0.1.0"
 
@@ -48,7 +49,7 @@ _HOMES = {
     "TCPServer": "net.server",
     "add_accept_handler": "net.acceptor",
     "bind_sockets": "system.sockets",
-    "bind_unix_socket": "system.sockets",
+    "bind_unix_socket": "system.unix_sockets",
     "cpu_count": "system.cpus",
     "fork_processes": "parent.fork",
     "serve": "assembly",

@@ -171,6 +171,8 @@ class Settings:
     user: str = ""
     group: str = ""
     """Who the workers are, by name or number; "" is who starts them."""
+    insecure_paths: bool = False
+    """Whether what the supervisor believes and runs may be what the workers' user can change."""
     umask: int | None = None
     pidfile: str = ""
     """Where the supervisor's number is written, and which no second one may have; "" is nowhere."""

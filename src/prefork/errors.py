@@ -27,11 +27,30 @@ class PreforkError(Exception):
 
     exit_code = ExitCode.BUG
 
+    def lines(self) -> list[str]:
+        """The message as it is to be printed."""
+        return [str(self)]
+
 
 class ConfigError(PreforkError):
     """Raised when an option or a file that it names cannot be used. The message names the option and its value."""
 
     exit_code = ExitCode.USAGE
+
+
+class UntrustedPaths(ConfigError):
+    """Raised when the workers' user could change what the supervisor believes or runs; a line for each path."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__(*problems)
+        self.problems = problems
+
+    def lines(self) -> list[str]:
+        return list(self.problems)
+
+    def __str__(self) -> str:
+        more = len(self.problems) - 1
+        return self.problems[0] + (f" (and {more} more: see prefork check)" if more else "")
 
 
 class ServiceError(PreforkError):

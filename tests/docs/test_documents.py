@@ -109,6 +109,7 @@ def test_the_table_of_options_has_the_defaults_of_the_code() -> None:
         "workers": str(settings.workers),
         "backlog": str(settings.backlog),
         "reuse-port": None,
+        "insecure-paths": None,
         "tls-cert": None,
         "tls-key": None,
         "max-connections": None,
@@ -150,7 +151,7 @@ def test_the_table_of_options_has_the_defaults_of_the_code() -> None:
 
 def test_the_table_of_options_is_the_commands_own() -> None:
     helped = run_script("from prefork.cli.main import main\nmain()", "serve", "--help", env={"COLUMNS": "200"}).stdout
-    offered = set(re.findall(r"--([a-z][a-z-]+)", helped)) - {"help", "no-reuse-port"}
+    offered = set(re.findall(r"--([a-z][a-z-]+)", helped)) - {"help", "no-reuse-port", "no-insecure-paths"}
     assert offered == set(re.findall(r"--([a-z-]+)", "".join(re.findall(r"^\| (`-.*?) \|", README, re.M))))
 
 

@@ -40,9 +40,6 @@ def refused(server: Server, reason: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ('user = "a\\u0000b"', "--user a\\x00b: there is no such user"),
-        ('user = "²"', "--user ²: there is no such user"),
-        ('group = "' + "9" * 5000 + '"', "--group 999"),
         ("workers = " + "9" * 5000, "not a TOML file: "),
         ("workers = " + "[" * 5000, "not a TOML file: "),
         ("workers", "not a TOML file: "),
@@ -176,16 +173,18 @@ def test_workers_that_are_asked_for_meanwhile_are_new_ones(folder: Path) -> None
 def test_who_asks_while_another_reload_is_under_way(folder: Path) -> None:
     """One that is refused is told at once, and the other one is none the worse."""
     (folder / "service.py").write_text("import os, time\nwhile os.path.exists('wait'): time.sleep(0.01)\n" + ECHO)
+    config = folder / "prefork.toml"
+    config.touch()
     with serving(folder) as server:
         (folder / "wait").touch()
         first = Asked(folder, {"command": "reload"})
         wait_until(lambda: "reloading (control socket)" in server.stderr())
-        (folder / "prefork.toml").write_text("rubbish")
+        config.write_text("rubbish")
         reply = answer(asking(folder, {"command": "reload"}))
         assert reply["ok"] is False
         assert "not a TOML file" in reply["error"]
         # It comes when the one before has failed, with what is there by then.
-        (folder / "prefork.toml").unlink()
+        config.write_text("")
         second = Asked(folder, {"command": "reload"})
         (folder / "service.py").write_text(ECHO)
         (folder / "wait").unlink()

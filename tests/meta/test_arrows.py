@@ -31,7 +31,19 @@ FLOORS = {
     "__init__": None,
 }
 #: What decisions may use of the standard library: nothing that does, waits or asks.
-PURE = {"__future__", "collections", "dataclasses", "enum", "errno", "heapq", "ipaddress", "json", "math", "typing"}
+PURE = {
+    "__future__",
+    "collections",
+    "dataclasses",
+    "enum",
+    "errno",
+    "heapq",
+    "ipaddress",
+    "json",
+    "math",
+    "stat",
+    "typing",
+}
 #: A supervisor has no loop and no threads, and never sees the service.
 NEVER_IN_PARENT = {"asyncio", "threading", "concurrent", "importlib", "ssl"}
 NAMED = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from opened import run_opened
 from support import need, need_root, run_script
 
 from prefork.testing import run_server
@@ -52,36 +53,6 @@ def ask(port: int, word: bytes) -> bytes:
     with socket.create_connection(("127.0.0.1", port), timeout=10) as sock, sock.makefile("rb") as file:
         sock.sendall(word + b"\n")
         return file.readline()
-
-
-#: A mount namespace in which /root, where some machines keep their Python, lets others in; nothing outside changes.
-OPENED = """
-set -e
-mount --make-rprivate /
-ip link set lo up
-if [ -d /root/.pyenv ]; then
-    mount -t tmpfs none /mnt
-    mkdir /mnt/pyenv
-    mount --bind /root/.pyenv /mnt/pyenv
-    mount -t tmpfs -o mode=755 none /root
-    mkdir /root/.pyenv
-    mount --bind /mnt/pyenv /root/.pyenv
-fi
-exec "$@"
-"""
-NAMESPACE = ("unshare", "-n", "-m", "sh", "-c", OPENED, "sh")
-
-
-def run_opened(code: str, folder: Path) -> str:
-    """Run `code` in that namespace, with tests/ importable; what it printed."""
-    need("unshare", "ip", "mount")
-    check = "import os\nos.setresuid(65534, 65534, 65534)\nimport prefork.assembly"
-    path = f"import sys\nsys.path[:0] = {sys.path!r}\n"
-    if run_script(path + check, prefix=NAMESPACE).returncode != 0:
-        pytest.skip("another user may not read this Python, nor this checkout")
-    done = run_script(path + code, prefix=NAMESPACE, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 IDENTITY = """
@@ -161,6 +132,8 @@ def test_a_low_port_is_kept_over_a_reload(folder: Path) -> None:
         (["--user", "no-such-user"], "--user no-such-user: there is no such user"),
         (["--group", "no-such-group"], "--group no-such-group: there is no such group"),
         (["--user", "99999999999"], "--user 99999999999: there is no such user"),
+        (["--user", "²"], "--user ²: there is no such user"),
+        (["--group", "9" * 5000], "--group 999"),
         (["--umask", "9"], "--umask 9: must be up to three octal digits"),
     ],
 )

@@ -257,6 +257,7 @@ def states(manager: socket.socket, until: str) -> list[dict[str, str]]:
 
 def test_the_manager_is_told(folder: Path, manager: socket.socket) -> None:
     env = {"NOTIFY_SOCKET": str(folder / "notify")}
+    (folder / "prefork.toml").touch()
     with run_server("service:handle", "-w", "2", cwd=folder, env=env) as server:
         (ready,) = states(manager, "READY=1")
         assert ready == {"READY": "1", "STATUS": "ready: 2 workers"}

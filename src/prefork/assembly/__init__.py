@@ -11,7 +11,7 @@ import gc
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from ..addresses import parse_address
@@ -20,7 +20,6 @@ from ..core.facts import Finish
 from ..core.messages import UnableMessage
 from ..errors import ExitCode, PreforkError
 from ..events import Emit, Stopped, visible
-from ..net.handlers import classify
 from ..observe.logs import configure
 from ..observe.manager import also_to_manager
 from ..parent.control import ControlSocket
@@ -28,7 +27,6 @@ from ..parent.supervisor import Supervisor
 from ..parent.upgrade import Predecessor
 from ..parent.workers import Seat
 from ..system import handover
-from ..system.credentials import look_up
 from ..system.descriptors import raise_limit
 from ..system.notify import Notifier
 from ..system.processes import System
@@ -38,9 +36,12 @@ from ..system.signals import until_heeded
 # of its supervisor's version, also when prefork has been upgraded on disk meanwhile.
 from ..worker import ending
 from ..worker import main as worker
-from ..worker.service import load
+from .preflight import check as check
 from .provision import Kit, Provision, validate
+from .sources import Fixed, Source
 
+#: Characters of one line of an error.
+LINE_LIMIT = 2000
 #: What the supervisor heeds when it runs, and what means nothing while it starts.
 PASSES = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU)
 
@@ -73,23 +74,25 @@ def serve(
             limits=Limits() if limits is None else limits,
             **options,
         )
-        code = run(lambda: settings, target)
+        code = run(Fixed(settings), target)
     except PreforkError as exc:
-        sys.stderr.write(f"prefork: {visible(str(exc))}\n")
+        sys.stderr.write("".join(f"prefork: {visible(line, LINE_LIMIT)}\n" for line in exc.lines()))
         code = exc.exit_code
     raise SystemExit(int(code))
 
 
-def run(source: Callable[[], Settings], target: object) -> ExitCode:
+def run(source: Source, target: object) -> ExitCode:
     """Serve until stopped. Returns the exit status, in the supervisor alone: a worker ends in here.
 
-    `source` gives the settings, and is asked again at each reload. Raises PreforkError for what the user has to read in
+    `source` is asked again at each reload. Raises PreforkError for what the user has to read in
     one line. Afterwards SIGTERM, SIGINT and SIGQUIT are ignored: the process is at its end.
     """
     handed = handover.receive()
     if handed is None:
         return _run(source, target, None, None)
     predecessor = Predecessor(handed.pid, handed.channel)
+    if handed.estate.config is not None:
+        source.keep_to(handed.estate.config)
     try:
         return _run(source, target, handed, predecessor)
     except PreforkError as exc:
@@ -98,18 +101,18 @@ def run(source: Callable[[], Settings], target: object) -> ExitCode:
 
 
 def _run(
-    source: Callable[[], Settings],
+    source: Source,
     target: object,
     handed: handover.Handover | None,
     predecessor: Predecessor | None,
 ) -> ExitCode:
     with until_heeded(ends=(signal.SIGTERM, signal.SIGQUIT), passes=PASSES):
-        return _serve(source(), source, target, handed, predecessor)
+        return _serve(source.settings(), source, target, handed, predecessor)
 
 
 def _serve(
     settings: Settings,
-    source: Callable[[], Settings],
+    source: Source,
     target: object,
     handed: handover.Handover | None,
     predecessor: Predecessor | None,
@@ -191,21 +194,6 @@ def _work(seat: Seat, kit: object, provision: Provision, target: object) -> NoRe
         traceback.print_exc()
     finally:
         ending.leave(code)
-
-
-def check(settings: Settings, target: object) -> str:
-    """Import the service, read the certificates, validate every option; bind nothing. What was found, in one line.
-
-    Raises PreforkError.
-    """
-    validate(settings, starting=True)
-    look_up(settings.user, settings.group)
-    if settings.tls:
-        from ..system.contexts import prove
-
-        prove(settings.tls)
-    handler = classify(load(target) if isinstance(target, str) else target)
-    return f"{target} is a {handler.kind.value}"
 
 
 def _failure(outcome: Finish) -> PreforkError:

@@ -11,7 +11,7 @@ import dataclasses
 import fcntl
 import importlib.util
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,22 +23,25 @@ from ..events import BacklogCapped, ControlUnavailable, Emit, FileLost, Listener
 from ..observe.logs import configure
 from ..observe.reopen import LogFiles
 from ..parent.plans import Plan
-from ..system import contexts, pidfile
+from ..system import contexts, paths, pidfile
 from ..system import control as control_folder
 from ..system.cpus import cpu_count
 from ..system.credentials import Identity, look_up
+from ..system.descriptors import Descriptor
 from ..system.handover import Estate, Parcel
 from ..system.listeners import Listener, Listeners
 from ..system.notify import Notifier
 from ..system.scoreboard import Notice
 from ..system.signals import block_signals
 from ..system.tenure import Tenure
+from . import trust
+from .sources import Source
 
 if TYPE_CHECKING:
     import ssl
 
 #: Settings that hold from the start to the end: a reload with another value is refused.
-_FIXED = ("reuse_port", "pidfile", "control")
+_FIXED = ("reuse_port", "pidfile", "control", "user", "group", "insecure_paths")
 _CONTROL_BACKLOG = 16
 
 
@@ -59,13 +62,11 @@ class Kit:
 class Provision:
     """Owns what outlives workers. `source` gives the settings, each time as they are then. `close` it in the end."""
 
-    def __init__(
-        self, settings: Settings, source: Callable[[], Settings], estate: Estate | None, notifier: Notifier
-    ) -> None:
+    def __init__(self, settings: Settings, source: Source, estate: Estate | None, notifier: Notifier) -> None:
         self._settings = settings
         self._source = source
         self._notifier = notifier
-        self._home = _logical_folder()
+        self._home = _home()
         self._contexts: dict[str, ssl.SSLContext] = {}
         """By the kind of the key."""
         self._loaded: contexts.Pair | None = None
@@ -113,7 +114,7 @@ class Provision:
         before = os.getcwd() if _exists(".") else ""
         self._go(self._home)
         try:
-            settings = self._source()
+            settings = self._source.settings()
             for field in _FIXED:
                 if getattr(settings, field) != getattr(self._settings, field):
                     option = f"--{field.replace('_', '-')}"
@@ -152,6 +153,8 @@ class Provision:
     def _make_plan(self, settings: Settings) -> Plan:
         identity = self._look_up(settings)
         pair = contexts.prove(settings.tls) if settings.tls else None
+        if trust.is_needed(settings, identity):
+            trust.require((*self._source.weaknesses, *(pair.weaknesses if pair else ())))
         context = None
         if pair is not None:
             # The same context as before, where there is one: the keys of session tickets live in it, and every worker
@@ -206,14 +209,19 @@ class Provision:
                 self._emit(FileLost(visible(path)))
 
     def pack(self, channel: int, workers: int) -> tuple[Parcel, Mapping[str, str]]:
-        """Everything that we listen on, the pidfile, and the way to the service manager; with so many workers."""
+        """Everything that we listen on, the pidfile, and the way to the service manager; with so many workers. Raises
+        OSError, and UntrustedPaths where the program has become one that root must not run."""
         self._go(self._home)
+        if trust.is_needed(self._settings, self._identity[1]):
+            # The successor is root, too, and runs what stands there now.
+            trust.require(())
         held = self._pidfile
         estate = Estate(
             self._listeners.all(),
             None if held is None else (held.path, held.fileno()),
             (self._settings.workers or cpu_count(), workers),
             self.log_files.paths,
+            self._source.file,
         )
         return Parcel(channel, estate), self._notifier.variables
 
@@ -255,9 +263,10 @@ class Provision:
         return self._listeners.bind_control(str(control_folder.make_folder() / f"{os.getpid()}.sock"), _CONTROL_BACKLOG)
 
     def _take_pidfile(self) -> None:
-        wanted = os.path.abspath(self._settings.pidfile) if self._settings.pidfile else ""
+        wanted = paths.absolute(self._settings.pidfile) if self._settings.pidfile else ""
         if self._estate is not None and self._estate.pidfile is not None:
-            inherited = pidfile.PidFile(*self._estate.pidfile, inherited=True)
+            path, fd = self._estate.pidfile
+            inherited = pidfile.PidFile(path, Descriptor(fd), inherited=True)
             if inherited.path == wanted:
                 self._pidfile = inherited
                 return
@@ -315,13 +324,10 @@ def _exists(path: str) -> bool:
     return False
 
 
-def _logical_folder() -> str:
-    """The current folder as the user names it, with its symbolic links, if the shell told; "" if it is gone."""
-    named = os.environ.get("PWD", "")
+def _home() -> str:
+    """The current folder as the user names it; "" if it is gone."""
     with contextlib.suppress(OSError):
-        if os.path.isabs(named) and os.path.samefile(named, "."):
-            return named
-        return os.getcwd()
+        return paths.logical_folder()
     return ""
 
 

@@ -66,13 +66,13 @@ def _word(act: Callable[[str, Sources], tuple[str, int]]) -> Callable[..., Actio
 def _serve(target: str, sources: Sources) -> tuple[str, int]:
     from ..assembly import run
 
-    return "", run(sources.settings, target)
+    return "", run(sources, target)
 
 
 def _check(target: str, sources: Sources) -> tuple[str, int]:
     from ..assembly import check
 
-    return f"ok: {check(sources.settings(), target)}", 0
+    return f"ok: {check(sources, target)}", 0
 
 
 app.command(

@@ -50,7 +50,7 @@ def _run(arguments: list[str]) -> int:
         said, code = action()
         return _print("".join(f"{visible(line, _ANSWER_LIMIT)}\n" for line in said.split("\n") if line)) or code
     except PreforkError as exc:
-        return _complain(str(exc), exc.exit_code)
+        return _complain(exc.lines(), exc.exit_code)
 
 
 def _parse(arguments: list[str]) -> tuple[Callable[[], tuple[str, int]] | None, str]:
@@ -99,15 +99,15 @@ def _wrong_usage(exc: Any, arguments: list[str]) -> PreforkError:
 # --- what is said, and where ------------------------------------------------------------------------------------------
 
 
-def _complain(text: str, code: int) -> int:
-    _write_error(f"prefork: {visible(text, _TEXT_LIMIT)}\n")
+def _complain(lines: Sequence[str], code: int) -> int:
+    _write_error("".join(f"prefork: {visible(line, _TEXT_LIMIT)}\n" for line in lines))
     return int(code)
 
 
 def _bug(exc: Exception) -> int:
     lines = "".join(traceback.format_exception(exc)).split("\n")
     _write_error("".join(f"{visible(line, _TEXT_LIMIT)}\n" for line in lines if line))
-    return _complain("this is a bug in prefork: please report it with the lines above", ExitCode.BUG)
+    return _complain(["this is a bug in prefork: please report it with the lines above"], ExitCode.BUG)
 
 
 def _write_error(text: str) -> None:
@@ -131,7 +131,7 @@ def _print(text: str) -> int:
         if isinstance(exc, BrokenPipeError | ValueError) or exc.errno == errno.EIO:
             # Nobody wants to read it (any more), or the terminal is gone: what was to be done is done.
             return ExitCode.OK
-        return _complain(f"standard output: {(exc.strerror or str(exc)).lower()}", ExitCode.USAGE)
+        return _complain([f"standard output: {(exc.strerror or str(exc)).lower()}"], ExitCode.USAGE)
     return ExitCode.OK
 
 

@@ -180,6 +180,12 @@ OPTIONS = (
     Option("max-worker-rss", "BYTES", "Replace a worker that has so much memory resident.", unless_off(size)),
     Option("user", "NAME", "Whom the workers become, by name or number.", shown_default=""),
     Option("group", "NAME", "Their group; by default the user's.", shown_default=""),
+    Option(
+        "insecure-paths",
+        "",
+        "With --user: serve although others than root can change the configuration, certificates or code.",
+        flag,
+    ),
     Option("umask", "OCTAL", "The workers' umask, such as 027.", octal, shown_default=""),
     Option("pidfile", "PATH", "Where to write the supervisor's number; no second one may have it.", shown_default=""),
     Option(

@@ -13,25 +13,37 @@ from typing import Any
 
 from ..checks import shown
 from ..config import TLS, Limits, Settings
+from ..core.trust import Weakness
 from ..errors import ConfigError
 from ..events import visible
-from ..system import files
+from ..system import paths
 from .options import OPTIONS, Given, Option
 
 #: The file that is read when none is named, if it is there.
 DEFAULT_FILE = "prefork.toml"
+#: The option that no file may have.
+INSECURE = "insecure_paths"
 _MOST_BYTES = 1024 * 1024
 _BY_FIELD = {option.field: option for option in OPTIONS}
 
 
 class Sources:
-    """`given` is what the command line said, by field; the environment is that of the start."""
+    """`given` is what the command line said, by field; the environment is that of the start.
+
+    The file is the one that is named, or the default one if it is there when the settings are asked for first. From
+    then on it is that one, and mandatory: a file that appears later may be anybody's, and one that disappears must not
+    turn a server with TLS into one without.
+    """
 
     def __init__(self, given: Given, environment: Mapping[str, str] | None = None) -> None:
         variables = os.environ if environment is None else environment
         self._given = {field: texts for field, texts in given.items() if field != "config"}
         self._variables = {name: value for name, value in variables.items() if name.startswith("PREFORK_")}
         (self._named,) = given.get("config") or [self._variables.pop("PREFORK_CONFIG", "")]
+        self._file: str | None = None
+        """The absolute path of the file; "" for none; None while it has not been looked for."""
+        self.weaknesses: tuple[tuple[str, Weakness], ...] = ()
+        """Who could have changed the file that the last settings were read from, by option."""
 
     def settings(self) -> Settings:
         """The settings of this moment. Raises ConfigError, which says where a wrong value stands."""
@@ -43,6 +55,16 @@ class Sources:
             option = re.match(r"--([a-z-]+)", str(exc))
             place = places.get(option[1].replace("-", "_"), "") if option else ""
             raise ConfigError(f"{exc} (in {place})" if place else str(exc)) from None
+
+    @property
+    def file(self) -> str:
+        """The file that settings come from, as an absolute path; "" for none."""
+        return self._file or ""
+
+    def keep_to(self, file: str) -> None:
+        """Read the file that the supervisor before this one has read, or none if it had none."""
+        if not self._named:
+            self._file = file
 
     def control(self) -> str:
         """The path of the control socket that is named somewhere; "" if none is, or the file is wrong."""
@@ -58,7 +80,7 @@ class Sources:
         texts: dict[str, Sequence[str]] = {}
         places: dict[str, str] = {}
         for field, each in self._from_file():
-            texts[field], places[field] = each, visible(self._named or DEFAULT_FILE)
+            texts[field], places[field] = each, visible(self._shown())
         for field, each in self._from_environment():
             texts[field], places[field] = each, f"PREFORK_{field.upper()}"
         for field, each in self._given.items():
@@ -77,16 +99,28 @@ class Sources:
         return found
 
     def _from_file(self) -> list[tuple[str, Sequence[str]]]:
-        path = self._named or DEFAULT_FILE
+        if self._file == "":
+            return []
+        shown_path = shown(self._shown())
         try:
-            content = files.read(path, _MOST_BYTES)
+            path = self._file or paths.absolute(self._named or DEFAULT_FILE)
+            content = paths.read(path, _MOST_BYTES)
         except FileNotFoundError:
-            if not self._named:
+            if self._file is None and not self._named:
+                self._file = ""
                 return []
-            raise ConfigError(f"--config {shown(path)}: no such file") from None
+            gone = " any more, and it was read at the start" if self._file else ""
+            raise ConfigError(f"--config {shown_path}: no such file{gone}") from None
         except OSError as exc:
-            raise ConfigError(f"--config {shown(path)}: {(exc.strerror or str(exc)).lower()}") from None
-        return [(field, _file_texts(path, field, value)) for field, value in _parse(path, content).items()]
+            raise ConfigError(f"--config {shown_path}: {(exc.strerror or str(exc)).lower()}") from None
+        self._file = path
+        self.weaknesses = tuple(("--config", each) for each in content.weaknesses)
+        values = _parse(self._shown(), content.data)
+        return [(field, _file_texts(self._shown(), field, value)) for field, value in values.items()]
+
+    def _shown(self) -> str:
+        """The file as the user named it."""
+        return self._named or DEFAULT_FILE
 
 
 def _parse(path: str, content: bytes) -> dict[str, Any]:
@@ -105,6 +139,8 @@ def _file_texts(path: str, field: str, value: Any) -> Sequence[str]:
         near = difflib.get_close_matches(field, _BY_FIELD, 1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise ConfigError(f"--config {shown(path)}: there is no option {visible(field)}{hint}")
+    if field == INSECURE:
+        raise ConfigError(f"--config {shown(path)}: {field}: a file cannot vouch for itself; use the command line")
     values = value if isinstance(value, list) and option.many else [value]
     if not all(isinstance(each, str | int | float) for each in values):
         kind = "text, or a list of text" if option.many else "text, a number, true or false"

@@ -6,12 +6,15 @@ alone.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import stat
 from collections.abc import Callable, Mapping
 
 from ..events import ReopenFailed, visible
-from ..system.files import require_regular
+from ..system.descriptors import Descriptor
+from ..system.paths import Place, hold, require_regular
 
 
 class LogFiles:
@@ -26,17 +29,41 @@ class LogFiles:
         """Open them again, each in place of the old one: all who write to the number write to the new file."""
         for fd, path in self.paths.items():
             try:
-                mode = stat.S_IMODE(os.fstat(fd).st_mode)
-                # Without waiting: in the file's place there may be a FIFO by now.
-                flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
-                new = os.open(path, flags, mode)
-                try:
-                    require_regular(new)
-                    os.dup2(new, fd, inheritable=True)
-                finally:
-                    os.close(new)
+                with hold(path) as place, contextlib.closing(_open(place, os.fstat(fd))) as new:
+                    os.dup2(new.fileno(), fd, inheritable=True)
             except OSError as exc:
                 emit(ReopenFailed(visible(path), (exc.strerror or str(exc)).lower()))
+
+
+def _open(place: Place, before: os.stat_result) -> Descriptor:
+    """The file at `place`, made if it is missing, with the owner and the mode of the one before.
+
+    The folder may belong to the workers' user, and a link in it would have root write to any file (the class of
+    CVE-2016-1247): no link is followed, and a file of another owner, or of two names, is refused. O_NONBLOCK, as a FIFO
+    in its place would hold this process for ever.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK
+    mode = stat.S_IMODE(before.st_mode)
+    try:
+        new = place.open(flags | os.O_CREAT | os.O_EXCL, mode)
+        if os.fstat(new.fileno()).st_uid != before.st_uid:
+            # Ours to give: the next rotation, and a worker, would refuse it otherwise.
+            with contextlib.suppress(OSError):
+                os.fchown(new.fileno(), before.st_uid, before.st_gid)
+        return new
+    except FileExistsError:
+        new = place.open(flags)
+    try:
+        found = os.fstat(new.fileno())
+        require_regular(found)
+        if found.st_uid != before.st_uid:
+            raise OSError(errno.EPERM, f"it belongs to uid {found.st_uid}, the one before to uid {before.st_uid}")
+        if found.st_nlink > 1:
+            raise OSError(errno.EPERM, "it has another name besides (a hard link)")
+    except OSError:
+        new.close()
+        raise
+    return new
 
 
 def _file_at(fd: int) -> str:

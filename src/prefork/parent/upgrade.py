@@ -22,6 +22,7 @@ from ..core.upgrade import (
     SuccessorStopping,
     SuccessorUnable,
 )
+from ..errors import PreforkError
 from ..events import printable
 from ..system.handover import VARIABLE, Parcel
 from ..system.processes import Child, System
@@ -42,7 +43,7 @@ class Successor:
 
     def launch(self) -> list[Fact]:
         """Start the command that started this process, with everything that we listen on."""
-        command = [sys.executable, *sys.orig_argv[1:]]
+        command = _command()
         try:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
             self._channel, self._decoder = ours, Decoder()
@@ -53,9 +54,10 @@ class Successor:
                 with contextlib.closing(parcel):
                     environment = {**os.environ, **variables, VARIABLE: parcel.variable}
                     child = self._system.execute(command, environment, parcel.descriptors, _tell_why(theirs, command))
-        except OSError as exc:
+        except (OSError, PreforkError) as exc:
             self.close()
-            reason = f"it cannot be started: {(exc.strerror or str(exc)).lower()}"
+            why = (exc.strerror or str(exc)).lower() if isinstance(exc, OSError) else str(exc)
+            reason = f"it cannot be started: {why}"
             return [SuccessorUnable(reason), SuccessorDied("never started")]
         self._child = child
         return [SuccessorStarted(child.pid)]
@@ -121,6 +123,14 @@ class Successor:
             elif isinstance(message, UnableMessage):
                 facts.append(SuccessorUnable(printable(message.reason, 1000)))
         return facts
+
+
+def _command() -> list[str]:
+    """The command that started this process. `python -m prefork` would look into the current folder before anything
+    else, and whoever may write to it would have us run a module of theirs (-P, PYTHONSAFEPATH)."""
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    unsafe = spec is not None and spec.name == "prefork.__main__" and not sys.flags.safe_path
+    return [sys.executable, *(["-P"] if unsafe else []), *sys.orig_argv[1:]]
 
 
 def _tell_why(channel: socket.socket, command: list[str]) -> Callable[[OSError], None]:

@@ -16,8 +16,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..config import TLS
+from ..core.trust import Weakness
 from ..errors import ConfigError
-from . import files
+from . import paths
 
 #: Mozilla's "intermediate" profile for TLS 1.2 (Server Side TLS 5.x): forward secrecy, authenticated encryption.
 INTERMEDIATE_CIPHERS = (
@@ -34,6 +35,8 @@ class Pair:
     key: str
     cert_bytes: bytes
     key_bytes: bytes
+    weaknesses: tuple[tuple[str, Weakness], ...] = ()
+    """Who could have changed them, by option."""
 
     def key_type(self) -> str:
         """RSA, EC or another kind, as far as the key file's PEM tells. A context keeps a certificate of each kind: one
@@ -63,7 +66,10 @@ _MOST_BYTES = 16 * 1024 * 1024
 def read_pair(pair: TLS) -> Pair:
     """Raises ConfigError, which names the file."""
     cert, key = os.fspath(pair.cert), os.fspath(pair.key)
-    return Pair(cert, key, _read("--tls-cert", cert), _read("--tls-key", key))
+    certs, keys = _read("--tls-cert", cert), _read("--tls-key", key)
+    weaknesses = [("--tls-cert", each) for each in certs.weaknesses]
+    weaknesses += [("--tls-key", each) for each in keys.weaknesses]
+    return Pair(cert, key, certs.data, keys.data, tuple(weaknesses))
 
 
 def build_context(certificates: Sequence[TLS]) -> ssl.SSLContext:
@@ -122,9 +128,9 @@ def _only(certificates: Sequence[TLS]) -> Pair:
     return read_pair(certificates[0])
 
 
-def _read(option: str, path: str) -> bytes:
+def _read(option: str, path: str) -> paths.Content:
     try:
-        return files.read(path, _MOST_BYTES)
+        return paths.read(path, _MOST_BYTES)
     except OSError as exc:
         raise ConfigError(f"{option} {path}: {(exc.strerror or str(exc)).lower()}") from exc
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ..errors import ConfigError
 from ..events import visible
-from .sockets import remove_stale_socket
+from .unix_sockets import remove_stale_socket
 
 #: The longest reply that is read, in bytes.
 REPLY_LIMIT = 16 * 1024 * 1024
@@ -51,12 +51,18 @@ def _require_ours(place: Path) -> None:
 
 
 def may_control(sock: socket.socket) -> bool:
-    """Whether the peer of a unix socket is root or this process's user (SO_PEERCRED, unix(7))."""
+    """Whether the peer of a unix socket is root or this process's user (SO_PEERCRED, unix(7)); also for the server that
+    a client has come to."""
+    uid = _peer_uid(sock)
+    return uid is None or uid in (0, os.geteuid())
+
+
+def _peer_uid(sock: socket.socket) -> int | None:
     if not hasattr(socket, "SO_PEERCRED"):
-        return True
+        return None
     size = struct.calcsize("3i")
-    _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
-    return uid in (0, os.geteuid())
+    uid: int = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[1]
+    return uid
 
 
 def find() -> str:
@@ -83,6 +89,9 @@ def ask(path: str, request: bytes, timeout: float) -> bytes:
         sock.settimeout(timeout)
         try:
             _connect(sock, path, time.monotonic() + timeout)
+            if not may_control(sock):
+                # A worker can put a socket of its own in the place of one in a folder of its user.
+                raise ConfigError(f"--control {visible(path)}: uid {_peer_uid(sock)} listens there, which is not root")
             sock.sendall(request)
             return _read_line(sock)
         except TimeoutError:

@@ -16,7 +16,8 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..events import visible
-from .listeners import File, Listener
+from .listeners import Listener
+from .unix_sockets import File
 
 VARIABLE = "PREFORK_HANDOVER"
 #: Of the list. A supervisor that does not know it refuses, and the one before it stays.
@@ -35,6 +36,8 @@ class Estate:
     """How many the settings asked for, and how many there are: somebody may have scaled."""
     logs: Mapping[int, str]
     """The names of log files, by descriptor."""
+    config: str | None = None
+    """The file that settings were read from, "" for none; None: a version that did not tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,7 @@ class Parcel:
                 "pidfile": None if held is None else [held[0], self._add(held[1])],
                 "workers": list(estate.workers),
                 "logs": dict(estate.logs),
+                "config": estate.config,
             }
             self.variable = str(self._write(json.dumps(content).encode()))
         except BaseException:
@@ -159,6 +163,7 @@ def _unpack(content: dict[str, Any]) -> Handover:
         pidfile=None if held is None else (str(held[0]), int(held[1])),
         workers=(int(wanted), int(actual)),
         logs={int(fd): str(path) for fd, path in content["logs"].items()},
+        config=None if content.get("config") is None else str(content["config"]),
     )
     return Handover(int(content["pid"]), int(content["channel"]), estate)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -21,50 +20,15 @@ from .sockets import (
     add_lane,
     bind_shared_port,
     bind_sockets,
-    bind_unix_socket,
     describe,
     listen_again,
-    socket_file,
-    unlink_unix_socket,
 )
 from .tenure import Tenure
+from .unix_sockets import File, bind_with_file
 
 #: The sockets of one endpoint: one that all workers share, or with SO_REUSEPORT one for each, between which the kernel
 #: chooses for each connection.
 Lanes = tuple[socket.socket, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class File:
-    """The file of a unix socket that we bound."""
-
-    path: str
-    """Absolute: the supervisor may be in another folder when it removes it."""
-    device: int
-    inode: int
-
-    @classmethod
-    def of(cls, path: str) -> File:
-        """The one at `path`."""
-        return cls(os.path.abspath(path), *socket_file(path))
-
-    def remove(self) -> None:
-        """Unless another one has taken its place."""
-        unlink_unix_socket(self.path, (self.device, self.inode))
-
-    def is_there(self) -> bool:
-        """Whether the path still is this file."""
-        with contextlib.suppress(OSError):
-            return socket_file(self.path) == (self.device, self.inode)
-        return False
-
-    def give_to(self, mode: int, gid: int | None) -> None:
-        """Let those in, unless another file has taken its place. Failing costs nothing that was there."""
-        if self.is_there():
-            with contextlib.suppress(OSError):
-                if gid is not None:
-                    os.chown(self.path, -1, gid)
-                os.chmod(self.path, mode)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,6 +42,8 @@ class Listener:
 
     def describe(self) -> list[str]:
         """Each endpoint in words: `127.0.0.1:9000 (tcp)`."""
+        if self.file is not None:
+            return [f"unix:{self.file.path} (unix)"]
         kinds = {socket.AF_UNIX: "unix"}
         return [f"{describe(lanes[0])} ({kinds.get(lanes[0].family, 'tcp')})" for lanes in self.endpoints]
 
@@ -244,13 +210,8 @@ class Listeners:
 
 
 def _unix(asked: str, path: str, mode: int, backlog: int) -> Listener:
-    sock = bind_unix_socket(path, mode, backlog)
-    try:
-        return Listener(asked, ((sock,),), File.of(path))
-    except OSError as exc:
-        # Somebody has removed it at once.
-        sock.close()
-        raise BindError(f"unix:{path}", exc.errno or 0) from exc
+    sock, file = bind_with_file(path, mode, backlog)
+    return Listener(asked, ((sock,),), file)
 
 
 def _refuse_while_running(address: Address) -> None:

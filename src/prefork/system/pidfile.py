@@ -6,7 +6,6 @@ The lock is what counts, not the content: a number that was left behind means no
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import re
@@ -15,17 +14,18 @@ import stat
 from ..errors import ConfigError
 from ..events import visible
 from .descriptors import Descriptor
+from .paths import Place, absolute, hold, same
 
 
 class PidFile:
     """Owns the file at `path`, by the lock on `fd`, which a successor may share (flock(2): it belongs to the open file
     description)."""
 
-    def __init__(self, path: str, fd: int, inherited: bool = False) -> None:
+    def __init__(self, path: str, descriptor: Descriptor, inherited: bool = False) -> None:
         self.inherited = inherited
         # Absolute: the supervisor may be in another folder when it removes it.
-        self.path = os.path.abspath(path)
-        self._descriptor = Descriptor(fd)
+        self.path = absolute(path)
+        self._descriptor = descriptor
 
     def fileno(self) -> int:
         """The descriptor that holds the lock."""
@@ -41,9 +41,9 @@ class PidFile:
 
     def remove(self) -> None:
         """Remove the file, if it still is the one that we have locked, and let the lock go."""
-        with contextlib.suppress(OSError):
-            if _is_at(self.fileno(), self.path):
-                os.unlink(self.path)
+        with contextlib.suppress(OSError), hold(self.path) as place:
+            if _is_at(self.fileno(), place):
+                place.unlink()
         self.close()
 
     def close(self) -> None:
@@ -52,48 +52,60 @@ class PidFile:
 
 
 def claim(path: str) -> PidFile:
-    """The file, made if it is missing, locked, with our number in it. Raises ConfigError if another process has it."""
-    while True:
-        file = _open(path)
-        try:
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
-            content = os.pread(file.fileno(), 32, 0).decode("ascii", "replace").strip()
-            file.close()
-            if exc.errno != errno.EWOULDBLOCK:
-                raise _refused(path, os.strerror(exc.errno or 0).lower()) from None
-            raise _refused(path, f"another supervisor has it{f' ({visible(content)})' if content else ''}") from None
-        # Whoever had it may have removed it between our opening and our locking: then it is nobody's any more.
-        if _is_at(file.fileno(), path):
-            _require_number(file, path)
-            file.write()
-            return file
-        file.close()
-
-
-def _open(path: str) -> PidFile:
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    """The file, made if it is missing, locked, with our number in it. Raises ConfigError if another process has it, and
+    has made no file then."""
     try:
-        file = PidFile(path, os.open(path, flags, 0o644))
+        with hold(path) as place:
+            while True:
+                file = _lock(place, path)
+                if file is not None:
+                    return file
     except OSError as exc:
         raise _refused(path, (exc.strerror or str(exc)).lower()) from None
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise _refused(path, "it is not a regular file")
+
+
+def _lock(place: Place, path: str) -> PidFile | None:
+    """Our pidfile; None where the process that had it has removed it meanwhile."""
+    made, file = _open(place, path)
+    with contextlib.ExitStack() as undo:
+        # What we have made is ours to remove, and nobody else's yet.
+        undo.callback(file.remove if made else file.close)
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise _refused(path, "it is not a regular file")
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            undo.pop_all()
+            content = os.pread(file.fileno(), 32, 0).decode("ascii", "replace").strip()
+            file.close()
+            raise _refused(path, f"another supervisor has it{f' ({visible(content)})' if content else ''}") from None
+        # Removed between our opening and our locking it is nobody's any more.
+        if not _is_at(file.fileno(), place):
+            return None
+        _require_number(file, path)
+        undo.pop_all()
+    file.write()
     return file
+
+
+def _open(place: Place, path: str) -> tuple[bool, PidFile]:
+    """Whether we have made it, and the file."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK
+    with contextlib.suppress(FileExistsError):
+        return True, PidFile(path, place.open(flags | os.O_EXCL, 0o644))
+    return False, PidFile(path, place.open(flags, 0o644))
 
 
 def _require_number(file: PidFile, path: str) -> None:
     """What is in it goes: not if it is somebody's text."""
     content = os.pread(file.fileno(), 64, 0)
     if not re.fullmatch(rb"\s*[0-9]{0,20}\s*", content):
-        file.close()
         raise _refused(path, "it holds something else than a number; remove it yourself if it is not needed")
 
 
-def _is_at(fd: int, path: str) -> bool:
+def _is_at(fd: int, place: Place) -> bool:
     try:
-        return os.path.samestat(os.fstat(fd), os.lstat(path))
+        return same(os.fstat(fd), place.look())
     except FileNotFoundError:
         return False
 

@@ -8,16 +8,11 @@ from __future__ import annotations
 import contextlib
 import enum
 import errno
-import fcntl
 import os
 import socket
-import stat
 import sys
-import time
-from collections.abc import Iterator
 from typing import Any
 
-from ..addresses import UNIX_PATH_LIMIT
 from ..errors import BindError
 
 #: How often a free port that is taken on the second address is given up for another.
@@ -177,81 +172,6 @@ def _bind_error(where: tuple[str | int | bytes, ...], exc: OSError) -> BindError
     return BindError(text, exc.errno or 0, _CURES.get(exc.errno or 0, ""))
 
 
-# --- unix sockets -----------------------------------------------------------------------------------------------------
-
-
-def bind_unix_socket(path: str | os.PathLike[str], mode: int = 0o600, backlog: int = 128) -> socket.socket:
-    """A listening, non-blocking, close-on-exec unix socket at `path`, whose file never is more open than `mode`.
-
-    A stale socket file, one that nobody listens on, is replaced. A live one is not, nor a file of another kind:
-    BindError. The caller owns the socket, and the file.
-    """
-    name = os.fspath(path)
-    if not name or "\0" in name:
-        raise BindError(f"unix:{name}".replace("\0", "@"), errno.EINVAL, "a path in the file system is needed")
-    if len(os.fsencode(name)) > UNIX_PATH_LIMIT:
-        raise BindError(f"unix:{name}", errno.ENAMETOOLONG, f"the limit is {UNIX_PATH_LIMIT} bytes")
-    with _alone_in(os.path.dirname(name) or "."):
-        _remove_stale(name)
-        sock = None
-        try:
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            _bind_with_mode(sock, name, mode)
-            sock.setblocking(False)
-            sock.listen(backlog)
-        except OSError as exc:
-            if sock is not None:
-                sock.close()
-            cure = "another process bound it just now" if exc.errno == errno.EADDRINUSE else ""
-            raise BindError(f"unix:{name}", exc.errno or 0, cure) from exc
-    return sock
-
-
-@contextlib.contextmanager
-def _alone_in(folder: str) -> Iterator[None]:
-    """Keep others of our kind out of `folder` for a moment: of two that find the same stale file, the second would
-    remove what the first has just bound. Somebody else's lock is waited for a second, and not obeyed for longer."""
-    try:
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        # The bind will say what is wrong with it; without read permission there is no lock.
-        yield
-        return
-    try:
-        deadline = time.monotonic() + 1.0
-        while time.monotonic() < deadline:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as exc:
-                if exc.errno != errno.EWOULDBLOCK:
-                    break
-                time.sleep(0.005)
-        yield
-    finally:
-        os.close(fd)
-
-
-def _bind_with_mode(sock: socket.socket, name: str, mode: int) -> None:
-    """On Linux the file gets the mode of the socket's own inode, less the umask. It is set before there is a file, so
-    there is no moment at which the file is too open, as there is with a chmod after bind."""
-    os.fchmod(sock.fileno(), mode)
-    sock.bind(name)
-    if stat.S_IMODE(os.lstat(name).st_mode) != mode:
-        # The umask took bits away; only ever opens the file as far as was asked for.
-        os.chmod(name, mode)
-
-
-def remove_stale_socket(path: str) -> bool:
-    """Remove the file of a unix socket that nobody listens on; whether somebody does. Anything else is left alone."""
-    with _alone_in(os.path.dirname(path) or "."):
-        try:
-            _remove_stale(path)
-        except BindError as exc:
-            return exc.errno == errno.EADDRINUSE
-    return False
-
-
 def listen_again(sock: socket.socket, address: Any, backlog: int) -> bool:
     """Mend a listening socket that somebody who shares it has shut down; whether that was so, and is so no more.
 
@@ -265,47 +185,6 @@ def listen_again(sock: socket.socket, address: Any, backlog: int) -> bool:
             sock.listen(backlog)
             return True
     return False
-
-
-def _remove_stale(name: str) -> None:
-    try:
-        found = os.lstat(name)
-    except FileNotFoundError:
-        return
-    except OSError as exc:
-        raise BindError(f"unix:{name}", exc.errno or 0) from exc
-    if not stat.S_ISSOCK(found.st_mode):
-        raise BindError(f"unix:{name}", errno.EEXIST, "it is not a socket; remove it yourself if it is not needed")
-    if _answers(name):
-        raise BindError(f"unix:{name}", errno.EADDRINUSE, "a process listens on it; stop that one first")
-    with contextlib.suppress(FileNotFoundError):
-        # Only the file that was looked at: another server may have replaced it meanwhile.
-        if os.path.samestat(os.lstat(name), found):
-            os.unlink(name)
-
-
-def _answers(name: str) -> bool:
-    """Whether somebody listens: only a refused connection says that nobody does."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(name)
-        except OSError as exc:
-            return exc.errno not in (errno.ECONNREFUSED, errno.ENOENT)
-    return True
-
-
-def socket_file(path: str) -> tuple[int, int]:
-    """(device, inode) of the file of a unix socket."""
-    found = os.lstat(path)
-    return found.st_dev, found.st_ino
-
-
-def unlink_unix_socket(path: str, inode: tuple[int, int]) -> None:
-    """Remove the file of a unix socket of ours, if `path` still is the file with (device, inode) `inode`."""
-    with contextlib.suppress(OSError):
-        if socket_file(path) == inode:
-            os.unlink(path)
 
 
 def describe(sock: socket.socket) -> str:

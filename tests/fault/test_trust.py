@@ -1,0 +1,446 @@
+"""A worker that was given a user tries to be root again, by every path that the supervisor touches.
+
+The service's folder belongs to that user (nobody, 65534), as a working directory often does.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from opened import run_opened
+from servers import command
+from support import need, need_root, wait_until
+
+NOBODY = 65534
+SERVICE = """
+import os
+async def handle(stream):
+    async for line in stream:
+        stream.write(b"%d %d\\n" % (os.getuid(), os.getgid()))
+"""
+#: What every script begins with: a server whose folder is nobody's, what its workers are, and nobody itself.
+PRELUDE = """
+import ctypes, os, re, signal, socket, subprocess, sys, time
+from pathlib import Path
+from prefork.testing import run_server
+from support import wait_until
+
+def who(server):
+    with socket.create_connection(("127.0.0.1", server.port), 10) as sock:
+        sock.sendall(b"x\\n")
+        return sock.makefile().readline().strip()
+
+def reload(server, outcome="reloaded: "):
+    seen = server.stderr().count(outcome)
+    server.signal(signal.SIGHUP)
+    wait_until(lambda: server.stderr().count(outcome) > seen, what=server.stderr())
+
+def nobody(code, *arguments, wait=True):
+    script = [sys.executable, "-c", code, *map(str, arguments)]
+    process = subprocess.Popen(script, user=65534, group=65534, extra_groups=[])
+    if wait:
+        assert process.wait(30) == 0
+    return process
+
+OPTIONS = ("--user", "nobody", "-w", "1")
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    need_root()
+    place = tmp_path / "app"
+    place.mkdir()
+    (place / "service.py").write_text(SERVICE)
+    os.chown(place, NOBODY, NOBODY)
+    for each in (place, *list(tmp_path.parents)[:3], tmp_path):
+        each.chmod(0o755)
+    return place
+
+
+def run(code: str, folder: Path) -> str:
+    return run_opened(PRELUDE + code, folder)
+
+
+# --- the configuration ------------------------------------------------------------------------------------------------
+
+
+def test_a_default_file_that_appears_later_is_not_adopted(folder: Path) -> None:
+    code = """
+with run_server("service:handle", *OPTIONS) as server:
+    before = who(server)
+    nobody('open("prefork.toml", "w").write("group = \\\\"shadow\\\\"\\\\nuser = \\\\"root\\\\"\\\\n")')
+    reload(server)
+    print(before == who(server), before)
+"""
+    assert run(code, folder) == "True 65534 65534\n"
+
+
+def test_nor_by_the_successor_of_an_upgrade(folder: Path) -> None:
+    code = """
+with run_server("service:handle", *OPTIONS) as server:
+    nobody('open("prefork.toml", "w").write("group = \\\\"shadow\\\\"\\\\nuser = \\\\"root\\\\"\\\\n")')
+    server.signal(signal.SIGUSR2)
+    wait_until(lambda: "upgraded: " in server.stderr(), what=server.stderr())
+    print(who(server))
+"""
+    assert run(code, folder) == "65534 65534\n"
+
+
+def test_a_default_file_that_was_there_is_mandatory(folder: Path) -> None:
+    path = folder / "prefork.toml"
+    path.write_text('bind = ["127.0.0.1:0"]\n')
+    with _serving(folder) as (process, log):
+        path.unlink()
+        process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "not reloading (SIGHUP): --config prefork.toml: no such file any more" in log.read_text())
+        assert process.poll() is None
+
+
+@contextmanager
+def _serving(folder: Path, *options: str, stderr: Path | None = None) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """A server that root runs for root: what it believes is nobody else's business."""
+    log = folder.parent / "log" if stderr is None else stderr
+    bind = () if "--bind" in options or (folder / "prefork.toml").exists() else ("--bind", "127.0.0.1:0")
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "prefork",
+                "serve",
+                "service:handle",
+                "-w",
+                "1",
+                "--control",
+                "off",
+                *bind,
+                *options,
+            ],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stderr=out,
+            start_new_session=True,
+        )
+    try:
+        wait_until(lambda: "ready: " in log.read_text(), what=log.read_text())
+        yield process, log
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+CHECK = ["check", "service:handle", "--user", "nobody"]
+
+
+@pytest.mark.parametrize("how", ["owner", "mode", "group", "folder", "link"])
+def test_a_file_that_others_can_change_is_refused_with_the_path_and_the_cure(folder: Path, how: str) -> None:
+    safe = folder.parent / "etc"
+    safe.mkdir()
+    config = (folder if how in ("folder", "link") else safe) / "my.toml"
+    weak = config
+    if how == "link":
+        (safe / "my.toml").write_text("workers = 1\n")
+        config.symlink_to(safe / "my.toml")
+        weak = folder
+    else:
+        config.write_text("workers = 1\n")
+    if how == "folder":
+        weak = folder
+    elif how == "owner":
+        os.chown(config, NOBODY, 0)
+    elif how == "mode":
+        config.chmod(0o646)
+    elif how == "group":
+        os.chown(config, 0, NOBODY)
+        config.chmod(0o664)
+    done = subprocess.run(
+        [sys.executable, "-m", "prefork", *CHECK, "--config", str(config)], cwd=folder, capture_output=True, text=True
+    )
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"prefork: --config: {weak}: ")
+    cure = {"mode": "chmod o-w", "group": "chmod g-w"}.get(how, "chown 0")
+    assert f"{cure} {weak}, or accept it by --insecure-paths" in line
+
+
+def test_each_path_has_a_line(folder: Path, certs: dict[str, str]) -> None:
+    for name in ("cert", "key"):
+        (folder.parent / name).write_bytes(Path(certs[name]).read_bytes())
+        os.chown(folder.parent / name, NOBODY, 0)
+    library = folder.parent / "library"
+    library.mkdir()
+    os.chown(library, NOBODY, 0)
+    files = ["--tls-cert", "../cert", "--tls-key", "../key"]
+    options = [*files, "--user", "nobody"]
+    done = _serve(folder, *options, env={**os.environ, "PYTHONPATH": str(library)})
+    assert done.returncode == 2
+    found = [line.split(": ")[1] for line in done.stderr.splitlines()]
+    assert found == ["--tls-cert", "--tls-key", "the code of prefork"]
+    assert str(library) in done.stderr
+
+
+def _serve(folder: Path, *options: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    arguments = ["serve", "service:handle", "--bind", "127.0.0.1:0", "--control", "off", *options]
+    return subprocess.run(
+        [sys.executable, "-m", "prefork", *arguments], cwd=folder, capture_output=True, text=True, timeout=30, env=env
+    )
+
+
+def test_a_file_cannot_vouch_for_itself(folder: Path) -> None:
+    (folder / "prefork.toml").write_text("insecure_paths = true\n")
+    done = _serve(folder, "--user", "nobody")
+    assert done.returncode == 2
+    assert "a file cannot vouch for itself" in done.stderr
+
+
+def test_it_can_be_meant(folder: Path) -> None:
+    (folder / "prefork.toml").write_text("workers = 1\n")
+    code = """
+with run_server("service:handle", *OPTIONS, "--insecure-paths") as server:
+    print(who(server))
+"""
+    assert run(code, folder) == "65534 65534\n"
+
+
+# --- code -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_module_in_the_current_folder_is_not_the_supervisors(folder: Path) -> None:
+    """The command imports difflib, and so does the successor of an upgrade."""
+    code = """
+with run_server("service:handle", *OPTIONS) as server:
+    said = 'import os; open("/dev/shm/pwned", "a").write(str(os.getuid()))'
+    nobody(f'open("difflib.py", "w").write({said!r})')
+    Path("/dev/shm/pwned").unlink(missing_ok=True)
+    server.signal(signal.SIGUSR2)
+    wait_until(lambda: "upgrad" in server.stderr() and re.search("upgraded|upgrade failed", server.stderr()))
+    print("upgraded: " in server.stderr(), Path("/dev/shm/pwned").exists())
+    print(who(server))
+"""
+    assert run(code, folder) == "True False\n65534 65534\n"
+
+
+def test_check_imports_the_service_as_the_user_that_runs_it(folder: Path) -> None:
+    (folder / "service.py").write_text("import os\nprint('as', os.getuid())\n" + SERVICE)
+    code = """
+done = subprocess.run([sys.executable, "-m", "prefork", "check", "service:handle", "--user", "nobody"],
+                      capture_output=True, text=True)
+print(done.returncode, done.stdout.strip(), done.stderr)
+open("service.py", "w").write("import os; os.nice(0)\\nraise RuntimeError(os.getuid())\\n")
+done = subprocess.run([sys.executable, "-m", "prefork", "check", "service:handle", "--user", "nobody"],
+                      capture_output=True, text=True)
+print(done.returncode, done.stderr)
+"""
+    lines = run(code, folder).splitlines()
+    assert lines[0].startswith("0 as 65534")
+    assert "ok: service:handle is a " in "\n".join(lines[:2])
+    assert "3 prefork: service service:handle: RuntimeError: 65534" in "\n".join(lines)
+
+
+# --- unix sockets -----------------------------------------------------------------------------------------------------
+
+EXCHANGE = """
+import ctypes, os, sys
+libc, folder = ctypes.CDLL(None), os.open(sys.argv[1], os.O_RDONLY)
+os.symlink(sys.argv[2], "trap", dir_fd=folder)
+while True:
+    libc.syscall(316 if os.uname().machine == "x86_64" else 276, folder, b"s", folder, b"trap", 2)
+"""
+
+
+@pytest.mark.deadline(90)
+def test_a_link_in_the_place_of_a_socket_opens_no_other_file(folder: Path) -> None:
+    victim = folder.parent / "victim"
+    victim.write_text("secret")
+    victim.chmod(0o600)
+    code = f"""
+EXCHANGE = {EXCHANGE!r}
+with run_server("service:handle", *OPTIONS, bind=["127.0.0.1:0", "unix:s,mode=666"]) as server:
+    attacker = nobody(EXCHANGE, os.getcwd(), {str(victim)!r}, wait=False)
+    try:
+        wait_until(lambda: os.path.lexists("trap"))
+        for _ in range(8):
+            reload(server)
+    finally:
+        attacker.kill()
+        attacker.wait()
+    print(oct(Path({str(victim)!r}).stat().st_mode & 0o777))
+"""
+    assert run(code, folder) == "0o600\n"
+
+
+def test_a_socket_of_root_that_is_put_there_while_we_bind_is_left_alone(folder: Path) -> None:
+    """Two sockets of root in a folder of somebody else's: one is not given the mode of the other."""
+    need("strace")
+    with socket.socket(socket.AF_UNIX) as other:
+        os.fchmod(other.fileno(), 0o600)
+        other.bind(str(folder / "private"))
+        other.listen()
+        trace = folder.parent / "trace"
+        strace = ["strace", "-qq", "-o", str(trace), "-e", "trace=bind", "-e", "inject=bind:delay_exit=700000"]
+        code = f"import os, prefork; os.umask(0o077); prefork.bind_unix_socket({str(folder / 's')!r}, 0o666)"
+        process = subprocess.Popen([*strace, sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+        wait_until((folder / "s").exists)
+        os.rename(folder / "private", folder / "s")
+        error = process.communicate(timeout=20)[1]
+        assert "another file was put in its place while it was bound" in error
+        assert stat.S_IMODE((folder / "s").stat().st_mode) == 0o600
+        # Nor is it removed.
+        assert command(folder, "status").returncode == 2
+
+
+def test_no_link_of_another_user_leads_to_a_folder(folder: Path) -> None:
+    target = folder.parent / "etc"
+    target.mkdir()
+    (folder / "run").symlink_to(target)
+    for option in (["--bind", "unix:run/s"], ["--pidfile", "run/pid"], ["--control", "run/control"]):
+        done = _serve(folder, *option)
+        assert done.returncode in (2, 4)
+        (line,) = [line for line in done.stderr.splitlines() if line.startswith("prefork: ")]
+        assert f"{folder}/run is a symbolic link that another user can change" in line
+    assert not list(target.iterdir())
+
+
+def test_a_folder_inside_one_of_another_user_is_held_while_it_is_bound_in(folder: Path) -> None:
+    """It may be exchanged meanwhile; and it goes on working, with its plain name in the log."""
+    (folder / "run").mkdir()
+    with _serving(folder, "--bind", "unix:run/s", "--bind", "127.0.0.1:0") as (process, log):
+        assert f"listening on unix:{folder}/run/s (unix)" in log.read_text()
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(str(folder / "run" / "s"))
+            sock.sendall(b"x\n")
+            assert sock.recv(100) == b"0 0\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    assert not (folder / "run" / "s").exists()
+
+
+def test_a_folder_that_was_exchanged_loses_nothing(folder: Path) -> None:
+    """At the end the name is removed where it was made, or not at all."""
+    (folder / "run").mkdir()
+    precious = folder.parent / "etc"
+    precious.mkdir()
+    with _serving(folder, "--bind", "unix:run/s", "--bind", "127.0.0.1:0") as (process, _):
+        (precious / "s").write_text("precious")
+        (folder / "run").rename(folder / "away")
+        (folder / "run").symlink_to(precious)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    assert (precious / "s").read_text() == "precious"
+
+
+# --- log files --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["symlink", "dangling", "hard link", "owner"])
+def test_what_stands_in_the_place_of_a_log_file_is_not_written_to(folder: Path, how: str) -> None:
+    log = folder / "log"
+    victim = folder.parent / "victim"
+    if how != "dangling":
+        victim.write_text("secret\n")
+    with _serving(folder, stderr=log) as (process, _):
+        log.rename(folder / "log.1")
+        if how == "hard link":
+            os.link(victim, log)
+        elif how == "owner":
+            log.touch()
+            os.chown(log, NOBODY, NOBODY)
+        else:
+            log.symlink_to(victim)
+        process.send_signal(signal.SIGUSR1)
+        wait_until(lambda: "cannot be opened again: " in (folder / "log.1").read_text())
+    if how == "dangling":
+        assert not victim.exists()
+    else:
+        assert victim.read_text() == "secret\n"
+
+
+def test_a_log_file_of_another_user_stays_that_users(folder: Path) -> None:
+    """A rotation that renames and does not make a new file: it is made as the one before was."""
+    log = folder / "log"
+    log.touch()
+    os.chown(log, NOBODY, NOBODY)
+    with _serving(folder, stderr=log) as (process, _):
+        for turn in range(2):
+            log.rename(folder / f"log.{turn}")
+            process.send_signal(signal.SIGUSR1)
+            wait_until(log.exists)
+            wait_until(lambda: log.stat().st_uid == NOBODY)
+
+
+# --- the control socket -----------------------------------------------------------------------------------------------
+
+
+def test_a_socket_of_another_user_is_not_asked(folder: Path) -> None:
+    """A worker that puts its own in the place of ours would have root believe that it has stopped."""
+    path = folder / "control"
+    code = f"""
+import os, socket
+os.setresuid({NOBODY}, {NOBODY}, {NOBODY})
+sock = socket.socket(socket.AF_UNIX)
+sock.bind({str(path)!r})
+sock.listen()
+print("listening", flush=True)
+connection, _ = sock.accept()
+print(connection.recv(100), flush=True)
+"""
+    fake = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert fake.stdout is not None
+    with fake.stdout as said:
+        assert said.readline() == "listening\n"
+        done = command(folder, "stop")
+        assert done.returncode == 2
+        assert f"uid {NOBODY} listens there, which is not root" in done.stderr
+        assert said.readline() == "b''\n"
+        fake.wait(10)
+
+
+# --- files that a failure leaves --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("call", ["listen", "flock"])
+def test_what_fails_after_a_file_was_made_removes_it(folder: Path, call: str) -> None:
+    need("strace")
+    trace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:error=ENOLCK"]
+    options = ["--bind", "unix:s", "--control", "off", *(["--pidfile", "pid"] if call == "flock" else [])]
+    done = subprocess.run(
+        [*trace, sys.executable, "-m", "prefork", "serve", "service:handle", *options],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode in (2, 4)
+    assert len(done.stderr.splitlines()) == 1
+    assert sorted(path.name for path in folder.iterdir()) == ["service.py"]
+
+
+def test_the_watch_is_quick_and_holds_no_descriptor(folder: Path) -> None:
+    """Threads that walk at once have folders of their own."""
+    from prefork.system import paths
+
+    before = len(os.listdir("/proc/self/fd"))
+
+    def walk() -> None:
+        for _ in range(50):
+            assert paths.weaknesses(folder / "service.py")
+            with paths.hold(folder / "service.py") as place:
+                assert place.look()
+
+    threads = [threading.Thread(target=walk) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(os.listdir("/proc/self/fd")) == before
