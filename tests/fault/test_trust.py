@@ -248,6 +248,34 @@ print(done.returncode, done.stderr)
     assert "3 prefork: service service:handle: RuntimeError: 65534" in "\n".join(lines)
 
 
+def test_code_that_has_become_weak_is_not_upgraded_to(folder: Path) -> None:
+    library = folder.parent / "library"
+    library.mkdir()
+    code = f"""
+with run_server("service:handle", *OPTIONS, env={{"PYTHONPATH": {str(library)!r}}}) as server:
+    os.chmod({str(library)!r}, 0o757)
+    server.signal(signal.SIGUSR2)
+    wait_until(lambda: "upgrade failed" in server.stderr(), what=server.stderr())
+    (line,) = [line for line in server.stderr().splitlines() if "upgrade failed" in line]
+    print({str(library)!r} + ": any user can write to it" in line, who(server))
+"""
+    assert run(code, folder) == "True 65534 65534\n"
+
+
+def test_a_key_that_has_become_weak_is_not_reloaded(folder: Path, certs: dict[str, str]) -> None:
+    key = folder.parent / "key"
+    key.write_bytes(Path(certs["key"]).read_bytes())
+    cert = folder.parent / "cert"
+    cert.write_bytes(Path(certs["cert"]).read_bytes())
+    code = f"""
+with run_server("service:handle", *OPTIONS, "--tls-cert", {str(cert)!r}, "--tls-key", {str(key)!r}) as server:
+    os.chown({str(key)!r}, 65534, 0)
+    reload(server, "not reloading (SIGHUP): --tls-key: ")
+    print("chown 0 " + {str(key)!r} in server.stderr())
+"""
+    assert run(code, folder) == "True\n"
+
+
 # --- unix sockets -----------------------------------------------------------------------------------------------------
 
 EXCHANGE = """
