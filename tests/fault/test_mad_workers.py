@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -9,8 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
-from servers import command, cpu_seconds, serving, status
-from support import wait_until
+from opened import run_opened
+from servers import command, cpu_seconds, gone, ready, serving, status
+from support import need_root, wait_until
 
 SERVICE = """
 import contextlib, fcntl, json, os, socket, threading
@@ -115,3 +117,248 @@ def _answers(address: str) -> bool:
         return tell(address, b"hello\n") == b"hello\n"
     except OSError:
         return False
+
+
+# --- the scoreboard ---------------------------------------------------------------------------------------------------
+
+#: What a worker does that has been taken over: words of the client say what.
+ATTACKER = """
+import ctypes, mmap, os, resource, struct, threading
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+LIBC.syscall.restype = ctypes.c_long
+LIBC.mremap.restype = ctypes.c_void_p
+PAGE, BAD = mmap.PAGESIZE, ctypes.c_void_p(-1).value
+
+def maps(kind):
+    for entry in open("/proc/self/maps"):
+        fields = entry.split()
+        if "prefork-scoreboard" in entry and fields[1].startswith(kind):
+            start, end = (int(part, 16) for part in fields[0].split("-"))
+            yield start, end
+
+def writes(address):
+    # It may have been moved to, or have grown over, what is behind the end of the file: that is no memory (SIGBUS).
+    pid = os.fork()
+    if pid == 0:
+        ctypes.memset(address, 0x7F, 64)
+        os._exit(0)
+    return os.waitpid(pid, 0)[1] == 0
+
+def reached(word):
+    (own_start, own_end), = maps("rw")
+    readable = list(maps("r--"))
+    if word == "mprotect":
+        return any(LIBC.mprotect(ctypes.c_void_p(start), end - start, 3) == 0 for start, end in readable)
+    if word == "remap_file_pages":
+        # 216 on x86-64, 234 elsewhere: a page of the own part, moved over what is another page of the file.
+        number = 216 if os.uname().machine == "x86_64" else 234
+        beyond = (own_end - own_start) // PAGE
+        for page in (beyond, beyond + 1, beyond + 100):
+            if LIBC.syscall(number, ctypes.c_void_p(own_start), PAGE, 0, ctypes.c_size_t(page), 0) == 0:
+                return writes(own_start)
+        return False
+    if word == "mremap":
+        new = LIBC.mremap(ctypes.c_void_p(own_start), ctypes.c_size_t(own_end - own_start),
+                          ctypes.c_size_t(4 * (own_end - own_start)), 1)
+        if new == BAD:
+            return False
+        return writes(new + own_end - own_start)
+    if word == "descriptors":
+        links = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if fd != "x"
+                 and os.path.lexists(f"/proc/self/fd/{fd}")]
+        return any("scoreboard" in link for link in links)
+    if word == "map_files":
+        for start, end in readable:
+            try:
+                fd = os.open(f"/proc/self/map_files/{start:x}-{end:x}", os.O_RDWR)
+            except OSError:
+                continue
+            return os.pwrite(fd, b"x", 0) > 0
+        return False
+    if word == "mem":
+        try:
+            fd = os.open("/proc/self/mem", os.O_RDWR)
+            return os.pwrite(fd, b"xxxxxxxx", readable[0][0]) > 0
+        except OSError:
+            return False
+    if word.startswith("writev"):
+        pid, address = map(int, word.split(":")[1:])
+        data = ctypes.create_string_buffer(b"x" * 8)
+        local = struct.pack("PN", ctypes.addressof(data), 8)
+        remote = struct.pack("PN", address, 8)
+        return LIBC.syscall(311 if os.uname().machine == "x86_64" else 271, pid, local, 1, remote, 1, 0) > 0
+
+def lie(field, value):
+    (start, end), = maps("rw")
+    ctypes.c_int64.from_address(start + 8 * field).value = value
+
+def room():
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        try:
+            if os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:[eventfd]":
+                yield fd
+        except OSError:
+            continue
+
+def flood(fd):
+    while True:
+        try:
+            os.eventfd_write(fd, 2**64 - 2)
+        except BlockingIOError:
+            pass
+
+async def handle(stream):
+    async for line in stream:
+        word, *numbers = line.decode().split()
+        answer = "done"
+        if word == "lie":
+            lie(*map(int, numbers))
+        elif word == "full":
+            for fd in room():
+                os.eventfd_write(fd, 2**64 - 2)
+        elif word == "flood":
+            for fd in room():
+                threading.Thread(target=flood, args=(fd,), daemon=True).start()
+        elif word == "pid":
+            answer = str(os.getpid())
+        else:
+            answer = str(reached(word))
+        stream.write(answer.encode() + b"\\n")
+"""
+
+
+@pytest.fixture
+def attacked(tmp_path: Path) -> Path:
+    (tmp_path / "service.py").write_text(ATTACKER)
+    for each in (tmp_path, *list(tmp_path.parents)[:3]):
+        each.chmod(0o755)
+    return tmp_path
+
+
+WAYS = ["mprotect", "remap_file_pages", "mremap", "descriptors"]
+
+
+@pytest.mark.parametrize("way", [*WAYS, "map_files", "mem"])
+def test_no_call_reaches_another_row_of_the_scoreboard(attacked: Path, way: str) -> None:
+    """The last two are the kernel's to refuse to a user without rights: root may do anything to itself."""
+    if way in WAYS:
+        with serving(attacked) as server:
+            assert tell(server.addresses[0], f"{way}\n".encode()) == b"False\n"
+            assert {worker["state"] for worker in status(attacked)["workers"]} == {"ready"}
+            assert server.stop() == 0
+        return
+    need_root()
+    assert run_opened(_AS_NOBODY.format(way=way), attacked) == "False\n"
+
+
+_AS_NOBODY = """
+import socket
+from prefork.testing import run_server
+def tell(server, line):
+    with socket.create_connection(("127.0.0.1", server.port), 10) as sock:
+        sock.sendall(line)
+        return sock.makefile().readline()
+with run_server("service:handle", "--user", "nobody", "-w", "1") as server:
+    print(tell(server, b"{way}\\n"), end="")
+"""
+
+
+def test_no_worker_with_a_user_of_its_own_writes_to_its_supervisor(attacked: Path) -> None:
+    need_root()
+    code = _AS_NOBODY.replace('print(tell(server, b"{way}\\n"), end="")', "")
+    code += """
+    with open(f"/proc/{server.pid}/maps") as maps:
+        address = next(int(line.split("-")[0], 16) for line in maps if "scoreboard" in line and "rw-s" in line)
+    print(tell(server, b"writev:%d:%d\\n" % (server.pid, address)), end="")
+"""
+    assert run_opened(code, attacked) == "False\n"
+
+
+OPEN, SHARE, WAITING = 1, 2, 5
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [(OPEN, 2**63 - 1), (OPEN, -(2**63)), (SHARE, 2**63 - 1), (SHARE, -(2**63)), (WAITING, 1), (0, 2**63 - 1)],
+)
+def test_a_number_that_cannot_be_costs_the_others_nothing(attacked: Path, field: int, value: int) -> None:
+    with serving(attacked, "--max-connections", "50", "--hang-timeout", "1", workers=3) as server:
+        address = server.addresses[0]
+        tell(address, f"lie {field} {value}\n".encode())
+        pids = {tell(address, b"pid\n") for _ in range(40)}
+        assert len(pids) >= 2
+        # Also those that come later are in step.
+        for pid in server.worker_pids()[:1]:
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: len(ready(attacked)) == 3)
+        assert all(tell(address, b"pid\n") for _ in range(20))
+        assert status(attacked)["state"] == "serving"
+
+
+def test_a_worker_that_claims_more_than_it_has_is_replaced(attacked: Path) -> None:
+    """What it claims the others may not accept: at the limit it is found out."""
+    with serving(attacked, "--max-connections", "50", "--drain-timeout", "0.2", workers=2) as server:
+        address = server.addresses[0]
+        tell(address, f"lie {OPEN} 100000\n".encode())
+        wait_until(lambda: "it claims 99999 connections" in server.stderr())
+        wait_until(lambda: {worker["generation"] for worker in ready(attacked)} == {0} and len(ready(attacked)) == 2)
+        wait_until(lambda: sum(worker["open"] for worker in status(attacked)["workers"]) < 50, 20)
+        assert tell(address, b"pid\n")
+
+
+@pytest.mark.parametrize("how", ["full", "flood"])
+def test_the_word_of_room_wakes_a_bounded_number_of_times(attacked: Path, how: str) -> None:
+    """At the limit all wait for it, and one that has gone mad writes without end."""
+    with serving(attacked, "--max-connections", "3", workers=3) as server, contextlib.ExitStack() as stack:
+        host, _, port = server.addresses[0].rpartition(":")
+        socks = [stack.enter_context(socket.create_connection((host, int(port)), 10)) for _ in range(3)]
+        pids = []
+        for sock in socks:
+            sock.sendall(b"pid\n")
+            pids.append(int(sock.recv(100)))
+        waiting = stack.enter_context(socket.create_connection((host, int(port)), 10))
+        wait_until(lambda: server.stderr().count("accepting on") == 3)
+        socks[0].sendall(how.encode() + b"\n")
+        assert socks[0].recv(100) == b"done\n"
+        others = [pid for pid in pids if pid != pids[0]]
+        before, begun = [cpu_seconds(pid) for pid in others], time.monotonic()
+        wait_until(lambda: time.monotonic() > begun + 2)
+        used = [cpu_seconds(pid) - earlier for pid, earlier in zip(others, before, strict=True)]
+        assert max(used, default=0) < 0.2, used
+        assert server.stderr().count("accepting on") == 3
+        # A place is used all the same.
+        socks.pop().close()
+        waiting.sendall(b"pid\n")
+        waiting.settimeout(10)
+        assert int(waiting.recv(100)) in server.worker_pids()
+
+
+# --- the lifeline -----------------------------------------------------------------------------------------------------
+
+WRITER = """
+import os
+async def handle(stream):
+    async for line in stream:
+        written = 0
+        for fd in os.listdir("/proc/self/fd"):
+            try:
+                if os.readlink(f"/proc/self/fd/{fd}").startswith("pipe:"):
+                    again = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK)
+                    written += os.write(again, b"x\\n")
+            except OSError:
+                continue
+        stream.write(b"%d\\n" % written)
+"""
+
+
+@pytest.mark.parametrize("pidfd", [True, False])
+def test_a_byte_in_a_pipe_ends_nobody(tmp_path: Path, pidfd: bool) -> None:
+    (tmp_path / "service.py").write_text(WRITER if pidfd else "import os\ndel os.pidfd_open\n" + WRITER)
+    with serving(tmp_path, workers=3) as server:
+        before = set(server.worker_pids())
+        assert tell(server.addresses[0], b"x\n") != b"0\n"
+        assert all(tell(server.addresses[0], b"x\n") for _ in range(10))
+        assert set(server.worker_pids()) == before
+        server.signal(signal.SIGKILL)
+        wait_until(lambda: all(map(gone, before)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
@@ -466,3 +467,33 @@ def test_an_address_that_is_refused_is_told_once_in_a_while_and_never_raw(folder
                     assert code in (0, errno.ECONNRESET)
         assert server.stop() == 0
         assert 1 <= server.stderr().count("refused 127.0.0.1:") < 60
+
+
+def test_the_limit_of_an_address_is_exact_among_thousands_of_others(folder: Path) -> None:
+    """With 3,000 addresses connected the counts of some had no place, and no limit, as long as there was one bucket for
+    each: a dozen is tried."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 8000:
+        pytest.skip("too few descriptors may be open here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (8000, hard))
+    try:
+        with (
+            run_server("service:handle", "-w", "1", "--max-connections-per-ip", "2", cwd=folder) as server,
+            contextlib.ExitStack() as stack,
+        ):
+
+            def connect(host: str) -> bytes:
+                sock = stack.enter_context(socket.socket())
+                sock.settimeout(20)
+                sock.bind((host, 0))
+                sock.connect(("127.0.0.1", server.port))
+                with contextlib.suppress(ConnectionResetError):
+                    return sock.recv(100)
+                return b""
+
+            crowd = [f"127.{number >> 8}.{number & 255}.1" for number in range(1, 3001)]
+            assert all(connect(host) for host in crowd)
+            for host in crowd[::250]:
+                assert [bool(connect(host)) for _ in range(3)] == [True, False, False], host
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

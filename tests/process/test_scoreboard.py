@@ -34,7 +34,7 @@ def test_a_worker_writes_its_own_row_and_reads_the_others() -> None:
         "    assert (row.number, board.row(2)[Field.HEARTBEAT], board.notices[Notice.SLOTS]) == (1, 5, 3)\n"
         "    row.reserve(2); row.accepted(5); row.accepted(6); row.reserve(-1); row[Field.HEARTBEAT] = 77\n"
         "print(child(do), mine[Field.ACCEPTED], mine[Field.OPEN], mine[Field.HEARTBEAT])\n"
-        "mine.clear()\n"
+        "mine = board.clear(1)\n"
         "print(mine[Field.ACCEPTED], mine[Field.OPEN], other[Field.HEARTBEAT])\n"
     )
     with running(code) as script:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from prefork.core.bucket import Bucket
-from prefork.core.counts import Counts
+from prefork.core.counts import Counts, buckets_for
 from prefork.core.fairness import SHARE_LAG, SHARE_SLACK, first, moment, next_share
 from prefork.core.peers import peer_key
 
@@ -119,21 +120,42 @@ def test_a_unix_socket_has_no_peer(address: object) -> None:
 # --- counts -----------------------------------------------------------------------------------------------------------
 
 
-@given(st.lists(st.tuples(st.integers(1, 40), st.booleans()), max_size=300))
+@given(st.lists(st.tuples(st.integers(1, 60), st.booleans()), max_size=300))
 def test_counts_are_right_or_refused(history: list[tuple[int, bool]]) -> None:
-    """A few keys in two buckets: those that have no room are refused, and nothing of the others changes."""
-    cells = [0] * Counts.words(2)
-    counts = Counts(cells, 0, 2)
+    """A few keys in two buckets, which each of them may use: those that have no room are refused, and nothing of the
+    others changes."""
+    counts = Counts([0] * Counts.words(2), 0, 2)
     model = Counter[int]()
     for key, more in history:
         if more:
             if counts.add(key, 1):
                 model[key] += 1
             else:
-                assert sum(1 for k, n in model.items() if n and k % 2 == key % 2) >= 8
+                assert sum(1 for n in model.values() if n) == 16
         elif model[key]:
             assert counts.add(key, -1)
             model[key] -= 1
-        assert all(counts.get(each) == model[each] for each in range(1, 41))
-    counts.clear()
-    assert not any(counts.get(each) for each in range(1, 41))
+        else:
+            assert not counts.add(key, -1)
+        assert all(counts.get(each) == model[each] for each in range(1, 61))
+
+
+@given(st.integers(), st.integers(1, 3000))
+def test_as_many_keys_as_a_table_is_made_for_have_room(seed: int, keys: int) -> None:
+    dice = Random(seed)
+    buckets = buckets_for(keys)
+    cells = [0] * Counts.words(buckets)
+    counts = Counts(cells, 0, buckets)
+    numbers = [dice.getrandbits(62) or 1 for _ in range(keys)]
+    for _ in range(2):
+        assert all(counts.add(each, 1) for each in numbers)
+        assert all(counts.add(each, -1) for each in numbers)
+        # Places are used again, and nothing is left.
+        assert not any(cells[1::2])
+
+
+def test_a_writer_of_nonsense_counts_for_nothing() -> None:
+    cells = [-(2**63), 2**63 - 1] * (Counts.words(2) // 2)
+    cells[1::2] = [-5] * (len(cells) // 2)
+    cells[::2] = [7] * (len(cells) // 2)
+    assert Counts(cells, 0, 2).get(7) == 0

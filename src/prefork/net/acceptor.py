@@ -134,7 +134,9 @@ class Acceptor:
     def _rest(self, seconds: float) -> None:
         if seconds == UNTIL_ROOM:
             self._state = State.PAUSED
-            if self._gate is not None:
+            if self._gate is not None and not self._reported:
+                # Once, until another connection has come: room that others take brings us here again and again.
+                self._reported = True
                 self._emit(AcceptPaused(describe(self._sock), self._gate.why))
             return
         self._state = State.NAPPING
@@ -180,6 +182,7 @@ class Acceptor:
                 if self._failed(exc):
                     return None
                 continue
+            self._reported = False
             self._hand_over(socket.socket(*self._kind, fileno=fd), address)
             # The callback may have closed us; what is still queued is somebody else's then.
             if not self._still(state):

@@ -58,6 +58,7 @@ class Gate(Protocol):
 #: Why a connection is refused, as events say it.
 AT_LIMIT = "as many connections are open as may be (--max-connections)"
 AT_PEERS_LIMIT = "its address has as many connections open as it may (--max-connections-per-ip)"
+UNCOUNTED = "its address cannot be counted, as the table of addresses is full (--max-connections-per-ip)"
 
 
 class WithHandshakes:

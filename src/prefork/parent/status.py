@@ -30,7 +30,7 @@ def _worker(worker: Worker, row: Row | None, age: float | None) -> dict[str, Any
         "pid": worker.pid,
         "generation": worker.generation,
         "state": worker.state.name.lower(),
-        "open": 0 if row is None else row[Field.OPEN],
+        "open": 0 if row is None else row.open,
         "accepted": 0 if row is None else row[Field.ACCEPTED],
         "refused": 0 if row is None else row[Field.REFUSED],
         "heartbeat_age": None if age is None else round(age, 3),

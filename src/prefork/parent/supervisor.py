@@ -370,6 +370,8 @@ class Supervisor:
                 self._workers.signal(command.worker, signal.SIGTERM)
             case ReadHeartbeats():
                 self._carry_out(self._workers.heartbeats())
+                for fact in self._workers.impostors():
+                    self._carry_out(fact)
             case Dump():
                 self._workers.signal(command.worker, DUMP_SIGNAL)
             case Kill():

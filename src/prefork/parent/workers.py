@@ -28,7 +28,7 @@ from ..core.facts import (
 )
 from ..core.messages import Decoder, DrainingMessage, ReadyMessage, SpentMessage, StackLine, UnableMessage
 from ..events import Emit, WorkerStacks, printable
-from ..system.descriptors import Descriptor
+from ..system.descriptors import Descriptor, count_descriptors, raise_limit
 from ..system.memory import OutOfMemory
 from ..system.orphans import Lifeline
 from ..system.processes import NO_ROOM, Child, Death, System
@@ -37,11 +37,13 @@ from ..system.scoreboard import Field, Notice, Row, Scoreboard
 #: Rows of the scoreboard, for each worker that is wanted at the start, and at least: its successors, and those that
 #: drain meanwhile; and more workers that may be wanted later. Untouched memory costs nothing.
 ROWS_PER_WORKER = 4
-LEAST_ROWS = 256
+LEAST_ROWS = 128
 #: The signal that makes a worker tell its stacks.
 DUMP_SIGNAL = signal.SIGUSR2
 #: Lines of stacks kept of one worker.
 STACK_LINES = 400
+#: Descriptors by which a claim of connections may exceed what is counted a moment later.
+CLAIM_SLACK = 64
 #: Who says so many bytes at once has gone mad: it is not heard again before so many seconds have passed.
 LOUD = 16 * 1024
 DEAF = 0.5
@@ -97,7 +99,7 @@ class Workers:
         self._emit = emit
         self._pid = os.getpid()
         self._lifeline = system.lifeline()
-        self._scoreboard = Scoreboard(max(LEAST_ROWS, ROWS_PER_WORKER * workers))
+        self._scoreboard = Scoreboard(max(LEAST_ROWS, ROWS_PER_WORKER * workers), peers=raise_limit())
         self._room = _make_room()
         self._published: tuple[list[int], list[int]] = ([], [])
         self._free_rows: list[int] = []
@@ -124,9 +126,27 @@ class Workers:
 
     def heartbeats(self) -> HeartbeatsRead:
         """How long ago each loop last turned."""
-        now = time.monotonic_ns()
         beats = {process.number: process.row[Field.HEARTBEAT] for process in self._processes.values()}
-        return HeartbeatsRead({number: (now - beat) / 1e9 for number, beat in beats.items() if beat})
+        now = time.monotonic_ns()
+        # One in the future was never written by a loop that turned.
+        ages = {each: now - beat if beat <= now else now for each, beat in beats.items() if beat}
+        return HeartbeatsRead({each: age / 1e9 for each, age in ages.items()})
+
+    def impostors(self) -> list[Fact]:
+        """Workers that claim more connections than they have descriptors, while the fleet is at its limit: what they
+        claim, the others may not accept."""
+        limit = self._scoreboard.notices[Notice.MAX_CONNECTIONS]
+        claims = [(process, process.row.open) for process in self._processes.values()]
+        if not limit or sum(claimed for _, claimed in claims) < limit:
+            return []
+        facts: list[Fact] = []
+        for process, claimed in claims:
+            held = count_descriptors(process.child.pid)
+            # Read after the claim, and some may have been closed in between: no honest worker is far off.
+            if held is not None and claimed > held + CLAIM_SLACK:
+                reason = f"it claims {claimed} connections, and has {held} descriptors"
+                facts.append(WorkerSpent(process.number, reason))
+        return facts
 
     def publish(self, field: Notice, value: int) -> None:
         """Tell all workers, by the scoreboard."""
@@ -150,8 +170,9 @@ class Workers:
 
     def _tell_of_room(self) -> None:
         if self._room is not None:
-            with contextlib.suppress(BlockingIOError):
-                os.eventfd_write(self._room.fileno(), max(1, len(self._processes)))
+            # Full, as somebody has written nonsense: whoever waits is woken all the same.
+            with contextlib.suppress(OSError):
+                os.eventfd_write(self._room.fileno(), 1)
 
     def pids(self) -> set[int]:
         """Of all that have not been reaped."""
@@ -296,9 +317,7 @@ class Workers:
 
     def _take_row(self) -> Row | None:
         if self._free_rows:
-            row = self._scoreboard.row(self._free_rows.pop())
-            row.clear()
-            return row
+            return self._scoreboard.clear(self._free_rows.pop())
         if self._used_rows < self._scoreboard.rows:
             self._used_rows += 1
             return self._scoreboard.row(self._used_rows)
@@ -306,7 +325,14 @@ class Workers:
 
 
 def _make_room() -> Descriptor | None:
-    """The descriptor by which a worker tells another one that waits that a connection has ended (eventfd(2))."""
+    """The descriptor by which a worker tells all that wait that a connection has ended (eventfd(2)). None where there
+    is none: they look at each heartbeat.
+
+    Not EFD_SEMAPHORE: a worker that writes 2^64-2 would have the others woken as often.
+    """
     if not hasattr(os, "eventfd"):
         return None
-    return Descriptor(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE))
+    try:
+        return Descriptor(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+    except OSError:
+        return None

@@ -22,6 +22,14 @@ def raise_limit() -> int:
     return soft
 
 
+def count_descriptors(pid: int) -> int | None:
+    """How many a process has open; None where that is not told."""
+    try:
+        return len(os.listdir(f"/proc/{pid}/fd"))
+    except OSError:
+        return None
+
+
 class Closeable(Protocol):
     """Whatever has a `close()` that may be called twice."""
 

@@ -5,6 +5,7 @@ What a child does about it is decided elsewhere. Nothing here forks, signals or 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import functools
@@ -47,6 +48,26 @@ def die_with_parent(parent_pid: int, sig: int) -> None:
         os._exit(ExitCode.OK)
 
 
+def open_parent(parent_pid: int) -> Descriptor | None:
+    """A descriptor that is readable once the parent of this process has ended (pidfd_open(2)), whatever anybody writes
+    anywhere; None where there is none. `parent_pid` as above; if it is gone already, this process ends here."""
+    if not hasattr(os, "pidfd_open"):
+        return None
+    try:
+        pidfd = Descriptor(os.pidfd_open(parent_pid))
+    except OSError:
+        # No pidfds, or the parent is in a pid namespace that we cannot see, or gone: the lifeline knows.
+        return None
+    found = os.getppid()
+    if found == parent_pid:
+        return pidfd
+    # The number is another process's.
+    pidfd.close()
+    if found != 0:
+        os._exit(ExitCode.OK)
+    return None
+
+
 class Lifeline:
     """A pipe that nobody writes to: its only writing end is the parent's, its end of file is the parent's death.
 
@@ -59,6 +80,10 @@ class Lifeline:
     def __init__(self) -> None:
         reader, writer = os.pipe()
         os.set_blocking(reader, False)
+        # It cannot be opened for writing (/proc/self/fd) by another user, nor by mistake: a byte in it is no end, but a
+        # child that is armed would die of it.
+        with contextlib.suppress(OSError):
+            os.fchmod(reader, 0o400)
         self._reader = Descriptor(reader)
         self.writer = Descriptor(writer)
 
@@ -67,9 +92,9 @@ class Lifeline:
         return self._reader.fileno()
 
     def broken(self) -> bool:
-        """Whether the parent is gone. Never blocks."""
+        """Whether the parent is gone. Never blocks. What somebody has written is thrown away: it says nothing."""
         try:
-            return os.read(self.fileno(), 1) == b""
+            return os.read(self.fileno(), 65536) == b""
         except BlockingIOError:
             return False
 

@@ -1,27 +1,24 @@
 """The scoreboard: numbers that all processes of one server see, in shared memory, without a call or a lock.
 
-A part for each worker and one for the supervisor; each part has one writer, so nothing is ever torn or lost, and who
-reads may be a moment behind. A worker can write its own part alone: one that has gone mad, or was taken over, cannot
-make its siblings look dead. No decisions live here, and no clock.
+A part for each worker and one for the supervisor; each part has one writer, so nothing is ever torn or lost, and a
+reader may be a moment behind. A worker can write its own part alone (`shared_memory.py`), and is not believed beyond
+what can be true: what a reader gets is within bounds. No decisions live here, and no clock.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import enum
-import fcntl
-import mmap
 import os
 from collections.abc import Iterable
 
-from ..core.counts import Cells, Counts
-from .descriptors import Descriptor
+from ..core.counts import Cells, Counts, buckets_for
+from .descriptors import MOST
+from .shared_memory import PAGE_WORDS, SharedMemory, whole_pages
 
-_WORD = 8
-_PAGE_WORDS = mmap.PAGESIZE // _WORD
-#: Peers of a worker, in buckets of eight: 8192 of them fit, if they are spread evenly.
-PEER_BUCKETS = 1024
+#: Peers that a worker counts at the most; of more it refuses connections, if it has to count them.
+MOST_PEERS = 2**16
+#: Larger than any count of connections that a worker can have been given, and far from the end of a word.
+MOST_SHARE = 2**48
 
 
 class Field(enum.IntEnum):
@@ -69,12 +66,13 @@ _LIST_AT = 16
 class Row:
     """One worker's numbers, `number` from 1; number 0 is the supervisor's."""
 
-    __slots__ = ("_cells", "number", "start")
+    __slots__ = ("_buckets", "_cells", "number", "start")
 
-    def __init__(self, number: int, cells: Cells, start: int) -> None:
+    def __init__(self, number: int, cells: Cells, start: int, buckets: int) -> None:
         self.number = number
         self.start = start
         self._cells = cells
+        self._buckets = buckets
 
     def __getitem__(self, field: Field | Notice) -> int:
         return self._cells[self.start + field]
@@ -82,6 +80,11 @@ class Row:
     def __setitem__(self, field: Field | Notice, value: int) -> None:
         # One aligned store of a word: a reader sees the old value or the new one.
         self._cells[self.start + field] = value
+
+    @property
+    def open(self) -> int:
+        """Connections that are open, as far as that can be true: 0 for more than a process can have."""
+        return _within(self._cells[self.start + _OPEN], MOST)
 
     def reserve(self, more: int) -> None:
         """Count a connection that is about to be accepted, or no more."""
@@ -98,54 +101,52 @@ class Row:
 
     def peers(self) -> Counts:
         """Its open connections, by peer."""
-        return Counts(self._cells, self.start + _PAGE_WORDS, PEER_BUCKETS)
-
-    def clear(self) -> None:
-        """All zero, for a new worker."""
-        for field in Field:
-            self[field] = 0
-        self.peers().clear()
+        return Counts(self._cells, self.start + PAGE_WORDS, self._buckets)
 
 
 class Scoreboard:
     """Parts for the supervisor and `rows` workers, shared with every process that is forked from here on.
 
-    The process that made it writes all of it. A child calls `enter` before anything of the service runs in it.
+    The process that made it writes all of it. A child calls `enter` before anything of the service runs in it. Each
+    worker can count so many `peers`. Raises OSError where there is no memory for it.
     """
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, rows: int, peers: int = 0) -> None:
         self.rows = rows
-        self._fleet_words = _round_up(_LIST_AT + rows)
-        self._row_words = _PAGE_WORDS + _round_up(Counts.words(PEER_BUCKETS))
-        self._size = (self._fleet_words + rows * self._row_words) * _WORD
-        self._file = _make_file(self._size)
-        self._cells: Cells
-        if self._file is None:
-            self._cells = memoryview(mmap.mmap(-1, self._size)).cast("q")
-        else:
-            self._address = _map(self._file.fileno(), self._size, 0, mmap.PROT_READ | mmap.PROT_WRITE)
-            self._cells = _cells(self._address, self._size)
+        self.secret = os.urandom(16)
+        """Part of the keys of peers: without it a peer could choose addresses that fall into one bucket."""
+        self._buckets = buckets_for(min(peers, MOST_PEERS))
+        words = PAGE_WORDS + whole_pages(Counts.words(self._buckets))
+        self._memory = SharedMemory([whole_pages(_LIST_AT + rows), *[words] * rows])
         self.notices = self.row(0)
 
     def row(self, number: int) -> Row:
         """The part with this number: 1 to `rows` for workers, 0 for the supervisor."""
         if not 0 <= number <= self.rows:
             raise IndexError(f"row {number} of {self.rows}")
-        return Row(number, self._cells, self._start(number))
+        return Row(number, self._memory.cells, self._memory.start(number), self._buckets)
 
-    def _start(self, number: int) -> int:
-        return self._fleet_words + (number - 1) * self._row_words if number else 0
+    def clear(self, number: int) -> Row:
+        """The same, all zero, for a new worker."""
+        self._memory.clear(number)
+        return self.row(number)
 
     def loads(self, rows: Iterable[Row]) -> dict[int, tuple[int, int]]:
         """OPEN and SHARE of each, by its number. Here, as it is most of what an accept costs with many workers."""
-        cells = self._cells
-        return {row.number: (cells[row.start + _OPEN], cells[row.start + _SHARE]) for row in rows}
+        cells = self._memory.cells
+        found = {}
+        for row in rows:
+            open, share = cells[row.start + _OPEN], cells[row.start + _SHARE]
+            if not (0 <= open <= MOST and 0 <= share <= MOST_SHARE):
+                open, share = row.open, 0
+            found[row.number] = (open, share)
+        return found
 
     def publish(self, accepting: Iterable[int], others: Iterable[int]) -> None:
         """Tell all workers the numbers of the rows of those that accept, and of those that only have connections."""
         lists = [list(accepting), list(others)]
         for position, number in enumerate([*lists[0], *lists[1]][: self.rows]):
-            self._cells[_LIST_AT + position] = number
+            self._memory.cells[_LIST_AT + position] = number
         self.notices[Notice.COUNT] = len(lists[0])
         self.notices[Notice.OTHERS] = len(lists[1])
         self.notices[Notice.VERSION] += 1
@@ -154,7 +155,7 @@ class Scoreboard:
         """The same, read: while it is being written, a moment's mixture of the old and the new."""
         count = min(max(0, self.notices[Notice.COUNT]), self.rows)
         total = min(count + max(0, self.notices[Notice.OTHERS]), self.rows)
-        numbers = [self._cells[_LIST_AT + position] for position in range(total)]
+        numbers = [self._memory.cells[_LIST_AT + position] for position in range(total)]
         return numbers[:count], numbers[count:]
 
     def enter(self, number: int) -> Row:
@@ -162,69 +163,14 @@ class Scoreboard:
 
         A row that was made before must not be touched afterwards: its memory is gone.
         """
-        if self._file is None:
-            return self.row(number)
-        fd = self._file.fileno()
-        size = self._row_words * _WORD
-        own = _map(fd, size, self._start(number) * _WORD, mmap.PROT_READ | mmap.PROT_WRITE)
-        with contextlib.closing(_open_for_reading(fd)) as read_only:
-            reading = _map(read_only.fileno(), self._size, 0, mmap.PROT_READ)
-        _libc().munmap(self._address, self._size)
-        self._file.close()
-        self._address = reading
-        self._cells = _cells(reading, self._size)
+        own = self._memory.enter(number)
         self.notices = self.row(0)
-        return Row(number, _cells(own, size), 0)
+        return Row(number, own, 0, self._buckets)
 
     def close(self) -> None:
         """Give the memory back, in the process that made it. Nothing of it must be touched afterwards."""
-        if self._file is not None:
-            self._file.close()
-            _libc().munmap(self._address, self._size)
+        self._memory.close()
 
 
-def _round_up(words: int) -> int:
-    return -(-words // _PAGE_WORDS) * _PAGE_WORDS
-
-
-def _make_file(size: int) -> Descriptor | None:
-    """The memory as a file that nobody can shrink: reading behind its end would kill every process that looks.
-
-    None where there is no memfd (Linux 3.17): there is no second mapping then, and workers can write everything.
-    """
-    if not hasattr(os, "memfd_create"):
-        return None
-    file = Descriptor(os.memfd_create("prefork-scoreboard", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
-    os.ftruncate(file.fileno(), size)
-    fcntl.fcntl(file.fileno(), fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-    return file
-
-
-def _open_for_reading(fd: int) -> Descriptor:
-    """What is mapped of a descriptor that can write can be made writable again (mprotect(2)), so it is opened anew.
-    Without /proc that cannot be: a mapping for reading keeps accidents out, and no more."""
-    try:
-        return Descriptor(os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC))
-    except OSError:
-        return Descriptor(os.dup(fd))
-
-
-def _libc() -> ctypes.CDLL:
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.mmap.restype = ctypes.c_void_p
-    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
-    libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-    return libc
-
-
-def _map(fd: int, size: int, offset: int, protection: int) -> int:
-    # Not the mmap module: its objects keep a duplicate of the descriptor, and with it the right to map all of it.
-    address: int | None = _libc().mmap(None, size, protection, mmap.MAP_SHARED, fd, offset)
-    if address is None or address == ctypes.c_void_p(-1).value:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    return address
-
-
-def _cells(address: int, size: int) -> Cells:
-    return (ctypes.c_int64 * (size // _WORD)).from_address(address)
+def _within(value: int, most: int) -> int:
+    return value if 0 <= value <= most else 0

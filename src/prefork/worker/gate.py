@@ -8,29 +8,31 @@ last place at once may both give it back, and try again; never do both keep it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import resource
-from collections import Counter
 from collections.abc import Callable
 
 from ..core import fairness
 from ..core.bucket import Bucket
 from ..core.counts import Counts
 from ..core.peers import peer_key
-from ..net.gate import AT_LIMIT, AT_PEERS_LIMIT, UNTIL_ROOM
+from ..net.gate import AT_LIMIT, AT_PEERS_LIMIT, UNCOUNTED, UNTIL_ROOM
 from ..system.scoreboard import Field, Notice, Row, Scoreboard
 
 #: Descriptors that a worker keeps free of connections: for log files, certificates, what a handler opens.
 RESERVE = 32
 #: Siblings that are looked at for one connection; of more, so many in turn.
 MOST_SIBLINGS = 32
+#: Seconds for which a wake-up in vain makes deaf, doubled with each that follows, up to the longer one.
+LEAST_DEAFNESS, MOST_DEAFNESS = 0.005, 0.1
 #: Seconds to step back when several have reserved the last place at once.
 CLASH = 0.0005
 
 
 class FleetGate:
-    """`row` is the worker's own on `scoreboard`; `room` is an eventfd (a semaphore) that all processes share: by it a
-    worker that waits for room is told that another one has made some; -1: there is none. `refuses`: at the limit of the
+    """`row` is the worker's own on `scoreboard`; `room` is an eventfd that all processes share: by it the workers that
+    wait for room are told that another one has made some; -1: there is none. `refuses`: at the limit of the
     fleet connections are taken and closed, not left to wait."""
 
     def __init__(
@@ -43,10 +45,13 @@ class FleetGate:
         self._loop = loop
         self._refuses = refuses
         self._peers = row.peers()
-        self._overflow: Counter[bytes] = Counter()
-        """Connections of peers for which our table has no room: they are not counted."""
+        self._secret = scoreboard.secret
         self._bucket = Bucket()
         self._resume: Callable[[], None] | None = None
+        self._woken_in_vain = 0
+        """How often we were told of room, and there was none, since the last connection."""
+        self._deaf: asyncio.TimerHandle | None = None
+        """Until then we do not listen for room."""
         self._version = -1
         self._siblings: list[Row] = []
         self._all: list[Row] = []
@@ -65,7 +70,9 @@ class FleetGate:
         self._capacity = 0
         self._least_share: int | None = None
         """Of our siblings, as of a moment ago; None: there is none."""
-        row[Field.SHARE] = max((share for _, share in self._loads().values()), default=0)
+        # In step with the others. Not the most that one claims: we would never be given a connection.
+        shares = sorted(share for _, share in self._loads().values())
+        row[Field.SHARE] = shares[len(shares) // 2] if shares else 0
 
     # --- before a connection ------------------------------------------------------------------------------------------
 
@@ -154,6 +161,7 @@ class FleetGate:
 
     def took(self, address: object) -> tuple[str, bytes | None]:
         self._steps_back = 0
+        self._woken_in_vain = 0
         self._row.accepted(fairness.next_share(self._row[Field.SHARE], self._least_share))
         refusal, peer = self._judge(address)
         if refusal:
@@ -170,10 +178,11 @@ class FleetGate:
         peer = peer_key(address) if limit else None
         if peer is None:
             return "", None
-        key = _key(peer)
+        key = self._key(peer)
         if not self._peers.add(key, 1):
-            self._overflow[peer] += 1
-            return "", peer
+            return UNCOUNTED, None
+        # Two of one peer that are taken by two workers at once: both are counted before either looks.
+        _fence()
         self._look_around()
         if self._peers.get(key) + sum(table.get(key) for table in self._tables) > limit:
             self._peers.add(key, -1)
@@ -183,11 +192,7 @@ class FleetGate:
     def ended(self, peer: bytes | None) -> None:
         self._row.reserve(-1)
         if peer is not None:
-            if self._overflow[peer] > 0:
-                self._overflow[peer] -= 1
-            else:
-                self._peers.add(_key(peer), -1)
-                del self._overflow[peer]
+            self._peers.add(self._key(peer), -1)
         if self._row[Field.WAITING]:
             # Our own server hears of this, too.
             self._stop_watching_room()
@@ -195,7 +200,9 @@ class FleetGate:
             _fence()
             self._look_around()
             if self._room >= 0 and any(row[Field.WAITING] for row in self._all):
-                os.eventfd_write(self._room, 1)
+                # Full, if somebody has written nonsense: it wakes all the same.
+                with contextlib.suppress(OSError):
+                    os.eventfd_write(self._room, 1)
 
     # --- room ---------------------------------------------------------------------------------------------------------
 
@@ -214,20 +221,34 @@ class FleetGate:
         self._resume = None
 
     def _watch_room(self) -> None:
-        if self._room >= 0:
-            self._loop.add_reader(self._room, self._told)
+        if self._room < 0:
+            return
+        if not self._woken_in_vain:
+            self._listen_for_room()
+            return
+        # Others may have been quicker; or one that has gone mad writes without end, and would keep us busy.
+        seconds = min(MOST_DEAFNESS, LEAST_DEAFNESS * 2 ** (self._woken_in_vain - 1))
+        self._deaf = self._loop.call_later(seconds, self._listen_for_room)
+
+    def _listen_for_room(self) -> None:
+        self._deaf = None
+        self._loop.add_reader(self._room, self._told)
 
     def _stop_watching_room(self) -> None:
-        if self._row[Field.WAITING]:
-            self._row[Field.WAITING] = 0
-            if self._room >= 0:
-                self._loop.remove_reader(self._room)
+        if not self._row[Field.WAITING]:
+            return
+        self._row[Field.WAITING] = 0
+        if self._deaf is not None:
+            self._deaf.cancel()
+            self._deaf = None
+        elif self._room >= 0:
+            self._loop.remove_reader(self._room)
 
     def _told(self) -> None:
-        try:
+        self._woken_in_vain = min(self._woken_in_vain + 1, 8)
+        # All that wait are told at once, and one of them has read it by now.
+        with contextlib.suppress(OSError):
             os.eventfd_read(self._room)
-        except BlockingIOError:
-            return
         self._room_made()
 
     def _room_made(self) -> None:
@@ -267,16 +288,14 @@ class FleetGate:
 
     def _total(self) -> int:
         self._look_around()
-        return self._row[Field.OPEN] + sum(max(0, row[Field.OPEN]) for row in self._all)
+        return self._row[Field.OPEN] + sum(row.open for row in self._all)
+
+    def _key(self, peer: bytes) -> int:
+        # Python's hash of bytes is keyed (SipHash), and the same in all workers, which are forked from one process.
+        return (hash(self._secret + peer) & (2**62 - 1)) or 1
 
 
 def _fence() -> None:
     """What we have written is seen by all processors before we read on. A processor may let a read overtake a write;
     the kernel's scheduler, which this call goes through, does not (smp_mb__after_spinlock)."""
     os.sched_yield()
-
-
-def _key(peer: bytes) -> int:
-    # Python's hash of bytes is keyed (SipHash), and the same in all workers, which are forked from one process: nobody
-    # outside can choose addresses that fall together.
-    return (hash(peer) & (2**62 - 1)) | 1

@@ -25,7 +25,7 @@ from ..net.connection import handler_failed
 from ..net.handlers import Handler, classify
 from ..net.server import TCPServer
 from ..system.credentials import Identity, become
-from ..system.orphans import Lifeline, die_with_parent
+from ..system.orphans import Lifeline, die_with_parent, open_parent
 from ..system.scoreboard import Notice, Row, Scoreboard
 from ..system.signals import disregard, unblock_signals
 from .ending import end_within, forget_the_parents_end, run_to_end
@@ -119,8 +119,7 @@ async def _serve(equipment: Equipment, handler: Handler) -> int:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
-    # Its end of file says that the supervisor is gone: nobody would replace us, and a successor wants the port.
-    loop.add_reader(equipment.lifeline.fileno(), os._exit, ExitCode.OK)
+    _end_with_supervisor(loop, equipment)
     limits = equipment.settings.limits
     gate = FleetGate(equipment.scoreboard, equipment.row, equipment.room, loop, limits.at_limit == "refuse")
     server = TCPServer(handler, tls=equipment.context, limits=limits, emit=equipment.emit, gate=gate)
@@ -151,6 +150,20 @@ async def _serve(equipment: Equipment, handler: Handler) -> int:
         # Reported already. The supervisor holds the socket and will see whether another worker fares better.
         return ExitCode.BIND
     return ExitCode.OK
+
+
+def _end_with_supervisor(loop: asyncio.AbstractEventLoop, equipment: Equipment) -> None:
+    """Nothing would replace us once it is gone, and a successor wants the port."""
+    supervisor = open_parent(equipment.parent)
+    if supervisor is not None:
+        loop.add_reader(supervisor, os._exit, ExitCode.OK)
+        return
+
+    def look() -> None:
+        if equipment.lifeline.broken():
+            os._exit(ExitCode.OK)
+
+    loop.add_reader(equipment.lifeline.fileno(), look)
 
 
 async def _start(handler: Handler, stop: asyncio.Event, target: object) -> bool:
