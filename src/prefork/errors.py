@@ -32,6 +32,21 @@ class PreforkError(Exception):
         return [str(self)]
 
 
+def reason_of(exc: OSError | MemoryError) -> str:
+    """Why a call of the system failed, in its own words: `no space left on device`."""
+    if isinstance(exc, MemoryError):
+        return "out of memory"
+    return (exc.strerror or str(exc) or type(exc).__name__).lower()
+
+
+def place_of(exc: BaseException) -> str:
+    """Where it was raised, for people who have the source: `make_folder, control.py, line 49`."""
+    import traceback
+
+    frames = traceback.extract_tb(exc.__traceback__)
+    return f"{frames[-1].name}, {os.path.basename(frames[-1].filename)}, line {frames[-1].lineno}" if frames else "?"
+
+
 class ConfigError(PreforkError):
     """Raised when an option or a file that it names cannot be used. The message names the option and its value."""
 

@@ -14,9 +14,23 @@ from typing import ClassVar
 FIELD_LIMIT = 256
 
 
+def text_of(value: object) -> str:
+    """`str(value)`, also where the value's own code raises: an exception of the service may be of any class."""
+    try:
+        return str(value)
+    except Exception:
+        return f"({type(value).__name__} has no text: its __str__ raises)"
+
+
+def describe_error(exc: BaseException) -> str:
+    """An exception in words: its class, and what it says."""
+    text = text_of(exc)
+    return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
+
+
 def printable(value: object, limit: int = FIELD_LIMIT) -> str:
     """`value` as printable ASCII of at most `limit` characters: nothing a peer sends reaches a terminal raw."""
-    text = str(value)[: limit + 1]
+    text = text_of(value)[: limit + 1]
     escaped = "".join(c if " " <= c <= "~" else c.encode("unicode_escape", "replace").decode() for c in text)
     return escaped if len(escaped) <= limit else escaped[: limit - 3] + "..."
 
@@ -24,7 +38,7 @@ def printable(value: object, limit: int = FIELD_LIMIT) -> str:
 def visible(value: object, limit: int = FIELD_LIMIT) -> str:
     """The same for what the person who runs the server wrote: letters of every script stay, and what could break a line
     or steer a terminal (controls, line separators, bidirectional overrides, lone surrogates) is escaped."""
-    text = str(value)[: limit + 1]
+    text = text_of(value)[: limit + 1]
     if not text.isprintable():
         text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return text if len(text) <= limit else text[: limit - 3] + "..."
@@ -540,6 +554,31 @@ class SupervisorFailed(Event):
 
     def __str__(self) -> str:
         return f"{self.what}: {self.error} (this is a bug in prefork: please report it)"
+
+
+@dataclass(frozen=True, slots=True)
+class SystemFailed(Event):
+    """A system call of the supervisor failed where nothing is known to follow from that; it is tried again."""
+
+    level: ClassVar[int] = logging.ERROR
+    rated: ClassVar[bool] = True
+    reason: str
+    where: str
+
+    def __str__(self) -> str:
+        return f"the supervisor goes on and tries again: {self.reason} (in {self.where})"
+
+
+@dataclass(frozen=True, slots=True)
+class PidfileUnwritten(Event):
+    """The pidfile could not be written; it is empty now, so that no wrong number stands in it."""
+
+    level: ClassVar[int] = logging.WARNING
+    path: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"--pidfile {self.path}: {self.reason}; it is locked, and empty"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import os
 import signal
 import sys
 import traceback
@@ -17,8 +18,8 @@ from typing import Any, NoReturn
 from ..addresses import parse_address
 from ..config import TLS, Limits, Settings
 from ..core.facts import Finish
-from ..core.messages import UnableMessage
-from ..errors import ExitCode, PreforkError
+from ..core.messages import UnableMessage, encode
+from ..errors import ExitCode, PreforkError, ServiceError, place_of, reason_of
 from ..events import Emit, Stopped, visible
 from ..observe.logs import configure
 from ..observe.manager import also_to_manager
@@ -88,16 +89,21 @@ def run(source: Source, target: object) -> ExitCode:
     one line. Afterwards SIGTERM, SIGINT and SIGQUIT are ignored: the process is at its end.
     """
     handed = handover.receive()
-    if handed is None:
-        return _run(source, target, None, None)
-    predecessor = Predecessor(handed.pid, handed.channel)
-    if handed.estate.config is not None:
-        source.keep_to(handed.estate.config)
+    predecessor = None
     try:
+        if handed is not None:
+            predecessor = Predecessor(handed.pid, handed.channel)
+            if handed.estate.config is not None:
+                source.keep_to(handed.estate.config)
         return _run(source, target, handed, predecessor)
     except PreforkError as exc:
-        predecessor.tell(UnableMessage(str(exc)))
-        raise
+        failure = exc
+    except (OSError, MemoryError) as exc:
+        # The supervisor survives these once a worker has been ready: it was the start that failed.
+        failure = ServiceError(f"the server cannot start: {reason_of(exc)} (in {place_of(exc)})")
+    if predecessor is not None:
+        predecessor.tell(UnableMessage(str(failure)))
+    raise failure from None
 
 
 def _run(
@@ -190,10 +196,19 @@ def _work(seat: Seat, kit: object, provision: Provision, target: object) -> NoRe
                 reopen_logs=functools.partial(provision.log_files.reopen, emit),
             )
         )
+    except (OSError, MemoryError) as exc:
+        code = ExitCode.SERVICE
+        _tell_why(seat, exc)
     except BaseException:
         traceback.print_exc()
     finally:
         ending.leave(code)
+
+
+def _tell_why(seat: Seat, exc: OSError | MemoryError) -> None:
+    """It cannot be a worker; whether another one can, the supervisor will see."""
+    with contextlib.suppress(OSError):
+        os.write(seat.status.fileno(), encode(UnableMessage(f"{reason_of(exc)} (in {place_of(exc)})")))
 
 
 def _failure(outcome: Finish) -> PreforkError:

@@ -19,7 +19,16 @@ from typing import TYPE_CHECKING
 from ..config import Limits, Settings
 from ..core.workers import Timing
 from ..errors import BindError, ConfigError
-from ..events import BacklogCapped, ControlUnavailable, Emit, FileLost, ListenerMended, Listening, visible
+from ..events import (
+    BacklogCapped,
+    ControlUnavailable,
+    Emit,
+    FileLost,
+    ListenerMended,
+    Listening,
+    PidfileUnwritten,
+    visible,
+)
 from ..observe.logs import configure
 from ..observe.reopen import LogFiles
 from ..parent.plans import Plan
@@ -111,7 +120,7 @@ class Provision:
 
     def renew(self) -> Plan:
         """The plan for a reload, of what the files say now. Raises PreforkError, and nothing has changed then."""
-        before = os.getcwd() if _exists(".") else ""
+        before = _physical_folder()
         self._go(self._home)
         try:
             settings = self._source.settings()
@@ -167,7 +176,7 @@ class Provision:
             timing=Timing(settings.drain_timeout, settings.boot_timeout, settings.hang_timeout),
             limits=_fleet_limits(settings.limits),
             listeners=tuple(_with_tls(text, context) for each in listeners for text in each.describe()),
-            equipment=Kit(settings, listeners, context, pair, identity, os.getcwd() if _exists(".") else ""),
+            equipment=Kit(settings, listeners, context, pair, identity, _physical_folder()),
         )
 
     def _look_up(self, settings: Settings) -> Identity | None:
@@ -203,8 +212,8 @@ class Provision:
         """After a hand-over, or when it is taken back, or was not to be."""
         self._tenure = self._listeners.tenure = tenure
         if tenure is Tenure.HOLDER:
-            if self._pidfile is not None:
-                self._pidfile.write()
+            if self._pidfile is not None and (reason := self._pidfile.write()):
+                self._emit(PidfileUnwritten(visible(self._pidfile.path), reason))
             for path in self._listeners.lost():
                 self._emit(FileLost(visible(path)))
 
@@ -316,12 +325,11 @@ def _kit(plan: Plan) -> Kit:
     return plan.equipment
 
 
-def _exists(path: str) -> bool:
-    """Also false for a current folder that somebody has removed."""
+def _physical_folder() -> str:
+    """The current folder, without links; "" if it is gone."""
     with contextlib.suppress(OSError):
-        os.getcwd()
-        return os.path.isdir(path)
-    return False
+        return os.getcwd()
+    return ""
 
 
 def _home() -> str:

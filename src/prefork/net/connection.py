@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..errors import ConnectionTimedOut, LineTooLong
-from ..events import ConnectionAborted, ConnectionLost, HandlerFailed, HandshakeFailed, printable
+from ..events import ConnectionAborted, ConnectionLost, HandlerFailed, HandshakeFailed, describe_error, printable
 from ..system.signals import heed_nothing
 from .channel import format_address
 from .handlers import Handler, Kind
@@ -128,14 +128,18 @@ def _report(exc: BaseException, stream: Stream, hub: Hub) -> None:
 
 def handler_failed(peer: str, exc: BaseException) -> HandlerFailed:
     """The event for an exception that a handler let out, with its traceback made harmless line by line."""
-    lines = "".join(traceback.format_exception(exc)).splitlines()
+    try:
+        lines = "".join(traceback.format_exception(exc)).splitlines()
+    except Exception:
+        # The service's own class of exception has a say in it.
+        lines = ["(its traceback cannot be told)"]
     if len(lines) > _TRACEBACK_LINES:
         lines[10 : len(lines) - _TRACEBACK_LINES + 10] = ["  ..."]
     return HandlerFailed(_peer(peer), _describe(exc), "\n".join(printable(line, 512) for line in lines))
 
 
 def _describe(exc: BaseException) -> str:
-    return printable(f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__)
+    return printable(describe_error(exc))
 
 
 def _peer(peer: str) -> str:

@@ -186,8 +186,12 @@ class _Parent:
                 poll.register(child, select.POLLIN)
             elif timeout is None or timeout > BLIND_INTERVAL:
                 timeout = BLIND_INTERVAL
-        # Rounded up, or the last millisecond would be spun away.
-        poll.poll(None if timeout is None else int(timeout * 1000) + 1)
+        try:
+            # Rounded up, or the last millisecond would be spun away.
+            poll.poll(None if timeout is None else int(timeout * 1000) + 1)
+        except OSError:
+            # No memory, or more descriptors than the limit is by now: the callers look at all of them, as none blocks.
+            self._system.rest(BLIND_INTERVAL)
 
     def _pass_on(self) -> None:
         for sig, from_terminal in self._signals.take():

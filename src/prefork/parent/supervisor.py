@@ -42,7 +42,7 @@ from ..core.fleet import STOP_GRACE
 from ..core.messages import ReadyMessage, StoppingMessage, UnableMessage
 from ..core.roster import Roster
 from ..core.workers import Phase, State
-from ..errors import ExitCode, PreforkError
+from ..errors import ExitCode, PreforkError, place_of, reason_of
 from ..events import (
     Emit,
     Event,
@@ -51,6 +51,7 @@ from ..events import (
     Reloading,
     ScaleIgnored,
     SupervisorFailed,
+    SystemFailed,
     TookOver,
     UpgradeFailed,
     visible,
@@ -78,6 +79,8 @@ _HEEDED = (
 )
 #: poll(2) takes its milliseconds as an int: a drain timeout of a month would not fit.
 LONGEST_WAIT = 3600.0
+#: Seconds until the next try where a system call of our own failed.
+REST = 0.1
 #: How much longer than a worker a new supervisor may take to start: it imports, binds and reads certificates.
 UPGRADE_GRACE = 15.0
 
@@ -152,12 +155,23 @@ class Supervisor:
         try:
             self._apply(Started())
             while self._outcome is None or self._upgrade.waits():
-                self._turn(self._wait())
+                try:
+                    self._turn(self._wait())
+                except (OSError, MemoryError) as exc:
+                    self._survive(exc)
         except InWorker as forked:
             return forked.seat
         if self._outcome.reason:
             self._fail(self._outcome.reason)
         return self._outcome
+
+    def _survive(self, exc: OSError | MemoryError) -> None:
+        """A call failed that should not. Before the first worker is ready that ends the start, with this reason; after
+        it, what serves goes on, and so do we: with a line, a rest, and another try."""
+        if self._roster.phase is Phase.BOOTING:
+            raise exc
+        self._emit(SystemFailed(visible(reason_of(exc)), place_of(exc)))
+        self._system.rest(REST)
 
     def plan_of(self, seat: Seat) -> Plan:
         """In a worker: what its generation is to be."""
@@ -185,8 +199,14 @@ class Supervisor:
         if self._workers.blind() or self._successor.blind():
             times.append(now + BLIND_INTERVAL)
         seconds = min(max(0.0, min(times) - now), LONGEST_WAIT) if times else None
-        # Rounded up, or the last millisecond would be spun away.
-        return {fd for fd, _ in poll.poll(None if seconds is None else int(seconds * 1000) + 1)}
+        try:
+            # Rounded up, or the last millisecond would be spun away.
+            return {fd for fd, _ in poll.poll(None if seconds is None else int(seconds * 1000) + 1)}
+        except OSError as exc:
+            # No memory, or more descriptors than the limit of open ones is by now (EINVAL): all are looked at, as none
+            # of them blocks.
+            self._survive(exc)
+            return {fd for part in self._parts() for fd in part.interests(now)}
 
     def _parts(self) -> Iterator[Workers | Successor | Predecessor | ControlSocket]:
         yield self._workers
@@ -281,6 +301,8 @@ class Supervisor:
             plan = self._provider.renew()
         except PreforkError as exc:
             return str(exc)
+        except (OSError, MemoryError) as exc:
+            return f"its settings cannot be used: {visible(reason_of(exc))}"
         except Exception as exc:
             # Whatever the files hold: it must not end what serves.
             self._emit(SupervisorFailed("reload", visible(repr(exc)), traceback.format_exc()))
@@ -386,9 +408,13 @@ class Supervisor:
     def _spawn(self, command: Spawn) -> Fact:
         try:
             self._provider.equip(self._plans.of(command.generation))
+            return self._workers.spawn(command)
         except PreforkError as exc:
             return SpawnFailed(command.worker, str(exc))
-        return self._workers.spawn(command)
+        except (OSError, MemoryError) as exc:
+            if self._roster.phase is Phase.BOOTING:
+                raise
+            return SpawnFailed(command.worker, reason_of(exc))
 
     def _apply_upgrade(self, fact: upgrade.Fact) -> None:
         for command in self._upgrade.apply(fact, self._system.monotonic()):

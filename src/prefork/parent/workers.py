@@ -27,6 +27,7 @@ from ..core.facts import (
     WorkerUnable,
 )
 from ..core.messages import Decoder, DrainingMessage, ReadyMessage, SpentMessage, StackLine, UnableMessage
+from ..errors import reason_of
 from ..events import Emit, WorkerStacks, printable
 from ..system.descriptors import Descriptor, count_descriptors, raise_limit
 from ..system.memory import OutOfMemory
@@ -277,7 +278,8 @@ class Workers:
             process.child.signal(number)
 
     def spawn(self, command: Spawn) -> Fact:
-        """Fork one: Spawned or SpawnFailed. In the child it raises InWorker."""
+        """Fork one: Spawned, or SpawnFailed where the system is short of something. In the child it raises InWorker.
+        Raises OSError for a failure of another kind; nothing has changed then."""
         row = self._take_row()
         if row is None:
             return SpawnFailed(command.worker, f"{self._scoreboard.rows} workers are there already")
@@ -289,11 +291,11 @@ class Workers:
                 os.set_blocking(reader.fileno(), False)
                 self._system.parent_only(reader)
                 child = self._system.fork()
-            except OSError as exc:
-                if exc.errno not in NO_ROOM:
-                    raise
+            except (OSError, MemoryError) as exc:
                 self._free_rows.append(row.number)
-                return SpawnFailed(command.worker, os.strerror(exc.errno).lower())
+                if isinstance(exc, OSError) and exc.errno not in NO_ROOM:
+                    raise
+                return SpawnFailed(command.worker, reason_of(exc))
             undo.pop_all()
         if child is None:
             self._processes.clear()

@@ -19,6 +19,7 @@ from ..config import TLS
 from ..core.trust import Weakness
 from ..errors import ConfigError
 from . import paths
+from .descriptors import anonymous_file
 
 #: Mozilla's "intermediate" profile for TLS 1.2 (Server Side TLS 5.x): forward secrecy, authenticated encryption.
 INTERMEDIATE_CIPHERS = (
@@ -138,14 +139,14 @@ def _read(option: str, path: str) -> paths.Content:
 @contextlib.contextmanager
 def _as_file(content: bytes) -> Iterator[str]:
     """A path that has this content: `ssl` loads from files alone. In memory where that can be."""
-    if hasattr(os, "memfd_create"):
-        with open(os.memfd_create("prefork-tls"), "wb", buffering=0) as file:
+    if os.path.isdir("/proc/self/fd"):
+        with anonymous_file("prefork-tls") as file:
             file.write(content)
             yield f"/proc/self/fd/{file.fileno()}"
     else:
-        with tempfile.NamedTemporaryFile(buffering=0) as file:
-            file.write(content)
-            yield file.name
+        with tempfile.NamedTemporaryFile(buffering=0) as named:
+            named.write(content)
+            yield named.name
 
 
 def _explain(cert: str, key: str, exc: ssl.SSLError) -> str:

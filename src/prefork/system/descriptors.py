@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-from typing import Protocol
+from typing import IO, Protocol
 
 #: As far as the limit is raised: some programs that a service starts look at every number up to it.
 MOST = 1_048_576
@@ -28,6 +28,18 @@ def count_descriptors(pid: int) -> int | None:
         return len(os.listdir(f"/proc/{pid}/fd"))
     except OSError:
         return None
+
+
+def anonymous_file(name: str) -> IO[bytes]:
+    """A file without a place in the file system, to write and read: in memory where that can be (memfd_create(2), which
+    some sandboxes refuse), else in the temporary directory. Raises OSError."""
+    if hasattr(os, "memfd_create"):
+        with contextlib.suppress(OSError):
+            return open(os.memfd_create(name), "r+b", buffering=0)
+    # Imported here: it is seldom needed.
+    import tempfile
+
+    return tempfile.TemporaryFile(buffering=0)
 
 
 class Closeable(Protocol):

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import os
 import socket
-import tempfile
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigError
 from ..events import visible
+from . import paths
+from .descriptors import anonymous_file
 from .listeners import Listener
 from .unix_sockets import File
 
@@ -93,11 +94,7 @@ class Parcel:
         }
 
     def _write(self, content: bytes) -> int:
-        with (
-            tempfile.TemporaryFile(buffering=0)
-            if not hasattr(os, "memfd_create")
-            else open(os.memfd_create("prefork-handover"), "r+b", buffering=0) as file
-        ):
+        with anonymous_file("prefork-handover") as file:
             file.write(content)
             file.seek(0)
             return self._add(file.fileno())
@@ -118,7 +115,8 @@ def secure(environment: MutableMapping[str, str] | None = None) -> None:
     if text:
         try:
             _arrived.append(_read(text))
-        except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as exc:
+        except Exception as exc:
+            # It may be anything: an import must not fail for what somebody has put into the environment.
             _arrived.append({"error": f"{VARIABLE} {visible(text)}: no hand-over of another prefork: {visible(exc)}"})
 
 
@@ -135,13 +133,20 @@ def receive() -> Handover | None:
         raise ConfigError(content["error"])
     try:
         return _unpack(content)
-    except (OSError, ValueError, TypeError, KeyError, OverflowError) as exc:
+    except Exception as exc:
         raise ConfigError(f"{VARIABLE}: no hand-over of another prefork: {visible(exc)}") from None
 
 
 def _read(text: str) -> dict[str, Any]:
-    with open(int(text), "rb") as file:
+    fd = int(text)
+    # Not a terminal or a pipe, which would be waited for; nor a descriptor that is not ours to close.
+    if fd <= 2:
+        raise ValueError("it is a standard descriptor")
+    paths.require_regular(os.fstat(fd))
+    with open(fd, "rb") as file:
         content: dict[str, Any] = json.loads(file.read(_MOST_BYTES))
+    if not isinstance(content, dict):
+        raise ValueError("it is no list of what is passed on")
     if content["format"] != FORMAT:
         raise ValueError(f"its format is {content['format']}, and this version knows {FORMAT}")
     descriptors = [

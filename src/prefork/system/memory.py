@@ -43,7 +43,7 @@ class OutOfMemory:
     def __init__(self, root: Path = Path("/")) -> None:
         self._files = [folder / "memory.events" for folder in cgroups.unified(root)][:1]
         self._files += [folder / "memory.oom_control" for folder in cgroups.legacy("memory", root)]
-        self._files = [path for path in self._files if path.exists()][:1]
+        self._files = [path for path in self._files if cgroups.read(path)][:1]
         self._seen = self._read()
         self._left = 0
         self._until = 0.0

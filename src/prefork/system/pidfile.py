@@ -11,7 +11,7 @@ import os
 import re
 import stat
 
-from ..errors import ConfigError
+from ..errors import ConfigError, reason_of
 from ..events import visible
 from .descriptors import Descriptor
 from .paths import Place, absolute, hold, same
@@ -31,13 +31,19 @@ class PidFile:
         """The descriptor that holds the lock."""
         return self._descriptor.fileno()
 
-    def write(self) -> None:
-        """Put this process's number in. A full disk costs the number, not the service."""
+    def write(self) -> str:
+        """Put this process's number in. Why it could not be, "" if it could: a full disk costs the number, not the
+        service, and the number of another process does not stay in its place."""
         line = f"{os.getpid()}\n".encode()
-        with contextlib.suppress(OSError):
+        try:
             # In this order there is no moment at which the first line is not a number.
             os.pwrite(self.fileno(), line, 0)
             os.ftruncate(self.fileno(), len(line))
+        except OSError as exc:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self.fileno(), 0)
+            return reason_of(exc)
+        return ""
 
     def remove(self) -> None:
         """Remove the file, if it still is the one that we have locked, and let the lock go."""
@@ -61,7 +67,7 @@ def claim(path: str) -> PidFile:
                 if file is not None:
                     return file
     except OSError as exc:
-        raise _refused(path, (exc.strerror or str(exc)).lower()) from None
+        raise _refused(path, reason_of(exc)) from None
 
 
 def _lock(place: Place, path: str) -> PidFile | None:

@@ -184,6 +184,10 @@ class System:
         """Seconds on the monotonic clock."""
         return time.monotonic()
 
+    def rest(self, seconds: float) -> None:
+        """Do nothing: a failure is not to be met by spinning."""
+        time.sleep(seconds)
+
     def exit(self, code: int) -> NoReturn:
         """End this process now, as a forked child must: no atexit handler or finalizer of the parent's runs twice."""
         _flush_standard_streams()

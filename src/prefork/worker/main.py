@@ -13,13 +13,14 @@ import random
 import signal
 import socket
 import ssl
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..config import Settings
 from ..core.lifetime import Lifetime
 from ..core.messages import DrainingMessage, Message, ReadyMessage, SpentMessage, UnableMessage, encode
-from ..errors import ExitCode, ListenerFailed, PreforkError, ServiceError
+from ..errors import ExitCode, ListenerFailed, PreforkError, ServiceError, place_of, reason_of
 from ..events import Drained, Emit, WorkerFailed
 from ..net.connection import handler_failed
 from ..net.handlers import Handler, classify
@@ -100,6 +101,12 @@ def run(equipment: Equipment) -> int:
     except SystemExit as exc:
         # Called by the service outside of any handler: it wants this process to end.
         return exc.code if isinstance(exc.code, int) else int(exc.code is not None)
+    except (OSError, MemoryError) as exc:
+        # The service's own have become a ServiceError, or a handler's failure. A loop that was half made would complain
+        # of itself in a traceback when it goes.
+        sys.unraisablehook = lambda _: None
+        _tell(equipment, UnableMessage(f"{reason_of(exc)} (in {place_of(exc)})"))
+        return ExitCode.SERVICE
     except BaseException as exc:
         _report("worker failed", exc, equipment.emit)
         return ExitCode.BUG

@@ -16,7 +16,7 @@ import traceback
 from types import ModuleType, TracebackType
 
 from ..errors import ServiceError
-from ..events import visible
+from ..events import text_of, visible
 
 #: The longest reason that is passed on, in characters.
 _REASON_LIMIT = 500
@@ -100,7 +100,7 @@ def _load_file(target: str, place: str) -> ModuleType:
 
 def explain(exc: BaseException) -> str:
     """What the service's own code raised, and where, in one line."""
-    text = str(exc).strip().splitlines()
+    text = text_of(exc).strip().splitlines()
     what = visible(f"{type(exc).__name__}: {text[0]}" if text else type(exc).__name__, _REASON_LIMIT)
     if isinstance(exc, SyntaxError):
         # Its own text may name file and line, too.

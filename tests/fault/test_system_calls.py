@@ -1,0 +1,196 @@
+"""System calls that fail: before a worker is ready the start ends in one line; after it, what serves goes on.
+
+`make inject` tries every call and every error; here is one of each kind.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from servers import ECHO, command, echo, ready, serving, upgrade
+from support import need, run_script, wait_until
+
+from prefork.testing import run_server
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "service.py").write_text(ECHO)
+    return tmp_path
+
+
+def injecting(call: str, fault: str, *more: str) -> tuple[str, ...]:
+    need("strace")
+    return ("strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:{fault}", *more)
+
+
+def serve(folder: Path, *prefix: str) -> subprocess.CompletedProcess[str]:
+    options = ["--bind", "127.0.0.1:0", "--bind", "unix:s", "--pidfile", "pid", "--control", "control"]
+    return subprocess.run(
+        [*prefix, sys.executable, "-m", "prefork", "serve", "service:handle", "-w", "2", *options],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "error"), [("pipe2", "EMFILE"), ("pipe2", "ENFILE"), ("signalfd4", "EINVAL"), ("socketpair", "ENOMEM")]
+)
+def test_at_the_start_it_is_one_line(folder: Path, call: str, error: str) -> None:
+    """Or it can be done without, and then it serves: stopped after two seconds, here."""
+    done = serve(folder, *injecting(call, f"error={error}"), "timeout", "--preserve-status", "2")
+    lines = [line for line in done.stderr.splitlines() if line.startswith("prefork: ")]
+    assert (done.returncode, len(lines)) in ((3, 1), (0, 0)), done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(path.name for path in folder.iterdir()) == ["service.py"]
+
+
+@pytest.mark.parametrize("call", ["memfd_create", "eventfd2"])
+def test_what_a_sandbox_refuses_is_done_without(folder: Path, certs: dict[str, str], call: str) -> None:
+    tls = ["--tls-cert", certs["cert"], "--tls-key", certs["key"]] if call == "memfd_create" else []
+    with serving(folder, "--max-connections", "100", *tls, prefix=injecting(call, "error=ENOSYS")) as server:
+        if not tls:
+            assert echo(("127.0.0.1", server.port)) == b"hello\n"
+        assert len(ready(folder)) == 2
+        upgrade(folder)
+        assert command(folder, "stop").returncode == 0
+        assert server.wait() == 0
+
+
+@pytest.mark.parametrize("error", ["ENOMEM", "EINVAL"])
+def test_a_poll_that_fails_ends_nothing(folder: Path, error: str) -> None:
+    with serving(folder) as server:
+        strace = subprocess.Popen([*injecting("poll", f"error={error}:when=1..3"), "-p", str(server.pid)])
+        try:
+            wait_until(lambda: "TracerPid:\t0\n" not in Path(f"/proc/{server.pid}/status").read_text())
+            for pid in server.worker_pids():
+                os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: "the supervisor goes on and tries again: " in server.stderr())
+            wait_until(lambda: echo(("127.0.0.1", server.port)) == b"hello\n")
+        finally:
+            strace.terminate()
+            strace.wait()
+        wait_until(lambda: len(ready(folder)) == 2)
+        assert server.stop() == 0
+        assert "Traceback" not in server.stderr()
+
+
+def test_fewer_descriptors_than_are_polled_end_nothing(folder: Path) -> None:
+    need("prlimit")
+    with serving(folder) as server:
+        subprocess.run(["prlimit", "--pid", str(server.pid), "--nofile=6:"], check=True)
+        os.kill(server.worker_pids()[0], signal.SIGKILL)
+        wait_until(lambda: "died: signal 9" in server.stderr())
+        assert echo(("127.0.0.1", server.port)) == b"hello\n"
+        subprocess.run(["prlimit", "--pid", str(server.pid), "--nofile=1024:"], check=True)
+        wait_until(lambda: len(ready(folder)) == 2)
+        assert server.stop() == 0
+        assert "Traceback" not in server.stderr()
+
+
+def test_groups_that_may_not_be_looked_at(folder: Path) -> None:
+    code = """
+from prefork.system.memory import OutOfMemory
+from pathlib import Path
+class Denied(type(Path())):
+    def exists(self, **_):
+        raise PermissionError(13, "Permission denied")
+    def read_text(self, *_):
+        if "memory" in str(self):
+            raise PermissionError(13, "Permission denied")
+        return super().read_text(*_)
+print(OutOfMemory(Denied("/")).claim(1.0))
+"""
+    assert run_script(code).stdout == "False\n"
+
+
+def test_the_current_folder_is_gone_at_a_reload(folder: Path) -> None:
+    with serving(folder) as server:
+        trace = injecting("getcwd", "error=ENOENT", "-p", str(server.pid))
+        strace = subprocess.Popen(trace)
+        try:
+            wait_until(lambda: "TracerPid:\t0\n" not in Path(f"/proc/{server.pid}/status").read_text())
+            server.signal(signal.SIGHUP)
+            wait_until(lambda: "the current folder is gone" in server.stderr() or "reloaded: " in server.stderr())
+        finally:
+            strace.terminate()
+            strace.wait()
+        assert echo(("127.0.0.1", server.port)) == b"hello\n"
+        assert "Traceback" not in server.stderr()
+        assert "bug" not in server.stderr()
+
+
+def test_no_pidfile_of_a_dead_process_after_a_full_disk(folder: Path) -> None:
+    prefix = injecting("pwrite64", "error=ENOSPC:when=1")
+    with serving(folder, "--pidfile", str(folder / "pid"), prefix=prefix) as server:
+        pid = upgrade(folder)
+        assert (folder / "pid").read_text() in (f"{pid}\n", "")
+        assert "--pidfile " in server.stderr()
+        assert command(folder, "stop").returncode == 0
+        assert server.wait() == 0
+        assert not (folder / "pid").exists()
+
+
+# --- what the environment brings --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", ["0", "2", "-1", "99999", "x", "9" * 30, "pipe", "folder", "json"])
+def test_a_hand_over_that_is_none(folder: Path, value: str) -> None:
+    fds: list[int] = []
+    if value == "pipe":
+        fds += os.pipe()
+    elif value == "folder":
+        fds.append(os.open(folder, os.O_RDONLY))
+    elif value == "json":
+        (folder / "json").write_text('{"format": 1, "channel": "x", "listeners": {"a": 1}, "pidfile": 7}')
+        fds.append(os.open(folder / "json", os.O_RDONLY))
+    text = str(fds[0]) if fds else value
+    try:
+        for words in (["status"], ["check", "service:handle"], ["serve", "service:handle"])[0 if value == "0" else 2 :]:
+            done = subprocess.run(
+                [sys.executable, "-m", "prefork", *words],
+                env={**os.environ, "PREFORK_HANDOVER": text, "XDG_RUNTIME_DIR": str(folder)},
+                cwd=folder,
+                capture_output=True,
+                text=True,
+                timeout=20,
+                pass_fds=fds,
+                stdin=subprocess.PIPE,
+            )
+            assert done.returncode == (2 if words[0] in ("serve", "status") else 0), done.stderr
+            assert len(done.stderr.splitlines()) <= 1
+            assert "Traceback" not in done.stderr
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+# --- what the service raises ------------------------------------------------------------------------------------------
+
+SILENT = """
+class Silent(Exception):
+    def __str__(self):
+        raise ValueError("no text")
+    __repr__ = __str__
+"""
+
+
+def test_an_exception_without_a_text(folder: Path) -> None:
+    (folder / "service.py").write_text(SILENT + "async def handle(stream):\n    raise Silent\n")
+    with run_server("service:handle", "-w", "1", cwd=folder) as server:
+        assert echo(("127.0.0.1", server.port)) == b""
+        wait_until(lambda: "handler failed for" in server.stderr())
+        assert "Silent: (Silent has no text: its __str__ raises)" in server.stderr()
+        assert server.stop() == 0
+    (folder / "service.py").write_text(SILENT + "raise Silent\n")
+    done = command(folder, "check", "service:handle", env={"A": "B"})
+    assert done.returncode == 3
+    assert done.stderr.startswith("prefork: service service:handle: Silent: (Silent has no text")
+    assert len(done.stderr.splitlines()) == 1
