@@ -110,6 +110,7 @@ def test_the_table_of_options_has_the_defaults_of_the_code() -> None:
         "backlog": str(settings.backlog),
         "reuse-port": None,
         "insecure-paths": None,
+        "leave-daemons": None,
         "tls-cert": None,
         "tls-key": None,
         "max-connections": None,
@@ -151,7 +152,12 @@ def test_the_table_of_options_has_the_defaults_of_the_code() -> None:
 
 def test_the_table_of_options_is_the_commands_own() -> None:
     helped = run_script("from prefork.cli.main import main\nmain()", "serve", "--help", env={"COLUMNS": "200"}).stdout
-    offered = set(re.findall(r"--([a-z][a-z-]+)", helped)) - {"help", "no-reuse-port", "no-insecure-paths"}
+    offered = set(re.findall(r"--([a-z][a-z-]+)", helped)) - {
+        "help",
+        "no-reuse-port",
+        "no-insecure-paths",
+        "no-leave-daemons",
+    }
     assert offered == set(re.findall(r"--([a-z-]+)", "".join(re.findall(r"^\| (`-.*?) \|", README, re.M))))
 
 

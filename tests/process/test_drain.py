@@ -68,7 +68,7 @@ def test_after_a_stop_new_connections_are_refused_while_open_ones_end(folder: Pa
             assert file.readline()
             server.signal(signal.SIGTERM)
             wait_until(lambda: connect_code(server) == errno.ECONNREFUSED, what="a refusal, not a queue without end")
-            assert not path.exists()
+            wait_until(lambda: not path.exists())
             sock.sendall(b"two\n")
             assert file.readline()
             assert server._process.poll() is None

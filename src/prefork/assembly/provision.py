@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     import ssl
 
 #: Settings that hold from the start to the end: a reload with another value is refused.
-_FIXED = ("reuse_port", "pidfile", "control", "user", "group", "insecure_paths")
+_FIXED = ("reuse_port", "pidfile", "control", "user", "group", "insecure_paths", "leave_daemons")
 _CONTROL_BACKLOG = 16
 
 
@@ -89,6 +89,11 @@ class Provision:
         self._pidfile: pidfile.PidFile | None = None
         self._announcer = _Announcer(settings.ready_fd if estate is None else None)
         self.log_files = LogFiles(None if estate is None else estate.logs)
+
+    @property
+    def leave_daemons(self) -> bool:
+        """Whether what has left the workers' groups may outlive us."""
+        return self._settings.leave_daemons
 
     def close(self) -> None:
         """Close everything, and remove the files that are ours. May be called again."""
@@ -158,6 +163,10 @@ class Provision:
         if self._old_pidfile is not None and self._tenure is Tenure.HOLDER:
             self._old_pidfile.remove()
             self._old_pidfile = None
+
+    def end_listening(self) -> None:
+        """Close all sockets but the control socket, and have the kernel refuse what comes to them."""
+        self._listeners.close(but=self._control)
 
     def _make_plan(self, settings: Settings) -> Plan:
         identity = self._look_up(settings)

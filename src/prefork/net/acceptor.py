@@ -135,7 +135,7 @@ class Acceptor:
         if seconds == UNTIL_ROOM:
             self._state = State.PAUSED
             if self._gate is not None and not self._reported:
-                # Once, until another connection has come: room that others take brings us here again and again.
+                # Once per shortage: room that others take brings us here again and again.
                 self._reported = True
                 self._emit(AcceptPaused(describe(self._sock), self._gate.why))
             return
@@ -179,10 +179,10 @@ class Acceptor:
             except OSError as exc:
                 if gate is not None:
                     gate.nothing()
-                if self._failed(exc):
+                # At the end a sibling may have shut the socket down, as there was nothing left to take.
+                if (must and judge(exc.errno) is Verdict.LISTENER) or self._failed(exc):
                     return None
                 continue
-            self._reported = False
             self._hand_over(socket.socket(*self._kind, fileno=fd), address)
             # The callback may have closed us; what is still queued is somebody else's then.
             if not self._still(state):

@@ -18,7 +18,7 @@ from ..core.bucket import Bucket
 from ..core.counts import Counts
 from ..core.peers import peer_key
 from ..net.gate import AT_LIMIT, AT_PEERS_LIMIT, UNCOUNTED, UNTIL_ROOM
-from ..system.scoreboard import Field, Notice, Row, Scoreboard
+from ..system.scoreboard import Field, Notice, Row, Scoreboard, fence
 
 #: Descriptors that a worker keeps free of connections: for log files, certificates, what a handler opens.
 RESERVE = 32
@@ -137,13 +137,13 @@ class FleetGate:
         total = self._total()
         if total > limit - len(self._all) - 1:
             # Near the limit what we have reserved must be seen by all before we look at theirs.
-            _fence()
+            fence()
             total = self._total()
         if total <= limit:
             return None
         self._row.reserve(-1)
         self._row[Field.WAITING] = 1
-        _fence()
+        fence()
         if self._total() < limit:
             # Room was made before anybody could see that we wait for it; or several have reserved the last place.
             self._row[Field.WAITING] = 0
@@ -182,7 +182,7 @@ class FleetGate:
         if not self._peers.add(key, 1):
             return UNCOUNTED, None
         # Two of one peer that are taken by two workers at once: both are counted before either looks.
-        _fence()
+        fence()
         self._look_around()
         if self._peers.get(key) + sum(table.get(key) for table in self._tables) > limit:
             self._peers.add(key, -1)
@@ -197,7 +197,7 @@ class FleetGate:
             # Our own server hears of this, too.
             self._stop_watching_room()
         elif self._scoreboard.notices[Notice.MAX_CONNECTIONS]:
-            _fence()
+            fence()
             self._look_around()
             if self._room >= 0 and any(row[Field.WAITING] for row in self._all):
                 # Full, if somebody has written nonsense: it wakes all the same.
@@ -293,9 +293,3 @@ class FleetGate:
     def _key(self, peer: bytes) -> int:
         # Python's hash of bytes is keyed (SipHash), and the same in all workers, which are forked from one process.
         return (hash(self._secret + peer) & (2**62 - 1)) or 1
-
-
-def _fence() -> None:
-    """What we have written is seen by all processors before we read on. A processor may let a read overtake a write;
-    the kernel's scheduler, which this call goes through, does not (smp_mb__after_spinlock)."""
-    os.sched_yield()
