@@ -34,17 +34,18 @@ def guard_children(private: Iterable[Closeable]) -> None:
     """
     worker = os.getpid()
     things = tuple(private)
-    main_thread = True
+    dies = False
 
     def before() -> None:
-        nonlocal main_thread
-        main_thread = threading.get_ident() == threading.main_thread().ident
+        nonlocal dies
+        # Not asked of getppid() in the child: the worker may be gone by then.
+        dies = os.getpid() == worker and threading.get_ident() == threading.main_thread().ident
 
     def in_child() -> None:
         for thing in things:
             with contextlib.suppress(OSError):
                 thing.close()
-        if main_thread and os.getppid() == worker:
+        if dies:
             die_with_parent(worker, signal.SIGKILL)
 
     os.register_at_fork(before=before, after_in_child=in_child)
