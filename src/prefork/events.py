@@ -212,6 +212,17 @@ class Listening(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class GroupsReduced(Event):
+    """A TLS context offers P-256 alone, because its list of groups cannot be set."""
+
+    level: ClassVar[int] = logging.DEBUG
+    reason: str
+
+    def __str__(self) -> str:
+        return f"TLS offers the group P-256 alone: the list of groups cannot be set: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
 class BacklogCapped(Event):
     """The kernel takes a shorter queue than was asked for."""
 

@@ -156,7 +156,7 @@ class Provision:
         if pair is not None:
             # The same context as before, where there is one: the keys of session tickets live in it, and every worker
             # of every generation inherits them. Not for a key of another kind, which would stand beside the old one.
-            context = self._contexts.setdefault(pair.key_type(), contexts.make_context())
+            context = self._context_for(pair)
         workers = settings.workers or cpu_count()
         listeners = self._listeners.arrange(settings.bind, settings.backlog, workers if settings.reuse_port else None)
         return Plan(
@@ -166,6 +166,12 @@ class Provision:
             listeners=tuple(_with_tls(text, context) for each in listeners for text in each.describe()),
             equipment=Kit(settings, listeners, context, pair, identity, os.getcwd() if _exists(".") else ""),
         )
+
+    def _context_for(self, pair: contexts.Pair) -> ssl.SSLContext:
+        kind = pair.key_type()
+        if kind not in self._contexts:
+            self._contexts[kind] = contexts.make_context(self._emit)
+        return self._contexts[kind]
 
     def _look_up(self, settings: Settings) -> Identity | None:
         """Once for each user and group: where they are kept on another machine, looking them up takes its time."""

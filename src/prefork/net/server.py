@@ -65,11 +65,11 @@ class TCPServer:
         gate: Gate | None = None,
     ) -> None:
         self._handler: Handler = classify(handler)
-        self._context = build_context((tls,)) if isinstance(tls, TLS) else tls
-        if self._context is not None:
-            prepare_context(self._context)
         self._limits = Limits() if limits is None else limits
         self._emit = log if emit is None else emit
+        self._context = build_context((tls,), self._emit) if isinstance(tls, TLS) else tls
+        if self._context is not None:
+            prepare_context(self._context)
         self._gate: Gate = Alone(self._limits) if gate is None else gate
         self._state = State.SERVING
         self._hub: Hub | None = None
