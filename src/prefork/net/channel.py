@@ -34,6 +34,9 @@ TURNS = 32
 
 #: What is corked while nothing is; shared by all, and never changed. A list of its own would be 56 bytes of each.
 NOTHING: list[bytes] = []
+#: A call of ours never waits, whatever has become of the socket's O_NONBLOCK: a child that has the socket as its standard
+#: input may clear it for all, and a number that was closed may be another file's.
+DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0)
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -275,7 +278,7 @@ class Channel:
     def _receive(self, size: int = RECEIVE) -> bytes | None:
         """One read of the socket: b"" at its end, None if there is nothing now."""
         try:
-            data = self._sock.recv(size)
+            data = self._sock.recv(size, DONTWAIT)
         except (BlockingIOError, InterruptedError):
             self._readable = self._hangup = False
             return None
@@ -367,7 +370,7 @@ class Channel:
         if self._backlog is None:
             # Nearly always the kernel takes it all: `_transmit` without its calls, for a tenth of a small echo's time.
             try:
-                sent = self._sock.send(data)
+                sent = self._sock.send(data, DONTWAIT)
             except (BlockingIOError, InterruptedError):
                 sent = 0
             except OSError as exc:
@@ -423,7 +426,7 @@ class Channel:
     def _send(self, data: bytes | memoryview) -> int:
         """How many bytes the kernel took; an error ends the output."""
         try:
-            return self._sock.send(data)
+            return self._sock.send(data, DONTWAIT)
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError as exc:

@@ -20,7 +20,7 @@ from ..events import ConnectionRefused, Emit, log, printable
 from ..system.contexts import build_context
 from ..system.sockets import bind_sockets
 from .acceptor import Acceptor
-from .channel import format_address
+from .channel import DONTWAIT, format_address
 from .connection import Connection, ProtocolConnection, StreamConnection, handler_failed
 from .gate import Alone, Gate, WithHandshakes
 from .handlers import Handler, Kind, classify
@@ -165,7 +165,7 @@ class TCPServer:
         if self._limits.refusal and self._context is None:
             # What does not fit into the buffer of a fresh socket is not worth waiting for.
             with contextlib.suppress(OSError):
-                sock.send(self._limits.refusal)
+                sock.send(self._limits.refusal, DONTWAIT)
         sock.close()
 
     def _ended(self, connection: Connection) -> None:
