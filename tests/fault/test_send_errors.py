@@ -1,5 +1,4 @@
-"""`send` fails. A shortage of memory passes, and no byte is lost. After any other error no clean end follows, by which the
-peer would believe that it has everything."""
+"""`send` fails: a shortage that passes loses no byte; any other error ends in a reset, never in a clean end."""
 
 from __future__ import annotations
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import errno
+import os
 import socket
 import ssl
 from collections.abc import Iterable
@@ -15,7 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from ..config import TLS, Limits
-from ..errors import ListenerFailed
+from ..errors import ListenerFailed, NoRoom
 from ..events import ConnectionRefused, Emit, log, printable
 from ..system.contexts import build_context
 from ..system.sockets import bind_sockets
@@ -112,7 +114,6 @@ class TCPServer:
             self._gate.on_room(self._resume)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             _set_tcp_options(sock, self._limits)
-        self._sockets.append(sock)
         self._acceptors[sock] = Acceptor(
             sock,
             self._accepted,
@@ -121,6 +122,7 @@ class TCPServer:
             on_broken=self._listener_broken,
             gate=self._gate,
         )
+        self._sockets.append(sock)
 
     def remove_socket(self, sock: socket.socket) -> None:
         """Accept from `sock` no more. What waits in its queue stays there; what was accepted goes on. Raises KeyError
@@ -154,6 +156,9 @@ class TCPServer:
         except Exception as exc:
             sock.close()
             self._gate.ended(peer)
+            if isinstance(exc, OSError | MemoryError):
+                # It cannot be registered with the kernel: the next one could not be, either.
+                raise _no_room(exc) from exc
             self._emit(handler_failed(format_address(address), exc))
             return
         self._connections[connection] = peer
@@ -261,6 +266,12 @@ class TCPServer:
             await self.drain(30.0 if kind is None else 0)
         finally:
             await self._handler.stop()
+
+
+def _no_room(exc: OSError | MemoryError) -> NoRoom:
+    code = exc.errno if isinstance(exc, OSError) and exc.errno else errno.ENOMEM
+    cure = " for an epoll watch (raise fs.epoll.max_user_watches)" if code == errno.ENOSPC else ""
+    return NoRoom(code, f"{os.strerror(code)}{cure}")
 
 
 #: Probes that go unanswered until a peer is given up, and the seconds between them.
