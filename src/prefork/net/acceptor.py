@@ -100,8 +100,8 @@ class Acceptor:
             self._nap = None
 
     def accept_waiting(self, most: int) -> None:
-        """Accept now what waits in the queue, up to `most` connections, whatever the gate says: the last thing before
-        `close` where nobody else will."""
+        """Accept now what waits in the queue, up to `most` connections: the last thing before `close` where nobody else
+        will. What is beyond a limit is refused, and does not wait."""
         self._accept(most, must=True)
 
     # --- readiness ----------------------------------------------------------------------------------------------------

@@ -198,7 +198,8 @@ class TCPServer:
             raise ListenerFailed(*self._failure.args) from self._failure
 
     def accept_waiting(self, most: int) -> None:
-        """Accept now what waits in the queue of each listening socket, up to `most` connections each."""
+        """Accept now what waits in the queue of each listening socket, up to `most` connections each; refuse those that
+        are beyond a limit. The last thing before `stop`."""
         for acceptor in list(self._acceptors.values()):
             acceptor.accept_waiting(most)
 
