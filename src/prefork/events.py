@@ -235,6 +235,16 @@ class BacklogCapped(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class NoDeadline(Event):
+    """A peer may do nothing for ever: at the start, and when a reload has changed it."""
+
+    phases: str
+
+    def __str__(self) -> str:
+        return f"no deadline for: {self.phases}"
+
+
+@dataclass(frozen=True, slots=True)
 class Ready(Event):
     """Every worker accepts."""
 

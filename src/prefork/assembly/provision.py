@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from ..config import Limits, Settings
 from ..core.workers import Timing
 from ..errors import BindError, ConfigError
-from ..events import BacklogCapped, ControlUnavailable, Emit, FileLost, ListenerMended, Listening, visible
+from ..events import BacklogCapped, ControlUnavailable, Emit, FileLost, ListenerMended, Listening, NoDeadline, visible
 from ..observe.logs import configure
 from ..observe.reopen import LogFiles
 from ..parent.plans import Plan
@@ -37,6 +37,8 @@ from ..system.tenure import Tenure
 if TYPE_CHECKING:
     import ssl
 
+#: The deadlines that are off by default, in words.
+_DEADLINES = {"first_byte_timeout": "first byte", "idle_timeout": "silence", "max_age": "age"}
 #: Settings that hold from the start to the end: a reload with another value is refused.
 _FIXED = ("reuse_port", "pidfile", "control")
 _CONTROL_BACKLOG = 16
@@ -71,6 +73,7 @@ class Provision:
         self._loaded: contexts.Pair | None = None
         self._identity: tuple[tuple[str, str], Identity | None] = (("", ""), None)
         self._told_of_backlog = 0
+        self._told_of_deadlines = ""
         self._tenure = Tenure.HOLDER if estate is None else Tenure.DEPUTY
         self._estate = estate
         self._listeners = Listeners(() if estate is None else estate.listeners)
@@ -99,13 +102,14 @@ class Provision:
         with block_signals():
             self._take_pidfile()
             plan = self._make_plan(self._settings)
-            self.adopt(plan)
+            self._follow(plan)
         if self._estate is not None and plan.workers == self._estate.workers[0]:
             # Somebody has scaled the supervisor before this one.
             plan = dataclasses.replace(plan, workers=self._estate.workers[1])
         for text in plan.listeners:
             address, _, kind = text.partition(" (")
             emit(Listening(address, kind.rstrip(")")))
+        self._check_deadlines()
         return plan
 
     def renew(self) -> Plan:
@@ -134,6 +138,10 @@ class Provision:
 
     def adopt(self, plan: Plan) -> None:
         """Every worker is of this plan now: what is not theirs alone follows it."""
+        self._follow(plan)
+        self._check_deadlines()
+
+    def _follow(self, plan: Plan) -> None:
         kit = _kit(plan)
         self._settings = kit.settings
         gid = None if kit.identity is None else kit.identity.gid
@@ -189,6 +197,14 @@ class Provision:
         if backlog > cap and backlog != told:
             self._told_of_backlog = backlog
             self._emit(BacklogCapped(backlog, cap))
+
+    def _check_deadlines(self) -> None:
+        limits = self._settings.limits
+        missing = [name for name in _DEADLINES if getattr(limits, name) is None]
+        phases = ", ".join(f"{_DEADLINES[name]} (--{name.replace('_', '-')})" for name in missing)
+        if phases and phases != self._told_of_deadlines:
+            self._emit(NoDeadline(phases))
+        self._told_of_deadlines = phases
 
     def _go(self, folder: str) -> None:
         """There; one that is gone is not gone to."""
