@@ -17,7 +17,7 @@ from ..core import fairness
 from ..core.bucket import Bucket
 from ..core.counts import Counts
 from ..core.peers import peer_key
-from ..net.gate import AT_LIMIT, AT_PEERS_LIMIT, UNCOUNTED, UNTIL_ROOM
+from ..net.gate import AT_DESCRIPTORS, AT_LIMIT, AT_PEERS_LIMIT, UNCOUNTED, UNTIL_ROOM
 from ..system.scoreboard import Field, Notice, Row, Scoreboard, fence
 
 #: Descriptors that a worker keeps free of connections: for log files, certificates, what a handler opens.
@@ -44,6 +44,8 @@ class FleetGate:
         self._room = room
         self._loop = loop
         self._refuses = refuses
+        self._ending = False
+        """Nobody accepts after us: what is beyond a limit is refused."""
         self._peers = row.peers()
         self._secret = scoreboard.secret
         self._bucket = Bucket()
@@ -79,10 +81,11 @@ class FleetGate:
     def ask(self, waiting: Callable[[], int], must: bool = False) -> float | None:
         row = self._row
         if must:
+            self._refuses = self._ending = True
             row.reserve(1)
             return None
         if row[Field.OPEN] >= self._capacity and not self._has_descriptors():
-            self.why = "nearly all descriptors of the process are in use"
+            self.why = AT_DESCRIPTORS
             return UNTIL_ROOM
         seconds = self._step_back(waiting) or self._keep_rate()
         if seconds:
@@ -171,6 +174,8 @@ class FleetGate:
 
     def _judge(self, address: object) -> tuple[str, bytes | None]:
         notices = self._scoreboard.notices
+        if self._ending and self._row[Field.OPEN] > self._capacity and not self._has_descriptors():
+            return AT_DESCRIPTORS, None
         limit = notices[Notice.MAX_CONNECTIONS]
         if limit and self._refuses and self._total() > limit:
             return AT_LIMIT, None
