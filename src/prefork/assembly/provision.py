@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from ..config import Limits, Settings
 from ..core.workers import Timing
 from ..errors import BindError, ConfigError
-from ..events import BacklogCapped, ControlUnavailable, Emit, FileLost, ListenerMended, Listening, NoDeadline, visible
+from ..events import BacklogCapped, ControlUnavailable, Emit, FileLost, Listening, NoDeadline, visible
 from ..observe.logs import configure
 from ..observe.reopen import LogFiles
 from ..parent.plans import Plan
@@ -33,6 +33,7 @@ from ..system.notify import Notifier
 from ..system.scoreboard import Notice
 from ..system.signals import block_signals
 from ..system.tenure import Tenure
+from .mending import Mender, replaced
 
 if TYPE_CHECKING:
     import ssl
@@ -77,6 +78,7 @@ class Provision:
         self._tenure = Tenure.HOLDER if estate is None else Tenure.DEPUTY
         self._estate = estate
         self._listeners = Listeners(() if estate is None else estate.listeners)
+        self._mender = Mender(self._listeners)
         self._control: Listener | None = None
         self._old_pidfile: pidfile.PidFile | None = None
         self._pidfile: pidfile.PidFile | None = None
@@ -114,6 +116,7 @@ class Provision:
 
     def renew(self) -> Plan:
         """The plan for a reload, of what the files say now. Raises PreforkError, and nothing has changed then."""
+        self._mend()
         before = os.getcwd() if _exists(".") else ""
         self._go(self._home)
         try:
@@ -229,6 +232,7 @@ class Provision:
 
     def pack(self, channel: int, workers: int) -> tuple[Parcel, Mapping[str, str]]:
         """Everything that we listen on, the pidfile, and the way to the service manager; with so many workers."""
+        self._mend()
         self._go(self._home)
         held = self._pidfile
         estate = Estate(
@@ -239,10 +243,18 @@ class Provision:
         )
         return Parcel(channel, estate), self._notifier.variables
 
-    def mend(self) -> None:
-        """A worker has ended otherwise than it should: it may have shut down what it shares with all."""
-        for address in self._listeners.mend(self._settings.backlog):
-            self._emit(ListenerMended(visible(address)))
+    def mend(self, plan: Plan) -> Plan | None:
+        """A worker has ended otherwise than it should: it may have spoiled what it shares with all. `plan` with other
+        sockets, if some had to be bound anew."""
+        fresh = self._mend()
+        kit = _kit(plan)
+        listeners = replaced(kit.listeners, fresh)
+        if listeners == kit.listeners:
+            return None
+        return dataclasses.replace(plan, equipment=dataclasses.replace(kit, listeners=listeners))
+
+    def _mend(self) -> dict[Listener, Listener]:
+        return self._mender.mend(self._settings.backlog, self._emit)
 
     def pat(self) -> None:
         """The service manager's watchdog."""
