@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from ..errors import BindError
 from ..events import Emit, ListenerBoundAnew, ListenerMended, ListenerRestored, ListenerSpoiled, visible
 from ..system.listeners import Damage, Listener, Listeners
+from ..system.tenure import Tenure
 
 #: Seconds between two times that an address is bound anew: a service that spoils it at once must not keep reloading.
 ANEW_INTERVAL = 30.0
@@ -26,7 +27,8 @@ class Mender:
         """When each address was bound anew last."""
 
     def mend(self, backlog: int, emit: Emit) -> dict[Listener, Listener]:
-        """Look at all, and mend them. Those that had to be bound anew, with what takes their place."""
+        """Look at all, and mend them. Those that had to be bound anew, with what takes their place: that is for the
+        supervisor that owns the addresses alone."""
         found = self._listeners.mend(backlog)
         for damage in found:
             if damage.shut_down:
@@ -52,6 +54,8 @@ class Mender:
             emit(ListenerBoundAnew(visible(damage.address), options))
 
     def _refuse(self, listener: Listener) -> None:
+        if self._listeners.tenure is not Tenure.HOLDER:
+            raise _Refused("it is for another supervisor to bind it anew")
         if listener.passed:
             raise _Refused("whoever has passed it on must bind it anew")
         before = self._anew.get(listener.asked)
