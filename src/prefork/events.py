@@ -565,6 +565,49 @@ class ListenerMended(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ListenerRestored(Event):
+    """A process that shares a listening socket had set options on it, which hold for all; they are set back."""
+
+    level: ClassVar[int] = logging.ERROR
+    listener: str
+    options: str
+
+    def __str__(self) -> str:
+        return f"{self.listener}: a worker, or what it has started, had set {self.options}; set back"
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerBoundAnew(Event):
+    """The same, where they cannot be set back: the workers are replaced by some that have a fresh socket."""
+
+    level: ClassVar[int] = logging.ERROR
+    listener: str
+    options: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.listener}: a worker, or what it has started, had set {self.options}, which cannot be set back; "
+            "bound anew"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerSpoiled(Event):
+    """The same, where it cannot be bound anew."""
+
+    level: ClassVar[int] = logging.ERROR
+    listener: str
+    options: str
+    reason: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.listener}: a worker, or what it has started, had set {self.options}, which cannot be set back: "
+            f"{self.reason}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class SupervisorFailed(Event):
     """Our own code raised where nothing should; what runs goes on."""
 

@@ -190,7 +190,7 @@ def _work(seat: Seat, kit: object, provision: Provision, target: object) -> NoRe
                 dump_signal=seat.dump_signal,
                 identity=kit.identity,
                 endpoints=[lanes for listener in kit.listeners for lanes in listener.endpoints],
-                passed=frozenset(sock for each in kit.listeners if not each.is_ours() for sock in each.sockets()),
+                passed=frozenset(sock for each in kit.listeners if each.passed for sock in each.sockets()),
                 context=kit.context,
                 settings=settings,
                 target=target,

@@ -24,7 +24,6 @@ from ..events import (
     ControlUnavailable,
     Emit,
     FileLost,
-    ListenerMended,
     Listening,
     NoDeadline,
     PidfileUnwritten,
@@ -45,6 +44,7 @@ from ..system.scoreboard import Notice
 from ..system.signals import block_signals
 from ..system.tenure import Tenure
 from . import trust
+from .mending import Mender, replaced
 from .sources import Source
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ class Provision:
         self._tenure = Tenure.HOLDER if estate is None else Tenure.DEPUTY
         self._estate = estate
         self._listeners = Listeners(() if estate is None else estate.listeners)
+        self._mender = Mender(self._listeners)
         self._control: Listener | None = None
         self._old_pidfile: pidfile.PidFile | None = None
         self._pidfile: pidfile.PidFile | None = None
@@ -130,6 +131,7 @@ class Provision:
 
     def renew(self) -> Plan:
         """The plan for a reload, of what the files say now. Raises PreforkError, and nothing has changed then."""
+        self._mend()
         before = _physical_folder()
         self._go(self._home)
         try:
@@ -252,6 +254,7 @@ class Provision:
     def pack(self, channel: int, workers: int) -> tuple[Parcel, Mapping[str, str]]:
         """Everything that we listen on, the pidfile, and the way to the service manager; with so many workers. Raises
         OSError, and UntrustedPaths where the program has become one that root must not run."""
+        self._mend()
         self._go(self._home)
         if trust.is_needed(self._settings, self._identity[1]):
             # The successor is root, too, and runs what stands there now.
@@ -266,10 +269,18 @@ class Provision:
         )
         return Parcel(channel, estate), self._notifier.variables
 
-    def mend(self) -> None:
-        """A worker has ended otherwise than it should: it may have shut down what it shares with all."""
-        for address in self._listeners.mend(self._settings.backlog):
-            self._emit(ListenerMended(visible(address)))
+    def mend(self, plan: Plan) -> Plan | None:
+        """A worker has ended otherwise than it should: it may have spoiled what it shares with all. `plan` with other
+        sockets, if some had to be bound anew."""
+        fresh = self._mend()
+        kit = _kit(plan)
+        listeners = replaced(kit.listeners, fresh)
+        if listeners == kit.listeners:
+            return None
+        return dataclasses.replace(plan, equipment=dataclasses.replace(kit, listeners=listeners))
+
+    def _mend(self) -> dict[Listener, Listener]:
+        return self._mender.mend(self._settings.backlog, self._emit)
 
     def pat(self) -> None:
         """The service manager's watchdog."""

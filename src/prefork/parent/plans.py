@@ -56,8 +56,9 @@ class Provider(Protocol):
     def pack(self, channel: int, workers: int) -> tuple[Parcel, Mapping[str, str]]:
         """What a successor gets, which is to have so many workers. Raises OSError."""
 
-    def mend(self) -> None:
-        """A worker has ended otherwise than it was asked to: what it shared with the rest may need repair."""
+    def mend(self, plan: Plan) -> Plan | None:
+        """A worker has ended otherwise than it was asked to: what it shared with the rest may need repair. `plan` with
+        other listeners, where some could not be repaired: workers of it have to take the place of those that run."""
 
     def pat(self) -> None:
         """All is well; for a watchdog."""

@@ -240,7 +240,7 @@ class Supervisor:
         for fact in self._workers.take(ready, self._system.monotonic()):
             self._apply(fact)
             if isinstance(fact, WorkerDied) and not fact.clean and not self._ending():
-                self._provider.mend()
+                self._mend()
         for news in self._successor.take():
             self._apply_upgrade(news)
         if self._predecessor is not None and not self._predecessor.gone:
@@ -317,6 +317,13 @@ class Supervisor:
             self._emit(SupervisorFailed("reload", visible(repr(exc)), traceback.format_exc()))
             return f"its settings cannot be used: {visible(repr(exc))}"
         return self._too_many(plan.workers) or plan
+
+    def _mend(self) -> None:
+        """A worker has died: what it shared with the others may be spoiled for them, too."""
+        plan = self._provider.mend(self._plans.newest())
+        if plan is not None and not self._roster.obstacle() and self._upgrade.step is upgrade.Step.IDLE:
+            self._plans.ask(plan)
+            self._apply(ReloadAsked("a listener was bound anew", plan.timing))
 
     def _too_many(self, workers: int) -> str:
         most = self._workers.most()

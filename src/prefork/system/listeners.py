@@ -9,15 +9,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
+import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ..addresses import Address, FdAddress, SystemdAddress, TCPAddress, UnixAddress
 from ..errors import BindError, ConfigError
+from . import listener_options
 from .inherited import Passed, adopt
 from .sockets import (
     add_lane,
+    bind_beside,
     bind_shared_port,
     bind_sockets,
     describe,
@@ -51,16 +54,31 @@ class Listener:
         """All of them."""
         return [sock for lanes in self.endpoints for sock in lanes]
 
-    def is_ours(self) -> bool:
-        """Whether we have bound them: those that a parent or the service manager has passed on are theirs."""
-        return not self.asked.startswith(("fd:", "systemd"))
+    @property
+    def passed(self) -> bool:
+        """Whether a parent or systemd has bound it: it is mended, and neither bound anew nor shut down."""
+        return self.asked.startswith(("fd:", "systemd"))
 
     def shut_down(self) -> None:
         """Have the kernel refuse connections from now on, whoever holds the sockets, if they are ours."""
-        if self.is_ours():
+        if not self.passed:
             for sock in self.sockets():
                 with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """What a process that shares a listening socket had done to it."""
+
+    address: str
+    listener: Listener
+    shut_down: bool
+    """It listens again."""
+    options: tuple[str, ...]
+    """What had been set."""
+    lasting: tuple[str, ...]
+    """What of that cannot be set back."""
 
 
 class Listeners:
@@ -76,7 +94,11 @@ class Listeners:
         self._passed: Passed | None = Passed()
         self._names: dict[socket.socket, Any] = {}
         """What getsockname() says of each while it listens."""
-        self._remember_names()
+        self._wanted: dict[socket.socket, listener_options.Snapshot] = {}
+        """What each was set to before a worker had it."""
+        self._given_up: set[Listener] = set()
+        """Those that had to be bound anew, and that workers hold yet."""
+        self._remember()
 
     def arrange(self, addresses: Sequence[Address], backlog: int, lanes: int | None) -> tuple[Listener, ...]:
         """Listeners for `addresses`, in this order: those that are there already, and fresh ones.
@@ -106,7 +128,7 @@ class Listeners:
             undo.pop_all()
         self._passed = None
         self._listeners = arranged + left
-        self._remember_names()
+        self._remember()
         return tuple(arranged)
 
     def adjust(
@@ -118,22 +140,67 @@ class Listeners:
                 continue
             for sock in listener.sockets():
                 sock.listen(backlog)
+                if sock in self._wanted:
+                    self._wanted[sock] = {**self._wanted[sock], **listener_options.take_queue_length(sock)}
             if isinstance(address, UnixAddress) and listener.file is not None:
                 listener.file.give_to(address.mode, gid)
 
-    def mend(self, backlog: int) -> list[str]:
-        """Listen again where somebody who shares a socket has shut it down; the addresses where that was so."""
-        mended = []
-        for listener in self._listeners:
-            for sock in listener.sockets():
-                if sock in self._names and listen_again(sock, self._names[sock], backlog):
-                    mended.append(describe(sock))
-        return mended
+    def mend(self, backlog: int) -> list[Damage]:
+        """Listen again where a process that shares a socket has shut it down, and set back what it has set; what was
+        found."""
+        found = [
+            self._mend(listener, sock, backlog)
+            for listener in self._listeners
+            for sock in listener.sockets()
+            if sock in self._names
+        ]
+        return [damage for damage in found if damage.shut_down or damage.options]
 
-    def _remember_names(self) -> None:
+    def _mend(self, listener: Listener, sock: socket.socket, backlog: int) -> Damage:
+        wanted = self._wanted[sock]
+        length = wanted.get("backlog", backlog)
+        shut_down = listen_again(sock, self._names[sock], length if isinstance(length, int) else backlog)
+        options, lasting = listener_options.mend(sock, wanted)
+        if not listener.passed and _is_tcp(sock) and listener_options.detach_program(sock):
+            options += ("SO_ATTACH_REUSEPORT_CBPF",)
+        if listener.passed and lasting:
+            # Nothing can be done about it: it is told once.
+            self._wanted[sock] = listener_options.take(sock)
+        return Damage(describe(sock), listener, shut_down, options, lasting)
+
+    def bind_anew(self, listener: Listener, backlog: int) -> Listener:
+        """Fresh sockets for the address of one that cannot be mended. That one stays, unmended, until no worker can be
+        forked with it. Raises BindError."""
+        fresh = _unix_anew(listener, backlog) if listener.file is not None else self._tcp_anew(listener, backlog)
+        self._listeners.insert(self._listeners.index(listener), fresh)
+        self._given_up.add(listener)
+        for sock in listener.sockets():
+            self._forget(sock)
+        self._remember()
+        return fresh
+
+    def _tcp_anew(self, listener: Listener, backlog: int) -> Listener:
+        with contextlib.ExitStack() as undo:
+            endpoints: list[Lanes] = []
+            for lanes in listener.endpoints:
+                fresh = []
+                for sock in lanes:
+                    fresh.append(bind_beside(sock, self._names[sock], backlog))
+                    undo.callback(fresh[-1].close)
+                endpoints.append(tuple(fresh))
+            undo.pop_all()
+        return replace(listener, endpoints=tuple(endpoints))
+
+    def _forget(self, sock: socket.socket) -> None:
+        self._names.pop(sock, None)
+        self._wanted.pop(sock, None)
+
+    def _remember(self) -> None:
         for listener in self._listeners:
             for sock in listener.sockets():
-                self._names.setdefault(sock, sock.getsockname())
+                if sock not in self._names and listener not in self._given_up:
+                    self._names[sock] = sock.getsockname()
+                    self._wanted[sock] = listener_options.take(sock)
 
     def lost(self) -> list[str]:
         """The unix sockets whose files are not there any more."""
@@ -183,8 +250,9 @@ class Listeners:
 
     def _close(self, listener: Listener) -> None:
         for sock in listener.sockets():
-            self._names.pop(sock, None)
+            self._forget(sock)
             sock.close()
+        self._given_up.discard(listener)
         if listener.file is not None and self.tenure.owns(listener in self._inherited):
             listener.file.remove()
 
@@ -231,6 +299,21 @@ class Listeners:
 def _unix(asked: str, path: str, mode: int, backlog: int) -> Listener:
     sock, file = bind_with_file(path, mode, backlog)
     return Listener(asked, ((sock,),), file)
+
+
+def _unix_anew(listener: Listener, backlog: int) -> Listener:
+    """A fresh socket in the place of the file of `listener`, with the mode and the group that it has."""
+    file = listener.file
+    assert file is not None
+    try:
+        found = file.look()
+    except OSError as exc:
+        raise BindError(f"unix:{file.path}", exc.errno or 0) from exc
+    file.remove()
+    fresh = _unix(listener.asked, file.path, stat.S_IMODE(found.st_mode), backlog)
+    if fresh.file is not None:
+        fresh.file.give_to(stat.S_IMODE(found.st_mode), found.st_gid)
+    return fresh
 
 
 def _refuse_while_running(address: Address) -> None:

@@ -71,6 +71,23 @@ def add_lane(sock: socket.socket, backlog: int) -> socket.socket:
     return lane
 
 
+def bind_beside(sock: socket.socket, where: Any, backlog: int) -> socket.socket:
+    """A fresh listening socket for `where`, the address of `sock`, which listens still and cannot be mended. Until that
+    one is closed everywhere each of the two may get a connection. Raises BindError."""
+    fresh = None
+    try:
+        shared = sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        fresh = socket.socket(sock.family, socket.SOCK_STREAM)
+        _listen(fresh, where, backlog, _Sharing.OPEN)
+        fresh.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shared)
+    except OSError as exc:
+        if fresh is not None:
+            fresh.close()
+        raise _bind_error(where, exc) from exc
+    return fresh
+
+
 class _Sharing(enum.Enum):
     """Who else may have a socket on the same port."""
 

@@ -48,9 +48,18 @@ class File:
 
     def is_there(self) -> bool:
         """Whether the path still is this file."""
-        with contextlib.suppress(OSError), hold(self.path) as place:
-            return self._is(place.look())
+        with contextlib.suppress(OSError):
+            self.look()
+            return True
         return False
+
+    def look(self) -> os.stat_result:
+        """Its mode and its owners. Raises OSError (ENOENT) where the path is not this file any more."""
+        with hold(self.path) as place:
+            found = place.look()
+        if not self._is(found):
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return found
 
     def give_to(self, mode: int, gid: int | None) -> None:
         """Let those in, unless another file has taken its place. Failing costs nothing that was there."""

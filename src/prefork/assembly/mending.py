@@ -1,0 +1,72 @@
+"""What becomes of listening sockets that a worker has spoiled for all: mended or bound anew, and told in a line each.
+
+Finding and mending is `system/listeners.py`'s; when it is looked for is the supervisor's business.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+from ..errors import BindError
+from ..events import Emit, ListenerBoundAnew, ListenerMended, ListenerRestored, ListenerSpoiled, visible
+from ..system.listeners import Damage, Listener, Listeners
+from ..system.tenure import Tenure
+
+#: Seconds between two times that an address is bound anew: a service that spoils it at once must not keep reloading.
+ANEW_INTERVAL = 30.0
+
+
+class Mender:
+    """Mends `listeners`. `clock` gives seconds that never go back."""
+
+    def __init__(self, listeners: Listeners, clock: Callable[[], float] = time.monotonic) -> None:
+        self._listeners = listeners
+        self._clock = clock
+        self._anew: dict[str, float] = {}
+        """When each address was bound anew last."""
+
+    def mend(self, backlog: int, emit: Emit) -> dict[Listener, Listener]:
+        """Look at all, and mend them. Those that had to be bound anew, with what takes their place: that is for the
+        supervisor that owns the addresses alone."""
+        found = self._listeners.mend(backlog)
+        for damage in found:
+            if damage.shut_down:
+                emit(ListenerMended(visible(damage.address)))
+            if damage.options and not damage.lasting:
+                emit(ListenerRestored(visible(damage.address), ", ".join(damage.options)))
+        fresh: dict[Listener, Listener] = {}
+        for damage in found:
+            if damage.lasting:
+                self._replace(damage, backlog, emit, fresh)
+        return fresh
+
+    def _replace(self, damage: Damage, backlog: int, emit: Emit, fresh: dict[Listener, Listener]) -> None:
+        listener, options = damage.listener, ", ".join(damage.lasting)
+        try:
+            if listener not in fresh:
+                self._refuse(listener)
+                fresh[listener] = self._listeners.bind_anew(listener, backlog)
+                self._anew[listener.asked] = self._clock()
+        except (BindError, _Refused) as exc:
+            emit(ListenerSpoiled(visible(damage.address), options, visible(exc)))
+        else:
+            emit(ListenerBoundAnew(visible(damage.address), options))
+
+    def _refuse(self, listener: Listener) -> None:
+        if self._listeners.tenure is not Tenure.HOLDER:
+            raise _Refused("it is for another supervisor to bind it anew")
+        if listener.passed:
+            raise _Refused("whoever has passed it on must bind it anew")
+        before = self._anew.get(listener.asked)
+        if before is not None and self._clock() - before < ANEW_INTERVAL:
+            raise _Refused(f"it was bound anew less than {ANEW_INTERVAL:.0f} s ago")
+
+
+class _Refused(Exception):
+    """Why it is not bound anew."""
+
+
+def replaced(listeners: Iterable[Listener], fresh: dict[Listener, Listener]) -> tuple[Listener, ...]:
+    """The same, with what takes the place of some."""
+    return tuple(fresh.get(listener, listener) for listener in listeners)
