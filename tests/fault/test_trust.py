@@ -5,13 +5,17 @@ The service's folder belongs to that user (nobody, 65534), as a working director
 
 from __future__ import annotations
 
+import grp
 import os
 import signal
 import socket
 import stat
+import struct
 import subprocess
 import sys
+import tempfile
 import threading
+import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,15 +61,17 @@ OPTIONS = ("--user", "nobody", "-w", "1")
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder() -> Iterator[Path]:
+    """Not in `tmp_path`: each pytest that starts closes the folders above it to others (0700)."""
     need_root()
-    place = tmp_path / "app"
-    place.mkdir()
-    (place / "service.py").write_text(SERVICE)
-    os.chown(place, NOBODY, NOBODY)
-    for each in (place, *list(tmp_path.parents)[:3], tmp_path):
-        each.chmod(0o755)
-    return place
+    with tempfile.TemporaryDirectory(prefix="prefork-trust-") as above:
+        place = Path(above) / "app"
+        place.mkdir()
+        (place / "service.py").write_text(SERVICE)
+        os.chown(place, NOBODY, NOBODY)
+        for each in (place, place.parent):
+            each.chmod(0o755)
+        yield place
 
 
 def run(code: str, folder: Path) -> str:
@@ -143,7 +149,20 @@ def _serving(folder: Path, *options: str, stderr: Path | None = None) -> Iterato
 CHECK = ["check", "service:handle", "--user", "nobody"]
 
 
-@pytest.mark.parametrize("how", ["owner", "mode", "group", "folder", "link"])
+def let_write(path: Path, uid: int) -> None:
+    """What `setfacl -m u:UID:rw` does (linux/posix_acl_xattr.h)."""
+    entries = [(0x01, 6, -1), (0x02, 6, uid), (0x04, 4, -1), (0x10, 6, -1), (0x20, 4, -1)]
+    try:
+        os.setxattr(
+            path,
+            "system.posix_acl_access",
+            struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *each) for each in entries),
+        )
+    except OSError as exc:
+        pytest.skip(f"no access lists in this file system: {exc}")
+
+
+@pytest.mark.parametrize("how", ["owner", "mode", "group", "list", "folder", "link"])
 def test_a_file_that_others_can_change_is_refused_with_the_path_and_the_cure(folder: Path, how: str) -> None:
     safe = folder.parent / "etc"
     safe.mkdir()
@@ -164,13 +183,17 @@ def test_a_file_that_others_can_change_is_refused_with_the_path_and_the_cure(fol
     elif how == "group":
         os.chown(config, 0, NOBODY)
         config.chmod(0o664)
+    elif how == "list":
+        # In the bits it shows as the mask alone, and root's group is trusted.
+        config.chmod(0o644)
+        let_write(config, NOBODY)
     done = subprocess.run(
         [sys.executable, "-m", "prefork", *CHECK, "--config", str(config)], cwd=folder, capture_output=True, text=True
     )
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"prefork: --config: {weak}: ")
-    cure = {"mode": "chmod o-w", "group": "chmod g-w"}.get(how, "chown 0")
+    cure = {"mode": "chmod o-w", "group": "chmod g-w", "list": "setfacl -b"}.get(how, "chown 0")
     assert f"{cure} {weak}, or accept it by --insecure-paths" in line
 
 
@@ -194,6 +217,50 @@ def _serve(folder: Path, *options: str, env: dict[str, str] | None = None) -> su
     arguments = ["serve", "service:handle", "--bind", "127.0.0.1:0", "--control", "off", *options]
     return subprocess.run(
         [sys.executable, "-m", "prefork", *arguments], cwd=folder, capture_output=True, text=True, timeout=30, env=env
+    )
+
+
+def test_a_file_that_is_not_believed_changes_nothing(folder: Path) -> None:
+    """A worker leaves it for the next start: the pidfile of another program would be written to, and removed."""
+    other = folder.parent / "other.pid"
+    other.write_text("4242\n")
+    (folder / "prefork.toml").write_text(f'pidfile = "{other}"\n')
+    done = _serve(folder, "--user", "nobody")
+    assert done.returncode == 2
+    assert "--config: " in done.stderr
+    assert other.read_text() == "4242\n"
+
+
+@pytest.mark.parametrize("members", [False, True])
+def test_a_group_is_trusted_while_there_is_no_user_in_it(folder: Path, members: bool) -> None:
+    """Debian's /usr/local/lib/python3 is staff's, 2775."""
+    safe = folder.parent / "etc"
+    safe.mkdir()
+    (safe / "my.toml").write_text("workers = 1\n")
+    os.chown(safe, 0, grp.getgrnam("staff").gr_gid)
+    safe.chmod(0o2775)
+    group = ["--group", "staff"] if members else []
+    done = command_line(folder, *CHECK, "--config", str(safe / "my.toml"), *group)
+    assert done.returncode == (2 if members else 0), done.stderr
+    if members:
+        assert "can write to it" in done.stderr
+
+
+def test_workers_in_the_group_of_root_are_refused(folder: Path) -> None:
+    done = command_line(folder, *CHECK, "--group", "root")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "group 0" in line
+
+
+def command_line(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "prefork", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env={**os.environ, **variables},
     )
 
 
@@ -229,6 +296,70 @@ with run_server("service:handle", *OPTIONS) as server:
     print(who(server))
 """
     assert run(code, folder) == "True False\n65534 65534\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PYTHONPYCACHEPREFIX", "{folder}/cache"),
+        ("LD_LIBRARY_PATH", "/usr/lib:"),
+        ("LD_PRELOAD", "{folder}/hook.so"),
+        ("OPENSSL_CONF", "{folder}/openssl.cnf"),
+    ],
+)
+def test_a_variable_that_names_code_is_looked_at(folder: Path, name: str, value: str) -> None:
+    """An empty entry of LD_LIBRARY_PATH is the current folder."""
+    done = command_line(folder, *CHECK, **{name: value.format(folder=folder)})
+    assert done.returncode == 2
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith(f"prefork: {name}: {folder}: it belongs to uid 65534")
+
+
+def test_what_python_would_load_later_is_looked_at(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import site
+
+    from prefork.assembly import code, trust
+
+    def weak() -> set[str]:
+        return {each.path for _, each in trust._code_weaknesses()}
+
+    before = weak()
+    monkeypatch.setattr(site, "ENABLE_USER_SITE", True)
+    monkeypatch.setattr(site, "getusersitepackages", lambda: str(folder / ".local" / "site-packages"))
+    assert weak() - before == {str(folder)}
+    monkeypatch.undo()
+    library = folder.parent / "library"
+    # Data of the workers' user beside a program is not code; a package that a name is imported from is.
+    for name in ("data", "json", "sub/__pycache__"):
+        (library / name).mkdir(parents=True)
+        os.chown(library / name, NOBODY, 0)
+    (library / "sub" / "__pycache__" / "x.pyc").touch()
+    monkeypatch.syspath_prepend(library)
+    module = types.ModuleType("sub.x")
+    module.__file__ = str(library / "sub" / "x.py")
+    monkeypatch.setitem(sys.modules, "sub.x", module)
+    assert weak() - before == {f"{library}/json", f"{library}/sub/__pycache__"}
+    assert all(path.startswith("/") for _, path in (*code.ways(), *code.files()))
+
+
+def test_a_program_that_is_named_by_a_link_of_another_user_is_not_upgraded_to(folder: Path) -> None:
+    """`cd current && bin/prefork ...`: at an upgrade `current` may be another folder."""
+    release = folder.parent / "release"
+    (release / "bin").mkdir(parents=True)
+    (release / "service.py").write_text(SERVICE)
+    (release / "bin" / "prefork").write_text("from prefork.cli.main import main\nraise SystemExit(main())\n")
+    (folder / "current").symlink_to(release)
+    options = ["serve", "service:handle", "--control", "off", "--bind", "127.0.0.1:0", "--user", "nobody"]
+    done = subprocess.run(
+        [sys.executable, "bin/prefork", *options],
+        cwd=folder / "current",
+        env={**os.environ, "PWD": str(folder / "current")},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 2
+    assert f"prefork: the code of prefork: {folder}: it belongs to uid 65534" in done.stderr
 
 
 def test_check_imports_the_service_as_the_user_that_runs_it(folder: Path) -> None:
@@ -368,6 +499,29 @@ def test_a_folder_that_was_exchanged_loses_nothing(folder: Path) -> None:
     assert (precious / "s").read_text() == "precious"
 
 
+def test_a_relative_path_does_not_follow_the_current_folder_elsewhere(folder: Path) -> None:
+    """The current folder is in one of the workers' user, which puts a link in its place before a reload."""
+    (folder / "run").mkdir()
+    target = folder.parent / "etc"
+    target.mkdir()
+    config = folder.parent / "my.toml"
+    config.write_text('bind = ["127.0.0.1:0"]\n')
+    code = f"""
+config = Path({str(config)!r})
+os.environ.pop("PWD", None)
+options = (*OPTIONS, "--config", str(config))
+with run_server("service:handle", *options, bind=(), cwd="run") as server:
+    nobody('import os; os.rename("run", "away"); os.symlink("{target}", "run")')
+    config.write_text('bind = ["127.0.0.1:0", "unix:s"]\\n')
+    reload(server, "not reloading")
+    print(os.listdir({str(target)!r}), server.stderr().splitlines()[-1])
+"""
+    (folder / "run" / "service.py").write_text(SERVICE)
+    out = run(code, folder)
+    assert out.startswith("[] ")
+    assert f"{folder}/run is a symbolic link that another user can change" in out
+
+
 # --- log files --------------------------------------------------------------------------------------------------------
 
 
@@ -392,6 +546,22 @@ def test_what_stands_in_the_place_of_a_log_file_is_not_written_to(folder: Path, 
         assert not victim.exists()
     else:
         assert victim.read_text() == "secret\n"
+
+
+def test_a_new_log_file_has_no_right_that_the_owner_of_the_one_before_gave_it(folder: Path) -> None:
+    """Until it is given away it is root's, and set-user-ID would make it a program of root's."""
+    need("strace")
+    log = folder / "log"
+    log.touch()
+    os.chown(log, NOBODY, NOBODY)
+    log.chmod(0o6777)
+    trace = ["strace", "-qq", "-o", "/dev/null", "-e", "trace=fchown", "-e", "inject=fchown:error=EPERM"]
+    code = f"import sys; sys.path[:0] = {sys.path!r}; from prefork.observe.reopen import LogFiles; import os; "
+    code += f"files = LogFiles(); os.rename({str(log)!r}, {str(log)!r} + '.1'); files.reopen(print)"
+    with log.open("ab") as out:
+        subprocess.run([*trace, sys.executable, "-c", code], stderr=out, check=True, timeout=30)
+    assert log.stat().st_uid == 0
+    assert stat.S_IMODE(log.stat().st_mode) & 0o7111 == 0
 
 
 def test_a_log_file_of_another_user_stays_that_users(folder: Path) -> None:
@@ -434,7 +604,112 @@ print(connection.recv(100), flush=True)
         fake.wait(10)
 
 
+def test_a_worker_that_answers_on_a_socket_of_roots_is_not_believed(folder: Path) -> None:
+    """The service's own socket in the place of the control socket: root has bound it, and a worker accepts."""
+    (folder / "service.py").write_text(
+        'async def handle(stream):\n    await stream.readline()\n    stream.write(b\'{"ok": true, "pid": 1}\\n\')\n'
+    )
+    code = """
+with run_server("service:handle", *OPTIONS, bind=["unix:s,mode=666"]) as server:
+    nobody('import os; os.rename("s", "control")')
+    done = subprocess.run([sys.executable, "-P", "-m", "prefork", "stop", "--control", "control"],
+                          capture_output=True, text=True, timeout=30)
+    print(done.returncode, done.stdout, done.stderr)
+"""
+    out = run(code, folder)
+    assert out.startswith("2 ")
+    assert "uid 65534 answers there, which is not root" in out
+
+
+def test_a_link_in_the_place_of_the_control_socket_leads_to_no_other_server(folder: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(folder.parent / "other"))
+        other.listen()
+        (folder / "control").symlink_to(folder.parent / "other")
+        (folder / "run").symlink_to(folder.parent)
+        for path in ("control", "run/other"):
+            done = command_line(folder, "stop", "--control", str(folder / path))
+            assert done.returncode == 2
+            assert f"{folder}/{path.split('/')[0]} is a symbolic link that another user can change" in done.stderr
+        other.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            other.accept()
+        # Nor does a file of that user.
+        (folder / "prefork.toml").write_text(f'control = "{folder.parent}/other"\n')
+        done = command_line(folder, "stop")
+        assert done.returncode == 2
+        assert "--config prefork.toml: " in done.stderr
+        assert (
+            f"root does not believe where the control socket is; say so by --control {folder.parent}/other"
+            in done.stderr
+        )
+        with pytest.raises(BlockingIOError):
+            other.accept()
+
+
+@pytest.mark.parametrize("variable", ["XDG_RUNTIME_DIR", "TMPDIR"])
+def test_no_folder_is_made_through_a_link_of_another_user(folder: Path, variable: str) -> None:
+    target = folder.parent / "etc"
+    target.mkdir()
+    (folder / "run").symlink_to(target)
+    variables = {"XDG_RUNTIME_DIR": "", "TMPDIR": "", variable: str(folder / "run")}
+    code = f"""
+with run_server("service:handle", *OPTIONS, "--control", "", env={variables!r}) as server:
+    print(os.listdir({str(target)!r}), "no control socket" in server.stderr(), server.stderr())
+"""
+    out = run(code, folder)
+    assert out.startswith("[] True"), out
+
+
+# --- the terminal -----------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_has_no_terminal_to_type_into(folder: Path) -> None:
+    """TIOCSTI would be root's next command."""
+    (folder / "service.py").write_text(
+        "import fcntl, os, termios\n"
+        "def attempt(call, *arguments):\n"
+        "    try:\n"
+        "        return str(call(*arguments))\n"
+        "    except OSError as exc:\n"
+        "        return type(exc).__name__\n"
+        "async def handle(stream):\n"
+        "    said = [attempt(os.open, '/dev/tty', os.O_RDWR), attempt(fcntl.ioctl, 2, termios.TIOCSTI, b'x')]\n"
+        "    said += [attempt(os.read, fd, 100) for fd in (0, 1, 2)]\n"
+        "    stream.write('; '.join(said).encode() + b'\\n')\n"
+    )
+    code = """
+import pty
+pid, terminal = pty.fork()
+if pid == 0:
+    arguments = ["serve", "service:handle", *OPTIONS, "--bind", "unix:s", "--control", "off"]
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "prefork", *arguments])
+said = b""
+while b"ready: " not in said:
+    said += os.read(terminal, 1000)
+os.write(terminal, b"secret\\n")
+with socket.socket(socket.AF_UNIX) as sock:
+    sock.connect("s")
+    print(sock.makefile().readline())
+os.kill(pid, signal.SIGKILL)
+"""
+    said = run(code, folder).strip().split("; ")
+    assert said[0] == "OSError"  # ENXIO
+    assert said[1] in ("PermissionError", "OSError")
+    assert said[2:] == ["b''", "OSError", "OSError"]
+
+
 # --- files that a failure leaves --------------------------------------------------------------------------------------
+
+
+def test_a_pidfile_with_another_name_is_not_taken(folder: Path) -> None:
+    other = folder.parent / "other.pid"
+    other.write_text("4242\n")
+    os.link(other, folder / "pid")
+    done = _serve(folder, "--pidfile", "pid")
+    assert done.returncode == 2
+    assert f"--pidfile {folder}/pid: it has another name besides (a hard link)" in done.stderr
+    assert other.read_text() == "4242\n"
 
 
 @pytest.mark.parametrize("call", ["listen", "flock"])

@@ -27,7 +27,7 @@ from ..parent.control import ControlSocket
 from ..parent.supervisor import Supervisor
 from ..parent.upgrade import Predecessor
 from ..parent.workers import Seat
-from ..system import handover
+from ..system import handover, paths
 from ..system.descriptors import raise_limit
 from ..system.notify import Notifier
 from ..system.processes import System
@@ -93,6 +93,7 @@ def run(source: Source, target: object) -> ExitCode:
     try:
         if handed is not None:
             predecessor = Predecessor(handed.pid, handed.channel)
+            paths.settle(handed.estate.home)
             if handed.estate.config is not None:
                 source.keep_to(handed.estate.config)
         return _run(source, target, handed, predecessor)

@@ -13,7 +13,6 @@ from typing import NoReturn
 from ..config import Settings
 from ..errors import ExitCode, PreforkError, ServiceError
 from ..net.handlers import classify
-from ..system.contexts import prove
 from ..system.credentials import Identity, become, look_up
 from ..system.descriptors import Descriptor
 from ..system.processes import System, unblock_signals
@@ -34,9 +33,7 @@ def check(source: Source, target: object) -> str:
     settings = source.settings()
     validate(settings, starting=True)
     identity = look_up(settings.user, settings.group)
-    pair = prove(settings.tls) if settings.tls else None
-    if trust.is_needed(settings, identity):
-        trust.require((*source.weaknesses, *(pair.weaknesses if pair else ())))
+    trust.prove(settings, source, identity)
     kind = _kind(target) if identity is None or identity.uid == os.geteuid() else _kind_as(identity, settings, target)
     return f"{target} is a {kind}"
 

@@ -79,6 +79,7 @@ class Provision:
         self._source = source
         self._notifier = notifier
         self._home = _home()
+        paths.settle(self._home)
         self._contexts: dict[str, ssl.SSLContext] = {}
         """By the kind of the key."""
         self._loaded: contexts.Pair | None = None
@@ -103,6 +104,7 @@ class Provision:
     def close(self) -> None:
         """Close everything, and remove the files that are ours. May be called again."""
         self._listeners.close()
+        paths.settle("")
         held, self._pidfile = self._pidfile, None
         if held is not None:
             if self._tenure.owns(held.inherited):
@@ -117,8 +119,10 @@ class Provision:
         self._emit = emit
         # A signal that ends us meanwhile waits until what was made is known here, and so is put away.
         with block_signals():
+            # Before anything is made: the settings may come from a file that root must not believe.
+            pair = self._prove(self._settings)
             self._take_pidfile()
-            plan = self._make_plan(self._settings)
+            plan = self._make_plan(self._settings, pair)
             self._follow(plan)
         if self._estate is not None and plan.workers == self._estate.workers[0]:
             # Somebody has scaled the supervisor before this one.
@@ -141,7 +145,7 @@ class Provision:
                     option = f"--{field.replace('_', '-')}"
                     raise ConfigError(f"{option}: cannot be changed while it runs; restart")
             validate(settings, starting=False)
-            return self._make_plan(settings)
+            return self._make_plan(settings, self._prove(settings))
         finally:
             # Whoever is forked before the new plan has its turn is of the old one.
             self._go(before)
@@ -179,11 +183,10 @@ class Provision:
         """Close all sockets but the control socket, and have the kernel refuse what comes to them."""
         self._listeners.close(but=self._control)
 
-    def _make_plan(self, settings: Settings) -> Plan:
-        identity = self._look_up(settings)
-        pair = contexts.prove(settings.tls) if settings.tls else None
-        if trust.is_needed(settings, identity):
-            trust.require((*self._source.weaknesses, *(pair.weaknesses if pair else ())))
+    def _prove(self, settings: Settings) -> contexts.Pair | None:
+        return trust.prove(settings, self._source, self._look_up(settings))
+
+    def _make_plan(self, settings: Settings, pair: contexts.Pair | None) -> Plan:
         context = None
         if pair is not None:
             # The same context as before, where there is one: the keys of session tickets live in it, and every worker
@@ -196,7 +199,7 @@ class Provision:
             timing=Timing(settings.drain_timeout, settings.boot_timeout, settings.hang_timeout),
             limits=_fleet_limits(settings.limits),
             listeners=tuple(_with_tls(text, context) for each in listeners for text in each.describe()),
-            equipment=Kit(settings, listeners, context, pair, identity, _physical_folder()),
+            equipment=Kit(settings, listeners, context, pair, self._look_up(settings), _physical_folder()),
         )
 
     def _context_for(self, pair: contexts.Pair) -> ssl.SSLContext:
@@ -256,9 +259,8 @@ class Provision:
         OSError, and UntrustedPaths where the program has become one that root must not run."""
         self._mend()
         self._go(self._home)
-        if trust.is_needed(self._settings, self._identity[1]):
-            # The successor is root, too, and runs what stands there now.
-            trust.require(())
+        # The successor is root, too, and runs what stands there now.
+        trust.require((), self._settings, self._identity[1])
         held = self._pidfile
         estate = Estate(
             self._listeners.all(),
@@ -266,6 +268,7 @@ class Provision:
             (self._settings.workers or cpu_count(), workers),
             self.log_files.paths,
             self._source.file,
+            self._home,
         )
         return Parcel(channel, estate), self._notifier.variables
 
@@ -333,6 +336,8 @@ class Provision:
     def keep_in_worker(self, kit: Kit) -> None:
         """In a worker: close what is not for it."""
         self._listeners.keep_in_worker(kit.listeners)
+        # The service may go where it likes.
+        paths.settle("")
 
 
 def validate(settings: Settings, starting: bool) -> None:

@@ -8,103 +8,107 @@ path is looked at is in `system/paths.py`, what makes it weak in `core/trust.py`
 from __future__ import annotations
 
 import contextlib
+import grp
 import os
+import pwd
 import shlex
-import sys
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import PurePath
 
 from ..config import Settings
-from ..core.trust import Weakness, weakness
+from ..core.trust import ROOT, Weakness
 from ..errors import UntrustedPaths
 from ..events import visible
-from ..system import paths
+from ..system import contexts, paths
 from ..system.credentials import Identity
+from . import code
+from .sources import Source
 
 #: Paths named in one refusal: a virtual environment of the workers' user has thousands.
 MOST_PROBLEMS = 12
-_CODE = "the code of prefork"
-#: What Python loads of a folder of its path: modules, packages, and paths and code in .pth files (site).
-_LOADED = (".py", ".pth", ".so", ".zip")
 
 
-def is_needed(settings: Settings, identity: Identity | None) -> bool:
-    """Whether workers are kept from something that the supervisor may do."""
+def prove(settings: Settings, source: Source, identity: Identity | None) -> contexts.Pair | None:
+    """The certificate that the settings name, if they name one. Raises ConfigError, and UntrustedPaths where workers
+    are another user and could have changed it, the settings, or the code that runs."""
+    # First, and by itself: what else is looked at is what a file says that root must not believe.
+    _refuse(source.weaknesses, settings, identity)
+    pair = contexts.prove(settings.tls) if settings.tls else None
+    require(pair.weaknesses if pair else (), settings, identity)
+    return pair
+
+
+def require(files: Iterable[tuple[str, Weakness]], settings: Settings, identity: Identity | None) -> None:
+    """Raise UntrustedPaths where workers are another user and could change one of `files`, with the option that named
+    it, or the code that runs."""
+    if _is_needed(settings, identity):
+        _refuse((*files, *_code_weaknesses()), settings, identity)
+
+
+def _is_needed(settings: Settings, identity: Identity | None) -> bool:
     return identity is not None and identity.uid != os.geteuid() and not settings.insecure_paths
 
 
-def require(files: Iterable[tuple[str, Weakness]]) -> None:
-    """Raise UntrustedPaths where one of `files`, with the option that named it, or the code that runs is weak."""
-    named = {each: option for option, each in (*files, *((_CODE, each) for each in _code_weaknesses()))}
-    if named:
-        found = list(named.items())
-        problems = [_describe(option, each) for each, option in found[:MOST_PROBLEMS]]
-        if len(found) > MOST_PROBLEMS:
-            problems.append(f"{len(found) - MOST_PROBLEMS} more paths can be changed by others than root")
+def _refuse(files: Iterable[tuple[str, Weakness]], settings: Settings, identity: Identity | None) -> None:
+    if identity is None or not _is_needed(settings, identity):
+        return
+    groups = _groups(identity)
+    named: dict[Weakness, str] = {}
+    for word, each in files:
+        if each.group is None or each.group in groups or _has_members(each.group):
+            named.setdefault(each, word)
+    problems = [_describe(word, each) for each, word in list(named.items())[:MOST_PROBLEMS]]
+    if ROOT in groups:
+        problems.append(
+            "--user, --group: workers would be in group 0, which can write to files of root's; give another"
+        )
+    if len(named) > MOST_PROBLEMS:
+        problems.append(f"{len(named) - MOST_PROBLEMS} more paths can be changed by others than root")
+    if problems:
         raise UntrustedPaths(*problems)
 
 
-def _describe(option: str, found: Weakness) -> str:
+def _describe(word: str, found: Weakness) -> str:
     return (
-        f"{option}: {visible(found.path)}: {found.reason}, so a worker could become root by it; {found.cure} "
+        f"{word}: {visible(found.path)}: {found.reason}, so a worker could become root by it; {found.cure} "
         f"{visible(shlex.quote(found.path))}, or accept it by --insecure-paths"
     )
+
+
+# --- groups -----------------------------------------------------------------------------------------------------------
+
+
+def _groups(identity: Identity) -> set[int]:
+    return {identity.gid, *(os.getgrouplist(identity.name, identity.gid) if identity.name else ())}
+
+
+def _has_members(group: int) -> bool:
+    """Whether a user other than root is in it. Debian's /usr/local is group staff's, in which there is no user."""
+    try:
+        names = {*grp.getgrgid(group).gr_mem, *(each.pw_name for each in pwd.getpwall() if each.pw_gid == group)}
+    except KeyError:
+        # Without a name it can be given by number, to any process.
+        return True
+    return not names <= {"root"}
 
 
 # --- code -------------------------------------------------------------------------------------------------------------
 
 
-def _code_weaknesses() -> list[Weakness]:
-    """Of the interpreter, of every folder that it imports from, of what is loaded, and of the program itself."""
-    folders = dict.fromkeys([*_folders(), *(os.path.dirname(file) for file in _loaded_files())])
-    found: dict[Weakness, None] = {}
-    for path in (*_programs(), *folders):
-        found |= dict.fromkeys(_weaknesses(path))
-    own = os.geteuid()
-    for file in (*_loaded_files(), *_importable(_folders())):
+def _code_weaknesses() -> Iterator[tuple[str, Weakness]]:
+    """Of what this program loads, and of the ways to it."""
+    for word, path in dict.fromkeys(code.ways()):
+        yield from ((word, each) for each in _weaknesses(path))
+    for word, path in dict.fromkeys(code.files()):
         # The folder was walked already; a link may lead out of it.
         with contextlib.suppress(OSError):
-            if os.path.islink(file):
-                found |= dict.fromkeys(_weaknesses(file))
-            elif each := weakness(file, os.stat(file), own):
-                found[each] = None
-    return list(found)
+            found = paths.weaknesses(path) if os.path.islink(path) else (paths.weakness_of(path),)
+            yield from ((word, each) for each in found if each is not None)
 
 
 def _weaknesses(path: str) -> tuple[Weakness, ...]:
     """Where there is nothing at `path`, of the folder that it could be made in."""
-    while True:
-        try:
-            return paths.weaknesses(path)
-        except OSError:
-            path = os.path.dirname(path)
-            if path in ("", "/"):
-                return ()
-
-
-def _programs() -> Iterator[str]:
-    if sys.executable:
-        yield sys.executable
-    main = getattr(sys.modules.get("__main__"), "__file__", None)
-    if main:
-        yield main
-
-
-def _folders() -> Iterator[str]:
-    yield from {sys.prefix, sys.exec_prefix, sys.base_prefix, str(Path(__file__).parents[1])}
-    yield from (paths.absolute(entry) for entry in sys.path)
-
-
-def _loaded_files() -> Iterator[str]:
-    for module in list(sys.modules.values()):
-        file = getattr(module, "__file__", None)
-        if isinstance(file, str) and os.path.isabs(file):
-            yield file
-
-
-def _importable(folders: Iterable[str]) -> Iterator[str]:
-    for folder in folders:
-        with contextlib.suppress(OSError), os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.endswith(_LOADED) or entry.is_dir():
-                    yield entry.path
+    for place in (path, *map(str, PurePath(path).parents)):
+        with contextlib.suppress(OSError):
+            return paths.weaknesses(place)
+    return ()

@@ -67,13 +67,25 @@ class Sources:
             self._file = file
 
     def control(self) -> str:
-        """The path of the control socket that is named somewhere; "" if none is, or the file is wrong."""
+        """The path of the control socket that is named somewhere; "" if none is, or the file is wrong.
+
+        Raises ConfigError where root would take it from a file that another user can change: what root says to its
+        server would go to any other one of root's.
+        """
         try:
-            texts, _ = self._collect()
+            texts, places = self._collect()
         except ConfigError:
             return ""
         path = texts.get("control", [""])[-1]
-        return "" if path == "off" else path
+        if path in ("", "off"):
+            return ""
+        if os.geteuid() == 0 and self.weaknesses and places["control"] == visible(self._shown()):
+            _, found = self.weaknesses[0]
+            raise ConfigError(
+                f"--config {shown(self._shown())}: {visible(found.path)}: {found.reason}, so root does not "
+                f"believe where the control socket is; say so by --control {visible(path)}"
+            )
+        return path
 
     def _collect(self) -> tuple[dict[str, Sequence[str]], dict[str, str]]:
         """The text of each option, and where it stands unless on the command line."""

@@ -43,7 +43,8 @@ def _open(place: Place, before: os.stat_result) -> Descriptor:
     in its place would hold this process for ever.
     """
     flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK
-    mode = stat.S_IMODE(before.st_mode)
+    # Without set-user-ID, which the owner of the one before may have set: for a moment the new one is root's.
+    mode = before.st_mode & 0o666
     try:
         new = place.open(flags | os.O_CREAT | os.O_EXCL, mode)
         if os.fstat(new.fileno()).st_uid != before.st_uid:

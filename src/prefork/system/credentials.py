@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from ..errors import ConfigError
 from ..events import visible
 from .orphans import load_prctl
+from .terminal import give_up_terminal
 
 _PR_SET_NO_NEW_PRIVS = 38  # linux/prctl.h
 
@@ -82,6 +83,8 @@ def become(identity: Identity) -> None:
     Clears PR_SET_PDEATHSIG: `die_with_parent` comes after.
     """
     if os.geteuid() == 0:
+        if identity.uid != 0:
+            give_up_terminal()
         if identity.name:
             os.initgroups(identity.name, identity.gid)
         else:

@@ -39,6 +39,8 @@ class Estate:
     """The names of log files, by descriptor."""
     config: str | None = None
     """The file that settings were read from, "" for none; None: a version that did not tell."""
+    home: str = ""
+    """The folder that relative paths start in, as the user named it; "" where it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ class Parcel:
                 "workers": list(estate.workers),
                 "logs": dict(estate.logs),
                 "config": estate.config,
+                "home": estate.home,
             }
             self.variable = str(self._write(json.dumps(content).encode()))
         except BaseException:
@@ -169,6 +172,7 @@ def _unpack(content: dict[str, Any]) -> Handover:
         workers=(int(wanted), int(actual)),
         logs={int(fd): str(path) for fd, path in content["logs"].items()},
         config=None if content.get("config") is None else str(content["config"]),
+        home=str(content.get("home", "")),
     )
     return Handover(int(content["pid"]), int(content["channel"]), estate)
 

@@ -24,6 +24,8 @@ from .descriptors import Descriptor
 #: The kernel's own bound (path_resolution(7)).
 MOST_LINKS = 40
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC if hasattr(os, "O_PATH") else os.O_RDONLY
+#: Where relative paths start (`settle`); "" for the current folder. State of the process, as the current folder is.
+_start = ""
 
 
 class Place:
@@ -65,6 +67,10 @@ class Place:
         """The folder, open for reading (flock(2) wants more than O_PATH)."""
         return Descriptor(os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._folder.fileno()))
 
+    def make_folder(self, mode: int) -> None:
+        """Make a folder of that name."""
+        os.mkdir(self.name, mode, dir_fd=self._folder.fileno())
+
     def unlink(self) -> None:
         """Remove the name."""
         os.unlink(self.name, dir_fd=self._folder.fileno())
@@ -72,8 +78,8 @@ class Place:
     def address(self) -> str:
         """A path to give to bind(2), which takes no descriptor. It is the plain one, which peers see (getsockname),
         unless another user could have exchanged a folder of it since it was walked."""
-        held = f"/proc/self/fd/{self._folder.fileno()}"
-        return f"{held}/{self.name}" if self._exposed and os.path.isdir(held) else self.path
+        held = through(self._folder.fileno(), "")
+        return f"{held}/{self.name}" if self._exposed and held else self.path
 
 
 def hold(path: str | os.PathLike[str]) -> Place:
@@ -91,6 +97,20 @@ def hold(path: str | os.PathLike[str]) -> Place:
         walk.close()
         raise
     return Place(walk.path, walk.take(), name, exposed=strictly and bool(walk.weak))
+
+
+def locate(path: str | os.PathLike[str]) -> Descriptor:
+    """What stands at `path`, through the symbolic links that `hold` would follow, open for its name alone (open(2),
+    O_PATH). Raises OSError."""
+    walk = _Walk(absolute(path))
+    with contextlib.closing(walk):
+        return walk.to_file(os.O_PATH, strictly=os.geteuid() == 0)
+
+
+def through(fd: int, otherwise: str) -> str:
+    """A path that leads to what is open as `fd`, whatever is put in its place later; `otherwise` without /proc."""
+    held = f"/proc/self/fd/{fd}"
+    return held if os.path.lexists(held) else otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +144,12 @@ def weaknesses(path: str | os.PathLike[str]) -> tuple[Weakness, ...]:
         return tuple(walk.weak)
 
 
+def weakness_of(path: str) -> Weakness | None:
+    """Who can change the file or folder at `path` itself; the way to it is not looked at. Raises OSError."""
+    found = os.stat(path)
+    return weakness(path, found, os.geteuid(), _listed(path, found))
+
+
 def require_regular(found: os.stat_result) -> None:
     """Raises OSError for any other kind: a FIFO would hold this process for ever, a device would fill its memory."""
     if stat.S_ISDIR(found.st_mode):
@@ -143,9 +169,21 @@ def absolute(path: str | os.PathLike[str]) -> str:
     return text if os.path.isabs(text) else f"{logical_folder()}/{text}"
 
 
+def settle(folder: str) -> None:
+    """Have relative paths start in `folder` from now on; "" for the current folder, as at first.
+
+    A supervisor that goes to `folder` again may come to another one, where a user can change a link or a folder on the
+    way. A name is walked from the root each time, and such a link is seen.
+    """
+    global _start
+    _start = folder
+
+
 def logical_folder() -> str:
-    """The current folder as the user names it, with its symbolic links, if the shell told. Raises OSError if it is
-    gone."""
+    """The current folder as the user names it, with its symbolic links, if the shell told; the one that this process
+    has settled on, if it has. Raises OSError if it is gone."""
+    if _start:
+        return _start
     named = os.environ.get("PWD", "")
     with contextlib.suppress(OSError):
         if os.path.isabs(named) and os.path.samefile(named, "."):
@@ -187,22 +225,23 @@ class _Walk:
             raise OSError(errno.EISDIR, "is a directory")
         return self._parts[0]
 
-    def to_file(self, flags: int) -> Descriptor:
+    def to_file(self, flags: int, strictly: bool = False) -> Descriptor:
         """Go to the last name, through links, and open it with `flags`."""
         while True:
             while len(self._parts) > 1 or self._parts == [".."]:
-                self._step(strictly=False)
+                self._step(strictly)
             name = self._parts[0] if self._parts else "."
             text, folder = self._folders[-1]
             found = os.stat(name, dir_fd=folder.fileno(), follow_symlinks=False)
             if not stat.S_ISLNK(found.st_mode):
                 break
-            self._follow(strictly=False)
+            self._follow(strictly)
         fd = Descriptor(os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder.fileno()))
         try:
             opened = os.fstat(fd.fileno())
             self._judge_entry(opened)
-            self._note(weakness(f"{text}/{name}" if name != "." else text or "/", opened, self._own))
+            at = f"{text}/{name}" if name != "." else text or "/"
+            self._note(weakness(at, opened, self._own, _listed(fd.fileno(), opened)))
         except BaseException:
             fd.close()
             raise
@@ -245,13 +284,26 @@ class _Walk:
     def _judge_entry(self, entry: os.stat_result) -> Weakness | None:
         """Whether another user can put something else in the place of `entry`, which the last folder holds."""
         text, folder = self._folders[-1]
-        found = weakness_of_entry(text or "/", os.fstat(folder.fileno()), entry, self._own)
+        holder = os.fstat(folder.fileno())
+        found = weakness_of_entry(text or "/", holder, entry, self._own, _listed(folder.fileno(), holder))
         self._note(found)
         return found
 
     def _note(self, found: Weakness | None) -> None:
         if found is not None and found not in self.weak:
             self.weak.append(found)
+
+
+def _listed(place: int | str, found: os.stat_result) -> bool:
+    """Whether a file, open or by its path, has an access list (acl(5)) that may let others write; also where it cannot
+    be told."""
+    if not found.st_mode & stat.S_IWGRP or not hasattr(os, "getxattr"):
+        return False
+    try:
+        # By a path in any case: the descriptor may be one of a name alone (O_PATH).
+        return bool(os.getxattr(through(place, "") if isinstance(place, int) else place, "system.posix_acl_access"))
+    except OSError as exc:
+        return exc.errno not in (errno.ENODATA, errno.EOPNOTSUPP)
 
 
 def _parts(path: str) -> list[str]:

@@ -76,8 +76,12 @@ def _lock(place: Place, path: str) -> PidFile | None:
     with contextlib.ExitStack() as undo:
         # What we have made is ours to remove, and nobody else's yet.
         undo.callback(file.remove if made else file.close)
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
             raise _refused(path, "it is not a regular file")
+        if found.st_nlink > 1:
+            # Put there by the workers' user, it may be another program's pidfile.
+            raise _refused(path, "it has another name besides (a hard link)")
         try:
             fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

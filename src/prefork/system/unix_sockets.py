@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from ..addresses import UNIX_PATH_LIMIT
 from ..errors import BindError
-from .paths import Place, hold
+from .paths import Place, hold, locate, through
 
 #: Seconds for which somebody else's lock on a folder is waited for. It is not obeyed for longer.
 LOCK_TIMEOUT = 1.0
@@ -102,6 +102,16 @@ def bind_with_file(path: str | os.PathLike[str], mode: int, backlog: int) -> tup
         raise BindError(f"unix:{name}", exc.errno or 0, cure) from exc
 
 
+def connect(sock: socket.socket, path: str) -> None:
+    """Connect to what listens at `path`. Raises OSError: also where root would follow a link that another user can
+    change, which may lead to any server of root's."""
+    if not hasattr(os, "O_PATH"):
+        sock.connect(path)
+        return
+    with contextlib.closing(locate(path)) as file:
+        sock.connect(through(file.fileno(), path))
+
+
 def remove_stale_socket(path: str) -> bool:
     """Remove the file of a unix socket that nobody listens on; whether somebody does. Anything else is left alone."""
     with contextlib.suppress(OSError), hold(path) as place, _alone_in(place):
@@ -162,16 +172,18 @@ def _is_file_of(sock: socket.socket, found: os.stat_result) -> bool:
     this user that has one name must do."""
     if not stat.S_ISSOCK(found.st_mode):
         return False
-    told = _file_of(sock)
+    told = _inode_of(sock)
     if told is None:
         return found.st_uid == os.geteuid() and found.st_nlink == 1
-    device = os.major(found.st_dev) << 20 | os.minor(found.st_dev)
-    return told == (found.st_ino & _ANY, device)
+    return told == found.st_ino & _ANY
 
 
-def _file_of(sock: socket.socket) -> tuple[int, int] | None:
-    """(inode, device) of the file of a bound unix socket, as the kernel numbers them (sock_diag(7), UNIX_DIAG_VFS);
-    None where it cannot be asked: no such module, a sandbox, another system."""
+def _inode_of(sock: socket.socket) -> int | None:
+    """The number of the file of a bound unix socket, as the kernel says (sock_diag(7), UNIX_DIAG_VFS); None where it
+    cannot be asked: no such module, a sandbox, another system.
+
+    It says the device, too, but stat(2) tells another one on btrfs and overlayfs. In one folder the number is enough.
+    """
     inode = os.fstat(sock.fileno()).st_ino & _ANY
     request = struct.pack("=BBHIIIII", socket.AF_UNIX, 0, 0, _ANY, inode, _UDIAG_SHOW_VFS, _ANY, _ANY)
     header = _HEADER.pack(_HEADER.size + len(request), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, 0, 0)
@@ -185,7 +197,7 @@ def _file_of(sock: socket.socket) -> tuple[int, int] | None:
     return _vfs(answer)
 
 
-def _vfs(answer: bytes) -> tuple[int, int] | None:
+def _vfs(answer: bytes) -> int | None:
     length, kind, *_ = _HEADER.unpack_from(answer)
     if kind != _SOCK_DIAG_BY_FAMILY:
         return None
@@ -193,8 +205,8 @@ def _vfs(answer: bytes) -> tuple[int, int] | None:
     while at + _ATTRIBUTE.size <= min(length, len(answer)):
         size, attribute = _ATTRIBUTE.unpack_from(answer, at)
         if attribute == _UNIX_DIAG_VFS:
-            inode, device = struct.unpack_from("=II", answer, at + _ATTRIBUTE.size)
-            return inode, device
+            inode: int = struct.unpack_from("=I", answer, at + _ATTRIBUTE.size)[0]
+            return inode
         at += max(_ATTRIBUTE.size, size + 3 & ~3)
     return None
 
@@ -224,7 +236,7 @@ def _opened(place: Place) -> Iterator[tuple[str, os.stat_result]]:
         yield place.path, place.look()
         return
     with contextlib.closing(place.open(os.O_PATH)) as file:
-        yield f"/proc/self/fd/{file.fileno()}", os.fstat(file.fileno())
+        yield through(file.fileno(), place.path), os.fstat(file.fileno())
 
 
 def _answers(name: str) -> bool:
