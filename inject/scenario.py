@@ -197,6 +197,7 @@ class Run:
             except OSError:
                 broken.append(True)
                 self._signal(number)
+
             def known() -> bool:
                 if outcome.search(self._said()[begun:]) or self._gone():
                     return True
