@@ -173,6 +173,8 @@ class Settings:
     """Who the workers are, by name or number; "" is who starts them."""
     insecure_paths: bool = False
     """Whether what the supervisor believes and runs may be what the workers' user can change."""
+    leave_daemons: bool = False
+    """Whether what a worker has started, and has left its process group, may outlive the supervisor."""
     umask: int | None = None
     pidfile: str = ""
     """Where the supervisor's number is written, and which no second one may have; "" is nowhere."""

@@ -98,6 +98,10 @@ class ListenerFailed(PreforkError, OSError):
     """Raised by `TCPServer.serve_forever` when a listening socket itself is broken; the process should be replaced."""
 
 
+class NoRoom(OSError):
+    """Raised where the system has no room for one more connection: it is closed, and accepting rests for a moment."""
+
+
 class StreamBusy(RuntimeError):
     """Raised when two tasks wait for the same direction of one stream; the one that came first keeps waiting."""
 

@@ -226,6 +226,17 @@ class Listening(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class GroupsReduced(Event):
+    """A TLS context offers P-256 alone, because its list of groups cannot be set."""
+
+    level: ClassVar[int] = logging.DEBUG
+    reason: str
+
+    def __str__(self) -> str:
+        return f"TLS offers the group P-256 alone: the list of groups cannot be set: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
 class BacklogCapped(Event):
     """The kernel takes a shorter queue than was asked for."""
 
@@ -235,6 +246,16 @@ class BacklogCapped(Event):
 
     def __str__(self) -> str:
         return f"--backlog {self.asked}: the kernel caps it at {self.given} (raise net.core.somaxconn)"
+
+
+@dataclass(frozen=True, slots=True)
+class NoDeadline(Event):
+    """A peer may do nothing for ever: at the start, and when a reload has changed it."""
+
+    phases: str
+
+    def __str__(self) -> str:
+        return f"no deadline for: {self.phases}"
 
 
 @dataclass(frozen=True, slots=True)

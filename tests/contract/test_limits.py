@@ -78,6 +78,24 @@ async def silent(sock: socket.socket) -> bool:
     return False
 
 
+def test_before_a_stop_what_waits_beyond_the_limit_is_refused(world: World) -> None:
+    async def main() -> None:
+        async with Serving(greet, Limits(max_connections=2, refusal=b"busy\n")) as serving:
+            clients = [serving.connect() for _ in range(4)]
+            for client in clients[:2]:
+                assert await receive(client) == b"hello\n"
+            assert await silent(clients[2])
+            serving.server.accept_waiting(100)
+            serving.server.stop()
+            for client in clients[2:]:
+                assert await receive(client) == b"busy\n"
+            assert len(serving.told(ConnectionRefused)) == 2
+            for client in clients:
+                client.close()
+
+    world.run(main)
+
+
 def test_beyond_the_limit_connections_wait_and_are_served_when_others_end(world: World) -> None:
     async def main() -> None:
         async with Serving(greet, Limits(max_connections=3)) as serving:

@@ -110,6 +110,7 @@ def test_the_table_of_options_has_the_defaults_of_the_code() -> None:
         "backlog": str(settings.backlog),
         "reuse-port": None,
         "insecure-paths": None,
+        "leave-daemons": None,
         "tls-cert": None,
         "tls-key": None,
         "max-connections": None,
@@ -151,7 +152,12 @@ def test_the_table_of_options_has_the_defaults_of_the_code() -> None:
 
 def test_the_table_of_options_is_the_commands_own() -> None:
     helped = run_script("from prefork.cli.main import main\nmain()", "serve", "--help", env={"COLUMNS": "200"}).stdout
-    offered = set(re.findall(r"--([a-z][a-z-]+)", helped)) - {"help", "no-reuse-port", "no-insecure-paths"}
+    offered = set(re.findall(r"--([a-z][a-z-]+)", helped)) - {
+        "help",
+        "no-reuse-port",
+        "no-insecure-paths",
+        "no-leave-daemons",
+    }
     assert offered == set(re.findall(r"--([a-z-]+)", "".join(re.findall(r"^\| (`-.*?) \|", README, re.M))))
 
 
@@ -171,9 +177,16 @@ def test_limits_that_are_told_in_streams_are_the_codes(name: str) -> None:
 
 
 def test_the_file_of_settings_is_one(tmp_path: Path) -> None:
-    (text,) = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "running.md").read_text(), re.S)
-    (tmp_path / "prefork.toml").write_text(text)
-    settings = Sources({"config": [str(tmp_path / "prefork.toml")]}, {}).settings()
+    found = []
+    for text in re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "running.md").read_text(), re.S):
+        (tmp_path / "prefork.toml").write_text(text)
+        found.append(Sources({"config": [str(tmp_path / "prefork.toml")]}, {}).settings())
+    settings, internet = found
+    assert (internet.limits.first_byte_timeout, internet.limits.idle_timeout, internet.limits.max_age) == (
+        10,
+        120,
+        3600,
+    )
     assert [str(address) for address in settings.bind] == [":9000", "unix:/run/app/echo.sock,mode=660"]
     assert settings.max_worker_rss == 512 * 2**20
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import socket
 import struct
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 from streams import FLAVOURS, World, eventually
-from support import need, run_script
+from support import need, need_root, run_script
 
 import prefork
 from prefork.events import AcceptPaused, Event, ListenerBroken
 from prefork.net.acceptor import Acceptor
+from prefork.testing import run_server
 
 RESET = struct.pack("ii", 1, 0)
 
@@ -332,3 +336,67 @@ def test_pauses_are_one_event_each(world: World) -> None:
     world.run(main)
     assert [type(event) for event in events] == [AcceptPaused]
     assert "too many open files" in str(events[0])
+
+
+SERVICES = """
+import asyncio
+
+async def stream(stream):
+    async for line in stream:
+        stream.write(line)
+
+class Protocol(asyncio.Protocol):
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def data_received(self, data):
+        self.transport.write(data)
+"""
+
+
+@pytest.mark.parametrize(
+    ("service", "error", "reason"),
+    [("stream", "ENOSPC", "no space left"), ("Protocol", "ENOMEM", "cannot allocate memory")],
+)
+def test_no_room_for_a_watch_is_a_shortage(tmp_path: Path, service: str, error: str, reason: str) -> None:
+    """fs.epoll.max_user_watches: the connection is closed, accepting rests, and those that are open go on."""
+    need("strace")
+    need_root()
+    (tmp_path / "service.py").write_text(SERVICES)
+    with run_server(f"service:{service}", "-w", "1", cwd=tmp_path) as server, contextlib.ExitStack() as stack:
+        (worker,) = server.worker_pids()
+
+        def connect() -> socket.socket:
+            return stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 10))
+
+        def ask(sock: socket.socket) -> bytes:
+            with contextlib.suppress(ConnectionError):
+                sock.sendall(b"hello\n")
+                return sock.recv(100)
+            return b""
+
+        first = connect()
+        assert ask(first) == b"hello\n"
+        # Every second call: with this order of calls a connection or the listener is added, and nothing is removed.
+        inject = ("-e", "trace=epoll_ctl", "-e", f"inject=epoll_ctl:error={error}:when=1+2")
+        strace = stack.enter_context(
+            subprocess.Popen(
+                ["strace", "-o", str(tmp_path / "trace"), "-p", str(worker), *inject], stderr=subprocess.PIPE
+            )
+        )
+        stack.callback(strace.terminate)
+        assert strace.stderr is not None
+        assert b"attached" in strace.stderr.readline()
+        clients = [connect() for _ in range(3)]
+        # One for each rest of half a second.
+        assert [ask(client) for client in clients[:2]] == [b"", b""]
+        assert ask(first) == b"hello\n"
+        strace.terminate()
+        strace.communicate()
+        assert ask(connect()) == b"hello\n"
+        assert server.worker_pids() == [worker]
+        log = server.stderr()
+    assert "Traceback" not in log
+    assert reason in log
+    lines = [line for line in log.splitlines() if "paused" in line]
+    assert 1 <= len(lines) <= 3, log

@@ -1,4 +1,5 @@
-"""A handler forks: its child holds the sockets of all connections, and nobody's peer notices."""
+"""A handler starts children: one that holds the sockets of all connections, and whose peers notice nothing of it; one
+that has a connection as its standard input, and makes it block."""
 
 from __future__ import annotations
 
@@ -49,3 +50,59 @@ def test_the_end_reaches_the_peer_and_no_event_another_connection(tmp_path: Path
                 first.send(b"is anybody there?\n")
             for other in others:
                 ask(other, b"%d\n" % number)
+
+
+BLOCKING = """
+import asyncio, fcntl, os, sys
+
+CHILD = "import os; os.set_blocking(0, True)"
+
+async def handle(stream):
+    async for line in stream:
+        if line == b"child\\n":
+            sock = stream.get_extra_info("socket")
+            child = await asyncio.create_subprocess_exec(sys.executable, "-S", "-c", CHILD, stdin=sock)
+            await child.wait()
+            assert not fcntl.fcntl(sock, fcntl.F_GETFL) & os.O_NONBLOCK
+            stream.write(line)
+        elif line == b"send\\n":
+            stream.write(bytes(4 * 2**20))
+        elif line == b"end\\n":
+            stream.write(line)
+            return
+        else:
+            stream.write(line)
+"""
+
+
+@pytest.mark.parametrize("what", ["receive", "send", "end"])
+def test_a_child_that_makes_a_connection_block_stops_no_other(tmp_path: Path, what: str) -> None:
+    """Its O_NONBLOCK is that of the open file description, which both have."""
+    (tmp_path / "service.py").write_text(BLOCKING)
+    # A unix socket is read until it says that there is no more.
+    path = str(tmp_path / "socket")
+    with serving(tmp_path, workers=1, bind=[f"unix:{path}"]), contextlib.ExitStack() as stack:
+
+        def connect() -> socket.socket:
+            sock = stack.enter_context(socket.socket(socket.AF_UNIX))
+            sock.settimeout(10)
+            sock.connect(path)
+            return sock
+
+        def ask(sock: socket.socket, line: bytes) -> None:
+            sock.sendall(line)
+            assert sock.recv(100) == line
+
+        other, first = connect(), connect()
+        ask(other, b"before\n")
+        ask(first, b"child\n")
+        if what == "end":
+            ask(first, b"end\n")
+        elif what == "send":
+            first.sendall(b"send\n")
+        for number in range(5):
+            ask(other, b"%d\n" % number)
+        if what == "send":
+            left = 4 * 2**20
+            while left:
+                left -= len(first.recv(65536))

@@ -45,6 +45,8 @@ def test_a_stop_at_a_random_moment_of_the_start(folder: Path) -> None:
             process = subprocess.Popen(command, cwd=folder, stderr=log, start_new_session=True)
         try:
             wait_until(lambda: "listening" in (folder / "log").read_text())
+            if number % 3 == 0:
+                wait_until(lambda pid=process.pid: len(session_members(pid)) > 1, what="that a worker is forked")
             # A start takes some ten milliseconds from here.
             end = time.monotonic() + dice.uniform(0, 0.04)
             while time.monotonic() < end:

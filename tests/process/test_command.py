@@ -457,7 +457,8 @@ def test_it_serves_and_says_so_and_stops(folder: Path) -> None:
     texts = [line.split(": ", 1)[1] for line in log.splitlines()]
     assert re.fullmatch(r"listening on 127\.0\.0\.1:\d+ \(tcp\)", texts[0])
     assert texts[1] == f"listening on unix:{path} (unix)"
-    assert texts[2] == "ready: 2 workers"
+    assert texts[2].startswith("no deadline for: first byte (--first-byte-timeout), ")
+    assert texts[3] == "ready: 2 workers"
     assert re.search(r" info worker [01]\[\d+\]: ", log)
     assert not path.exists()
 
@@ -477,7 +478,8 @@ def test_json_logs_of_all_processes_are_json(folder: Path) -> None:
         wait_until(lambda: "HandlerFailed" in server.stderr())
         assert server.stop() == 0
         lines = [json.loads(line) for line in server.stderr().splitlines()]
-    assert [line["event"] for line in lines if line["process"] == "supervisor"][:2] == ["Listening", "Ready"]
+    events = [line["event"] for line in lines if line["process"] == "supervisor"]
+    assert events[:3] == ["Listening", "NoDeadline", "Ready"]
     (theirs,) = [line for line in lines if line["logger"] == "noisy"]
     assert theirs["message"] == 'got "}\x1b[31m\x7f\n'
     (failed,) = [line for line in lines if line.get("event") == "HandlerFailed"]

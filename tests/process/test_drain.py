@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import signal
 import socket
 import time
@@ -68,7 +69,7 @@ def test_after_a_stop_new_connections_are_refused_while_open_ones_end(folder: Pa
             assert file.readline()
             server.signal(signal.SIGTERM)
             wait_until(lambda: connect_code(server) == errno.ECONNREFUSED, what="a refusal, not a queue without end")
-            assert not path.exists()
+            wait_until(lambda: not path.exists())
             sock.sendall(b"two\n")
             assert file.readline()
             assert server._process.poll() is None
@@ -108,6 +109,37 @@ def test_what_waits_in_the_queue_at_a_stop_is_served(folder: Path, options: list
             assert sock.makefile("rb").readline()
             sock.close()
         assert server.wait() == 0
+
+
+def at_a_stop_beyond_the_limit(server: Server, connections: int) -> int:
+    """How many of so many connections, which are more than there may be, have been served; the rest was refused."""
+    socks = [connect(server) for _ in range(connections)]
+    wait_until(lambda: "paused" in server.stderr(), what="accepting rests")
+    server.signal(signal.SIGTERM)
+    answers = []
+    for sock in socks:
+        with sock, sock.makefile("rb") as file:
+            answers.append(file.read())
+    assert server.wait() == 0
+    served = answers.count(b"hello\ngoodbye\n")
+    assert sorted(answers) == [b"busy\n"] * (connections - served) + [b"hello\ngoodbye\n"] * served
+    assert "refused 127.0.0.1" in server.stderr()
+    return served
+
+
+def test_what_waits_beyond_the_limit_at_a_stop_is_refused(folder: Path) -> None:
+    options = ["-w", "1", "--max-connections", "2", "--refusal", "busy\n"]
+    with run_server("service:polite", *options, cwd=folder) as server:
+        assert at_a_stop_beyond_the_limit(server, 6) == 2
+
+
+def test_what_waits_at_the_reserve_of_descriptors_at_a_stop_is_refused(folder: Path) -> None:
+    with run_server("service:polite", "-w", "1", "--refusal", "busy\n", cwd=folder) as server:
+        (worker,) = server.worker_pids()
+        # 32 of them are not for connections.
+        resource.prlimit(worker, resource.RLIMIT_NOFILE, (52, 52))
+        assert 0 < at_a_stop_beyond_the_limit(server, 40) < 52 - 32
+        assert "nearly all descriptors" in server.stderr()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

@@ -171,3 +171,32 @@ def test_a_stop_in_the_middle_of_a_reload(folder: Path) -> None:
             time.sleep(delay)
             assert server.stop() == 0
             assert "Traceback" not in server.stderr()
+
+
+def test_the_deadlines_that_are_off_are_told_once_and_when_they_change(tmp_path: Path) -> None:
+    """A peer may be silent for ever by default: whoever runs the server reads it at the start."""
+    (tmp_path / "service.py").write_text("async def handle(stream): ...\n")
+    config = tmp_path / "prefork.toml"
+
+    def told(server: Server) -> list[str]:
+        lines = [line for line in server.stderr().splitlines() if "no deadline" in line]
+        assert all(" info " in line for line in lines)
+        return [line.partition("no deadline for: ")[2] for line in lines]
+
+    def reload(server: Server) -> None:
+        before = server.stderr().count("reloaded:")
+        server.signal(signal.SIGHUP)
+        wait_until(lambda: server.stderr().count("reloaded:") > before)
+
+    config.write_text("")
+    with run_server("service:handle", "-w", "1", "--config", str(config), cwd=tmp_path) as server:
+        everything = "first byte (--first-byte-timeout), silence (--idle-timeout), age (--max-age)"
+        assert told(server) == [everything]
+        reload(server)
+        assert told(server) == [everything]
+        config.write_text("first_byte_timeout = 5\nmax_age = 60\n")
+        reload(server)
+        wait_until(lambda: told(server) == [everything, "silence (--idle-timeout)"])
+        config.write_text("first_byte_timeout = 5\nmax_age = 60\nidle_timeout = 9\n")
+        reload(server)
+        assert len(told(server)) == 2

@@ -160,6 +160,7 @@ def _supervise(
         control=None if control is None else ControlSocket(control.endpoints[0][0], system.parent_only),
         watchdog=notifier.watchdog,
         predecessor=predecessor,
+        leave_daemons=provision.leave_daemons,
     ) as supervisor:
         outcome = supervisor.run()
         if isinstance(outcome, Seat):
@@ -189,6 +190,7 @@ def _work(seat: Seat, kit: object, provision: Provision, target: object) -> NoRe
                 dump_signal=seat.dump_signal,
                 identity=kit.identity,
                 endpoints=[lanes for listener in kit.listeners for lanes in listener.endpoints],
+                passed=frozenset(sock for each in kit.listeners if not each.is_ours() for sock in each.sockets()),
                 context=kit.context,
                 settings=settings,
                 target=target,

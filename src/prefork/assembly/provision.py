@@ -26,6 +26,7 @@ from ..events import (
     FileLost,
     ListenerMended,
     Listening,
+    NoDeadline,
     PidfileUnwritten,
     visible,
 )
@@ -49,8 +50,10 @@ from .sources import Source
 if TYPE_CHECKING:
     import ssl
 
+#: The deadlines that are off by default, in words.
+_DEADLINES = {"first_byte_timeout": "first byte", "idle_timeout": "silence", "max_age": "age"}
 #: Settings that hold from the start to the end: a reload with another value is refused.
-_FIXED = ("reuse_port", "pidfile", "control", "user", "group", "insecure_paths")
+_FIXED = ("reuse_port", "pidfile", "control", "user", "group", "insecure_paths", "leave_daemons")
 _CONTROL_BACKLOG = 16
 
 
@@ -81,6 +84,7 @@ class Provision:
         self._loaded: contexts.Pair | None = None
         self._identity: tuple[tuple[str, str], Identity | None] = (("", ""), None)
         self._told_of_backlog = 0
+        self._told_of_deadlines = ""
         self._tenure = Tenure.HOLDER if estate is None else Tenure.DEPUTY
         self._estate = estate
         self._listeners = Listeners(() if estate is None else estate.listeners)
@@ -89,6 +93,11 @@ class Provision:
         self._pidfile: pidfile.PidFile | None = None
         self._announcer = _Announcer(settings.ready_fd if estate is None else None)
         self.log_files = LogFiles(None if estate is None else estate.logs)
+
+    @property
+    def leave_daemons(self) -> bool:
+        """Whether what has left the workers' groups may outlive us."""
+        return self._settings.leave_daemons
 
     def close(self) -> None:
         """Close everything, and remove the files that are ours. May be called again."""
@@ -109,13 +118,14 @@ class Provision:
         with block_signals():
             self._take_pidfile()
             plan = self._make_plan(self._settings)
-            self.adopt(plan)
+            self._follow(plan)
         if self._estate is not None and plan.workers == self._estate.workers[0]:
             # Somebody has scaled the supervisor before this one.
             plan = dataclasses.replace(plan, workers=self._estate.workers[1])
         for text in plan.listeners:
             address, _, kind = text.partition(" (")
             emit(Listening(address, kind.rstrip(")")))
+        self._check_deadlines()
         return plan
 
     def renew(self) -> Plan:
@@ -144,6 +154,10 @@ class Provision:
 
     def adopt(self, plan: Plan) -> None:
         """Every worker is of this plan now: what is not theirs alone follows it."""
+        self._follow(plan)
+        self._check_deadlines()
+
+    def _follow(self, plan: Plan) -> None:
         kit = _kit(plan)
         self._settings = kit.settings
         gid = None if kit.identity is None else kit.identity.gid
@@ -159,6 +173,10 @@ class Provision:
             self._old_pidfile.remove()
             self._old_pidfile = None
 
+    def end_listening(self) -> None:
+        """Close all sockets but the control socket, and have the kernel refuse what comes to them."""
+        self._listeners.close(but=self._control)
+
     def _make_plan(self, settings: Settings) -> Plan:
         identity = self._look_up(settings)
         pair = contexts.prove(settings.tls) if settings.tls else None
@@ -168,7 +186,7 @@ class Provision:
         if pair is not None:
             # The same context as before, where there is one: the keys of session tickets live in it, and every worker
             # of every generation inherits them. Not for a key of another kind, which would stand beside the old one.
-            context = self._contexts.setdefault(pair.key_type(), contexts.make_context())
+            context = self._context_for(pair)
         workers = settings.workers or cpu_count()
         listeners = self._listeners.arrange(settings.bind, settings.backlog, workers if settings.reuse_port else None)
         return Plan(
@@ -178,6 +196,12 @@ class Provision:
             listeners=tuple(_with_tls(text, context) for each in listeners for text in each.describe()),
             equipment=Kit(settings, listeners, context, pair, identity, _physical_folder()),
         )
+
+    def _context_for(self, pair: contexts.Pair) -> ssl.SSLContext:
+        kind = pair.key_type()
+        if kind not in self._contexts:
+            self._contexts[kind] = contexts.make_context(self._emit)
+        return self._contexts[kind]
 
     def _look_up(self, settings: Settings) -> Identity | None:
         """Once for each user and group: where they are kept on another machine, looking them up takes its time."""
@@ -195,6 +219,14 @@ class Provision:
         if backlog > cap and backlog != told:
             self._told_of_backlog = backlog
             self._emit(BacklogCapped(backlog, cap))
+
+    def _check_deadlines(self) -> None:
+        limits = self._settings.limits
+        missing = [name for name in _DEADLINES if getattr(limits, name) is None]
+        phases = ", ".join(f"{_DEADLINES[name]} (--{name.replace('_', '-')})" for name in missing)
+        if phases and phases != self._told_of_deadlines:
+            self._emit(NoDeadline(phases))
+        self._told_of_deadlines = phases
 
     def _go(self, folder: str) -> None:
         """There; one that is gone is not gone to."""

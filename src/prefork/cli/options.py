@@ -187,6 +187,7 @@ OPTIONS = (
         flag,
     ),
     Option("umask", "OCTAL", "The workers' umask, such as 027.", octal, shown_default=""),
+    Option("leave-daemons", "", "At the end, let processes live that have left their worker's group (setsid).", flag),
     Option("pidfile", "PATH", "Where to write the supervisor's number; no second one may have it.", shown_default=""),
     Option(
         "control",

@@ -24,7 +24,7 @@ class Verdict(enum.Enum):
 
 
 _EMPTY = frozenset({errno.EAGAIN, errno.EWOULDBLOCK})
-_CAPACITY = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_CAPACITY = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC})
 _LISTENER = frozenset({errno.EBADF, errno.ENOTSOCK, errno.EINVAL, errno.EFAULT})
 
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import os
 import select
 import socket
 import sys
 from collections.abc import Callable
 
 from ..core.accepting import Verdict, judge
+from ..errors import NoRoom
 from ..events import AcceptPaused, AcceptSkipped, Emit, ListenerBroken, log
 from ..system.sockets import describe
 from .gate import UNTIL_ROOM, Gate
@@ -47,9 +47,9 @@ class Acceptor:
     """Calls `callback(connection, address)` for each connection that `sock` has, from construction until `close()`.
 
     The connection is non-blocking, close-on-exec, and the callback's from then on; if the callback raises, it is
-    closed, the failure is given to the loop's exception handler, and accepting goes on. `sock` stays its owner's: it is
-    made non-blocking, and never closed. `gate` is asked before each connection. `on_broken` is called once if the
-    listening socket itself has failed; accepting has stopped then.
+    closed, the failure is given to the loop's exception handler, and accepting goes on; after NoRoom it rests. `sock`
+    stays its owner's: it is made non-blocking, and never closed. `gate` is asked before each connection. `on_broken` is
+    called once if the listening socket itself has failed; accepting has stopped then.
     """
 
     def __init__(
@@ -100,8 +100,8 @@ class Acceptor:
             self._nap = None
 
     def accept_waiting(self, most: int) -> None:
-        """Accept now what waits in the queue, up to `most` connections, whatever the gate says: the last thing before
-        `close` where nobody else will."""
+        """Accept now what waits in the queue, up to `most` connections: the last thing before `close` where nobody else
+        will. What is beyond a limit is refused, and does not wait."""
         self._accept(most, must=True)
 
     # --- readiness ----------------------------------------------------------------------------------------------------
@@ -135,7 +135,7 @@ class Acceptor:
         if seconds == UNTIL_ROOM:
             self._state = State.PAUSED
             if self._gate is not None and not self._reported:
-                # Once, until another connection has come: room that others take brings us here again and again.
+                # Once per shortage: room that others take brings us here again and again.
                 self._reported = True
                 self._emit(AcceptPaused(describe(self._sock), self._gate.why))
             return
@@ -146,7 +146,10 @@ class Acceptor:
 
     def _watch(self) -> None:
         self._state = State.WATCHING
-        self._loop.add_reader(self._fd, self._ready)
+        try:
+            self._loop.add_reader(self._fd, self._ready)
+        except OSError as exc:
+            self._pause(exc)
 
     def _stop_watching(self) -> None:
         if self._state is State.WATCHING:
@@ -179,10 +182,10 @@ class Acceptor:
             except OSError as exc:
                 if gate is not None:
                     gate.nothing()
-                if self._failed(exc):
+                # At the end a sibling may have shut the socket down, as there was nothing left to take.
+                if (must and judge(exc.errno) is Verdict.LISTENER) or self._failed(exc):
                     return None
                 continue
-            self._reported = False
             self._hand_over(socket.socket(*self._kind, fileno=fd), address)
             # The callback may have closed us; what is still queued is somebody else's then.
             if not self._still(state):
@@ -208,6 +211,9 @@ class Acceptor:
         try:
             connection.setblocking(False)
             self._callback(connection, address)
+        except NoRoom as exc:
+            connection.close()
+            self._pause(exc)
         except Exception as exc:
             connection.close()
             self._loop.call_exception_handler(
@@ -253,4 +259,4 @@ def add_accept_handler(sock: socket.socket, callback: Callable[[socket.socket, o
 
 
 def _reason(exc: OSError) -> str:
-    return os.strerror(exc.errno).lower() if exc.errno else str(exc)
+    return exc.strerror.lower() if exc.strerror else str(exc)

@@ -29,11 +29,17 @@ from .waiter import Waiter
 RECEIVE = 65 * 1024
 #: One read that goes straight to a handler that wants so much.
 BULK = 256 * 1024
+#: Seconds after which a send is tried again that the kernel had no memory for: no edge tells that it has some.
+SHORTAGE_REST = 0.05
 #: How many reads or writes one task may do before the others get their turn, if its peer never makes it wait.
 TURNS = 32
 
 #: What is corked while nothing is; shared by all, and never changed. A list of its own would be 56 bytes of each.
 NOTHING: list[bytes] = []
+#: A call of ours never waits, whatever has become of the socket's O_NONBLOCK: a child that has the socket as its
+#: standard input may clear it for all, and a number that was closed may be another file's.
+DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0)
+_SHORTAGE = frozenset({errno.ENOBUFS, errno.ENOMEM})
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -93,6 +99,7 @@ class Channel:
         "_phase",
         "_readable",
         "_reader",
+        "_resting",
         "_shown",
         "_since",
         "_sock",
@@ -147,6 +154,8 @@ class Channel:
         """The reading task runs, and what it writes is sent when it waits, for whatever: it need not be corked by the
         poller, which would cost a small echo a thirtieth more."""
         self._backlog: WriteBacklog | None = None
+        self._resting = False
+        """The kernel had no memory for what is unsent; it is sent again when its timer comes."""
         self._writers: tuple[Waiter, ...] = ()
         self._drain_above = hub.limits.drain_above
 
@@ -196,6 +205,9 @@ class Channel:
         elif phase == "write":
             limit = self._write_timeout
             self._cut_off(ConnectionTimedOut(f"the peer took nothing of what was sent for {limit:g} s"))
+        elif phase == "shortage":
+            self._resting = False
+            self._resume_later()
         elif phase == "first byte":
             if self._heard is None and self._phase is Phase.OPEN:
                 self._cut_off(ConnectionTimedOut("the peer has not said a word"))
@@ -275,7 +287,7 @@ class Channel:
     def _receive(self, size: int = RECEIVE) -> bytes | None:
         """One read of the socket: b"" at its end, None if there is nothing now."""
         try:
-            data = self._sock.recv(size)
+            data = self._sock.recv(size, DONTWAIT)
         except (BlockingIOError, InterruptedError):
             self._readable = self._hangup = False
             return None
@@ -367,12 +379,12 @@ class Channel:
         if self._backlog is None:
             # Nearly always the kernel takes it all: `_transmit` without its calls, for a tenth of a small echo's time.
             try:
-                sent = self._sock.send(data)
-            except (BlockingIOError, InterruptedError):
-                sent = 0
+                sent = self._sock.send(data, DONTWAIT)
             except OSError as exc:
-                self._lose_output(exc)
-                return
+                self._send_failed(exc)
+                if self._is_lost():
+                    return
+                sent = 0
             if sent == len(data):
                 return
             data = memoryview(data)[sent:]
@@ -421,19 +433,29 @@ class Channel:
         )
 
     def _send(self, data: bytes | memoryview) -> int:
-        """How many bytes the kernel took; an error ends the output."""
+        """How many bytes the kernel took; an error ends the output, unless it may pass."""
         try:
-            return self._sock.send(data)
-        except (BlockingIOError, InterruptedError):
-            return 0
+            return self._sock.send(data, DONTWAIT)
         except OSError as exc:
-            self._lose_output(exc)
+            self._send_failed(exc)
             return 0
+
+    def _send_failed(self, exc: OSError) -> None:
+        """The kernel is full, or short of memory: what is unsent is kept. By any other error it is lost."""
+        if exc.errno in _SHORTAGE:
+            self._resting = True
+            self._set_deadline("shortage", SHORTAGE_REST)
+        elif not isinstance(exc, BlockingIOError | InterruptedError):
+            self._lose_output(exc)
 
     def _await_room(self) -> None:
         """The kernel is full: it will report room; the deadline is for each step forward, not for the whole."""
         self._set_deadline("write", self._write_timeout)
-        if not self._hub.poller.edge:
+        self._arm_for_room()
+
+    def _arm_for_room(self) -> None:
+        # A socket that rests is writable all the time.
+        if not self._hub.poller.edge and not self._resting:
             self._hub.poller.arm(self._fd, WRITE)
 
     def _resume(self) -> None:
@@ -458,8 +480,8 @@ class Channel:
         if backlog.size:
             if backlog.size < before:
                 self._await_room()
-            elif not self._hub.poller.edge:
-                self._hub.poller.arm(self._fd, WRITE)
+            else:
+                self._arm_for_room()
         else:
             self._drop_backlog()
             self._output_sent()
@@ -519,12 +541,16 @@ class Channel:
         """Close the socket at once: unsent bytes are lost, and a TCP peer gets a reset."""
         if self._phase is Phase.CLOSED:
             return
+        self._reset_on_close()
+        self._buffer.clear()
+        self._dispose()
+
+    def _reset_on_close(self) -> None:
+        """Have a TCP peer told that bytes were lost: a clean end would say that it has all."""
         if self._internet:
             # Fails where the peer's reset came first.
             with contextlib.suppress(OSError):
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-        self._buffer.clear()
-        self._dispose()
 
     def _linger(self) -> None:
         """All is sent: say the end, and stay until the peer has said its own.
@@ -569,6 +595,7 @@ class Channel:
     def _lose_output(self, exc: OSError) -> None:
         """The peer takes nothing any more. What it sent before can still be read."""
         self._output = Output.LOST
+        self._reset_on_close()
         self._drop_output()
         if self._phase is not Phase.OPEN:
             self._dispose()
@@ -592,7 +619,9 @@ class Channel:
             hub.held -= backlog.held
             hub.held_back.discard(self)
             self._backlog = None
+            self._resting = False
             hub.deadlines.clear(self, "write")
+            hub.deadlines.clear(self, "shortage")
 
     def _break(self, exc: OSError) -> None:
         """The connection is dead in both directions. After `close()` that is how some peers end: no error."""

@@ -199,6 +199,8 @@ class ProtocolConnection:
         hub: Hub,
         done: Callable[[ProtocolConnection], None],
     ) -> None:
+        # Where the loop's transport has no room asyncio only logs it, and the peer waits for ever; libuv aborts.
+        hub.poller.reserve(sock.fileno())
         self._address = format_address(address)
         self._hub = hub
         self._done = done
@@ -251,6 +253,7 @@ class ProtocolConnection:
         if context is not None:
             timeouts["ssl_handshake_timeout"] = limits.handshake_timeout
             timeouts["ssl_shutdown_timeout"] = limits.tls_shutdown_timeout
+        self._hub.poller.give_back(self._sock.fileno())
         try:
             self._transport, _ = await self._hub.loop.connect_accepted_socket(
                 lambda: _Introduction(protocol, self._failed), self._sock, ssl=context, **timeouts

@@ -31,8 +31,8 @@ class Gate(Protocol):
         """May one be taken? None: yes, and its place is reserved, until `nothing` or `took` is called. Else the seconds
         after which to ask again, UNTIL_ROOM for never by itself.
 
-        `waiting` gives how many connections wait, as far as that can be told; `must`: one is taken, whatever the answer
-        were.
+        `waiting` gives how many connections wait, as far as that can be told; `must`: one is taken, and nobody will be
+        left to wait any more: beyond a limit `took` refuses.
         """
 
     def nothing(self) -> None:
@@ -57,6 +57,7 @@ class Gate(Protocol):
 
 #: Why a connection is refused, as events say it.
 AT_LIMIT = "as many connections are open as may be (--max-connections)"
+AT_DESCRIPTORS = "nearly all descriptors of the process are in use"
 AT_PEERS_LIMIT = "its address has as many connections open as it may (--max-connections-per-ip)"
 UNCOUNTED = "its address cannot be counted, as the table of addresses is full (--max-connections-per-ip)"
 
@@ -93,6 +94,7 @@ class Alone:
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         self.why = AT_LIMIT
         self._limits = limits
+        self._refuses = limits.at_limit == "refuse"
         self._clock = clock
         self._bucket = Bucket()
         self._open = 0
@@ -100,8 +102,9 @@ class Alone:
 
     def ask(self, waiting: Callable[[], int], must: bool = False) -> float | None:
         limits = self._limits
+        self._refuses = self._refuses or must
         full = limits.max_connections is not None and self._open >= limits.max_connections
-        if full and limits.at_limit == "wait" and not must:
+        if full and not self._refuses:
             return UNTIL_ROOM
         if limits.accept_rate is not None and not must:
             seconds = self._bucket.take(limits.accept_rate, self._clock())
@@ -118,7 +121,7 @@ class Alone:
 
     def took(self, address: object) -> tuple[str, bytes | None]:
         limits = self._limits
-        if limits.max_connections is not None and self._open > limits.max_connections and limits.at_limit == "refuse":
+        if limits.max_connections is not None and self._open > limits.max_connections and self._refuses:
             self._open -= 1
             return AT_LIMIT, None
         if limits.max_connections_per_ip is None:

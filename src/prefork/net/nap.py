@@ -37,7 +37,12 @@ class Nap:
         flags = _TFD_NONBLOCK | _TFD_CLOEXEC
         self._fd = -1 if self._libc is None else self._libc.timerfd_create(_CLOCK_MONOTONIC, flags)
         if self._fd >= 0:
-            loop.add_reader(self._fd, self._expired)
+            try:
+                loop.add_reader(self._fd, self._expired)
+            except OSError:
+                # No room for another watch: the loop's own timer is coarser, and needs none.
+                os.close(self._fd)
+                self._fd = -1
 
     def start(self, seconds: float) -> None:
         """In place of the time that was set before."""

@@ -58,6 +58,13 @@ class Poller(Protocol):
     def arm(self, fd: int, mask: int) -> None:
         """Report the next event of `mask`."""
 
+    def reserve(self, fd: int) -> None:
+        """Hold the place in the kernel that another registration of `fd`, by somebody else, will need, until
+        `give_back` or the close. Raises OSError where there is none."""
+
+    def give_back(self, fd: int) -> None:
+        """That registration is made now."""
+
     def cork(self, item: Corkable) -> None:
         """Call `item.flush()` at the end of this round; outside a round at the loop's next turn."""
 
@@ -139,6 +146,14 @@ class EpollPoller(_Rounds):
     def arm(self, fd: int, mask: int) -> None:
         """Nothing to do: the edge comes by itself."""
 
+    def reserve(self, fd: int) -> None:
+        # An error or a hang-up is reported all the same, once, to no item.
+        self._epoll.register(fd, select.EPOLLET)
+
+    def give_back(self, fd: int) -> None:
+        with contextlib.suppress(OSError):
+            self._epoll.unregister(fd)
+
     def close(self) -> None:
         self._table.clear()
         if not self._epoll.closed:
@@ -178,6 +193,12 @@ class LoopPoller(_Rounds):
             self._loop.add_reader(fd, self._ready, fd, READ)
         if mask & WRITE:
             self._loop.add_writer(fd, self._ready, fd, WRITE)
+
+    def reserve(self, fd: int) -> None:
+        """Nothing to do: the watches of these platforms are not counted."""
+
+    def give_back(self, fd: int) -> None:
+        """The same."""
 
     def close(self) -> None:
         for fd, item in list(self._table.items()):

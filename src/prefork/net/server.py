@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import errno
+import os
 import socket
 import ssl
 from collections.abc import Iterable
@@ -15,12 +17,12 @@ from types import TracebackType
 from typing import Self
 
 from ..config import TLS, Limits
-from ..errors import ListenerFailed
+from ..errors import ListenerFailed, NoRoom
 from ..events import ConnectionRefused, Emit, log, printable
 from ..system.contexts import build_context
 from ..system.sockets import bind_sockets
 from .acceptor import Acceptor
-from .channel import format_address
+from .channel import DONTWAIT, format_address
 from .connection import Connection, ProtocolConnection, StreamConnection, handler_failed
 from .gate import Alone, Gate, WithHandshakes
 from .handlers import Handler, Kind, classify
@@ -65,11 +67,11 @@ class TCPServer:
         gate: Gate | None = None,
     ) -> None:
         self._handler: Handler = classify(handler)
-        self._context = build_context((tls,)) if isinstance(tls, TLS) else tls
-        if self._context is not None:
-            prepare_context(self._context)
         self._limits = Limits() if limits is None else limits
         self._emit = log if emit is None else emit
+        self._context = build_context((tls,), self._emit) if isinstance(tls, TLS) else tls
+        if self._context is not None:
+            prepare_context(self._context)
         self._gate: Gate = Alone(self._limits) if gate is None else gate
         self._state = State.SERVING
         self._hub: Hub | None = None
@@ -112,7 +114,6 @@ class TCPServer:
             self._gate.on_room(self._resume)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             _set_tcp_options(sock, self._limits)
-        self._sockets.append(sock)
         self._acceptors[sock] = Acceptor(
             sock,
             self._accepted,
@@ -121,6 +122,7 @@ class TCPServer:
             on_broken=self._listener_broken,
             gate=self._gate,
         )
+        self._sockets.append(sock)
 
     def remove_socket(self, sock: socket.socket) -> None:
         """Accept from `sock` no more. What waits in its queue stays there; what was accepted goes on. Raises KeyError
@@ -154,6 +156,9 @@ class TCPServer:
         except Exception as exc:
             sock.close()
             self._gate.ended(peer)
+            if isinstance(exc, OSError | MemoryError):
+                # It cannot be registered with the kernel: the next one could not be, either.
+                raise _no_room(exc) from exc
             self._emit(handler_failed(format_address(address), exc))
             return
         self._connections[connection] = peer
@@ -165,7 +170,7 @@ class TCPServer:
         if self._limits.refusal and self._context is None:
             # What does not fit into the buffer of a fresh socket is not worth waiting for.
             with contextlib.suppress(OSError):
-                sock.send(self._limits.refusal)
+                sock.send(self._limits.refusal, DONTWAIT)
         sock.close()
 
     def _ended(self, connection: Connection) -> None:
@@ -193,7 +198,8 @@ class TCPServer:
             raise ListenerFailed(*self._failure.args) from self._failure
 
     def accept_waiting(self, most: int) -> None:
-        """Accept now what waits in the queue of each listening socket, up to `most` connections each."""
+        """Accept now what waits in the queue of each listening socket, up to `most` connections each; refuse those that
+        are beyond a limit. The last thing before `stop`."""
         for acceptor in list(self._acceptors.values()):
             acceptor.accept_waiting(most)
 
@@ -261,6 +267,12 @@ class TCPServer:
             await self.drain(30.0 if kind is None else 0)
         finally:
             await self._handler.stop()
+
+
+def _no_room(exc: OSError | MemoryError) -> NoRoom:
+    code = exc.errno if isinstance(exc, OSError) and exc.errno else errno.ENOMEM
+    cure = " for an epoll watch (raise fs.epoll.max_user_watches)" if code == errno.ENOSPC else ""
+    return NoRoom(code, f"{os.strerror(code)}{cure}")
 
 
 #: Probes that go unanswered until a peer is given up, and the seconds between them.

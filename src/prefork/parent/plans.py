@@ -44,6 +44,9 @@ class Provider(Protocol):
     def retain(self, plans: Collection[Plan]) -> None:
         """No plan but these will be used any more: with none, no worker will be forked."""
 
+    def end_listening(self) -> None:
+        """No worker accepts any more, and none will."""
+
     def announce(self) -> None:
         """Every worker accepts, for the first time."""
 

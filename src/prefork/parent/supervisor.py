@@ -56,6 +56,7 @@ from ..events import (
     UpgradeFailed,
     visible,
 )
+from ..system.descendants import Orphans
 from ..system.processes import BLIND_INTERVAL, System
 from ..system.scoreboard import Notice
 from ..system.signals import SignalQueue
@@ -79,6 +80,8 @@ _HEEDED = (
 )
 #: poll(2) takes its milliseconds as an int: a drain timeout of a month would not fit.
 LONGEST_WAIT = 3600.0
+#: Seconds for which orphans are killed at the end, and those that come to us as they die.
+ORPHANS_GRACE = 2.0
 #: Seconds until the next try where a system call of our own failed.
 REST = 0.1
 #: How much longer than a worker a new supervisor may take to start: it imports, binds and reads certificates.
@@ -101,6 +104,7 @@ class Supervisor:
         control: ControlSocket | None = None,
         watchdog: float | None = None,
         predecessor: Predecessor | None = None,
+        leave_daemons: bool = False,
     ) -> None:
         self._roster = Roster(plan.workers, plan.timing, random.random)
         self._plans = Plans(plan)
@@ -113,9 +117,11 @@ class Supervisor:
         self._system = system
         self._answers = None if control is None else Answers(control, self)
         self._watchdog = watchdog
+        self._leave_daemons = leave_daemons
         self._patted = 0.0
         self._predecessor = predecessor
         self._took_over = False
+        self._listening = True
         self._upgrade = upgrade.Upgrade()
         self._successor = Successor(system, lambda channel: provider.pack(channel, len(self._roster.slots)))
         self._started = system.monotonic()
@@ -127,6 +133,7 @@ class Supervisor:
         self._publish_limits(self._plans.newest())
         # Under nohup it is ignored, so that the end of a terminal does not end the program. Here it ends nothing.
         self._signals = SignalQueue(_HEEDED, regardless=(signal.SIGHUP,))
+        self._orphans = Orphans(self._system)
         self._system.parent_only(*self._signals.descriptors())
         if self._predecessor is not None:
             self._system.parent_only(self._predecessor)
@@ -141,6 +148,8 @@ class Supervisor:
         if kind is not None:
             self._fail("it has failed; its log says why")
         self._workers.close()
+        if not self._leave_daemons:
+            self._orphans.end(self._ours(), ORPHANS_GRACE)
         self._successor.close()
         if self._predecessor is not None:
             self._predecessor.close()
@@ -230,7 +239,7 @@ class Supervisor:
             self._signal_came(number)
         for fact in self._workers.take(ready, self._system.monotonic()):
             self._apply(fact)
-            if isinstance(fact, WorkerDied) and not fact.clean:
+            if isinstance(fact, WorkerDied) and not fact.clean and not self._ending():
                 self._provider.mend()
         for news in self._successor.take():
             self._apply_upgrade(news)
@@ -243,8 +252,8 @@ class Supervisor:
         self._apply(TimePassed())
         self._apply_upgrade(upgrade.TimePassed())
         self._retain_plans()
-        if self._pid == 1:
-            self._system.reap_strangers(self._workers.pids() | {self._upgrade.pid})
+        self._end_listening()
+        self._orphans.reap(self._ours())
 
     def _signal_came(self, number: int) -> None:
         name = signal.Signals(number).name
@@ -349,10 +358,7 @@ class Supervisor:
         self._stop(by, at_once)
 
     def _stop(self, by: str, at_once: bool) -> None:
-        # Nobody is forked any more. Our sockets are closed, so that the kernel refuses connections when the last worker
-        # has closed its own; the workers have them still.
         self._workers.publish(Notice.STOPPING, 1)
-        self._provider.retain(())
         self._apply(StopAsked(by, at_once))
 
     def _obstacle(self) -> str:
@@ -500,6 +506,20 @@ class Supervisor:
     def _listen_for_commands(self, listening: bool) -> None:
         if self._answers is not None:
             self._answers.control.listening = listening
+
+    def _end_listening(self) -> None:
+        """Nothing will accept any more, and the queues are empty: the kernel is to refuse connections from here on,
+        whatever else holds the sockets."""
+        if self._ending() and self._listening and not self._roster.accepting():
+            self._listening = False
+            self._provider.end_listening()
+
+    def _ending(self) -> bool:
+        return self._roster.phase in (Phase.STOPPING, Phase.FINISHED)
+
+    def _ours(self) -> set[int]:
+        """The children that we have made."""
+        return self._workers.pids() | {self._upgrade.pid}
 
     def _retain_plans(self) -> None:
         """What no worker is made after any more can go: its sockets are closed."""

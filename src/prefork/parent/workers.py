@@ -301,6 +301,7 @@ class Workers:
             self._processes.clear()
             raise InWorker(self._seat(command, writer, row.number))
         writer.close()
+        child.lead_group()
         self._processes[command.worker] = _Process(command.worker, child, reader, Decoder(), command.slot, row)
         return Spawned(command.worker, child.pid)
 

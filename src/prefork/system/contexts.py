@@ -18,8 +18,10 @@ from dataclasses import dataclass
 from ..config import TLS
 from ..core.trust import Weakness
 from ..errors import ConfigError
+from ..events import Emit, GroupsReduced, log
 from . import paths
 from .descriptors import anonymous_file
+from .tls_groups import limit_groups
 
 #: Mozilla's "intermediate" profile for TLS 1.2 (Server Side TLS 5.x): forward secrecy, authenticated encryption.
 INTERMEDIATE_CIPHERS = (
@@ -73,12 +75,12 @@ def read_pair(pair: TLS) -> Pair:
     return Pair(cert, key, certs.data, keys.data, tuple(weaknesses))
 
 
-def build_context(certificates: Sequence[TLS]) -> ssl.SSLContext:
+def build_context(certificates: Sequence[TLS], emit: Emit = log) -> ssl.SSLContext:
     """A server's context: TLS 1.2 and 1.3, no renegotiation, no compression.
 
     Raises ConfigError, which names the file and the cure, when the certificate or the key cannot be used.
     """
-    context = make_context()
+    context = make_context(emit)
     load(context, _only(certificates))
     return context
 
@@ -87,7 +89,7 @@ def prove(certificates: Sequence[TLS]) -> Pair:
     """Read the files and load them into a scratch context: `load` into another one cannot fail then, where it would
     leave a new certificate with an old key. Raises ConfigError."""
     pair = _only(certificates)
-    load(make_context(), pair)
+    load(_bare_context(), pair)
     return pair
 
 
@@ -110,8 +112,16 @@ def load(context: ssl.SSLContext, pair: Pair) -> None:
         raise ConfigError(f"--tls-cert {pair.cert}: cannot be loaded: {(exc.strerror or str(exc)).lower()}") from exc
 
 
-def make_context() -> ssl.SSLContext:
-    """A server's context without a certificate: TLS 1.2 and 1.3, no renegotiation, no compression."""
+def make_context(emit: Emit = log) -> ssl.SSLContext:
+    """A server's context without a certificate: TLS 1.2 and 1.3, no renegotiation, no compression, and the groups of
+    `tls_groups.py`."""
+    context = _bare_context()
+    if reason := limit_groups(context):
+        emit(GroupsReduced(reason))
+    return context
+
+
+def _bare_context() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(INTERMEDIATE_CIPHERS)

@@ -51,6 +51,17 @@ class Listener:
         """All of them."""
         return [sock for lanes in self.endpoints for sock in lanes]
 
+    def is_ours(self) -> bool:
+        """Whether we have bound them: those that a parent or the service manager has passed on are theirs."""
+        return not self.asked.startswith(("fd:", "systemd"))
+
+    def shut_down(self) -> None:
+        """Have the kernel refuse connections from now on, whoever holds the sockets, if they are ours."""
+        if self.is_ours():
+            for sock in self.sockets():
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
+
 
 class Listeners:
     """Everything that this process listens on. `close` it in the end; a worker calls `keep_in_worker` instead.
@@ -148,9 +159,17 @@ class Listeners:
         """What there is."""
         return tuple(self._listeners)
 
-    def close(self) -> None:
-        """Close all, and remove the files of unix sockets, if they are ours."""
-        self.keep(())
+    def close(self, but: Listener | None = None) -> None:
+        """Close all, or all but one, and remove the files of unix sockets, if they are ours.
+
+        Those that we have bound are shut down, if no other supervisor has them: a process that a handler has forked may
+        hold one, and the kernel would go on accepting for it.
+        """
+        if self.tenure is Tenure.HOLDER:
+            for listener in self._listeners:
+                if listener is not but:
+                    listener.shut_down()
+        self.keep(() if but is None else (but,))
 
     def bind_control(self, path: str, backlog: int) -> Listener:
         """The control socket, for its owner alone; one that was inherited is kept. Raises BindError."""

@@ -101,12 +101,13 @@ class Child:
     `reap` can meet another process that was given the same pid; without, they act only while the child is not reaped.
     """
 
-    __slots__ = ("__weakref__", "_death", "_pidfd", "pid")
+    __slots__ = ("__weakref__", "_death", "_leads", "_pidfd", "pid")
 
     def __init__(self, pid: int, pidfd: int | None) -> None:
         self.pid = pid
         self._pidfd = None if pidfd is None else Descriptor(pidfd)
         self._death: Death | None = None
+        self._leads = False
 
     def __repr__(self) -> str:
         return f"<Child pid={self.pid} {self._death.describe() if self._death else 'running'}>"
@@ -135,6 +136,13 @@ class Child:
             return False
         return True
 
+    def lead_group(self) -> None:
+        """Make it the leader of a process group, which is killed when the child has ended: what it has started goes
+        with it. The child does the same, so neither has to wait for the other (setpgid(2))."""
+        with contextlib.suppress(OSError):
+            os.setpgid(self.pid, self.pid)
+        self._leads = True
+
     def reap(self) -> Death | None:
         """How the child ended, or None while it runs. Never blocks, touches no other child, may be asked again."""
         if self._death is None:
@@ -147,6 +155,17 @@ class Child:
             self._death = self._wait(0)
         assert self._death is not None
         return self._death
+
+    def _end_group(self, options: int) -> bool:
+        """Kill the rest of its group, once it has ended; False while it runs. Before it is reaped: until then its
+        number, which is the group's, cannot be another one's."""
+        which, number = (os.P_PID, self.pid) if self._pidfd is None else (os.P_PIDFD, self.fileno())
+        if os.waitid(which, number, os.WEXITED | os.WNOWAIT | options) is None:
+            return False
+        # Gone, or a member is another user's by now (it has changed it): what can be killed has been.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        return True
 
     def group(self) -> int | None:
         """Its process group; None once it is gone."""
@@ -162,6 +181,8 @@ class Child:
 
     def _wait(self, options: int) -> Death | None:
         try:
+            if self._leads and not self._end_group(options):
+                return None
             if self._pidfd is None:
                 pid, status = os.waitpid(self.pid, options)
                 return Death.from_status(status) if pid else None
@@ -284,6 +305,24 @@ class System:
                 return
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(found.si_pid, os.WNOHANG)
+
+    def reap_orphans(self, pids: Collection[int]) -> None:
+        """Take the exit statuses of these children, of those that have ended."""
+        for pid in pids:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+
+    def kill_orphans(self, pids: Collection[int]) -> None:
+        """Send SIGKILL to these children, which nobody else reaps: their numbers are theirs."""
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+
+    def end_own_group(self) -> NoReturn:
+        """End this process, and with it its group, if it leads one."""
+        if os.getpgrp() == os.getpid():
+            os.killpg(0, signal.SIGKILL)
+        os._exit(ExitCode.OK)
 
     def _adopt(self, pid: int, reserve: Descriptor | None) -> Child:
         pidfd = None

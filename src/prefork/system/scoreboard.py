@@ -36,6 +36,8 @@ class Field(enum.IntEnum):
     """Of these, those that were closed at once, at a limit."""
     WAITING = 5
     """1 while it does not accept because the fleet has as many connections as it may."""
+    STOPPED = 6
+    """1 once it has stopped accepting for good."""
 
 
 _OPEN, _SHARE, _ACCEPTED, _REFUSED = (int(field) for field in (Field.OPEN, Field.SHARE, Field.ACCEPTED, Field.REFUSED))
@@ -158,6 +160,11 @@ class Scoreboard:
         numbers = [self._memory.cells[_LIST_AT + position] for position in range(total)]
         return numbers[:count], numbers[count:]
 
+    def all_stopped(self, own: Row) -> bool:
+        """Whether all workers but the one with the row `own` have stopped accepting."""
+        accepting, others = self.published()
+        return all(self.row(number)[Field.STOPPED] for number in (*accepting, *others) if number != own.number)
+
     def enter(self, number: int) -> Row:
         """In a worker: keep the right to write its own part, and lose it for the others, for good. Its own row.
 
@@ -170,6 +177,12 @@ class Scoreboard:
     def close(self) -> None:
         """Give the memory back, in the process that made it. Nothing of it must be touched afterwards."""
         self._memory.close()
+
+
+def fence() -> None:
+    """What we have written is seen by all processors before we read on. A processor may let a read overtake a write;
+    the kernel's scheduler, which this call goes through, does not (smp_mb__after_spinlock)."""
+    os.sched_yield()
 
 
 def _within(value: int, most: int) -> int:

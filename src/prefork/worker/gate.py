@@ -17,8 +17,8 @@ from ..core import fairness
 from ..core.bucket import Bucket
 from ..core.counts import Counts
 from ..core.peers import peer_key
-from ..net.gate import AT_LIMIT, AT_PEERS_LIMIT, UNCOUNTED, UNTIL_ROOM
-from ..system.scoreboard import Field, Notice, Row, Scoreboard
+from ..net.gate import AT_DESCRIPTORS, AT_LIMIT, AT_PEERS_LIMIT, UNCOUNTED, UNTIL_ROOM
+from ..system.scoreboard import Field, Notice, Row, Scoreboard, fence
 
 #: Descriptors that a worker keeps free of connections: for log files, certificates, what a handler opens.
 RESERVE = 32
@@ -44,6 +44,8 @@ class FleetGate:
         self._room = room
         self._loop = loop
         self._refuses = refuses
+        self._ending = False
+        """Nobody accepts after us: what is beyond a limit is refused."""
         self._peers = row.peers()
         self._secret = scoreboard.secret
         self._bucket = Bucket()
@@ -79,10 +81,11 @@ class FleetGate:
     def ask(self, waiting: Callable[[], int], must: bool = False) -> float | None:
         row = self._row
         if must:
+            self._refuses = self._ending = True
             row.reserve(1)
             return None
         if row[Field.OPEN] >= self._capacity and not self._has_descriptors():
-            self.why = "nearly all descriptors of the process are in use"
+            self.why = AT_DESCRIPTORS
             return UNTIL_ROOM
         seconds = self._step_back(waiting) or self._keep_rate()
         if seconds:
@@ -137,13 +140,13 @@ class FleetGate:
         total = self._total()
         if total > limit - len(self._all) - 1:
             # Near the limit what we have reserved must be seen by all before we look at theirs.
-            _fence()
+            fence()
             total = self._total()
         if total <= limit:
             return None
         self._row.reserve(-1)
         self._row[Field.WAITING] = 1
-        _fence()
+        fence()
         if self._total() < limit:
             # Room was made before anybody could see that we wait for it; or several have reserved the last place.
             self._row[Field.WAITING] = 0
@@ -171,6 +174,8 @@ class FleetGate:
 
     def _judge(self, address: object) -> tuple[str, bytes | None]:
         notices = self._scoreboard.notices
+        if self._ending and self._row[Field.OPEN] > self._capacity and not self._has_descriptors():
+            return AT_DESCRIPTORS, None
         limit = notices[Notice.MAX_CONNECTIONS]
         if limit and self._refuses and self._total() > limit:
             return AT_LIMIT, None
@@ -182,7 +187,7 @@ class FleetGate:
         if not self._peers.add(key, 1):
             return UNCOUNTED, None
         # Two of one peer that are taken by two workers at once: both are counted before either looks.
-        _fence()
+        fence()
         self._look_around()
         if self._peers.get(key) + sum(table.get(key) for table in self._tables) > limit:
             self._peers.add(key, -1)
@@ -197,7 +202,7 @@ class FleetGate:
             # Our own server hears of this, too.
             self._stop_watching_room()
         elif self._scoreboard.notices[Notice.MAX_CONNECTIONS]:
-            _fence()
+            fence()
             self._look_around()
             if self._room >= 0 and any(row[Field.WAITING] for row in self._all):
                 # Full, if somebody has written nonsense: it wakes all the same.
@@ -293,9 +298,3 @@ class FleetGate:
     def _key(self, peer: bytes) -> int:
         # Python's hash of bytes is keyed (SipHash), and the same in all workers, which are forked from one process.
         return (hash(self._secret + peer) & (2**62 - 1)) or 1
-
-
-def _fence() -> None:
-    """What we have written is seen by all processors before we read on. A processor may let a read overtake a write;
-    the kernel's scheduler, which this call goes through, does not (smp_mb__after_spinlock)."""
-    os.sched_yield()

@@ -7,6 +7,7 @@ the sibling may be dead, hung or busy, and the kernel does not know. Without --r
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import select
 import socket
 from collections.abc import Callable, Sequence
@@ -55,6 +56,7 @@ class Lanes:
         for lanes in endpoints:
             if len(lanes) == 1:
                 server.add_socket(lanes[0])
+        self._take_own()
         self._look()
 
     def stop(self) -> None:
@@ -72,8 +74,10 @@ class Lanes:
     def _look(self) -> None:
         if not self._endpoints:
             return
-        self._take_own()
-        self._help()
+        # Where the kernel has no room for another watch, the next look tries again.
+        with contextlib.suppress(OSError):
+            self._take_own()
+            self._help()
         self._timer = self._loop.call_later(INTERVAL, self._look)
 
     def _take_own(self) -> None:
@@ -87,9 +91,10 @@ class Lanes:
         for lane in own - self._own:
             if self._helped.pop(lane, None) is None:
                 self._server.add_socket(lane)
+            self._own.add(lane)
         for lane in self._own - own:
             self._server.remove_socket(lane)
-        self._own = own
+            self._own.discard(lane)
 
     def _help(self) -> None:
         for lane, left in list(self._helped.items()):
@@ -105,8 +110,8 @@ class Lanes:
         }
         waiting = _readable(others)
         for fd in waiting & self._waiting:
-            self._helped[others[fd]] = HELP
             self._server.add_socket(others[fd])
+            self._helped[others[fd]] = HELP
         self._waiting = waiting
 
 

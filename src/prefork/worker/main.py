@@ -14,7 +14,7 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from ..config import Settings
@@ -26,9 +26,12 @@ from ..net.connection import handler_failed
 from ..net.handlers import Handler, classify
 from ..net.server import TCPServer
 from ..system.credentials import Identity, become
+from ..system.descriptors import Descriptor
 from ..system.orphans import Lifeline, die_with_parent, open_parent
-from ..system.scoreboard import Notice, Row, Scoreboard
+from ..system.processes import System
+from ..system.scoreboard import Field, Notice, Row, Scoreboard, fence
 from ..system.signals import disregard, unblock_signals
+from . import group
 from .ending import end_within, forget_the_parents_end, run_to_end
 from .gate import FleetGate
 from .heartbeat import INTERVAL, Heartbeat
@@ -65,6 +68,8 @@ class Equipment:
     """Whom to become; None: nobody else."""
     endpoints: Sequence[Sequence[socket.socket]]
     """What to accept from: for each endpoint one socket, or one for each worker (--reuse-port)."""
+    passed: Collection[socket.socket]
+    """Those of them that belong to another program, which has passed them on."""
     context: ssl.SSLContext | None
     settings: Settings
     target: object
@@ -79,6 +84,8 @@ def run(equipment: Equipment) -> int:
     # answer.
     disregard((signal.SIGINT, signal.SIGHUP))
     signal.signal(signal.SIGUSR1, lambda *_: equipment.reopen_logs())
+    group.lead()
+    group.guard_children([*_sockets(equipment), Descriptor(equipment.status)])
     try:
         _drop_privileges(equipment)
     except (OSError, RuntimeError) as exc:
@@ -163,12 +170,12 @@ def _end_with_supervisor(loop: asyncio.AbstractEventLoop, equipment: Equipment) 
     """Nothing would replace us once it is gone, and a successor wants the port."""
     supervisor = open_parent(equipment.parent)
     if supervisor is not None:
-        loop.add_reader(supervisor, os._exit, ExitCode.OK)
+        loop.add_reader(supervisor, System().end_own_group)
         return
 
     def look() -> None:
         if equipment.lifeline.broken():
-            os._exit(ExitCode.OK)
+            System().end_own_group()
 
     loop.add_reader(equipment.lifeline.fileno(), look)
 
@@ -214,14 +221,29 @@ def _stop_accepting(server: TCPServer, lanes: Lanes, equipment: Equipment) -> No
     """Where nobody will accept after us, what the kernel has accepted already is ours. Then give the sockets back: the
     kernel refuses connections when the last process has closed them, and lets them wait in vain before."""
     lanes.stop()
-    if equipment.scoreboard.notices[Notice.STOPPING]:
+    stopping = bool(equipment.scoreboard.notices[Notice.STOPPING])
+    if stopping:
         lanes.take_all()
         server.accept_waiting(MOST_WAITING)
+    equipment.row[Field.STOPPED] = 1
+    fence()
+    if stopping and equipment.scoreboard.all_stopped(equipment.row):
+        # Nothing accepts after us. The supervisor has the sockets still, and so may a child that a handler has forked:
+        # where they are shut down the kernel refuses connections at once. What came meanwhile is ours.
+        server.accept_waiting(MOST_WAITING)
+        for sock in _sockets(equipment):
+            if sock not in equipment.passed:
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
     server.stop()
-    for endpoint in equipment.endpoints:
-        for sock in endpoint:
-            sock.close()
+    for sock in _sockets(equipment):
+        sock.close()
     _tell(equipment, DrainingMessage())
+
+
+def _sockets(equipment: Equipment) -> Iterator[socket.socket]:
+    for endpoint in equipment.endpoints:
+        yield from endpoint
 
 
 def _age(loop: asyncio.AbstractEventLoop, equipment: Equipment) -> Ageing | None:
