@@ -229,6 +229,8 @@ class Supervisor:
         yield self._roster.next_due(now)
         yield self._upgrade.next_due()
         yield self._workers.next_due(now)
+        if self._predecessor is not None:
+            yield self._predecessor.next_due(now)
         if self._answers is not None:
             yield self._answers.control.next_due(now)
         if self._watchdog is not None:

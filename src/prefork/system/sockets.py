@@ -106,7 +106,9 @@ _Resolved = tuple[int, tuple[str | int | bytes, ...]]
 
 def _resolve(port: int, address: str | None, family: int, flags: int) -> list[_Resolved]:
     found: list[_Resolved] = []
-    for af, _, _, _, where in socket.getaddrinfo(address, port, family, socket.SOCK_STREAM, 0, flags):
+    # As bytes where it can be: for text, Python imports the codec of international names, and its tables.
+    host = address.encode() if address and address.isascii() else address
+    for af, _, _, _, where in socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, 0, flags):
         if sys.platform == "darwin" and address == "localhost" and af == socket.AF_INET6 and where[3] != 0:
             # macOS gives localhost a link-local address with a scope as well (fe80::1%lo0), which cannot be bound.
             continue
