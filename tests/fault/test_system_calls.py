@@ -141,7 +141,7 @@ def test_what_cannot_be_told_to_the_supervisor_before_is_told_later() -> None:
         assert predecessor.next_due(5.0) is None
 
 
-def test_a_name_of_plain_letters_needs_no_codec() -> None:
+def test_a_numeric_address_needs_no_codec() -> None:
     code = """
 import sys, prefork
 for sock in prefork.bind_sockets(0, "127.0.0.1"):
@@ -149,6 +149,25 @@ for sock in prefork.bind_sockets(0, "127.0.0.1"):
 print("encodings.idna" in sys.modules)
 """
     assert run_script(code).stdout == "False\n"
+
+
+def test_a_signal_at_the_end_of_a_worker_is_no_error() -> None:
+    code = """
+import asyncio, os, signal
+from prefork.worker import ending
+loop = asyncio.new_event_loop()
+loop.add_signal_handler(signal.SIGTERM, lambda: None)
+close = loop._close_self_pipe
+def close_late():
+    close()
+    os.kill(os.getpid(), signal.SIGTERM)
+loop._close_self_pipe = close_late
+async def main():
+    return 7
+print(ending.run_to_end(loop, main(), print))
+"""
+    done = run_script(code)
+    assert (done.stdout, done.stderr) == ("7\n", "")
 
 
 def test_groups_that_may_not_be_looked_at(folder: Path) -> None:
