@@ -10,7 +10,7 @@ JOBS   ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
 # The benchmark's own environment, with the peers; PYTHON and BENCH together measure on another Python.
 BENCH  ?= .venv-bench
 
-.PHONY: serve test test-all histories soak bench bench-quick check format clean
+.PHONY: serve test test-all histories soak inject bench bench-quick check format clean
 
 ## Serve the echo example on all cores.
 serve: $(VENV)/.installed
@@ -34,6 +34,11 @@ histories: $(VENV)/.developing
 ## Prove that no connection is lost: load and faults, for most of an hour. For less: SOAK_ARGS="reload --scale 0.01".
 soak: $(VENV)/.developing
 	$(BIN)/python -m soak $(SOAK_ARGS)
+
+## Have every system call fail, one in each run; most of a day. For less: INJECT_ARGS="--scale 0.05 --minutes 20".
+inject: $(VENV)/.developing
+	@scripts/install-debian-packages
+	$(BIN)/python -m inject $(INJECT_ARGS)
 
 ## Lint, types, and the direction of the imports.
 check: $(VENV)/.developing

@@ -32,10 +32,12 @@ class PreforkError(Exception):
         return [str(self)]
 
 
-def reason_of(exc: OSError | MemoryError) -> str:
+def reason_of(exc: OSError | MemoryError | ImportError) -> str:
     """Why a call of the system failed, in its own words: `no space left on device`."""
     if isinstance(exc, MemoryError):
         return "out of memory"
+    if isinstance(exc, ImportError):
+        return str(exc) or type(exc).__name__
     return (exc.strerror or str(exc) or type(exc).__name__).lower()
 
 

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,8 @@ import pytest
 from servers import ECHO, command, echo, ready, serving, upgrade
 from support import need, run_script, wait_until
 
+from prefork.core.messages import ReadyMessage, encode
+from prefork.parent.upgrade import Predecessor
 from prefork.testing import run_server
 
 
@@ -93,6 +97,77 @@ def test_fewer_descriptors_than_are_polled_end_nothing(folder: Path) -> None:
         wait_until(lambda: len(ready(folder)) == 2)
         assert server.stop() == 0
         assert "Traceback" not in server.stderr()
+
+
+@pytest.mark.parametrize("error", ["OSError(23, 'Too many open files in system')", "ImportError('cannot map it')"])
+def test_the_command_cannot_be_imported(folder: Path, error: str) -> None:
+    (folder / "typer.py").write_text(f"raise {error}\n")
+    done = command(folder, "status", env={"PYTHONPATH": str(folder)})
+    assert done.returncode == 3
+    assert done.stderr.startswith("prefork: the command cannot run: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_forked_process_that_cannot_begin(folder: Path) -> None:
+    code = """
+import signal
+from prefork.system.processes import System
+def fail(*_):
+    raise OSError(22, "Invalid argument")
+signal.setitimer = fail
+child = System().fork()
+print(child.wait())
+"""
+    done = run_script(code)
+    assert "code=3" in done.stdout, done.stdout + done.stderr
+    assert ": a forked process cannot begin: invalid argument (in " in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_what_cannot_be_told_to_the_supervisor_before_is_told_later() -> None:
+    ours, theirs = socket.socketpair()
+    predecessor = Predecessor(1, theirs.detach())
+    with ours, contextlib.closing(predecessor), socket.socket(fileno=os.dup(predecessor.fileno())) as filler:
+        filled = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                filled += filler.send(bytes(65536))
+        predecessor.tell(ReadyMessage())
+        assert predecessor.next_due(5.0) is not None
+        while filled:
+            filled -= len(ours.recv(min(filled, 65536)))
+        predecessor.take()
+        assert ours.recv(100) == encode(ReadyMessage())
+        assert predecessor.next_due(5.0) is None
+
+
+def test_a_numeric_address_needs_no_codec() -> None:
+    code = """
+import sys, prefork
+for sock in prefork.bind_sockets(0, "127.0.0.1"):
+    sock.close()
+print("encodings.idna" in sys.modules)
+"""
+    assert run_script(code).stdout == "False\n"
+
+
+def test_a_signal_at_the_end_of_a_worker_is_no_error() -> None:
+    code = """
+import asyncio, os, signal
+from prefork.worker import ending
+loop = asyncio.new_event_loop()
+loop.add_signal_handler(signal.SIGTERM, lambda: None)
+close = loop._close_self_pipe
+def close_late():
+    close()
+    os.kill(os.getpid(), signal.SIGTERM)
+loop._close_self_pipe = close_late
+async def main():
+    return 7
+print(ending.run_to_end(loop, main(), print))
+"""
+    done = run_script(code)
+    assert (done.stdout, done.stderr) == ("7\n", "")
 
 
 def test_groups_that_may_not_be_looked_at(folder: Path) -> None:

@@ -70,6 +70,25 @@ def test_a_successor_that_gives_up_while_the_one_before_drains(folder: Path) -> 
         assert {each.name for each in folder.iterdir()} <= {"service.py", "good", "__pycache__"}
 
 
+def test_a_stop_does_not_shut_down_what_the_one_before_has_still(folder: Path) -> None:
+    """Its workers took that for a failure, and it listened again where nothing was to listen."""
+    with serving(folder, "--drain-timeout", "20", workers=1) as server:
+        with socket.create_connection(("127.0.0.1", server.port), 20) as held:
+            held.sendall(b"open\n")
+            assert held.recv(10) == b"open\n"
+            successor = upgrade(folder)
+            server.signal(signal.SIGSTOP)
+            try:
+                end(successor)
+                # The kernel accepts for the one that has not given it up yet.
+                socket.create_connection(("127.0.0.1", server.port), 20).close()
+            finally:
+                server.signal(signal.SIGCONT)
+        assert server.wait() == 0
+        assert "failed: invalid argument" not in server.stderr()
+        assert "it listens again" not in server.stderr()
+
+
 def test_one_that_fails_takes_what_it_has_made_with_it(folder: Path) -> None:
     """New addresses and another pidfile are its own; what it was given is not."""
     config, path = folder / "prefork.toml", folder / "socket"

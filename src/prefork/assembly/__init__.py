@@ -167,7 +167,7 @@ def _supervise(
         if isinstance(outcome, Seat):
             _work(outcome, supervisor.plan_of(outcome).equipment, provision, target)
         # While signals are still held: an impatient second one must not prevent that files are removed.
-        provision.close()
+        provision.close(shared=predecessor is not None and not predecessor.gone)
     return outcome
 
 

@@ -101,9 +101,10 @@ class Provision:
         """Whether what has left the workers' groups may outlive us."""
         return self._settings.leave_daemons
 
-    def close(self) -> None:
-        """Close everything, and remove the files that are ours. May be called again."""
-        self._listeners.close()
+    def close(self, shared: bool = False) -> None:
+        """Close everything, and remove the files that are ours. May be called again. `shared`: the supervisor before
+        this one has the sockets still."""
+        self._listeners.close(shared=shared)
         paths.settle("")
         held, self._pidfile = self._pidfile, None
         if held is not None:

@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..errors import ExitCode, PreforkError
+from ..errors import ExitCode, PreforkError, place_of, reason_of
 from ..events import visible
 
 #: What a shell gives a command that was interrupted: 128 and the number of SIGINT.
@@ -51,6 +51,9 @@ def _run(arguments: list[str]) -> int:
         return _print("".join(f"{visible(line, _ANSWER_LIMIT)}\n" for line in said.split("\n") if line)) or code
     except PreforkError as exc:
         return _complain(exc.lines(), exc.exit_code)
+    except (OSError, MemoryError, ImportError) as exc:
+        # Parts of ours are imported when they are needed: files that cannot be read are no bug.
+        return _complain([f"the command cannot run: {reason_of(exc)} (in {place_of(exc)})"], ExitCode.SERVICE)
 
 
 def _parse(arguments: list[str]) -> tuple[Callable[[], tuple[str, int]] | None, str]:

@@ -229,6 +229,8 @@ class Supervisor:
         yield self._roster.next_due(now)
         yield self._upgrade.next_due()
         yield self._workers.next_due(now)
+        if self._predecessor is not None:
+            yield self._predecessor.next_due(now)
         if self._answers is not None:
             yield self._answers.control.next_due(now)
         if self._watchdog is not None:
@@ -365,6 +367,7 @@ class Supervisor:
         self._stop(by, at_once)
 
     def _stop(self, by: str, at_once: bool) -> None:
+        self._workers.publish(Notice.SHARED, int(self._is_beside_another()))
         self._workers.publish(Notice.STOPPING, 1)
         self._apply(StopAsked(by, at_once))
 
@@ -516,10 +519,15 @@ class Supervisor:
 
     def _end_listening(self) -> None:
         """Nothing will accept any more, and the queues are empty: the kernel is to refuse connections from here on,
-        whatever else holds the sockets."""
-        if self._ending() and self._listening and not self._roster.accepting():
+        whatever else holds the sockets. Not yet where the supervisor before us has them: its workers would fail."""
+        beside = self._is_beside_another()
+        if self._ending() and self._listening and not beside and not self._roster.accepting():
             self._listening = False
             self._provider.end_listening()
+
+    def _is_beside_another(self) -> bool:
+        """Whether the supervisor before us is there, and has our sockets."""
+        return self._predecessor is not None and not self._predecessor.gone
 
     def _ending(self) -> bool:
         return self._roster.phase in (Phase.STOPPING, Phase.FINISHED)

@@ -30,6 +30,9 @@ from ..system.processes import Child, System
 #: Puts together what a successor gets, for a channel with this number, and the variables of its environment.
 Pack = Callable[[int], tuple[Parcel, Mapping[str, str]]]
 
+#: Seconds until the next try to send a message.
+RETRY = 0.1
+
 
 class Successor:
     """The supervisor that is to take over, or has: its process, and what it says. One at a time."""
@@ -149,6 +152,7 @@ class Predecessor:
         self.pid = pid
         self._channel = socket.socket(fileno=channel)
         self._channel.setblocking(False)
+        self._unsent = b""
         self.gone = False
 
     def fileno(self) -> int:
@@ -159,10 +163,15 @@ class Predecessor:
         """What to poll for: descriptors and events."""
         return {} if self.gone else {self._channel.fileno(): select.POLLIN}
 
+    def next_due(self, now: float) -> float | None:
+        """When to try again to send what could not be sent."""
+        return now + RETRY if self._unsent and not self.gone else None
+
     def take(self) -> None:
         """Look whether it has ended; it says nothing."""
         if self.gone:
             return
+        self._send()
         try:
             ended = not self._channel.recv(4096)
         except BlockingIOError:
@@ -173,10 +182,18 @@ class Predecessor:
             self.close()
 
     def tell(self, message: ReadyMessage | UnableMessage | StoppingMessage) -> None:
-        """Say it, if it is still there."""
+        """Say it, if it is still there; what the kernel does not take is sent at the next `take`.
+
+        A READY that is lost would leave two supervisors, and each would believe that it serves.
+        """
         if not self.gone:
+            self._unsent += encode(message)
+            self._send()
+
+    def _send(self) -> None:
+        if self._unsent:
             with contextlib.suppress(OSError):
-                self._channel.send(encode(message))
+                self._unsent = self._unsent[self._channel.send(self._unsent) :]
 
     def close(self) -> None:
         """Talk no more."""

@@ -226,13 +226,13 @@ class Listeners:
         """What there is."""
         return tuple(self._listeners)
 
-    def close(self, but: Listener | None = None) -> None:
+    def close(self, but: Listener | None = None, shared: bool = False) -> None:
         """Close all, or all but one, and remove the files of unix sockets, if they are ours.
 
         Those that we have bound are shut down, if no other supervisor has them: a process that a handler has forked may
-        hold one, and the kernel would go on accepting for it.
+        hold one, and the kernel would go on accepting for it. `shared`: the supervisor before us has them still.
         """
-        if self.tenure is Tenure.HOLDER:
+        if self.tenure is Tenure.HOLDER and not shared:
             for listener in self._listeners:
                 if listener is not but:
                     listener.shut_down()

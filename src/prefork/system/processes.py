@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from ..errors import ExitCode
+from ..errors import ExitCode, place_of, reason_of
 from .descriptors import Closeable, Descriptor
 from .orphans import Lifeline, die_with_parent, load_prctl
 from .signals import BLOCKABLE, block_signals, restore_default_signals, unblock_signals
@@ -346,7 +346,10 @@ class System:
                 with contextlib.suppress(OSError):
                     thing.close()
             self._private.clear()
-        except BaseException:  # going on would run the parent's code twice
+        except BaseException as exc:  # going on would run the parent's code twice
+            if isinstance(exc, OSError | MemoryError):
+                _say(f"prefork[{os.getpid()}]: a forked process cannot begin: {reason_of(exc)} (in {place_of(exc)})\n")
+                os._exit(ExitCode.SERVICE)
             traceback.print_exc()
             os._exit(ExitCode.BUG)
 
@@ -377,6 +380,11 @@ def _heed_children() -> None:
     # An ignored SIGCHLD survives exec, and has the kernel reap the children itself: every status would be lost.
     if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):
+        os.write(2, text.encode(errors="backslashreplace"))
 
 
 def _flush_standard_streams() -> None:

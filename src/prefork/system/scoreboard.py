@@ -60,6 +60,8 @@ class Notice(enum.IntEnum):
     COUNT = 6
     """How many workers accept; their rows follow, and then those that only have connections."""
     OTHERS = 7
+    SHARED = 8
+    """1 when another supervisor has the listening sockets still: they must not be shut down."""
 
 
 _LIST_AT = 16

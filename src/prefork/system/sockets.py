@@ -118,12 +118,15 @@ def _bind_sockets(
     raise AssertionError("unreachable")
 
 
+_NUMERIC = frozenset("0123456789abcdefABCDEF.:")
 _Resolved = tuple[int, tuple[str | int | bytes, ...]]
 
 
 def _resolve(port: int, address: str | None, family: int, flags: int) -> list[_Resolved]:
     found: list[_Resolved] = []
-    for af, _, _, _, where in socket.getaddrinfo(address, port, family, socket.SOCK_STREAM, 0, flags):
+    # A numeric address as bytes: for text, Python imports the codec of international names, and its tables.
+    host = address.encode() if address and _NUMERIC.issuperset(address) else address
+    for af, _, _, _, where in socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, 0, flags):
         if sys.platform == "darwin" and address == "localhost" and af == socket.AF_INET6 and where[3] != 0:
             # macOS gives localhost a link-local address with a scope as well (fe80::1%lo0), which cannot be bound.
             continue

@@ -45,6 +45,8 @@ def run_to_end(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, int], 
             names = ", ".join(sorted({getattr(task.get_coro(), "__qualname__", "?") for task in stuck}))
             emit(TasksStuck(len(stuck), printable(names)))
     loop.run_until_complete(_within(loop.shutdown_asyncgens(), PATIENCE))
+    # The loop closes the descriptor before it gives it up: a signal in between would be told as an error.
+    signal.set_wakeup_fd(-1)
     loop.close()
     return code
 

@@ -227,7 +227,8 @@ def _stop_accepting(server: TCPServer, lanes: Lanes, equipment: Equipment) -> No
         server.accept_waiting(MOST_WAITING)
     equipment.row[Field.STOPPED] = 1
     fence()
-    if stopping and equipment.scoreboard.all_stopped(equipment.row):
+    alone = not equipment.scoreboard.notices[Notice.SHARED]
+    if stopping and alone and equipment.scoreboard.all_stopped(equipment.row):
         # Nothing accepts after us. The supervisor has the sockets still, and so may a child that a handler has forked:
         # where they are shut down the kernel refuses connections at once. What came meanwhile is ours.
         server.accept_waiting(MOST_WAITING)

@@ -1,0 +1,1 @@
+"""`python -m inject`: every system call of the server fails, one in each run, and what becomes of it is judged."""

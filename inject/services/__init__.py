@@ -1,0 +1,1 @@
+"""Services that are served while calls fail: each echoes frames of `soak/payload.py` and refuses a damaged one."""
