@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support import kill_session, session_members, wait_until
+from support import kill_session, rounds, session_members, wait_until
 
 from prefork.testing import run_server
 
@@ -35,12 +35,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_stop_at_a_random_moment_of_the_start(folder: Path) -> None:
-    """15 rounds. Whether workers exist, are being forked, import, or have just begun to accept: they drain and end."""
+@rounds(5, 15)
+def test_a_stop_at_a_random_moment_of_the_start(folder: Path, rounds: int) -> None:
+    """Whether workers exist, are being forked, import, or have just begun to accept: they drain and end."""
     command = [sys.executable, "-m", "prefork", "serve", "app:handle", "-w", "4", "--bind", "127.0.0.1:0"]
     dice = random.Random(2)
     began = 0
-    for number in range(15):
+    for number in range(rounds):
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(command, cwd=folder, stderr=log, start_new_session=True)
         try:

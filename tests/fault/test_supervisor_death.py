@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support import kill_session, session_members, wait_until
+from support import kill_session, rounds, session_members, wait_until
 
 from prefork.testing import run_server
 
@@ -83,8 +83,9 @@ def starting(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
             kill_session(process.pid)
 
 
-def test_at_random_moments_of_its_start(folder: Path) -> None:
-    """15 rounds: before, while and after it binds and forks."""
+@rounds(5, 15)
+def test_at_random_moments_of_its_start(folder: Path, rounds: int) -> None:
+    """Before, while and after it binds and forks."""
     with run_server("service:handle", "-w", "1", cwd=folder) as server:
         port = server.port
         assert server.stop() == 0
@@ -95,7 +96,7 @@ def test_at_random_moments_of_its_start(folder: Path) -> None:
         wait_until(lambda: len(session_members(process.pid)) == 4)
         length = time.monotonic() - begun
     forked = 0
-    for _ in range(15):
+    for _ in range(rounds):
         with starting(folder, port) as process:
             time.sleep(length * dice.uniform(0.7, 1.3))
             process.kill()

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support import need, need_root, wait_until
+from support import need, need_root, slow, wait_until
 
 from prefork.testing import Server, run_server
 
@@ -286,7 +286,9 @@ def test_a_busy_worker_does_not_hoard_what_others_could_take(folder: Path) -> No
         assert late <= 8
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGHUP, *map(slow, (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN))]
+)
 @pytest.mark.parametrize("moment", ["pid", "socket", "control"])
 def test_a_signal_while_it_starts(folder: Path, number: int, moment: str) -> None:
     """It ends it, and leaves nothing behind; or it means nothing yet."""
