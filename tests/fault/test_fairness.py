@@ -31,8 +31,8 @@ async def handle(stream):
             stream.write(b"%d\\n" % os.getpid())
 """
 
-#: So many times 200 connections come, at the most, until the balance is there. A worker that waits for a processor counts
-#: as busy, and no connection waits for it: on a busy machine a burst may come and be taken before it runs. It is given
+#: So many times 200 connections come, at the most, until the balance is there. A worker that waits for a processor
+#: counts as busy, and no connection waits for it: on a busy machine a burst may be taken before it runs. It is given
 #: more of those that follow. The kernel alone does not come to a balance, however many follow.
 MOST_TURNS = 5
 #: The most that a worker has, over the mean.

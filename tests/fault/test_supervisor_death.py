@@ -69,6 +69,12 @@ def assert_port_is_free(port: int) -> None:
     socket.create_server(("127.0.0.1", port)).close()
 
 
+def unread(port: int) -> int:
+    """How many bytes of its clients the server has not read, in /proc/net/tcp."""
+    rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(int(row[4].partition(":")[2], 16) for row in rows if row[1].endswith(f":{port:04X}") and row[3] == "01")
+
+
 def bury(leader: int) -> None:
     wait_until(lambda: not session_members(leader), DEADLINE, f"the end of {session_members(leader)}")
 
@@ -125,6 +131,8 @@ def test_while_its_workers_serve(folder: Path, module: str) -> None:
 def test_while_a_worker_hangs(folder: Path, how: str) -> None:
     with run_server("service:handle", "-w", "1", cwd=folder) as server, connect(server.port) as sock:
         sock.sendall(how.encode() + b"\n")
+        # It hangs as soon as it has read that.
+        wait_until(lambda: unread(server.port) == 0)
         # The queue is not looked at any more.
         with connect(server.port) as unserved:
             unserved.sendall(b"anybody?\n")
