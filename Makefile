@@ -5,8 +5,10 @@ PYTHON ?= $(shell scripts/find-python)
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PORT   ?= 9000
-# Tests wait more than they compute: one process more than there are processors.
-JOBS   ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
+# Tests wait more than they compute: two processes for each processor.
+JOBS   ?= $(shell expr $$(nproc 2>/dev/null || echo 2) \* 2)
+# SLOW=yes: also what is marked slow.
+SLOW   ?=
 # The benchmark's own environment, with the peers; PYTHON and BENCH together measure on another Python.
 BENCH  ?= .venv-bench
 
@@ -17,12 +19,12 @@ serve: $(VENV)/.installed
 	@echo "Type in another terminal:  nc localhost $(PORT)    (each line comes back; ^C here stops it)"
 	@cd examples && exec ../$(BIN)/prefork serve echo:handle --bind :$(PORT)
 
-## Install what the tests need, and run them all.
+## Install what the tests need, and run them, but for the slow ones.
 test: $(VENV)/.developing
 	@scripts/install-debian-packages
-	$(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(if $(SLOW),-m "") $(PYTEST_ARGS)
 
-## The same on every supported Python of this machine.
+## All of them, on every supported Python of this machine.
 test-all:
 	@scripts/install-debian-packages
 	@scripts/test-all

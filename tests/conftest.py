@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import contextlib
 import faulthandler
 import gc
@@ -18,6 +19,8 @@ import hypothesis
 import pytest
 import streams
 
+import prefork
+
 #: Seconds that any test may take; `@pytest.mark.deadline(n)` for one that is known to need more.
 DEADLINE = 60.0
 
@@ -33,6 +36,10 @@ hypothesis.settings.load_profile("default")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "deadline(seconds): how long this test may take")
+    config.addinivalue_line("markers", "slow: long, and rarely news; `make test-all` runs it")
+    if not hasattr(config, "workerinput"):
+        # As the servers write no bytecode, each would compile all of prefork, in 0.2 s of a processor: twice its start.
+        compileall.compile_dir(Path(prefork.__file__).parent, quiet=1)
     # libuv makes one pipe for the process with its first loop, and keeps it.
     with contextlib.suppress(ImportError):
         import uvloop

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,6 +37,26 @@ def need_root() -> None:
     """The same for what only root can do."""
     if os.geteuid() != 0:
         _missing("this needs root")
+
+
+def slow(*values: object) -> Any:
+    """Values of a parametrization for `make test-all` alone."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+def rounds(few: int, many: int) -> pytest.MarkDecorator:
+    """How often a test with chance in it tries its luck: `many` times with `make test-all`."""
+    return pytest.mark.parametrize("rounds", [few, slow(many)])
+
+
+def free_port() -> int:
+    """One that was free a moment ago. Below those that the kernel hands out: a client of a test beside this one may be
+    given any of them."""
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.randrange(max(1024, lowest // 2), lowest)
+        with contextlib.suppress(OSError), socket.create_server(("", port)):
+            return port
 
 
 def wait_until(condition: Callable[[], object], deadline: float = 10.0, what: str = "") -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from streams import FLAVOURS, World, eventually
-from support import need, need_root, run_script
+from support import need, need_root, run_script, slow
 
 import prefork
 from prefork.events import AcceptPaused, Event, ListenerBroken
@@ -194,11 +194,13 @@ async def main():
 
 asyncio.run(main())
 """
-TRANSIENT = ["ECONNABORTED", "EPROTO", "ENETDOWN", "ENETUNREACH", "EHOSTDOWN", "EHOSTUNREACH", "ENONET"]
-TRANSIENT += ["ENOPROTOOPT", "EOPNOTSUPP", "ETIMEDOUT", "EINTR", "EAGAIN", "EPERM"]
+TRANSIENT = ["ECONNABORTED", "EPERM", "EINTR", "EAGAIN"]
+#: Those that are judged like the first one.
+ALIKE = ["EPROTO", "ENETDOWN", "ENETUNREACH", "EHOSTDOWN", "EHOSTUNREACH", "ENONET", "ENOPROTOOPT", "EOPNOTSUPP"]
+ALIKE += ["ETIMEDOUT"]
 
 
-@pytest.mark.parametrize("error", TRANSIENT)
+@pytest.mark.parametrize("error", [*TRANSIENT, *(slow(error) for error in ALIKE)])
 def test_an_error_of_one_connection_is_skipped(error: str) -> None:
     """The kernel reports it instead of every third connection; every one is served all the same."""
     need("strace")

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from support import need_root, wait_until
+from support import need_root, slow, wait_until
 
 from prefork.testing import Server, run_server
 
@@ -92,7 +92,7 @@ def deaths(folder: Path) -> dict[str, int]:
     ("word", "kind", "text"),
     [
         ("exit 0", "exit", "exit status 0"),
-        ("exit 7", "exit", "exit status 7"),
+        slow("exit 7", "exit", "exit status 7"),
         ("sys.exit", "exit", "exit status 9"),
         ("segfault", "signal", r"signal 11 \(SIGSEGV\)"),
         ("abort", "core", r"signal 6 \(SIGABRT\), core dumped"),

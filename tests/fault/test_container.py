@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support import need, need_root, run_script
+from support import need, need_root, rounds, run_script
 
 SERVICE = """
 import asyncio, os, subprocess, sys
@@ -143,7 +143,8 @@ ask("pid")
     assert "not upgrading (SIGUSR2): process 1 cannot leave to another" in err
 
 
-def test_numbers_that_come_again_are_not_mistaken(folder: Path) -> None:
+@rounds(4, 12)
+def test_numbers_that_come_again_are_not_mistaken(folder: Path, rounds: int) -> None:
     """With a few hundred process numbers, those of dead workers soon are somebody else's: nobody else is signalled."""
     check = """
 limit = Path("/proc/sys/kernel/pid_max")
@@ -154,7 +155,7 @@ except OSError as exc:
     print("skip", exc, flush=True)
 canaries = [subprocess.Popen(["sleep", "300"]) for _ in range(20)]
 first = {ask("pid") for _ in range(20)}
-for turn in range(12):
+for turn in range(ROUNDS):
     os.kill(1, signal.SIGHUP)
     before = {ask("pid") for _ in range(20)}
     ask("orphans 150")
@@ -166,7 +167,7 @@ for canary in canaries:
     canary.kill()
     canary.wait()
 """
-    out, err, code = in_container(folder, check, "--drain-timeout", "0.2")
+    out, err, code = in_container(folder, check.replace("ROUNDS", str(rounds)), "--drain-timeout", "0.2")
     assert out.endswith("well\n"), err
     assert code == 0
     assert "Traceback" not in err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import time
@@ -24,10 +25,18 @@ async def handle(stream):
     async for line in stream:
         if line == b"block\\n":
             await stream.send(b"%d\\n" % os.getpid())
-            time.sleep(1.5)
+            while not os.path.exists("go on"):
+                time.sleep(0.01)
         else:
             stream.write(b"%d\\n" % os.getpid())
 """
+
+#: So many times 200 connections come, at the most, until the balance is there. A worker that waits for a processor
+#: counts as busy, and no connection waits for it: on a busy machine a burst may be taken before it runs. It is given
+#: more of those that follow. The kernel alone does not come to a balance, however many follow.
+MOST_TURNS = 5
+#: The most that a worker has, over the mean.
+EVEN = 1.1
 
 
 @pytest.fixture
@@ -61,35 +70,44 @@ def imbalance(counts: Counter[int], workers: int) -> float:
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 @pytest.mark.parametrize("pause", [0.0, 0.001])
-def test_open_connections_are_shared_evenly(folder: Path, loop: str, pause: float) -> None:
-    """The bound is loose, as the machine is shared; the kernel alone gives one of four workers nearly all of a trickle,
-    and 1.5 times the mean of a burst."""
-    with serving(folder, "--loop", loop, workers=4) as server, connections(server, 200, pause) as socks:
-        assert imbalance(by_worker(socks), 4) < 1.2
-        worst = max(worker["open"] for worker in status(folder)["workers"])
-        assert worst < 60
+def test_open_connections_become_even(folder: Path, loop: str, pause: float) -> None:
+    """The kernel alone gives one of four workers nearly all of a trickle, and 1.5 times the mean of a burst."""
+    with serving(folder, "--loop", loop, workers=4) as server, contextlib.ExitStack() as stack:
+        counts: Counter[int] = Counter()
+        turns = []
+        while not turns or turns[-1] > EVEN:
+            assert len(turns) < MOST_TURNS, turns
+            counts += by_worker(stack.enter_context(connections(server, 200, pause)))
+            turns.append(imbalance(counts, 4))
+        assert sorted(worker["open"] for worker in status(folder)["workers"]) == sorted(counts.values())
 
 
-def test_short_connections_are_shared_evenly(folder: Path) -> None:
+def test_short_connections_become_even(folder: Path) -> None:
     with serving(folder, workers=4) as server:
         counts: Counter[int] = Counter()
-        for _ in range(400):
-            with connections(server, 1) as socks:
-                counts += by_worker(socks)
-        assert imbalance(counts, 4) < 1.3
+        turns = []
+        while not turns or turns[-1] > EVEN:
+            assert len(turns) < MOST_TURNS, turns
+            for _ in range(200):
+                with connections(server, 1) as socks:
+                    counts += by_worker(socks)
+            turns.append(imbalance(counts, 4))
 
 
 def test_a_worker_that_was_replaced_catches_up(folder: Path) -> None:
     """It has none, so it gets what comes, until it has as many as the others."""
     with serving(folder, workers=2) as server, connections(server, 40) as first:
-        victim, survivor = by_worker(first)
+        kept = by_worker(first)
+        victim, survivor = sorted((worker["pid"] for worker in ready(folder)), key=lambda pid: kept[pid])
         os.kill(victim, signal.SIGKILL)
         wait_until(lambda: len(ready(folder)) == 2)
-        with connections(server, 20, 0.001) as second:
-            counts = by_worker(second)
-            assert victim not in counts
-            # It has twenty; two of the newcomers may have come before the new one was known.
-            assert counts[survivor] <= 5, counts
+        counts: Counter[int] = Counter()
+        with contextlib.ExitStack() as stack:
+            while counts.total() - counts[survivor] < kept[survivor] + counts[survivor] - 2:
+                # A newcomer that does not run at once is passed over, some do not matter.
+                assert counts[survivor] <= 3 * kept[survivor], counts
+                counts += by_worker(stack.enter_context(connections(server, 1)))
+        assert victim not in counts
 
 
 @pytest.mark.parametrize("how", ["blocked", "stopped"])
@@ -103,21 +121,15 @@ def test_a_worker_that_does_not_move_hoards_nothing(folder: Path, how: str) -> N
             else:
                 sock.sendall(b"block\n")
                 assert int(sock.recv(100)) == pid
-            assert len(late(server, pid)) <= 8
+            with connections(server, 300) as crowd:
+                wait_until(lambda: len(answered(crowd)) >= 300 - 8, 30)
+                assert pid not in by_worker(answered(crowd))
             if how == "stopped":
                 os.kill(pid, signal.SIGCONT)
+            (folder / "go on").touch()
         assert server.stop() == 0
 
 
-def late(server: Server, pid: int) -> list[socket.socket]:
-    """Those of a crowd that have not been answered while the worker `pid` did not move; the rest was, by others."""
-    begun = time.monotonic()
-    found = []
-    with connections(server, 300) as socks:
-        for sock in socks:
-            sock.settimeout(max(0.01, begun + 1.2 - time.monotonic()))
-            try:
-                assert int(sock.recv(100)) != pid
-            except TimeoutError:
-                found.append(sock)
-    return found
+def answered(socks: list[socket.socket]) -> list[socket.socket]:
+    """Those that have something to be read."""
+    return select.select(socks, [], [], 0)[0]

@@ -64,7 +64,7 @@ def test_a_hung_worker_is_found_told_and_replaced(folder: Path, how: str) -> Non
         before = set(server.worker_pids())
         with connect(server) as sock:
             sock.sendall(how.encode() + b"\n")
-            wait_until(lambda: "hangs: its loop has not turned for 1." in server.stderr(), what="the verdict")
+            wait_until(lambda: "hangs: its loop has not turned for " in server.stderr(), what="the verdict")
             wait_until(
                 lambda: len(server.worker_pids()) == 2 and len(before & set(server.worker_pids())) == 1,
                 what="the replacement",
@@ -89,13 +89,13 @@ def test_a_busy_worker_whose_loop_turns_is_left_alone(folder: Path) -> None:
 
 def test_a_freeze_of_everybody_kills_nobody(folder: Path) -> None:
     """As a suspended machine or a frozen container has it; whoever wakes first."""
-    with run_server("service:handle", "-w", "2", "--hang-timeout", "0.4", cwd=folder) as server:
+    with run_server("service:handle", "-w", "2", "--hang-timeout", "0.8", cwd=folder) as server:
         before = server.worker_pids()
-        for turn in range(6):
+        for turn in range(4):
             everybody = [server.pid, *before]
             for pid in everybody:
                 os.kill(pid, signal.SIGSTOP)
-            time.sleep(0.7)
+            time.sleep(1.2)
             for pid in everybody if turn % 2 else reversed(everybody):
                 os.kill(pid, signal.SIGCONT)
             assert int(ask(server, b"hello")) in before

@@ -417,20 +417,21 @@ def test_many_starters_at_once_end_with_one_server(tmp_path: Path) -> None:
     path = tmp_path / "s"
     prefork.bind_unix_socket(path).close()
     code = f"""
-import prefork, sys, time
+import prefork, sys
 try:
     sock = prefork.bind_unix_socket({str(path)!r})
 except prefork.BindError:
     print("refused")
 else:
     print("bound", flush=True)
-    time.sleep(1.5)
+    # Until all have tried.
+    sys.stdin.read()
 """
-    starters = [
-        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(6)
-    ]
-    words = [process.communicate(timeout=30)[0].strip() for process in starters]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    starters = [subprocess.Popen([sys.executable, "-c", code], text=True, **pipes) for _ in range(6)]
+    words = [process.stdout.readline().strip() for process in starters if process.stdout]
+    for process in starters:
+        process.communicate(timeout=30)
     assert sorted(words) == ["bound"] + ["refused"] * 5
 
 

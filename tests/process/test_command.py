@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import need, run_script, wait_until
+from support import need, run_script, slow, wait_until
 
 import prefork
 from prefork.cli.main import main
@@ -247,7 +247,7 @@ def test_uvloop_is_missed_by_name() -> None:
     assert re.fullmatch(r"prefork: --loop uvloop: .*pip install.*\n", done.stderr), done.stderr
 
 
-@pytest.mark.parametrize("word", ["serve", "check"])
+@pytest.mark.parametrize("word", ["check", slow("serve")])
 @pytest.mark.parametrize(
     ("text", "target", "message"),
     [

@@ -119,19 +119,11 @@ def test_a_folder_that_others_may_write_is_not_used(folder: Path) -> None:
         assert server.stop() == 0
 
 
-@pytest.mark.parametrize(
-    "words",
-    [b"rubbish\n", b"{}\n", b'{"command": "dance"}\n', b"[1]\n", b"null\n", b'{"command": "scale", "workers": "x"}\n'],
-)
-def test_rubbish_is_answered_and_changes_nothing(server: Server, folder: Path, words: bytes) -> None:
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(10)
-        sock.connect(str(folder / "control"))
-        sock.sendall(words)
-        with sock.makefile("rb") as file:
-            reply = json.loads(file.read())
-    assert reply["ok"] is False
-    assert status(folder)["state"] == "serving"
+def test_rubbish_is_answered_and_changes_nothing(server: Server, folder: Path) -> None:
+    wrong = [b"rubbish\n", b"{}\n", b'{"command": "dance"}\n', b"[1]\n", b"null\n"]
+    for words in [*wrong, b'{"command": "scale", "workers": "x"}\n']:
+        assert answer(asking(folder, words))["ok"] is False, words
+        assert status(folder)["state"] == "serving"
 
 
 def test_nested_deeply(server: Server, folder: Path) -> None:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import need, need_root
+from support import free_port, need, need_root
 
 from prefork.testing import run_server
 
@@ -32,11 +32,6 @@ def fails(folder: Path, *options: str, prefix: tuple[str, ...] = ()) -> tuple[in
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
     assert "Traceback" not in done.stderr
     return done.returncode, done.stderr.splitlines()[-1]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
 
 
 def test_two_free_ports_are_two(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -57,6 +58,20 @@ def say(port: int, word: str) -> int:
         return int(sock.makefile("rb").readline())
 
 
+def everybody(pid: int) -> list[int]:
+    """The supervisor, and its workers."""
+    return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+
+
+def writes_to(pid: int, path: Path) -> bool:
+    """Whether it has this file open."""
+    files = []
+    for each in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            files.append(each.stat())
+    return path.exists() and any(os.path.samestat(path.stat(), each) for each in files)
+
+
 def test_after_a_rotation_everybody_writes_to_the_new_file(folder: Path) -> None:
     path, old = folder / "log", folder / "log.1"
     with logging_to(path, folder) as (process, port):
@@ -64,7 +79,7 @@ def test_after_a_rotation_everybody_writes_to_the_new_file(folder: Path) -> None
         say(port, "before")
         wait_until(lambda: "worker says before" in old.read_text())
         process.send_signal(signal.SIGUSR1)
-        wait_until(path.exists)
+        wait_until(lambda: all(writes_to(pid, path) for pid in everybody(process.pid)))
         seen = set()
         while len(seen) < 2:
             seen.add(say(port, "after"))

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support import need, need_root, wait_until
+from support import need, need_root, slow, wait_until
 
 from prefork.testing import Server, run_server
 
@@ -27,8 +27,6 @@ async def handle(stream):
             os._exit(5)
         elif word == b"sysexit":
             raise SystemExit(5)
-        elif word == b"block":
-            time.sleep(3)
         elif word == b"fds":
             links = sorted(os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")
                            if os.path.exists(f"/proc/self/fd/{fd}") or fd.isdigit() and int(fd) < 3)
@@ -267,26 +265,9 @@ def test_the_supervisor_has_no_loop_and_no_threads(folder: Path) -> None:
         assert "anon_inode:[eventpoll]" not in held
 
 
-def test_a_busy_worker_does_not_hoard_what_others_could_take(folder: Path) -> None:
-    with run_server("service:handle", "-w", "2", cwd=folder) as server, connect(server) as blocker:
-        blocker.sendall(b"pid\n")
-        busy = int(blocker.makefile("rb").readline())
-        blocker.sendall(b"block\n")
-        time.sleep(0.05)
-        clients = [connect(server) for _ in range(100)]
-        for sock in clients:
-            sock.sendall(b"pid\n")
-            sock.settimeout(10)
-        late = 0
-        for sock in clients:
-            if int(sock.makefile("rb").readline()) == busy:
-                late += 1
-            sock.close()
-        # It was in the middle of a batch at the most.
-        assert late <= 8
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGHUP, *map(slow, (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN))]
+)
 @pytest.mark.parametrize("moment", ["pid", "socket", "control"])
 def test_a_signal_while_it_starts(folder: Path, number: int, moment: str) -> None:
     """It ends it, and leaves nothing behind; or it means nothing yet."""

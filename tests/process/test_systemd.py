@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import kill_session, need, session_members, wait_until
+from support import free_port, kill_session, need, session_members, slow, wait_until
 
 from prefork.testing import run_server
 
@@ -43,12 +43,6 @@ def ask(port: int, word: bytes = b"hello\n") -> bytes:
 
 def command(*options: str) -> list[str]:
     return [sys.executable, "-m", "prefork", "serve", "service:handle", "-w", "2", "--control", "off", *options]
-
-
-def free_port() -> int:
-    """One that was free a moment ago: the activator takes no 0."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
 
 
 def test_socket_activation(folder: Path) -> None:
@@ -149,11 +143,11 @@ ONE = {"LISTEN_PID": "PID", "LISTEN_FDS": "1"}
     ("kinds", "variables", "reason"),
     [
         (["listening"], {"LISTEN_PID": "1", "LISTEN_FDS": "1"}, "no sockets were passed"),
-        (["listening"], {"LISTEN_FDS": "1"}, "no sockets were passed"),
-        (["listening"], {"LISTEN_PID": "PID"}, "no sockets were passed"),
-        (["listening"], {"LISTEN_PID": "PID", "LISTEN_FDS": "0"}, "no sockets were passed"),
-        (["listening"], {"LISTEN_PID": "PID", "LISTEN_FDS": "-1"}, "no sockets were passed"),
-        (["listening"], {"LISTEN_PID": "PID", "LISTEN_FDS": "abc"}, "no sockets were passed"),
+        slow(["listening"], {"LISTEN_FDS": "1"}, "no sockets were passed"),
+        slow(["listening"], {"LISTEN_PID": "PID"}, "no sockets were passed"),
+        slow(["listening"], {"LISTEN_PID": "PID", "LISTEN_FDS": "0"}, "no sockets were passed"),
+        slow(["listening"], {"LISTEN_PID": "PID", "LISTEN_FDS": "-1"}, "no sockets were passed"),
+        slow(["listening"], {"LISTEN_PID": "PID", "LISTEN_FDS": "abc"}, "no sockets were passed"),
         (["listening"], {"LISTEN_PID": "PID", "LISTEN_FDS": "\u00b2"}, "no sockets were passed"),
         ([], {"LISTEN_PID": "PID", "LISTEN_FDS": str(2**31)}, "no sockets were passed"),
         (["listening"], {**ONE, "LISTEN_FDNAMES": "web"}, "no socket of that name was passed; there are: web"),

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from servers import command, end, gone, serving, status, upgrade
-from support import need, session_members, wait_until
+from support import need, rounds, session_members, slow, wait_until
 
 from prefork.testing import Server, run_server
 
@@ -154,7 +154,8 @@ def test_new_settings_hold_after_an_upgrade(folder: Path) -> None:
         end(successor)
 
 
-def test_nothing_is_lost_while_it_upgrades_again_and_again(folder: Path) -> None:
+@rounds(2, 4)
+def test_nothing_is_lost_while_it_upgrades_again_and_again(folder: Path, rounds: int) -> None:
     with serving(folder) as server:
         served = [0] * 3
         lost: list[str] = []
@@ -174,7 +175,7 @@ def test_nothing_is_lost_while_it_upgrades_again_and_again(folder: Path) -> None
             thread.start()
         pids = [server.pid]
         try:
-            for version in range(4):
+            for version in range(rounds):
                 install(folder, f"v{version}")
                 pids.append(upgrade(folder))
                 wait_until(lambda: gone(pids[-2]))
@@ -360,7 +361,15 @@ NEW = ["lseek", "listen", "ftruncate", "signalfd4", "pipe2", "clone", "sendto"]
 
 
 @pytest.mark.deadline(240)
-@pytest.mark.parametrize(("victim", "calls"), [("old", OLD), ("new", NEW)])
+@pytest.mark.parametrize(
+    ("victim", "calls"),
+    [
+        ("old", ["memfd_create", "pidfd_send_signal"]),
+        ("new", ["pipe2", "sendto"]),
+        slow("old", OLD),
+        slow("new", NEW),
+    ],
+)
 def test_a_kill_at_each_system_call_of_the_hand_over(folder: Path, victim: str, calls: list[str]) -> None:
     """Whoever dies, and when: one of the two serves, and owns the files."""
     need("strace")
