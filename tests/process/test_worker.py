@@ -148,8 +148,8 @@ def test_its_descriptors_are_its_own_and_what_all_share(folder: Path) -> None:
             # The listeners, and the pair by which a loop wakes itself.
             assert listeners < sockets
             assert len(sockets - listeners) == 2
-            # Its loops' and pollers', the one that tells of room for connections, a timer of its own, the supervisor.
-            allowed = {f"anon_inode:[{kind}]" for kind in ("eventpoll", "eventfd", "timerfd", "pidfd")}
+            # Its loops' and pollers', a timer of its own, the supervisor.
+            allowed = {f"anon_inode:[{kind}]" for kind in ("eventpoll", "timerfd", "pidfd")}
             assert {name for name, _ in things(pid, "anon_inode:")} <= allowed
             rest = {
                 name

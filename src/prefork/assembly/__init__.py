@@ -187,7 +187,6 @@ def _work(seat: Seat, kit: object, provision: Provision, target: object) -> NoRe
                 lifeline=seat.lifeline,
                 scoreboard=seat.scoreboard,
                 row=seat.scoreboard.enter(seat.row),
-                room=seat.room,
                 dump_signal=seat.dump_signal,
                 identity=kit.identity,
                 endpoints=[lanes for listener in kit.listeners for lanes in listener.endpoints],

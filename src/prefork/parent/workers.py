@@ -63,8 +63,6 @@ class Seat:
     scoreboard: Scoreboard
     row: int
     """The number of its own row on the scoreboard."""
-    room: int
-    """The eventfd that tells of room for connections; -1 where there is none."""
     dump_signal: int
 
 
@@ -101,7 +99,6 @@ class Workers:
         self._pid = os.getpid()
         self._lifeline = system.lifeline()
         self._scoreboard = Scoreboard(max(LEAST_ROWS, ROWS_PER_WORKER * workers), peers=raise_limit())
-        self._room = _make_room()
         self._published: tuple[list[int], list[int]] = ([], [])
         self._free_rows: list[int] = []
         self._used_rows = 0
@@ -116,8 +113,6 @@ class Workers:
             self._forget(process)
         self._lifeline.close()
         self._scoreboard.close()
-        if self._room is not None:
-            self._room.close()
 
     # --- what the supervisor reads ------------------------------------------------------------------------------------
 
@@ -153,7 +148,6 @@ class Workers:
         """Tell all workers, by the scoreboard."""
         if self._scoreboard.notices[field] != value:
             self._scoreboard.notices[field] = value
-            self._tell_of_room()
 
     def publish_rows(self, accepting: Collection[int]) -> None:
         """Tell all workers who accepts, and who else may have connections."""
@@ -162,18 +156,10 @@ class Workers:
         if lists != self._published:
             self._published = lists
             self._scoreboard.publish(*lists)
-            # Whoever is gone has left room.
-            self._tell_of_room()
 
     def most(self) -> int:
         """How many workers there can be, with a successor each."""
         return self._scoreboard.rows // 2
-
-    def _tell_of_room(self) -> None:
-        if self._room is not None:
-            # Full, as somebody has written nonsense: whoever waits is woken all the same.
-            with contextlib.suppress(OSError):
-                os.eventfd_write(self._room.fileno(), 1)
 
     def pids(self) -> set[int]:
         """Of all that have not been reaped."""
@@ -314,7 +300,6 @@ class Workers:
             lifeline=self._lifeline,
             scoreboard=self._scoreboard,
             row=row,
-            room=-1 if self._room is None else self._room.fileno(),
             dump_signal=DUMP_SIGNAL,
         )
 
@@ -324,18 +309,4 @@ class Workers:
         if self._used_rows < self._scoreboard.rows:
             self._used_rows += 1
             return self._scoreboard.row(self._used_rows)
-        return None
-
-
-def _make_room() -> Descriptor | None:
-    """The descriptor by which a worker tells all that wait that a connection has ended (eventfd(2)). None where there
-    is none: they look at each heartbeat.
-
-    Not EFD_SEMAPHORE: a worker that writes 2^64-2 would have the others woken as often.
-    """
-    if not hasattr(os, "eventfd"):
-        return None
-    try:
-        return Descriptor(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
-    except OSError:
         return None

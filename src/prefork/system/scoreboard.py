@@ -34,9 +34,7 @@ class Field(enum.IntEnum):
     """Connections accepted since the worker started."""
     REFUSED = 4
     """Of these, those that were closed at once, at a limit."""
-    WAITING = 5
-    """1 while it does not accept because the fleet has as many connections as it may."""
-    STOPPED = 6
+    STOPPED = 5
     """1 once it has stopped accepting for good."""
 
 

@@ -8,7 +8,6 @@ last place at once may both give it back, and try again; never do both keep it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import resource
 from collections.abc import Callable
@@ -24,24 +23,24 @@ from ..system.scoreboard import Field, Notice, Row, Scoreboard, fence
 RESERVE = 32
 #: Siblings that are looked at for one connection; of more, so many in turn.
 MOST_SIBLINGS = 32
-#: Seconds for which a wake-up in vain makes deaf, doubled with each that follows, up to the longer one.
-LEAST_DEAFNESS, MOST_DEAFNESS = 0.005, 0.1
+#: Seconds between looks for a place that another worker has left, doubled with each in vain, up to the longer one.
+SOON, SELDOM = 0.001, 0.032
 #: Seconds to step back when several have reserved the last place at once.
 CLASH = 0.0005
 
 
 class FleetGate:
-    """`row` is the worker's own on `scoreboard`; `room` is an eventfd that all processes share: by it the workers that
-    wait for room are told that another one has made some; -1: there is none. `refuses`: at the limit of the
-    fleet connections are taken and closed, not left to wait."""
+    """`row` is the worker's own on `scoreboard`. `refuses`: at the limit of the fleet connections are taken and closed,
+    not left to wait.
 
-    def __init__(
-        self, scoreboard: Scoreboard, row: Row, room: int, loop: asyncio.AbstractEventLoop, refuses: bool
-    ) -> None:
+    A worker that waits for a place looks again and again, less and less often. A descriptor by which workers tell each
+    other would be every worker's to fill, to flood, or to make block (O_NONBLOCK is of the description that all share).
+    """
+
+    def __init__(self, scoreboard: Scoreboard, row: Row, loop: asyncio.AbstractEventLoop, refuses: bool) -> None:
         self.why = ""
         self._scoreboard = scoreboard
         self._row = row
-        self._room = room
         self._loop = loop
         self._refuses = refuses
         self._ending = False
@@ -50,10 +49,9 @@ class FleetGate:
         self._secret = scoreboard.secret
         self._bucket = Bucket()
         self._resume: Callable[[], None] | None = None
-        self._woken_in_vain = 0
-        """How often we were told of room, and there was none, since the last connection."""
-        self._deaf: asyncio.TimerHandle | None = None
-        """Until then we do not listen for room."""
+        self._looking: asyncio.TimerHandle | None = None
+        """The next look for a place; None while there is no need."""
+        self._look_after = SOON
         self._version = -1
         self._siblings: list[Row] = []
         self._all: list[Row] = []
@@ -145,14 +143,13 @@ class FleetGate:
         if total <= limit:
             return None
         self._row.reserve(-1)
-        self._row[Field.WAITING] = 1
         fence()
         if self._total() < limit:
-            # Room was made before anybody could see that we wait for it; or several have reserved the last place.
-            self._row[Field.WAITING] = 0
+            # Several have reserved the last place at once.
             return CLASH
         self.why = AT_LIMIT
-        self._watch_room()
+        if self._looking is None:
+            self._look_later()
         return UNTIL_ROOM
 
     def _has_descriptors(self) -> bool:
@@ -164,7 +161,7 @@ class FleetGate:
 
     def took(self, address: object) -> tuple[str, bytes | None]:
         self._steps_back = 0
-        self._woken_in_vain = 0
+        self._look_after = SOON
         self._row.accepted(fairness.next_share(self._row[Field.SHARE], self._least_share))
         refusal, peer = self._judge(address)
         if refusal:
@@ -198,68 +195,35 @@ class FleetGate:
         self._row.reserve(-1)
         if peer is not None:
             self._peers.add(self._key(peer), -1)
-        if self._row[Field.WAITING]:
-            # Our own server hears of this, too.
-            self._stop_watching_room()
-        elif self._scoreboard.notices[Notice.MAX_CONNECTIONS]:
-            fence()
-            self._look_around()
-            if self._room >= 0 and any(row[Field.WAITING] for row in self._all):
-                # Full, if somebody has written nonsense: it wakes all the same.
-                with contextlib.suppress(OSError):
-                    os.eventfd_write(self._room, 1)
+        # Our own server hears of this.
+        self._stop_looking()
 
-    # --- room ---------------------------------------------------------------------------------------------------------
+    # --- places -------------------------------------------------------------------------------------------------------
 
     def on_room(self, resume: Callable[[], None]) -> None:
         self._resume = resume
 
-    def look_for_room(self) -> None:
-        """Called now and then: the word of another worker may have gone to somebody who could not use it."""
-        if self._row[Field.WAITING]:
-            limit = self._scoreboard.notices[Notice.MAX_CONNECTIONS]
-            if not limit or self._total() < limit:
-                self._room_made()
-
     def close(self) -> None:
-        self._stop_watching_room()
+        self._stop_looking()
         self._resume = None
 
-    def _watch_room(self) -> None:
-        if self._room < 0:
+    def _look_later(self) -> None:
+        self._looking = self._loop.call_later(self._look_after, self._look)
+        self._look_after = min(2 * self._look_after, SELDOM)
+
+    def _look(self) -> None:
+        limit = self._scoreboard.notices[Notice.MAX_CONNECTIONS]
+        if limit and self._total() >= limit:
+            self._look_later()
             return
-        if not self._woken_in_vain:
-            self._listen_for_room()
-            return
-        # Others may have been quicker; or one that has gone mad writes without end, and would keep us busy.
-        seconds = min(MOST_DEAFNESS, LEAST_DEAFNESS * 2 ** (self._woken_in_vain - 1))
-        self._deaf = self._loop.call_later(seconds, self._listen_for_room)
-
-    def _listen_for_room(self) -> None:
-        self._deaf = None
-        self._loop.add_reader(self._room, self._told)
-
-    def _stop_watching_room(self) -> None:
-        if not self._row[Field.WAITING]:
-            return
-        self._row[Field.WAITING] = 0
-        if self._deaf is not None:
-            self._deaf.cancel()
-            self._deaf = None
-        elif self._room >= 0:
-            self._loop.remove_reader(self._room)
-
-    def _told(self) -> None:
-        self._woken_in_vain = min(self._woken_in_vain + 1, 8)
-        # All that wait are told at once, and one of them has read it by now.
-        with contextlib.suppress(OSError):
-            os.eventfd_read(self._room)
-        self._room_made()
-
-    def _room_made(self) -> None:
-        self._stop_watching_room()
+        self._looking = None
         if self._resume is not None:
             self._resume()
+
+    def _stop_looking(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
 
     # --- the others ---------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 
 from ..system.scoreboard import Field, Row
 
@@ -17,24 +16,21 @@ INTERVAL = 0.25
 
 
 class Heartbeat:
-    """Beats from construction until `stop`, and calls `besides` at each beat."""
+    """Beats from construction until `stop`."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         row: Row,
         interval: float = INTERVAL,
-        besides: Callable[[], object] = lambda: None,
     ) -> None:
         self._loop = loop
         self._row = row
         self._interval = interval
-        self._besides = besides
         self._beat()
 
     def _beat(self) -> None:
         self._row[Field.HEARTBEAT] = time.monotonic_ns()
-        self._besides()
         self._timer = self._loop.call_later(self._interval, self._beat)
 
     def stop(self) -> None:

@@ -60,8 +60,6 @@ class Equipment:
     scoreboard: Scoreboard
     row: Row
     """Ours on it."""
-    room: int
-    """The descriptor that tells of room for connections; -1: there is none."""
     dump_signal: int
     """What asks for the stacks of all threads, to be written to the status pipe."""
     identity: Identity | None
@@ -135,14 +133,14 @@ async def _serve(equipment: Equipment, handler: Handler) -> int:
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     _end_with_supervisor(loop, equipment)
     limits = equipment.settings.limits
-    gate = FleetGate(equipment.scoreboard, equipment.row, equipment.room, loop, limits.at_limit == "refuse")
+    gate = FleetGate(equipment.scoreboard, equipment.row, loop, limits.at_limit == "refuse")
     server = TCPServer(handler, tls=equipment.context, limits=limits, emit=equipment.emit, gate=gate)
     if not await _start(handler, stop, equipment.target):
         return ExitCode.OK
     notices = equipment.scoreboard.notices
     lanes = Lanes(loop, server, equipment.endpoints, equipment.slot, lambda: notices[Notice.SLOTS])
     interval = min(INTERVAL, equipment.settings.hang_timeout / 8)
-    heartbeat = Heartbeat(loop, equipment.row, interval, gate.look_for_room)
+    heartbeat = Heartbeat(loop, equipment.row, interval)
     ageing = _age(loop, equipment)
     _tell(equipment, ReadyMessage())
     forever = asyncio.ensure_future(server.serve_forever())
