@@ -1,8 +1,12 @@
-"""Scripts in a mount namespace in which another user than root can run this Python."""
+"""Scripts in a mount namespace in which another user than root can run this Python, and folders that it can reach."""
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,3 +40,15 @@ def run_opened(code: str, folder: Path) -> str:
     done = run_script(path + code, prefix=NAMESPACE, cwd=folder)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@contextlib.contextmanager
+def open_folder() -> Iterator[Path]:
+    """A folder that any user can reach, and root alone can write to. Not pytest's own: each of its processes shuts the
+    one above to other users when it begins."""
+    folder = Path(tempfile.mkdtemp(prefix="prefork-open-", dir="/tmp"))
+    try:
+        folder.chmod(0o755)
+        yield folder
+    finally:
+        shutil.rmtree(folder)

@@ -7,10 +7,11 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from opened import run_opened
+from opened import open_folder, run_opened
 from servers import command, cpu_seconds, gone, ready, serving, status
 from support import need_root, wait_until
 
@@ -208,11 +209,10 @@ async def handle(stream):
 
 
 @pytest.fixture
-def attacked(tmp_path: Path) -> Path:
-    (tmp_path / "service.py").write_text(ATTACKER)
-    for each in (tmp_path, *list(tmp_path.parents)[:3]):
-        each.chmod(0o755)
-    return tmp_path
+def attacked() -> Iterator[Path]:
+    with open_folder() as place:
+        (place / "service.py").write_text(ATTACKER)
+        yield place
 
 
 WAYS = ["mprotect", "remap_file_pages", "mremap", "descriptors"]

@@ -13,7 +13,6 @@ import stat
 import struct
 import subprocess
 import sys
-import tempfile
 import threading
 import types
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from opened import run_opened
+from opened import open_folder, run_opened
 from servers import command
 from support import need, need_root, wait_until
 
@@ -62,15 +61,12 @@ OPTIONS = ("--user", "nobody", "-w", "1")
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """Not in `tmp_path`: each pytest that starts closes the folders above it to others (0700)."""
     need_root()
-    with tempfile.TemporaryDirectory(prefix="prefork-trust-") as above:
-        place = Path(above) / "app"
-        place.mkdir()
+    with open_folder() as above:
+        place = above / "app"
+        place.mkdir(mode=0o755)
         (place / "service.py").write_text(SERVICE)
         os.chown(place, NOBODY, NOBODY)
-        for each in (place, place.parent):
-            each.chmod(0o755)
         yield place
 
 

@@ -7,10 +7,11 @@ import socket
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from opened import run_opened
+from opened import open_folder, run_opened
 from support import need, need_root, run_script
 
 from prefork.testing import run_server
@@ -41,12 +42,11 @@ async def handle(stream):
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder() -> Iterator[Path]:
     need_root()
-    (tmp_path / "service.py").write_text(SERVICE)
-    for each in (tmp_path, *list(tmp_path.parents)[:3]):
-        each.chmod(0o755)
-    return tmp_path
+    with open_folder() as place:
+        (place / "service.py").write_text(SERVICE)
+        yield place
 
 
 def ask(port: int, word: bytes) -> bytes:

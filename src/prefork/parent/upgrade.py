@@ -174,10 +174,11 @@ class Predecessor:
         self._send()
         try:
             ended = not self._channel.recv(4096)
-        except BlockingIOError:
-            return
-        except OSError:
+        except ConnectionError:
             ended = True
+        except OSError:
+            # Nothing to read, or no answer this time: it is there as long as nothing says otherwise.
+            return
         if ended:
             self.close()
 

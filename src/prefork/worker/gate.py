@@ -153,7 +153,11 @@ class FleetGate:
         return UNTIL_ROOM
 
     def _has_descriptors(self) -> bool:
-        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        try:
+            soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        except OSError:
+            # A sandbox may refuse it: the kernel says when there are none left.
+            soft = resource.RLIM_INFINITY
         self._capacity = 2**31 if soft == resource.RLIM_INFINITY else max(1, soft - self._held - RESERVE)
         return self._row[Field.OPEN] < self._capacity
 
