@@ -170,6 +170,15 @@ print(ending.run_to_end(loop, main(), print))
     assert (done.stdout, done.stderr) == ("7\n", "")
 
 
+def test_a_worker_that_may_not_ask_for_its_limit_of_descriptors(folder: Path) -> None:
+    refuse = "import resource\ndef refuse(*_):\n    raise PermissionError(1, 'no')\nresource.getrlimit = refuse\n"
+    (folder / "service.py").write_text(refuse + ECHO)
+    with serving(folder, workers=1) as server:
+        assert echo(("127.0.0.1", server.port)) == b"hello\n"
+        assert server.stop() == 0
+        assert "Traceback" not in server.stderr()
+
+
 def test_groups_that_may_not_be_looked_at(folder: Path) -> None:
     code = """
 from prefork.system.memory import OutOfMemory
