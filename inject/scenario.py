@@ -87,7 +87,7 @@ class Run:
             late=late,
             excused=self._role in (Role.WORKER, Role.PROTOCOL, None),
             orphans=orphans,
-            files=[] if self._is_removal() else sorted(path.name for path in self._here.iterdir()),
+            files=[] if self._explains_a_file() else sorted(path.name for path in self._here.iterdir()),
         )
 
     def _steps(self, early: Counter[Bin], late: Counter[Bin]) -> bool:
@@ -178,9 +178,12 @@ class Run:
     def _said(self) -> str:
         return self._log.read_text(errors="replace")
 
-    def _is_removal(self) -> bool:
-        """Whether what fails is the removal of a file: then that file stays, of course."""
-        return self._fault is not None and self._fault.call in ("unlink", "unlinkat")
+    def _explains_a_file(self) -> bool:
+        """Whether the fault itself explains it: the removal of the file fails, or its lock is another's."""
+        fault = self._fault
+        return fault is not None and (
+            fault.call in ("unlink", "unlinkat") or (fault.call, fault.error) == ("flock", "EAGAIN")
+        )
 
     # --- what is asked of it ------------------------------------------------------------------------------------------
 
