@@ -19,7 +19,7 @@ from soak.report import machine
 from . import report
 from .cases import Case, Role, all_cases, eligible, sample
 from .report import Result
-from .scenario import ROOT, Run
+from .scenario import DEADLINE, ROOT, Run
 from .verdict import Failure, Good, Observed, judge
 
 DOCUMENT = ROOT / "docs" / "faults.md"
@@ -86,7 +86,8 @@ def _show_that_failures_are_seen() -> None:
 
 
 def _count_calls(role: Role, number: int) -> dict[str, list[int]]:
-    seen, trace = Run(role, None, number).observe()
+    # All calls are traced: that takes longer than the runs that follow.
+    seen, trace = Run(role, None, number, 3 * DEADLINE).observe()
     if judge(seen) is not Good.UNREACHED or not trace:
         raise HarnessError(f"{role}: without a fault it does not serve: {judge(seen)}; {seen}")
     return eligible(role, trace)

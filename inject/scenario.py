@@ -29,7 +29,7 @@ from .hook.sitecustomize import GO
 from .verdict import Observed
 
 ROOT = Path(__file__).parents[1]
-#: Seconds for each step of a run.
+#: Seconds for each step of a run; twice as many for an upgrade.
 DEADLINE = 20.0
 #: Connections while the fault may happen, and after it.
 EARLY, LATE = 50, 10
@@ -45,9 +45,10 @@ ALL = "all"
 class Run:
     """One server and one tracer, in a folder of its own, on an address of its own. `number` is unique while it runs."""
 
-    def __init__(self, role: Role | None, fault: Case | None, number: int) -> None:
+    def __init__(self, role: Role | None, fault: Case | None, number: int, deadline: float = DEADLINE) -> None:
         self._role = role
         self._fault = fault
+        self._deadline = deadline
         self._host = f"127.{os.getpid() % 200 + 20}.{number // 250 % 250}.{number % 250 + 1}"
         self._hangs: list[str] = []
         self._tracer: subprocess.Popen[bytes] | None = None
@@ -86,7 +87,7 @@ class Run:
             late=late,
             excused=self._role in (Role.WORKER, Role.PROTOCOL, None),
             orphans=orphans,
-            files=[] if self._is_removal() else sorted(path.name for path in self._here.iterdir()),
+            files=[] if self._explains_a_file() else sorted(path.name for path in self._here.iterdir()),
         )
 
     def _steps(self, early: Counter[Bin], late: Counter[Bin]) -> bool:
@@ -177,9 +178,12 @@ class Run:
     def _said(self) -> str:
         return self._log.read_text(errors="replace")
 
-    def _is_removal(self) -> bool:
-        """Whether what fails is the removal of a file: then that file stays, of course."""
-        return self._fault is not None and self._fault.call in ("unlink", "unlinkat")
+    def _explains_a_file(self) -> bool:
+        """Whether the fault itself explains it: the removal of the file fails, or its lock is another's."""
+        fault = self._fault
+        return fault is not None and (
+            fault.call in ("unlink", "unlinkat") or (fault.call, fault.error) == ("flock", "EAGAIN")
+        )
 
     # --- what is asked of it ------------------------------------------------------------------------------------------
 
@@ -210,7 +214,8 @@ class Run:
 
             if word == "upgrade" and self._role is Role.SUCCESSOR:
                 self._attach_to_caught()
-            done = self._wait(word, known)
+            # Python's start is traced, too, where the successor's calls fail: that takes its time.
+            done = self._wait(word, known, 2 * self._deadline if word == "upgrade" else self._deadline)
         if done and word == "upgrade":
             self._follow(bytes(heard))
         return done and not self._ended()
@@ -291,8 +296,8 @@ class Run:
 
     # --- waiting, and the end -----------------------------------------------------------------------------------------
 
-    def _wait(self, what: str, condition: Callable[[], bool]) -> bool:
-        end = time.monotonic() + DEADLINE
+    def _wait(self, what: str, condition: Callable[[], bool], deadline: float = 0.0) -> bool:
+        end = time.monotonic() + (deadline or self._deadline)
         while not condition():
             if time.monotonic() > end:
                 self._hangs.append(what)

@@ -167,6 +167,39 @@ print(ending.run_to_end(loop, main(), print))
     assert (done.stdout, done.stderr) == ("7\n", "")
 
 
+def test_a_worker_that_may_not_ask_for_its_limit_of_descriptors(folder: Path) -> None:
+    refuse = "import resource\ndef refuse(*_):\n    raise PermissionError(1, 'no')\nresource.getrlimit = refuse\n"
+    (folder / "service.py").write_text(refuse + ECHO)
+    with serving(folder, workers=1) as server:
+        assert echo(("127.0.0.1", server.port)) == b"hello\n"
+        assert server.stop() == 0
+        assert "Traceback" not in server.stderr()
+
+
+def test_a_worker_that_cannot_heed_signals(folder: Path) -> None:
+    refuse = "import signal\ndef refuse(*_, **__):\n    raise OSError(22, 'Invalid argument')\n"
+    (folder / "service.py").write_text(refuse + "signal.set_wakeup_fd = refuse\n" + ECHO)
+    done = serve(folder)
+    assert done.returncode == 3
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("prefork: ")]
+    assert len(lines) == 1
+    assert lines[0].startswith("prefork: invalid argument (in ")
+
+
+def test_a_look_at_the_queue_that_fails() -> None:
+    code = """
+import select
+class Broken:
+    def register(self, *_): pass
+    def poll(self, *_): raise OSError(12, "Cannot allocate memory")
+select.poll = Broken
+from prefork.net.acceptor import _waits
+print(_waits(0))
+"""
+    assert run_script(code).stdout == "True\n"
+
+
 def test_groups_that_may_not_be_looked_at(folder: Path) -> None:
     code = """
 from prefork.system.memory import OutOfMemory

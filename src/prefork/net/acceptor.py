@@ -244,7 +244,11 @@ def _waits(fd: int) -> bool:
     """Whether a connection is in the queue."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
-    return bool(poll.poll(0))
+    try:
+        return bool(poll.poll(0))
+    except OSError:
+        # No memory for it, for example. `accept` will say.
+        return True
 
 
 def add_accept_handler(sock: socket.socket, callback: Callable[[socket.socket, object], object]) -> Callable[[], None]:

@@ -156,8 +156,8 @@ class FleetGate:
         try:
             soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         except OSError:
-            # A sandbox may refuse it: the kernel says when there are none left.
-            soft = resource.RLIM_INFINITY
+            # Some sandboxes refuse it. `accept` itself tells when no descriptor is left.
+            return True
         self._capacity = 2**31 if soft == resource.RLIM_INFINITY else max(1, soft - self._held - RESERVE)
         return self._row[Field.OPEN] < self._capacity
 

@@ -127,10 +127,18 @@ def _drop_privileges(equipment: Equipment) -> None:
         become(equipment.identity)
 
 
+def _stop_at_signal(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    try:
+        loop.add_signal_handler(signal.SIGTERM, stop.set)
+    except RuntimeError as exc:
+        # asyncio makes one of a system call that fails: it is to be told as what it is.
+        raise exc.__context__ if isinstance(exc.__context__, OSError) else exc from None
+
+
 async def _serve(equipment: Equipment, handler: Handler) -> int:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
-    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    _stop_at_signal(loop, stop)
     _end_with_supervisor(loop, equipment)
     limits = equipment.settings.limits
     gate = FleetGate(equipment.scoreboard, equipment.row, loop, limits.at_limit == "refuse")
