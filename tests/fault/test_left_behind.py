@@ -259,8 +259,8 @@ def test_daemons_can_be_meant(folder: Path, how: str) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("how", ["fork", "multiprocessing"])
-def test_a_supervisor_that_is_killed_leaves_no_forked_child(folder: Path, how: str) -> None:
+@pytest.mark.parametrize("how", IN_GROUP)
+def test_a_supervisor_that_is_killed_leaves_nothing_of_a_workers_group(folder: Path, how: str) -> None:
     with serving(folder) as server:
         worker, pid, _ = start(server, how)
         port = server.port

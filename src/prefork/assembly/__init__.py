@@ -185,6 +185,7 @@ def _work(seat: Seat, kit: object, provision: Provision, target: object) -> NoRe
                 parent=seat.parent,
                 status=seat.status.fileno(),
                 lifeline=seat.lifeline,
+                tether=seat.tether,
                 scoreboard=seat.scoreboard,
                 row=seat.scoreboard.enter(seat.row),
                 dump_signal=seat.dump_signal,

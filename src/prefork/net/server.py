@@ -197,11 +197,12 @@ class TCPServer:
         if self._failure is not None:
             raise ListenerFailed(*self._failure.args) from self._failure
 
-    def accept_waiting(self, most: int) -> None:
-        """Accept now what waits in the queue of each listening socket, up to `most` connections each; refuse those that
-        are beyond a limit. The last thing before `stop`."""
-        for acceptor in list(self._acceptors.values()):
-            acceptor.accept_waiting(most)
+    def accept_waiting(self, most: int, sock: socket.socket | None = None) -> None:
+        """Accept now what waits in the queue of `sock`, or of each listening socket, up to `most` connections each;
+        refuse those that are beyond a limit. The last thing before `stop`."""
+        for listener, acceptor in list(self._acceptors.items()):
+            if sock is None or listener is sock:
+                acceptor.accept_waiting(most)
 
     def stop(self) -> None:
         """Stop accepting, at once; open connections go on. What waits in the kernel's queue stays there, for whoever

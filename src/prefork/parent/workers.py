@@ -34,6 +34,7 @@ from ..system.memory import OutOfMemory
 from ..system.orphans import Lifeline
 from ..system.processes import NO_ROOM, Child, Death, System
 from ..system.scoreboard import Field, Notice, Row, Scoreboard
+from ..system.tether import Tether
 
 #: Rows of the scoreboard, for each worker that is wanted at the start, and at least: its successors, and those that
 #: drain meanwhile; and more workers that may be wanted later. Untouched memory costs nothing.
@@ -60,6 +61,8 @@ class Seat:
     parent: int
     status: Descriptor
     lifeline: Lifeline
+    tether: Tether
+    """What ends its process group when the parent is gone."""
     scoreboard: Scoreboard
     row: int
     """The number of its own row on the scoreboard."""
@@ -80,6 +83,7 @@ class _Process:
     number: int
     child: Child
     status: Descriptor
+    tether: Tether
     decoder: Decoder
     slot: int
     row: Row
@@ -249,6 +253,7 @@ class Workers:
             self._emit(WorkerStacks(process.slot, process.child.pid, "\n".join(process.stacks)))
         process.child.close()
         process.status.close()
+        process.tether.close()
         self._free_rows.append(process.row.number)
         self._processes.pop(process.number, None)
 
@@ -275,7 +280,9 @@ class Workers:
                 undo.callback(reader.close)
                 undo.callback(writer.close)
                 os.set_blocking(reader.fileno(), False)
-                self._system.parent_only(reader)
+                tether = Tether()
+                undo.callback(tether.close)
+                self._system.parent_only(reader, tether.ours)
                 child = self._system.fork()
             except (OSError, MemoryError) as exc:
                 self._free_rows.append(row.number)
@@ -285,19 +292,22 @@ class Workers:
             undo.pop_all()
         if child is None:
             self._processes.clear()
-            raise InWorker(self._seat(command, writer, row.number))
+            raise InWorker(self._seat(command, writer, tether, row.number))
         writer.close()
+        tether.keep_ours()
         child.lead_group()
-        self._processes[command.worker] = _Process(command.worker, child, reader, Decoder(), command.slot, row)
+        process = _Process(command.worker, child, reader, tether, Decoder(), command.slot, row)
+        self._processes[command.worker] = process
         return Spawned(command.worker, child.pid)
 
-    def _seat(self, command: Spawn, status: Descriptor, row: int) -> Seat:
+    def _seat(self, command: Spawn, status: Descriptor, tether: Tether, row: int) -> Seat:
         return Seat(
             slot=command.slot,
             generation=command.generation,
             parent=self._pid,
             status=status,
             lifeline=self._lifeline,
+            tether=tether,
             scoreboard=self._scoreboard,
             row=row,
             dump_signal=DUMP_SIGNAL,

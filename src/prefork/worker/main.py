@@ -31,6 +31,7 @@ from ..system.orphans import Lifeline, die_with_parent, open_parent
 from ..system.processes import System
 from ..system.scoreboard import Field, Notice, Row, Scoreboard, fence
 from ..system.signals import disregard, unblock_signals
+from ..system.tether import Tether
 from . import group
 from .ending import end_within, forget_the_parents_end, run_to_end
 from .gate import FleetGate
@@ -57,6 +58,7 @@ class Equipment:
     status: int
     """The descriptor of the status pipe."""
     lifeline: Lifeline
+    tether: Tether
     scoreboard: Scoreboard
     row: Row
     """Ours on it."""
@@ -83,7 +85,7 @@ def run(equipment: Equipment) -> int:
     disregard((signal.SIGINT, signal.SIGHUP))
     signal.signal(signal.SIGUSR1, lambda *_: equipment.reopen_logs())
     group.lead()
-    group.guard_children([*_sockets(equipment), Descriptor(equipment.status)])
+    group.guard_children([*_sockets(equipment), Descriptor(equipment.status), equipment.tether])
     try:
         _drop_privileges(equipment)
     except (OSError, RuntimeError) as exc:
@@ -93,6 +95,7 @@ def run(equipment: Equipment) -> int:
         return ExitCode.USAGE
     # The kernel's answer to the supervisor's death holds from the first moment and in a loop that hangs.
     die_with_parent(equipment.parent, signal.SIGKILL)
+    equipment.tether.arm()
     # In C, so it answers also when Python does not.
     faulthandler.register(equipment.dump_signal, file=equipment.status, all_threads=True)
     unblock_signals()
@@ -236,9 +239,10 @@ def _stop_accepting(server: TCPServer, lanes: Lanes, equipment: Equipment) -> No
     alone = not equipment.scoreboard.notices[Notice.SHARED]
     if stopping and alone and equipment.scoreboard.all_stopped(equipment.row):
         # Nothing accepts after us. The supervisor has the sockets still, and so may a child that a handler has forked:
-        # where they are shut down the kernel refuses connections at once. What came meanwhile is ours.
-        server.accept_waiting(MOST_WAITING)
+        # where they are shut down the kernel refuses connections at once. What came meanwhile is ours. One by one: a
+        # connection that comes between the last accept and the end is reset.
         for sock in _sockets(equipment):
+            server.accept_waiting(MOST_WAITING, sock)
             if sock not in equipment.passed:
                 with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
