@@ -120,7 +120,7 @@ def test_its_descriptors_are_its_own_and_what_all_share(folder: Path) -> None:
         # Its own socket pair is the last thing that a loop makes; before it has a loop a worker is not yet itself.
         wait_until(
             lambda: all(
-                things(pid, "anon_inode:[eventpoll]") and len(things(pid, "socket:")) == 4
+                things(pid, "anon_inode:[eventpoll]") and len(things(pid, "socket:")) == 5
                 for pid in server.worker_pids()
             )
         )
@@ -128,8 +128,12 @@ def test_its_descriptors_are_its_own_and_what_all_share(folder: Path) -> None:
         wait_until(lambda: sum(writable for _, writable in things(server.pid, "pipe:")) == 2)
         supervisor = held(server.pid)
         log = os.stat(server._log.name).st_ino
-        listeners = {name for name, _ in supervisor.values() if name.startswith("socket:")}
+        sockets = {pid: {name for name, _ in things(pid, "socket:")} for pid in server.worker_pids()}
+        listeners = set.intersection(*sockets.values())
         assert len(listeners) == 2
+        # Of the tether of each worker the supervisor has the other end, alone.
+        ends = {name for name, _ in supervisor.values() if name.startswith("socket:")} - listeners
+        assert len(ends) == 3
         pipes = {pid: things(pid, "pipe:") for pid in server.worker_pids()}
         common = set.intersection(*pipes.values())
         # The lifeline: everybody reads, the supervisor alone writes.
@@ -144,10 +148,11 @@ def test_its_descriptors_are_its_own_and_what_all_share(folder: Path) -> None:
             assert (status, False) in supervisor.values()
             assert not any(name == status for other in pipes if other != pid for name, _ in pipes[other])
         for pid in server.worker_pids():
-            sockets = {name for name, _ in things(pid, "socket:")}
-            # The listeners, and the pair by which a loop wakes itself.
-            assert listeners < sockets
-            assert len(sockets - listeners) == 2
+            # The listeners, the pair by which a loop wakes itself, and its end of the tether.
+            own = sockets[pid] - listeners
+            assert len(own) == 3
+            assert not own & ends
+            assert not any(own & other for sibling, other in sockets.items() if sibling != pid)
             # Its loops' and pollers', a timer of its own, the supervisor.
             allowed = {f"anon_inode:[{kind}]" for kind in ("eventpoll", "timerfd", "pidfd")}
             assert {name for name, _ in things(pid, "anon_inode:")} <= allowed
