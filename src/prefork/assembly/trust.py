@@ -108,6 +108,9 @@ def _code_weaknesses() -> Iterator[tuple[str, Weakness]]:
 
 def _weaknesses(path: str) -> tuple[Weakness, ...]:
     """Where there is nothing at `path`, of the folder that it could be made in."""
+    if path == os.devnull or path.startswith(os.devnull + "/"):
+        # Which any user may write to: a variable that names it says that there is nothing.
+        return ()
     for place in (path, *map(str, PurePath(path).parents)):
         with contextlib.suppress(OSError):
             return paths.weaknesses(place)
