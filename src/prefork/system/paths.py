@@ -146,10 +146,13 @@ def weaknesses(path: str | os.PathLike[str]) -> tuple[Weakness, ...]:
         return tuple(walk.weak)
 
 
-def weakness_of(path: str) -> Weakness | None:
-    """Who can change the file or folder at `path` itself; the way to it is not looked at. Raises OSError."""
-    found = os.stat(path)
-    return weakness(path, found, os.geteuid(), _listed(path, found))
+def weaknesses_of(path: str) -> tuple[Weakness, ...]:
+    """The same of a file whose folder was looked at already: of itself alone, unless it is a link. Raises OSError."""
+    found = os.stat(path, follow_symlinks=False)
+    if stat.S_ISLNK(found.st_mode):
+        return weaknesses(path)
+    weak = weakness(path, found, os.geteuid(), _listed(path, found))
+    return () if weak is None else (weak,)
 
 
 def require_regular(found: os.stat_result) -> None:
