@@ -311,6 +311,11 @@ def test_a_variable_that_names_code_is_looked_at(folder: Path, name: str, value:
     assert line.startswith(f"prefork: {name}: {folder}: it belongs to uid 65534")
 
 
+def test_a_variable_that_names_nothing_is_no_weakness(folder: Path) -> None:
+    done = command_line(folder, *CHECK, PYTHONPYCACHEPREFIX="/dev/null", OPENSSL_CONF="/dev/null", LD_LIBRARY_PATH="")
+    assert done.returncode == 0, done.stderr
+
+
 def test_what_python_would_load_later_is_looked_at(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import site
 
@@ -453,6 +458,30 @@ def test_a_socket_of_root_that_is_put_there_while_we_bind_is_left_alone(folder: 
         assert stat.S_IMODE((folder / "s").stat().st_mode) == 0o600
         # Nor is it removed.
         assert command(folder, "status").returncode == 2
+
+
+def test_a_socket_is_bound_where_stat_tells_another_device_than_the_kernel(folder: Path) -> None:
+    """overlayfs, of layers on two file systems; btrfs does, too."""
+    code = """
+Path("lower").mkdir()
+Path("upper").mkdir()
+Path("merged").mkdir()
+subprocess.run(["mount", "-t", "tmpfs", "none", "upper"], check=True)
+Path("upper/a").mkdir()
+Path("upper/work").mkdir()
+options = "lowerdir=lower,upperdir=upper/a,workdir=upper/work,xino=off"
+if subprocess.run(["mount", "-t", "overlay", "none", "-o", options, "merged"]).returncode:
+    print("no overlayfs")
+    sys.exit()
+import prefork
+with prefork.bind_unix_socket("merged/s") as bound, socket.socket(socket.AF_UNIX) as sock:
+    sock.connect("merged/s")
+    print("bound")
+"""
+    said = run(code, folder)
+    if said == "no overlayfs\n":
+        pytest.skip("overlayfs cannot be mounted here")
+    assert said == "bound\n"
 
 
 def test_no_link_of_another_user_leads_to_a_folder(folder: Path) -> None:

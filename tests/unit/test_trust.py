@@ -38,11 +38,19 @@ def test_what_nobody_else_can_change(found: Found) -> None:
     assert weakness("/x", found, own=7) is None
 
 
-@given(st.integers(0, 0o7777), st.integers(0, 3), st.integers(0, 3), st.integers(0, 3))
-def test_no_permission_of_another_user_is_overlooked(mode: int, uid: int, gid: int, own: int) -> None:
-    """As the kernel decides for any user but root and our own: by owner, then by group, then by the rest."""
-    writable = uid not in (0, own) or bool(mode & stat.S_IWOTH) or bool(mode & stat.S_IWGRP and gid != 0)
-    assert (weakness("/x", Found(mode, uid, gid), own) is not None) == writable
+@given(st.integers(0, 0o7777), st.integers(0, 3), st.integers(0, 3), st.integers(0, 3), st.booleans())
+def test_no_permission_of_another_user_is_overlooked(mode: int, uid: int, gid: int, own: int, listed: bool) -> None:
+    """As the kernel decides for any user but root and our own: by owner, then by group or list, then by the rest."""
+    writable = uid not in (0, own) or bool(mode & stat.S_IWOTH) or bool(mode & stat.S_IWGRP and (gid != 0 or listed))
+    assert (weakness("/x", Found(mode, uid, gid), own, listed) is not None) == writable
+
+
+def test_a_group_is_named_where_its_members_alone_can_change_it() -> None:
+    told = [
+        weakness("/x", found, 0, listed)
+        for found, listed in ((Found(0o775, 0, 50), False), (Found(0o775, 0, 50), True))
+    ]
+    assert [None if each is None else each.group for each in told] == [50, None]
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def ways() -> Iterator[Named]:
     if site is not None and site.ENABLE_USER_SITE:
         # It is looked for at each start, and may be made meanwhile where HOME is another user's.
         yield "the user's folder of Python (PYTHONNOUSERSITE=1 does without)", site.getusersitepackages()
-    for path in (*_programs(), *_folders(), *_folders_of_files()):
+    for path in (*_programs(), *_folders(), *_folders_of((*_loaded(), *_mapped()))):
         yield _CODE, path
 
 
@@ -44,7 +44,7 @@ def files() -> Iterator[Named]:
     """Files and folders in those folders. The way to one is looked at only where it is a link."""
     known = {*sys.stdlib_module_names, *(name.partition(".")[0] for name in sys.modules)}
     importable = dict.fromkeys(_folders())
-    for folder in (*importable, *_folders_of_files()):
+    for folder in (*importable, *_folders_of(_loaded())):
         for path in _entries(folder, known if folder in importable else ()):
             yield _CODE, path
     for path in (*_mapped(), os.path.join(sys.prefix, "pyvenv.cfg")):
@@ -68,8 +68,8 @@ def _folders() -> Iterator[str]:
     yield from (paths.absolute(entry) for entry in sys.path)
 
 
-def _folders_of_files() -> Iterable[str]:
-    return dict.fromkeys(os.path.dirname(file) for file in (*_loaded(), *_mapped()))
+def _folders_of(found: Iterable[str]) -> Iterable[str]:
+    return dict.fromkeys(map(os.path.dirname, found))
 
 
 def _loaded() -> Iterator[str]:

@@ -100,14 +100,15 @@ def _code_weaknesses() -> Iterator[tuple[str, Weakness]]:
     for word, path in dict.fromkeys(code.ways()):
         yield from ((word, each) for each in _weaknesses(path))
     for word, path in dict.fromkeys(code.files()):
-        # The folder was walked already; a link may lead out of it.
         with contextlib.suppress(OSError):
-            found = paths.weaknesses(path) if os.path.islink(path) else (paths.weakness_of(path),)
-            yield from ((word, each) for each in found if each is not None)
+            yield from ((word, each) for each in paths.weaknesses_of(path))
 
 
 def _weaknesses(path: str) -> tuple[Weakness, ...]:
     """Where there is nothing at `path`, of the folder that it could be made in."""
+    if path == os.devnull or path.startswith(os.devnull + "/"):
+        # Which any user may write to: a variable that names it says that there is nothing.
+        return ()
     for place in (path, *map(str, PurePath(path).parents)):
         with contextlib.suppress(OSError):
             return paths.weaknesses(place)

@@ -24,6 +24,8 @@ from .descriptors import Descriptor
 #: The kernel's own bound (path_resolution(7)).
 MOST_LINKS = 40
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC if hasattr(os, "O_PATH") else os.O_RDONLY
+#: To open what is only looked at.
+_LOOK = os.O_PATH if hasattr(os, "O_PATH") else os.O_RDONLY | os.O_NONBLOCK
 #: Where relative paths start (`settle`); "" for the current folder. State of the process, as the current folder is.
 _start = ""
 
@@ -104,7 +106,7 @@ def locate(path: str | os.PathLike[str]) -> Descriptor:
     O_PATH). Raises OSError."""
     walk = _Walk(absolute(path))
     with contextlib.closing(walk):
-        return walk.to_file(os.O_PATH, strictly=os.geteuid() == 0)
+        return walk.to_file(_LOOK, strictly=os.geteuid() == 0)
 
 
 def through(fd: int, otherwise: str) -> str:
@@ -140,14 +142,17 @@ def read(path: str | os.PathLike[str], most: int) -> Content:
 def weaknesses(path: str | os.PathLike[str]) -> tuple[Weakness, ...]:
     """Who can change the file or folder at `path`, or what stands on the way to it. Raises OSError where it is not."""
     walk = _Walk(absolute(path))
-    with contextlib.closing(walk), contextlib.closing(walk.to_file(os.O_PATH)):
+    with contextlib.closing(walk), contextlib.closing(walk.to_file(_LOOK)):
         return tuple(walk.weak)
 
 
-def weakness_of(path: str) -> Weakness | None:
-    """Who can change the file or folder at `path` itself; the way to it is not looked at. Raises OSError."""
-    found = os.stat(path)
-    return weakness(path, found, os.geteuid(), _listed(path, found))
+def weaknesses_of(path: str) -> tuple[Weakness, ...]:
+    """The same of a file whose folder was looked at already: of itself alone, unless it is a link. Raises OSError."""
+    found = os.stat(path, follow_symlinks=False)
+    if stat.S_ISLNK(found.st_mode):
+        return weaknesses(path)
+    weak = weakness(path, found, os.geteuid(), _listed(path, found))
+    return () if weak is None else (weak,)
 
 
 def require_regular(found: os.stat_result) -> None:
