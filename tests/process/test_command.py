@@ -424,8 +424,10 @@ def test_a_bug_is_told_with_its_traceback_and_70() -> None:
     assert "\x1b" not in done.stderr
 
 
-def test_a_broken_pipe_inside_is_a_bug_too() -> None:
-    assert run_with("raise BrokenPipeError(32, 'x')").returncode == 70
+def test_a_broken_pipe_inside_is_not_taken_for_a_reader_that_left() -> None:
+    done = run_with("raise BrokenPipeError(32, 'Broken pipe')")
+    assert done.returncode == 3
+    assert re.fullmatch(r"prefork: the command cannot run: broken pipe \(in .*\)\n", done.stderr)
 
 
 @pytest.mark.parametrize(("failure", "code"), [("ConfigError", 2), ("ServiceError", 3), ("PreforkError", 70)])

@@ -519,15 +519,17 @@ class Supervisor:
 
     def _end_listening(self) -> None:
         """Nothing will accept any more, and the queues are empty: the kernel is to refuse connections from here on,
-        whatever else holds the sockets. Not yet where the supervisor before us has them: its workers would fail."""
+        whatever else holds the sockets. Not yet where another supervisor has them: its workers would fail."""
         beside = self._is_beside_another()
         if self._ending() and self._listening and not beside and not self._roster.accepting():
             self._listening = False
             self._provider.end_listening()
 
     def _is_beside_another(self) -> bool:
-        """Whether the supervisor before us is there, and has our sockets."""
-        return self._predecessor is not None and not self._predecessor.gone
+        """Whether the supervisor before us has our sockets still, or a successor that starts. One that leads owns them,
+        and is none of our business."""
+        before = self._predecessor is not None and not self._predecessor.gone
+        return before or self._upgrade.step is upgrade.Step.STARTING
 
     def _ending(self) -> bool:
         return self._roster.phase in (Phase.STOPPING, Phase.FINISHED)

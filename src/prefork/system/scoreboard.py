@@ -59,7 +59,7 @@ class Notice(enum.IntEnum):
     """How many workers accept; their rows follow, and then those that only have connections."""
     OTHERS = 7
     SHARED = 8
-    """1 when another supervisor has the listening sockets still: they must not be shut down."""
+    """1 when another supervisor has the listening sockets, too: they must not be shut down."""
 
 
 _LIST_AT = 16

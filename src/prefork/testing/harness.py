@@ -51,9 +51,10 @@ class Server:
         return Path(self._log.name).read_text(errors="replace")
 
     def worker_pids(self) -> list[int]:
-        """Its living children."""
+        """Its living children, which lead process groups of their own: others are orphans of what workers started."""
         text = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
-        return [int(pid) for pid in text.split() if _state(int(pid)) not in ("Z", "")]
+        stats = {int(pid): _stat(int(pid)) for pid in text.split()}
+        return [pid for pid, stat in stats.items() if stat[:1] not in ([], ["Z"]) and stat[2:3] == [str(pid)]]
 
     def signal(self, number: int) -> None:
         """Send a signal to the supervisor."""

@@ -30,7 +30,8 @@ def guard_children(private: Iterable[Closeable]) -> None:
 
     A child that keeps a listening socket keeps the port, and connections that nothing accepts. It dies with us where
     the main thread has forked it: for the kernel a parent is a thread (prctl(2), PR_SET_PDEATHSIG). A daemon's second
-    fork is none of ours.
+    fork is none of ours. SIGTERM ends it again: the handler that came with the fork only tells our loop, and
+    multiprocessing would wait for it in vain.
     """
     worker = os.getpid()
     things = tuple(private)
@@ -45,6 +46,10 @@ def guard_children(private: Iterable[Closeable]) -> None:
         for thing in things:
             with contextlib.suppress(OSError):
                 thing.close()
+        with contextlib.suppress(ValueError):
+            # Not in the main thread of the interpreter.
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if dies:
             die_with_parent(worker, signal.SIGKILL)
 
