@@ -100,7 +100,8 @@ def test_a_worker_that_was_replaced_catches_up(folder: Path) -> None:
         kept = by_worker(first)
         victim, survivor = sorted((worker["pid"] for worker in ready(folder)), key=lambda pid: kept[pid])
         os.kill(victim, signal.SIGKILL)
-        wait_until(lambda: len(ready(folder)) == 2)
+        # Its death may not have been noticed yet.
+        wait_until(lambda: victim not in (pids := [worker["pid"] for worker in ready(folder)]) and len(pids) == 2)
         counts: Counter[int] = Counter()
         with contextlib.ExitStack() as stack:
             while counts.total() - counts[survivor] < kept[survivor] + counts[survivor] - 2:
