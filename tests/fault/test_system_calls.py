@@ -299,3 +299,20 @@ def test_an_exception_without_a_text(folder: Path) -> None:
     assert done.returncode == 3
     assert done.stderr.startswith("prefork: service service:handle: Silent: (Silent has no text")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_signal_that_a_pidfd_cannot_send_is_sent_all_the_same(folder: Path) -> None:
+    with serving(folder, prefix=injecting("pidfd_send_signal", "error=EBADF")) as server:
+        assert command(folder, "reload").returncode == 0
+        assert command(folder, "stop").returncode == 0
+        assert server.wait() == 0
+        assert "killed" not in server.stderr()
+
+
+def test_a_file_that_cannot_be_removed_at_once_is_removed(folder: Path) -> None:
+    bind = ["127.0.0.1:0", f"unix:{folder / 's'}"]
+    prefix = injecting("unlinkat", "error=EBUSY:when=1..2")
+    with serving(folder, "--pidfile", "pid", bind=bind, prefix=prefix) as server:
+        assert command(folder, "stop").returncode == 0
+        assert server.wait() == 0
+        assert sorted(path.name for path in folder.iterdir() if path.suffix != ".pyc") == ["service.py"]

@@ -14,6 +14,7 @@ import contextlib
 import errno
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -21,6 +22,8 @@ from typing import Self
 from ..core.trust import Weakness, weakness, weakness_of_entry
 from .descriptors import Descriptor
 
+#: How often a file is tried to be removed.
+ATTEMPTS = 3
 #: The kernel's own bound (path_resolution(7)).
 MOST_LINKS = 40
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC if hasattr(os, "O_PATH") else os.O_RDONLY
@@ -161,6 +164,19 @@ def require_regular(found: os.stat_result) -> None:
         raise OSError(errno.EISDIR, "is a directory")
     if not stat.S_ISREG(found.st_mode):
         raise OSError(errno.EINVAL, "not a regular file")
+
+
+def insist(act: Callable[[], object]) -> None:
+    """Do it, and again where the system is short of something at this moment. Raises nothing: for the last chance to
+    remove a file."""
+    for _ in range(ATTEMPTS):
+        try:
+            act()
+            return
+        except FileNotFoundError:
+            return
+        except OSError:
+            continue
 
 
 def same(one: os.stat_result, other: os.stat_result) -> bool:

@@ -14,7 +14,7 @@ import stat
 from ..errors import ConfigError, reason_of
 from ..events import visible
 from .descriptors import Descriptor
-from .paths import Place, absolute, hold, same
+from .paths import Place, absolute, hold, insist, same
 
 
 class PidFile:
@@ -47,10 +47,13 @@ class PidFile:
 
     def remove(self) -> None:
         """Remove the file, if it still is the one that we have locked, and let the lock go."""
-        with contextlib.suppress(OSError), hold(self.path) as place:
+        insist(self._remove)
+        self.close()
+
+    def _remove(self) -> None:
+        with hold(self.path) as place:
             if _is_at(self.fileno(), place):
                 place.unlink()
-        self.close()
 
     def close(self) -> None:
         """Let the lock go, unless a successor shares it; the file stays."""

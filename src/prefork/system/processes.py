@@ -131,10 +131,19 @@ class Child:
             if self._pidfd is None:
                 os.kill(self.pid, sig)
             else:
-                signal.pidfd_send_signal(self.fileno(), sig)
+                self._signal_by_pidfd(sig)
         except (ProcessLookupError, PermissionError, ValueError):
             return False
         return True
+
+    def _signal_by_pidfd(self, sig: int) -> None:
+        try:
+            signal.pidfd_send_signal(self.fileno(), sig)
+        except (ProcessLookupError, PermissionError):
+            raise
+        except OSError:
+            # A sandbox refuses it, say. The number is the child's until we reap it, so this hits no other process.
+            os.kill(self.pid, sig)
 
     def lead_group(self) -> None:
         """Make it the leader of a process group, which is killed when the child has ended: what it has started goes

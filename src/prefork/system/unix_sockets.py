@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from ..addresses import UNIX_PATH_LIMIT
 from ..errors import BindError
-from .paths import Place, hold, locate, through
+from .paths import Place, hold, insist, locate, through
 
 #: Seconds for which somebody else's lock on a folder is waited for. It is not obeyed for longer.
 LOCK_TIMEOUT = 1.0
@@ -42,7 +42,10 @@ class File:
 
     def remove(self) -> None:
         """Unless another one has taken its place. Raises nothing."""
-        with contextlib.suppress(OSError), hold(self.path) as place:
+        insist(self._remove)
+
+    def _remove(self) -> None:
+        with hold(self.path) as place:
             if self._is(place.look()):
                 place.unlink()
 
