@@ -210,6 +210,14 @@ class Acceptor:
     def _hand_over(self, connection: socket.socket, address: object) -> None:
         try:
             connection.setblocking(False)
+        except OSError as exc:
+            # Of this connection alone: it cannot be served, and is not kept.
+            connection.close()
+            if self._gate is not None:
+                self._gate.nothing()
+            self._emit(AcceptSkipped(describe(self._sock), _reason(exc)))
+            return
+        try:
             self._callback(connection, address)
         except NoRoom as exc:
             connection.close()

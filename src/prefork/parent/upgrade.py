@@ -109,10 +109,11 @@ class Successor:
             return []
         try:
             data = self._channel.recv(65536)
-        except BlockingIOError:
-            return []
-        except OSError:
+        except ConnectionError:
             data = b""
+        except OSError:
+            # Nothing to read, or no answer this time.
+            return []
         if not data:
             # It has closed its end, or is gone; its death, if it is that, is told by the process.
             self._channel.close()
