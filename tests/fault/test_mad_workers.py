@@ -224,7 +224,9 @@ def test_no_call_reaches_another_row_of_the_scoreboard(attacked: Path, way: str)
     if way in WAYS:
         with serving(attacked) as server:
             assert tell(server.addresses[0], f"{way}\n".encode()) == b"False\n"
-            assert {worker["state"] for worker in status(attacked)["workers"]} == {"ready"}
+            # The attacker may have spoiled its own row, and died of it: that is all.
+            wait_until(lambda: len(ready(attacked)) == 2)
+            assert len(tell(server.addresses[0], b"pid\n")) > 1
             assert server.stop() == 0
         return
     need_root()
