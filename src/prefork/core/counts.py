@@ -23,7 +23,7 @@ class Cells(Protocol):
 
 
 def buckets_for(keys: int) -> int:
-    """How many buckets a table for so many keys has: a power of two."""
+    """The number of buckets of a table for this many keys: a power of two."""
     return 1 << max(1, (2 * keys - 1) // _WAYS).bit_length()
 
 

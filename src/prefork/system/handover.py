@@ -119,7 +119,7 @@ def secure(environment: MutableMapping[str, str] | None = None) -> None:
         try:
             _arrived.append(_read(text))
         except Exception as exc:
-            # It may be anything: an import must not fail for what somebody has put into the environment.
+            # It may be anything: an import must not fail for what stands in the environment.
             _arrived.append({"error": f"{VARIABLE} {visible(text)}: no hand-over of another prefork: {visible(exc)}"})
 
 

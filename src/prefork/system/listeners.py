@@ -60,7 +60,7 @@ class Listener:
         return self.asked.startswith(("fd:", "systemd"))
 
     def shut_down(self) -> None:
-        """Have the kernel refuse connections from now on, whoever holds the sockets, if they are ours."""
+        """Have the kernel refuse connections from now on, whatever holds the sockets, if they are ours."""
         if not self.passed:
             for sock in self.sockets():
                 with contextlib.suppress(OSError):

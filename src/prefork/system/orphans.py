@@ -92,7 +92,7 @@ class Lifeline:
         return self._reader.fileno()
 
     def broken(self) -> bool:
-        """Whether the parent is gone. Never blocks. What somebody has written is thrown away: it says nothing."""
+        """Whether the parent is gone. Never blocks. What was written to it is thrown away: it says nothing."""
         try:
             return os.read(self.fileno(), 65536) == b""
         except BlockingIOError:
