@@ -116,6 +116,15 @@ def kill_session(leader: int) -> None:
         time.sleep(0.01)
 
 
+def open_files(pid: int) -> dict[int, str]:
+    """What each descriptor of a process names. One that the process closes meanwhile is left out."""
+    found = {}
+    for entry in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found[int(entry)] = os.readlink(f"/proc/{pid}/fd/{entry}")
+    return found
+
+
 def session_members(leader: int) -> list[int]:
     """The living processes of a session."""
     members = []

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from opened import open_folder, run_opened
 from servers import command, cpu_seconds, gone, ready, serving, status
-from support import need_root, wait_until
+from support import need_root, open_files, wait_until
 
 SERVICE = """
 import contextlib, fcntl, json, os, socket, threading
@@ -299,7 +299,7 @@ def test_to_wait_for_a_place_costs_next_to_nothing(attacked: Path) -> None:
         waiting = stack.enter_context(socket.create_connection((host, int(port)), 10))
         wait_until(lambda: server.stderr().count("accepting on") == 3)
         for pid in server.worker_pids():
-            links = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+            links = open_files(pid).values()
             assert "anon_inode:[eventfd]" not in links
         before, begun = [cpu_seconds(pid) for pid in server.worker_pids()], time.monotonic()
         wait_until(lambda: time.monotonic() > begun + 1)

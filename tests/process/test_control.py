@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from servers import ECHO, Asked, answer, asking, command, cpu_seconds, leave_descriptors, serving, status
-from support import need, need_root, run_script, wait_until
+from support import need, need_root, open_files, run_script, wait_until
 
 from prefork.core.control import COMMANDS, BadRequest, Request, decode_request, encode_request
 from prefork.testing import Server, run_server
@@ -216,7 +216,7 @@ def test_no_worker_holds_the_control_socket(server: Server, folder: Path) -> Non
     }
     assert listening
     for pid in server.worker_pids():
-        held = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
+        held = set(open_files(pid).values())
         assert not held & {f"socket:[{inode}]" for inode in listening}
 
 

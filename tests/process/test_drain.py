@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support import wait_until
+from support import open_files, wait_until
 
 from prefork.testing import Server, run_server
 
@@ -55,7 +55,7 @@ def connect_code(server: Server) -> int:
 
 
 def open_connections(pid: int) -> int:
-    links = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+    links = open_files(pid).values()
     return sum(link.startswith("socket:") for link in links)
 
 

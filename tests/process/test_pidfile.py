@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import need, need_root, run_script, wait_until
+from support import need, need_root, open_files, run_script, wait_until
 
 from prefork.errors import ConfigError
 from prefork.system.pidfile import claim
@@ -100,7 +100,7 @@ def test_workers_do_not_hold_the_lock(folder: Path) -> None:
     path = folder / "pid"
     with run_server("service:handle", "--pidfile", str(path), "-w", "2", cwd=folder) as server:
         for pid in server.worker_pids():
-            links = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+            links = open_files(pid).values()
             assert str(path) not in links
 
 

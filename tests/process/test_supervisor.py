@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support import need, need_root, slow, wait_until
+from support import need, need_root, open_files, slow, wait_until
 
 from prefork.testing import Server, run_server
 
@@ -261,7 +261,7 @@ def test_what_a_worker_holds(folder: Path) -> None:
 def test_the_supervisor_has_no_loop_and_no_threads(folder: Path) -> None:
     with run_server("service:handle", "-w", "2", cwd=folder) as server:
         assert len(os.listdir(f"/proc/{server.pid}/task")) == 1
-        held = [os.readlink(f"/proc/{server.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{server.pid}/fd")]
+        held = open_files(server.pid).values()
         assert "anon_inode:[eventpoll]" not in held
 
 
