@@ -21,9 +21,9 @@ from typing import Any
 
 import trustme
 
-from prefork.core.control import Request, decode_reply, encode_request
+from prefork.core.control_protocol import Request, decode_reply, encode_request
 from prefork.errors import ConfigError
-from prefork.system import control
+from prefork.system import control_client
 from prefork.testing import Server, run_server
 
 from . import proc, tally
@@ -96,7 +96,7 @@ class Fleet:
     def ask(self, command: str, timeout: float = 30.0) -> dict[str, Any]:
         """What the control socket answers. Raises HarnessError if nobody does within `timeout` seconds."""
         try:
-            return decode_reply(control.ask(self.control, encode_request(Request(command)), timeout))
+            return decode_reply(control_client.ask(self.control, encode_request(Request(command)), timeout))
         except (ConfigError, ValueError) as exc:
             raise HarnessError(f"{command} by the control socket: {exc}; the server logged:\n{self.tail()}") from exc
 

@@ -28,7 +28,7 @@ from prefork.core.facts import (
     WorkerReady,
 )
 from prefork.core.roster import Roster
-from prefork.core.workers import Phase, Timing
+from prefork.core.worker_state import Phase, Timing
 
 
 class Machine:

@@ -21,8 +21,8 @@ import trustme
 
 from prefork.config import Limits
 from prefork.events import Event
-from prefork.net.hub import Hub
 from prefork.net.poller import LoopPoller
+from prefork.net.server_state import Hub
 from prefork.net.stream import Stream
 
 FLAVOURS = ["asyncio", "debug", "uvloop", "no-epoll"] + (["eager"] if sys.version_info >= (3, 12) else [])

@@ -1,7 +1,7 @@
 """Minutes of random kills: it goes on serving all the while, and afterwards nothing of them is left.
 
-A slot may be forked ten times a minute, and waits longer and longer if its workers die young (`core/restart.py`). With
-so many workers at this pace most of them live for longer than the ten seconds that make a worker stable.
+A slot may be forked ten times a minute, and waits longer each time its workers die young (`core/restart_policy.py`).
+With this number of workers at this pace, most live longer than the ten seconds that make a worker stable.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from ..servers import Fleet, serving
 
 WORKERS = 16
 KILLS = 300
-#: So many deaths of a slot in a row are answered at once (`core/restart.py`); then comes another server.
+#: So many deaths of a slot in a row are answered at once (`core/restart_policy.py`); then comes another server.
 KILLS_PER_SLOT = 3
 #: Seconds, for the 99th percentile.
 TARGET = 0.050

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .net.acceptor import add_accept_handler
     from .net.server import TCPServer
     from .net.stream import Stream
-    from .parent.fork import fork_processes, task_id
+    from .parent.fork_processes import fork_processes, task_id
     from .system.cpus import cpu_count
     from .system.sockets import bind_sockets
     from .system.unix_sockets import bind_unix_socket
@@ -51,9 +51,9 @@ _HOMES = {
     "bind_sockets": "system.sockets",
     "bind_unix_socket": "system.unix_sockets",
     "cpu_count": "system.cpus",
-    "fork_processes": "parent.fork",
+    "fork_processes": "parent.fork_processes",
     "serve": "assembly",
-    "task_id": "parent.fork",
+    "task_id": "parent.fork_processes",
 }
 
 __all__ = [

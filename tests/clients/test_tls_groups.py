@@ -15,7 +15,7 @@ import prefork
 from prefork.config import TLS
 from prefork.events import Event, GroupsReduced
 from prefork.net.server import TCPServer
-from prefork.system import contexts, tls_groups
+from prefork.system import tls_contexts, tls_groups
 from prefork.system.tls_groups import Unproven, by_pointer, limit_groups
 from prefork.testing import run_server
 
@@ -155,7 +155,7 @@ def test_a_context_that_had_to_fall_back_says_so_at_debug_level(monkeypatch: pyt
     monkeypatch.setattr(tls_groups, "_KNOWN", ((2, 0), (2, 7)))
     if not hasattr(ssl.SSLContext, "set_groups"):
         events: list[Event] = []
-        contexts.make_context(events.append)
+        tls_contexts.make_context(events.append)
         assert [type(event) for event in events] == [GroupsReduced]
         assert events[0].level == 10
         assert "P-256 alone" in str(events[0])

@@ -17,7 +17,7 @@ import prefork
 from prefork import Limits, Stream
 from prefork.errors import ConnectionOverflow
 from prefork.events import AcceptPaused, ConnectionAborted, ConnectionRefused, Event
-from prefork.net.turnstile import Turnstile
+from prefork.net.handshake_throttle import Turnstile
 
 
 @pytest.fixture(params=FLAVOURS)

@@ -17,7 +17,7 @@ from servers import echo, serving, upgrade
 from support import need_root, run_script, wait_until
 
 from prefork.addresses import FdAddress, TCPAddress, UnixAddress
-from prefork.assembly.mending import ANEW_INTERVAL, Mender
+from prefork.assembly.listener_repair import ANEW_INTERVAL, Mender
 from prefork.events import Event, ListenerBoundAnew, ListenerRestored, ListenerSpoiled
 from prefork.system.listeners import Listener, Listeners
 from prefork.testing import Server
@@ -218,7 +218,7 @@ def test_a_device_without_the_right_to_unset_it() -> None:
     code = """
         import encodings.idna, os, socket
         from prefork.addresses import TCPAddress
-        from prefork.assembly.mending import Mender
+        from prefork.assembly.listener_repair import Mender
         from prefork.system.listeners import Listeners
         os.setuid(65534)
         listeners = Listeners()

@@ -151,7 +151,7 @@ print("encodings.idna" in sys.modules)
 def test_a_signal_at_the_end_of_a_worker_is_no_error() -> None:
     code = """
 import asyncio, os, signal
-from prefork.worker import ending
+from prefork.worker import exit as worker_exit
 loop = asyncio.new_event_loop()
 loop.add_signal_handler(signal.SIGTERM, lambda: None)
 close = loop._close_self_pipe
@@ -161,7 +161,7 @@ def close_late():
 loop._close_self_pipe = close_late
 async def main():
     return 7
-print(ending.run_to_end(loop, main(), print))
+print(worker_exit.run_to_end(loop, main(), print))
 """
     done = run_script(code)
     assert (done.stdout, done.stderr) == ("7\n", "")

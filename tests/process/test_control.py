@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from servers import ECHO, Asked, answer, asking, command, cpu_seconds, leave_descriptors, serving, status
 from support import need, need_root, open_files, run_script, wait_until
 
-from prefork.core.control import COMMANDS, BadRequest, Request, decode_request, encode_request
+from prefork.core.control_protocol import COMMANDS, BadRequest, Request, decode_request, encode_request
 from prefork.testing import Server, run_server
 
 

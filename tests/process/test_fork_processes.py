@@ -150,8 +150,8 @@ def test_exit_0_is_not_restarted_and_the_last_one_ends_the_parent_with_0() -> No
 def test_too_many_restarts_end_in_the_error_with_no_child_left() -> None:
     with running(
         """
-        import os, signal, sys, time, prefork, prefork.parent.fork
-        prefork.parent.fork.GRACE = 0.3
+        import os, signal, sys, time, prefork, prefork.parent.fork_processes
+        prefork.parent.fork_processes.GRACE = 0.3
         started = time.monotonic()
         try:
             task = prefork.fork_processes(4, max_restarts=5)

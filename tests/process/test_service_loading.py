@@ -105,7 +105,7 @@ def test_what_is_wrong_is_said_in_one_line(folder: Path) -> None:
     script = """
         import json, sys
         from prefork.errors import ServiceError
-        from prefork.worker.service import load
+        from prefork.worker.loader import load
         said = {}
         for target in json.loads(sys.argv[1]):
             try:

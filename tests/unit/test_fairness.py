@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefork.core.bucket import Bucket
-from prefork.core.counts import Counts, buckets_for
+from prefork.core.count_table import Counts, buckets_for
 from prefork.core.fairness import SHARE_LAG, SHARE_SLACK, first, moment, next_share
 from prefork.core.peers import peer_key
+from prefork.core.token_bucket import Bucket
 
 loads = st.tuples(st.integers(0, 2000), st.integers(0, 5000))
 fleets = st.dictionaries(st.integers(1, 20), loads, max_size=16)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefork.core.lanes import own_lanes
-from prefork.core.lifetime import JITTER, Lifetime
+from prefork.core.recycling import JITTER, Lifetime
+from prefork.core.reuseport import own_lanes
 
 
 def test_no_limit_is_never_reached() -> None:

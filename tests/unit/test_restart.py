@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefork.core.restart import History, Policy, after_death, after_fork, delay
+from prefork.core.restart_policy import History, Policy, after_death, after_fork, delay
 
 POLICY = Policy()
 deaths = st.lists(

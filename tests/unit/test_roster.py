@@ -20,7 +20,7 @@ from prefork.core.facts import (
     WorkerSpent,
     WorkerUnable,
 )
-from prefork.core.workers import Phase, State, Timing
+from prefork.core.worker_state import Phase, State, Timing
 from prefork.errors import ExitCode
 
 

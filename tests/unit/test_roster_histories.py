@@ -34,7 +34,7 @@ from prefork.core.facts import (
     WorkerSpent,
     WorkerUnable,
 )
-from prefork.core.workers import Phase, Timing
+from prefork.core.worker_state import Phase, Timing
 from prefork.errors import ExitCode
 
 #: How many histories, and of how many steps: the command for the long run sets them.

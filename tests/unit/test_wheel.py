@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefork.core.wheel import MOST_EMPTY, Wheel
+from prefork.core.timer_wheel import MOST_EMPTY, Wheel
 
 GRAIN = 0.05
 steps = st.lists(

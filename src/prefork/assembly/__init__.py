@@ -23,7 +23,7 @@ from ..errors import ExitCode, PreforkError, ServiceError, place_of, reason_of
 from ..events import Emit, Stopped, visible
 from ..observe.logs import configure
 from ..observe.manager import also_to_manager
-from ..parent.control import ControlSocket
+from ..parent.control_server import ControlSocket
 from ..parent.supervisor import Supervisor
 from ..parent.upgrade import Predecessor
 from ..parent.workers import Seat
@@ -35,10 +35,10 @@ from ..system.signals import until_heeded
 
 # Imported before the fork, although only workers run it: a replacement is there sooner, its memory is shared, and it is
 # of its supervisor's version, also when prefork has been upgraded on disk meanwhile.
-from ..worker import ending
+from ..worker import exit as worker_exit
 from ..worker import main as worker
 from .preflight import check as check
-from .provision import Kit, Provision, validate
+from .resources import Kit, Provision, validate
 from .sources import Fixed, Source
 
 #: Characters of one line of an error.
@@ -205,7 +205,7 @@ def _work(seat: Seat, kit: object, provision: Provision, target: object) -> NoRe
     except BaseException:
         traceback.print_exc()
     finally:
-        ending.leave(code)
+        worker_exit.leave(code)
 
 
 def _tell_why(seat: Seat, exc: OSError | MemoryError) -> None:

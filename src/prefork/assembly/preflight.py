@@ -16,9 +16,9 @@ from ..net.handlers import classify
 from ..system.credentials import Identity, become, look_up
 from ..system.descriptors import Descriptor
 from ..system.processes import System, unblock_signals
-from ..worker.service import load
+from ..worker.loader import load
 from . import trust
-from .provision import validate
+from .resources import validate
 from .sources import Source
 
 #: Bytes of what the child says; it fits into a pipe.

@@ -19,7 +19,7 @@ from ..config import Settings
 from ..core.trust import ROOT, Weakness
 from ..errors import UntrustedPaths
 from ..events import visible
-from ..system import contexts, paths
+from ..system import paths, tls_contexts
 from ..system.credentials import Identity
 from . import code
 from .sources import Source
@@ -28,12 +28,12 @@ from .sources import Source
 MOST_PROBLEMS = 12
 
 
-def prove(settings: Settings, source: Source, identity: Identity | None) -> contexts.Pair | None:
+def prove(settings: Settings, source: Source, identity: Identity | None) -> tls_contexts.Pair | None:
     """The certificate that the settings name, if they name one. Raises ConfigError, and UntrustedPaths where workers
     are another user and could have changed it, the settings, or the code that runs."""
     # First, and by itself: what else is looked at is what a file says that root must not believe.
     _refuse(source.weaknesses, settings, identity)
-    pair = contexts.prove(settings.tls) if settings.tls else None
+    pair = tls_contexts.prove(settings.tls) if settings.tls else None
     require(pair.weaknesses if pair else (), settings, identity)
     return pair
 

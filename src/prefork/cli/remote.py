@@ -1,6 +1,6 @@
 """The words that talk to a running server: what they ask, and how the answer is shown.
 
-The conversation itself is in `system/control.py`.
+The conversation itself is in `system/control_client.py`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from ..checks import shown
-from ..core.control import Request, decode_reply, encode_request
+from ..core.control_protocol import Request, decode_reply, encode_request
 from ..errors import ConfigError, ServiceError
 from .sources import Sources
 
@@ -29,7 +29,7 @@ RELOAD_TIMEOUT = 3600.0
 
 def ask(request: Request, control: str, as_json: bool, timeout: float = TIMEOUT) -> tuple[str, int]:
     """Ask the server, and say what it answered. Raises ConfigError if nobody answers, ServiceError if it declines."""
-    from ..system import control as socket
+    from ..system import control_client as socket
 
     path = control or Sources({}).control() or socket.find()
     try:

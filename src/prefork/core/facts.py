@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ..errors import ExitCode
 from ..events import Event
-from .workers import Timing
+from .worker_state import Timing
 
 # --- facts: what happened ---------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ..events import DrainOverdue
 from .facts import Command, Drain, Kill, Note, Spawn
-from .workers import Fate, Slot, State, Timing, Worker
+from .worker_state import Fate, Slot, State, Timing, Worker
 
 #: How much longer than the drain a worker may take before it is killed. It ends itself within seven seconds, in which a
 #: lifespan object's `stop()`, tasks, threads and exit handlers have their turn.

@@ -9,8 +9,8 @@ from __future__ import annotations
 from ..events import RecycleFailed, Recycling, Reloaded, ReloadFailed, Reloading
 from .facts import Command, Note
 from .fleet import Fleet
-from .restart import History
-from .workers import Purpose, Rolling, Slot, Timing, Worker
+from .restart_policy import History
+from .worker_state import Purpose, Rolling, Slot, Timing, Worker
 
 #: Seconds after a worker's successor has failed until recycling is tried again.
 RECYCLE_RETRY = 30.0

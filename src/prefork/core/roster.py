@@ -53,8 +53,8 @@ from .facts import (
 from .fleet import Fleet
 from .heartbeats import Watch
 from .replacement import Replacement
-from .restart import Policy, after_death, after_fork, delay
-from .workers import Fate, Phase, Purpose, Rolling, Slot, State, Timing, Worker
+from .restart_policy import Policy, after_death, after_fork, delay
+from .worker_state import Fate, Phase, Purpose, Rolling, Slot, State, Timing, Worker
 
 #: Seconds between attempts of a fork that the system refuses.
 FORK_RETRY = (0.1, 0.2, 0.5, 1.0)

@@ -12,12 +12,12 @@ import socket
 import sys
 from collections.abc import Callable
 
-from ..core.accepting import Verdict, judge
+from ..core.accept_errors import Verdict, judge
 from ..errors import NoRoom
 from ..events import AcceptPaused, AcceptSkipped, Emit, ListenerBroken, log
 from ..system.sockets import describe
-from .gate import UNTIL_ROOM, Gate
-from .nap import Nap
+from .admission import UNTIL_ROOM, Gate
+from .short_timer import Nap
 
 #: Connections accepted per readiness event. More would let one worker hoard a burst that others could share, and keep
 #: the loop from its other work; fewer costs a turn of the loop more often.

@@ -20,8 +20,8 @@ from collections.abc import Callable
 from ..core.buffer import ReadBuffer, WriteBacklog
 from ..errors import ConnectionOverflow, ConnectionTimedOut
 from ..events import ConnectionAborted, printable
-from .hub import Hub
 from .poller import ERROR, EXTRA, READ, WRITE
+from .server_state import Hub
 from .tls import TLSEngine
 from .waiter import Waiter
 

@@ -19,7 +19,7 @@ from ..events import ConnectionAborted, ConnectionLost, HandlerFailed, Handshake
 from ..system.signals import heed_nothing
 from .channel import format_address
 from .handlers import Handler, Kind
-from .hub import Hub
+from .server_state import Hub
 from .stream import Stream
 
 _TRACEBACK_LINES = 60

@@ -1,6 +1,6 @@
 """The deadlines of all connections of one server, on one timer of the loop.
 
-Connects `core/wheel.py` with the loop's clock. What a passed deadline means is the stream's business.
+Connects `core/timer_wheel.py` with the loop's clock. What a passed deadline means is the stream's business.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from ..core.wheel import Wheel
+from ..core.timer_wheel import Wheel
 
 #: How late a deadline may be noticed, in seconds; and the timer runs as often at the most.
 GRAIN = 1 / 64

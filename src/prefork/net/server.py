@@ -19,14 +19,14 @@ from typing import Self
 from ..config import TLS, Limits
 from ..errors import ListenerFailed, NoRoom
 from ..events import ConnectionRefused, Emit, log, printable
-from ..system.contexts import build_context
 from ..system.sockets import bind_sockets
+from ..system.tls_contexts import build_context
 from .acceptor import Acceptor
+from .admission import Alone, Gate, WithHandshakes
 from .channel import DONTWAIT, format_address
 from .connection import Connection, ProtocolConnection, StreamConnection, handler_failed
-from .gate import Alone, Gate, WithHandshakes
 from .handlers import Handler, Kind, classify
-from .hub import Hub
+from .server_state import Hub
 from .tls import prepare_context
 
 #: How long tasks may take to end after their connections were aborted and they were cancelled.

@@ -13,8 +13,8 @@ from typing import Any, Self
 
 from ..errors import LineTooLong, StreamBusy
 from .channel import BULK, RECEIVE, TURNS, Channel, Output, Phase, format_address
-from .hub import Hub
 from .poller import READ
+from .server_state import Hub
 from .timeouts import Timeouts
 from .tls import TLSEngine, TLSInfo, prepare_context
 from .transport import StreamTransport

@@ -1,7 +1,7 @@
 """TLS of one connection as a transformation of bytes: what the socket gave goes in, what the handler reads comes out.
 
 Memory BIOs on both sides, so one recv feeds many records and one send carries many. No sockets, no waiting, no
-deadlines: those are the stream's. Contexts are made elsewhere, before the fork (`system/contexts.py`), as the
+deadlines: those are the stream's. Contexts are made elsewhere, before the fork (`system/tls_contexts.py`), as the
 session-ticket keys live in them.
 """
 

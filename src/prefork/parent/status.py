@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..core.roster import Roster
-from ..core.workers import Worker
+from ..core.worker_state import Worker
 from ..system.scoreboard import Field, Row
 
 

@@ -41,7 +41,7 @@ from ..core.facts import (
 from ..core.fleet import STOP_GRACE
 from ..core.messages import ReadyMessage, StoppingMessage, UnableMessage
 from ..core.roster import Roster
-from ..core.workers import Phase, State
+from ..core.worker_state import Phase, State
 from ..errors import ExitCode, PreforkError, place_of, reason_of
 from ..events import (
     Emit,
@@ -57,13 +57,13 @@ from ..events import (
     visible,
 )
 from ..system.descendants import Orphans
+from ..system.file_ownership import Tenure
 from ..system.processes import BLIND_INTERVAL, System
 from ..system.scoreboard import Notice
 from ..system.signals import SignalQueue
-from ..system.tenure import Tenure
-from .answers import Answers
-from .control import ControlSocket
-from .plans import Plan, Plans, Provider
+from .control_commands import Answers
+from .control_server import ControlSocket
+from .generations import Plan, Plans, Provider
 from .status import describe_roster
 from .upgrade import Predecessor, Successor
 from .workers import DUMP_SIGNAL, InWorker, Seat, Workers

@@ -31,7 +31,7 @@ from ..errors import reason_of
 from ..events import Emit, WorkerStacks, printable
 from ..system.descriptors import Descriptor, count_descriptors, raise_limit
 from ..system.memory import OutOfMemory
-from ..system.orphans import Lifeline
+from ..system.parent_death import Lifeline
 from ..system.processes import NO_ROOM, Child, Death, System
 from ..system.scoreboard import Field, Notice, Row, Scoreboard
 from ..system.tether import Tether

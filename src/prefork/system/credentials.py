@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from ..errors import ConfigError
 from ..events import visible
-from .orphans import load_prctl
+from .parent_death import load_prctl
 from .terminal import give_up_terminal
 
 _PR_SET_NO_NEW_PRIVS = 38  # linux/prctl.h

@@ -12,7 +12,7 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-from .orphans import load_prctl
+from .parent_death import load_prctl
 from .processes import System
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h

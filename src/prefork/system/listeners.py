@@ -17,7 +17,8 @@ from typing import Any
 from ..addresses import Address, FdAddress, SystemdAddress, TCPAddress, UnixAddress
 from ..errors import BindError, ConfigError
 from . import listener_options
-from .inherited import Passed, adopt
+from .file_ownership import Tenure
+from .socket_activation import Passed, adopt
 from .sockets import (
     add_lane,
     bind_beside,
@@ -26,7 +27,6 @@ from .sockets import (
     describe,
     listen_again,
 )
-from .tenure import Tenure
 from .unix_sockets import File, bind_with_file
 
 #: The sockets of one endpoint: one that all workers share, or with SO_REUSEPORT one for each, between which the kernel

@@ -22,7 +22,7 @@ from typing import NoReturn
 
 from ..errors import ExitCode, place_of, reason_of
 from .descriptors import Closeable, Descriptor
-from .orphans import Lifeline, die_with_parent, load_prctl
+from .parent_death import Lifeline, die_with_parent, load_prctl
 from .signals import BLOCKABLE, block_signals, restore_default_signals, unblock_signals
 
 __all__ = [

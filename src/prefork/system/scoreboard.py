@@ -11,7 +11,7 @@ import enum
 import os
 from collections.abc import Iterable
 
-from ..core.counts import Cells, Counts, buckets_for
+from ..core.count_table import Cells, Counts, buckets_for
 from .descriptors import MOST
 from .shared_memory import PAGE_WORDS, SharedMemory, whole_pages
 

@@ -14,7 +14,7 @@ import mmap
 import os
 from collections.abc import Sequence
 
-from ..core.counts import Cells
+from ..core.count_table import Cells
 from .descriptors import Descriptor
 
 WORD = 8

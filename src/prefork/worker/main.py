@@ -18,8 +18,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from ..config import Settings
-from ..core.lifetime import Lifetime
 from ..core.messages import DrainingMessage, Message, ReadyMessage, SpentMessage, UnableMessage, encode
+from ..core.recycling import Lifetime
 from ..errors import ExitCode, ListenerFailed, PreforkError, ServiceError, place_of, reason_of
 from ..events import Drained, Emit, WorkerFailed
 from ..net.connection import handler_failed
@@ -27,18 +27,18 @@ from ..net.handlers import Handler, classify
 from ..net.server import TCPServer
 from ..system.credentials import Identity, become
 from ..system.descriptors import Descriptor
-from ..system.orphans import Lifeline, die_with_parent, open_parent
+from ..system.parent_death import Lifeline, die_with_parent, open_parent
 from ..system.processes import System
 from ..system.scoreboard import Field, Notice, Row, Scoreboard, fence
 from ..system.signals import disregard, unblock_signals
 from ..system.tether import Tether
-from . import group
-from .ending import end_within, forget_the_parents_end, run_to_end
-from .gate import FleetGate
+from . import process_group
+from .exit import end_within, forget_the_parents_end, run_to_end
+from .fleet_admission import FleetGate
 from .heartbeat import INTERVAL, Heartbeat
-from .lanes import Lanes
-from .lifetime import Ageing
-from .service import explain, load
+from .loader import explain, load
+from .recycling import Ageing
+from .reuseport import Lanes
 
 #: Seconds that a lifespan object's `start()` and `stop()` may take.
 START_TIMEOUT = 60.0
@@ -84,8 +84,8 @@ def run(equipment: Equipment) -> int:
     # answer.
     disregard((signal.SIGINT, signal.SIGHUP))
     signal.signal(signal.SIGUSR1, lambda *_: equipment.reopen_logs())
-    group.lead()
-    group.guard_children([*_sockets(equipment), Descriptor(equipment.status), equipment.tether])
+    process_group.lead()
+    process_group.guard_children([*_sockets(equipment), Descriptor(equipment.status), equipment.tether])
     try:
         _drop_privileges(equipment)
     except (OSError, RuntimeError) as exc:

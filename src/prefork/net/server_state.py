@@ -15,10 +15,10 @@ from typing import Any, Protocol
 
 from ..config import Limits
 from ..events import Emit
-from ..system import forks, memory
+from ..system import fork_count, memory
 from .deadlines import Deadlines
+from .handshake_throttle import Turnstile
 from .poller import Poller, make_poller
-from .turnstile import Turnstile
 
 _EAGER = functools.partial(asyncio.Task, eager_start=True) if sys.version_info >= (3, 12) else None
 
@@ -55,7 +55,7 @@ class Hub:
         self, loop: asyncio.AbstractEventLoop, limits: Limits, emit: Emit, poller: Poller | None = None
     ) -> None:
         memory.keep_large_blocks()
-        self._forks = forks.made()
+        self._forks = fork_count.made()
         self.loop = loop
         self.limits = limits
         self.emit = emit
@@ -84,7 +84,7 @@ class Hub:
     @property
     def forked(self) -> bool:
         """Whether a child that a handler has forked may hold any connection besides us."""
-        return forks.made() != self._forks
+        return fork_count.made() != self._forks
 
     def shed(self) -> None:
         """More is unsent than may be: the connection that has most of it goes, until that is mended."""

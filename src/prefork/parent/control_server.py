@@ -10,8 +10,8 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from ..core.control import REQUEST_LIMIT, BadRequest, Request, decode_request, encode_reply
-from ..system.control import may_control
+from ..core.control_protocol import REQUEST_LIMIT, BadRequest, Request, decode_request, encode_reply
+from ..system.control_client import may_control
 from ..system.processes import NO_ROOM
 
 #: Conversations at once, beside those that wait for what they have asked for; further clients wait in the kernel's

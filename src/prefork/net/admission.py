@@ -1,6 +1,6 @@
 """What a server asks before it takes a connection, and whom it tells what became of it.
 
-A server in a worker asks about the whole fleet (`worker/gate.py`); one that runs alone asks `Alone`, about itself. What
+A server in a worker asks about the whole fleet (`worker/fleet_admission.py`); one that runs alone asks `Alone`. What
 is asked, and the answer for one process, are here; sockets and timers are not.
 """
 
@@ -13,9 +13,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ..config import Limits
-from ..core.bucket import Bucket
 from ..core.peers import peer_key
-from .turnstile import Turnstile
+from ..core.token_bucket import Bucket
+from .handshake_throttle import Turnstile
 
 #: The answer: not before somebody calls `resume`.
 UNTIL_ROOM = math.inf

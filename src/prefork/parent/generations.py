@@ -10,10 +10,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..core.workers import Timing
+from ..core.worker_state import Timing
+from ..system.file_ownership import Tenure
 from ..system.handover import Parcel
 from ..system.scoreboard import Notice
-from ..system.tenure import Tenure
 
 
 @dataclass(frozen=True, slots=True)

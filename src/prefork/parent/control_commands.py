@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from ..core.control import Request
+from ..core.control_protocol import Request
 from ..events import Event, Reloaded, ReloadFailed, ReloadIgnored, Upgraded, UpgradeFailed, UpgradeIgnored
-from .control import ControlSocket, Conversation
+from .control_server import ControlSocket, Conversation
 
 #: What reloads, scalings and stops by the control socket are put down to.
 CONTROL = "control socket"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..config import Limits, Settings
-from ..core.workers import Timing
+from ..core.worker_state import Timing
 from ..errors import BindError, ConfigError
 from ..events import (
     BacklogCapped,
@@ -31,20 +31,20 @@ from ..events import (
 )
 from ..observe.logs import configure
 from ..observe.reopen import LogFiles
-from ..parent.plans import Plan
-from ..system import contexts, paths, pidfile
-from ..system import control as control_folder
+from ..parent.generations import Plan
+from ..system import control_client as control_folder
+from ..system import paths, pidfile, tls_contexts
 from ..system.cpus import cpu_count
 from ..system.credentials import Identity, look_up
 from ..system.descriptors import Descriptor
+from ..system.file_ownership import Tenure
 from ..system.handover import Estate, Parcel
 from ..system.listeners import Listener, Listeners
 from ..system.notify import Notifier
 from ..system.scoreboard import Notice
 from ..system.signals import block_signals
-from ..system.tenure import Tenure
 from . import trust
-from .mending import Mender, replaced
+from .listener_repair import Mender, replaced
 from .sources import Source
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Kit:
     settings: Settings
     listeners: tuple[Listener, ...]
     context: ssl.SSLContext | None
-    pair: contexts.Pair | None
+    pair: tls_contexts.Pair | None
     """The certificate that belongs in the context."""
     identity: Identity | None
     folder: str
@@ -82,7 +82,7 @@ class Provision:
         paths.settle(self._home)
         self._contexts: dict[str, ssl.SSLContext] = {}
         """By the kind of the key."""
-        self._loaded: contexts.Pair | None = None
+        self._loaded: tls_contexts.Pair | None = None
         self._identity: tuple[tuple[str, str], Identity | None] = (("", ""), None)
         self._told_of_backlog = 0
         self._told_of_deadlines = ""
@@ -156,7 +156,7 @@ class Provision:
         kit = _kit(plan)
         self._go(kit.folder)
         if kit.context is not None and kit.pair is not None and kit.pair is not self._loaded:
-            contexts.load(kit.context, kit.pair)
+            tls_contexts.load(kit.context, kit.pair)
             self._loaded = kit.pair
 
     def adopt(self, plan: Plan) -> None:
@@ -184,10 +184,10 @@ class Provision:
         """Close all sockets but the control socket, and have the kernel refuse what comes to them."""
         self._listeners.close(but=self._control)
 
-    def _prove(self, settings: Settings) -> contexts.Pair | None:
+    def _prove(self, settings: Settings) -> tls_contexts.Pair | None:
         return trust.prove(settings, self._source, self._look_up(settings))
 
-    def _make_plan(self, settings: Settings, pair: contexts.Pair | None) -> Plan:
+    def _make_plan(self, settings: Settings, pair: tls_contexts.Pair | None) -> Plan:
         context = None
         if pair is not None:
             # The same context as before, where there is one: the keys of session tickets live in it, and every worker
@@ -203,10 +203,10 @@ class Provision:
             equipment=Kit(settings, listeners, context, pair, self._look_up(settings), _physical_folder()),
         )
 
-    def _context_for(self, pair: contexts.Pair) -> ssl.SSLContext:
+    def _context_for(self, pair: tls_contexts.Pair) -> ssl.SSLContext:
         kind = pair.key_type()
         if kind not in self._contexts:
-            self._contexts[kind] = contexts.make_context(self._emit)
+            self._contexts[kind] = tls_contexts.make_context(self._emit)
         return self._contexts[kind]
 
     def _look_up(self, settings: Settings) -> Identity | None:

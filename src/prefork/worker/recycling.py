@@ -1,6 +1,6 @@
 """A worker's account of itself: how much it has served and uses, and the message that it has been enough.
 
-The limits are decided upon in `core/lifetime.py`; what follows from the message is the supervisor's business.
+The limits are decided upon in `core/recycling.py`; what follows from the message is the supervisor's business.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from ..core.lifetime import Lifetime
+from ..core.recycling import Lifetime
 from ..system.memory import resident
 from ..system.scoreboard import Field, Row
 

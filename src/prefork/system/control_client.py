@@ -1,6 +1,6 @@
 """Where the control socket is, and talking to one: the blocking side of `prefork status` and its like.
 
-Serving it is the supervisor's; what is said is in `core/control.py`.
+Serving it is the supervisor's; what is said is in `core/control_protocol.py`.
 """
 
 from __future__ import annotations

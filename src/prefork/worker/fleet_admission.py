@@ -13,10 +13,10 @@ import resource
 from collections.abc import Callable
 
 from ..core import fairness
-from ..core.bucket import Bucket
-from ..core.counts import Counts
+from ..core.count_table import Counts
 from ..core.peers import peer_key
-from ..net.gate import AT_DESCRIPTORS, AT_LIMIT, AT_PEERS_LIMIT, UNCOUNTED, UNTIL_ROOM
+from ..core.token_bucket import Bucket
+from ..net.admission import AT_DESCRIPTORS, AT_LIMIT, AT_PEERS_LIMIT, UNCOUNTED, UNTIL_ROOM
 from ..system.scoreboard import Field, Notice, Row, Scoreboard, fence
 
 #: Descriptors that a worker keeps free of connections: for log files, certificates, what a handler opens.

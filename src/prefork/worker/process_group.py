@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterable
 
 from ..system.descriptors import Closeable
-from ..system.orphans import die_with_parent
+from ..system.parent_death import die_with_parent
 
 
 def lead() -> None:

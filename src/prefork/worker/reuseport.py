@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from ..core.lanes import own_lanes
+from ..core.reuseport import own_lanes
 
 #: Seconds between looks. A connection that waits at two looks in a row is somebody else's to take.
 INTERVAL = 0.1

@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
-from .restart import History
+from .restart_policy import History
 
 
 class State(enum.Enum):

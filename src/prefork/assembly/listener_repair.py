@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable
 
 from ..errors import BindError
 from ..events import Emit, ListenerBoundAnew, ListenerMended, ListenerRestored, ListenerSpoiled, visible
+from ..system.file_ownership import Tenure
 from ..system.listeners import Damage, Listener, Listeners
-from ..system.tenure import Tenure
 
 #: Seconds between two times that an address is bound anew: a service that spoils it at once must not keep reloading.
 ANEW_INTERVAL = 30.0
