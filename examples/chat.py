@@ -16,7 +16,7 @@ from prefork import Stream
 
 #: A guest whose peer does not read gets this much behind and is then shown the door: one slow reader must not cost the
 #: others memory or time.
-MOST_UNSENT = 256 * 1024
+MAX_UNSENT = 256 * 1024
 
 rooms: defaultdict[str, set[Stream]] = defaultdict(set)
 
@@ -47,7 +47,7 @@ async def handle(stream: Stream) -> None:
 def say(room: str, text: str) -> None:
     """To everybody in the room. Nobody is waited for: `write` never does."""
     for guest in list(rooms[room]):
-        if guest.unsent > MOST_UNSENT:
+        if guest.unsent > MAX_UNSENT:
             guest.abort()
         else:
             guest.write(text.encode() + b"\n")

@@ -17,9 +17,9 @@ import hiredis
 from prefork import Stream
 
 #: Bounds of what one client may make us hold.
-MOST_ARGUMENTS = 1024
-MOST_BYTES = 512 * 1024
-MOST_KEYS = 1_000_000
+MAX_ARGUMENTS = 1024
+MAX_BYTES = 512 * 1024
+MAX_KEYS = 1_000_000
 
 OK = b"+OK\r\n"
 NIL = b"$-1\r\n"
@@ -55,7 +55,7 @@ async def handle(stream: Stream) -> None:
         except hiredis.ProtocolError as exc:
             stream.write(b"-ERR Protocol error: %s\r\n" % str(exc).encode())
             return
-        if held + len(typed or b"") > MOST_BYTES:
+        if held + len(typed or b"") > MAX_BYTES:
             stream.write(b"-ERR request too large\r\n")
             return
 
@@ -72,7 +72,7 @@ def inline(data: bytes) -> bytes:
 
 def answer(stream: Stream, request: object) -> bool:
     """Obey one request; False if the client wants to leave."""
-    if not isinstance(request, list) or not request or len(request) > MOST_ARGUMENTS:
+    if not isinstance(request, list) or not request or len(request) > MAX_ARGUMENTS:
         stream.write(b"-ERR Protocol error: expected an array of strings\r\n")
         return False
     if not all(type(word) is bytes for word in request):
@@ -130,7 +130,7 @@ def set_(key: bytes, value: bytes, *options: bytes) -> bytes:
     exists = lookup(key) is not None
     if condition is not None and exists is not condition:
         return NIL
-    if not exists and len(values) >= MOST_KEYS:
+    if not exists and len(values) >= MAX_KEYS:
         raise WrongCommand("too many keys")
     values[key] = value
     deadlines.pop(key, None)
@@ -216,7 +216,7 @@ def arity(command: Callable[..., bytes]) -> tuple[int, int]:
     """The least and the most arguments that a command takes."""
     parameters = inspect.signature(command).parameters.values()
     least = sum(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
-    return least, MOST_ARGUMENTS if any(p.kind is p.VAR_POSITIONAL for p in parameters) else len(parameters)
+    return least, MAX_ARGUMENTS if any(p.kind is p.VAR_POSITIONAL for p in parameters) else len(parameters)
 
 
 ARITY = {command: arity(command) for command in COMMANDS.values()}

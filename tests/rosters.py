@@ -12,11 +12,11 @@ from prefork.core.facts import (
     Command,
     Drain,
     Dump,
+    EmitEvent,
     Fact,
     Finish,
     HeartbeatsRead,
     Kill,
-    Note,
     ReadHeartbeats,
     Spawn,
     Spawned,
@@ -87,7 +87,7 @@ class Machine:
                 assert command.worker in self.alive
                 assert command.worker not in self.killed, "killed twice"
                 self.killed.append(command.worker)
-            case Note():
+            case EmitEvent():
                 self.notes.append(str(command.event))
             case AnnounceReady():
                 self.announced += 1

@@ -22,7 +22,7 @@ import trustme
 from prefork.config import Limits
 from prefork.events import Event
 from prefork.net.poller import LoopPoller
-from prefork.net.server_state import Hub
+from prefork.net.server_state import ServerState
 from prefork.net.stream import Stream
 
 FLAVOURS = ["asyncio", "debug", "uvloop", "no-epoll"] + (["eager"] if sys.version_info >= (3, 12) else [])
@@ -59,7 +59,7 @@ class World:
     transport: str
     limits: Limits = field(default_factory=Limits)
     events: list[Event] = field(default_factory=list)
-    hub: Hub | None = None
+    hub: ServerState | None = None
 
     def run(self, main: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         """Run `main` on a loop of this flavour, under a deadline."""
@@ -71,7 +71,7 @@ class World:
             if self.flavour == "eager":
                 loop.set_task_factory(asyncio.eager_task_factory)
             poller = LoopPoller(loop) if self.flavour == "no-epoll" else None
-            self.hub = Hub(loop, self.limits, self.events.append, poller)
+            self.hub = ServerState(loop, self.limits, self.events.append, poller)
             try:
                 async with asyncio.timeout(DEADLINE):
                     result = await main()

@@ -9,7 +9,7 @@ import os
 import re
 from dataclasses import dataclass
 
-from .checks import MOST_DESCRIPTOR, check_whole, refuse
+from .checks import MAX_DESCRIPTOR, check_whole, reject
 
 #: The longest path of a unix socket in bytes (unix(7): sun_path has 108, with a final zero).
 UNIX_PATH_LIMIT = 107
@@ -30,7 +30,7 @@ class TCPAddress:
         check_whole("--bind port", self.port, 0, 65535)
         wrong = None if self.host is None else _wrong_host(self.host)
         if wrong:
-            refuse("--bind host", self.host, wrong)
+            reject("--bind host", self.host, wrong)
 
     def __str__(self) -> str:
         if self.host is None:
@@ -48,7 +48,7 @@ class UnixAddress:
     def __post_init__(self) -> None:
         wrong = _wrong_unix_path(self.path)
         if wrong:
-            refuse("--bind", f"unix:{self.path}", wrong)
+            reject("--bind", f"unix:{self.path}", wrong)
         check_whole("--bind unix mode", self.mode, 0, 0o777)
 
     def __str__(self) -> str:
@@ -62,7 +62,7 @@ class FdAddress:
     fd: int
 
     def __post_init__(self) -> None:
-        check_whole("--bind fd", self.fd, 3, MOST_DESCRIPTOR)
+        check_whole("--bind fd", self.fd, 3, MAX_DESCRIPTOR)
 
     def __str__(self) -> str:
         return f"fd:{self.fd}"
@@ -76,7 +76,7 @@ class SystemdAddress:
 
     def __post_init__(self) -> None:
         if self.name is not None and not re.fullmatch(r"[!-9;-~]{1,255}", self.name):
-            refuse("--bind", f"systemd:{self.name}", "the name must be that of FileDescriptorName=")
+            reject("--bind", f"systemd:{self.name}", "the name must be that of FileDescriptorName=")
 
     def __str__(self) -> str:
         return "systemd" if self.name is None else f"systemd:{self.name}"
@@ -94,7 +94,7 @@ def parse_address(text: str) -> Address:
     Raises ConfigError, which says what is wrong and what to write instead.
     """
     if not text:
-        refuse("--bind", text, _FORMS)
+        reject("--bind", text, _FORMS)
     if text.startswith("unix:"):
         return _parse_unix(text)
     if text == "systemd" or text.startswith("systemd:"):
@@ -102,7 +102,7 @@ def parse_address(text: str) -> Address:
     if text.startswith("fd:"):
         digits = text.removeprefix("fd:")
         if not re.fullmatch(r"[0-9]{1,10}", digits):
-            refuse("--bind", text, "fd: wants the number of a descriptor, as in fd:3")
+            reject("--bind", text, "fd: wants the number of a descriptor, as in fd:3")
         return FdAddress(int(digits))
     return _parse_tcp(text)
 
@@ -110,21 +110,21 @@ def parse_address(text: str) -> Address:
 def _parse_tcp(text: str) -> TCPAddress:
     host, colon, digits = text.rpartition(":")
     if not colon or text.endswith("]"):
-        refuse("--bind", text, f"the port is missing; {_FORMS}")
+        reject("--bind", text, f"the port is missing; {_FORMS}")
     if host == "*":
-        refuse("--bind", text, f"for all interfaces leave the host out, as in :{digits or 9000}")
+        reject("--bind", text, f"for all interfaces leave the host out, as in :{digits or 9000}")
     bracketed = re.fullmatch(r"\[(.*)\]", host, re.DOTALL)
     if bracketed:
         host = bracketed[1]
         if ":" not in host:
-            refuse("--bind", text, "brackets are for IPv6 addresses, as in [::1]:9000")
+            reject("--bind", text, "brackets are for IPv6 addresses, as in [::1]:9000")
     elif ":" in host or "[" in host or "]" in host:
-        refuse("--bind", text, "an IPv6 address is written in brackets, as in [::1]:9000")
+        reject("--bind", text, "an IPv6 address is written in brackets, as in [::1]:9000")
     if not re.fullmatch(r"[0-9]{1,5}", digits) or int(digits) > 65535:
-        refuse("--bind", text, "the port must be a number from 0 to 65535")
+        reject("--bind", text, "the port must be a number from 0 to 65535")
     wrong = _wrong_host(host) if host else None
     if wrong:
-        refuse("--bind", text, wrong)
+        reject("--bind", text, wrong)
     return TCPAddress(host or None, int(digits))
 
 
@@ -172,14 +172,14 @@ def _parse_unix(text: str) -> UnixAddress:
     path, comma, option = text.removeprefix("unix:").partition(",")
     wrong = _wrong_unix_path(path)
     if wrong:
-        refuse("--bind", text, wrong)
+        reject("--bind", text, wrong)
     if not comma:
         return UnixAddress(path)
     if not option.startswith("mode="):
-        refuse("--bind", text, "after the comma only mode= can follow, as in ,mode=660 (a path must have no comma)")
+        reject("--bind", text, "after the comma only mode= can follow, as in ,mode=660 (a path must have no comma)")
     mode = option.removeprefix("mode=")
     if not re.fullmatch(r"0?[0-7]{3}", mode):
-        refuse("--bind", text, "mode must be three octal digits, as in mode=660")
+        reject("--bind", text, "mode must be three octal digits, as in mode=660")
     return UnixAddress(path, int(mode, 8))
 
 

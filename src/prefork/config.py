@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass, field
 
 from .addresses import Address, TCPAddress
-from .checks import MOST_DESCRIPTOR, check_choice, check_rate, check_seconds, check_whole, refuse
+from .checks import MAX_DESCRIPTOR, check_choice, check_rate, check_seconds, check_whole, reject
 from .errors import ConfigError
 
 KIB = 1024
@@ -20,10 +20,10 @@ LOOPS = ("asyncio", "uvloop")
 LOG_FORMATS = ("text", "json")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 #: Beyond these a value is a slip of the finger, and would cost the machine or never end.
-MOST_WORKERS = 4096
-MOST_BACKLOG = 2**20
+MAX_WORKERS = 4096
+MAX_BACKLOG = 2**20
 #: Ages of workers are compared, not waited for: they may be longer than a timeout.
-MOST_AGE = 10 * 366 * 24 * 3600
+MAX_AGE = 10 * 366 * 24 * 3600
 
 
 # --- one connection ---------------------------------------------------------------------------------------------------
@@ -90,8 +90,8 @@ class Limits:
             if name == "at_limit":
                 check_choice(option, value, AT_LIMIT)
             elif name == "refusal":
-                if not isinstance(value, bytes) or len(value) > MOST_REFUSAL:
-                    refuse(option, value, f"must be at most {MOST_REFUSAL} bytes")
+                if not isinstance(value, bytes) or len(value) > MAX_REFUSAL:
+                    reject(option, value, f"must be at most {MAX_REFUSAL} bytes")
             elif value is None and name in _OPTIONAL_LIMITS:
                 continue
             elif name == "accept_rate":
@@ -128,7 +128,7 @@ _OPTIONAL_LIMITS = (
 )
 AT_LIMIT = ("wait", "refuse")
 #: Beyond this it is no word of farewell: it would not fit into a fresh socket's buffer.
-MOST_REFUSAL = 4096
+MAX_REFUSAL = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ class TLS:
     def __post_init__(self) -> None:
         for option, value in (("--tls-cert", self.cert), ("--tls-key", self.key)):
             if not _is_path(value):
-                refuse(option, value, "must be the path of a PEM file")
+                reject(option, value, "must be the path of a PEM file")
 
 
 def _is_path(value: object) -> bool:
@@ -192,10 +192,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         self._check_bind()
-        check_whole("--workers", self.workers, 0, MOST_WORKERS, " (0: one per usable CPU)")
-        check_whole("--backlog", self.backlog, 1, MOST_BACKLOG)
+        check_whole("--workers", self.workers, 0, MAX_WORKERS, " (0: one per usable CPU)")
+        check_whole("--backlog", self.backlog, 1, MAX_BACKLOG)
         if len(self.tls) > 1:
-            refuse("--tls-cert", os.fspath(self.tls[1].cert), "only one certificate can be given")
+            reject("--tls-cert", os.fspath(self.tls[1].cert), "only one certificate can be given")
         check_seconds("--drain-timeout", self.drain_timeout, zero=True)
         check_seconds("--hang-timeout", self.hang_timeout, zero=False)
         check_seconds("--boot-timeout", self.boot_timeout, zero=False)
@@ -203,10 +203,10 @@ class Settings:
             check_whole("--umask", self.umask, 0, 0o777)
         for option, path in (("--control", self.control), ("--pidfile", self.pidfile)):
             if "\0" in path:
-                refuse(option, path, "must be a path")
+                reject(option, path, "must be a path")
         self._check_lifetime()
         if self.ready_fd is not None:
-            check_whole("--ready-fd", self.ready_fd, 0, MOST_DESCRIPTOR)
+            check_whole("--ready-fd", self.ready_fd, 0, MAX_DESCRIPTOR)
         check_choice("--loop", self.loop, LOOPS)
         check_choice("--log-format", self.log_format, LOG_FORMATS)
         check_choice("--log-level", self.log_level, LOG_LEVELS)
@@ -215,7 +215,7 @@ class Settings:
         if self.max_connections_served is not None:
             check_whole("--max-connections-served", self.max_connections_served, 1, 2**62)
         if self.max_worker_age is not None:
-            check_seconds("--max-worker-age", self.max_worker_age, zero=False, most=MOST_AGE)
+            check_seconds("--max-worker-age", self.max_worker_age, zero=False, most=MAX_AGE)
         if self.max_worker_rss is not None:
             check_whole("--max-worker-rss", self.max_worker_rss, MIB, 2**62, " bytes (no worker is that small)")
 
@@ -225,4 +225,4 @@ class Settings:
         for position, address in enumerate(self.bind):
             free_port = isinstance(address, TCPAddress) and address.port == 0
             if not free_port and address in self.bind[:position]:
-                refuse("--bind", str(address), "given twice")
+                reject("--bind", str(address), "given twice")

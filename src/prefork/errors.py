@@ -100,7 +100,7 @@ class ListenerFailed(PreforkError, OSError):
     """Raised by `TCPServer.serve_forever` when a listening socket itself is broken; the process should be replaced."""
 
 
-class NoRoom(OSError):
+class OutOfResources(OSError):
     """Raised where the system has no room for one more connection: it is closed, and accepting rests for a moment."""
 
 

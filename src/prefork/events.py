@@ -1,7 +1,7 @@
 """Everything that can be observed, as one catalogue: each event is a class, and its text is the log line.
 
 Code that notices something makes an event and hands it to an `Emit`; it never logs by itself. Logs (and later metrics)
-are subscribers in `observe/`. Texts are built from `printable` wherever a peer had a hand in them.
+are subscribers in `observe/`. Texts are built from `escape_ascii` wherever a peer had a hand in them.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ def describe_error(exc: BaseException) -> str:
     return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
 
 
-def printable(value: object, limit: int = FIELD_LIMIT) -> str:
+def escape_ascii(value: object, limit: int = FIELD_LIMIT) -> str:
     """`value` as printable ASCII of at most `limit` characters: nothing a peer sends reaches a terminal raw."""
     text = text_of(value)[: limit + 1]
     escaped = "".join(c if " " <= c <= "~" else c.encode("unicode_escape", "replace").decode() for c in text)
     return escaped if len(escaped) <= limit else escaped[: limit - 3] + "..."
 
 
-def visible(value: object, limit: int = FIELD_LIMIT) -> str:
+def escape_controls(value: object, limit: int = FIELD_LIMIT) -> str:
     """The same for what the person who runs the server wrote: letters of every script stay, and what could break a line
     or steer a terminal (controls, line separators, bidirectional overrides, lone surrogates) is escaped."""
     text = text_of(value)[: limit + 1]
@@ -330,7 +330,7 @@ class Stopping(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class DrainOverdue(Event):
+class DrainTimedOut(Event):
     """Workers did not end in time after a drain, and are killed."""
 
     level: ClassVar[int] = logging.WARNING
@@ -521,7 +521,7 @@ class UpgradeIgnored(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class TookBack(Event):
+class RolledBack(Event):
     """The new supervisor died while ours was still draining: ours serves again."""
 
     level: ClassVar[int] = logging.ERROR
@@ -554,7 +554,7 @@ class FileLost(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class ListenerMended(Event):
+class ListenerReopened(Event):
     """A listening socket had been shut down by a process that shares it, and listens again."""
 
     level: ClassVar[int] = logging.ERROR
@@ -592,7 +592,7 @@ class ListenerBoundAnew(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class ListenerSpoiled(Event):
+class ListenerDamaged(Event):
     """The same, where it cannot be bound anew."""
 
     level: ClassVar[int] = logging.ERROR

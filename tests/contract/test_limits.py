@@ -17,7 +17,7 @@ import prefork
 from prefork import Limits, Stream
 from prefork.errors import ConnectionOverflow
 from prefork.events import AcceptPaused, ConnectionAborted, ConnectionRefused, Event
-from prefork.net.handshake_throttle import Turnstile
+from prefork.net.handshake_throttle import HandshakeThrottle
 
 
 @pytest.fixture(params=FLAVOURS)
@@ -331,7 +331,7 @@ def test_handshakes_that_fail_give_their_places_back(world: World) -> None:
 def test_one_step_of_one_handshake_in_each_turn_of_the_loop(world: World) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        turnstile = Turnstile(loop, 100)
+        turnstile = HandshakeThrottle(loop, 100)
         turns: list[int] = []
         steps: list[int] = []
 
@@ -342,7 +342,7 @@ def test_one_step_of_one_handshake_in_each_turn_of_the_loop(world: World) -> Non
 
         async def shake_hands(number: int) -> None:
             for _ in range(3):
-                await turnstile.pass_through()
+                await turnstile.acquire_turn()
                 steps.append(number)
 
         loop.call_soon(turn)

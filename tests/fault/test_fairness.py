@@ -34,7 +34,7 @@ async def handle(stream):
 #: So many times 200 connections come, at the most, until the balance is there. A worker that waits for a processor
 #: counts as busy, and no connection waits for it: on a busy machine a burst may be taken before it runs. It is given
 #: more of those that follow. The kernel alone does not come to a balance, however many follow.
-MOST_TURNS = 5
+MAX_TURNS = 5
 #: The most that a worker has, over the mean.
 EVEN = 1.1
 
@@ -76,7 +76,7 @@ def test_open_connections_become_even(folder: Path, loop: str, pause: float) -> 
         counts: Counter[int] = Counter()
         turns = []
         while not turns or turns[-1] > EVEN:
-            assert len(turns) < MOST_TURNS, turns
+            assert len(turns) < MAX_TURNS, turns
             counts += by_worker(stack.enter_context(connections(server, 200, pause)))
             turns.append(imbalance(counts, 4))
         assert sorted(worker["open"] for worker in status(folder)["workers"]) == sorted(counts.values())
@@ -87,7 +87,7 @@ def test_short_connections_become_even(folder: Path) -> None:
         counts: Counter[int] = Counter()
         turns = []
         while not turns or turns[-1] > EVEN:
-            assert len(turns) < MOST_TURNS, turns
+            assert len(turns) < MAX_TURNS, turns
             for _ in range(200):
                 with connections(server, 1) as socks:
                     counts += by_worker(socks)

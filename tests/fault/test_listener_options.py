@@ -17,8 +17,8 @@ from servers import echo, serving, upgrade
 from support import need_root, run_script, wait_until
 
 from prefork.addresses import FdAddress, TCPAddress, UnixAddress
-from prefork.assembly.listener_repair import ANEW_INTERVAL, Mender
-from prefork.events import Event, ListenerBoundAnew, ListenerRestored, ListenerSpoiled
+from prefork.assembly.listener_repair import ANEW_INTERVAL, ListenerRepair
+from prefork.events import Event, ListenerBoundAnew, ListenerDamaged, ListenerRestored
 from prefork.system.listeners import Listener, Listeners
 from prefork.testing import Server
 
@@ -170,14 +170,14 @@ def test_what_cannot_be_set_back_is_bound_anew(
     now = [0.0]
     events: list[Event] = []
     with listening(family, tmp_path) as (listeners, listener, theirs):
-        mender = Mender(listeners, lambda: now[0])
+        mender = ListenerRepair(listeners, lambda: now[0])
         where = theirs.getsockname()
         spoil(theirs)
-        fresh = mender.mend(100, events.append)[listener]
+        fresh = mender.repair(100, events.append)[listener]
         assert fresh.sockets()[0].getsockname() == where
         assert [type(event) for event in events] == [ListenerBoundAnew]
         assert name in str(events[0])
-        assert mender.mend(100, events.append) == {}, "the one that is given up is looked at no more"
+        assert mender.repair(100, events.append) == {}, "the one that is given up is looked at no more"
         if family == socket.AF_UNIX:
             assert (tmp_path / "socket").stat().st_mode & 0o777 == 0o640
         # As when the reload is done.
@@ -188,10 +188,10 @@ def test_what_cannot_be_set_back_is_bound_anew(
         # A service that does it again at once does not keep the server busy with that.
         with fresh.sockets()[0].dup() as again:
             spoil(again)
-            assert mender.mend(100, events.append) == {}
-            assert isinstance(events[-1], ListenerSpoiled)
+            assert mender.repair(100, events.append) == {}
+            assert isinstance(events[-1], ListenerDamaged)
             now[0] += ANEW_INTERVAL
-            assert fresh in mender.mend(100, events.append)
+            assert fresh in mender.repair(100, events.append)
 
 
 def test_a_socket_that_was_passed_on_is_mended_and_never_bound_anew() -> None:
@@ -199,17 +199,17 @@ def test_a_socket_that_was_passed_on_is_mended_and_never_bound_anew() -> None:
     with socket.create_server(("127.0.0.1", 0)) as theirs, contextlib.closing(Listeners()) as listeners:
         theirs.setsockopt(SOCKET, socket.SO_PRIORITY, 2)
         (listener,) = listeners.arrange([FdAddress(os.dup(theirs.fileno()))], 100, None)
-        mender = Mender(listeners)
+        mender = ListenerRepair(listeners)
         theirs.setsockopt(SOCKET, socket.SO_PRIORITY, 3)
         theirs.setsockopt(IP, 21, 255)
-        assert mender.mend(100, events.append) == {}
+        assert mender.repair(100, events.append) == {}
         assert [type(event) for event in events] == [ListenerRestored]
         assert theirs.getsockopt(SOCKET, socket.SO_PRIORITY) == 2, "as its owner has set it"
         assert connects(listener)
         lock_filter(theirs)
         for _ in range(2):
-            assert mender.mend(100, events.append) == {}
-        assert [type(event) for event in events[1:]] == [ListenerSpoiled], "told once"
+            assert mender.repair(100, events.append) == {}
+        assert [type(event) for event in events[1:]] == [ListenerDamaged], "told once"
 
 
 def test_a_device_without_the_right_to_unset_it() -> None:
@@ -218,14 +218,14 @@ def test_a_device_without_the_right_to_unset_it() -> None:
     code = """
         import encodings.idna, os, socket
         from prefork.addresses import TCPAddress
-        from prefork.assembly.listener_repair import Mender
+        from prefork.assembly.listener_repair import ListenerRepair
         from prefork.system.listeners import Listeners
         os.setuid(65534)
         listeners = Listeners()
         (listener,) = listeners.arrange([TCPAddress("127.0.0.1", 0)], 100, None)
         where = listener.sockets()[0].getsockname()
         listener.sockets()[0].setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")
-        fresh = Mender(listeners).mend(100, print)[listener]
+        fresh = ListenerRepair(listeners).repair(100, print)[listener]
         assert fresh.sockets()[0].getsockname() == where
         assert fresh.sockets()[0].getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16) == b""
     """

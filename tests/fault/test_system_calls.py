@@ -161,15 +161,15 @@ def close_late():
 loop._close_self_pipe = close_late
 async def main():
     return 7
-print(worker_exit.run_to_end(loop, main(), print))
+print(worker_exit.run_until_complete_bounded(loop, main(), print))
 """
     done = run_script(code)
     assert (done.stdout, done.stderr) == ("7\n", "")
 
 
 def test_a_worker_that_may_not_ask_for_its_limit_of_descriptors(folder: Path) -> None:
-    refuse = "import resource\ndef refuse(*_):\n    raise PermissionError(1, 'no')\nresource.getrlimit = refuse\n"
-    (folder / "service.py").write_text(refuse + ECHO)
+    reject = "import resource\ndef refuse(*_):\n    raise PermissionError(1, 'no')\nresource.getrlimit = refuse\n"
+    (folder / "service.py").write_text(reject + ECHO)
     with serving(folder, workers=1) as server:
         assert echo(("127.0.0.1", server.port)) == b"hello\n"
         assert server.stop() == 0
@@ -177,8 +177,8 @@ def test_a_worker_that_may_not_ask_for_its_limit_of_descriptors(folder: Path) ->
 
 
 def test_a_worker_that_cannot_heed_signals(folder: Path) -> None:
-    refuse = "import signal\ndef refuse(*_, **__):\n    raise OSError(22, 'Invalid argument')\n"
-    (folder / "service.py").write_text(refuse + "signal.set_wakeup_fd = refuse\n" + ECHO)
+    reject = "import signal\ndef refuse(*_, **__):\n    raise OSError(22, 'Invalid argument')\n"
+    (folder / "service.py").write_text(reject + "signal.set_wakeup_fd = refuse\n" + ECHO)
     done = serve(folder)
     assert done.returncode == 3
     assert "Traceback" not in done.stderr
@@ -202,7 +202,7 @@ print(_waits(0))
 
 def test_groups_that_may_not_be_looked_at(folder: Path) -> None:
     code = """
-from prefork.system.memory import OutOfMemory
+from prefork.system.memory import OomKills
 from pathlib import Path
 class Denied(type(Path())):
     def exists(self, **_):
@@ -211,7 +211,7 @@ class Denied(type(Path())):
         if "memory" in str(self):
             raise PermissionError(13, "Permission denied")
         return super().read_text(*_)
-print(OutOfMemory(Denied("/")).claim(1.0))
+print(OomKills(Denied("/")).claim(1.0))
 """
     assert run_script(code).stdout == "False\n"
 

@@ -8,12 +8,12 @@ from forked import running
 
 BOARD = """
 import ctypes, os, sys
-from prefork.system.scoreboard import Field, Notice, Scoreboard
+from prefork.system.scoreboard import FleetSetting, WorkerStat, Scoreboard
 
 board = Scoreboard(8)
 mine, other = board.row(1), board.row(2)
-other[Field.HEARTBEAT] = 5
-board.notices[Notice.SLOTS] = 3
+other[WorkerStat.HEARTBEAT] = 5
+board.notices[FleetSetting.SLOTS] = 3
 
 def child(do):
     pid = os.fork()
@@ -31,11 +31,11 @@ def child(do):
 def test_a_worker_writes_its_own_row_and_reads_the_others() -> None:
     code = BOARD + (
         "def do(row):\n"
-        "    assert (row.number, board.row(2)[Field.HEARTBEAT], board.notices[Notice.SLOTS]) == (1, 5, 3)\n"
-        "    row.reserve(2); row.accepted(5); row.accepted(6); row.reserve(-1); row[Field.HEARTBEAT] = 77\n"
-        "print(child(do), mine[Field.ACCEPTED], mine[Field.OPEN], mine[Field.HEARTBEAT])\n"
+        "    assert (row.number, board.row(2)[WorkerStat.HEARTBEAT], board.notices[FleetSetting.SLOTS]) == (1, 5, 3)\n"
+        "    row.reserve(2); row.accepted(5); row.accepted(6); row.reserve(-1); row[WorkerStat.HEARTBEAT] = 77\n"
+        "print(child(do), mine[WorkerStat.ACCEPTED], mine[WorkerStat.OPEN], mine[WorkerStat.HEARTBEAT])\n"
         "mine = board.clear(1)\n"
-        "print(mine[Field.ACCEPTED], mine[Field.OPEN], other[Field.HEARTBEAT])\n"
+        "print(mine[WorkerStat.ACCEPTED], mine[WorkerStat.OPEN], other[WorkerStat.HEARTBEAT])\n"
     )
     with running(code) as script:
         assert script.end() == 0, script.err
@@ -44,9 +44,9 @@ def test_a_worker_writes_its_own_row_and_reads_the_others() -> None:
 
 def test_writing_to_another_row_kills_the_worker_and_changes_nothing() -> None:
     code = BOARD + (
-        "def sibling(row):\n    board.row(2)[Field.HEARTBEAT] = 1\n"
-        "def supervisor(row):\n    board.notices[Notice.SLOTS] = 1\n"
-        "print(child(sibling), child(supervisor), other[Field.HEARTBEAT], board.notices[Notice.SLOTS])\n"
+        "def sibling(row):\n    board.row(2)[WorkerStat.HEARTBEAT] = 1\n"
+        "def supervisor(row):\n    board.notices[FleetSetting.SLOTS] = 1\n"
+        "print(child(sibling), child(supervisor), other[WorkerStat.HEARTBEAT], board.notices[FleetSetting.SLOTS])\n"
     )
     with running(code) as script:
         assert script.end() == 0

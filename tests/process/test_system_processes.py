@@ -51,7 +51,7 @@ assert child.signal(signal.SIGTERM)
 if child.pollable:
     assert select.select([child], [], [], 10)[0], "a pidfd is readable at the end"
 death = end(child)
-assert death == Death(None, signal.SIGTERM), death
+assert death == ExitStatus(None, signal.SIGTERM), death
 assert child.reap() == death and child.wait() == death, "asking again gives the same"
 assert not child.signal(0), "never signalled after it was reaped"
 child.close()
@@ -59,7 +59,7 @@ child.close()
 child = system.fork()
 if child is None:
     system.exit(7)
-assert end(child) == Death(7)
+assert end(child) == ExitStatus(7)
 child.close()
 for _ in range(50):
     child = system.fork()
@@ -83,7 +83,7 @@ stranger = subprocess.Popen(["sh", "-c", "exit 7"])
 child = system.fork()
 if child is None:
     system.exit(3)
-assert end(child) == Death(3)
+assert end(child) == ExitStatus(3)
 assert stranger.wait() == 7
 """,
         prefix=prefix,
@@ -98,7 +98,7 @@ if child is None:
     system.exit(3)
 os.waitpid(-1, 0)
 assert not child.signal(0)
-assert end(child) == Death(None)
+assert end(child) == ExitStatus(None)
 """
     )
 
@@ -110,7 +110,7 @@ signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 child = system.fork()
 if child is None:
     system.exit(3)
-assert end(child) == Death(3)
+assert end(child) == ExitStatus(3)
 """
     )
 
@@ -134,7 +134,7 @@ for round in range(600):
         pass
     child.signal(signal.SIGTERM)
     death = end(child)
-    assert death == Death(42), (round, death)
+    assert death == ExitStatus(42), (round, death)
     child.close()
 """
     )
@@ -313,7 +313,7 @@ def own():
 before = own()
 line = system.lifeline()
 selector = selectors.DefaultSelector()
-system.parent_only(selector)
+system.close_in_child(selector)
 pipe = os.readlink(f"/proc/self/fd/{line.fileno()}")
 results = []
 children = []

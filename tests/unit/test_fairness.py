@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefork.core.count_table import Counts, buckets_for
+from prefork.core.count_table import CountTable, buckets_for
 from prefork.core.fairness import SHARE_LAG, SHARE_SLACK, first, moment, next_share
 from prefork.core.peers import peer_key
-from prefork.core.token_bucket import Bucket
+from prefork.core.token_bucket import TokenBucket
 
 loads = st.tuples(st.integers(0, 2000), st.integers(0, 5000))
 fleets = st.dictionaries(st.integers(1, 20), loads, max_size=16)
@@ -73,7 +73,7 @@ def test_a_moment_is_longer_where_processors_are_shared() -> None:
 
 @given(st.floats(0.1, 1000), st.lists(st.floats(0, 2), max_size=200))
 def test_no_more_than_the_rate_and_a_seconds_worth(rate: float, pauses: list[float]) -> None:
-    bucket = Bucket()
+    bucket = TokenBucket()
     now = 100.0
     for taken, pause in enumerate(pauses, 1):
         now += pause
@@ -86,11 +86,11 @@ def test_no_more_than_the_rate_and_a_seconds_worth(rate: float, pauses: list[flo
 
 
 def test_no_rate_is_no_bound_and_a_token_that_was_not_used_comes_back() -> None:
-    bucket = Bucket()
+    bucket = TokenBucket()
     assert all(bucket.take(0, 1.0) == 0.0 for _ in range(1000))
     assert bucket.take(1, 1.0) == 0.0
     assert bucket.take(1, 1.0) > 0.9
-    bucket.give_back()
+    bucket.refund()
     assert bucket.take(1, 1.0) == 0.0
 
 
@@ -124,7 +124,7 @@ def test_a_unix_socket_has_no_peer(address: object) -> None:
 def test_counts_are_right_or_refused(history: list[tuple[int, bool]]) -> None:
     """A few keys in two buckets, which each of them may use: those that have no room are refused, and nothing of the
     others changes."""
-    counts = Counts([0] * Counts.words(2), 0, 2)
+    counts = CountTable([0] * CountTable.words(2), 0, 2)
     model = Counter[int]()
     for key, more in history:
         if more:
@@ -144,8 +144,8 @@ def test_counts_are_right_or_refused(history: list[tuple[int, bool]]) -> None:
 def test_as_many_keys_as_a_table_is_made_for_have_room(seed: int, keys: int) -> None:
     dice = Random(seed)
     buckets = buckets_for(keys)
-    cells = [0] * Counts.words(buckets)
-    counts = Counts(cells, 0, buckets)
+    cells = [0] * CountTable.words(buckets)
+    counts = CountTable(cells, 0, buckets)
     numbers = [dice.getrandbits(62) or 1 for _ in range(keys)]
     for _ in range(2):
         assert all(counts.add(each, 1) for each in numbers)
@@ -155,7 +155,7 @@ def test_as_many_keys_as_a_table_is_made_for_have_room(seed: int, keys: int) -> 
 
 
 def test_a_writer_of_nonsense_counts_for_nothing() -> None:
-    cells = [-(2**63), 2**63 - 1] * (Counts.words(2) // 2)
+    cells = [-(2**63), 2**63 - 1] * (CountTable.words(2) // 2)
     cells[1::2] = [-5] * (len(cells) // 2)
     cells[::2] = [7] * (len(cells) // 2)
-    assert Counts(cells, 0, 2).get(7) == 0
+    assert CountTable(cells, 0, 2).get(7) == 0

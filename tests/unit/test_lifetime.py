@@ -5,25 +5,25 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefork.core.recycling import JITTER, Lifetime
+from prefork.core.recycling import JITTER, RecycleLimits
 from prefork.core.reuseport import own_lanes
 
 
 def test_no_limit_is_never_reached() -> None:
-    assert not Lifetime()
-    assert Lifetime().spent(10**12, 1e9, 10**12) == ""
+    assert not RecycleLimits()
+    assert RecycleLimits().spent(10**12, 1e9, 10**12) == ""
 
 
 def test_each_limit_alone() -> None:
-    assert "10 connections (--max-connections-served)" in Lifetime(connections=10).spent(10, 0, 0)
-    assert "60 s (--max-worker-age)" in Lifetime(age=60).spent(0, 60, 0)
-    assert "5000000 bytes of memory (--max-worker-rss)" in Lifetime(rss=4_000_000).spent(0, 0, 5_000_000)
-    assert Lifetime(10, 60, 4_000_000).spent(9, 59.9, 3_999_999) == ""
+    assert "10 connections (--max-connections-served)" in RecycleLimits(connections=10).spent(10, 0, 0)
+    assert "60 s (--max-worker-age)" in RecycleLimits(age=60).spent(0, 60, 0)
+    assert "5000000 bytes of memory (--max-worker-rss)" in RecycleLimits(rss=4_000_000).spent(0, 0, 5_000_000)
+    assert RecycleLimits(10, 60, 4_000_000).spent(9, 59.9, 3_999_999) == ""
 
 
 @given(st.floats(0, 1), st.integers(1, 10**9))
 def test_what_is_drawn_is_never_less_and_not_much_more(dice: float, connections: int) -> None:
-    drawn = Lifetime(connections, float(connections), connections).drawn(dice)
+    drawn = RecycleLimits(connections, float(connections), connections).drawn(dice)
     assert drawn.connections is not None
     assert drawn.age is not None
     assert connections <= drawn.connections <= connections * (1 + JITTER) + 1

@@ -30,24 +30,24 @@ from support import run_script
 
 from prefork import events
 from prefork.observe.logs import EventLog, configure
-from prefork.observe.rates import Rates
+from prefork.observe.rates import LogRateLimiter
 
 LINE = re.compile(r"(?P<time>\S+) (?P<level>[a-z]+) (?P<who>supervisor|worker \d+)\[(?P<pid>\d+)\]: (?P<text>.*)")
 
 
 @dataclass(frozen=True, slots=True)
-class Note(events.Event):
+class EmitEvent(events.Event):
     """An event that says what a test gives it."""
 
     text: str
     number: float = 1.5
 
     def __str__(self) -> str:
-        return f"note: {events.printable(self.text)}"
+        return f"note: {events.escape_ascii(self.text)}"
 
 
 @dataclass(frozen=True, slots=True)
-class Repeated(Note):
+class Repeated(EmitEvent):
     level: ClassVar[int] = logging.WARNING
     rated: ClassVar[bool] = True
     reason: str = ""
@@ -210,7 +210,7 @@ nasty = st.one_of(
 def test_nothing_forges_a_line_or_reaches_a_terminal_raw(theirs: str, name: str) -> None:
     with logging_as_it_was():
         log = Log()
-        log.emit(Note(theirs))
+        log.emit(EmitEvent(theirs))
         (line,) = log.lines()
         assert LINE.fullmatch(line)
         assert all(" " <= c <= "~" for c in line)
@@ -237,14 +237,14 @@ def test_letters_of_every_script_stay_letters() -> None:
 def test_json_is_one_valid_ascii_object_a_line(theirs: str) -> None:
     with logging_as_it_was():
         log = Log("json")
-        log.emit(Note(theirs))
+        log.emit(EmitEvent(theirs))
         logging.getLogger("shop").error(theirs.replace("%", ""), extra={"their": theirs})
         text = log.raw()
         assert all(c == "\n" or " " <= c <= "~" for c in text)
         first, second = text.split("\n")[:-1]
         assert len(first) < 4096
         assert len(second) < 4096
-        assert json.loads(first)["event"] == "Note"
+        assert json.loads(first)["event"] == "EmitEvent"
         found = json.loads(second)
         # JSON has no way to tell two lone surrogates from the pair.
         assert found.get("truncated") or found["their"] == theirs or "\ud800\udcff" in theirs
@@ -417,7 +417,7 @@ happenings = st.lists(
 def test_every_event_is_admitted_or_counted_once(
     happened: list[tuple[str, str, float]], causes: int, most: int
 ) -> None:
-    rates: Rates[str] = Rates(interval=1.0, per_kind=most, causes=causes)
+    rates: LogRateLimiter[str] = LogRateLimiter(interval=1.0, per_kind=most, causes=causes)
     now, admitted, counted = 0.0, [], 0
     for kind, detail, passed in happened:
         now += passed

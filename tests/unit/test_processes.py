@@ -9,21 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefork.system.processes import Child, Death, Descriptor, Lifeline
+from prefork.system.processes import Child, Descriptor, ExitStatus, Lifeline
 
 
 @given(st.integers(0, 255))
 def test_an_exit_status_is_told_from_a_signal(code: int) -> None:
-    death = Death.from_status(code << 8)
-    assert death == Death(code)
+    death = ExitStatus.from_status(code << 8)
+    assert death == ExitStatus(code)
     assert death.clean == (code == 0)
     assert death.describe() == f"exit status {code}"
 
 
 @given(st.integers(1, 64), st.booleans())
 def test_a_signal_is_told_from_an_exit_status(number: int, core: bool) -> None:
-    death = Death.from_status(number | (0x80 if core else 0))
-    assert death == Death(None, number, core)
+    death = ExitStatus.from_status(number | (0x80 if core else 0))
+    assert death == ExitStatus(None, number, core)
     assert not death.clean
     assert death.describe().startswith(f"signal {number}")
     assert death.describe().endswith("core dumped") == core
@@ -32,28 +32,28 @@ def test_a_signal_is_told_from_an_exit_status(number: int, core: bool) -> None:
 @pytest.mark.parametrize(
     ("death", "text"),
     [
-        (Death(3), "exit status 3"),
-        (Death(None, signal.SIGKILL), "signal 9 (SIGKILL)"),
-        (Death(None, signal.SIGSEGV, True), "signal 11 (SIGSEGV), core dumped"),
-        (Death(None, 40), "signal 40"),
-        (Death(None), "unknown status (other code in this process waited for it)"),
+        (ExitStatus(3), "exit status 3"),
+        (ExitStatus(None, signal.SIGKILL), "signal 9 (SIGKILL)"),
+        (ExitStatus(None, signal.SIGSEGV, True), "signal 11 (SIGSEGV), core dumped"),
+        (ExitStatus(None, 40), "signal 40"),
+        (ExitStatus(None), "unknown status (other code in this process waited for it)"),
     ],
 )
-def test_an_end_is_described_with_number_and_name(death: Death, text: str) -> None:
+def test_an_end_is_described_with_number_and_name(death: ExitStatus, text: str) -> None:
     assert death.describe() == text
 
 
 @pytest.mark.parametrize(
     ("code", "status", "death"),
     [
-        (os.CLD_EXITED, 7, Death(7)),
-        (os.CLD_KILLED, 15, Death(None, 15)),
-        (os.CLD_DUMPED, 6, Death(None, 6, True)),
+        (os.CLD_EXITED, 7, ExitStatus(7)),
+        (os.CLD_KILLED, 15, ExitStatus(None, 15)),
+        (os.CLD_DUMPED, 6, ExitStatus(None, 6, True)),
     ],
 )
-def test_waitid_says_the_same_as_waitpid(code: int, status: int, death: Death) -> None:
+def test_waitid_says_the_same_as_waitpid(code: int, status: int, death: ExitStatus) -> None:
     info = os.waitid_result((1, 0, signal.SIGCHLD, status, code))
-    assert Death.from_siginfo(info) == death
+    assert ExitStatus.from_siginfo(info) == death
 
 
 def test_a_descriptor_is_closed_once_and_then_refuses() -> None:
@@ -96,5 +96,5 @@ def test_without_a_pidfd_a_child_is_not_signalled_once_it_is_reaped() -> None:
     # Not a child of ours, but alive: as a pid that was given to somebody else.
     child = Child(os.getppid(), None)
     assert child.signal(0)
-    assert child.reap() == Death(None)
+    assert child.reap() == ExitStatus(None)
     assert not child.signal(0)

@@ -8,16 +8,16 @@ from prefork.core.facts import (
     Cause,
     Finish,
     HandedOver,
+    RecycleRequested,
     ReloadAsked,
     ScaleAsked,
     Started,
     StopAsked,
-    TakenBack,
+    SuccessorRolledBack,
     TimePassed,
     WorkerDied,
     WorkerDraining,
     WorkerReady,
-    WorkerSpent,
     WorkerUnable,
 )
 from prefork.core.worker_state import Phase, State, Timing
@@ -436,7 +436,7 @@ def test_spent_workers_are_replaced_one_at_a_time_each_when_its_successor_is_rea
     machine = Machine(3)
     machine.boot()
     for worker in range(3):
-        machine.tell(WorkerSpent(worker, "1000 connections served"))
+        machine.tell(RecycleRequested(worker, "1000 connections served"))
     for slot in range(3):
         assert len(machine.alive) == 4
         assert machine.drained == list(range(slot))
@@ -453,11 +453,11 @@ def test_spent_workers_are_replaced_one_at_a_time_each_when_its_successor_is_rea
 def test_who_is_spent_again_and_again_does_not_keep_others_from_being_recycled() -> None:
     machine = Machine(2)
     machine.boot()
-    machine.tell(WorkerSpent(0, "served"))
+    machine.tell(RecycleRequested(0, "served"))
     machine.tell(WorkerReady(2))
-    machine.tell(WorkerSpent(1, "served"))
+    machine.tell(RecycleRequested(1, "served"))
     machine.sleep(0.1)
-    machine.tell(WorkerSpent(2, "served already"))
+    machine.tell(RecycleRequested(2, "served already"))
     machine.sleep(1.1)
     assert machine.alive[newest(machine)] == 1
 
@@ -465,7 +465,7 @@ def test_who_is_spent_again_and_again_does_not_keep_others_from_being_recycled()
 def test_a_spent_worker_whose_successor_fails_goes_on_and_is_tried_again_later() -> None:
     machine = Machine(1)
     machine.boot()
-    machine.tell(WorkerSpent(0, "old"))
+    machine.tell(RecycleRequested(0, "old"))
     machine.die(1, "exit status 1")
     assert machine.drained == []
     assert machine.notes[-1].startswith("worker 0 is kept, its successor did not boot")
@@ -478,7 +478,7 @@ def test_a_spent_worker_whose_successor_fails_goes_on_and_is_tried_again_later()
 def test_a_reload_asked_for_while_one_is_recycled_comes_next() -> None:
     machine = Machine(2)
     machine.boot()
-    machine.tell(WorkerSpent(0, "old"))
+    machine.tell(RecycleRequested(0, "old"))
     machine.tell(ReloadAsked("SIGHUP", Timing()))
     for _ in range(3):
         machine.tell(WorkerReady(newest(machine)))
@@ -506,7 +506,7 @@ def test_taken_back_every_slot_gets_a_worker_and_the_draining_ones_go_on() -> No
     machine = Machine(2)
     machine.boot()
     machine.tell(HandedOver())
-    machine.tell(TakenBack())
+    machine.tell(SuccessorRolledBack())
     assert sorted(machine.alive.values()) == [0, 0, 1, 1]
     machine.die(0, "exit status 0", clean=True)
     machine.die(1, "exit status 0", clean=True)

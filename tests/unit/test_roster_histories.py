@@ -23,15 +23,15 @@ from rosters import Machine
 
 from prefork.core.facts import (
     HandedOver,
+    RecycleRequested,
     ReloadAsked,
     ScaleAsked,
     Started,
     StopAsked,
-    TakenBack,
+    SuccessorRolledBack,
     WorkerDied,
     WorkerDraining,
     WorkerReady,
-    WorkerSpent,
     WorkerUnable,
 )
 from prefork.core.worker_state import Phase, Timing
@@ -103,7 +103,7 @@ class Histories(RuleBasedStateMachine):
     def spent(self, number: int) -> None:
         worker = self._pick(number)
         if worker is not None:
-            self.machine.tell(WorkerSpent(worker, "1000 connections served"))
+            self.machine.tell(RecycleRequested(worker, "1000 connections served"))
 
     @rule(number=which)
     def hang(self, number: int) -> None:
@@ -125,9 +125,9 @@ class Histories(RuleBasedStateMachine):
         """The machine is suspended: everybody's clock runs, nobody does anything."""
         self.machine.now += seconds
 
-    @rule(refuse=st.booleans())
-    def forks(self, refuse: bool) -> None:
-        self.machine.refuse_forks = refuse
+    @rule(reject=st.booleans())
+    def forks(self, reject: bool) -> None:
+        self.machine.refuse_forks = reject
 
     @rule()
     def reload(self) -> None:
@@ -145,7 +145,7 @@ class Histories(RuleBasedStateMachine):
     @precondition(lambda self: self.machine.roster.phase is Phase.LEAVING)
     @rule()
     def take_back(self) -> None:
-        self.machine.tell(TakenBack())
+        self.machine.tell(SuccessorRolledBack())
 
     @rule(by=st.sampled_from(["SIGTERM", "SIGQUIT"]), rare=st.integers(0, 5))
     def stop(self, by: str, rare: int) -> None:

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from prefork.core.upgrade import (
     Command,
+    EmitEvent,
     Fact,
     HandOver,
     Launch,
-    Note,
     Signal,
     Step,
     Stopping,
@@ -62,7 +62,7 @@ class Machine:
                 self.serving = True
             case StopToo():
                 self.stopped = True
-            case Note():
+            case EmitEvent():
                 self.notes.append(str(command.event))
 
     def die(self, cause: str = "exit status 1") -> None:

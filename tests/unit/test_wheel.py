@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefork.core.timer_wheel import MOST_EMPTY, Wheel
+from prefork.core.timer_wheel import MAX_EMPTY, TimerWheel
 
 GRAIN = 0.05
 steps = st.lists(
@@ -20,7 +20,7 @@ steps = st.lists(
 
 @given(steps)
 def test_against_a_plain_table(todo: list[tuple[str, int, float]]) -> None:
-    wheel: Wheel[int] = Wheel(GRAIN)
+    wheel: TimerWheel[int] = TimerWheel(GRAIN)
     model: dict[int, float] = {}
     now = 100.0
     for what, key, value in todo:
@@ -51,12 +51,12 @@ def test_against_a_plain_table(todo: list[tuple[str, int, float]]) -> None:
 
 
 def test_moving_a_deadline_a_million_times_keeps_no_traces() -> None:
-    wheel: Wheel[str] = Wheel(GRAIN)
+    wheel: TimerWheel[str] = TimerWheel(GRAIN)
     for i in range(100_000):
         wheel.set("transfer", i * 0.001 + 60)
         wheel.set("other", i * 0.001 + 30)
         wheel.clear("other")
     assert len(wheel) == 1
-    assert len(wheel._order) <= 2 * MOST_EMPTY + 4
+    assert len(wheel._order) <= 2 * MAX_EMPTY + 4
     assert wheel.expired(159.0) == []
     assert wheel.expired(161.0) == ["transfer"]

@@ -20,25 +20,25 @@ from ..config import TLS, Limits, Settings
 from ..core.facts import Finish
 from ..core.messages import UnableMessage, encode
 from ..errors import ExitCode, PreforkError, ServiceError, place_of, reason_of
-from ..events import Emit, Stopped, visible
+from ..events import Emit, Stopped, escape_controls
 from ..observe.logs import configure
-from ..observe.manager import also_to_manager
+from ..observe.manager import notify_systemd
 from ..parent.control_server import ControlSocket
 from ..parent.supervisor import Supervisor
 from ..parent.upgrade import Predecessor
-from ..parent.workers import Seat
+from ..parent.workers import ForkContext
 from ..system import handover, paths
 from ..system.descriptors import raise_limit
 from ..system.notify import Notifier
 from ..system.processes import System
-from ..system.signals import until_heeded
+from ..system.signals import startup_signals
 
 # Imported before the fork, although only workers run it: a replacement is there sooner, its memory is shared, and it is
 # of its supervisor's version, also when prefork has been upgraded on disk meanwhile.
 from ..worker import exit as worker_exit
 from ..worker import main as worker
 from .preflight import check as check
-from .resources import Kit, Provision, validate
+from .resources import GenerationConfig, ServerResources, validate
 from .sources import Fixed, Source
 
 #: Characters of one line of an error.
@@ -77,7 +77,7 @@ def serve(
         )
         code = run(Fixed(settings), target)
     except PreforkError as exc:
-        sys.stderr.write("".join(f"prefork: {visible(line, LINE_LIMIT)}\n" for line in exc.lines()))
+        sys.stderr.write("".join(f"prefork: {escape_controls(line, LINE_LIMIT)}\n" for line in exc.lines()))
         code = exc.exit_code
     raise SystemExit(int(code))
 
@@ -113,7 +113,7 @@ def _run(
     handed: handover.Handover | None,
     predecessor: Predecessor | None,
 ) -> ExitCode:
-    with until_heeded(ends=(signal.SIGTERM, signal.SIGQUIT), passes=PASSES):
+    with startup_signals(ends=(signal.SIGTERM, signal.SIGQUIT), passes=PASSES):
         return _serve(source.settings(), source, target, handed, predecessor)
 
 
@@ -130,11 +130,11 @@ def _serve(
     known = () if predecessor is None else (predecessor.fileno(),)
     forksafety.refuse_unsafe_fork("prefork.serve", stacklevel=6, known=known)
     notifier = Notifier()
-    emit = also_to_manager(configure(settings.log_format, settings.log_level), notifier)
+    emit = notify_systemd(configure(settings.log_format, settings.log_level), notifier)
     _set_title(target)
     raise_limit()
     estate = None if handed is None else handed.estate
-    with contextlib.closing(Provision(settings, source, estate, notifier)) as provision:
+    with contextlib.closing(ServerResources(settings, source, estate, notifier)) as provision:
         outcome = _supervise(provision, target, emit, notifier, predecessor)
     emit(Stopped(outcome.code))
     if outcome.reason:
@@ -143,12 +143,12 @@ def _serve(
 
 
 def _supervise(
-    provision: Provision, target: object, emit: Emit, notifier: Notifier, predecessor: Predecessor | None
+    provision: ServerResources, target: object, emit: Emit, notifier: Notifier, predecessor: Predecessor | None
 ) -> Finish:
     plan = provision.first(emit)
     control = provision.bind_control(emit)
     system = System()
-    system.parent_only(*provision.private())
+    system.close_in_child(*provision.private())
     # What is there now stays, and is the same in all: a collection in a worker shall not write to every object of it,
     # and so copy the pages that it shares with its parent (gc.freeze).
     gc.collect()
@@ -158,29 +158,29 @@ def _supervise(
         provision,
         emit,
         system,
-        control=None if control is None else ControlSocket(control.endpoints[0][0], system.parent_only),
+        control=None if control is None else ControlSocket(control.endpoints[0][0], system.close_in_child),
         watchdog=notifier.watchdog,
         predecessor=predecessor,
         leave_daemons=provision.leave_daemons,
     ) as supervisor:
         outcome = supervisor.run()
-        if isinstance(outcome, Seat):
+        if isinstance(outcome, ForkContext):
             _work(outcome, supervisor.plan_of(outcome).equipment, provision, target)
         # While signals are still held: an impatient second one must not prevent that files are removed.
         provision.close(shared=predecessor is not None and not predecessor.gone)
     return outcome
 
 
-def _work(seat: Seat, kit: object, provision: Provision, target: object) -> NoReturn:
+def _work(seat: ForkContext, kit: object, provision: ServerResources, target: object) -> NoReturn:
     """Be a worker to the end of the process. Whatever goes wrong, the caller's code must not go on in two processes."""
     code: int = ExitCode.BUG
     try:
-        assert isinstance(kit, Kit)
+        assert isinstance(kit, GenerationConfig)
         provision.keep_in_worker(kit)
         settings = kit.settings
         emit = configure(settings.log_format, settings.log_level, worker=seat.slot)
         code = worker.run(
-            worker.Equipment(
+            worker.WorkerContext(
                 slot=seat.slot,
                 parent=seat.parent,
                 status=seat.status.fileno(),
@@ -208,7 +208,7 @@ def _work(seat: Seat, kit: object, provision: Provision, target: object) -> NoRe
         worker_exit.leave(code)
 
 
-def _tell_why(seat: Seat, exc: OSError | MemoryError) -> None:
+def _tell_why(seat: ForkContext, exc: OSError | MemoryError) -> None:
     """It cannot be a worker; whether another one can, the supervisor will see."""
     with contextlib.suppress(OSError):
         os.write(seat.status.fileno(), encode(UnableMessage(f"{reason_of(exc)} (in {place_of(exc)})")))

@@ -9,15 +9,15 @@ import time
 from collections.abc import Callable, Iterable
 
 from ..errors import BindError
-from ..events import Emit, ListenerBoundAnew, ListenerMended, ListenerRestored, ListenerSpoiled, visible
-from ..system.file_ownership import Tenure
+from ..events import Emit, ListenerBoundAnew, ListenerDamaged, ListenerReopened, ListenerRestored, escape_controls
+from ..system.file_ownership import FileOwnership
 from ..system.listeners import Damage, Listener, Listeners
 
 #: Seconds between two times that an address is bound anew: a service that spoils it at once must not keep reloading.
 ANEW_INTERVAL = 30.0
 
 
-class Mender:
+class ListenerRepair:
     """Mends `listeners`. `clock` gives seconds that never go back."""
 
     def __init__(self, listeners: Listeners, clock: Callable[[], float] = time.monotonic) -> None:
@@ -26,15 +26,15 @@ class Mender:
         self._anew: dict[str, float] = {}
         """When each address was bound anew last."""
 
-    def mend(self, backlog: int, emit: Emit) -> dict[Listener, Listener]:
+    def repair(self, backlog: int, emit: Emit) -> dict[Listener, Listener]:
         """Look at all, and mend them. Those that had to be bound anew, with what takes their place: that is for the
         supervisor that owns the addresses alone."""
         found = self._listeners.mend(backlog)
         for damage in found:
             if damage.shut_down:
-                emit(ListenerMended(visible(damage.address)))
+                emit(ListenerReopened(escape_controls(damage.address)))
             if damage.options and not damage.lasting:
-                emit(ListenerRestored(visible(damage.address), ", ".join(damage.options)))
+                emit(ListenerRestored(escape_controls(damage.address), ", ".join(damage.options)))
         fresh: dict[Listener, Listener] = {}
         for damage in found:
             if damage.lasting:
@@ -49,12 +49,12 @@ class Mender:
                 fresh[listener] = self._listeners.bind_anew(listener, backlog)
                 self._anew[listener.asked] = self._clock()
         except (BindError, _Refused) as exc:
-            emit(ListenerSpoiled(visible(damage.address), options, visible(exc)))
+            emit(ListenerDamaged(escape_controls(damage.address), options, escape_controls(exc)))
         else:
-            emit(ListenerBoundAnew(visible(damage.address), options))
+            emit(ListenerBoundAnew(escape_controls(damage.address), options))
 
     def _refuse(self, listener: Listener) -> None:
-        if self._listeners.tenure is not Tenure.HOLDER:
+        if self._listeners.tenure is not FileOwnership.OWNER:
             raise _Refused("it is for another supervisor to bind it anew")
         if listener.passed:
             raise _Refused("whoever has passed it on must bind it anew")

@@ -13,7 +13,7 @@ from typing import NoReturn
 from ..config import Settings
 from ..errors import ExitCode, PreforkError, ServiceError
 from ..net.handlers import classify
-from ..system.credentials import Identity, become, look_up
+from ..system.credentials import Identity, drop_privileges, look_up
 from ..system.descriptors import Descriptor
 from ..system.processes import System, unblock_signals
 from ..worker.loader import load
@@ -22,7 +22,7 @@ from .resources import validate
 from .sources import Source
 
 #: Bytes of what the child says; it fits into a pipe.
-_MOST_BYTES = 4096
+_MAX_BYTES = 4096
 
 
 def check(source: Source, target: object) -> str:
@@ -54,7 +54,7 @@ def _kind_as(identity: Identity, settings: Settings, target: object) -> str:
         # A process that the service has left behind may hold the other end: its end of file is not waited for.
         os.set_blocking(reader.fileno(), False)
         try:
-            said = os.read(reader.fileno(), _MOST_BYTES).decode("utf-8", "replace")
+            said = os.read(reader.fileno(), _MAX_BYTES).decode("utf-8", "replace")
         except BlockingIOError:
             said = ""
     if not death.clean:
@@ -70,13 +70,13 @@ def _say_kind(writer: int, identity: Identity, settings: Settings, target: objec
         try:
             if settings.umask is not None:
                 os.umask(settings.umask)
-            become(identity)
+            drop_privileges(identity)
             unblock_signals()
             text, code = _kind(target), ExitCode.OK
         except PreforkError as exc:
             text, code = str(exc), exc.exit_code
         except (OSError, RuntimeError) as exc:
             text, code = f"--user, --group: this process cannot become that user: {exc}", ExitCode.SERVICE
-        os.write(writer, text.encode("utf-8", "replace")[:_MOST_BYTES])
+        os.write(writer, text.encode("utf-8", "replace")[:_MAX_BYTES])
     finally:
         System().exit(code)

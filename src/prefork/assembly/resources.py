@@ -1,7 +1,7 @@
 """What generations of workers are made of: settings, sockets, certificates. Put together at the start, renewed for a
 reload, packed up for a successor.
 
-The supervisor's `Provider`. What it does when is the supervisor's business; how each thing is made is `system`'s.
+The supervisor's `Resources`. What it does when is the supervisor's business; how each thing is made is `system`'s.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from ..events import (
     Listening,
     NoDeadline,
     PidfileUnwritten,
-    visible,
+    escape_controls,
 )
 from ..observe.logs import configure
 from ..observe.reopen import LogFiles
-from ..parent.generations import Plan
+from ..parent.generations import GenerationSpec
 from ..system import control_client as control_folder
 from ..system import paths, pidfile, tls_contexts
 from ..system.cpus import cpu_count
 from ..system.credentials import Identity, look_up
 from ..system.descriptors import Descriptor
-from ..system.file_ownership import Tenure
-from ..system.handover import Estate, Parcel
+from ..system.file_ownership import FileOwnership
+from ..system.handover import HandoverWriter, InheritedState
 from ..system.listeners import Listener, Listeners
 from ..system.notify import Notifier
-from ..system.scoreboard import Notice
+from ..system.scoreboard import FleetSetting
 from ..system.signals import block_signals
 from . import trust
-from .listener_repair import Mender, replaced
+from .listener_repair import ListenerRepair, replaced
 from .sources import Source
 
 if TYPE_CHECKING:
@@ -58,23 +58,23 @@ _CONTROL_BACKLOG = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Kit:
+class GenerationConfig:
     """What the workers of one generation get."""
 
     settings: Settings
     listeners: tuple[Listener, ...]
     context: ssl.SSLContext | None
-    pair: tls_contexts.Pair | None
+    pair: tls_contexts.CertificatePair | None
     """The certificate that belongs in the context."""
     identity: Identity | None
     folder: str
     """Where the service is looked for: the real name of the folder."""
 
 
-class Provision:
+class ServerResources:
     """Owns what outlives workers. `source` gives the settings, each time as they are then. `close` it in the end."""
 
-    def __init__(self, settings: Settings, source: Source, estate: Estate | None, notifier: Notifier) -> None:
+    def __init__(self, settings: Settings, source: Source, estate: InheritedState | None, notifier: Notifier) -> None:
         self._settings = settings
         self._source = source
         self._notifier = notifier
@@ -82,14 +82,14 @@ class Provision:
         paths.settle(self._home)
         self._contexts: dict[str, ssl.SSLContext] = {}
         """By the kind of the key."""
-        self._loaded: tls_contexts.Pair | None = None
+        self._loaded: tls_contexts.CertificatePair | None = None
         self._identity: tuple[tuple[str, str], Identity | None] = (("", ""), None)
         self._told_of_backlog = 0
         self._told_of_deadlines = ""
-        self._tenure = Tenure.HOLDER if estate is None else Tenure.DEPUTY
+        self._tenure = FileOwnership.OWNER if estate is None else FileOwnership.PROVISIONAL
         self._estate = estate
         self._listeners = Listeners(() if estate is None else estate.listeners)
-        self._mender = Mender(self._listeners)
+        self._mender = ListenerRepair(self._listeners)
         self._control: Listener | None = None
         self._old_pidfile: pidfile.PidFile | None = None
         self._pidfile: pidfile.PidFile | None = None
@@ -115,7 +115,7 @@ class Provision:
 
     # --- plans --------------------------------------------------------------------------------------------------------
 
-    def first(self, emit: Emit) -> Plan:
+    def first(self, emit: Emit) -> GenerationSpec:
         """The plan of the start. Raises PreforkError."""
         self._emit = emit
         # A signal that ends us meanwhile waits until what was made is known here, and so is put away.
@@ -134,9 +134,9 @@ class Provision:
         self._check_deadlines()
         return plan
 
-    def renew(self) -> Plan:
+    def rebuild(self) -> GenerationSpec:
         """The plan for a reload, of what the files say now. Raises PreforkError, and nothing has changed then."""
-        self._mend()
+        self._repair_listeners()
         before = _physical_folder()
         self._go(self._home)
         try:
@@ -151,7 +151,7 @@ class Provision:
             # Whoever is forked before the new plan has its turn is of the old one.
             self._go(before)
 
-    def equip(self, plan: Plan) -> None:
+    def prepare_fork(self, plan: GenerationSpec) -> None:
         """Make this process one to fork a worker of this plan from: its folder, and its certificate."""
         kit = _kit(plan)
         self._go(kit.folder)
@@ -159,12 +159,12 @@ class Provision:
             tls_contexts.load(kit.context, kit.pair)
             self._loaded = kit.pair
 
-    def adopt(self, plan: Plan) -> None:
+    def commit(self, plan: GenerationSpec) -> None:
         """Every worker is of this plan now: what is not theirs alone follows it."""
         self._follow(plan)
         self._check_deadlines()
 
-    def _follow(self, plan: Plan) -> None:
+    def _follow(self, plan: GenerationSpec) -> None:
         kit = _kit(plan)
         self._settings = kit.settings
         gid = None if kit.identity is None else kit.identity.gid
@@ -172,11 +172,11 @@ class Provision:
         configure(kit.settings.log_format, kit.settings.log_level)
         self._check_backlog()
 
-    def retain(self, plans: Collection[Plan]) -> None:
+    def release_unused(self, plans: Collection[GenerationSpec]) -> None:
         """Close the sockets that no plan has."""
         wanted = [listener for plan in plans for listener in _kit(plan).listeners]
         self._listeners.keep([*wanted, *([self._control] if self._control else [])])
-        if self._old_pidfile is not None and self._tenure is Tenure.HOLDER:
+        if self._old_pidfile is not None and self._tenure is FileOwnership.OWNER:
             self._old_pidfile.remove()
             self._old_pidfile = None
 
@@ -184,10 +184,10 @@ class Provision:
         """Close all sockets but the control socket, and have the kernel refuse what comes to them."""
         self._listeners.close(but=self._control)
 
-    def _prove(self, settings: Settings) -> tls_contexts.Pair | None:
+    def _prove(self, settings: Settings) -> tls_contexts.CertificatePair | None:
         return trust.prove(settings, self._source, self._look_up(settings))
 
-    def _make_plan(self, settings: Settings, pair: tls_contexts.Pair | None) -> Plan:
+    def _make_plan(self, settings: Settings, pair: tls_contexts.CertificatePair | None) -> GenerationSpec:
         context = None
         if pair is not None:
             # The same context as before, where there is one: the keys of session tickets live in it, and every worker
@@ -195,15 +195,15 @@ class Provision:
             context = self._context_for(pair)
         workers = settings.workers or cpu_count()
         listeners = self._listeners.arrange(settings.bind, settings.backlog, workers if settings.reuse_port else None)
-        return Plan(
+        return GenerationSpec(
             workers=workers,
             timing=Timing(settings.drain_timeout, settings.boot_timeout, settings.hang_timeout),
             limits=_fleet_limits(settings.limits),
             listeners=tuple(_with_tls(text, context) for each in listeners for text in each.describe()),
-            equipment=Kit(settings, listeners, context, pair, self._look_up(settings), _physical_folder()),
+            equipment=GenerationConfig(settings, listeners, context, pair, self._look_up(settings), _physical_folder()),
         )
 
-    def _context_for(self, pair: tls_contexts.Pair) -> ssl.SSLContext:
+    def _context_for(self, pair: tls_contexts.CertificatePair) -> ssl.SSLContext:
         kind = pair.key_type()
         if kind not in self._contexts:
             self._contexts[kind] = tls_contexts.make_context(self._emit)
@@ -242,28 +242,28 @@ class Provision:
 
     # --- what else the supervisor asks for ----------------------------------------------------------------------------
 
-    def announce(self) -> None:
+    def notify_ready(self) -> None:
         """To whoever started us."""
-        self._announcer.announce()
+        self._announcer.notify_ready()
 
-    def own(self, tenure: Tenure) -> None:
+    def set_ownership(self, tenure: FileOwnership) -> None:
         """After a hand-over, or when it is taken back, or was not to be."""
         self._tenure = self._listeners.tenure = tenure
-        if tenure is Tenure.HOLDER:
+        if tenure is FileOwnership.OWNER:
             if self._pidfile is not None and (reason := self._pidfile.write()):
-                self._emit(PidfileUnwritten(visible(self._pidfile.path), reason))
+                self._emit(PidfileUnwritten(escape_controls(self._pidfile.path), reason))
             for path in self._listeners.lost():
-                self._emit(FileLost(visible(path)))
+                self._emit(FileLost(escape_controls(path)))
 
-    def pack(self, channel: int, workers: int) -> tuple[Parcel, Mapping[str, str]]:
+    def export(self, channel: int, workers: int) -> tuple[HandoverWriter, Mapping[str, str]]:
         """Everything that we listen on, the pidfile, and the way to the service manager; with so many workers. Raises
         OSError, and UntrustedPaths where the program has become one that root must not run."""
-        self._mend()
+        self._repair_listeners()
         self._go(self._home)
         # The successor is root, too, and runs what stands there now.
         trust.require((), self._settings, self._identity[1])
         held = self._pidfile
-        estate = Estate(
+        estate = InheritedState(
             self._listeners.all(),
             None if held is None else (held.path, held.fileno()),
             (self._settings.workers or cpu_count(), workers),
@@ -271,22 +271,22 @@ class Provision:
             self._source.file,
             self._home,
         )
-        return Parcel(channel, estate), self._notifier.variables
+        return HandoverWriter(channel, estate), self._notifier.variables
 
-    def mend(self, plan: Plan) -> Plan | None:
+    def repair_listeners(self, plan: GenerationSpec) -> GenerationSpec | None:
         """A worker has ended otherwise than it should: it may have spoiled what it shares with all. `plan` with other
         sockets, if some had to be bound anew."""
-        fresh = self._mend()
+        fresh = self._repair_listeners()
         kit = _kit(plan)
         listeners = replaced(kit.listeners, fresh)
         if listeners == kit.listeners:
             return None
         return dataclasses.replace(plan, equipment=dataclasses.replace(kit, listeners=listeners))
 
-    def _mend(self) -> dict[Listener, Listener]:
-        return self._mender.mend(self._settings.backlog, self._emit)
+    def _repair_listeners(self) -> dict[Listener, Listener]:
+        return self._mender.repair(self._settings.backlog, self._emit)
 
-    def pat(self) -> None:
+    def notify_watchdog(self) -> None:
         """The service manager's watchdog."""
         self._notifier.send(WATCHDOG=1)
 
@@ -309,7 +309,7 @@ class Provision:
             if path:
                 raise
             reason = str(exc) if isinstance(exc, BindError) else f"{exc.filename}: {(exc.strerror or str(exc)).lower()}"
-            emit(ControlUnavailable(visible(reason)))
+            emit(ControlUnavailable(escape_controls(reason)))
         return self._control
 
     def _bind_default(self) -> Listener:
@@ -334,7 +334,7 @@ class Provision:
         """What no worker may hold."""
         return [each for each in (self._pidfile, self._old_pidfile, self._announcer) if each is not None]
 
-    def keep_in_worker(self, kit: Kit) -> None:
+    def keep_in_worker(self, kit: GenerationConfig) -> None:
         """In a worker: close what is not for it."""
         self._listeners.keep_in_worker(kit.listeners)
         # The service may go where it likes.
@@ -355,13 +355,13 @@ def validate(settings: Settings, starting: bool) -> None:
             raise ConfigError(f"--ready-fd {settings.ready_fd}: is open for reading only")
 
 
-def _fleet_limits(limits: Limits) -> dict[Notice, int]:
+def _fleet_limits(limits: Limits) -> dict[FleetSetting, int]:
     """What holds for all workers at once."""
     rate = limits.accept_rate
     return {
-        Notice.MAX_CONNECTIONS: limits.max_connections or 0,
-        Notice.MAX_PER_PEER: limits.max_connections_per_ip or 0,
-        Notice.ACCEPT_RATE: 0 if rate is None else max(1, round(rate * 1000)),
+        FleetSetting.MAX_CONNECTIONS: limits.max_connections or 0,
+        FleetSetting.MAX_PER_PEER: limits.max_connections_per_ip or 0,
+        FleetSetting.ACCEPT_RATE: 0 if rate is None else max(1, round(rate * 1000)),
     }
 
 
@@ -369,8 +369,8 @@ def _with_tls(text: str, context: ssl.SSLContext | None) -> str:
     return text if context is None else f"{text[:-1]}, tls)"
 
 
-def _kit(plan: Plan) -> Kit:
-    assert isinstance(plan.equipment, Kit)
+def _kit(plan: GenerationSpec) -> GenerationConfig:
+    assert isinstance(plan.equipment, GenerationConfig)
     return plan.equipment
 
 
@@ -394,7 +394,7 @@ class _Announcer:
     def __init__(self, fd: int | None) -> None:
         self._fd = fd
 
-    def announce(self) -> None:
+    def notify_ready(self) -> None:
         """Write, and close."""
         if self._fd is not None:
             # Whoever wanted to know may have gone.

@@ -18,17 +18,17 @@ from pathlib import PurePath
 from ..config import Settings
 from ..core.trust import ROOT, Weakness
 from ..errors import UntrustedPaths
-from ..events import visible
+from ..events import escape_controls
 from ..system import paths, tls_contexts
 from ..system.credentials import Identity
 from . import code
 from .sources import Source
 
 #: Paths named in one refusal: a virtual environment of the workers' user has thousands.
-MOST_PROBLEMS = 12
+MAX_PROBLEMS = 12
 
 
-def prove(settings: Settings, source: Source, identity: Identity | None) -> tls_contexts.Pair | None:
+def prove(settings: Settings, source: Source, identity: Identity | None) -> tls_contexts.CertificatePair | None:
     """The certificate that the settings name, if they name one. Raises ConfigError, and UntrustedPaths where workers
     are another user and could have changed it, the settings, or the code that runs."""
     # First, and by itself: what else is looked at is what a file says that root must not believe.
@@ -57,21 +57,21 @@ def _refuse(files: Iterable[tuple[str, Weakness]], settings: Settings, identity:
     for word, each in files:
         if each.group is None or each.group in groups or _has_members(each.group):
             named.setdefault(each, word)
-    problems = [_describe(word, each) for each, word in list(named.items())[:MOST_PROBLEMS]]
+    problems = [_describe(word, each) for each, word in list(named.items())[:MAX_PROBLEMS]]
     if ROOT in groups:
         problems.append(
             "--user, --group: workers would be in group 0, which can write to files of root's; give another"
         )
-    if len(named) > MOST_PROBLEMS:
-        problems.append(f"{len(named) - MOST_PROBLEMS} more paths can be changed by others than root")
+    if len(named) > MAX_PROBLEMS:
+        problems.append(f"{len(named) - MAX_PROBLEMS} more paths can be changed by others than root")
     if problems:
         raise UntrustedPaths(*problems)
 
 
 def _describe(word: str, found: Weakness) -> str:
     return (
-        f"{word}: {visible(found.path)}: {found.reason}, so a worker could become root by it; {found.cure} "
-        f"{visible(shlex.quote(found.path))}, or accept it by --insecure-paths"
+        f"{word}: {escape_controls(found.path)}: {found.reason}, so a worker could become root by it; {found.cure} "
+        f"{escape_controls(shlex.quote(found.path))}, or accept it by --insecure-paths"
     )
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..errors import ExitCode, PreforkError, place_of, reason_of
-from ..events import visible
+from ..events import escape_controls
 
 #: What a shell gives a command that was interrupted: 128 and the number of SIGINT.
 INTERRUPTED = 130
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command with these arguments, by default those of the process; the exit code. A service's SystemExit
     passes; nothing else is raised."""
     try:
-        _hold_standard_descriptors()
+        _ensure_standard_descriptors()
         code = _run(list(sys.argv[1:] if arguments is None else arguments))
     except KeyboardInterrupt:
         code = INTERRUPTED
@@ -48,12 +48,12 @@ def _run(arguments: list[str]) -> int:
         if action is None:
             return _print(said)
         said, code = action()
-        return _print("".join(f"{visible(line, _ANSWER_LIMIT)}\n" for line in said.split("\n") if line)) or code
+        return _print("".join(f"{escape_controls(line, _ANSWER_LIMIT)}\n" for line in said.split("\n") if line)) or code
     except PreforkError as exc:
-        return _complain(exc.lines(), exc.exit_code)
+        return _print_error(exc.lines(), exc.exit_code)
     except (OSError, MemoryError, ImportError) as exc:
         # Parts of ours are imported when they are needed: files that cannot be read are no bug.
-        return _complain([f"the command cannot run: {reason_of(exc)} (in {place_of(exc)})"], ExitCode.SERVICE)
+        return _print_error([f"the command cannot run: {reason_of(exc)} (in {place_of(exc)})"], ExitCode.SERVICE)
 
 
 def _parse(arguments: list[str]) -> tuple[Callable[[], tuple[str, int]] | None, str]:
@@ -102,15 +102,15 @@ def _wrong_usage(exc: Any, arguments: list[str]) -> PreforkError:
 # --- what is said, and where ------------------------------------------------------------------------------------------
 
 
-def _complain(lines: Sequence[str], code: int) -> int:
-    _write_error("".join(f"prefork: {visible(line, _TEXT_LIMIT)}\n" for line in lines))
+def _print_error(lines: Sequence[str], code: int) -> int:
+    _write_error("".join(f"prefork: {escape_controls(line, _TEXT_LIMIT)}\n" for line in lines))
     return int(code)
 
 
 def _bug(exc: Exception) -> int:
     lines = "".join(traceback.format_exception(exc)).split("\n")
-    _write_error("".join(f"{visible(line, _TEXT_LIMIT)}\n" for line in lines if line))
-    return _complain(["this is a bug in prefork: please report it with the lines above"], ExitCode.BUG)
+    _write_error("".join(f"{escape_controls(line, _TEXT_LIMIT)}\n" for line in lines if line))
+    return _print_error(["this is a bug in prefork: please report it with the lines above"], ExitCode.BUG)
 
 
 def _write_error(text: str) -> None:
@@ -134,11 +134,11 @@ def _print(text: str) -> int:
         if isinstance(exc, BrokenPipeError | ValueError) or exc.errno == errno.EIO:
             # Nobody wants to read it (any more), or the terminal is gone: what was to be done is done.
             return ExitCode.OK
-        return _complain([f"standard output: {(exc.strerror or str(exc)).lower()}"], ExitCode.USAGE)
+        return _print_error([f"standard output: {(exc.strerror or str(exc)).lower()}"], ExitCode.USAGE)
     return ExitCode.OK
 
 
-def _hold_standard_descriptors() -> None:
+def _ensure_standard_descriptors() -> None:
     """Open /dev/null in place of standard descriptors that are closed: the next socket would get the number, and a
     service that prints would send it to a peer."""
     for fd in (0, 1, 2):

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from ..addresses import parse_address
-from ..checks import shown
+from ..checks import format_value
 from ..config import Limits, Settings
 from ..errors import ConfigError
 
@@ -41,23 +41,23 @@ def whole(option: str, value: str) -> int:
     """The number that `value` says. Raises ConfigError."""
     # int() would take underscores, spaces and the digits of other scripts, and refuse more than 4300 digits.
     if not re.fullmatch(r"[+-]?[0-9]+", value):
-        raise ConfigError(f"{option} {shown(value)}: must be a whole number")
+        raise ConfigError(f"{option} {format_value(value)}: must be a whole number")
     if len(value) > 18:
-        raise ConfigError(f"{option} {shown(value)}: the number is too large")
+        raise ConfigError(f"{option} {format_value(value)}: the number is too large")
     return int(value)
 
 
 def octal(option: str, value: str) -> int:
     """Permission bits. Raises ConfigError."""
     if not re.fullmatch(r"0?[0-7]{1,3}", value):
-        raise ConfigError(f"{option} {shown(value)}: must be up to three octal digits, such as 027")
+        raise ConfigError(f"{option} {format_value(value)}: must be up to three octal digits, such as 027")
     return int(value, 8)
 
 
 def seconds(option: str, value: str) -> float:
     """A number of seconds. Raises ConfigError."""
     if not re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)", value):
-        raise ConfigError(f"{option} {shown(value)}: must be a number of seconds, such as 30 or 2.5")
+        raise ConfigError(f"{option} {format_value(value)}: must be a number of seconds, such as 30 or 2.5")
     return float(value)
 
 
@@ -65,14 +65,14 @@ def size(option: str, value: str) -> int:
     """Bytes, or with K, M or G so many times 1024 of them. Raises ConfigError."""
     found = re.fullmatch(r"([0-9]{1,15})([KMG]?)", value)
     if found is None:
-        raise ConfigError(f"{option} {shown(value)}: must be a number of bytes, such as 536870912 or 512M")
+        raise ConfigError(f"{option} {format_value(value)}: must be a number of bytes, such as 536870912 or 512M")
     return int(found[1]) << 10 * " KMG".index(found[2] or " ")
 
 
 def number(option: str, value: str) -> float:
     """A number, whole or not. Raises ConfigError."""
     if not re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)", value):
-        raise ConfigError(f"{option} {shown(value)}: must be a number, such as 100 or 0.5")
+        raise ConfigError(f"{option} {format_value(value)}: must be a number, such as 100 or 0.5")
     return float(value)
 
 
@@ -90,7 +90,7 @@ def flag(option: str, value: str) -> bool:
     """True or false. Raises ConfigError."""
     known = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
     if value.lower() not in known:
-        raise ConfigError(f"{option} {shown(value)}: must be true or false")
+        raise ConfigError(f"{option} {format_value(value)}: must be true or false")
     return known[value.lower()]
 
 
@@ -220,7 +220,7 @@ def word(act: Callable[[str, Given], Any]) -> Callable[..., Any]:
     def called(target: str, **values: Any) -> Any:
         module, colon, attribute = target.rpartition(":")
         if not (module and colon and attribute):
-            raise ConfigError(f"TARGET {shown(target)}: expected {TARGET_FORMS}")
+            raise ConfigError(f"TARGET {format_value(target)}: expected {TARGET_FORMS}")
         return act(target, {field: _texts(value) for field, value in values.items() if value is not None})
 
     target = Annotated[str, typer.Argument(metavar="TARGET", show_default=False, help=_TARGET_HELP)]

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..checks import shown
+from ..checks import format_value
 from ..core.control_protocol import Request, decode_reply, encode_request
 from ..errors import ConfigError, ServiceError
 from .sources import Sources
@@ -35,7 +35,7 @@ def ask(request: Request, control: str, as_json: bool, timeout: float = TIMEOUT)
     try:
         reply = decode_reply(socket.ask(path, encode_request(request), timeout))
     except ValueError:
-        raise ConfigError(f"--control {shown(path)}: whoever answers there is no prefork") from None
+        raise ConfigError(f"--control {format_value(path)}: whoever answers there is no prefork") from None
     if as_json:
         return json.dumps(reply), 0 if reply["ok"] else ServiceError.exit_code
     if not reply["ok"]:

@@ -11,11 +11,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..checks import shown
+from ..checks import format_value
 from ..config import TLS, Limits, Settings
 from ..core.trust import Weakness
 from ..errors import ConfigError
-from ..events import visible
+from ..events import escape_controls
 from ..system import paths
 from .options import OPTIONS, Given, Option
 
@@ -23,7 +23,7 @@ from .options import OPTIONS, Given, Option
 DEFAULT_FILE = "prefork.toml"
 #: The option that no file may have.
 INSECURE = "insecure_paths"
-_MOST_BYTES = 1024 * 1024
+_MAX_BYTES = 1024 * 1024
 _BY_FIELD = {option.field: option for option in OPTIONS}
 
 
@@ -79,11 +79,11 @@ class Sources:
         path = texts.get("control", [""])[-1]
         if path in ("", "off"):
             return ""
-        if os.geteuid() == 0 and self.weaknesses and places["control"] == visible(self._shown()):
+        if os.geteuid() == 0 and self.weaknesses and places["control"] == escape_controls(self._shown()):
             _, found = self.weaknesses[0]
             raise ConfigError(
-                f"--config {shown(self._shown())}: {visible(found.path)}: {found.reason}, so root does not "
-                f"believe where the control socket is; say so by --control {visible(path)}"
+                f"--config {format_value(self._shown())}: {escape_controls(found.path)}: {found.reason}, so root does "
+                f"not believe where the control socket is; say so by --control {escape_controls(path)}"
             )
         return path
 
@@ -92,7 +92,7 @@ class Sources:
         texts: dict[str, Sequence[str]] = {}
         places: dict[str, str] = {}
         for field, each in self._from_file():
-            texts[field], places[field] = each, visible(self._shown())
+            texts[field], places[field] = each, escape_controls(self._shown())
         for field, each in self._from_environment():
             texts[field], places[field] = each, f"PREFORK_{field.upper()}"
         for field, each in self._given.items():
@@ -113,10 +113,10 @@ class Sources:
     def _from_file(self) -> list[tuple[str, Sequence[str]]]:
         if self._file == "":
             return []
-        shown_path = shown(self._shown())
+        shown_path = format_value(self._shown())
         try:
             path = self._file or paths.absolute(self._named or DEFAULT_FILE)
-            content = paths.read(path, _MOST_BYTES)
+            content = paths.read(path, _MAX_BYTES)
         except FileNotFoundError:
             if self._file is None and not self._named:
                 self._file = ""
@@ -142,7 +142,7 @@ def _parse(path: str, content: bytes) -> dict[str, Any]:
         return tomllib.loads(content.decode())
     except (ValueError, RecursionError) as exc:
         # Also what tomllib lets pass as they come: numbers of thousands of digits, brackets nested as deeply.
-        raise ConfigError(f"--config {shown(path)}: not a TOML file: {visible(exc)}") from None
+        raise ConfigError(f"--config {format_value(path)}: not a TOML file: {escape_controls(exc)}") from None
 
 
 def _file_texts(path: str, field: str, value: Any) -> Sequence[str]:
@@ -150,19 +150,21 @@ def _file_texts(path: str, field: str, value: Any) -> Sequence[str]:
     if option is None:
         near = difflib.get_close_matches(field, _BY_FIELD, 1)
         hint = f" (did you mean {near[0]}?)" if near else ""
-        raise ConfigError(f"--config {shown(path)}: there is no option {visible(field)}{hint}")
+        raise ConfigError(f"--config {format_value(path)}: there is no option {escape_controls(field)}{hint}")
     if field == INSECURE:
-        raise ConfigError(f"--config {shown(path)}: {field}: a file cannot vouch for itself; use the command line")
+        raise ConfigError(
+            f"--config {format_value(path)}: {field}: a file cannot vouch for itself; use the command line"
+        )
     values = value if isinstance(value, list) and option.many else [value]
     if not all(isinstance(each, str | int | float) for each in values):
         kind = "text, or a list of text" if option.many else "text, a number, true or false"
-        raise ConfigError(f"--config {shown(path)}: {field} must be {kind}")
+        raise ConfigError(f"--config {format_value(path)}: {field} must be {kind}")
     if option.metavar == "OCTAL" and not isinstance(value, str):
-        raise ConfigError(f'--config {shown(path)}: {field} must be text, such as "027"')
+        raise ConfigError(f'--config {format_value(path)}: {field} must be text, such as "027"')
     try:
         return [str(each).lower() if isinstance(each, bool) else str(each) for each in values]
     except ValueError:
-        raise ConfigError(f"--config {shown(path)}: {field} is too large a number") from None
+        raise ConfigError(f"--config {format_value(path)}: {field} is too large a number") from None
 
 
 def _value(option: Option, texts: Sequence[str]) -> Any:
@@ -181,7 +183,7 @@ def _settings(values: dict[str, Any]) -> Settings:
 def _pairs(certs: Sequence[str], keys: Sequence[str]) -> tuple[TLS, ...]:
     both = min(len(certs), len(keys))
     if len(certs) > both:
-        raise ConfigError(f"--tls-cert {shown(certs[both])}: its --tls-key is missing (it may be the same file)")
+        raise ConfigError(f"--tls-cert {format_value(certs[both])}: its --tls-key is missing (it may be the same file)")
     if len(keys) > both:
-        raise ConfigError(f"--tls-key {shown(keys[both])}: its --tls-cert is missing")
+        raise ConfigError(f"--tls-key {format_value(keys[both])}: its --tls-cert is missing")
     return tuple(TLS(cert, key) for cert, key in zip(certs, keys, strict=True))

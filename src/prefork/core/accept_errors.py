@@ -10,7 +10,7 @@ import enum
 import errno
 
 
-class Verdict(enum.Enum):
+class AcceptError(enum.Enum):
     """What an accept that failed is about."""
 
     EMPTY = enum.auto()
@@ -28,13 +28,13 @@ _CAPACITY = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, 
 _LISTENER = frozenset({errno.EBADF, errno.ENOTSOCK, errno.EINVAL, errno.EFAULT})
 
 
-def judge(code: int | None) -> Verdict:
+def judge(code: int | None) -> AcceptError:
     """The verdict for an errno. One that nobody has heard of is the connection's: skipping is the mildest mistake,
     and the batch bounds it."""
     if code in _EMPTY:
-        return Verdict.EMPTY
+        return AcceptError.EMPTY
     if code in _CAPACITY:
-        return Verdict.CAPACITY
+        return AcceptError.CAPACITY
     if code in _LISTENER:
-        return Verdict.LISTENER
-    return Verdict.CONNECTION
+        return AcceptError.LISTENER
+    return AcceptError.CONNECTION

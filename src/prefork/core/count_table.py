@@ -27,7 +27,7 @@ def buckets_for(keys: int) -> int:
     return 1 << max(1, (2 * keys - 1) // _WAYS).bit_length()
 
 
-class Counts:
+class CountTable:
     """A table of `buckets` (a power of two, at most 2^31) of eight keys each, at `start` in `cells`. Keys are positive
     integers of 62 bits that are spread evenly."""
 

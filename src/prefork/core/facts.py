@@ -60,7 +60,7 @@ class WorkerDraining:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerSpent:
+class RecycleRequested:
     """A worker has served enough, and why; it goes on serving until it is replaced."""
 
     worker: int
@@ -130,7 +130,7 @@ class HandedOver:
 
 
 @dataclass(frozen=True, slots=True)
-class TakenBack:
+class SuccessorRolledBack:
     """It died while our workers were still draining."""
 
 
@@ -146,14 +146,14 @@ Fact = (
     | WorkerReady
     | WorkerUnable
     | WorkerDraining
-    | WorkerSpent
+    | RecycleRequested
     | WorkerDied
     | HeartbeatsRead
     | StopAsked
     | ReloadAsked
     | ScaleAsked
     | HandedOver
-    | TakenBack
+    | SuccessorRolledBack
     | TimePassed
 )
 
@@ -197,7 +197,7 @@ class Kill:
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
+class EmitEvent:
     """Tell who observes."""
 
     event: Event
@@ -218,4 +218,4 @@ class Finish:
     reason: str = ""
 
 
-Command = Spawn | Drain | ReadHeartbeats | Dump | Kill | Note | AnnounceReady | Finish
+Command = Spawn | Drain | ReadHeartbeats | Dump | Kill | EmitEvent | AnnounceReady | Finish

@@ -21,7 +21,7 @@ SHARE_SLACK = 8
 STEP = 0.0002
 #: While others do take them, steps back are doubled, so many times: who is ahead is woken by a few of the connections
 #: that are not for him, and so is not in the way of those that they are for.
-MOST_DOUBLINGS = 3
+MAX_DOUBLINGS = 3
 #: Steps back after which a sibling that has not moved counts as busy, and is not waited for until it has: so many, for
 #: each worker that a processor has to serve, as one that is well may have to wait for it.
 MOMENT = 4

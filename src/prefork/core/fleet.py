@@ -6,9 +6,9 @@ Each step keeps the books and gives the commands that it takes. When a step is d
 
 from __future__ import annotations
 
-from ..events import DrainOverdue
-from .facts import Command, Drain, Kill, Note, Spawn
-from .worker_state import Fate, Slot, State, Timing, Worker
+from ..events import DrainTimedOut
+from .facts import Command, Drain, EmitEvent, Kill, Spawn
+from .worker_state import KillReason, Slot, State, Timing, Worker
 
 #: How much longer than the drain a worker may take before it is killed. It ends itself within seven seconds, in which a
 #: lifespan object's `stop()`, tasks, threads and exit handlers have their turn.
@@ -87,7 +87,7 @@ class Fleet:
         """Everybody."""
         return [command for number in list(self.workers) for command in self.retire(number, now)]
 
-    def kill(self, worker: Worker, fate: Fate) -> list[Command]:
+    def kill(self, worker: Worker, fate: KillReason) -> list[Command]:
         """End one now, for this reason, unless there was one before."""
         worker.fate = worker.fate or fate
         if worker.state is State.KILLED:
@@ -98,7 +98,7 @@ class Fleet:
 
     def kill_all(self) -> list[Command]:
         """Everybody, as the server ends."""
-        return [command for worker in self.workers.values() for command in self.kill(worker, Fate.ENDING)]
+        return [command for worker in self.workers.values() for command in self.kill(worker, KillReason.ENDING)]
 
     def kill_overdue(self, now: float) -> list[Command]:
         """Those that have not become ready, or not ended, in time."""
@@ -106,10 +106,10 @@ class Fleet:
         commands: list[Command] = []
         draining = sum(worker.state is State.DRAINING for worker in overdue)
         if draining:
-            commands.append(Note(DrainOverdue(draining)))
+            commands.append(EmitEvent(DrainTimedOut(draining)))
         for worker in overdue:
             starting = worker.state is State.STARTING
             if starting:
                 worker.unable = f"not ready after {worker.timing.boot:g} s (--boot-timeout)"
-            commands += self.kill(worker, Fate.BOOT if starting else Fate.OVERDUE)
+            commands += self.kill(worker, KillReason.BOOT if starting else KillReason.OVERDUE)
         return commands

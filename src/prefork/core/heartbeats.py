@@ -23,7 +23,7 @@ LATE_LOOKS = 3
 LATER = 0.01
 
 
-class Watch:
+class HangDetector:
     """Finds workers whose heartbeat has been stale for at most half a second."""
 
     def __init__(self) -> None:

@@ -26,7 +26,7 @@ class UnableMessage:
 
 
 @dataclass(frozen=True, slots=True)
-class SpentMessage:
+class RecycleMessage:
     """I have served enough, and why; I go on until I am replaced."""
 
     reason: str
@@ -51,7 +51,7 @@ class StackLine:
     text: str
 
 
-Message = ReadyMessage | UnableMessage | SpentMessage | DrainingMessage | StoppingMessage | StackLine
+Message = ReadyMessage | UnableMessage | RecycleMessage | DrainingMessage | StoppingMessage | StackLine
 
 _PLAIN: dict[str, Message] = {
     "ready": ReadyMessage(),
@@ -66,7 +66,7 @@ def encode(message: Message) -> bytes:
             return json.dumps({name: True}).encode() + b"\n"
     if isinstance(message, StoppingMessage):
         return json.dumps({"stopping": True, "at_once": message.at_once}).encode() + b"\n"
-    if not isinstance(message, UnableMessage | SpentMessage):
+    if not isinstance(message, UnableMessage | RecycleMessage):
         raise TypeError(f"{type(message).__name__} is not for us to send")
     key = "unable" if isinstance(message, UnableMessage) else "spent"
     reason = message.reason
@@ -104,5 +104,5 @@ def _decode(line: bytes) -> Message | None:
         case {"unable": str(reason)}:
             return UnableMessage(reason)
         case {"spent": str(reason)}:
-            return SpentMessage(reason)
+            return RecycleMessage(reason)
     return None

@@ -13,7 +13,7 @@ JITTER = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Lifetime:
+class RecycleLimits:
     """Connections served, seconds since it was ready, resident bytes; None: no limit."""
 
     connections: int | None = None
@@ -23,11 +23,11 @@ class Lifetime:
     def __bool__(self) -> bool:
         return (self.connections, self.age, self.rss) != (None, None, None)
 
-    def drawn(self, dice: float) -> Lifetime:
+    def drawn(self, dice: float) -> RecycleLimits:
         """The limits of one worker; `dice` is a random number from 0 to 1. Memory is not drawn for: it is a limit."""
         more = 1 + JITTER * dice
         connections = None if self.connections is None else round(self.connections * more)
-        return Lifetime(connections, None if self.age is None else self.age * more, self.rss)
+        return RecycleLimits(connections, None if self.age is None else self.age * more, self.rss)
 
     def spent(self, connections: int, age: float, rss: int) -> str:
         """Why a worker that has come so far is to be replaced; "" while it is not."""

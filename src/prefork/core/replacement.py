@@ -7,22 +7,22 @@ The first successor that fails ends it, and keeps what runs. That the server sto
 from __future__ import annotations
 
 from ..events import RecycleFailed, Recycling, Reloaded, ReloadFailed, Reloading
-from .facts import Command, Note
+from .facts import Command, EmitEvent
 from .fleet import Fleet
 from .restart_policy import History
-from .worker_state import Purpose, Rolling, Slot, Timing, Worker
+from .worker_state import Purpose, RollingRestart, Slot, Timing, Worker
 
 #: Seconds after a worker's successor has failed until recycling is tried again.
 RECYCLE_RETRY = 30.0
 #: Seconds between two that are recycled: limits that are too low for the load shall cost forks, not the service.
-RECYCLE_PAUSE = 1.0
+RECYCLE_INTERVAL = 1.0
 
 
 class Replacement:
     """One thing at a time: `rolling` is what is under way."""
 
     def __init__(self, fleet: Fleet) -> None:
-        self.rolling: Rolling | None = None
+        self.rolling: RollingRestart | None = None
         self._fleet = fleet
         self._recycle_at = 0.0
 
@@ -58,8 +58,8 @@ class Replacement:
             self.rolling.again = (by, timing)
             return []
         self._fleet.begin_generation(timing)
-        self.rolling = Rolling(Purpose.RELOAD, [slot.number for slot in self._fleet.slots])
-        return [Note(Reloading(by, self._fleet.generation)), *self._next_successor()]
+        self.rolling = RollingRestart(Purpose.RELOAD, [slot.number for slot in self._fleet.slots])
+        return [EmitEvent(Reloading(by, self._fleet.generation)), *self._next_successor()]
 
     def recycle(self, now: float) -> list[Command]:
         """Replace the first worker that has served enough, if it is time."""
@@ -68,8 +68,8 @@ class Replacement:
             return []
         worker = self._fleet.occupant(slot)
         assert worker is not None
-        self.rolling = Rolling(Purpose.RECYCLE, [slot.number])
-        return [Note(Recycling(slot.number, worker.pid, worker.spent)), *self._next_successor()]
+        self.rolling = RollingRestart(Purpose.RECYCLE, [slot.number])
+        return [EmitEvent(Recycling(slot.number, worker.pid, worker.spent)), *self._next_successor()]
 
     # --- how it goes on -----------------------------------------------------------------------------------------------
 
@@ -84,7 +84,7 @@ class Replacement:
         slot.due = None
         slot.history = History(forks=slot.history.forks)
         if self.rolling.purpose is Purpose.RECYCLE:
-            self._recycle_at = now + RECYCLE_PAUSE
+            self._recycle_at = now + RECYCLE_INTERVAL
         if predecessor is None:
             return self._next_successor()
         self.rolling.retired.add(predecessor)
@@ -100,10 +100,10 @@ class Replacement:
                 # Nobody was there, or has died meanwhile: one of those that were, when it was due.
                 slot.due = max(now, rolling.due_before) if number == worker.slot else now
         if rolling.purpose is Purpose.RELOAD:
-            failed: list[Command] = [Note(ReloadFailed(worker.slot, reason))]
+            failed: list[Command] = [EmitEvent(ReloadFailed(worker.slot, reason))]
         else:
             self._recycle_at = now + RECYCLE_RETRY
-            failed = [Note(RecycleFailed(worker.slot, reason, RECYCLE_RETRY))]
+            failed = [EmitEvent(RecycleFailed(worker.slot, reason, RECYCLE_RETRY))]
         return failed + (self.reload(*rolling.again) if rolling.again else [])
 
     def slot_added(self, slot: Slot, now: float) -> list[Command]:
@@ -137,7 +137,7 @@ class Replacement:
         notes: list[Command] = []
         if rolling.purpose is Purpose.RELOAD:
             self._fleet.proven = self._fleet.generation
-            notes.append(Note(Reloaded(self._fleet.generation)))
+            notes.append(EmitEvent(Reloaded(self._fleet.generation)))
         return notes + (self.reload(*rolling.again) if rolling.again else [])
 
     def _next_successor(self) -> list[Command]:

@@ -30,31 +30,31 @@ from .facts import (
     Cause,
     Command,
     Dump,
+    EmitEvent,
     Fact,
     Finish,
     HandedOver,
     HeartbeatsRead,
-    Note,
     ReadHeartbeats,
+    RecycleRequested,
     ReloadAsked,
     ScaleAsked,
     Spawned,
     SpawnFailed,
     Started,
     StopAsked,
-    TakenBack,
+    SuccessorRolledBack,
     TimePassed,
     WorkerDied,
     WorkerDraining,
     WorkerReady,
-    WorkerSpent,
     WorkerUnable,
 )
 from .fleet import Fleet
-from .heartbeats import Watch
+from .heartbeats import HangDetector
 from .replacement import Replacement
 from .restart_policy import Policy, after_death, after_fork, delay
-from .worker_state import Fate, Phase, Purpose, Rolling, Slot, State, Timing, Worker
+from .worker_state import KillReason, Phase, Purpose, RollingRestart, Slot, State, Timing, Worker
 
 #: Seconds between attempts of a fork that the system refuses.
 FORK_RETRY = (0.1, 0.2, 0.5, 1.0)
@@ -77,7 +77,7 @@ class Roster:
         """How workers ended that were not asked to, by the kind of their cause."""
         self._fleet = Fleet(slots, timing)
         self._replacement = Replacement(self._fleet)
-        self._watch = Watch()
+        self._watch = HangDetector()
         self._dice = dice
         self._policy = Policy() if policy is None else policy
         self._announced = False
@@ -102,7 +102,7 @@ class Roster:
         return self._fleet.generation
 
     @property
-    def rolling(self) -> Rolling | None:
+    def rolling(self) -> RollingRestart | None:
         """The replacement that is under way."""
         return self._replacement.rolling
 
@@ -151,7 +151,7 @@ class Roster:
                 commands = self._unable(fact)
             case WorkerDraining():
                 commands = self._draining(fact.worker)
-            case WorkerSpent():
+            case RecycleRequested():
                 self._spent(fact, now)
             case WorkerDied():
                 commands = self._died(fact, now)
@@ -165,8 +165,8 @@ class Roster:
                 commands = self._scale_asked(fact, now)
             case HandedOver():
                 commands = self._handed_over(now)
-            case TakenBack():
-                self._taken_back(now)
+            case SuccessorRolledBack():
+                self._successor_rolled_back(now)
             case TimePassed():
                 pass
         return commands + self._due(now) + self._announce() + self._finished()
@@ -193,7 +193,7 @@ class Roster:
         slot.due = now + FORK_RETRY[min(slot.refused, len(FORK_RETRY) - 1)]
         slot.refused += 1
         # One line, however long the shortage lasts.
-        return [Note(ForkFailed(slot.number, fact.reason))] if slot.refused == 1 else []
+        return [EmitEvent(ForkFailed(slot.number, fact.reason))] if slot.refused == 1 else []
 
     def _ready(self, number: int, now: float) -> list[Command]:
         worker = self.workers.get(number)
@@ -212,7 +212,7 @@ class Roster:
         if self._announced or self.phase is not Phase.SERVING or not all(map(self._fleet.is_ready, self.slots)):
             return []
         self._announced = True
-        return [Note(Ready(len(self.slots))), AnnounceReady(len(self.slots))]
+        return [EmitEvent(Ready(len(self.slots))), AnnounceReady(len(self.slots))]
 
     def _unable(self, fact: WorkerUnable) -> list[Command]:
         worker = self.workers.get(fact.worker)
@@ -226,7 +226,7 @@ class Roster:
             worker.accepting = False
         return self._replacement.retired_one_stopped()
 
-    def _spent(self, fact: WorkerSpent, now: float) -> None:
+    def _spent(self, fact: RecycleRequested, now: float) -> None:
         worker = self.workers.get(fact.worker)
         if worker is not None and not worker.spent:
             worker.spent, worker.spent_since = fact.reason, now
@@ -235,8 +235,8 @@ class Roster:
         worker = self.workers.pop(fact.worker, None)
         if worker is None:
             return []
-        asked = worker.state is State.DRAINING or worker.fate is Fate.ENDING
-        if not (asked and (fact.clean or worker.fate is Fate.ENDING or worker.ready_since is None)):
+        asked = worker.state is State.DRAINING or worker.fate is KillReason.ENDING
+        if not (asked and (fact.clean or worker.fate is KillReason.ENDING or worker.ready_since is None)):
             self.deaths[_cause(worker, fact)] += 1
         if self._replacement.is_successor(worker):
             return self._replacement.successor_failed(
@@ -248,7 +248,9 @@ class Roster:
         if self._ending() or slot is None:
             # One that was still starting has no handler for SIGTERM yet, and nothing to drain.
             crashed = worker.state is State.DRAINING and worker.ready_since is not None and not fact.clean
-            notes: list[Command] = [Note(WorkerExited(worker.slot, worker.pid, fact.cause, None))] if crashed else []
+            notes: list[Command] = (
+                [EmitEvent(WorkerExited(worker.slot, worker.pid, fact.cause, None))] if crashed else []
+            )
             return notes + self._replacement.retired_one_stopped()
         return self._vacated(slot, worker, fact, now)
 
@@ -261,16 +263,16 @@ class Roster:
             return self._give_up(Finish(ExitCode.SERVICE, reason))
         commands: list[Command] = []
         if worker.unable:
-            commands.append(Note(WorkerFailedToStart(slot.number, worker.unable)))
+            commands.append(EmitEvent(WorkerFailedToStart(slot.number, worker.unable)))
         if self._hopeless():
-            commands.append(Note(WorkerExited(slot.number, worker.pid, fact.cause, None)))
-            commands.append(Note(CrashLoop(slot.history.failures)))
+            commands.append(EmitEvent(WorkerExited(slot.number, worker.pid, fact.cause, None)))
+            commands.append(EmitEvent(CrashLoop(slot.history.failures)))
             reason = f"no worker is left, and each one died {self._policy.patience} times or more in a row"
             return commands + self._give_up(Finish(ExitCode.CRASH_LOOP, reason))
         seconds = delay(slot.history, now, self._policy)
         if self._replacement.successor_of(slot) is None:
             slot.due = now + seconds
-        commands.append(Note(WorkerExited(slot.number, worker.pid, fact.cause, seconds)))
+        commands.append(EmitEvent(WorkerExited(slot.number, worker.pid, fact.cause, seconds)))
         return commands
 
     def _hopeless(self) -> bool:
@@ -298,9 +300,9 @@ class Roster:
         for number in self._watch.judge(left, now):
             worker = self.workers[number]
             worker.become(State.HUNG)
-            worker.fate = Fate.HANG
+            worker.fate = KillReason.HANG
             worker.kill_at = now + DUMP_TIME
-            commands += [Note(WorkerHung(worker.slot, worker.pid, fact.ages[number])), Dump(number)]
+            commands += [EmitEvent(WorkerHung(worker.slot, worker.pid, fact.ages[number])), Dump(number)]
         return commands
 
     # --- reload -------------------------------------------------------------------------------------------------------
@@ -315,14 +317,14 @@ class Roster:
 
     def _reload_asked(self, fact: ReloadAsked) -> list[Command]:
         why = self.obstacle()
-        return [Note(ReloadIgnored(fact.by, why))] if why else self._replacement.reload(fact.by, fact.timing)
+        return [EmitEvent(ReloadIgnored(fact.by, why))] if why else self._replacement.reload(fact.by, fact.timing)
 
     # --- scale --------------------------------------------------------------------------------------------------------
 
     def _scale_asked(self, fact: ScaleAsked, now: float) -> list[Command]:
         why = self.obstacle()
         if why:
-            return [Note(ScaleIgnored(fact.by, why))]
+            return [EmitEvent(ScaleIgnored(fact.by, why))]
         commands: list[Command] = []
         wanted = max(1, len(self.slots) + fact.more)
         while len(self.slots) < wanted:
@@ -336,7 +338,7 @@ class Roster:
             commands += self._replacement.slot_removed(slot, now)
             if slot.occupant is not None:
                 commands += self._fleet.retire(slot.occupant, now)
-        return [Note(Scaled(fact.by, wanted)), *commands]
+        return [EmitEvent(Scaled(fact.by, wanted)), *commands]
 
     # --- leaving to another supervisor --------------------------------------------------------------------------------
 
@@ -347,7 +349,7 @@ class Roster:
         self._begin_end(Phase.LEAVING)
         return self._fleet.retire_all(now)
 
-    def _taken_back(self, now: float) -> None:
+    def _successor_rolled_back(self, now: float) -> None:
         """The other supervisor died while ours were draining: they go on draining, and every slot gets a worker."""
         if self.phase is Phase.LEAVING:
             self.phase = Phase.SERVING
@@ -364,10 +366,10 @@ class Roster:
         second = self.phase in (Phase.STOPPING, Phase.FINISHED)
         self._begin_end(Phase.STOPPING)
         if second or fact.at_once:
-            note: list[Command] = [] if self._at_once else [Note(Stopping(fact.by, True))]
+            note: list[Command] = [] if self._at_once else [EmitEvent(Stopping(fact.by, True))]
             self._at_once = True
             return [*note, *self._fleet.kill_all()]
-        return [Note(Stopping(fact.by, False)), *self._fleet.retire_all(now)]
+        return [EmitEvent(Stopping(fact.by, False)), *self._fleet.retire_all(now)]
 
     def _begin_end(self, phase: Phase) -> None:
         self.phase = phase
@@ -380,7 +382,7 @@ class Roster:
         self._begin_end(Phase.STOPPING)
         self._outcome = outcome
         left = [worker for worker in self.workers.values() if worker.state is not State.DRAINING]
-        return [command for worker in left for command in self._fleet.kill(worker, Fate.ENDING)]
+        return [command for worker in left for command in self._fleet.kill(worker, KillReason.ENDING)]
 
     # --- what is due --------------------------------------------------------------------------------------------------
 
@@ -402,10 +404,10 @@ class Roster:
 
 def _cause(worker: Worker, fact: WorkerDied) -> Cause:
     """What a death counts as: what we did to the worker says more than the signal that it died of."""
-    if worker.fate is Fate.HANG:
+    if worker.fate is KillReason.HANG:
         return Cause.HANG
-    if worker.fate is Fate.OVERDUE:
+    if worker.fate is KillReason.OVERDUE:
         return Cause.OVERDUE
-    if worker.fate is Fate.BOOT or (worker.ready_since is None and fact.kind is Cause.EXIT):
+    if worker.fate is KillReason.BOOT or (worker.ready_since is None and fact.kind is Cause.EXIT):
         return Cause.BOOT
     return fact.kind

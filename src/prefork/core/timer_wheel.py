@@ -13,10 +13,10 @@ from typing import Generic, TypeVar
 Key = TypeVar("Key", bound=Hashable)
 
 #: So many empty buckets are kept at least.
-MOST_EMPTY = 32
+MAX_EMPTY = 32
 
 
-class Wheel(Generic[Key]):
+class TimerWheel(Generic[Key]):
     """For each key one deadline. A key expires at the first `expired(now)` with `now` at or after it, at the latest
     `grain` seconds late, and never early.
 
@@ -98,7 +98,7 @@ class Wheel(Generic[Key]):
         members.discard(key)
         if not members:
             self._empty += 1
-            if self._empty > MOST_EMPTY and self._empty > len(self._buckets) // 2:
+            if self._empty > MAX_EMPTY and self._empty > len(self._buckets) // 2:
                 self._sweep()
 
     def _sweep(self) -> None:

@@ -6,7 +6,7 @@ Pure: time is an argument, in seconds on a clock that never goes back.
 from __future__ import annotations
 
 
-class Bucket:
+class TokenBucket:
     """Full at the beginning. `rate` may change at any time; 0 or less: no bound."""
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class Bucket:
         self._tokens = tokens - 1.0
         return 0.0
 
-    def give_back(self) -> None:
+    def refund(self) -> None:
         """A token that was taken and not used."""
         if self._tokens is not None:
             self._tokens += 1.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from ..events import Event, TookBack, Upgraded, UpgradeFailed, UpgradeIgnored, Upgrading
+from ..events import Event, RolledBack, Upgraded, UpgradeFailed, UpgradeIgnored, Upgrading
 
 
 class Step(enum.Enum):
@@ -124,13 +124,13 @@ class StopToo:
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
+class EmitEvent:
     """Tell who observes."""
 
     event: Event
 
 
-Command = Launch | Signal | HandOver | TakeBack | StopToo | Note
+Command = Launch | Signal | HandOver | TakeBack | StopToo | EmitEvent
 
 
 class Upgrade:
@@ -164,7 +164,7 @@ class Upgrade:
             case SuccessorReady() if self.step is Step.STARTING and not self._reason:
                 self.step = Step.LEADING
                 self._kill_at = None
-                return [Note(Upgraded(self.pid)), HandOver()]
+                return [EmitEvent(Upgraded(self.pid)), HandOver()]
             case SuccessorStopping():
                 return self._successor_stops(fact)
             case SuccessorDied():
@@ -184,13 +184,13 @@ class Upgrade:
         elif self.step is not Step.IDLE:
             obstacle = f"this supervisor has handed over to {self.pid}" if self.step is Step.LEADING else "it stops"
         if obstacle:
-            return [Note(UpgradeIgnored(fact.by, obstacle))]
+            return [EmitEvent(UpgradeIgnored(fact.by, obstacle))]
         self.step = Step.STARTING
         self.pid = 0
         self._reason = ""
         self._patience, self._farewell = fact.patience, fact.farewell
         self._kill_at = now + self._patience
-        return [Note(Upgrading(fact.by)), Launch()]
+        return [EmitEvent(Upgrading(fact.by)), Launch()]
 
     def _successor_stops(self, fact: SuccessorStopping) -> list[Command]:
         if self.step is Step.LEADING:
@@ -204,9 +204,9 @@ class Upgrade:
         step, self.step = self.step, Step.IDLE
         self._kill_at = None
         if step is Step.STARTING:
-            return [Note(UpgradeFailed(self._reason or f"it died while it started: {fact.cause}"))]
+            return [EmitEvent(UpgradeFailed(self._reason or f"it died while it started: {fact.cause}"))]
         if step is Step.LEADING:
-            return [Note(TookBack(self.pid, fact.cause)), TakeBack()]
+            return [EmitEvent(RolledBack(self.pid, fact.cause)), TakeBack()]
         self.step = Step.LEFT
         return []
 

@@ -77,7 +77,7 @@ class Worker:
     spent: str = ""
     """Why it wants to be replaced while it goes on serving."""
     spent_since: float = 0.0
-    fate: Fate | None = None
+    fate: KillReason | None = None
     """What we have done to it, and so the cause of its death."""
     kill_at: float | None = None
     """When it is killed if it is still there: it has not become ready, or not ended, in time."""
@@ -87,7 +87,7 @@ class Worker:
         self.state = state
 
 
-class Fate(enum.Enum):
+class KillReason(enum.Enum):
     """Why a worker is killed."""
 
     HANG = enum.auto()
@@ -125,7 +125,7 @@ class Purpose(enum.Enum):
 
 
 @dataclass(slots=True)
-class Rolling:
+class RollingRestart:
     """One slot at a time: its successor is forked, proves that it is ready, and only then its predecessor drains."""
 
     purpose: Purpose

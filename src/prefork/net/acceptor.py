@@ -12,12 +12,12 @@ import socket
 import sys
 from collections.abc import Callable
 
-from ..core.accept_errors import Verdict, judge
-from ..errors import NoRoom
+from ..core.accept_errors import AcceptError, judge
+from ..errors import OutOfResources
 from ..events import AcceptPaused, AcceptSkipped, Emit, ListenerBroken, log
 from ..system.sockets import describe
-from .admission import UNTIL_ROOM, Gate
-from .short_timer import Nap
+from .admission import UNTIL_CAPACITY, Admission
+from .short_timer import ShortTimer
 
 #: Connections accepted per readiness event. More would let one worker hoard a burst that others could share, and keep
 #: the loop from its other work; fewer costs a turn of the loop more often.
@@ -36,7 +36,7 @@ class State(enum.Enum):
 
     WATCHING = enum.auto()
     """The loop tells when connections wait."""
-    NAPPING = enum.auto()
+    BACKING_OFF = enum.auto()
     """For a moment others go first, or the rate has to be kept. The socket is not watched."""
     PAUSED = enum.auto()
     """No room. Rests until `resume()`; where only the system knows when there is some, a moment at most."""
@@ -60,7 +60,7 @@ class Acceptor:
         batch: int = BATCH,
         emit: Emit = log,
         on_broken: Callable[[OSError], object] | None = None,
-        gate: Gate | None = None,
+        gate: Admission | None = None,
     ) -> None:
         # A listener that blocks would stop the worker whenever a sibling takes the connection first. The flag belongs
         # to the open file description, so it is set for all processes that share the socket.
@@ -75,7 +75,7 @@ class Acceptor:
         self._gate = gate
         self._loop = asyncio.get_running_loop()
         self._retry: asyncio.TimerHandle | None = None
-        self._nap: Nap | None = None
+        self._nap: ShortTimer | None = None
         self._reported = False
         self._state = State.WATCHING
         self._loop.add_reader(self._fd, self._ready)
@@ -113,7 +113,7 @@ class Acceptor:
             self._rest(seconds)
 
     def _nap_over(self) -> None:
-        if self._state is not State.NAPPING:
+        if self._state is not State.BACKING_OFF:
             return
         if not _waits(self._fd):
             if self._gate is not None:
@@ -121,7 +121,7 @@ class Acceptor:
             self._watch()
             return
         seconds = self._accept(self._batch)
-        if self._still(State.NAPPING):
+        if self._still(State.BACKING_OFF):
             if seconds is None:
                 self._watch()
             else:
@@ -132,16 +132,16 @@ class Acceptor:
         return self._state is state
 
     def _rest(self, seconds: float) -> None:
-        if seconds == UNTIL_ROOM:
+        if seconds == UNTIL_CAPACITY:
             self._state = State.PAUSED
             if self._gate is not None and not self._reported:
                 # Once per shortage: room that others take brings us here again and again.
                 self._reported = True
                 self._emit(AcceptPaused(describe(self._sock), self._gate.why))
             return
-        self._state = State.NAPPING
+        self._state = State.BACKING_OFF
         if self._nap is None:
-            self._nap = Nap(self._loop, self._nap_over)
+            self._nap = ShortTimer(self._loop, self._nap_over)
         self._nap.start(seconds)
 
     def _watch(self) -> None:
@@ -183,7 +183,7 @@ class Acceptor:
                 if gate is not None:
                     gate.nothing()
                 # At the end a sibling may have shut the socket down, as there was nothing left to take.
-                if (must and judge(exc.errno) is Verdict.LISTENER) or self._failed(exc):
+                if (must and judge(exc.errno) is AcceptError.LISTENER) or self._failed(exc):
                     return None
                 continue
             self._hand_over(socket.socket(*self._kind, fileno=fd), address)
@@ -195,12 +195,12 @@ class Acceptor:
     def _failed(self, exc: OSError) -> bool:
         """Whether the batch ends with this error of `accept`."""
         verdict = judge(exc.errno)
-        if verdict is Verdict.CONNECTION:
+        if verdict is AcceptError.CONNECTION:
             self._emit(AcceptSkipped(describe(self._sock), _reason(exc)))
             return False
-        if verdict is Verdict.CAPACITY:
+        if verdict is AcceptError.CAPACITY:
             self._pause(exc)
-        elif verdict is Verdict.LISTENER:
+        elif verdict is AcceptError.LISTENER:
             self._break(exc)
         else:
             # Nobody waits any more: a shortage is over.
@@ -219,7 +219,7 @@ class Acceptor:
             return
         try:
             self._callback(connection, address)
-        except NoRoom as exc:
+        except OutOfResources as exc:
             connection.close()
             self._pause(exc)
         except Exception as exc:

@@ -1,7 +1,7 @@
-"""What a server asks before it takes a connection, and whom it tells what became of it.
+"""Admission control: what a server asks before it accepts a connection, and reports about it afterwards.
 
-A server in a worker asks about the whole fleet (`worker/fleet_admission.py`); one that runs alone asks `Alone`. What
-is asked, and the answer for one process, are here; sockets and timers are not.
+A server in a worker asks about the whole fleet (`worker/fleet_admission.py`); one without a supervisor asks
+`LocalAdmission`. Sockets and timers do not belong here.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Protocol
 
 from ..config import Limits
 from ..core.peers import peer_key
-from ..core.token_bucket import Bucket
-from .handshake_throttle import Turnstile
+from ..core.token_bucket import TokenBucket
+from .handshake_throttle import HandshakeThrottle
 
 #: The answer: not before somebody calls `resume`.
-UNTIL_ROOM = math.inf
+UNTIL_CAPACITY = math.inf
 
 
-class Gate(Protocol):
+class Admission(Protocol):
     """Counts connections, against limits and among siblings."""
 
     why: str
@@ -62,10 +62,10 @@ AT_PEERS_LIMIT = "its address has as many connections open as it may (--max-conn
 UNCOUNTED = "its address cannot be counted, as the table of addresses is full (--max-connections-per-ip)"
 
 
-class WithHandshakes:
+class HandshakeAdmission:
     """A gate that also keeps connections waiting while as many handshakes wait for their turn as may."""
 
-    def __init__(self, gate: Gate, turnstile: Turnstile) -> None:
+    def __init__(self, gate: Admission, turnstile: HandshakeThrottle) -> None:
         self.why = ""
         self._gate = gate
         self._turnstile = turnstile
@@ -78,7 +78,7 @@ class WithHandshakes:
     def ask(self, waiting: Callable[[], int], must: bool = False) -> float | None:
         if self._turnstile.full() and not must:
             self.why = "as many handshakes wait for their turn as may (--max-handshakes)"
-            return UNTIL_ROOM
+            return UNTIL_CAPACITY
         seconds = self._gate.ask(waiting, must)
         self.why = self._gate.why
         return seconds
@@ -88,7 +88,7 @@ class WithHandshakes:
         self._gate.on_room(resume)
 
 
-class Alone:
+class LocalAdmission:
     """The gate of a server that has no siblings: its own limits."""
 
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
@@ -96,7 +96,7 @@ class Alone:
         self._limits = limits
         self._refuses = limits.at_limit == "refuse"
         self._clock = clock
-        self._bucket = Bucket()
+        self._bucket = TokenBucket()
         self._open = 0
         self._peers: Counter[bytes] = Counter()
 
@@ -105,7 +105,7 @@ class Alone:
         self._refuses = self._refuses or must
         full = limits.max_connections is not None and self._open >= limits.max_connections
         if full and not self._refuses:
-            return UNTIL_ROOM
+            return UNTIL_CAPACITY
         if limits.accept_rate is not None and not must:
             seconds = self._bucket.take(limits.accept_rate, self._clock())
             if seconds:
@@ -115,7 +115,7 @@ class Alone:
 
     def nothing(self) -> None:
         self._open -= 1
-        self._bucket.give_back()
+        self._bucket.refund()
 
     def missed(self) -> None: ...
 

@@ -19,9 +19,9 @@ from collections.abc import Callable
 
 from ..core.buffer import ReadBuffer, WriteBacklog
 from ..errors import ConnectionOverflow, ConnectionTimedOut
-from ..events import ConnectionAborted, printable
-from .poller import ERROR, EXTRA, READ, WRITE
-from .server_state import Hub
+from ..events import ConnectionAborted, escape_ascii
+from .poller import ERROR, HANGUP_OR_ERROR, READ, WRITE
+from .server_state import ServerState
 from .tls import TLSEngine
 from .waiter import Waiter
 
@@ -32,7 +32,7 @@ BULK = 256 * 1024
 #: Seconds after which a send is tried again that the kernel had no memory for: no edge tells that it has some.
 SHORTAGE_REST = 0.05
 #: How many reads or writes one task may do before the others get their turn, if its peer never makes it wait.
-TURNS = 32
+MAX_IO_PER_TICK = 32
 
 #: What is corked while nothing is; shared by all, and never changed. A list of its own would be 56 bytes of each.
 NOTHING: list[bytes] = []
@@ -57,7 +57,7 @@ class Phase(enum.Enum):
 
 # Looked up for each event; an attribute of an enum class costs twice what a global does.
 _OPEN = Phase.OPEN
-_INPUT = READ | EXTRA
+_INPUT = READ | HANGUP_OR_ERROR
 
 
 class Output(enum.Enum):
@@ -112,7 +112,7 @@ class Channel:
         "on_closed",
     )
 
-    def __init__(self, sock: socket.socket, address: object, hub: Hub) -> None:
+    def __init__(self, sock: socket.socket, address: object, hub: ServerState) -> None:
         self._sock = sock
         self._fd = sock.fileno()
         self._address = address
@@ -167,7 +167,7 @@ class Channel:
 
     def on_ready(self, mask: int) -> None:
         """The poller reports. Sending goes first: a reader that is held back by unsent bytes may go on after it."""
-        if mask & EXTRA:
+        if mask & HANGUP_OR_ERROR:
             # A hang-up brings no further edge: the end that is behind the data must be read for, short reads or not.
             self._hangup = True
             if mask & ERROR:
@@ -305,7 +305,7 @@ class Channel:
     def _pull(self, wanted: int = 0) -> bool:
         """Read once into the buffer, more where more is `wanted`. False: nothing came, and the caller has to wait, or
         the input has ended."""
-        if not self._readable or self._ended or self._turns >= TURNS or self._held():
+        if not self._readable or self._ended or self._turns >= MAX_IO_PER_TICK or self._held():
             return False
         self._received(self._receive(RECEIVE if wanted <= RECEIVE else min(wanted, BULK)))
         return self._buffer.size > 0 or self._readable
@@ -346,7 +346,7 @@ class Channel:
 
     def _discard(self) -> None:
         """Closing: throw input away, so that no unread byte makes the kernel answer our close with a reset."""
-        for _ in range(TURNS):
+        for _ in range(MAX_IO_PER_TICK):
             if self._fin:
                 return
             data = self._receive() if self._readable else None
@@ -464,7 +464,7 @@ class Channel:
         assert backlog is not None
         before = backlog.size
         held = self._held()
-        for _ in range(TURNS):
+        for _ in range(MAX_IO_PER_TICK):
             head = backlog.head()
             sent = self._send(head)
             if self._backlog is None:
@@ -662,7 +662,7 @@ class Channel:
 
     def _peer(self) -> str:
         """The peer for a log line."""
-        return printable(format_address(self._address))
+        return escape_ascii(format_address(self._address))
 
 
 class _Rest:

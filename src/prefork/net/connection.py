@@ -15,16 +15,16 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..errors import ConnectionTimedOut, LineTooLong
-from ..events import ConnectionAborted, ConnectionLost, HandlerFailed, HandshakeFailed, describe_error, printable
-from ..system.signals import heed_nothing
+from ..events import ConnectionAborted, ConnectionLost, HandlerFailed, HandshakeFailed, describe_error, escape_ascii
+from ..system.signals import ignore_signals
 from .channel import format_address
 from .handlers import Handler, Kind
-from .server_state import Hub
+from .server_state import ServerState
 from .stream import Stream
 
 _TRACEBACK_LINES = 60
 #: Handlers of SIGINT that raise no KeyboardInterrupt: one that comes up all the same is the service's own.
-_NO_INTERRUPT = (signal.SIG_IGN, heed_nothing)
+_NO_INTERRUPT = (signal.SIG_IGN, ignore_signals)
 #: What a handler raises, if it lets it pass, when its peer left or broke the rules: no bug of the service.
 _PEERS_FAULT = (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, LineTooLong)
 
@@ -32,7 +32,7 @@ _PEERS_FAULT = (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverr
 class Connection(Protocol):
     """What the server needs of each."""
 
-    def start(self, hub: Hub, handler: Handler, context: ssl.SSLContext | None) -> None:
+    def start(self, hub: ServerState, handler: Handler, context: ssl.SSLContext | None) -> None:
         """Begin, once the server knows of it: the handler may run before this returns."""
 
     def abort(self) -> None:
@@ -50,7 +50,7 @@ class StreamConnection:
         self,
         sock: socket.socket,
         address: object,
-        hub: Hub,
+        hub: ServerState,
         done: Callable[[StreamConnection], None],
     ) -> None:
         self._done = done
@@ -58,7 +58,7 @@ class StreamConnection:
         self.stream = Stream(sock, address, hub)
         self.task = None
 
-    def start(self, hub: Hub, handler: Handler, context: ssl.SSLContext | None) -> None:
+    def start(self, hub: ServerState, handler: Handler, context: ssl.SSLContext | None) -> None:
         # One bound method, and one context for all: a tenth of what an idle connection takes.
         self.stream.on_closed = ended = self._ended
         try:
@@ -80,7 +80,7 @@ class StreamConnection:
             self.task.cancel()
 
 
-async def _run(stream: Stream, hub: Hub, handler: Handler, context: ssl.SSLContext | None) -> None:
+async def _run(stream: Stream, hub: ServerState, handler: Handler, context: ssl.SSLContext | None) -> None:
     try:
         if context is not None and not await _secured(stream, hub, context):
             return
@@ -103,7 +103,7 @@ async def _run(stream: Stream, hub: Hub, handler: Handler, context: ssl.SSLConte
         stream.close()
 
 
-async def _secured(stream: Stream, hub: Hub, context: ssl.SSLContext) -> bool:
+async def _secured(stream: Stream, hub: ServerState, context: ssl.SSLContext) -> bool:
     try:
         await stream.start_tls(context)
     except ConnectionTimedOut as exc:
@@ -114,11 +114,11 @@ async def _secured(stream: Stream, hub: Hub, context: ssl.SSLContext) -> bool:
         reason = exc.strerror or str(exc)
     else:
         return True
-    hub.emit(HandshakeFailed(_peer(stream.peer), printable(reason)))
+    hub.emit(HandshakeFailed(_peer(stream.peer), escape_ascii(reason)))
     return False
 
 
-def _report(exc: BaseException, stream: Stream, hub: Hub) -> None:
+def _report(exc: BaseException, stream: Stream, hub: ServerState) -> None:
     broken = stream.exception() is not None and isinstance(exc, OSError)
     if broken or isinstance(exc, _PEERS_FAULT):
         hub.emit(ConnectionLost(_peer(stream.peer), _describe(exc)))
@@ -135,21 +135,21 @@ def handler_failed(peer: str, exc: BaseException) -> HandlerFailed:
         lines = ["(its traceback cannot be told)"]
     if len(lines) > _TRACEBACK_LINES:
         lines[10 : len(lines) - _TRACEBACK_LINES + 10] = ["  ..."]
-    return HandlerFailed(_peer(peer), _describe(exc), "\n".join(printable(line, 512) for line in lines))
+    return HandlerFailed(_peer(peer), _describe(exc), "\n".join(escape_ascii(line, 512) for line in lines))
 
 
 def _describe(exc: BaseException) -> str:
-    return printable(describe_error(exc))
+    return escape_ascii(describe_error(exc))
 
 
 def _peer(peer: str) -> str:
-    return printable(peer)
+    return escape_ascii(peer)
 
 
 # --- protocols --------------------------------------------------------------------------------------------------------
 
 
-class WatchedSocket(socket.socket):
+class ClosingHookSocket(socket.socket):
     """A socket that tells when it is closed: the one moment that every loop's transport has in common."""
 
     on_closed: Callable[[], None] | None = None
@@ -169,7 +169,7 @@ class WatchedSocket(socket.socket):
             on_closed()
 
 
-class _Introduction(asyncio.Protocol):
+class _ConnectionMadeGuard(asyncio.Protocol):
     """Stands in for the service's protocol until `connection_made`, the one call of which a failure must end the
     connection: asyncio only logs it and goes on with a protocol that does not know its transport."""
 
@@ -196,7 +196,7 @@ class ProtocolConnection:
         self,
         sock: socket.socket,
         address: object,
-        hub: Hub,
+        hub: ServerState,
         done: Callable[[ProtocolConnection], None],
     ) -> None:
         # Where the loop's transport has no room asyncio only logs it, and the peer waits for ever; libuv aborts.
@@ -207,12 +207,12 @@ class ProtocolConnection:
         self._open = 2
         # Not asyncio.Transport: uvloop's transports are no subclass of it.
         self._transport: Any = None
-        self._sock = WatchedSocket(sock.family, sock.type, sock.proto, fileno=sock.detach())
+        self._sock = ClosingHookSocket(sock.family, sock.type, sock.proto, fileno=sock.detach())
         self._sock.setblocking(False)
         self._sock.on_closed = self._ended
         self.task: asyncio.Task[None] | None = None
 
-    def start(self, hub: Hub, handler: Handler, context: ssl.SSLContext | None) -> None:
+    def start(self, hub: ServerState, handler: Handler, context: ssl.SSLContext | None) -> None:
         if hub.limits.max_age is not None:
             hub.deadlines.set(self, "age", hub.limits.max_age)
         self.task = hub.context.copy().run(hub.loop.create_task, self._run(handler, context))
@@ -253,10 +253,10 @@ class ProtocolConnection:
         if context is not None:
             timeouts["ssl_handshake_timeout"] = limits.handshake_timeout
             timeouts["ssl_shutdown_timeout"] = limits.tls_shutdown_timeout
-        self._hub.poller.give_back(self._sock.fileno())
+        self._hub.poller.refund(self._sock.fileno())
         try:
             self._transport, _ = await self._hub.loop.connect_accepted_socket(
-                lambda: _Introduction(protocol, self._failed), self._sock, ssl=context, **timeouts
+                lambda: _ConnectionMadeGuard(protocol, self._failed), self._sock, ssl=context, **timeouts
             )
         except asyncio.CancelledError:
             self._sock.close()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from ..core.timer_wheel import Wheel
+from ..core.timer_wheel import TimerWheel
 
 #: How late a deadline may be noticed, in seconds; and the timer runs as often at the most.
 GRAIN = 1 / 64
@@ -26,7 +26,7 @@ class Deadlines:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._wheel: Wheel[tuple[Expirable, str]] = Wheel(GRAIN)
+        self._wheel: TimerWheel[tuple[Expirable, str]] = TimerWheel(GRAIN)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
 
@@ -47,7 +47,7 @@ class Deadlines:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._wheel = Wheel(GRAIN)
+        self._wheel = TimerWheel(GRAIN)
 
     def _schedule(self) -> None:
         due = self._wheel.next_due()

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from .waiter import Waiter
 
 
-class Turnstile:
-    """`most` handshakes may wait; `full` says so, and `pass_through` is awaited before each step."""
+class HandshakeThrottle:
+    """`most` handshakes may wait; `full` says so, and `acquire_turn` is awaited before each step."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, most: int) -> None:
         self._loop = loop
@@ -30,7 +30,7 @@ class Turnstile:
         """Whether no further handshake should begin."""
         return len(self._queue) >= self._most
 
-    async def pass_through(self) -> None:
+    async def acquire_turn(self) -> None:
         """Wait for a turn of one's own. Cancelling it gives the turn to the next."""
         if not self._taken:
             self._taken = True

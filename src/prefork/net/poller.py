@@ -21,12 +21,12 @@ from typing import Protocol
 #: The bits of an event, as epoll has them.
 READ, WRITE = 0x001, 0x004
 #: Something besides plain input: urgent data, an error, a hang-up, the peer's end (PRI, ERR, HUP, RDHUP).
-EXTRA = 0x002 | 0x008 | 0x010 | 0x2000
+HANGUP_OR_ERROR = 0x002 | 0x008 | 0x010 | 0x2000
 #: The connection has failed (ERR); one of EXTRA.
 ERROR = 0x008
 
 #: Connections served per round. Others (timers, accepting, the service's own tasks) get their turn after each round.
-ROUND = 256
+MAX_EVENTS = 256
 
 
 class Pollable(Protocol):
@@ -60,9 +60,9 @@ class Poller(Protocol):
 
     def reserve(self, fd: int) -> None:
         """Hold the place in the kernel that another registration of `fd`, by somebody else, will need, until
-        `give_back` or the close. Raises OSError where there is none."""
+        `refund` or the close. Raises OSError where there is none."""
 
-    def give_back(self, fd: int) -> None:
+    def refund(self, fd: int) -> None:
         """That registration is made now."""
 
     def cork(self, item: Corkable) -> None:
@@ -150,7 +150,7 @@ class EpollPoller(_Rounds):
         # An error or a hang-up is reported all the same, once, to no item.
         self._epoll.register(fd, select.EPOLLET)
 
-    def give_back(self, fd: int) -> None:
+    def refund(self, fd: int) -> None:
         with contextlib.suppress(OSError):
             self._epoll.unregister(fd)
 
@@ -164,7 +164,7 @@ class EpollPoller(_Rounds):
     def _round(self) -> None:
         table = self._table
         self._in_round = True
-        for fd, mask in self._epoll.poll(0, ROUND):
+        for fd, mask in self._epoll.poll(0, MAX_EVENTS):
             # Asked for each event: an earlier one of this round may have closed this connection.
             item = table.get(fd)
             if item is not None:
@@ -197,7 +197,7 @@ class LoopPoller(_Rounds):
     def reserve(self, fd: int) -> None:
         """Nothing to do: the watches of these platforms are not counted."""
 
-    def give_back(self, fd: int) -> None:
+    def refund(self, fd: int) -> None:
         """The same."""
 
     def close(self) -> None:

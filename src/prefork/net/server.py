@@ -17,16 +17,16 @@ from types import TracebackType
 from typing import Self
 
 from ..config import TLS, Limits
-from ..errors import ListenerFailed, NoRoom
-from ..events import ConnectionRefused, Emit, log, printable
+from ..errors import ListenerFailed, OutOfResources
+from ..events import ConnectionRefused, Emit, escape_ascii, log
 from ..system.sockets import bind_sockets
 from ..system.tls_contexts import build_context
 from .acceptor import Acceptor
-from .admission import Alone, Gate, WithHandshakes
+from .admission import Admission, HandshakeAdmission, LocalAdmission
 from .channel import DONTWAIT, format_address
 from .connection import Connection, ProtocolConnection, StreamConnection, handler_failed
 from .handlers import Handler, Kind, classify
-from .server_state import Hub
+from .server_state import ServerState
 from .tls import prepare_context
 
 #: How long tasks may take to end after their connections were aborted and they were cancelled.
@@ -64,7 +64,7 @@ class TCPServer:
         tls: TLS | ssl.SSLContext | None = None,
         limits: Limits | None = None,
         emit: Emit | None = None,
-        gate: Gate | None = None,
+        gate: Admission | None = None,
     ) -> None:
         self._handler: Handler = classify(handler)
         self._limits = Limits() if limits is None else limits
@@ -72,9 +72,9 @@ class TCPServer:
         self._context = build_context((tls,), self._emit) if isinstance(tls, TLS) else tls
         if self._context is not None:
             prepare_context(self._context)
-        self._gate: Gate = Alone(self._limits) if gate is None else gate
+        self._gate: Admission = LocalAdmission(self._limits) if gate is None else gate
         self._state = State.SERVING
-        self._hub: Hub | None = None
+        self._hub: ServerState | None = None
         self._acceptors: dict[socket.socket, Acceptor] = {}
         self._sockets: list[socket.socket] = []
         self._own_sockets: list[socket.socket] = []
@@ -108,9 +108,9 @@ class TCPServer:
         """`add_sockets` for one."""
         self._refuse_unless_serving()
         if self._hub is None:
-            self._hub = Hub(asyncio.get_running_loop(), self._limits, self._emit)
+            self._hub = ServerState(asyncio.get_running_loop(), self._limits, self._emit)
             if self._context is not None:
-                self._gate = WithHandshakes(self._gate, self._hub.turnstile)
+                self._gate = HandshakeAdmission(self._gate, self._hub.turnstile)
             self._gate.on_room(self._resume)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             _set_tcp_options(sock, self._limits)
@@ -166,7 +166,7 @@ class TCPServer:
         connection.start(self._hub, self._handler, self._context)
 
     def _refuse(self, sock: socket.socket, address: object, reason: str) -> None:
-        self._emit(ConnectionRefused(printable(format_address(address)), reason))
+        self._emit(ConnectionRefused(escape_ascii(format_address(address)), reason))
         if self._limits.refusal and self._context is None:
             # What does not fit into the buffer of a fresh socket is not worth waiting for.
             with contextlib.suppress(OSError):
@@ -270,10 +270,10 @@ class TCPServer:
             await self._handler.stop()
 
 
-def _no_room(exc: OSError | MemoryError) -> NoRoom:
+def _no_room(exc: OSError | MemoryError) -> OutOfResources:
     code = exc.errno if isinstance(exc, OSError) and exc.errno else errno.ENOMEM
     cure = " for an epoll watch (raise fs.epoll.max_user_watches)" if code == errno.ENOSPC else ""
-    return NoRoom(code, f"{os.strerror(code)}{cure}")
+    return OutOfResources(code, f"{os.strerror(code)}{cure}")
 
 
 #: Probes that go unanswered until a peer is given up, and the seconds between them.

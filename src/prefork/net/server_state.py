@@ -17,7 +17,7 @@ from ..config import Limits
 from ..events import Emit
 from ..system import fork_count, memory
 from .deadlines import Deadlines
-from .handshake_throttle import Turnstile
+from .handshake_throttle import HandshakeThrottle
 from .poller import Poller, make_poller
 
 _EAGER = functools.partial(asyncio.Task, eager_start=True) if sys.version_info >= (3, 12) else None
@@ -33,7 +33,7 @@ class HeldBack(Protocol):
         """Abort it: so many bytes are kept for all connections, and so many may be."""
 
 
-class Hub:
+class ServerState:
     """One server's loop, poller, deadlines, limits and drain signal, and what its connections have unsent in all."""
 
     __slots__ = (
@@ -54,7 +54,7 @@ class Hub:
     def __init__(
         self, loop: asyncio.AbstractEventLoop, limits: Limits, emit: Emit, poller: Poller | None = None
     ) -> None:
-        memory.keep_large_blocks()
+        memory.prime_malloc()
         self._forks = fork_count.made()
         self.loop = loop
         self.limits = limits
@@ -66,7 +66,7 @@ class Hub:
         self.drain_asked = asyncio.Event()
         """Set once, when the worker wants to stop."""
         self.ids = itertools.count(1)
-        self.turnstile = Turnstile(loop, limits.max_handshakes)
+        self.turnstile = HandshakeThrottle(loop, limits.max_handshakes)
         self.held = 0
         """Bytes that are kept as the kernel has not taken them, of all connections."""
         self.held_back: set[HeldBack] = set()

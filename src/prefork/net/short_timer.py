@@ -26,7 +26,7 @@ class _TimerSpec(ctypes.Structure):
     )
 
 
-class Nap:
+class ShortTimer:
     """Calls `over` once, so many seconds after `start`. Owns a descriptor until `close`."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, over: Callable[[], None]) -> None:

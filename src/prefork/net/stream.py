@@ -12,9 +12,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from ..errors import LineTooLong, StreamBusy
-from .channel import BULK, RECEIVE, TURNS, Channel, Output, Phase, format_address
+from .channel import BULK, MAX_IO_PER_TICK, RECEIVE, Channel, Output, Phase, format_address
 from .poller import READ
-from .server_state import Hub
+from .server_state import ServerState
 from .timeouts import Timeouts
 from .tls import TLSEngine, TLSInfo, prepare_context
 from .transport import StreamTransport
@@ -43,7 +43,7 @@ class Stream(Channel):
     id: int
     """Unique among the connections of this server, counted from 1."""
 
-    def __init__(self, sock: Any, address: object, hub: Hub) -> None:
+    def __init__(self, sock: Any, address: object, hub: ServerState) -> None:
         super().__init__(sock, address, hub)
         self.id = next(hub.ids)
 
@@ -66,7 +66,7 @@ class Stream(Channel):
             while not buffer.size:
                 if self._ended:
                     return self._end()
-                if self._readable and self._turns < TURNS and (self._backlog is None or not self._held()):
+                if self._readable and self._turns < MAX_IO_PER_TICK and (self._backlog is None or not self._held()):
                     data = self._receive(size)
                     if not data:
                         self._received(data)
@@ -296,7 +296,7 @@ class Stream(Channel):
             await asyncio.sleep(0)
             raise self._failure()
         self._turns += 1
-        if self._turns >= TURNS:
+        if self._turns >= MAX_IO_PER_TICK:
             self._turns = 0
             await asyncio.sleep(0)
 
@@ -408,7 +408,7 @@ class Stream(Channel):
         while True:
             # The peer has the first word.
             received = await self._receive_some()
-            await self._hub.turnstile.pass_through()
+            await self._hub.turnstile.acquire_turn()
             if self._is_closed():
                 raise self._failure()
             try:
@@ -424,7 +424,7 @@ class Stream(Channel):
     async def _receive_some(self) -> bytes:
         """Bytes as they came over the wire. Raises ConnectionError where there are no more."""
         while True:
-            if self._readable and not self._ended and self._turns < TURNS:
+            if self._readable and not self._ended and self._turns < MAX_IO_PER_TICK:
                 self._turns += 1
                 data = self._receive()
                 if data:

@@ -15,7 +15,7 @@ from typing import Any
 
 from pythonjsonlogger.json import JsonEncoder, JsonFormatter
 
-from ..events import visible
+from ..events import escape_controls
 from .lines import MESSAGE_LIMIT, Origin, details, event_of, level_name, timestamp
 from .sink import LINE_BYTES
 
@@ -35,7 +35,7 @@ class JSONFormatter(JsonFormatter):
             theirs, record, {k: v for k, v in message_dict.items() if k not in ("exc_info", "stack_info")}
         )
         for key, value in theirs.items():
-            log_data.setdefault(visible(key, 64), value)
+            log_data.setdefault(escape_controls(key, 64), value)
 
     def jsonify_log_record(self, log_data: dict[str, Any]) -> str:
         """Valid JSON whatever the service logs, in at most a line's bytes."""
@@ -59,7 +59,7 @@ class JSONFormatter(JsonFormatter):
             "process": "supervisor" if self._origin.worker is None else "worker",
             "worker": self._origin.worker,
             "pid": os.getpid(),
-            "logger": visible(record.name, 64),
+            "logger": escape_controls(record.name, 64),
             "message": record.getMessage()[:MESSAGE_LIMIT] if isinstance(record.msg, str) else "",
         }
         event = event_of(record)
@@ -83,7 +83,8 @@ def _dumps(log_data: dict[str, Any]) -> str:
     except (ValueError, TypeError, RecursionError):
         # Not a number, keys that are no text, a circle.
         plain = {
-            key: value if isinstance(value, str | int) else visible(repr(value)) for key, value in log_data.items()
+            key: value if isinstance(value, str | int) else escape_controls(repr(value))
+            for key, value in log_data.items()
         }
         line = json.dumps(plain)
     # ASCII, but for one control character that JSON lets pass.
@@ -91,4 +92,4 @@ def _dumps(log_data: dict[str, Any]) -> str:
 
 
 def _short(value: Any) -> Any:
-    return value if isinstance(value, int | None) else visible(value, 160)
+    return value if isinstance(value, int | None) else escape_controls(value, 160)

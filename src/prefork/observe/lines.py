@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from datetime import datetime
 
-from ..events import Event, visible
+from ..events import Event, escape_controls
 
 #: The longest message, and the longest line of a traceback, in characters.
 MESSAGE_LIMIT = 2048
@@ -43,9 +43,9 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The lines of a record, without the last newline."""
         # The two that need no name: prefork says what it does, and the root logger is nobody in particular.
-        name = "" if record.name in ("prefork", "root") else f"{visible(record.name, 64)}: "
+        name = "" if record.name in ("prefork", "root") else f"{escape_controls(record.name, 64)}: "
         start = f"{timestamp(record)} {level_name(record)} {self._origin}[{os.getpid()}]: {name}"
-        line = start + visible(record.getMessage(), MESSAGE_LIMIT)
+        line = start + escape_controls(record.getMessage(), MESSAGE_LIMIT)
         return f"\n{INDENT}".join([line, *details(record)])
 
 
@@ -56,7 +56,7 @@ def timestamp(record: logging.LogRecord) -> str:
 
 def level_name(record: logging.LogRecord) -> str:
     """`debug`, `info`, `warning`, `error`; what else the service logs keeps its own name."""
-    return visible(record.levelname.lower(), 32)
+    return escape_controls(record.levelname.lower(), 32)
 
 
 def event_of(record: logging.LogRecord) -> Event | None:
@@ -77,4 +77,4 @@ def details(record: logging.LogRecord) -> list[str]:
     left_out = len(lines) - FIRST_DETAILS - LAST_DETAILS
     if left_out > 0:
         lines[FIRST_DETAILS:-LAST_DETAILS] = [f"... {left_out} lines left out ..."]
-    return [visible(line, DETAIL_LIMIT) for line in lines]
+    return [escape_controls(line, DETAIL_LIMIT) for line in lines]

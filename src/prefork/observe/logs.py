@@ -16,9 +16,9 @@ import warnings
 from collections.abc import Callable
 from typing import Any, TextIO
 
-from ..events import Emit, Event, Suppressed, visible
+from ..events import Emit, Event, Suppressed, escape_controls
 from .lines import Origin, TextFormatter
-from .rates import Rates
+from .rates import LogRateLimiter
 from .sink import Sink
 
 
@@ -94,7 +94,7 @@ def _record(level: int, message: str) -> logging.LogRecord:
 
 
 def _unformattable(record: logging.LogRecord, exc: Exception) -> logging.LogRecord:
-    what = f"{visible(record.pathname)}, line {record.lineno}: {type(exc).__name__}: {visible(exc)}"
+    what = f"{escape_controls(record.pathname)}, line {record.lineno}: {type(exc).__name__}: {escape_controls(exc)}"
     return _record(logging.ERROR, f"a log call could not be formatted: {what}")
 
 
@@ -104,7 +104,7 @@ class EventLog:
     def __init__(self, logger: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
         self._logger = logger
         self._clock = clock
-        self._rates: Rates[type[Event]] = Rates()
+        self._rates: LogRateLimiter[type[Event]] = LogRateLimiter()
 
     def __call__(self, event: Event) -> None:
         # A service that calls logging.config.dictConfig disables every logger it does not name.
@@ -160,7 +160,7 @@ def _show_warning(
 def _on_unraisable(args: sys.UnraisableHookArgs, /) -> None:
     what = args.err_msg or "Exception ignored in"
     exc = args.exc_value
-    logging.getLogger("prefork").error("%s: %s", what, visible(repr(args.object)), exc_info=exc)
+    logging.getLogger("prefork").error("%s: %s", what, escape_controls(repr(args.object)), exc_info=exc)
 
 
 def _on_thread_exception(args: threading.ExceptHookArgs, /) -> None:

@@ -15,21 +15,21 @@ from ..events import (
     ReloadFailed,
     ReloadIgnored,
     Reloading,
+    RolledBack,
     Scaled,
     Stopping,
-    TookBack,
     Upgraded,
-    visible,
+    escape_controls,
 )
 from ..system.notify import Notifier, monotonic_usec
 
 
-def also_to_manager(emit: Emit, notifier: Notifier) -> Emit:
+def notify_systemd(emit: Emit, notifier: Notifier) -> Emit:
     """`emit`, and the manager is told what concerns it."""
 
     def both(event: Event) -> None:
         emit(event)
-        text = visible(str(event))
+        text = escape_controls(str(event))
         if isinstance(event, Ready):
             notifier.send(READY=1, STATUS=text)
         elif isinstance(event, Reloading):
@@ -43,7 +43,7 @@ def also_to_manager(emit: Emit, notifier: Notifier) -> Emit:
             notifier.send(READY=1, STATUS=text)
         elif isinstance(event, Upgraded):
             notifier.send(MAINPID=event.pid, STATUS=text)
-        elif isinstance(event, TookBack):
+        elif isinstance(event, RolledBack):
             notifier.send(MAINPID=os.getpid(), STATUS=text)
         elif isinstance(event, Stopping):
             notifier.send(STOPPING=1, STATUS=text)

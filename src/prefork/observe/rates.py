@@ -26,7 +26,7 @@ class _Window:
         self.suppressed = 0
 
 
-class Rates(Generic[Kind]):
+class LogRateLimiter(Generic[Kind]):
     """One line per cause and `interval` seconds, and `per_kind` lines per kind and interval.
 
     A cause is a kind and a detail. Peers have a hand in details, so their number is bounded (`causes`; further ones

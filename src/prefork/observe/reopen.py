@@ -12,7 +12,7 @@ import os
 import stat
 from collections.abc import Callable, Mapping
 
-from ..events import ReopenFailed, visible
+from ..events import ReopenFailed, escape_controls
 from ..system.descriptors import Descriptor
 from ..system.paths import Place, hold, require_regular
 
@@ -32,7 +32,7 @@ class LogFiles:
                 with hold(path) as place, contextlib.closing(_open(place, os.fstat(fd))) as new:
                     os.dup2(new.fileno(), fd, inheritable=True)
             except OSError as exc:
-                emit(ReopenFailed(visible(path), (exc.strerror or str(exc)).lower()))
+                emit(ReopenFailed(escape_controls(path), (exc.strerror or str(exc)).lower()))
 
 
 def _open(place: Place, before: os.stat_result) -> Descriptor:

@@ -10,12 +10,12 @@ from typing import Any, Protocol
 
 from ..core.control_protocol import Request
 from ..events import Event, Reloaded, ReloadFailed, ReloadIgnored, Upgraded, UpgradeFailed, UpgradeIgnored
-from .control_server import ControlSocket, Conversation
+from .control_server import ControlConnection, ControlSocket
 
 #: What reloads, scalings and stops by the control socket are put down to.
 CONTROL = "control socket"
 #: Clients that wait for the end of a reload or an upgrade at once; each holds a descriptor.
-MOST_ASKERS = 64
+MAX_WAITERS = 64
 
 
 class Server(Protocol):
@@ -46,14 +46,14 @@ class Server(Protocol):
         """End."""
 
 
-class Answers:
+class ControlCommands:
     """Serves `control` for `server`. Owns the conversations that wait for the end of something."""
 
     def __init__(self, control: ControlSocket, server: Server) -> None:
         self.control = control
         self._server = server
-        self._reload_askers: list[Conversation] = []
-        self._upgrade_askers: list[Conversation] = []
+        self._reload_askers: list[ControlConnection] = []
+        self._upgrade_askers: list[ControlConnection] = []
         self._reload_outcome: Event | None = None
         self._upgrade_outcome: Event | None = None
         self._refusals: list[Event] = []
@@ -77,11 +77,11 @@ class Answers:
         if self._upgrade_askers and not self._server.upgrading():
             self._reply_all(self._upgrade_askers, describe_outcome(self._upgrade_outcome))
 
-    def _answer(self, conversation: Conversation, request: Request) -> None:
+    def _answer(self, conversation: ControlConnection, request: Request) -> None:
         reply: dict[str, Any] = {"ok": True}
         match request.command:
-            case "reload" | "upgrade" if len(self._reload_askers) + len(self._upgrade_askers) >= MOST_ASKERS:
-                reply = {"ok": False, "error": f"{MOST_ASKERS} clients are waiting for a reload or an upgrade already"}
+            case "reload" | "upgrade" if len(self._reload_askers) + len(self._upgrade_askers) >= MAX_WAITERS:
+                reply = {"ok": False, "error": f"{MAX_WAITERS} clients are waiting for a reload or an upgrade already"}
             case "reload":
                 self._reload_outcome = None
                 self._begin(conversation, self._server.start_reload, self._reload_askers)
@@ -105,7 +105,9 @@ class Answers:
         if request.command == "stop":
             self._server.stop(CONTROL, request.at_once)
 
-    def _begin(self, conversation: Conversation, start: Callable[[str], None], askers: list[Conversation]) -> None:
+    def _begin(
+        self, conversation: ControlConnection, start: Callable[[str], None], askers: list[ControlConnection]
+    ) -> None:
         self._refusals.clear()
         start(CONTROL)
         if self._refusals:
@@ -113,7 +115,7 @@ class Answers:
         else:
             askers.append(conversation)
 
-    def _reply_all(self, askers: list[Conversation], reply: dict[str, Any]) -> None:
+    def _reply_all(self, askers: list[ControlConnection], reply: dict[str, Any]) -> None:
         while askers:
             self.control.reply(askers.pop(), reply)
 

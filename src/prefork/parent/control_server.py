@@ -12,7 +12,7 @@ from typing import Any
 
 from ..core.control_protocol import REQUEST_LIMIT, BadRequest, Request, decode_request, encode_reply
 from ..system.control_client import may_control
-from ..system.processes import NO_ROOM
+from ..system.processes import RESOURCE_ERRNOS
 
 #: Conversations at once, beside those that wait for what they have asked for; further clients wait in the kernel's
 #: queue.
@@ -23,7 +23,7 @@ REST = 0.5
 PATIENCE = 5.0
 
 
-class Conversation:
+class ControlConnection:
     """One client: a request, perhaps a while, a reply."""
 
     def __init__(self, sock: socket.socket, now: float) -> None:
@@ -47,7 +47,7 @@ class ControlSocket:
         self._own = own
         self.listening = True
         """Whether new conversations are taken. Another supervisor may hold the same socket."""
-        self._conversations: dict[int, Conversation] = {}
+        self._conversations: dict[int, ControlConnection] = {}
         self._rest_until = 0.0
         own(listener)
 
@@ -68,7 +68,7 @@ class ControlSocket:
     def _accepts(self) -> bool:
         return self.listening and sum(not each.waiting for each in self._conversations.values()) < MOST
 
-    def take(self, ready: set[int], now: float) -> list[tuple[Conversation, Request]]:
+    def take(self, ready: set[int], now: float) -> list[tuple[ControlConnection, Request]]:
         """The requests that are complete; `ready` are descriptors that a poll named."""
         if self.listening and self._listener.fileno() in ready:
             self._accept(now)
@@ -84,7 +84,7 @@ class ControlSocket:
                 self._end(each)
         return requests
 
-    def reply(self, conversation: Conversation, value: dict[str, Any]) -> None:
+    def reply(self, conversation: ControlConnection, value: dict[str, Any]) -> None:
         """Answer; the conversation ends when the answer has been taken."""
         if conversation.sock.fileno() < 0:
             return
@@ -102,7 +102,7 @@ class ControlSocket:
         try:
             sock, _ = self._listener.accept()
         except OSError as exc:
-            if exc.errno in NO_ROOM and not isinstance(exc, BlockingIOError):
+            if exc.errno in RESOURCE_ERRNOS and not isinstance(exc, BlockingIOError):
                 # It stays readable: polled for, it would keep this process busy with nothing.
                 self._rest_until = now + REST
             return
@@ -114,11 +114,11 @@ class ControlSocket:
         if not allowed:
             sock.close()
             return
-        conversation = Conversation(sock, now)
+        conversation = ControlConnection(sock, now)
         self._own(conversation)
         self._conversations[sock.fileno()] = conversation
 
-    def _hear(self, conversation: Conversation) -> Request | None:
+    def _hear(self, conversation: ControlConnection) -> Request | None:
         try:
             data = conversation.sock.recv(REQUEST_LIMIT)
         except BlockingIOError:
@@ -143,7 +143,7 @@ class ControlSocket:
         conversation.waiting = True
         return request
 
-    def _send(self, conversation: Conversation) -> None:
+    def _send(self, conversation: ControlConnection) -> None:
         try:
             sent = conversation.sock.send(conversation.unsent)
         except BlockingIOError:
@@ -155,6 +155,6 @@ class ControlSocket:
         if not conversation.unsent:
             self._end(conversation)
 
-    def _end(self, conversation: Conversation) -> None:
+    def _end(self, conversation: ControlConnection) -> None:
         self._conversations.pop(conversation.sock.fileno(), None)
         conversation.close()

@@ -14,10 +14,10 @@ import sys
 from ..events import ChildExited, ChildFailed, Emit, ForkDelayed, log
 from ..system import forksafety
 from ..system.processes import (
-    BLIND_INTERVAL,
-    NO_ROOM,
+    REAP_INTERVAL,
+    RESOURCE_ERRNOS,
     Child,
-    Death,
+    ExitStatus,
     Lifeline,
     System,
     block_signals,
@@ -115,7 +115,7 @@ class _Parent:
         except OSError:
             self._signals.release()
             raise
-        system.parent_only(*self._signals.descriptors())
+        system.close_in_child(*self._signals.descriptors())
         self._system = system
         self._emit = emit
         self._restarts_left = max_restarts
@@ -156,7 +156,7 @@ class _Parent:
             try:
                 child = self._system.fork()
             except OSError as exc:
-                if exc.errno not in NO_ROOM:
+                if exc.errno not in RESOURCE_ERRNOS:
                     raise
                 self._postpone(task, exc)
                 return None
@@ -184,14 +184,14 @@ class _Parent:
         for child in self._children.values():
             if child.pollable:
                 poll.register(child, select.POLLIN)
-            elif timeout is None or timeout > BLIND_INTERVAL:
-                timeout = BLIND_INTERVAL
+            elif timeout is None or timeout > REAP_INTERVAL:
+                timeout = REAP_INTERVAL
         try:
             # Rounded up, or the last millisecond would be spun away.
             poll.poll(None if timeout is None else int(timeout * 1000) + 1)
         except OSError:
             # No memory, or more descriptors than the limit is by now: the callers look at all of them, as none blocks.
-            self._system.rest(BLIND_INTERVAL)
+            self._system.rest(REAP_INTERVAL)
 
     def _pass_on(self) -> None:
         for sig, from_terminal in self._signals.take():
@@ -211,7 +211,7 @@ class _Parent:
                 child.close()
                 self._judge(task, child.pid, death)
 
-    def _judge(self, task: int, pid: int, death: Death) -> None:
+    def _judge(self, task: int, pid: int, death: ExitStatus) -> None:
         """What follows from the end of one child."""
         how = death.describe()
         if death.clean or death.signal in self._passed_on:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..core.roster import Roster
 from ..core.worker_state import Worker
-from ..system.scoreboard import Field, Row
+from ..system.scoreboard import Row, WorkerStat
 
 
 def describe_roster(roster: Roster, rows: Mapping[int, Row], ages: Mapping[int, float]) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def _worker(worker: Worker, row: Row | None, age: float | None) -> dict[str, Any
         "generation": worker.generation,
         "state": worker.state.name.lower(),
         "open": 0 if row is None else row.open,
-        "accepted": 0 if row is None else row[Field.ACCEPTED],
-        "refused": 0 if row is None else row[Field.REFUSED],
+        "accepted": 0 if row is None else row[WorkerStat.ACCEPTED],
+        "refused": 0 if row is None else row[WorkerStat.REFUSED],
         "heartbeat_age": None if age is None else round(age, 3),
     }

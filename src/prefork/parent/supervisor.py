@@ -22,11 +22,11 @@ from ..core.facts import (
     Command,
     Drain,
     Dump,
+    EmitEvent,
     Fact,
     Finish,
     HandedOver,
     Kill,
-    Note,
     ReadHeartbeats,
     ReloadAsked,
     ScaleAsked,
@@ -34,7 +34,7 @@ from ..core.facts import (
     SpawnFailed,
     Started,
     StopAsked,
-    TakenBack,
+    SuccessorRolledBack,
     TimePassed,
     WorkerDied,
 )
@@ -54,19 +54,19 @@ from ..events import (
     SystemFailed,
     TookOver,
     UpgradeFailed,
-    visible,
+    escape_controls,
 )
-from ..system.descendants import Orphans
-from ..system.file_ownership import Tenure
-from ..system.processes import BLIND_INTERVAL, System
-from ..system.scoreboard import Notice
+from ..system.descendants import AdoptedProcesses
+from ..system.file_ownership import FileOwnership
+from ..system.processes import REAP_INTERVAL, System
+from ..system.scoreboard import FleetSetting
 from ..system.signals import SignalQueue
-from .control_commands import Answers
+from .control_commands import ControlCommands
 from .control_server import ControlSocket
-from .generations import Plan, Plans, Provider
+from .generations import Generations, GenerationSpec, Resources
 from .status import describe_roster
 from .upgrade import Predecessor, Successor
-from .workers import DUMP_SIGNAL, InWorker, Seat, Workers
+from .workers import DUMP_SIGNAL, ChildStarted, ForkContext, Workers
 
 _STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 _HEEDED = (
@@ -91,14 +91,14 @@ UPGRADE_GRACE = 15.0
 class Supervisor:
     """Keeps workers running as `plan` says until it is told to stop. Main thread only.
 
-    `run` returns the outcome in the supervisor, a `Seat` in each worker. The provider is patted twice in every
+    `run` returns the outcome in the supervisor, a `ForkContext` in each worker. The provider is patted twice in every
     `watchdog` seconds, as long as a worker serves. With a `predecessor`, everything is that one's until ours are ready.
     """
 
     def __init__(
         self,
-        plan: Plan,
-        provider: Provider,
+        plan: GenerationSpec,
+        provider: Resources,
         emit: Emit,
         system: System,
         control: ControlSocket | None = None,
@@ -107,7 +107,7 @@ class Supervisor:
         leave_daemons: bool = False,
     ) -> None:
         self._roster = Roster(plan.workers, plan.timing, random.random)
-        self._plans = Plans(plan)
+        self._plans = Generations(plan)
         self._wanted = plan.workers
         """How many workers the settings ask for, as of the last reload that worked."""
         self._reloaded: int | None = None
@@ -115,7 +115,7 @@ class Supervisor:
         self._provider = provider
         self._emit = emit
         self._system = system
-        self._answers = None if control is None else Answers(control, self)
+        self._answers = None if control is None else ControlCommands(control, self)
         self._watchdog = watchdog
         self._leave_daemons = leave_daemons
         self._patted = 0.0
@@ -123,7 +123,7 @@ class Supervisor:
         self._took_over = False
         self._listening = True
         self._upgrade = upgrade.Upgrade()
-        self._successor = Successor(system, lambda channel: provider.pack(channel, len(self._roster.slots)))
+        self._successor = Successor(system, lambda channel: provider.export(channel, len(self._roster.slots)))
         self._started = system.monotonic()
         self._outcome: Finish | None = None
 
@@ -133,10 +133,10 @@ class Supervisor:
         self._publish_limits(self._plans.newest())
         # Under nohup it is ignored, so that the end of a terminal does not end the program. Here it ends nothing.
         self._signals = SignalQueue(_HEEDED, regardless=(signal.SIGHUP,))
-        self._orphans = Orphans(self._system)
-        self._system.parent_only(*self._signals.descriptors())
+        self._orphans = AdoptedProcesses(self._system)
+        self._system.close_in_child(*self._signals.descriptors())
         if self._predecessor is not None:
-            self._system.parent_only(self._predecessor)
+            self._system.close_in_child(self._predecessor)
             self._listen_for_commands(False)
         return self
 
@@ -159,7 +159,7 @@ class Supervisor:
         self._signals.take()
         self._signals.release(ignoring=_STOP if kind is None else ())
 
-    def run(self) -> Finish | Seat:
+    def run(self) -> Finish | ForkContext:
         """Supervise until no worker is wanted any more."""
         try:
             self._apply(Started())
@@ -168,7 +168,7 @@ class Supervisor:
                     self._turn(self._wait())
                 except (OSError, MemoryError) as exc:
                     self._survive(exc)
-        except InWorker as forked:
+        except ChildStarted as forked:
             return forked.seat
         if self._outcome.reason:
             self._fail(self._outcome.reason)
@@ -179,10 +179,10 @@ class Supervisor:
         it, what serves goes on, and so do we: with a line, a rest, and another try."""
         if self._roster.phase is Phase.BOOTING:
             raise exc
-        self._emit(SystemFailed(visible(reason_of(exc)), place_of(exc)))
+        self._emit(SystemFailed(escape_controls(reason_of(exc)), place_of(exc)))
         self._system.rest(REST)
 
-    def plan_of(self, seat: Seat) -> Plan:
+    def plan_of(self, seat: ForkContext) -> GenerationSpec:
         """In a worker: what its generation is to be."""
         return self._plans.of(seat.generation)
 
@@ -191,7 +191,7 @@ class Supervisor:
         needs the files that we would remove."""
         if self._predecessor is not None and not self._predecessor.gone:
             self._predecessor.tell(UnableMessage(reason))
-            self._provider.own(Tenure.DEPUTY)
+            self._provider.set_ownership(FileOwnership.PROVISIONAL)
 
     # --- one turn of the loop -----------------------------------------------------------------------------------------
 
@@ -205,8 +205,8 @@ class Supervisor:
             for fd, interest in part.interests(now).items():
                 poll.register(fd, interest)
         times = [due for due in self._times(now) if due is not None]
-        if self._workers.blind() or self._successor.blind():
-            times.append(now + BLIND_INTERVAL)
+        if self._workers.must_poll_exit() or self._successor.must_poll_exit():
+            times.append(now + REAP_INTERVAL)
         seconds = min(max(0.0, min(times) - now), LONGEST_WAIT) if times else None
         try:
             # Rounded up, or the last millisecond would be spun away.
@@ -242,7 +242,7 @@ class Supervisor:
         for fact in self._workers.take(ready, self._system.monotonic()):
             self._apply(fact)
             if isinstance(fact, WorkerDied) and not fact.clean and not self._ending():
-                self._mend()
+                self._repair_listeners()
         for news in self._successor.take():
             self._apply_upgrade(news)
         if self._predecessor is not None and not self._predecessor.gone:
@@ -250,7 +250,7 @@ class Supervisor:
             self._inherit()
         if self._answers is not None:
             self._answers.serve(ready, self._system.monotonic())
-        self._pat_watchdog()
+        self._notify_watchdog()
         self._apply(TimePassed())
         self._apply_upgrade(upgrade.TimePassed())
         self._retain_plans()
@@ -271,13 +271,13 @@ class Supervisor:
         elif number in (signal.SIGTTIN, signal.SIGTTOU):
             self.scale(name, max(1, len(self._roster.slots) + (1 if number == signal.SIGTTIN else -1)))
 
-    def _pat_watchdog(self) -> None:
+    def _notify_watchdog(self) -> None:
         """The manager's watchdog is for the service, not for this process: if no worker serves, it may bite."""
         now = self._system.monotonic()
         if self._watchdog is not None and now >= self._patted + self._watchdog / 2:
             self._patted = now
             if self._roster.serving():
-                self._provider.pat()
+                self._provider.notify_watchdog()
 
     # --- what can be asked for ----------------------------------------------------------------------------------------
 
@@ -306,23 +306,23 @@ class Supervisor:
         self._plans.ask(plan)
         self._apply(ReloadAsked(by, plan.timing))
 
-    def _renew(self) -> Plan | str:
+    def _renew(self) -> GenerationSpec | str:
         """What is to be, or why it cannot."""
         try:
-            plan = self._provider.renew()
+            plan = self._provider.rebuild()
         except PreforkError as exc:
             return str(exc)
         except (OSError, MemoryError) as exc:
-            return f"its settings cannot be used: {visible(reason_of(exc))}"
+            return f"its settings cannot be used: {escape_controls(reason_of(exc))}"
         except Exception as exc:
             # Whatever the files hold: it must not end what serves.
-            self._emit(SupervisorFailed("reload", visible(repr(exc)), traceback.format_exc()))
-            return f"its settings cannot be used: {visible(repr(exc))}"
+            self._emit(SupervisorFailed("reload", escape_controls(repr(exc)), traceback.format_exc()))
+            return f"its settings cannot be used: {escape_controls(repr(exc))}"
         return self._too_many(plan.workers) or plan
 
-    def _mend(self) -> None:
+    def _repair_listeners(self) -> None:
         """A worker has died: what it shared with the others may be spoiled for them, too."""
-        plan = self._provider.mend(self._plans.newest())
+        plan = self._provider.repair_listeners(self._plans.newest())
         if plan is not None and not self._roster.obstacle() and self._upgrade.step is upgrade.Step.IDLE:
             self._plans.ask(plan)
             self._apply(ReloadAsked("a listener was bound anew", plan.timing))
@@ -367,8 +367,8 @@ class Supervisor:
         self._stop(by, at_once)
 
     def _stop(self, by: str, at_once: bool) -> None:
-        self._workers.publish(Notice.SHARED, int(self._is_beside_another()))
-        self._workers.publish(Notice.STOPPING, 1)
+        self._workers.publish(FleetSetting.SHARED, int(self._is_beside_another()))
+        self._workers.publish(FleetSetting.STOPPING, 1)
         self._apply(StopAsked(by, at_once))
 
     def _obstacle(self) -> str:
@@ -414,7 +414,7 @@ class Supervisor:
                 self._workers.signal(command.worker, DUMP_SIGNAL)
             case Kill():
                 self._workers.signal(command.worker, signal.SIGKILL)
-            case Note():
+            case EmitEvent():
                 self._note(command.event)
             case AnnounceReady():
                 self._announce()
@@ -423,7 +423,7 @@ class Supervisor:
 
     def _spawn(self, command: Spawn) -> Fact:
         try:
-            self._provider.equip(self._plans.of(command.generation))
+            self._provider.prepare_fork(self._plans.of(command.generation))
             return self._workers.spawn(command)
         except PreforkError as exc:
             return SpawnFailed(command.worker, str(exc))
@@ -447,17 +447,17 @@ class Supervisor:
                 self._hand_over()
             case upgrade.TakeBack():
                 self._keep()
-                self._apply(TakenBack())
+                self._apply(SuccessorRolledBack())
             case upgrade.StopToo():
                 self._stop("its successor was stopped", command.at_once)
-            case upgrade.Note():
+            case upgrade.EmitEvent():
                 if isinstance(command.event, UpgradeFailed):
                     self._keep()
                 self._note(command.event)
 
     def _hand_over(self) -> None:
         self._listen_for_commands(False)
-        self._provider.own(Tenure.LEAVING)
+        self._provider.set_ownership(FileOwnership.LEAVING)
         if self._outcome is None:
             self._apply(HandedOver())
         else:
@@ -466,7 +466,7 @@ class Supervisor:
 
     def _keep(self) -> None:
         """The successor is dead, how far it may have come."""
-        self._provider.own(Tenure.HOLDER)
+        self._provider.set_ownership(FileOwnership.OWNER)
         self._listen_for_commands(True)
 
     def _note(self, event: Event) -> None:
@@ -480,19 +480,19 @@ class Supervisor:
             self._answers.notice(event)
         self._emit(event)
 
-    def _follow_reload(self, plan: Plan) -> None:
+    def _follow_reload(self, plan: GenerationSpec) -> None:
         """A new number of workers in the settings holds from the reload on; one that was scaled to stays."""
-        self._provider.adopt(plan)
+        self._provider.commit(plan)
         before, self._wanted = self._wanted, plan.workers
         if self._wanted != before:
             self.scale("reload", self._wanted)
 
     def _publish(self) -> None:
         """How many there are to be, and who accepts."""
-        self._workers.publish(Notice.SLOTS, len(self._roster.slots))
+        self._workers.publish(FleetSetting.SLOTS, len(self._roster.slots))
         self._workers.publish_rows({w.number for w in self._roster.workers.values() if w.state is State.READY})
 
-    def _publish_limits(self, plan: Plan) -> None:
+    def _publish_limits(self, plan: GenerationSpec) -> None:
         """They hold for those that run as well, from now on."""
         for field, value in plan.limits.items():
             self._workers.publish(field, value)
@@ -500,18 +500,18 @@ class Supervisor:
     def _announce(self) -> None:
         if self._predecessor is not None:
             # It leaves when it hears of it: everything must be ours by then.
-            self._provider.own(Tenure.HOLDER)
+            self._provider.set_ownership(FileOwnership.OWNER)
             self._listen_for_commands(True)
             self._predecessor.tell(ReadyMessage())
             self._note(TookOver(self._predecessor.pid))
             self._took_over = True
             self._inherit()
-        self._provider.announce()
+        self._provider.notify_ready()
 
     def _inherit(self) -> None:
         """What the one before had and we do not want can go when it has gone: until then it may take back."""
         if self._took_over and self._predecessor is not None and self._predecessor.gone:
-            self._provider.retain(self._plans.all())
+            self._provider.release_unused(self._plans.all())
 
     def _listen_for_commands(self, listening: bool) -> None:
         if self._answers is not None:
@@ -542,4 +542,4 @@ class Supervisor:
         """What no worker is made after any more can go: its sockets are closed."""
         rolling = self._roster.rolling
         if self._plans.drop(self._roster.generations(), expected=rolling is not None and rolling.again is not None):
-            self._provider.retain(self._plans.all())
+            self._provider.release_unused(self._plans.all())

@@ -23,12 +23,12 @@ from ..core.upgrade import (
     SuccessorUnable,
 )
 from ..errors import PreforkError
-from ..events import printable
-from ..system.handover import VARIABLE, Parcel
+from ..events import escape_ascii
+from ..system.handover import VARIABLE, HandoverWriter
 from ..system.processes import Child, System
 
 #: Puts together what a successor gets, for a channel with this number, and the variables of its environment.
-Pack = Callable[[int], tuple[Parcel, Mapping[str, str]]]
+Pack = Callable[[int], tuple[HandoverWriter, Mapping[str, str]]]
 
 #: Seconds until the next try to send a message.
 RETRY = 0.1
@@ -52,7 +52,7 @@ class Successor:
             self._channel, self._decoder = ours, Decoder()
             with contextlib.closing(theirs):
                 ours.setblocking(False)
-                self._system.parent_only(ours)
+                self._system.close_in_child(ours)
                 parcel, variables = self._pack(theirs.fileno())
                 with contextlib.closing(parcel):
                     environment = {**os.environ, **variables, VARIABLE: parcel.variable}
@@ -79,7 +79,7 @@ class Successor:
             wanted[self._child.fileno()] = select.POLLIN
         return wanted
 
-    def blind(self) -> bool:
+    def must_poll_exit(self) -> bool:
         """Whether its end cannot be polled for."""
         return self._child is not None and not self._child.pollable
 
@@ -125,7 +125,7 @@ class Successor:
             elif isinstance(message, StoppingMessage):
                 facts.append(SuccessorStopping(message.at_once))
             elif isinstance(message, UnableMessage):
-                facts.append(SuccessorUnable(printable(message.reason, 1000)))
+                facts.append(SuccessorUnable(escape_ascii(message.reason, 1000)))
         return facts
 
 

@@ -17,29 +17,29 @@ from ..core.facts import (
     Cause,
     Fact,
     HeartbeatsRead,
+    RecycleRequested,
     Spawn,
     Spawned,
     SpawnFailed,
     WorkerDied,
     WorkerDraining,
     WorkerReady,
-    WorkerSpent,
     WorkerUnable,
 )
-from ..core.messages import Decoder, DrainingMessage, ReadyMessage, SpentMessage, StackLine, UnableMessage
+from ..core.messages import Decoder, DrainingMessage, ReadyMessage, RecycleMessage, StackLine, UnableMessage
 from ..errors import reason_of
-from ..events import Emit, WorkerStacks, printable
+from ..events import Emit, WorkerStacks, escape_ascii
 from ..system.descriptors import Descriptor, count_descriptors, raise_limit
-from ..system.memory import OutOfMemory
+from ..system.memory import OomKills
 from ..system.parent_death import Lifeline
-from ..system.processes import NO_ROOM, Child, Death, System
-from ..system.scoreboard import Field, Notice, Row, Scoreboard
+from ..system.processes import RESOURCE_ERRNOS, Child, ExitStatus, System
+from ..system.scoreboard import FleetSetting, Row, Scoreboard, WorkerStat
 from ..system.tether import Tether
 
 #: Rows of the scoreboard, for each worker that is wanted at the start, and at least: its successors, and those that
 #: drain meanwhile; and more workers that may be wanted later. Untouched memory costs nothing.
 ROWS_PER_WORKER = 4
-LEAST_ROWS = 128
+MIN_ROWS = 128
 #: The signal that makes a worker tell its stacks.
 DUMP_SIGNAL = signal.SIGUSR2
 #: Lines of stacks kept of one worker.
@@ -47,12 +47,12 @@ STACK_LINES = 400
 #: Descriptors by which a claim of connections may exceed what is counted a moment later.
 CLAIM_SLACK = 64
 #: Who says so many bytes at once has gone mad: it is not heard again before so many seconds have passed.
-LOUD = 16 * 1024
-DEAF = 0.5
+FLOOD_BYTES = 16 * 1024
+MUTE_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Seat:
+class ForkContext:
     """What a fresh worker finds itself with: who it is to be, the pipe to tell its state, and the one that tells of its
     parent's death. All signals are still blocked."""
 
@@ -69,10 +69,10 @@ class Seat:
     dump_signal: int
 
 
-class InWorker(BaseException):
+class ChildStarted(BaseException):
     """Unwinds the supervisor's stack in a child."""
 
-    def __init__(self, seat: Seat) -> None:
+    def __init__(self, seat: ForkContext) -> None:
         self.seat = seat
 
 
@@ -90,7 +90,7 @@ class _Process:
     stacks: list[str] = field(default_factory=list)
     ended: bool = False
     """The status pipe's end was reached."""
-    deaf_until: float = 0.0
+    muted_until: float = 0.0
     """Not listened to before, as it talks without end."""
 
 
@@ -102,11 +102,11 @@ class Workers:
         self._emit = emit
         self._pid = os.getpid()
         self._lifeline = system.lifeline()
-        self._scoreboard = Scoreboard(max(LEAST_ROWS, ROWS_PER_WORKER * workers), peers=raise_limit())
+        self._scoreboard = Scoreboard(max(MIN_ROWS, ROWS_PER_WORKER * workers), peers=raise_limit())
         self._published: tuple[list[int], list[int]] = ([], [])
         self._free_rows: list[int] = []
         self._used_rows = 0
-        self._out_of_memory = OutOfMemory()
+        self._out_of_memory = OomKills()
         self._processes: dict[int, _Process] = {}
 
     def close(self) -> None:
@@ -126,7 +126,7 @@ class Workers:
 
     def heartbeats(self) -> HeartbeatsRead:
         """How long ago each loop last turned."""
-        beats = {process.number: process.row[Field.HEARTBEAT] for process in self._processes.values()}
+        beats = {process.number: process.row[WorkerStat.HEARTBEAT] for process in self._processes.values()}
         now = time.monotonic_ns()
         # One in the future was never written by a loop that turned.
         ages = {each: now - beat if beat <= now else now for each, beat in beats.items() if beat}
@@ -135,7 +135,7 @@ class Workers:
     def impostors(self) -> list[Fact]:
         """Workers that claim more connections than they have descriptors, while the fleet is at its limit: what they
         claim, the others may not accept."""
-        limit = self._scoreboard.notices[Notice.MAX_CONNECTIONS]
+        limit = self._scoreboard.notices[FleetSetting.MAX_CONNECTIONS]
         claims = [(process, process.row.open) for process in self._processes.values()]
         if not limit or sum(claimed for _, claimed in claims) < limit:
             return []
@@ -145,10 +145,10 @@ class Workers:
             # Read after the claim, and some may have been closed in between: no honest worker is far off.
             if held is not None and claimed > held + CLAIM_SLACK:
                 reason = f"it claims {claimed} connections, and has {held} descriptors"
-                facts.append(WorkerSpent(process.number, reason))
+                facts.append(RecycleRequested(process.number, reason))
         return facts
 
-    def publish(self, field: Notice, value: int) -> None:
+    def publish(self, field: FleetSetting, value: int) -> None:
         """Tell all workers, by the scoreboard."""
         if self._scoreboard.notices[field] != value:
             self._scoreboard.notices[field] = value
@@ -175,7 +175,7 @@ class Workers:
         """What to poll for: descriptors and events."""
         wanted: dict[int, int] = {}
         for process in self._processes.values():
-            if not process.ended and now >= process.deaf_until:
+            if not process.ended and now >= process.muted_until:
                 wanted[process.status.fileno()] = select.POLLIN
             if process.child.pollable:
                 wanted[process.child.fileno()] = select.POLLIN
@@ -183,9 +183,11 @@ class Workers:
 
     def next_due(self, now: float) -> float | None:
         """When one is listened to again."""
-        return min((p.deaf_until for p in self._processes.values() if not p.ended and now < p.deaf_until), default=None)
+        return min(
+            (p.muted_until for p in self._processes.values() if not p.ended and now < p.muted_until), default=None
+        )
 
-    def blind(self) -> bool:
+    def must_poll_exit(self) -> bool:
         """Whether the end of one cannot be polled for: without pidfds only SIGCHLD tells, and it can get lost."""
         return any(not process.child.pollable for process in self._processes.values())
 
@@ -221,24 +223,24 @@ class Workers:
         except BlockingIOError:
             return []
         process.ended = not data
-        if len(data) >= LOUD:
-            process.deaf_until = now + DEAF
+        if len(data) >= FLOOD_BYTES:
+            process.muted_until = now + MUTE_SECONDS
         facts: list[Fact] = []
         for message in process.decoder.feed(data):
             if isinstance(message, ReadyMessage):
                 facts.append(WorkerReady(process.number))
             elif isinstance(message, DrainingMessage):
                 facts.append(WorkerDraining(process.number))
-            elif isinstance(message, SpentMessage):
-                facts.append(WorkerSpent(process.number, printable(message.reason)))
+            elif isinstance(message, RecycleMessage):
+                facts.append(RecycleRequested(process.number, escape_ascii(message.reason)))
             elif isinstance(message, StackLine):
                 if len(process.stacks) < STACK_LINES:
-                    process.stacks.append(printable(message.text))
+                    process.stacks.append(escape_ascii(message.text))
             elif isinstance(message, UnableMessage):
                 facts.append(WorkerUnable(process.number, message.reason))
         return facts
 
-    def _kind(self, death: Death) -> Cause:
+    def _kind(self, death: ExitStatus) -> Cause:
         """What the system says of a death."""
         if death.signal is None:
             return Cause.EXIT
@@ -269,7 +271,7 @@ class Workers:
             process.child.signal(number)
 
     def spawn(self, command: Spawn) -> Fact:
-        """Fork one: Spawned, or SpawnFailed where the system is short of something. In the child it raises InWorker.
+        """Fork a worker: Spawned, or SpawnFailed if the system lacks a resource. Raise ChildStarted in the child.
         Raises OSError for a failure of another kind; nothing has changed then."""
         row = self._take_row()
         if row is None:
@@ -282,17 +284,17 @@ class Workers:
                 os.set_blocking(reader.fileno(), False)
                 tether = Tether()
                 undo.callback(tether.close)
-                self._system.parent_only(reader, tether.ours)
+                self._system.close_in_child(reader, tether.ours)
                 child = self._system.fork()
             except (OSError, MemoryError) as exc:
                 self._free_rows.append(row.number)
-                if isinstance(exc, OSError) and exc.errno not in NO_ROOM:
+                if isinstance(exc, OSError) and exc.errno not in RESOURCE_ERRNOS:
                     raise
                 return SpawnFailed(command.worker, reason_of(exc))
             undo.pop_all()
         if child is None:
             self._processes.clear()
-            raise InWorker(self._seat(command, writer, tether, row.number))
+            raise ChildStarted(self._seat(command, writer, tether, row.number))
         writer.close()
         tether.keep_ours()
         child.lead_group()
@@ -300,8 +302,8 @@ class Workers:
         self._processes[command.worker] = process
         return Spawned(command.worker, child.pid)
 
-    def _seat(self, command: Spawn, status: Descriptor, tether: Tether, row: int) -> Seat:
-        return Seat(
+    def _seat(self, command: Spawn, status: Descriptor, tether: Tether, row: int) -> ForkContext:
+        return ForkContext(
             slot=command.slot,
             generation=command.generation,
             parent=self._pid,

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from ..errors import ConfigError, reason_of
-from ..events import visible
+from ..events import escape_controls
 from .paths import hold
 from .unix_sockets import connect, remove_stale_socket
 
@@ -81,12 +81,14 @@ def find() -> str:
     except FileNotFoundError:
         pass
     except OSError as exc:
-        raise ConfigError(f"{visible(place)}: {exc.strerror}; name the socket by --control PATH") from None
+        raise ConfigError(f"{escape_controls(place)}: {exc.strerror}; name the socket by --control PATH") from None
     living = [path for path in sorted(map(str, place.glob("*.sock"))) if remove_stale_socket(path)]
     if not living:
-        raise ConfigError(f"no running prefork found (looked in {visible(place)}); name its socket by --control PATH")
+        raise ConfigError(
+            f"no running prefork found (looked in {escape_controls(place)}); name its socket by --control PATH"
+        )
     if len(living) > 1:
-        raise ConfigError(f"several are running; say which: --control {' or '.join(map(visible, living))}")
+        raise ConfigError(f"several are running; say which: --control {' or '.join(map(escape_controls, living))}")
     return living[0]
 
 
@@ -99,13 +101,15 @@ def ask(path: str, request: bytes, timeout: float) -> bytes:
             _connect(sock, path, time.monotonic() + timeout)
             if not may_control(sock):
                 # A worker can put a socket of its own in the place of one in a folder of its user.
-                raise ConfigError(f"--control {visible(path)}: uid {_peer_uid(sock)} listens there, which is not root")
+                raise ConfigError(
+                    f"--control {escape_controls(path)}: uid {_peer_uid(sock)} listens there, which is not root"
+                )
             sock.sendall(request)
             return _read_line(sock)
         except TimeoutError:
-            raise ConfigError(f"--control {visible(path)}: no answer within {timeout:g} s") from None
+            raise ConfigError(f"--control {escape_controls(path)}: no answer within {timeout:g} s") from None
         except OSError as exc:
-            raise ConfigError(f"--control {visible(path)}: {reason_of(exc)}") from exc
+            raise ConfigError(f"--control {escape_controls(path)}: {reason_of(exc)}") from exc
 
 
 def _demand_credentials(sock: socket.socket) -> None:

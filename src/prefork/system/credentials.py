@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 
 from ..errors import ConfigError
-from ..events import visible
+from ..events import escape_controls
 from .parent_death import load_prctl
 from .terminal import give_up_terminal
 
@@ -42,7 +42,7 @@ def look_up(user: str, group: str) -> Identity | None:
         gid = _group(group)
     if os.geteuid() != 0 and (uid, gid) != (os.geteuid(), os.getegid()):
         option, value = ("--user", user) if user else ("--group", group)
-        raise ConfigError(f"{option} {visible(value)}: only root can change it")
+        raise ConfigError(f"{option} {escape_controls(value)}: only root can change it")
     return Identity(uid, gid, name)
 
 
@@ -54,7 +54,7 @@ def _user(text: str) -> tuple[int, int, str]:
         if number is not None:
             # It needs no entry: containers have such users. Its group is the same number.
             return number, number, ""
-        raise ConfigError(f"--user {visible(text)}: there is no such user") from None
+        raise ConfigError(f"--user {escape_controls(text)}: there is no such user") from None
     return found.pw_uid, found.pw_gid, found.pw_name
 
 
@@ -65,7 +65,7 @@ def _group(text: str) -> int:
     try:
         return grp.getgrnam(text).gr_gid
     except (KeyError, ValueError):
-        raise ConfigError(f"--group {visible(text)}: there is no such group") from None
+        raise ConfigError(f"--group {escape_controls(text)}: there is no such group") from None
 
 
 def _number(text: str) -> int | None:
@@ -75,7 +75,7 @@ def _number(text: str) -> int | None:
     return number if number is not None and number < 2**32 - 1 else None
 
 
-def become(identity: Identity) -> None:
+def drop_privileges(identity: Identity) -> None:
     """Be that user and nobody else, for good. Raises RuntimeError if it cannot be proven.
 
     Groups first, while there is the right to; `initgroups` sets the supplementary groups and not the group itself. The
@@ -94,10 +94,10 @@ def become(identity: Identity) -> None:
     prctl = load_prctl()
     if prctl is not None:
         prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    _prove(identity)
+    _verify(identity)
 
 
-def _prove(identity: Identity) -> None:
+def _verify(identity: Identity) -> None:
     if os.getresuid() != (identity.uid,) * 3 or os.getresgid() != (identity.gid,) * 3:
         raise RuntimeError(f"not the user that was asked for: {os.getresuid()}, {os.getresgid()}")
     if identity.uid != 0:

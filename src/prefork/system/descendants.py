@@ -20,7 +20,7 @@ _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _LOOK = 0.005
 
 
-class Orphans:
+class AdoptedProcesses:
     """Children of this process that it has not made. From construction on it is a subreaper, where that can be had;
     children that it has by then are their owners'."""
 
@@ -37,7 +37,7 @@ class Orphans:
         if children is not None:
             self._system.reap_orphans(self._unknown(children, ours))
         elif os.getpid() == 1:
-            self._system.reap_strangers(ours)
+            self._system.reap_adopted(ours)
 
     def end(self, ours: Collection[int], seconds: float) -> None:
         """Kill them, and what comes to us as they die, for so many seconds at the most."""

@@ -8,16 +8,16 @@ from __future__ import annotations
 import enum
 
 
-class Tenure(enum.Enum):
+class FileOwnership(enum.Enum):
     """How a supervisor stands to the one before it, and the one after."""
 
-    DEPUTY = enum.auto()
+    PROVISIONAL = enum.auto()
     """The one before serves yet, or may again: what was inherited is its own."""
-    HOLDER = enum.auto()
+    OWNER = enum.auto()
     """Everything is ours."""
     LEAVING = enum.auto()
     """Everything is a successor's."""
 
     def owns(self, inherited: bool) -> bool:
         """Whether a file is ours to remove, which was `inherited` or not."""
-        return self is Tenure.HOLDER or (self is Tenure.DEPUTY and not inherited)
+        return self is FileOwnership.OWNER or (self is FileOwnership.PROVISIONAL and not inherited)

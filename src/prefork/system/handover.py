@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigError
-from ..events import visible
+from ..events import escape_controls
 from . import paths
 from .descriptors import anonymous_file
 from .listeners import Listener
@@ -23,11 +23,11 @@ from .unix_sockets import File
 VARIABLE = "PREFORK_HANDOVER"
 #: Of the list. A supervisor that does not know it refuses, and the one before it stays.
 FORMAT = 1
-_MOST_BYTES = 64 * 1024 * 1024
+_MAX_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Estate:
+class InheritedState:
     """What one supervisor leaves to the next."""
 
     listeners: tuple[Listener, ...]
@@ -50,14 +50,14 @@ class Handover:
     pid: int
     channel: int
     """The conversation of the two: see `core/messages.py`."""
-    estate: Estate
+    estate: InheritedState
 
 
-class Parcel:
+class HandoverWriter:
     """A hand-over that is being made: duplicates of the descriptors, whose numbers the list names. `close` it when the
     successor has been started."""
 
-    def __init__(self, channel: int, estate: Estate) -> None:
+    def __init__(self, channel: int, estate: InheritedState) -> None:
         self.descriptors: list[int] = []
         held = estate.pidfile
         try:
@@ -120,7 +120,8 @@ def secure(environment: MutableMapping[str, str] | None = None) -> None:
             _arrived.append(_read(text))
         except Exception as exc:
             # It may be anything: an import must not fail for what stands in the environment.
-            _arrived.append({"error": f"{VARIABLE} {visible(text)}: no hand-over of another prefork: {visible(exc)}"})
+            reason = f"no hand-over of another prefork: {escape_controls(exc)}"
+            _arrived.append({"error": f"{VARIABLE} {escape_controls(text)}: {reason}"})
 
 
 def receive() -> Handover | None:
@@ -137,7 +138,7 @@ def receive() -> Handover | None:
     try:
         return _unpack(content)
     except Exception as exc:
-        raise ConfigError(f"{VARIABLE}: no hand-over of another prefork: {visible(exc)}") from None
+        raise ConfigError(f"{VARIABLE}: no hand-over of another prefork: {escape_controls(exc)}") from None
 
 
 def _read(text: str) -> dict[str, Any]:
@@ -147,7 +148,7 @@ def _read(text: str) -> dict[str, Any]:
         raise ValueError("it is a standard descriptor")
     paths.require_regular(os.fstat(fd))
     with open(fd, "rb") as file:
-        content: dict[str, Any] = json.loads(file.read(_MOST_BYTES))
+        content: dict[str, Any] = json.loads(file.read(_MAX_BYTES))
     if not isinstance(content, dict):
         raise ValueError("it is no list of what is passed on")
     if content["format"] != FORMAT:
@@ -166,7 +167,7 @@ def _read(text: str) -> dict[str, Any]:
 def _unpack(content: dict[str, Any]) -> Handover:
     held = content["pidfile"]
     wanted, actual = content["workers"]
-    estate = Estate(
+    estate = InheritedState(
         listeners=tuple(_listener(each) for each in content["listeners"]),
         pidfile=None if held is None else (str(held[0]), int(held[1])),
         workers=(int(wanted), int(actual)),

@@ -17,15 +17,15 @@ from typing import Any
 from ..addresses import Address, FdAddress, SystemdAddress, TCPAddress, UnixAddress
 from ..errors import BindError, ConfigError
 from . import listener_options
-from .file_ownership import Tenure
-from .socket_activation import Passed, adopt
+from .file_ownership import FileOwnership
+from .socket_activation import SystemdSockets, adopt
 from .sockets import (
     add_lane,
     bind_beside,
     bind_shared_port,
     bind_sockets,
     describe,
-    listen_again,
+    relisten,
 )
 from .unix_sockets import File, bind_with_file
 
@@ -90,8 +90,8 @@ class Listeners:
     def __init__(self, inherited: Iterable[Listener] = ()) -> None:
         self._listeners = list(inherited)
         self._inherited = frozenset(self._listeners)
-        self.tenure = Tenure.DEPUTY if self._inherited else Tenure.HOLDER
-        self._passed: Passed | None = Passed()
+        self.tenure = FileOwnership.PROVISIONAL if self._inherited else FileOwnership.OWNER
+        self._passed: SystemdSockets | None = SystemdSockets()
         self._names: dict[socket.socket, Any] = {}
         """What getsockname() says of each while it listens."""
         self._wanted: dict[socket.socket, listener_options.Snapshot] = {}
@@ -159,7 +159,7 @@ class Listeners:
     def _mend(self, listener: Listener, sock: socket.socket, backlog: int) -> Damage:
         wanted = self._wanted[sock]
         length = wanted.get("backlog", backlog)
-        shut_down = listen_again(sock, self._names[sock], length if isinstance(length, int) else backlog)
+        shut_down = relisten(sock, self._names[sock], length if isinstance(length, int) else backlog)
         options, lasting = listener_options.mend(sock, wanted)
         if not listener.passed and _is_tcp(sock) and listener_options.detach_program(sock):
             options += ("SO_ATTACH_REUSEPORT_CBPF",)
@@ -232,7 +232,7 @@ class Listeners:
         Those that we have bound are shut down, if no other supervisor has them: a process that a handler has forked may
         hold one, and the kernel would go on accepting for it. `shared`: the supervisor before us has them still.
         """
-        if self.tenure is Tenure.HOLDER and not shared:
+        if self.tenure is FileOwnership.OWNER and not shared:
             for listener in self._listeners:
                 if listener is not but:
                     listener.shut_down()

@@ -22,7 +22,7 @@ def resident() -> int:
 _LARGE = 1024 * 1024
 
 
-def keep_large_blocks() -> None:
+def prime_malloc() -> None:
     """Until glibc's allocator has seen a large block freed, it maps and unmaps memory for each one of 128 KiB or more,
     and gives the end of the heap back as soon as so much is free: a fault for every page of every large read, 20 us for
     256 KiB (mallopt(3), "dynamic mmap threshold"). So it is shown one."""
@@ -33,7 +33,7 @@ def keep_large_blocks() -> None:
 _MOMENT = 1.0
 
 
-class OutOfMemory:
+class OomKills:
     """Tells deaths for want of memory in this process's control group from other deaths by SIGKILL.
 
     The kernel does not say of a process why it got the signal; it counts (cgroup-v2.rst, memory.events; in version 1

@@ -25,7 +25,7 @@ from .descriptors import Descriptor
 #: How often a file is tried to be removed.
 ATTEMPTS = 3
 #: The kernel's own bound (path_resolution(7)).
-MOST_LINKS = 40
+MAX_LINKS = 40
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC if hasattr(os, "O_PATH") else os.O_RDONLY
 #: To open what is only looked at.
 _LOOK = os.O_PATH if hasattr(os, "O_PATH") else os.O_RDONLY | os.O_NONBLOCK
@@ -294,7 +294,7 @@ class _Walk:
         if weak is not None and strictly:
             raise OSError(errno.ELOOP, f"{text}/{part} is a symbolic link that another user can change")
         self._links += 1
-        if self._links > MOST_LINKS:
+        if self._links > MAX_LINKS:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         target = os.readlink(part, dir_fd=folder.fileno())
         self._parts = _parts(target) + self._parts

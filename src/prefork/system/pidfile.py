@@ -12,7 +12,7 @@ import re
 import stat
 
 from ..errors import ConfigError, reason_of
-from ..events import visible
+from ..events import escape_controls
 from .descriptors import Descriptor
 from .paths import Place, absolute, hold, insist, same
 
@@ -91,7 +91,9 @@ def _lock(place: Place, path: str) -> PidFile | None:
             undo.pop_all()
             content = os.pread(file.fileno(), 32, 0).decode("ascii", "replace").strip()
             file.close()
-            raise _refused(path, f"another supervisor has it{f' ({visible(content)})' if content else ''}") from None
+            raise _refused(
+                path, f"another supervisor has it{f' ({escape_controls(content)})' if content else ''}"
+            ) from None
         # Removed between our opening and our locking it is nobody's any more.
         if not _is_at(file.fileno(), place):
             return None
@@ -124,4 +126,4 @@ def _is_at(fd: int, place: Place) -> bool:
 
 
 def _refused(path: str, reason: str) -> ConfigError:
-    return ConfigError(f"--pidfile {visible(path)}: {reason}")
+    return ConfigError(f"--pidfile {escape_controls(path)}: {reason}")

@@ -28,8 +28,8 @@ from .signals import BLOCKABLE, block_signals, restore_default_signals, unblock_
 __all__ = [
     "Child",
     "Closeable",
-    "Death",
     "Descriptor",
+    "ExitStatus",
     "Lifeline",
     "System",
     "block_signals",
@@ -39,9 +39,9 @@ __all__ = [
 ]
 
 #: errno where the system is short of something that may be there again in a moment (fork(2), accept(2)).
-NO_ROOM = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOBUFS})
+RESOURCE_ERRNOS = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOBUFS})
 #: Without pidfds only SIGCHLD tells of a child's end, and it can get lost: look so often at least, in seconds.
-BLIND_INTERVAL = 0.5
+REAP_INTERVAL = 0.5
 #: Orphans reaped at once, so that a storm of them does not hold up the rest.
 STRANGERS = 256
 
@@ -49,7 +49,7 @@ STRANGERS = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Death:
+class ExitStatus:
     """How a child ended: by an exit `code`, by a `signal` (with or without a `core`), or unknown when both are None."""
 
     code: int | None
@@ -57,14 +57,14 @@ class Death:
     core: bool = False
 
     @classmethod
-    def from_status(cls, status: int) -> Death:
+    def from_status(cls, status: int) -> ExitStatus:
         """From what `waitpid` gives (wait(2)): not the exit code shifted, which mistakes a signal for a status."""
         if os.WIFSIGNALED(status):
             return cls(None, os.WTERMSIG(status), os.WCOREDUMP(status))
         return cls(os.WEXITSTATUS(status))
 
     @classmethod
-    def from_siginfo(cls, info: os.waitid_result) -> Death:
+    def from_siginfo(cls, info: os.waitid_result) -> ExitStatus:
         """From what `waitid` gives."""
         if info.si_code == os.CLD_EXITED:
             return cls(info.si_status)
@@ -106,7 +106,7 @@ class Child:
     def __init__(self, pid: int, pidfd: int | None) -> None:
         self.pid = pid
         self._pidfd = None if pidfd is None else Descriptor(pidfd)
-        self._death: Death | None = None
+        self._death: ExitStatus | None = None
         self._leads = False
 
     def __repr__(self) -> str:
@@ -152,13 +152,13 @@ class Child:
             os.setpgid(self.pid, self.pid)
         self._leads = True
 
-    def reap(self) -> Death | None:
+    def reap(self) -> ExitStatus | None:
         """How the child ended, or None while it runs. Never blocks, touches no other child, may be asked again."""
         if self._death is None:
             self._death = self._wait(os.WNOHANG)
         return self._death
 
-    def wait(self) -> Death:
+    def wait(self) -> ExitStatus:
         """The same, and waits for it. Only for a child that was sent SIGKILL: there is no deadline."""
         if self._death is None:
             self._death = self._wait(0)
@@ -188,17 +188,17 @@ class Child:
         if self._pidfd is not None:
             self._pidfd.close()
 
-    def _wait(self, options: int) -> Death | None:
+    def _wait(self, options: int) -> ExitStatus | None:
         try:
             if self._leads and not self._end_group(options):
                 return None
             if self._pidfd is None:
                 pid, status = os.waitpid(self.pid, options)
-                return Death.from_status(status) if pid else None
+                return ExitStatus.from_status(status) if pid else None
             info = os.waitid(os.P_PIDFD, self.fileno(), os.WEXITED | options)
         except ChildProcessError:  # somebody's os.wait() took it, or SIGCHLD is ignored: it is gone all the same
-            return Death(None)
-        return Death.from_siginfo(info) if info is not None else None
+            return ExitStatus(None)
+        return ExitStatus.from_siginfo(info) if info is not None else None
 
 
 # --- the seam ---------------------------------------------------------------------------------------------------------
@@ -223,7 +223,7 @@ class System:
         _flush_standard_streams()
         os._exit(code)
 
-    def parent_only(self, *things: Closeable) -> None:
+    def close_in_child(self, *things: Closeable) -> None:
         """Name what belongs to this process alone; `fork` closes it in every child. Held weakly.
 
         A sibling that holds the other end of a pipe keeps its end of file from ever coming.
@@ -234,14 +234,14 @@ class System:
     def lifeline(self) -> Lifeline:
         """A pipe whose only writing end stays in this process, so that every child sees when it is gone."""
         line = Lifeline()
-        self.parent_only(line.writer)
+        self.close_in_child(line.writer)
         return line
 
     def fork(self) -> Child | None:
         """A new process: a `Child` in the parent, None in the child.
 
         The child starts with **all signals blocked**, the handlers of a freshly started Python, no wake-up descriptor,
-        no timers, and without what `parent_only` names or the pidfds of its siblings. It installs its own handlers and
+        no timers, and without what `close_in_child` names or the pidfds of its siblings. It installs its own handlers,
         then calls `unblock_signals()`; a signal sent to it in the meantime waits and is not lost.
 
         Raises OSError (EAGAIN, ENOMEM, EMFILE ...) when there is no room for another process; nothing has changed then.
@@ -299,7 +299,7 @@ class System:
         finally:
             os._exit(127)
 
-    def reap_strangers(self, ours: Collection[int]) -> None:
+    def reap_adopted(self, ours: Collection[int]) -> None:
         """Reap the dead children that are not in `ours`: as process 1, orphans of a whole container come to us.
 
         Not for any other process: it would take the exit statuses of children that somebody else here waits for.
@@ -345,7 +345,7 @@ class System:
                 orphan.wait()
                 raise
         child = Child(pid, pidfd)
-        self.parent_only(child)
+        self.close_in_child(child)
         return child
 
     def _become_child(self, reserve: Descriptor | None) -> None:

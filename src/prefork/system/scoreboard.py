@@ -11,17 +11,17 @@ import enum
 import os
 from collections.abc import Iterable
 
-from ..core.count_table import Cells, Counts, buckets_for
+from ..core.count_table import Cells, CountTable, buckets_for
 from .descriptors import MOST
 from .shared_memory import PAGE_WORDS, SharedMemory, whole_pages
 
 #: Peers that a worker counts at the most; of more it refuses connections, if it has to count them.
-MOST_PEERS = 2**16
+MAX_PEERS = 2**16
 #: Larger than any count of connections that a worker can have been given, and far from the end of a word.
-MOST_SHARE = 2**48
+MAX_SHARE = 2**48
 
 
-class Field(enum.IntEnum):
+class WorkerStat(enum.IntEnum):
     """The columns of a worker's part; 64-bit signed numbers."""
 
     HEARTBEAT = 0
@@ -38,10 +38,12 @@ class Field(enum.IntEnum):
     """1 once it has stopped accepting for good."""
 
 
-_OPEN, _SHARE, _ACCEPTED, _REFUSED = (int(field) for field in (Field.OPEN, Field.SHARE, Field.ACCEPTED, Field.REFUSED))
+_OPEN, _SHARE, _ACCEPTED, _REFUSED = (
+    int(field) for field in (WorkerStat.OPEN, WorkerStat.SHARE, WorkerStat.ACCEPTED, WorkerStat.REFUSED)
+)
 
 
-class Notice(enum.IntEnum):
+class FleetSetting(enum.IntEnum):
     """What the supervisor writes, for all workers to read."""
 
     SLOTS = 0
@@ -76,10 +78,10 @@ class Row:
         self._cells = cells
         self._buckets = buckets
 
-    def __getitem__(self, field: Field | Notice) -> int:
+    def __getitem__(self, field: WorkerStat | FleetSetting) -> int:
         return self._cells[self.start + field]
 
-    def __setitem__(self, field: Field | Notice, value: int) -> None:
+    def __setitem__(self, field: WorkerStat | FleetSetting, value: int) -> None:
         # One aligned store of a word: a reader sees the old value or the new one.
         self._cells[self.start + field] = value
 
@@ -101,9 +103,9 @@ class Row:
         """It was closed at once."""
         self._cells[self.start + _REFUSED] += 1
 
-    def peers(self) -> Counts:
+    def peers(self) -> CountTable:
         """Its open connections, by peer."""
-        return Counts(self._cells, self.start + PAGE_WORDS, self._buckets)
+        return CountTable(self._cells, self.start + PAGE_WORDS, self._buckets)
 
 
 class Scoreboard:
@@ -117,8 +119,8 @@ class Scoreboard:
         self.rows = rows
         self.secret = os.urandom(16)
         """Part of the keys of peers: without it a peer could choose addresses that fall into one bucket."""
-        self._buckets = buckets_for(min(peers, MOST_PEERS))
-        words = PAGE_WORDS + whole_pages(Counts.words(self._buckets))
+        self._buckets = buckets_for(min(peers, MAX_PEERS))
+        words = PAGE_WORDS + whole_pages(CountTable.words(self._buckets))
         self._memory = SharedMemory([whole_pages(_LIST_AT + rows), *[words] * rows])
         self.notices = self.row(0)
 
@@ -139,7 +141,7 @@ class Scoreboard:
         found = {}
         for row in rows:
             open, share = cells[row.start + _OPEN], cells[row.start + _SHARE]
-            if not (0 <= open <= MOST and 0 <= share <= MOST_SHARE):
+            if not (0 <= open <= MOST and 0 <= share <= MAX_SHARE):
                 open, share = row.open, 0
             found[row.number] = (open, share)
         return found
@@ -149,21 +151,21 @@ class Scoreboard:
         lists = [list(accepting), list(others)]
         for position, number in enumerate([*lists[0], *lists[1]][: self.rows]):
             self._memory.cells[_LIST_AT + position] = number
-        self.notices[Notice.COUNT] = len(lists[0])
-        self.notices[Notice.OTHERS] = len(lists[1])
-        self.notices[Notice.VERSION] += 1
+        self.notices[FleetSetting.COUNT] = len(lists[0])
+        self.notices[FleetSetting.OTHERS] = len(lists[1])
+        self.notices[FleetSetting.VERSION] += 1
 
     def published(self) -> tuple[list[int], list[int]]:
         """The same, read: while it is being written, a moment's mixture of the old and the new."""
-        count = min(max(0, self.notices[Notice.COUNT]), self.rows)
-        total = min(count + max(0, self.notices[Notice.OTHERS]), self.rows)
+        count = min(max(0, self.notices[FleetSetting.COUNT]), self.rows)
+        total = min(count + max(0, self.notices[FleetSetting.OTHERS]), self.rows)
         numbers = [self._memory.cells[_LIST_AT + position] for position in range(total)]
         return numbers[:count], numbers[count:]
 
     def all_stopped(self, own: Row) -> bool:
         """Whether all workers but the one with the row `own` have stopped accepting."""
         accepting, others = self.published()
-        return all(self.row(number)[Field.STOPPED] for number in (*accepting, *others) if number != own.number)
+        return all(self.row(number)[WorkerStat.STOPPED] for number in (*accepting, *others) if number != own.number)
 
     def enter(self, number: int) -> Row:
         """In a worker: keep the right to write its own part, and lose it for the others, for good. Its own row.

@@ -55,7 +55,7 @@ def restore_default_signals() -> None:
 
 
 @contextlib.contextmanager
-def until_heeded(ends: Collection[int], passes: Collection[int]) -> Iterator[None]:
+def startup_signals(ends: Collection[int], passes: Collection[int]) -> Iterator[None]:
     """While a program starts, and does not heed signals as it will: those in `ends` raise SystemExit(0), so that what
     was made is put away, and those in `passes` mean nothing yet. Puts back what was there before. Main thread only."""
 
@@ -65,7 +65,7 @@ def until_heeded(ends: Collection[int], passes: Collection[int]) -> Iterator[Non
     before: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
     for sig in (*ends, *passes):
         if signal.getsignal(sig) is not signal.SIG_IGN:
-            before[sig] = signal.signal(sig, end if sig in ends else heed_nothing)
+            before[sig] = signal.signal(sig, end if sig in ends else ignore_signals)
     try:
         yield
     finally:
@@ -100,7 +100,7 @@ class SignalQueue:
         self._wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         self._handlers: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
         for sig in heeded:
-            self._handlers[sig] = signal.signal(sig, heed_nothing)
+            self._handlers[sig] = signal.signal(sig, ignore_signals)
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         fd = _open_signalfd(heeded)
         self._signalfd = None if fd is None else Descriptor(fd)
@@ -108,7 +108,7 @@ class SignalQueue:
             signal.pthread_sigmask(signal.SIG_BLOCK, heeded)
 
     def descriptors(self) -> list[Descriptor]:
-        """What this process alone must hold (`System.parent_only`)."""
+        """What this process alone must hold (`System.close_in_child`)."""
         return [self._reader, self._writer, *([self._signalfd] if self._signalfd else [])]
 
     def readable(self) -> list[Descriptor]:
@@ -140,7 +140,7 @@ class SignalQueue:
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
 
 
-def heed_nothing(signum: int, frame: FrameType | None) -> None:
+def ignore_signals(signum: int, frame: FrameType | None) -> None:
     """A handler for a signal that means nothing. Unlike SIG_IGN it does not outlive exec (execve(2)): a program that is
     started from here would never know why it cannot be interrupted."""
 
@@ -148,7 +148,7 @@ def heed_nothing(signum: int, frame: FrameType | None) -> None:
 def disregard(signals: Collection[int]) -> None:
     """Have these mean nothing, and interrupt no system call. Main thread only."""
     for sig in signals:
-        signal.signal(sig, heed_nothing)
+        signal.signal(sig, ignore_signals)
         signal.siginterrupt(sig, False)
 
 

@@ -18,7 +18,7 @@ from ..errors import BindError
 _FIRST = 3
 
 
-class Passed:
+class SystemdSockets:
     """What systemd has passed to this process. Takes the variables out of the environment: children, and the commands
     that they start, would take the descriptors for theirs."""
 

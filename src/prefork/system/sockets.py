@@ -192,7 +192,7 @@ def _bind_error(where: tuple[str | int | bytes, ...], exc: OSError) -> BindError
     return BindError(text, exc.errno or 0, _CURES.get(exc.errno or 0, ""))
 
 
-def listen_again(sock: socket.socket, address: Any, backlog: int) -> bool:
+def relisten(sock: socket.socket, address: Any, backlog: int) -> bool:
     """Mend a listening socket that somebody who shares it has shut down; whether that was so, and is so no more.
 
     It is bound still, but for a port that the kernel had chosen: `address` is what its getsockname() was before.

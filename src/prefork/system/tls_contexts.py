@@ -31,7 +31,7 @@ INTERMEDIATE_CIPHERS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class CertificatePair:
     """The content of a certificate file and a key file, read once: what was proven is what is loaded."""
 
     cert: str
@@ -63,16 +63,16 @@ _KEY_TYPES = {
     "ED448": bytes.fromhex("06032b6571"),
 }
 #: Of a certificate chain or a key.
-_MOST_BYTES = 16 * 1024 * 1024
+_MAX_BYTES = 16 * 1024 * 1024
 
 
-def read_pair(pair: TLS) -> Pair:
+def read_pair(pair: TLS) -> CertificatePair:
     """Raises ConfigError, which names the file."""
     cert, key = os.fspath(pair.cert), os.fspath(pair.key)
     certs, keys = _read("--tls-cert", cert), _read("--tls-key", key)
     weaknesses = [("--tls-cert", each) for each in certs.weaknesses]
     weaknesses += [("--tls-key", each) for each in keys.weaknesses]
-    return Pair(cert, key, certs.data, keys.data, tuple(weaknesses))
+    return CertificatePair(cert, key, certs.data, keys.data, tuple(weaknesses))
 
 
 def build_context(certificates: Sequence[TLS], emit: Emit = log) -> ssl.SSLContext:
@@ -85,7 +85,7 @@ def build_context(certificates: Sequence[TLS], emit: Emit = log) -> ssl.SSLConte
     return context
 
 
-def prove(certificates: Sequence[TLS]) -> Pair:
+def prove(certificates: Sequence[TLS]) -> CertificatePair:
     """Read the files and load them into a scratch context: `load` into another one cannot fail then, where it would
     leave a new certificate with an old key. Raises ConfigError."""
     pair = _only(certificates)
@@ -93,7 +93,7 @@ def prove(certificates: Sequence[TLS]) -> Pair:
     return pair
 
 
-def load(context: ssl.SSLContext, pair: Pair) -> None:
+def load(context: ssl.SSLContext, pair: CertificatePair) -> None:
     """Use this certificate from now on, with the session-ticket keys that are there. Raises ConfigError."""
 
     def refuse_passphrase() -> str:
@@ -133,7 +133,7 @@ def _bare_context() -> ssl.SSLContext:
     return context
 
 
-def _only(certificates: Sequence[TLS]) -> Pair:
+def _only(certificates: Sequence[TLS]) -> CertificatePair:
     if len(certificates) != 1:
         raise ConfigError(f"--tls-cert: {len(certificates)} certificates given, one is supported")
     return read_pair(certificates[0])
@@ -141,7 +141,7 @@ def _only(certificates: Sequence[TLS]) -> Pair:
 
 def _read(option: str, path: str) -> paths.Content:
     try:
-        return paths.read(path, _MOST_BYTES)
+        return paths.read(path, _MAX_BYTES)
     except OSError as exc:
         raise ConfigError(f"{option} {path}: {(exc.strerror or str(exc)).lower()}") from exc
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Coroutine
 from typing import Any, NoReturn
 
-from ..events import Emit, TasksStuck, printable
+from ..events import Emit, TasksStuck, escape_ascii
 from ..system.processes import System
 from ..system.signals import unblock_signals
 
@@ -22,19 +22,19 @@ from ..system.signals import unblock_signals
 PATIENCE = 0.5
 
 
-def forget_the_parents_end() -> None:
+def drop_inherited_atexit() -> None:
     """Drop the exit handlers that came with the fork: they are the parent's, to be run once, there."""
     atexit._clear()
 
 
-def end_within(seconds: float) -> None:
+def exit_deadline(seconds: float) -> None:
     """Have the kernel end this process when it is still there in `seconds`: code that hangs cannot hold it up."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     unblock_signals()
 
 
-def run_to_end(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, int], emit: Emit) -> int:
+def run_until_complete_bounded(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, int], emit: Emit) -> int:
     """What `asyncio.run` does, but it ends: a task that swallows its cancellation would hold `asyncio.run` for ever."""
     asyncio.set_event_loop(loop)
     try:
@@ -43,7 +43,7 @@ def run_to_end(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, int], 
         stuck = loop.run_until_complete(_cancel_tasks())
         if stuck:
             names = ", ".join(sorted({getattr(task.get_coro(), "__qualname__", "?") for task in stuck}))
-            emit(TasksStuck(len(stuck), printable(names)))
+            emit(TasksStuck(len(stuck), escape_ascii(names)))
     loop.run_until_complete(_within(loop.shutdown_asyncgens(), PATIENCE))
     # The loop closes the descriptor before it gives it up: a signal in between would be told as an error.
     signal.set_wakeup_fd(-1)

@@ -13,23 +13,23 @@ import resource
 from collections.abc import Callable
 
 from ..core import fairness
-from ..core.count_table import Counts
+from ..core.count_table import CountTable
 from ..core.peers import peer_key
-from ..core.token_bucket import Bucket
-from ..net.admission import AT_DESCRIPTORS, AT_LIMIT, AT_PEERS_LIMIT, UNCOUNTED, UNTIL_ROOM
-from ..system.scoreboard import Field, Notice, Row, Scoreboard, fence
+from ..core.token_bucket import TokenBucket
+from ..net.admission import AT_DESCRIPTORS, AT_LIMIT, AT_PEERS_LIMIT, UNCOUNTED, UNTIL_CAPACITY
+from ..system.scoreboard import FleetSetting, Row, Scoreboard, WorkerStat, fence
 
 #: Descriptors that a worker keeps free of connections: for log files, certificates, what a handler opens.
 RESERVE = 32
 #: Siblings that are looked at for one connection; of more, so many in turn.
-MOST_SIBLINGS = 32
+MAX_SIBLINGS = 32
 #: Seconds between looks for a place that another worker has left, doubled with each in vain, up to the longer one.
 SOON, SELDOM = 0.001, 0.032
 #: Seconds to step back when several have reserved the last place at once.
-CLASH = 0.0005
+CONTENTION_DELAY = 0.0005
 
 
-class FleetGate:
+class FleetAdmission:
     """`row` is the worker's own on `scoreboard`. `refuses`: at the limit of the fleet connections are taken and closed,
     not left to wait.
 
@@ -47,7 +47,7 @@ class FleetGate:
         """Nobody accepts after us: what is beyond a limit is refused."""
         self._peers = row.peers()
         self._secret = scoreboard.secret
-        self._bucket = Bucket()
+        self._bucket = TokenBucket()
         self._resume: Callable[[], None] | None = None
         self._looking: asyncio.TimerHandle | None = None
         """The next look for a place; None while there is no need."""
@@ -55,7 +55,7 @@ class FleetGate:
         self._version = -1
         self._siblings: list[Row] = []
         self._all: list[Row] = []
-        self._tables: list[Counts] = []
+        self._tables: list[CountTable] = []
         self._turn = 0
         self._steps_back = 0
         self._doublings = 0
@@ -72,7 +72,7 @@ class FleetGate:
         """Of our siblings, as of a moment ago; None: there is none."""
         # In step with the others. Not the most that one claims: we would never be given a connection.
         shares = sorted(share for _, share in self._loads().values())
-        row[Field.SHARE] = shares[len(shares) // 2] if shares else 0
+        row[WorkerStat.SHARE] = shares[len(shares) // 2] if shares else 0
 
     # --- before a connection ------------------------------------------------------------------------------------------
 
@@ -82,29 +82,29 @@ class FleetGate:
             self._refuses = self._ending = True
             row.reserve(1)
             return None
-        if row[Field.OPEN] >= self._capacity and not self._has_descriptors():
+        if row[WorkerStat.OPEN] >= self._capacity and not self._has_descriptors():
             self.why = AT_DESCRIPTORS
-            return UNTIL_ROOM
+            return UNTIL_CAPACITY
         seconds = self._step_back(waiting) or self._keep_rate()
         if seconds:
             return seconds
         row.reserve(1)
-        limit = self._scoreboard.notices[Notice.MAX_CONNECTIONS]
+        limit = self._scoreboard.notices[FleetSetting.MAX_CONNECTIONS]
         return self._within(limit) if limit and not self._refuses else None
 
     def nothing(self) -> None:
         self._row.reserve(-1)
-        self._bucket.give_back()
+        self._bucket.refund()
         self._steps_back = 0
 
     def missed(self) -> None:
         self._steps_back = 0
-        self._doublings = min(self._doublings + 1, fairness.MOST_DOUBLINGS)
+        self._doublings = min(self._doublings + 1, fairness.MAX_DOUBLINGS)
 
     def _step_back(self, waiting: Callable[[], int]) -> float:
         """Seconds to let others go first; 0.0 where we should take the connection, or have waited long enough."""
         loads = self._loads()
-        own = (self._row[Field.OPEN], self._row[Field.SHARE])
+        own = (self._row[WorkerStat.OPEN], self._row[WorkerStat.SHARE])
         ahead = fairness.first(own, loads, 0, self._yielding)
         if not ahead:
             self._yielding = False
@@ -130,7 +130,7 @@ class FleetGate:
 
     def _keep_rate(self) -> float:
         """Each worker keeps its part of the rate."""
-        rate = self._scoreboard.notices[Notice.ACCEPT_RATE]
+        rate = self._scoreboard.notices[FleetSetting.ACCEPT_RATE]
         return self._bucket.take(rate / 1000 / (len(self._siblings) + 1), self._loop.time()) if rate else 0.0
 
     def _within(self, limit: int) -> float | None:
@@ -146,11 +146,11 @@ class FleetGate:
         fence()
         if self._total() < limit:
             # Several have reserved the last place at once.
-            return CLASH
+            return CONTENTION_DELAY
         self.why = AT_LIMIT
         if self._looking is None:
             self._look_later()
-        return UNTIL_ROOM
+        return UNTIL_CAPACITY
 
     def _has_descriptors(self) -> bool:
         try:
@@ -159,14 +159,14 @@ class FleetGate:
             # Some sandboxes refuse it. `accept` itself tells when no descriptor is left.
             return True
         self._capacity = 2**31 if soft == resource.RLIM_INFINITY else max(1, soft - self._held - RESERVE)
-        return self._row[Field.OPEN] < self._capacity
+        return self._row[WorkerStat.OPEN] < self._capacity
 
     # --- what became of it --------------------------------------------------------------------------------------------
 
     def took(self, address: object) -> tuple[str, bytes | None]:
         self._steps_back = 0
         self._look_after = SOON
-        self._row.accepted(fairness.next_share(self._row[Field.SHARE], self._least_share))
+        self._row.accepted(fairness.next_share(self._row[WorkerStat.SHARE], self._least_share))
         refusal, peer = self._judge(address)
         if refusal:
             self._row.reserve(-1)
@@ -175,12 +175,12 @@ class FleetGate:
 
     def _judge(self, address: object) -> tuple[str, bytes | None]:
         notices = self._scoreboard.notices
-        if self._ending and self._row[Field.OPEN] > self._capacity and not self._has_descriptors():
+        if self._ending and self._row[WorkerStat.OPEN] > self._capacity and not self._has_descriptors():
             return AT_DESCRIPTORS, None
-        limit = notices[Notice.MAX_CONNECTIONS]
+        limit = notices[FleetSetting.MAX_CONNECTIONS]
         if limit and self._refuses and self._total() > limit:
             return AT_LIMIT, None
-        limit = notices[Notice.MAX_PER_PEER]
+        limit = notices[FleetSetting.MAX_PER_PEER]
         peer = peer_key(address) if limit else None
         if peer is None:
             return "", None
@@ -216,7 +216,7 @@ class FleetGate:
         self._look_after = min(2 * self._look_after, SELDOM)
 
     def _look(self) -> None:
-        limit = self._scoreboard.notices[Notice.MAX_CONNECTIONS]
+        limit = self._scoreboard.notices[FleetSetting.MAX_CONNECTIONS]
         if limit and self._total() >= limit:
             self._look_later()
             return
@@ -233,7 +233,7 @@ class FleetGate:
 
     def _look_around(self) -> None:
         """Who there is, when that has changed."""
-        version = self._scoreboard.notices[Notice.VERSION]
+        version = self._scoreboard.notices[FleetSetting.VERSION]
         if version != self._version:
             self._version = version
             accepting, others = self._scoreboard.published()
@@ -246,9 +246,9 @@ class FleetGate:
         """Those siblings that accept, and are not known to be busy."""
         self._look_around()
         siblings = self._siblings
-        if len(siblings) > MOST_SIBLINGS:
-            self._turn = (self._turn + MOST_SIBLINGS) % len(siblings)
-            siblings = (siblings + siblings)[self._turn : self._turn + MOST_SIBLINGS]
+        if len(siblings) > MAX_SIBLINGS:
+            self._turn = (self._turn + MAX_SIBLINGS) % len(siblings)
+            siblings = (siblings + siblings)[self._turn : self._turn + MAX_SIBLINGS]
         loads = self._scoreboard.loads(siblings)
         if self._absent:
             for number, load in list(self._absent.items()):
@@ -261,7 +261,7 @@ class FleetGate:
 
     def _total(self) -> int:
         self._look_around()
-        return self._row[Field.OPEN] + sum(row.open for row in self._all)
+        return self._row[WorkerStat.OPEN] + sum(row.open for row in self._all)
 
     def _key(self, peer: bytes) -> int:
         # Python's hash of bytes is keyed (SipHash), and the same in all workers, which are forked from one process.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from ..system.scoreboard import Field, Row
+from ..system.scoreboard import Row, WorkerStat
 
 #: Seconds between beats: as long as the supervisor waits until it confirms that one is missing.
 INTERVAL = 0.25
@@ -30,10 +30,10 @@ class Heartbeat:
         self._beat()
 
     def _beat(self) -> None:
-        self._row[Field.HEARTBEAT] = time.monotonic_ns()
+        self._row[WorkerStat.HEARTBEAT] = time.monotonic_ns()
         self._timer = self._loop.call_later(self._interval, self._beat)
 
     def stop(self) -> None:
         """No more beats; the last one is taken back, so that nobody counts its age."""
         self._timer.cancel()
-        self._row[Field.HEARTBEAT] = 0
+        self._row[WorkerStat.HEARTBEAT] = 0

@@ -16,7 +16,7 @@ import traceback
 from types import ModuleType, TracebackType
 
 from ..errors import ServiceError
-from ..events import text_of, visible
+from ..events import escape_controls, text_of
 
 #: The longest reason that is passed on, in characters.
 _REASON_LIMIT = 500
@@ -101,10 +101,10 @@ def _load_file(target: str, place: str) -> ModuleType:
 def explain(exc: BaseException) -> str:
     """What the service's own code raised, and where, in one line."""
     text = text_of(exc).strip().splitlines()
-    what = visible(f"{type(exc).__name__}: {text[0]}" if text else type(exc).__name__, _REASON_LIMIT)
+    what = escape_controls(f"{type(exc).__name__}: {text[0]}" if text else type(exc).__name__, _REASON_LIMIT)
     if isinstance(exc, SyntaxError):
         # Its own text may name file and line, too.
-        return visible(f"{type(exc).__name__}: {exc.msg} ({exc.filename}, line {exc.lineno})", _REASON_LIMIT)
+        return escape_controls(f"{type(exc).__name__}: {exc.msg} ({exc.filename}, line {exc.lineno})", _REASON_LIMIT)
     where = _place(exc.__traceback__)
     return f"{what} ({where})" if where else what
 

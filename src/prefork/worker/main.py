@@ -18,26 +18,26 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from ..config import Settings
-from ..core.messages import DrainingMessage, Message, ReadyMessage, SpentMessage, UnableMessage, encode
-from ..core.recycling import Lifetime
+from ..core.messages import DrainingMessage, Message, ReadyMessage, RecycleMessage, UnableMessage, encode
+from ..core.recycling import RecycleLimits
 from ..errors import ExitCode, ListenerFailed, PreforkError, ServiceError, place_of, reason_of
 from ..events import Drained, Emit, WorkerFailed
 from ..net.connection import handler_failed
 from ..net.handlers import Handler, classify
 from ..net.server import TCPServer
-from ..system.credentials import Identity, become
+from ..system.credentials import Identity, drop_privileges
 from ..system.descriptors import Descriptor
 from ..system.parent_death import Lifeline, die_with_parent, open_parent
 from ..system.processes import System
-from ..system.scoreboard import Field, Notice, Row, Scoreboard, fence
+from ..system.scoreboard import FleetSetting, Row, Scoreboard, WorkerStat, fence
 from ..system.signals import disregard, unblock_signals
 from ..system.tether import Tether
 from . import process_group
-from .exit import end_within, forget_the_parents_end, run_to_end
-from .fleet_admission import FleetGate
+from .exit import drop_inherited_atexit, exit_deadline, run_until_complete_bounded
+from .fleet_admission import FleetAdmission
 from .heartbeat import INTERVAL, Heartbeat
 from .loader import explain, load
-from .recycling import Ageing
+from .recycling import RecyclingCheck
 from .reuseport import Lanes
 
 #: Seconds that a lifespan object's `start()` and `stop()` may take.
@@ -46,11 +46,11 @@ STOP_TIMEOUT = 3.0
 #: Seconds from the end of the drain to the end of the process: `stop()`, then stuck tasks, threads and exit handlers.
 END_TIMEOUT = STOP_TIMEOUT + 3.0
 #: Connections accepted from a queue before a stop: those that go on coming must not hold it up.
-MOST_WAITING = 4096
+MAX_WAITING = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Equipment:
+class WorkerContext:
     """What a worker is given by whoever forked it."""
 
     slot: int
@@ -77,9 +77,9 @@ class Equipment:
     reopen_logs: Callable[[], object]
 
 
-def run(equipment: Equipment) -> int:
+def run(equipment: WorkerContext) -> int:
     """Serve until asked to stop; the exit status. Raises nothing: what the service lets out is reported here."""
-    forget_the_parents_end()
+    drop_inherited_atexit()
     # A terminal tells its whole group of Ctrl-C, and of its own end: the supervisor has heard it, too, and it is its to
     # answer.
     disregard((signal.SIGINT, signal.SIGHUP))
@@ -102,7 +102,9 @@ def run(equipment: Equipment) -> int:
     _set_title(equipment.slot)
     try:
         handler = classify(load(equipment.target) if isinstance(equipment.target, str) else equipment.target)
-        return run_to_end(_make_loop(equipment.settings.loop), _serve(equipment, handler), equipment.emit)
+        return run_until_complete_bounded(
+            _make_loop(equipment.settings.loop), _serve(equipment, handler), equipment.emit
+        )
     except PreforkError as exc:
         _tell(equipment, UnableMessage(str(exc)))
         return exc.exit_code
@@ -119,15 +121,15 @@ def run(equipment: Equipment) -> int:
         _report("worker failed", exc, equipment.emit)
         return ExitCode.BUG
     finally:
-        end_within(END_TIMEOUT)
+        exit_deadline(END_TIMEOUT)
 
 
-def _drop_privileges(equipment: Equipment) -> None:
+def _drop_privileges(equipment: WorkerContext) -> None:
     """Before a line of the service is read."""
     if equipment.settings.umask is not None:
         os.umask(equipment.settings.umask)
     if equipment.identity is not None:
-        become(equipment.identity)
+        drop_privileges(equipment.identity)
 
 
 def _stop_at_signal(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
@@ -138,18 +140,18 @@ def _stop_at_signal(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> Non
         raise exc.__context__ if isinstance(exc.__context__, OSError) else exc from None
 
 
-async def _serve(equipment: Equipment, handler: Handler) -> int:
+async def _serve(equipment: WorkerContext, handler: Handler) -> int:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     _stop_at_signal(loop, stop)
     _end_with_supervisor(loop, equipment)
     limits = equipment.settings.limits
-    gate = FleetGate(equipment.scoreboard, equipment.row, loop, limits.at_limit == "refuse")
+    gate = FleetAdmission(equipment.scoreboard, equipment.row, loop, limits.at_limit == "refuse")
     server = TCPServer(handler, tls=equipment.context, limits=limits, emit=equipment.emit, gate=gate)
     if not await _start(handler, stop, equipment.target):
         return ExitCode.OK
     notices = equipment.scoreboard.notices
-    lanes = Lanes(loop, server, equipment.endpoints, equipment.slot, lambda: notices[Notice.SLOTS])
+    lanes = Lanes(loop, server, equipment.endpoints, equipment.slot, lambda: notices[FleetSetting.SLOTS])
     interval = min(INTERVAL, equipment.settings.hang_timeout / 8)
     heartbeat = Heartbeat(loop, equipment.row, interval)
     ageing = _age(loop, equipment)
@@ -163,9 +165,9 @@ async def _serve(equipment: Equipment, handler: Handler) -> int:
     _stop_accepting(server, lanes, equipment)
     aborted = await server.drain(equipment.settings.drain_timeout)
     equipment.emit(Drained(aborted))
-    # From here on `end_within` is the judge: code that ends a process may block.
+    # From here on `exit_deadline` is the judge: code that ends a process may block.
     heartbeat.stop()
-    end_within(END_TIMEOUT)
+    exit_deadline(END_TIMEOUT)
     await _stop(handler, equipment.emit)
     try:
         await forever
@@ -175,7 +177,7 @@ async def _serve(equipment: Equipment, handler: Handler) -> int:
     return ExitCode.OK
 
 
-def _end_with_supervisor(loop: asyncio.AbstractEventLoop, equipment: Equipment) -> None:
+def _end_with_supervisor(loop: asyncio.AbstractEventLoop, equipment: WorkerContext) -> None:
     """Nothing would replace us once it is gone, and a successor wants the port."""
     supervisor = open_parent(equipment.parent)
     if supervisor is not None:
@@ -226,23 +228,23 @@ def _report(what: str, exc: BaseException, emit: Emit) -> None:
     emit(WorkerFailed(what, failed.error, failed.traceback))
 
 
-def _stop_accepting(server: TCPServer, lanes: Lanes, equipment: Equipment) -> None:
+def _stop_accepting(server: TCPServer, lanes: Lanes, equipment: WorkerContext) -> None:
     """Where nobody will accept after us, what the kernel has accepted already is ours. Then give the sockets back: the
     kernel refuses connections when the last process has closed them, and lets them wait in vain before."""
     lanes.stop()
-    stopping = bool(equipment.scoreboard.notices[Notice.STOPPING])
+    stopping = bool(equipment.scoreboard.notices[FleetSetting.STOPPING])
     if stopping:
         lanes.take_all()
-        server.accept_waiting(MOST_WAITING)
-    equipment.row[Field.STOPPED] = 1
+        server.accept_waiting(MAX_WAITING)
+    equipment.row[WorkerStat.STOPPED] = 1
     fence()
-    alone = not equipment.scoreboard.notices[Notice.SHARED]
+    alone = not equipment.scoreboard.notices[FleetSetting.SHARED]
     if stopping and alone and equipment.scoreboard.all_stopped(equipment.row):
         # Nothing accepts after us. The supervisor has the sockets still, and so may a child that a handler has forked:
         # where they are shut down the kernel refuses connections at once. What came meanwhile is ours. One by one: a
         # connection that comes between the last accept and the end is reset.
         for sock in _sockets(equipment):
-            server.accept_waiting(MOST_WAITING, sock)
+            server.accept_waiting(MAX_WAITING, sock)
             if sock not in equipment.passed:
                 with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
@@ -252,21 +254,21 @@ def _stop_accepting(server: TCPServer, lanes: Lanes, equipment: Equipment) -> No
     _tell(equipment, DrainingMessage())
 
 
-def _sockets(equipment: Equipment) -> Iterator[socket.socket]:
+def _sockets(equipment: WorkerContext) -> Iterator[socket.socket]:
     for endpoint in equipment.endpoints:
         yield from endpoint
 
 
-def _age(loop: asyncio.AbstractEventLoop, equipment: Equipment) -> Ageing | None:
+def _age(loop: asyncio.AbstractEventLoop, equipment: WorkerContext) -> RecyclingCheck | None:
     settings = equipment.settings
-    lifetime = Lifetime(settings.max_connections_served, settings.max_worker_age, settings.max_worker_rss)
+    lifetime = RecycleLimits(settings.max_connections_served, settings.max_worker_age, settings.max_worker_rss)
     if not lifetime:
         return None
     drawn = lifetime.drawn(random.random())
-    return Ageing(loop, equipment.row, drawn, lambda reason: _tell(equipment, SpentMessage(reason)))
+    return RecyclingCheck(loop, equipment.row, drawn, lambda reason: _tell(equipment, RecycleMessage(reason)))
 
 
-def _tell(equipment: Equipment, message: Message) -> None:
+def _tell(equipment: WorkerContext, message: Message) -> None:
     # The supervisor may be gone; the lifeline says so.
     with contextlib.suppress(OSError):
         os.write(equipment.status, encode(message))

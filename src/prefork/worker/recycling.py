@@ -8,19 +8,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from ..core.recycling import Lifetime
+from ..core.recycling import RecycleLimits
 from ..system.memory import resident
-from ..system.scoreboard import Field, Row
+from ..system.scoreboard import Row, WorkerStat
 
 #: Seconds between looks.
 INTERVAL = 0.5
 
 
-class Ageing:
+class RecyclingCheck:
     """Looks from construction until `stop`, and calls `tell` once, with the reason, when `lifetime` has passed."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, row: Row, lifetime: Lifetime, tell: Callable[[str], object]
+        self, loop: asyncio.AbstractEventLoop, row: Row, lifetime: RecycleLimits, tell: Callable[[str], object]
     ) -> None:
         self._loop = loop
         self._row = row
@@ -35,7 +35,7 @@ class Ageing:
 
     def _look(self) -> None:
         rss = 0 if self._lifetime.rss is None else resident()
-        reason = self._lifetime.spent(self._row[Field.ACCEPTED], self._loop.time() - self._since, rss)
+        reason = self._lifetime.spent(self._row[WorkerStat.ACCEPTED], self._loop.time() - self._since, rss)
         if reason:
             self._tell(reason)
         else:
