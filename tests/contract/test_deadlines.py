@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-import streams
-from streams import FLAVOURS, World, eventually
-from support import slow
+from helpers import streams
+from helpers.streams import FLAVOURS, World, eventually
+from helpers.support import slow
 
 import prefork
 from prefork import Limits, Stream

@@ -10,8 +10,8 @@ import ssl
 from typing import Any
 
 import pytest
-import streams
-from streams import FLAVOURS, World, eventually
+from helpers import streams
+from helpers.streams import FLAVOURS, World, eventually
 
 import prefork
 from prefork import Limits, Stream

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from streams import FLAVOURS, World, client_context, eventually, server_context, settled
+from helpers.streams import FLAVOURS, World, client_context, eventually, server_context, settled
 
 import prefork
 from prefork.events import ConnectionLost, Event, HandlerFailed, HandshakeFailed

@@ -10,7 +10,7 @@ import struct
 import time
 
 import pytest
-from streams import FLAVOURS, TRANSPORTS, World, eventually, settled
+from helpers.streams import FLAVOURS, TRANSPORTS, World, eventually, settled
 
 from prefork.config import Limits
 from prefork.errors import ConnectionOverflow, ConnectionTimedOut, LineTooLong, StreamBusy

@@ -8,7 +8,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from support import need, need_root, run_script
+from helpers.support import need, need_root, run_script
 
 from prefork.cli.sources import Sources
 from prefork.config import Limits, Settings
