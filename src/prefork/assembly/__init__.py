@@ -182,6 +182,7 @@ def _work(seat: ForkContext, kit: object, provision: ServerResources, target: ob
         code = worker.run(
             worker.WorkerContext(
                 slot=seat.slot,
+                generation=seat.generation,
                 parent=seat.parent,
                 status=seat.status.fileno(),
                 lifeline=seat.lifeline,

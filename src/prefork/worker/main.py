@@ -32,6 +32,7 @@ from ..system.processes import System
 from ..system.scoreboard import FleetSetting, Row, Scoreboard, WorkerStat, fence
 from ..system.signals import disregard, unblock_signals
 from ..system.tether import Tether
+from ..system.worker_info import set_worker
 from . import process_group
 from .exit import drop_inherited_atexit, exit_deadline, run_until_complete_bounded
 from .fleet_admission import FleetAdmission
@@ -54,6 +55,7 @@ class WorkerContext:
     """What a worker is given by whoever forked it."""
 
     slot: int
+    generation: int
     parent: int
     status: int
     """The descriptor of the status pipe."""
@@ -80,6 +82,7 @@ class WorkerContext:
 def run(equipment: WorkerContext) -> int:
     """Serve until asked to stop; the exit status. Raises nothing: what the service lets out is reported here."""
     drop_inherited_atexit()
+    set_worker(equipment.slot, equipment.generation)
     # A terminal tells its whole group of Ctrl-C, and of its own end: the supervisor has heard it, too, and it is its to
     # answer.
     disregard((signal.SIGINT, signal.SIGHUP))
