@@ -10,7 +10,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .assembly import serve
+    from .assembly.serve import serve
     from .config import TLS, Limits
     from .errors import (
         BindError,
@@ -52,7 +52,7 @@ _HOMES = {
     "bind_unix_socket": "system.unix_sockets",
     "cpu_count": "system.cpus",
     "fork_processes": "parent.fork_processes",
-    "serve": "assembly",
+    "serve": "assembly.serve",
     "task_id": "parent.fork_processes",
 }
 
