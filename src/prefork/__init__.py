@@ -10,7 +10,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .assembly import serve
+    from .assembly.serve import serve
     from .config import TLS, Limits
     from .errors import (
         BindError,
@@ -54,7 +54,7 @@ _HOMES = {
     "cpu_count": "system.cpus",
     "current_worker": "system.worker_info",
     "fork_processes": "parent.fork_processes",
-    "serve": "assembly",
+    "serve": "assembly.serve",
     "task_id": "system.worker_info",
 }
 
