@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import NoReturn
 
 from .errors import ConfigError
-from .events import escape_controls
+from .text import escape_controls
 
 #: A week. epoll_wait(2) counts milliseconds in an int, which ends after 24 days.
 MAX_SECONDS = 7 * 24 * 3600

@@ -20,7 +20,7 @@ from ..config import TLS, Limits, Settings
 from ..core.facts import Finish
 from ..core.messages import UnableMessage, encode
 from ..errors import ExitCode, PreforkError, ServiceError, place_of, reason_of
-from ..events import Emit, Stopped, escape_controls
+from ..events import Emit, Stopped
 from ..observe.logs import configure
 from ..observe.manager import notify_systemd
 from ..parent.control_server import ControlSocket
@@ -32,6 +32,7 @@ from ..system.descriptors import raise_limit
 from ..system.notify import Notifier
 from ..system.processes import System
 from ..system.signals import startup_signals
+from ..text import escape_controls
 
 # Imported before the fork, although only workers run it: a replacement is there sooner, its memory is shared, and it is
 # of its supervisor's version, also when prefork has been upgraded on disk meanwhile.

@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable, Iterable
 
 from ..errors import BindError
-from ..events import Emit, ListenerBoundAnew, ListenerDamaged, ListenerReopened, ListenerRestored, escape_controls
+from ..events import Emit, ListenerDamaged, ListenerRebound, ListenerReopened, ListenerRestored
 from ..system.file_ownership import FileOwnership
 from ..system.listeners import Damage, Listener, Listeners
+from ..text import escape_controls
 
 #: Seconds between two times that an address is bound anew: a service that spoils it at once must not keep reloading.
 ANEW_INTERVAL = 30.0
@@ -51,7 +52,7 @@ class ListenerRepair:
         except (BindError, _Refused) as exc:
             emit(ListenerDamaged(escape_controls(damage.address), options, escape_controls(exc)))
         else:
-            emit(ListenerBoundAnew(escape_controls(damage.address), options))
+            emit(ListenerRebound(escape_controls(damage.address), options))
 
     def _refuse(self, listener: Listener) -> None:
         if self._listeners.tenure is not FileOwnership.OWNER:

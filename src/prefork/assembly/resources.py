@@ -19,16 +19,7 @@ from typing import TYPE_CHECKING
 from ..config import Limits, Settings
 from ..core.worker_state import Timing
 from ..errors import BindError, ConfigError
-from ..events import (
-    BacklogCapped,
-    ControlUnavailable,
-    Emit,
-    FileLost,
-    Listening,
-    NoDeadline,
-    PidfileUnwritten,
-    escape_controls,
-)
+from ..events import BacklogCapped, ControlUnavailable, Emit, FileLost, Listening, NoDeadline, PidfileUnwritten
 from ..observe.logs import configure
 from ..observe.reopen import LogFiles
 from ..parent.generations import GenerationSpec
@@ -43,6 +34,7 @@ from ..system.listeners import Listener, Listeners
 from ..system.notify import Notifier
 from ..system.scoreboard import FleetSetting
 from ..system.signals import block_signals
+from ..text import escape_controls
 from . import trust
 from .listener_repair import ListenerRepair, replaced
 from .sources import Source

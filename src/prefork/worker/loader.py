@@ -16,7 +16,7 @@ import traceback
 from types import ModuleType, TracebackType
 
 from ..errors import ServiceError
-from ..events import escape_controls, text_of
+from ..text import escape_controls, text_of
 
 #: The longest reason that is passed on, in characters.
 _REASON_LIMIT = 500
