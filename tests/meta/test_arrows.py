@@ -18,7 +18,7 @@ FLOORS = {
     "text": set(),
     "events": {"text"},
     "checks": {"errors", "text"},
-    "addresses": {"checks", "errors"},
+    "addresses": {"checks", "text"},
     "config": {"addresses", "checks", "errors", "text"},
     "core": VOCABULARY,
     "system": {"core", *VOCABULARY},

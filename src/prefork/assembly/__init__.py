@@ -12,11 +12,9 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import NoReturn, Unpack
 
-from ..addresses import parse_address
-from ..config import TLS, Limits, Settings
+from ..config import ServeOptions, Settings, settings_of
 from ..core.facts import Finish
 from ..core.messages import UnableMessage, encode
 from ..errors import ExitCode, PreforkError, ServiceError, place_of, reason_of
@@ -48,35 +46,18 @@ LINE_LIMIT = 2000
 PASSES = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU)
 
 
-def serve(
-    target: object,
-    *,
-    bind: str | Sequence[str] = ":9000",
-    workers: int = 0,
-    tls: TLS | None = None,
-    limits: Limits | None = None,
-    **options: Any,
-) -> None:
-    """Do what `prefork serve TARGET` does, and leave by SystemExit with its exit code when it is done.
+def serve(target: object, **options: Unpack[ServeOptions]) -> None:
+    """Do what `prefork serve TARGET` does, then raise SystemExit with its exit code.
 
-    `target` is the service itself, or the text that names it, which a reload reads anew: a function is what it was when
-    this program was started, until an upgrade starts the program again. `bind` is an address or several; the other
-    options are the fields of `config.Settings`, which are the command's with `_`; those of one connection, and of all,
-    are in `limits`. Call it in the main thread of a program that has started no event loop: it forks. A failure is told
-    in one line on standard error.
+    `target` is the service itself, or the text that names it. A reload imports a text again; a function stays as it is
+    until an upgrade starts the program again. The options are those of the command with `_` (see `ServeOptions`), and
+    `limits=prefork.Limits(...)` bounds a connection and the server. Call it in the main thread of a program that runs
+    no event loop, because it forks. A failure is one line on standard error.
 
-    The caller's `finally` blocks and exit handlers run once, here: a worker never comes back out of this function.
+    `finally` blocks and exit handlers of the caller run once, here: a worker never returns from this function.
     """
     try:
-        addresses = tuple(parse_address(text) for text in ([bind] if isinstance(bind, str) else bind))
-        settings = Settings(
-            bind=addresses,
-            workers=workers,
-            tls=() if tls is None else (tls,),
-            limits=Limits() if limits is None else limits,
-            **options,
-        )
-        code = run(Fixed(settings), target)
+        code = run(Fixed(settings_of(options)), target)
     except PreforkError as exc:
         sys.stderr.write("".join(f"prefork: {escape_controls(line, LINE_LIMIT)}\n" for line in exc.lines()))
         code = exc.exit_code
