@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Sequence
 
 from . import method, roster, works
@@ -87,7 +88,7 @@ def _plots(drawn: set[str], *names: str) -> list[str]:
 
 def _picture(name: str) -> str:
     dark = f'<source media="(prefers-color-scheme: dark)" srcset="{name}-dark.svg">'
-    return f'<picture>{dark}<img src="{name}.svg" alt="{PLOTS[name]}"></picture>'
+    return "\n".join(("<picture>", dark, f'<img src="{name}.svg" alt="{PLOTS[name]}">', "</picture>"))
 
 
 def _number(value: float) -> str:
@@ -152,7 +153,7 @@ def _work(table: dict[str, Series]) -> str:
     cold = [LABELS[name] for name, series in table.items() if _refuses_sessions(series, table)]
     if cold:
         notes.append(f"Resumed no session, as it is set up by default: {', '.join(cold)}.")
-    return "\n\n".join([grid(head, rows), *notes])
+    return "\n\n".join([grid(head, rows), *(textwrap.fill(note, 118) for note in notes)])
 
 
 def _row(name: str, series: Series, reference: Series | None) -> tuple[str, ...]:
