@@ -22,9 +22,9 @@ from ..core.messages import DrainingMessage, Message, ReadyMessage, RecycleMessa
 from ..core.recycling import RecycleLimits
 from ..errors import ExitCode, ListenerFailed, PreforkError, ServiceError, place_of, reason_of
 from ..events import Drained, Emit, WorkerFailed
+from ..net.base_server import BaseServer
 from ..net.connection import handler_failed
 from ..net.handlers import Handler, classify
-from ..net.server import TCPServer
 from ..system.credentials import Identity, drop_privileges
 from ..system.descriptors import Descriptor
 from ..system.parent_death import Lifeline, die_with_parent, open_parent
@@ -104,7 +104,7 @@ def run(equipment: WorkerContext) -> int:
     unblock_signals()
     _set_title(equipment.slot)
     try:
-        handler = classify(load(equipment.target) if isinstance(equipment.target, str) else equipment.target)
+        handler = _classify(equipment.target)
         return run_until_complete_bounded(
             _make_loop(equipment.settings.loop), _serve(equipment, handler), equipment.emit
         )
@@ -125,6 +125,10 @@ def run(equipment: WorkerContext) -> int:
         return ExitCode.BUG
     finally:
         exit_deadline(END_TIMEOUT)
+
+
+def _classify(target: object) -> Handler:
+    return classify(load(target), target) if isinstance(target, str) else classify(target)
 
 
 def _drop_privileges(equipment: WorkerContext) -> None:
@@ -149,8 +153,14 @@ async def _serve(equipment: WorkerContext, handler: Handler) -> int:
     _stop_at_signal(loop, stop)
     _end_with_supervisor(loop, equipment)
     limits = equipment.settings.limits
-    gate = FleetAdmission(equipment.scoreboard, equipment.row, loop, limits.at_limit == "refuse")
-    server = TCPServer(handler, tls=equipment.context, limits=limits, emit=equipment.emit, gate=gate)
+    admission = FleetAdmission(equipment.scoreboard, equipment.row, loop, limits.at_limit == "refuse")
+    server = BaseServer(
+        handler,
+        limits=limits,
+        admission=admission,
+        emit=equipment.emit,
+        context=equipment.context,
+    )
     if not await _start(handler, stop, equipment.target):
         return ExitCode.OK
     notices = equipment.scoreboard.notices
@@ -231,7 +241,7 @@ def _report(what: str, exc: BaseException, emit: Emit) -> None:
     emit(WorkerFailed(what, failed.error, failed.traceback))
 
 
-def _stop_accepting(server: TCPServer, lanes: Lanes, equipment: WorkerContext) -> None:
+def _stop_accepting(server: BaseServer, lanes: Lanes, equipment: WorkerContext) -> None:
     """Where nobody will accept after us, what the kernel has accepted already is ours. Then give the sockets back: the
     kernel refuses connections when the last process has closed them, and lets them wait in vain before."""
     lanes.stop()
@@ -251,7 +261,7 @@ def _stop_accepting(server: TCPServer, lanes: Lanes, equipment: WorkerContext) -
             if sock not in equipment.passed:
                 with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
-    server.stop()
+    server.close()
     for sock in _sockets(equipment):
         sock.close()
     _tell(equipment, DrainingMessage())

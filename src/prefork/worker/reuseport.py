@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from ..core.reuseport import own_lanes
+from ..core.reuseport import own_sockets
 
 #: Seconds between looks. A connection that waits at two looks in a row is somebody else's to take.
 INTERVAL = 0.1
@@ -86,7 +86,7 @@ class Lanes:
             lane
             for lanes in self._endpoints
             for number, lane in enumerate(lanes)
-            if number in own_lanes(self._slot, slots, len(lanes))
+            if number in own_sockets(self._slot, slots, len(lanes))
         }
         for lane in own - self._own:
             if self._helped.pop(lane, None) is None:
