@@ -38,7 +38,7 @@ def check(source: SettingsSource, target: object) -> str:
 
 
 def _kind(target: object) -> str:
-    return classify(load(target) if isinstance(target, str) else target).kind.value
+    return (classify(load(target), target) if isinstance(target, str) else classify(target)).kind.value
 
 
 def _kind_as(identity: Identity, settings: Settings, target: object) -> str:
