@@ -18,9 +18,10 @@ from ..errors import ConnectionTimedOut, LineTooLong
 from ..events import ConnectionAborted, ConnectionLost, HandlerFailed, HandshakeFailed, describe_error, escape_ascii
 from ..system.signals import ignore_signals
 from .channel import format_address
+from .deadlines import Deadline
 from .handlers import Handler, Kind
 from .server_state import ServerState
-from .stream import Stream
+from .stream import Stream, call_when_closed, start_timeouts
 
 _TRACEBACK_LINES = 60
 #: Handlers of SIGINT that raise no KeyboardInterrupt: one that comes up all the same is the service's own.
@@ -60,7 +61,8 @@ class StreamConnection:
 
     def start(self, hub: ServerState, handler: Handler, context: ssl.SSLContext | None) -> None:
         # One bound method, and one context for all: a tenth of what an idle connection takes.
-        self.stream.on_closed = ended = self._ended
+        ended = self._ended
+        call_when_closed(self.stream, ended)
         try:
             self.task = hub.start(_run(self.stream, hub, handler, context))
         except BaseException:
@@ -84,7 +86,7 @@ async def _run(stream: Stream, hub: ServerState, handler: Handler, context: ssl.
     try:
         if context is not None and not await _secured(stream, hub, context):
             return
-        stream.begin_deadlines()
+        start_timeouts(stream)
         if handler.kind is Kind.ASYNCIO:
             await handler.call(stream, stream)
         else:
@@ -214,19 +216,19 @@ class ProtocolConnection:
 
     def start(self, hub: ServerState, handler: Handler, context: ssl.SSLContext | None) -> None:
         if hub.limits.max_age is not None:
-            hub.deadlines.set(self, "age", hub.limits.max_age)
+            hub.deadlines.set(self, Deadline.AGE, hub.limits.max_age)
         self.task = hub.context.copy().run(hub.loop.create_task, self._run(handler, context))
         self.task.add_done_callback(self._ended, context=hub.context)
 
     def _ended(self, _task: object = None) -> None:
         self._open -= 1
         if not self._open:
-            self._hub.deadlines.clear(self, "age")
+            self._hub.deadlines.clear(self, Deadline.AGE)
             self._done(self)
 
-    def on_expired(self, phase: str) -> None:
+    def _on_deadline(self, deadline: Deadline) -> None:
         """It is too old."""
-        self._hub.emit(ConnectionAborted(_peer(self._address), f"it was open for {self._hub.limits.max_age:g} s"))
+        self._hub.emit(ConnectionAborted(_peer(self._address), f"open for {self._hub.limits.max_age:g} s (--max-age)"))
         self.abort()
 
     def abort(self) -> None:
@@ -253,7 +255,7 @@ class ProtocolConnection:
         if context is not None:
             timeouts["ssl_handshake_timeout"] = limits.handshake_timeout
             timeouts["ssl_shutdown_timeout"] = limits.tls_shutdown_timeout
-        self._hub.poller.refund(self._sock.fileno())
+        self._hub.poller.release(self._sock.fileno())
         try:
             self._transport, _ = await self._hub.loop.connect_accepted_socket(
                 lambda: _ConnectionMadeGuard(protocol, self._failed), self._sock, ssl=context, **timeouts

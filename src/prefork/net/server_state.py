@@ -24,13 +24,13 @@ _EAGER = functools.partial(asyncio.Task, eager_start=True) if sys.version_info >
 
 
 class HeldBack(Protocol):
-    """A connection whose peer does not take what it is sent as fast as it is written."""
+    """A connection whose peer does not read as fast as it is written to. Private, because handlers see streams."""
 
-    def held_back(self) -> int:
-        """Bytes that are kept for it."""
+    def _buffered_bytes(self) -> int:
+        """Return the memory that its unsent bytes keep."""
 
-    def shed(self, held: int, most: int) -> None:
-        """Abort it: so many bytes are kept for all connections, and so many may be."""
+    def _abort_for_budget(self, total: int, limit: int) -> None:
+        """Abort it, because all connections together keep `total` bytes."""
 
 
 class ServerState:
@@ -89,7 +89,9 @@ class ServerState:
     def shed(self) -> None:
         """More is unsent than may be: the connection that has most of it goes, until that is mended."""
         while self.held > self.limits.max_unsent and self.held_back:
-            max(self.held_back, key=lambda each: each.held_back()).shed(self.held, self.limits.max_unsent)
+            max(self.held_back, key=lambda each: each._buffered_bytes())._abort_for_budget(
+                self.held, self.limits.max_unsent
+            )
 
     def close(self) -> None:
         """Close the poller and forget the deadlines. All streams must be closed."""
