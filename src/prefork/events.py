@@ -427,6 +427,16 @@ class Reloaded(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class OldWorkersGone(Event):
+    """After a reload, the last worker of an earlier generation has ended."""
+
+    generation: int
+
+    def __str__(self) -> str:
+        return f"every worker before generation {self.generation} has ended"
+
+
+@dataclass(frozen=True, slots=True)
 class ReloadFailed(Event):
     """A successor did not become ready; what runs is kept, and the reload is off."""
 

@@ -129,11 +129,11 @@ def test_what_cannot_be_told_to_the_supervisor_before_is_told_later() -> None:
         with contextlib.suppress(BlockingIOError):
             while True:
                 filled += filler.send(bytes(65536))
-        predecessor.tell(ReadyMessage())
+        predecessor.send(ReadyMessage())
         assert predecessor.next_due(5.0) is not None
         while filled:
             filled -= len(ours.recv(min(filled, 65536)))
-        predecessor.take()
+        predecessor.check()
         assert ours.recv(100) == encode(ReadyMessage())
         assert predecessor.next_due(5.0) is None
 

@@ -24,17 +24,17 @@ from rosters import Machine
 from prefork.core.facts import (
     HandedOver,
     RecycleRequested,
-    ReloadAsked,
-    ScaleAsked,
+    ReloadRequested,
     Started,
-    StopAsked,
+    StopRequested,
     SuccessorRolledBack,
     WorkerDied,
     WorkerDraining,
     WorkerReady,
     WorkerUnable,
 )
-from prefork.core.worker_state import Phase, Timing
+from prefork.core.phase import Phase
+from prefork.core.worker_state import Timing
 from prefork.errors import ExitCode
 
 #: How many histories, and of how many steps: the command for the long run sets them.
@@ -131,12 +131,12 @@ class Histories(RuleBasedStateMachine):
 
     @rule()
     def reload(self) -> None:
-        self.machine.tell(ReloadAsked("SIGHUP", Timing()))
+        self.machine.tell(ReloadRequested("SIGHUP", Timing()))
 
     @rule(more=st.sampled_from([-3, -1, 1, 2]))
     def scale(self, more: int) -> None:
         if len(self.machine.roster.slots) + more <= 8:
-            self.machine.tell(ScaleAsked("SIGTTIN", more))
+            self.machine.scale(more)
 
     @rule()
     def hand_over(self) -> None:
@@ -150,7 +150,7 @@ class Histories(RuleBasedStateMachine):
     @rule(by=st.sampled_from(["SIGTERM", "SIGQUIT"]), rare=st.integers(0, 5))
     def stop(self, by: str, rare: int) -> None:
         if rare == 0:
-            self.machine.tell(StopAsked(by, at_once=by == "SIGQUIT"))
+            self.machine.tell(StopRequested(by, at_once=by == "SIGQUIT"))
 
     @invariant()
     def holds(self) -> None:
@@ -163,7 +163,7 @@ class Histories(RuleBasedStateMachine):
         if machine is None or machine.finish is not None:
             return
         given_up = machine.roster.phase is Phase.STOPPING and set(machine.killed) >= set(machine.alive)
-        machine.tell(StopAsked("SIGTERM"))
+        machine.tell(StopRequested("SIGTERM"))
         spawned = machine.spawned
         machine.sleep(60)
         assert set(machine.killed) >= set(machine.alive), "a worker that does not end is killed"

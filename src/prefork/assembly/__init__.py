@@ -103,7 +103,7 @@ def run(source: Source, target: object) -> ExitCode:
         # The supervisor survives these once a worker has been ready: it was the start that failed.
         failure = ServiceError(f"the server cannot start: {reason_of(exc)} (in {place_of(exc)})")
     if predecessor is not None:
-        predecessor.tell(UnableMessage(str(failure)))
+        predecessor.send(UnableMessage(str(failure)))
     raise failure from None
 
 
@@ -165,17 +165,16 @@ def _supervise(
     ) as supervisor:
         outcome = supervisor.run()
         if isinstance(outcome, ForkContext):
-            _work(outcome, supervisor.plan_of(outcome).equipment, provision, target)
+            _work(outcome, supervisor.spec_of(outcome).config, provision, target)
         # While signals are still held: an impatient second one must not prevent that files are removed.
         provision.close(shared=predecessor is not None and not predecessor.gone)
     return outcome
 
 
-def _work(seat: ForkContext, kit: object, provision: ServerResources, target: object) -> NoReturn:
+def _work(seat: ForkContext, kit: GenerationConfig, provision: ServerResources, target: object) -> NoReturn:
     """Be a worker to the end of the process. Whatever goes wrong, the caller's code must not go on in two processes."""
     code: int = ExitCode.BUG
     try:
-        assert isinstance(kit, GenerationConfig)
         provision.keep_in_worker(kit)
         settings = kit.settings
         emit = configure(settings.log_format, settings.log_level, worker=seat.slot)

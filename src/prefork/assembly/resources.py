@@ -115,7 +115,7 @@ class ServerResources:
 
     # --- plans --------------------------------------------------------------------------------------------------------
 
-    def first(self, emit: Emit) -> GenerationSpec:
+    def first(self, emit: Emit) -> GenerationSpec[GenerationConfig]:
         """The plan of the start. Raises PreforkError."""
         self._emit = emit
         # A signal that ends us meanwhile waits until what was made is known here, and so is put away.
@@ -134,7 +134,7 @@ class ServerResources:
         self._check_deadlines()
         return plan
 
-    def rebuild(self) -> GenerationSpec:
+    def rebuild(self) -> GenerationSpec[GenerationConfig]:
         """The plan for a reload, of what the files say now. Raises PreforkError, and nothing has changed then."""
         self._repair_listeners()
         before = _physical_folder()
@@ -151,30 +151,30 @@ class ServerResources:
             # Whoever is forked before the new plan has its turn is of the old one.
             self._go(before)
 
-    def prepare_fork(self, plan: GenerationSpec) -> None:
+    def prepare_fork(self, plan: GenerationSpec[GenerationConfig]) -> None:
         """Make this process one to fork a worker of this plan from: its folder, and its certificate."""
-        kit = _kit(plan)
+        kit = plan.config
         self._go(kit.folder)
         if kit.context is not None and kit.pair is not None and kit.pair is not self._loaded:
             tls_contexts.load(kit.context, kit.pair)
             self._loaded = kit.pair
 
-    def commit(self, plan: GenerationSpec) -> None:
+    def commit(self, plan: GenerationSpec[GenerationConfig]) -> None:
         """Every worker is of this plan now: what is not theirs alone follows it."""
         self._follow(plan)
         self._check_deadlines()
 
-    def _follow(self, plan: GenerationSpec) -> None:
-        kit = _kit(plan)
+    def _follow(self, plan: GenerationSpec[GenerationConfig]) -> None:
+        kit = plan.config
         self._settings = kit.settings
         gid = None if kit.identity is None else kit.identity.gid
         self._listeners.adjust(kit.listeners, kit.settings.bind, kit.settings.backlog, gid)
         configure(kit.settings.log_format, kit.settings.log_level)
         self._check_backlog()
 
-    def release_unused(self, plans: Collection[GenerationSpec]) -> None:
+    def release_unused(self, plans: Collection[GenerationSpec[GenerationConfig]]) -> None:
         """Close the sockets that no plan has."""
-        wanted = [listener for plan in plans for listener in _kit(plan).listeners]
+        wanted = [listener for plan in plans for listener in plan.config.listeners]
         self._listeners.keep([*wanted, *([self._control] if self._control else [])])
         if self._old_pidfile is not None and self._tenure is FileOwnership.OWNER:
             self._old_pidfile.remove()
@@ -187,7 +187,9 @@ class ServerResources:
     def _prove(self, settings: Settings) -> tls_contexts.CertificatePair | None:
         return trust.prove(settings, self._source, self._look_up(settings))
 
-    def _make_plan(self, settings: Settings, pair: tls_contexts.CertificatePair | None) -> GenerationSpec:
+    def _make_plan(
+        self, settings: Settings, pair: tls_contexts.CertificatePair | None
+    ) -> GenerationSpec[GenerationConfig]:
         context = None
         if pair is not None:
             # The same context as before, where there is one: the keys of session tickets live in it, and every worker
@@ -200,7 +202,7 @@ class ServerResources:
             timing=Timing(settings.drain_timeout, settings.boot_timeout, settings.hang_timeout),
             limits=_fleet_limits(settings.limits),
             listeners=tuple(_with_tls(text, context) for each in listeners for text in each.describe()),
-            equipment=GenerationConfig(settings, listeners, context, pair, self._look_up(settings), _physical_folder()),
+            config=GenerationConfig(settings, listeners, context, pair, self._look_up(settings), _physical_folder()),
         )
 
     def _context_for(self, pair: tls_contexts.CertificatePair) -> ssl.SSLContext:
@@ -273,15 +275,15 @@ class ServerResources:
         )
         return HandoverWriter(channel, estate), self._notifier.variables
 
-    def repair_listeners(self, plan: GenerationSpec) -> GenerationSpec | None:
+    def repair_listeners(self, plan: GenerationSpec[GenerationConfig]) -> GenerationSpec[GenerationConfig] | None:
         """A worker has ended otherwise than it should: it may have spoiled what it shares with all. `plan` with other
         sockets, if some had to be bound anew."""
         fresh = self._repair_listeners()
-        kit = _kit(plan)
+        kit = plan.config
         listeners = replaced(kit.listeners, fresh)
         if listeners == kit.listeners:
             return None
-        return dataclasses.replace(plan, equipment=dataclasses.replace(kit, listeners=listeners))
+        return dataclasses.replace(plan, config=dataclasses.replace(kit, listeners=listeners))
 
     def _repair_listeners(self) -> dict[Listener, Listener]:
         return self._mender.repair(self._settings.backlog, self._emit)
@@ -367,11 +369,6 @@ def _fleet_limits(limits: Limits) -> dict[FleetSetting, int]:
 
 def _with_tls(text: str, context: ssl.SSLContext | None) -> str:
     return text if context is None else f"{text[:-1]}, tls)"
-
-
-def _kit(plan: GenerationSpec) -> GenerationConfig:
-    assert isinstance(plan.equipment, GenerationConfig)
-    return plan.equipment
 
 
 def _physical_folder() -> str:

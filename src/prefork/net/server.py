@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from ..config import TLS, Limits
+from ..core.time_limits import ABORT_TIMEOUT
 from ..errors import ListenerFailed, OutOfResources
 from ..events import ConnectionRefused, Emit, escape_ascii, log
 from ..system.sockets import bind_sockets
@@ -28,9 +29,6 @@ from .connection import Connection, ProtocolConnection, StreamConnection, handle
 from .handlers import Handler, Kind, classify
 from .server_state import ServerState
 from .tls import prepare_context
-
-#: How long tasks may take to end after their connections were aborted and they were cancelled.
-GRACE = 1.0
 
 
 class State(enum.Enum):
@@ -236,7 +234,7 @@ class TCPServer:
             aborted = self._abort()
             try:
                 if aborted:
-                    await self._wait_empty(GRACE)
+                    await self._wait_empty(ABORT_TIMEOUT)
             finally:
                 self._close()
         return aborted

@@ -14,12 +14,10 @@ import time
 from collections.abc import Coroutine
 from typing import Any, NoReturn
 
+from ..core.time_limits import EXIT_STEP_TIMEOUT
 from ..events import Emit, TasksStuck, escape_ascii
 from ..system.processes import System
 from ..system.signals import unblock_signals
-
-#: Seconds for each of: tasks that were cancelled, asynchronous generators, threads.
-PATIENCE = 0.5
 
 
 def drop_inherited_atexit() -> None:
@@ -44,7 +42,7 @@ def run_until_complete_bounded(loop: asyncio.AbstractEventLoop, main: Coroutine[
         if stuck:
             names = ", ".join(sorted({getattr(task.get_coro(), "__qualname__", "?") for task in stuck}))
             emit(TasksStuck(len(stuck), escape_ascii(names)))
-    loop.run_until_complete(_within(loop.shutdown_asyncgens(), PATIENCE))
+    loop.run_until_complete(_within(loop.shutdown_asyncgens(), EXIT_STEP_TIMEOUT))
     # The loop closes the descriptor before it gives it up: a signal in between would be told as an error.
     signal.set_wakeup_fd(-1)
     loop.close()
@@ -56,7 +54,7 @@ async def _cancel_tasks() -> set[asyncio.Task[Any]]:
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()
-    return (await asyncio.wait(tasks, timeout=PATIENCE))[1] if tasks else set()
+    return (await asyncio.wait(tasks, timeout=EXIT_STEP_TIMEOUT))[1] if tasks else set()
 
 
 async def _within(coroutine: Coroutine[Any, Any, None], seconds: float) -> None:
@@ -67,7 +65,7 @@ def leave(code: int) -> NoReturn:
     """End this process with `code`, and do not unwind the stack: below us is the program that forked this worker, whose
     `finally` blocks and exit handlers are not ours to run. The service's own exit handlers run."""
     try:
-        _join_threads(time.monotonic() + PATIENCE)
+        _join_threads(time.monotonic() + EXIT_STEP_TIMEOUT)
         atexit._run_exitfuncs()
         logging.shutdown()
     finally:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from ..config import Settings
 from ..core.messages import DrainingMessage, Message, ReadyMessage, RecycleMessage, UnableMessage, encode
 from ..core.recycling import RecycleLimits
+from ..core.time_limits import SERVICE_START_TIMEOUT, SERVICE_STOP_TIMEOUT, WORKER_EXIT_TIMEOUT
 from ..errors import ExitCode, ListenerFailed, PreforkError, ServiceError, place_of, reason_of
 from ..events import Drained, Emit, WorkerFailed
 from ..net.connection import handler_failed
@@ -40,11 +41,6 @@ from .loader import explain, load
 from .recycling import RecyclingCheck
 from .reuseport import Lanes
 
-#: Seconds that a lifespan object's `start()` and `stop()` may take.
-START_TIMEOUT = 60.0
-STOP_TIMEOUT = 3.0
-#: Seconds from the end of the drain to the end of the process: `stop()`, then stuck tasks, threads and exit handlers.
-END_TIMEOUT = STOP_TIMEOUT + 3.0
 #: Connections accepted from a queue before a stop: those that go on coming must not hold it up.
 MAX_WAITING = 4096
 
@@ -121,7 +117,7 @@ def run(equipment: WorkerContext) -> int:
         _report("worker failed", exc, equipment.emit)
         return ExitCode.BUG
     finally:
-        exit_deadline(END_TIMEOUT)
+        exit_deadline(WORKER_EXIT_TIMEOUT)
 
 
 def _drop_privileges(equipment: WorkerContext) -> None:
@@ -167,7 +163,7 @@ async def _serve(equipment: WorkerContext, handler: Handler) -> int:
     equipment.emit(Drained(aborted))
     # From here on `exit_deadline` is the judge: code that ends a process may block.
     heartbeat.stop()
-    exit_deadline(END_TIMEOUT)
+    exit_deadline(WORKER_EXIT_TIMEOUT)
     await _stop(handler, equipment.emit)
     try:
         await forever
@@ -195,15 +191,15 @@ async def _start(handler: Handler, stop: asyncio.Event, target: object) -> bool:
     """A lifespan object's start; False if we were asked to stop meanwhile. Raises ServiceError when it fails."""
     starting = asyncio.ensure_future(handler.start())
     asked = asyncio.ensure_future(stop.wait())
-    await asyncio.wait({starting, asked}, timeout=START_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({starting, asked}, timeout=SERVICE_START_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
     asked.cancel()
     name = target if isinstance(target, str) else type(target).__qualname__
     if not starting.done():
         starting.cancel()
-        await asyncio.wait({starting}, timeout=STOP_TIMEOUT)
+        await asyncio.wait({starting}, timeout=SERVICE_STOP_TIMEOUT)
         if stop.is_set():
             return False
-        raise ServiceError(f"service {name}: start() has not returned after {START_TIMEOUT:.0f} s")
+        raise ServiceError(f"service {name}: start() has not returned after {SERVICE_START_TIMEOUT:.0f} s")
     exc = asyncio.CancelledError("by itself") if starting.cancelled() else starting.exception()
     if exc is not None:
         raise ServiceError(f"service {name}: start() raised {explain(exc)}") from exc
@@ -213,10 +209,10 @@ async def _start(handler: Handler, stop: asyncio.Event, target: object) -> bool:
 async def _stop(handler: Handler, emit: Emit) -> None:
     # Not wait_for, which waits for the end of what it cancelled, however long that takes.
     stopping = asyncio.ensure_future(handler.stop())
-    await asyncio.wait({stopping}, timeout=STOP_TIMEOUT)
+    await asyncio.wait({stopping}, timeout=SERVICE_STOP_TIMEOUT)
     if not stopping.done():
         stopping.cancel()
-        exc: BaseException | None = TimeoutError(f"it has not returned after {STOP_TIMEOUT:.0f} s")
+        exc: BaseException | None = TimeoutError(f"it has not returned after {SERVICE_STOP_TIMEOUT:.0f} s")
     else:
         exc = asyncio.CancelledError("by itself") if stopping.cancelled() else stopping.exception()
     if exc is not None:
@@ -264,7 +260,7 @@ def _age(loop: asyncio.AbstractEventLoop, equipment: WorkerContext) -> Recycling
     lifetime = RecycleLimits(settings.max_connections_served, settings.max_worker_age, settings.max_worker_rss)
     if not lifetime:
         return None
-    drawn = lifetime.drawn(random.random())
+    drawn = lifetime.with_jitter(random.random())
     return RecyclingCheck(loop, equipment.row, drawn, lambda reason: _tell(equipment, RecycleMessage(reason)))
 
 

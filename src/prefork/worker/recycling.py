@@ -35,8 +35,8 @@ class RecyclingCheck:
 
     def _look(self) -> None:
         rss = 0 if self._lifetime.rss is None else resident()
-        reason = self._lifetime.spent(self._row[WorkerStat.ACCEPTED], self._loop.time() - self._since, rss)
-        if reason:
+        reason = self._lifetime.reached(self._row[WorkerStat.ACCEPTED], self._loop.time() - self._since, rss)
+        if reason is not None:
             self._tell(reason)
         else:
             self._timer = self._loop.call_later(INTERVAL, self._look)
