@@ -197,7 +197,7 @@ def test_one_at_a_time_and_not_while_the_one_before_drains(folder: Path) -> None
             successor = upgrade(folder)
             done = command(folder, "upgrade")
             assert done.returncode == 3
-            assert f"the supervisor before this one ({server.pid}) is still draining" in done.stderr
+            assert f"the previous supervisor ({server.pid}) is still draining" in done.stderr
             # The one before does not begin another one, either.
             server.signal(signal.SIGUSR2)
             wait_until(lambda: f"this supervisor has handed over to {successor}" in server.stderr())

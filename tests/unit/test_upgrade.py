@@ -95,7 +95,7 @@ def test_one_that_cannot_start_changes_nothing_and_says_why() -> None:
     assert machine.notes[-1] == "upgrade failed, what runs is kept: service x:y: SyntaxError"
     machine.ask()
     machine.die("signal 11 (SIGSEGV)")
-    assert machine.notes[-1].endswith("it died while it started: signal 11 (SIGSEGV)")
+    assert machine.notes[-1].endswith("the new supervisor died while starting: signal 11 (SIGSEGV)")
     machine.ask()
     machine.tell(SuccessorReady())
     assert not machine.serving, "the third try works"
@@ -106,7 +106,7 @@ def test_one_that_was_stopped_while_it_started_says_so() -> None:
     machine.ask()
     machine.tell(SuccessorStopping())
     machine.die("exit status 0")
-    assert machine.notes[-1].endswith("what runs is kept: it was asked to stop")
+    assert machine.notes[-1].endswith("what runs is kept: the new supervisor was asked to stop")
     assert not machine.stopped
 
 
@@ -127,7 +127,7 @@ def test_one_that_hangs_is_killed() -> None:
     machine.tell(SuccessorReady())
     assert machine.serving, "too late: it is as good as dead"
     machine.die("signal 9 (SIGKILL)")
-    assert machine.notes[-1].endswith("it does not serve after 75 s")
+    assert machine.notes[-1].endswith("the new supervisor did not serve within 75 s (--boot-timeout plus 15 s)")
 
 
 def test_a_second_upgrade_is_refused_until_the_first_has_failed() -> None:

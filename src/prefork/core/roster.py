@@ -97,7 +97,7 @@ class Roster:
         if self.phase is Phase.SERVING:
             return None
         if self.phase is Phase.BOOTING:
-            return Refusal("the first workers are still starting, with what is there now")
+            return Refusal("the first workers are still starting, with the current files")
         return Refusal("another supervisor serves" if self.phase is Phase.LEAVING else "the server is stopping")
 
     def upgrade_refusal(self) -> Refusal | None:
@@ -175,7 +175,7 @@ class Roster:
     def _spawn_failed(self, fact: facts.SpawnFailed, now: float) -> list[Command]:
         worker = self.workers.pop(fact.worker_id)
         if self._restarts.is_successor(worker):
-            return self._restarts.on_successor_failed(worker, f"it cannot be forked: {fact.reason}", now)
+            return self._restarts.on_successor_failed(worker, f"it could not be forked: {fact.reason}", now)
         slot = self.slots[worker.slot]
         slot.occupant = None
         slot.due = now + FORK_RETRY[min(slot.fork_failures, len(FORK_RETRY) - 1)]
@@ -228,7 +228,7 @@ class Roster:
         if not (shut_down or (draining and (fact.clean or worker.ready_since is None))):
             self.deaths[_cause(worker, fact)] += 1
         if self._restarts.is_successor(worker):
-            reason = worker.start_error or f"it died while it started: {fact.description}"
+            reason = worker.start_error or f"it died while starting: {fact.description}"
             return self._restarts.on_successor_failed(worker, reason, now)
         slot = self._fleet.slot_of(worker)
         if slot is not None:
@@ -244,7 +244,7 @@ class Roster:
         uptime = None if worker.ready_since is None else now - worker.ready_since
         slot.history = after_death(slot.history, uptime, self._rng(), self._policy)
         if self.phase is Phase.BOOTING:
-            died = f"worker {slot.number} (pid {worker.pid}) died while it started: {fact.description}"
+            died = f"worker {slot.number} (pid {worker.pid}) died while starting: {fact.description}"
             return self._give_up(Finish(ExitCode.SERVICE, worker.start_error or died))
         commands: list[Command] = []
         if worker.start_error is not None:

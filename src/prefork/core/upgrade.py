@@ -29,7 +29,7 @@ from dataclasses import dataclass
 
 from ..events import RolledBack, Upgraded, UpgradeFailed, Upgrading
 from .facts import EmitEvent, Refusal, StopRequested, TimePassed
-from .time_limits import successor_start_timeout, successor_stop_timeout
+from .time_limits import SUPERVISOR_START_MARGIN, successor_start_timeout, successor_stop_timeout
 from .transitions import move
 from .worker_state import Timing
 
@@ -211,7 +211,8 @@ class Upgrade:
             case TimePassed() if self._kill_at is not None and now >= self._kill_at:
                 self._kill_at = None
                 timeout = successor_start_timeout(self._timing.boot)
-                self._failure = self._failure or f"it does not serve after {timeout:g} s"
+                option = f"--boot-timeout plus {SUPERVISOR_START_MARGIN:g} s"
+                self._failure = self._failure or f"the new supervisor did not serve within {timeout:g} s ({option})"
                 return [SignalSuccessor(at_once=True)]
         return []
 
@@ -227,14 +228,14 @@ class Upgrade:
         if self.step in (Step.LEADING, Step.LEFT):
             self._enter(Step.LEFT)
             return [StopToo(fact.at_once)]
-        self._failure = self._failure or "it was asked to stop"
+        self._failure = self._failure or "the new supervisor was asked to stop"
         return []
 
     def _died(self, fact: SuccessorDied) -> list[UpgradeCommand]:
         step = self.step
         self._enter(Step.IDLE if step in (Step.STARTING, Step.LEADING) else Step.LEFT)
         if step is Step.STARTING:
-            reason = self._failure or f"it died while it started: {fact.cause}"
+            reason = self._failure or f"the new supervisor died while starting: {fact.cause}"
             return [Abandon(reason), EmitEvent(UpgradeFailed(reason))]
         return [EmitEvent(RolledBack(self.pid, fact.cause)), RollBack()] if step is Step.LEADING else []
 

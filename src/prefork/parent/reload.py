@@ -86,8 +86,8 @@ class Reloads(Generic[C]):
         except PreforkError as exc:
             return Refusal(str(exc))
         except (OSError, MemoryError) as exc:
-            return Refusal(f"its settings cannot be used: {escape_controls(reason_of(exc))}")
+            return Refusal(f"the settings could not be loaded: {escape_controls(reason_of(exc))}")
         except Exception as exc:
             # Whatever the files hold must not end what serves.
             self._emit(SupervisorFailed("reload", escape_controls(repr(exc)), traceback.format_exc()))
-            return Refusal(f"its settings cannot be used: {escape_controls(repr(exc))}")
+            return Refusal(f"the settings could not be loaded: {escape_controls(repr(exc))}")

@@ -16,10 +16,9 @@ from typing import Any, Generic, Self
 
 from .. import __version__
 from ..core import facts
-from ..core.facts import Command, Fact, Refusal, ReloadRequested, ScaleRequested, StopRequested
+from ..core.facts import Command, Fact, Refusal, ScaleRequested, StopRequested
 from ..core.phase import Phase
 from ..core.roster import Roster
-from ..core.upgrade import Step
 from ..core.worker_state import State
 from ..errors import PreforkError, place_of, reason_of
 from ..events import Emit, ReloadIgnored, ScaleIgnored, SystemFailed, UpgradeIgnored, escape_controls
@@ -38,19 +37,12 @@ from .upgrade import Predecessor
 from .workers import DUMP_SIGNAL, ChildStarted, ForkContext, Workers
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
-_HANDLED_SIGNALS = (
-    *_STOP_SIGNALS,
-    signal.SIGHUP,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGTTIN,
-    signal.SIGTTOU,
-    signal.SIGCHLD,
-)
+_OTHER_SIGNALS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCHLD)
 #: Seconds for which orphans are killed at the end, and those that come to this process as their parents die.
 ORPHANS_GRACE = 2.0
 #: Seconds until the next iteration after a system call of the supervisor itself failed.
 FAILURE_PAUSE = 0.1
+_STOPPED = Refusal("the server was stopped meanwhile")
 
 
 class Supervisor(Generic[C]):
@@ -87,19 +79,12 @@ class Supervisor(Generic[C]):
         self._reloads = Reloads(spec, resources, emit, self._workers.max_workers)
         self._publish_limits(spec)
         # nohup ignores SIGHUP so that the end of a terminal does not end the program. Here SIGHUP ends nothing.
-        self._signals = SignalQueue(_HANDLED_SIGNALS, regardless=(signal.SIGHUP,))
+        self._signals = SignalQueue((*_STOP_SIGNALS, *_OTHER_SIGNALS), regardless=(signal.SIGHUP,))
         self._adopted = AdoptedProcesses(system)
         system.close_in_child(*self._signals.descriptors())
         self._control = control
         self._commands = None if control is None else ControlCommands(control, self)
-        self._takeover = Takeover(
-            system,
-            resources,
-            emit,
-            lambda channel: resources.export(channel, len(self._roster.slots)),
-            control,
-            predecessor,
-        )
+        self._takeover = Takeover(system, resources, emit, lambda: len(self._roster.slots), control, predecessor)
         self._parts: list[Part] = [self._workers, self._takeover, *([] if control is None else [control])]
 
     def __enter__(self) -> Self:
@@ -111,7 +96,7 @@ class Supervisor(Generic[C]):
         if os.getpid() != self._pid:
             return
         if kind is not None:
-            self._takeover.fail("it has failed; its log says why")
+            self._takeover.fail("the new supervisor failed; its log says why")
         self._workers.close()
         if not self._leave_daemons:
             self._adopted.end(self._children(), ORPHANS_GRACE)
@@ -209,7 +194,7 @@ class Supervisor(Generic[C]):
             "version": __version__,
             "pid": self._pid,
             "predecessor": self._takeover.predecessor_pid,
-            "upgrading": self._upgrading(),
+            "upgrading": self._takeover.upgrading(self._roster.accepting()),
             "uptime": round(self._system.monotonic() - self._started, 3),
             "listeners": list(self._reloads.newest(self._roster.generation).listeners),
             **describe_roster(self._roster, self._workers.rows(), self._workers.heartbeats().ages),
@@ -217,15 +202,10 @@ class Supervisor(Generic[C]):
 
     def start_reload(self, by: str) -> Refusal | None:
         """Replace all workers by some that are made of what the files say now. Return why not, if it cannot be."""
-        reload: ReloadRequested | Refusal | None = self._roster.refusal()
-        if reload is None and self._takeover.step is not Step.IDLE:
-            reload = Refusal("an upgrade is under way")
-        if reload is None:
-            reload = self._reloads.request(by, self._roster.generation + 1)
+        refusal = self._roster.refusal() or self._takeover.reload_refusal()
+        reload = refusal or self._reloads.request(by, self._roster.generation + 1)
         if isinstance(reload, Refusal):
-            ignored = ReloadIgnored(by, reload.reason)
-            self._emit(ignored)
-            return Refusal(str(ignored))
+            return self._refuse(ReloadIgnored(by, reload.reason))
         self._apply(reload)
         return None
 
@@ -235,23 +215,16 @@ class Supervisor(Generic[C]):
 
     def start_upgrade(self, by: str) -> Refusal | None:
         """Start another supervisor, which takes over. Return why not, if it cannot be."""
-        refusal = self._takeover.refusal() or self._roster.upgrade_refusal()
+        refusal = self._takeover.upgrade_refusal() or self._roster.upgrade_refusal()
         if refusal is not None:
-            ignored = UpgradeIgnored(by, refusal.reason)
-            self._emit(ignored)
-            return Refusal(str(ignored))
+            return self._refuse(UpgradeIgnored(by, refusal.reason))
         timing = self._reloads.newest(self._roster.generation).timing
         self._apply_all(self._takeover.begin(by, timing, self._system.monotonic()))
         return None
 
     def upgrade_outcome(self) -> int | Refusal | None:
         """Return the successor's pid, or why the last upgrade failed; None while it is under way."""
-        return None if self._upgrading() else self._takeover.outcome or _STOPPED
-
-    def _upgrading(self) -> bool:
-        """Return whether a successor is starting, or serves while some workers here accept beside it."""
-        step = self._takeover.step
-        return step is Step.STARTING or (step is Step.LEADING and self._roster.accepting())
+        return None if self._takeover.upgrading(self._roster.accepting()) else self._takeover.outcome or _STOPPED
 
     def scale(self, by: str, workers: int) -> Refusal | None:
         """Change the number of workers. Return why not, if it cannot be."""
@@ -266,6 +239,10 @@ class Supervisor(Generic[C]):
         """Drain and end, or end at once."""
         request = StopRequested(by, at_once)
         self._apply_all([*self._takeover.stop(request, self._system.monotonic()), request])
+
+    def _refuse(self, ignored: ReloadIgnored | UpgradeIgnored) -> Refusal:
+        self._emit(ignored)
+        return Refusal(str(ignored))
 
     # --- facts and commands -------------------------------------------------------------------------------------------
 
@@ -333,7 +310,7 @@ class Supervisor(Generic[C]):
 
     def _repair_listeners(self) -> None:
         """Repair what the dead worker may have done to the sockets that it shared with the others."""
-        allowed = self._roster.refusal() is None and self._takeover.step is Step.IDLE
+        allowed = self._roster.refusal() is None and self._takeover.reload_refusal() is None
         request = self._reloads.repair(self._roster.generation + 1, allowed)
         if request is not None:
             self._apply(request)
@@ -362,6 +339,3 @@ class Supervisor(Generic[C]):
     def _children(self) -> set[int]:
         """Return the pids of the children that this supervisor forked."""
         return self._workers.pids() | {self._takeover.successor_pid}
-
-
-_STOPPED = Refusal("the server was stopped meanwhile")

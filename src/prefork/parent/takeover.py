@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import os
+from collections.abc import Callable
 from typing import Any
 
 from ..core.facts import EmitEvent, Fact, HandedOver, Refusal, StopRequested, SuccessorRolledBack, TimePassed
@@ -31,7 +32,7 @@ from ..system.file_ownership import FileOwnership
 from ..system.processes import System
 from .control_server import ControlSocket
 from .generations import Resources
-from .upgrade import Export, Predecessor, Successor
+from .upgrade import Predecessor, Successor
 
 
 class Inheritance(enum.Enum):
@@ -46,14 +47,17 @@ class Inheritance(enum.Enum):
 
 
 class Takeover:
-    """Owns the connections to predecessor and successor, and says which of the three owns the shared files."""
+    """Owns the connections to predecessor and successor, and says which of the three owns the shared files.
+
+    `workers` gives the number of workers that a successor is to have.
+    """
 
     def __init__(
         self,
         system: System,
         resources: Resources[Any],
         emit: Emit,
-        export: Export,
+        workers: Callable[[], int],
         control: ControlSocket | None,
         predecessor: Predecessor | None,
     ) -> None:
@@ -61,7 +65,7 @@ class Takeover:
         self._emit = emit
         self._control = control
         self._upgrade = Upgrade()
-        self._successor = Successor(system, export)
+        self._successor = Successor(system, lambda channel: resources.export(channel, workers()))
         self._predecessor = predecessor
         self._inheritance = Inheritance.SETTLED
         self.outcome: int | Refusal | None = None
@@ -89,25 +93,30 @@ class Takeover:
         """The predecessor's pid while it runs."""
         return None if self._predecessor is None or self._predecessor.gone else self._predecessor.pid
 
-    @property
-    def step(self) -> Step:
-        return self._upgrade.step
-
     def shares_sockets(self) -> bool:
         """Return whether another supervisor accepts from these sockets, or may: the predecessor, or a successor that
         starts. One that leads owns them, and is not affected by what is done here."""
-        return self.predecessor_pid is not None or self.step is Step.STARTING
+        return self.predecessor_pid is not None or self._upgrade.step is Step.STARTING
 
     def must_wait(self) -> bool:
         return self._upgrade.must_wait()
 
-    def refusal(self) -> Refusal | None:
+    def upgrading(self, accepting: bool) -> bool:
+        """Return whether a successor starts, or serves while workers here are `accepting` beside it."""
+        step = self._upgrade.step
+        return step is Step.STARTING or (step is Step.LEADING and accepting)
+
+    def reload_refusal(self) -> Refusal | None:
+        """Return why no reload can begin now, as far as the supervisors are concerned."""
+        return None if self._upgrade.step is Step.IDLE else Refusal("an upgrade is under way")
+
+    def upgrade_refusal(self) -> Refusal | None:
         """Return why no upgrade can begin now, as far as the supervisors are concerned."""
         refusal = self._upgrade.refusal()
         if refusal is None and os.getpid() == 1:
-            refusal = Refusal("process 1 cannot leave to another; reload, or start a new container")
+            refusal = Refusal("process 1 cannot be replaced; reload, or start a new container")
         if refusal is None and self.predecessor_pid is not None:
-            refusal = Refusal(f"the supervisor before this one ({self.predecessor_pid}) is still draining")
+            refusal = Refusal(f"the previous supervisor ({self.predecessor_pid}) is still draining")
         return refusal
 
     # --- polling ------------------------------------------------------------------------------------------------------
@@ -133,7 +142,7 @@ class Takeover:
     # --- as a predecessor ---------------------------------------------------------------------------------------------
 
     def begin(self, by: str, timing: Timing, now: float) -> list[Fact]:
-        """Start a successor. Return what the roster has to know. Raise RuntimeError while there is a `refusal`."""
+        """Start a successor. Return what the roster has to know. Raise RuntimeError unless an upgrade may begin."""
         self.outcome = None
         return self._apply(UpgradeRequested(by, timing), now)
 

@@ -61,7 +61,8 @@ class Successor:
         except (OSError, PreforkError) as exc:
             self.close()
             reason = reason_of(exc) if isinstance(exc, OSError) else str(exc)
-            return [SuccessorUnable(f"it cannot be started: {reason}"), SuccessorDied("never started")]
+            failure = f"the new supervisor could not be started: {reason}"
+            return [SuccessorUnable(failure), SuccessorDied("never started")]
         self._child = child
         return [SuccessorStarted(child.pid)]
 
@@ -144,7 +145,7 @@ def _report_failure(channel: socket.socket, command: list[str]) -> Callable[[OSE
     """Return what the new process does if the program cannot be executed."""
 
     def report(exc: OSError) -> None:
-        channel.send(encode(UnableMessage(f"{command[0]} cannot be started: {reason_of(exc)}")))
+        channel.send(encode(UnableMessage(f"{command[0]} could not be started: {reason_of(exc)}")))
 
     return report
 
