@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
-import streams
 import trustme
-from support import wait_until
+from helpers import streams
+from helpers.support import wait_until
 
 from prefork.testing import Server, run_server
 
@@ -59,7 +59,7 @@ def test_new_code_in_new_workers(folder: Path) -> None:
         reload(server)
         assert {ask(server)[0] for _ in range(20)} == {"two"}
         wait_until(lambda: not old & set(server.worker_pids()), what="the end of the old workers")
-        wait_until(lambda: "every worker before generation 1 has ended" in server.stderr())
+        wait_until(lambda: "every worker before generation 1 has exited" in server.stderr())
         assert len(server.worker_pids()) == 3
         assert server.stop() == 0
 
@@ -82,7 +82,7 @@ def test_code_that_does_not_boot_never_replaces_what_runs(folder: Path, broken: 
     with run_server("service:handle", "-w", "2", cwd=folder) as server:
         workers = set(server.worker_pids())
         (folder / "service.py").write_text(broken)
-        reload(server, "reload failed, what runs is kept")
+        reload(server, "reload failed, the running workers stay")
         assert set(server.worker_pids()) == workers
         assert {ask(server)[0] for _ in range(10)} == {"one"}
         install(folder, "two")

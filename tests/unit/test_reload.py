@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from prefork.core.facts import GenerationFailed, GenerationServes, Refusal, ReloadRequested, ScaleRequested
+from prefork.core.facts import Failure, GenerationFailed, GenerationServes, ReloadRequested, ScaleRequested
 from prefork.core.worker_state import Timing
 from prefork.errors import ConfigError
 from prefork.events import Event
@@ -80,13 +80,13 @@ def test_settings_that_cannot_be_used_change_nothing() -> None:
     events: list[Event] = []
     made = reloads(resources, events)
     resources.next = ConfigError("--backlog x: must be a whole number")
-    assert made.request("SIGHUP", 1) == Refusal("--backlog x: must be a whole number")
+    assert made.request("SIGHUP", 1) == Failure("--backlog x: must be a whole number")
     resources.next = spec("many", workers=65)
     refusal = made.request("SIGHUP", 1)
-    assert isinstance(refusal, Refusal)
+    assert isinstance(refusal, Failure)
     assert refusal.reason.startswith("workers = 65: at most 64 until a restart")
     resources.next = RuntimeError("a bug")
-    assert made.request("SIGHUP", 1) == Refusal("the settings could not be loaded: RuntimeError('a bug')")
+    assert made.request("SIGHUP", 1) == Failure("the settings could not be loaded: RuntimeError('a bug')")
     assert "RuntimeError('a bug') (this is a bug in prefork" in str(events[0])
     assert made.newest(begun=9).config == "zero"
 
@@ -94,5 +94,5 @@ def test_settings_that_cannot_be_used_change_nothing() -> None:
 def test_the_outcome_of_a_reload_that_failed_says_why() -> None:
     made = reloads(Resources())
     made.on_failed(GenerationFailed(0, "SyntaxError"))
-    assert isinstance(made.outcome, Refusal)
+    assert isinstance(made.outcome, Failure)
     assert "SyntaxError" in made.outcome.reason

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import hypothesis
 import pytest
+from helpers.rosters import Machine
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -19,7 +20,6 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from rosters import Machine
 
 from prefork.core.facts import (
     HandedOver,
@@ -82,7 +82,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(number=which)
     def drained(self, number: int) -> None:
-        """One that was asked to end does so."""
+        """End a worker that was asked to end."""
         ending = sorted(set(self.machine.alive) & set(self.machine.drained + self.machine.killed))
         if ending:
             self.machine.die(ending[number % len(ending)], "exit status 0", True)
@@ -100,7 +100,7 @@ class Histories(RuleBasedStateMachine):
             self.machine.tell(WorkerUnable(worker, "broken"))
 
     @rule(number=which)
-    def spent(self, number: int) -> None:
+    def recycle(self, number: int) -> None:
         worker = self._pick(number)
         if worker is not None:
             self.machine.tell(RecycleRequested(worker, "1000 connections served"))
@@ -112,7 +112,7 @@ class Histories(RuleBasedStateMachine):
             self.machine.hangs_since.setdefault(worker, self.machine.now)
 
     @rule()
-    def news_of_a_stranger(self) -> None:
+    def facts_about_an_unknown_worker(self) -> None:
         self.machine.tell(WorkerReady(99_000))
         self.machine.tell(WorkerDied(99_000, "exit status 0"))
 
@@ -122,7 +122,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([1.0, 40.0, 3600.0]))
     def freeze(self, seconds: float) -> None:
-        """The machine is suspended: everybody's clock runs, nobody does anything."""
+        """Suspend the machine: the clock goes on, and no process runs."""
         self.machine.now += seconds
 
     @rule(reject=st.booleans())
@@ -144,7 +144,7 @@ class Histories(RuleBasedStateMachine):
 
     @precondition(lambda self: self.machine.roster.phase is Phase.LEAVING)
     @rule()
-    def take_back(self) -> None:
+    def roll_back(self) -> None:
         self.machine.tell(SuccessorRolledBack())
 
     @rule(by=st.sampled_from(["SIGTERM", "SIGQUIT"]), rare=st.integers(0, 5))
@@ -158,7 +158,7 @@ class Histories(RuleBasedStateMachine):
         self.machine.check()
 
     def teardown(self) -> None:
-        """Whatever has happened, a stop ends it: everybody is asked, then killed, and nobody is forked any more."""
+        """Stop the server whatever has happened: every worker is asked, then killed, and none is forked any more."""
         machine = getattr(self, "machine", None)
         if machine is None or machine.finish is not None:
             return
@@ -176,7 +176,7 @@ class Histories(RuleBasedStateMachine):
 
 
 @pytest.mark.deadline(3600)
-def test_any_history() -> None:
+def test_every_random_history_of_a_roster_keeps_its_invariants() -> None:
     Histories.steps = 0
     for done in range(0, HISTORIES, BATCH):
         count = min(BATCH, HISTORIES - done)

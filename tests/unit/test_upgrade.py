@@ -1,4 +1,4 @@
-"""The decisions of an upgrade: whatever the successor does, and whoever asks for what, one of the two serves."""
+"""The decisions of an upgrade: whatever the successor does, and whatever is requested, one of the two serves."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from prefork.core.facts import EmitEvent, Refusal, StopRequested, TimePassed
+from prefork.core.facts import EmitEvent, Failure, StopRequested, TimePassed
 from prefork.core.upgrade import (
     Abandon,
     HandOver,
@@ -77,22 +77,22 @@ class Machine:
         self.tell(SuccessorDied(cause))
 
 
-def test_it_takes_over_when_it_is_ready_and_not_before() -> None:
+def test_a_successor_serves_only_once_it_is_ready() -> None:
     machine = Machine()
     machine.ask()
     assert machine.serving
     machine.tell(SuccessorReady())
     assert not machine.serving
-    assert machine.notes[-1] == "upgraded: supervisor 7 serves; what is open here may end"
+    assert machine.notes[-1] == "upgraded: supervisor 7 is serving; draining this one"
 
 
-def test_one_that_cannot_start_changes_nothing_and_says_why() -> None:
+def test_a_successor_that_cannot_start_changes_nothing_and_says_why() -> None:
     machine = Machine()
     machine.ask()
     machine.tell(SuccessorUnable("service x:y: SyntaxError"))
     machine.die("exit status 3")
     assert machine.serving
-    assert machine.notes[-1] == "upgrade failed, what runs is kept: service x:y: SyntaxError"
+    assert machine.notes[-1] == "upgrade failed, this server stays: service x:y: SyntaxError"
     machine.ask()
     machine.die("signal 11 (SIGSEGV)")
     assert machine.notes[-1].endswith("the new supervisor died while starting: signal 11 (SIGSEGV)")
@@ -101,23 +101,23 @@ def test_one_that_cannot_start_changes_nothing_and_says_why() -> None:
     assert not machine.serving, "the third try works"
 
 
-def test_one_that_was_stopped_while_it_started_says_so() -> None:
+def test_a_successor_stopped_during_its_start_says_so() -> None:
     machine = Machine()
     machine.ask()
     machine.tell(SuccessorStopping())
     machine.die("exit status 0")
-    assert machine.notes[-1].endswith("what runs is kept: the new supervisor was asked to stop")
+    assert machine.notes[-1].endswith("this server stays: the new supervisor was asked to stop")
     assert not machine.stopped
 
 
-def test_at_once_means_both() -> None:
+def test_an_immediate_stop_reaches_both_supervisors() -> None:
     machine = Machine()
     machine.ask()
     machine.tell(SuccessorReady())
     assert machine.upgrade.apply(SuccessorStopping(at_once=True), machine.now) == [StopToo(at_once=True)]
 
 
-def test_one_that_hangs_is_killed() -> None:
+def test_a_successor_that_hangs_is_killed() -> None:
     machine = Machine()
     machine.ask()
     assert machine.upgrade.next_due() == 175.0
@@ -130,20 +130,20 @@ def test_one_that_hangs_is_killed() -> None:
     assert machine.notes[-1].endswith("the new supervisor did not serve within 75 s (--boot-timeout plus 15 s)")
 
 
-def test_a_second_upgrade_is_refused_until_the_first_has_failed() -> None:
+def test_asked_twice() -> None:
     machine = Machine()
     assert machine.upgrade.refusal() is None
     machine.ask()
-    assert machine.upgrade.refusal() == Refusal("an upgrade is under way")
+    assert machine.upgrade.refusal() == Failure("an upgrade is under way")
     with pytest.raises(RuntimeError, match="cannot go from STARTING to STARTING"):
         machine.ask()
     machine.tell(SuccessorReady())
-    assert machine.upgrade.refusal() == Refusal("this supervisor has handed over to 7")
+    assert machine.upgrade.refusal() == Failure("this supervisor has handed over to 7")
     machine.tell(StopRequested("SIGTERM"))
-    assert machine.upgrade.refusal() == Refusal("the server is stopping")
+    assert machine.upgrade.refusal() == Failure("the server is stopping")
 
 
-def test_one_that_dies_while_ours_drain_is_replaced_by_ours() -> None:
+def test_a_successor_that_dies_during_the_drain_is_replaced_by_our_workers() -> None:
     machine = Machine()
     machine.ask()
     machine.tell(SuccessorReady())
@@ -153,7 +153,7 @@ def test_one_that_dies_while_ours_drain_is_replaced_by_ours() -> None:
     assert machine.running
 
 
-def test_one_that_is_stopped_while_ours_drain_is_not() -> None:
+def test_a_successor_that_is_stopped_during_the_drain_is_not_replaced() -> None:
     machine = Machine()
     machine.ask()
     machine.tell(SuccessorReady())
@@ -163,7 +163,7 @@ def test_one_that_is_stopped_while_ours_drain_is_not() -> None:
     assert not machine.serving
 
 
-def test_a_stop_ends_one_that_has_not_come_to_serve_and_waits_for_it() -> None:
+def test_a_stop_ends_a_starting_successor_and_waits_for_it() -> None:
     machine = Machine()
     machine.ask()
     machine.tell(StopRequested("SIGTERM"))
@@ -177,7 +177,7 @@ def test_a_stop_ends_one_that_has_not_come_to_serve_and_waits_for_it() -> None:
     assert not machine.upgrade.must_wait()
 
 
-def test_a_stop_leaves_one_that_serves_alone() -> None:
+def test_a_stop_does_not_end_a_serving_successor() -> None:
     machine = Machine()
     machine.ask()
     machine.tell(SuccessorReady())
@@ -193,7 +193,7 @@ happenings = st.sampled_from(["ask", "ready", "unable", "stopping", "die", "stop
 
 
 @hypothesis.given(st.lists(happenings, max_size=30))
-def test_any_history(history: list[str]) -> None:
+def test_every_random_history_of_an_upgrade_keeps_its_invariants(history: list[str]) -> None:
     machine = Machine()
     stopping = False
     for each in history:
@@ -215,7 +215,7 @@ def test_any_history(history: list[str]) -> None:
             machine.tell(TimePassed())
         stopping = stopping or machine.stopped
         if not stopping:
-            assert machine.serving or machine.running, "nobody serves"
+            assert machine.serving or machine.running, "neither serves"
     machine.tell(StopRequested("SIGTERM"))
     machine.now += 1000
     machine.tell(TimePassed())

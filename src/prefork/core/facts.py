@@ -18,8 +18,8 @@ from .worker_state import Timing
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why a request cannot be carried out now, in words for its sender."""
+class Failure:
+    """Why a request was refused or has failed, in words for its sender."""
 
     reason: str
 
@@ -34,7 +34,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Spawned:
-    """A worker was forked."""
+    """A worker was forked, and has this pid."""
 
     worker_id: int
     pid: int

@@ -23,7 +23,7 @@ from ..events import (
     WorkerHung,
 )
 from . import facts
-from .facts import Command, DumpStacks, EmitEvent, ExitCause, Fact, Finish, ReadHeartbeats, Refusal
+from .facts import Command, DumpStacks, EmitEvent, ExitCause, Fact, Failure, Finish, ReadHeartbeats
 from .fleet import Fleet
 from .heartbeats import HangDetector
 from .phase import NEXT_PHASES, Phase
@@ -92,19 +92,19 @@ class Roster:
         """Return whether a worker accepts, or may do so for another moment."""
         return any(worker.accepting for worker in self.workers.values())
 
-    def refusal(self) -> Refusal | None:
+    def refusal(self) -> Failure | None:
         """Return why there can be no reload and no scaling now."""
         if self.phase is Phase.SERVING:
             return None
         if self.phase is Phase.BOOTING:
-            return Refusal("the first workers are still starting, with the current files")
-        return Refusal("another supervisor serves" if self.phase is Phase.LEAVING else "the server is stopping")
+            return Failure("the first workers are still starting, with the current files")
+        return Failure("another supervisor serves" if self.phase is Phase.LEAVING else "the server is stopping")
 
-    def upgrade_refusal(self) -> Refusal | None:
+    def upgrade_refusal(self) -> Failure | None:
         """Return why there can be no upgrade now."""
         if self.reloading():
-            return Refusal("a reload is under way")
-        return None if self.phase is Phase.SERVING else Refusal(f"the server is {self.phase.name.lower()}")
+            return Failure("a reload is under way")
+        return None if self.phase is Phase.SERVING else Failure(f"the server is {self.phase.name.lower()}")
 
     def next_due(self, now: float) -> float | None:
         """Return when TimePassed will have something to do; None: not before another fact."""

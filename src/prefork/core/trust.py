@@ -57,7 +57,7 @@ def weakness(path: str, found: Status, own: int, listed: bool = False) -> Weakne
 
 
 def weakness_of_entry(directory: str, parent: Status, entry: Status, own: int, listed: bool = False) -> Weakness | None:
-    """Return why other users can replace `entry` in `directory`, whose status is `parent` and whose list `listed` is.
+    """Return why other users can replace `entry` in `directory`. `parent` and `listed` are of the directory.
 
     A sticky directory, such as /tmp, protects its entries: only the entry's owner and the directory's may rename or
     remove one (unlink(2), EPERM).

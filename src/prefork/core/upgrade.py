@@ -28,7 +28,7 @@ import enum
 from dataclasses import dataclass
 
 from ..events import RolledBack, Upgraded, UpgradeFailed, Upgrading
-from .facts import EmitEvent, Refusal, StopRequested, TimePassed
+from .facts import EmitEvent, Failure, StopRequested, TimePassed
 from .time_limits import SUPERVISOR_START_MARGIN, successor_start_timeout, successor_stop_timeout
 from .transitions import move
 from .worker_state import Timing
@@ -176,16 +176,16 @@ class Upgrade:
         """Return whether this process must not end yet: its successor has to be gone first, or may come to serve."""
         return self.step in (Step.STARTING, Step.ENDING)
 
-    def refusal(self) -> Refusal | None:
+    def refusal(self) -> Failure | None:
         """Return why no upgrade can begin now."""
         match self.step:
             case Step.IDLE:
                 return None
             case Step.STARTING:
-                return Refusal("an upgrade is under way")
+                return Failure("an upgrade is under way")
             case Step.LEADING:
-                return Refusal(f"this supervisor has handed over to {self.pid}")
-        return Refusal("the server is stopping")
+                return Failure(f"this supervisor has handed over to {self.pid}")
+        return Failure("the server is stopping")
 
     def apply(self, fact: UpgradeFact, now: float) -> list[UpgradeCommand]:
         """Return what to do about `fact`. `now` is the time in seconds on a clock that never goes back.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from ..core.control_protocol import Request
-from ..core.facts import Refusal
+from ..core.facts import Failure
 from .control_server import ControlConnection, ControlSocket
 
 #: The sender that log lines name for reloads, scalings and stops from here.
@@ -23,11 +23,11 @@ class Server(Protocol):
     @property
     def max_workers(self) -> int: ...
     def status(self) -> dict[str, Any]: ...
-    def start_reload(self, by: str) -> Refusal | None: ...
-    def reload_outcome(self) -> int | Refusal | None: ...
-    def start_upgrade(self, by: str) -> Refusal | None: ...
-    def upgrade_outcome(self) -> int | Refusal | None: ...
-    def scale(self, by: str, workers: int) -> Refusal | None: ...
+    def start_reload(self, by: str) -> Failure | None: ...
+    def reload_outcome(self) -> int | Failure | None: ...
+    def start_upgrade(self, by: str) -> Failure | None: ...
+    def upgrade_outcome(self) -> int | Failure | None: ...
+    def scale(self, by: str, workers: int) -> Failure | None: ...
     def stop(self, by: str, at_once: bool) -> None: ...
 
 
@@ -77,16 +77,16 @@ class ControlCommands:
         refusal = self._server.scale(CONTROL, workers)
         return {"ok": True, "workers": workers} if refusal is None else _error(refusal.reason)
 
-    def _wait(self, connection: ControlConnection, refusal: Refusal | None, waiters: list[ControlConnection]) -> None:
+    def _wait(self, connection: ControlConnection, refusal: Failure | None, waiters: list[ControlConnection]) -> None:
         if refusal is None:
             waiters.append(connection)
         else:
             self._control.reply(connection, _error(refusal.reason))
 
-    def _reply_all(self, waiters: list[ControlConnection], key: str, outcome: int | Refusal | None) -> None:
+    def _reply_all(self, waiters: list[ControlConnection], key: str, outcome: int | Failure | None) -> None:
         if outcome is None:
             return
-        reply = _error(outcome.reason) if isinstance(outcome, Refusal) else {"ok": True, key: outcome}
+        reply = _error(outcome.reason) if isinstance(outcome, Failure) else {"ok": True, key: outcome}
         while waiters:
             self._control.reply(waiters.pop(), reply)
 

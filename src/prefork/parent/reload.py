@@ -8,9 +8,10 @@ from __future__ import annotations
 import traceback
 from typing import Generic
 
-from ..core.facts import GenerationFailed, GenerationServes, Refusal, ReloadRequested, ScaleRequested
+from ..core.facts import Failure, GenerationFailed, GenerationServes, ReloadRequested, ScaleRequested
 from ..errors import PreforkError, reason_of
-from ..events import Emit, ReloadFailed, SupervisorFailed, escape_controls
+from ..events import Emit, ReloadFailed, SupervisorFailed
+from ..text import escape_controls
 from .generations import C, Generations, GenerationSpec, Resources
 from .workers import MIN_ROWS
 
@@ -24,7 +25,7 @@ class Reloads(Generic[C]):
         self._emit = emit
         self.max_workers = max_workers
         """How many workers there can be, each with a successor beside it."""
-        self.outcome: int | Refusal | None = None
+        self.outcome: int | Failure | None = None
         """How the last requested reload ended: its generation, or why it failed; None while it is not known."""
 
     def spec(self, generation: int) -> GenerationSpec[C]:
@@ -34,11 +35,11 @@ class Reloads(Generic[C]):
         """Return the spec of the last generation up to `begun` that is still in use."""
         return self._generations.newest(begun)
 
-    def request(self, by: str, generation: int) -> ReloadRequested | Refusal:
+    def request(self, by: str, generation: int) -> ReloadRequested | Failure:
         """Prepare `generation`, the next one to begin; it replaces a queued reload."""
         self.outcome = None
         spec = self._rebuild()
-        if isinstance(spec, Refusal):
+        if isinstance(spec, Failure):
             return spec
         refusal = self.too_many(spec.workers)
         return refusal or self._add(by, generation, spec)
@@ -58,7 +59,7 @@ class Reloads(Generic[C]):
         return ScaleRequested("reload", spec.workers) if spec.workers != previous.workers else None
 
     def on_failed(self, command: GenerationFailed) -> None:
-        self.outcome = Refusal(str(ReloadFailed(command.slot, command.reason)))
+        self.outcome = Failure(str(ReloadFailed(command.slot, command.reason)))
 
     def forget_unused(self, used: set[int]) -> None:
         """Drop the generations that no worker will be forked of, and close the sockets that only they have."""
@@ -68,10 +69,10 @@ class Reloads(Generic[C]):
     def release_sockets(self) -> None:
         self._resources.release_unused(self._generations.all())
 
-    def too_many(self, workers: int) -> Refusal | None:
+    def too_many(self, workers: int) -> Failure | None:
         if workers <= self.max_workers:
             return None
-        return Refusal(
+        return Failure(
             f"workers = {workers}: at most {self.max_workers} until a restart "
             f"(twice the workers at the start, at least {MIN_ROWS // 2})"
         )
@@ -80,14 +81,14 @@ class Reloads(Generic[C]):
         self._generations[generation] = spec
         return ReloadRequested(by, spec.timing)
 
-    def _rebuild(self) -> GenerationSpec[C] | Refusal:
+    def _rebuild(self) -> GenerationSpec[C] | Failure:
         try:
             return self._resources.rebuild()
         except PreforkError as exc:
-            return Refusal(str(exc))
+            return Failure(str(exc))
         except (OSError, MemoryError) as exc:
-            return Refusal(f"the settings could not be loaded: {escape_controls(reason_of(exc))}")
+            return Failure(f"the settings could not be loaded: {escape_controls(reason_of(exc))}")
         except Exception as exc:
             # Whatever the files hold must not end what serves.
             self._emit(SupervisorFailed("reload", escape_controls(repr(exc)), traceback.format_exc()))
-            return Refusal(f"the settings could not be loaded: {escape_controls(repr(exc))}")
+            return Failure(f"the settings could not be loaded: {escape_controls(repr(exc))}")

@@ -14,18 +14,20 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Generic, Self
 
-from .. import __version__
+from .._version import __version__
 from ..core import facts
-from ..core.facts import Command, Fact, Refusal, ScaleRequested, StopRequested
+from ..core.facts import Command, Fact, Failure, ScaleRequested, StopRequested
 from ..core.phase import Phase
 from ..core.roster import Roster
 from ..core.worker_state import State
 from ..errors import PreforkError, place_of, reason_of
-from ..events import Emit, ReloadIgnored, ScaleIgnored, SystemFailed, UpgradeIgnored, escape_controls
+from ..events import Emit, ReloadIgnored, ScaleIgnored, SystemFailed, UpgradeIgnored
 from ..system.descendants import AdoptedProcesses
+from ..system.fork_context import ForkContext
 from ..system.processes import System
 from ..system.scoreboard import FleetSetting
 from ..system.signals import SignalQueue
+from ..text import escape_controls
 from .control_commands import ControlCommands
 from .control_server import ControlSocket
 from .generations import C, GenerationSpec, Resources
@@ -34,7 +36,7 @@ from .reload import Reloads
 from .status import describe_roster
 from .takeover import Takeover
 from .upgrade import Predecessor
-from .workers import DUMP_SIGNAL, ChildStarted, ForkContext, Workers
+from .workers import DUMP_SIGNAL, ChildStarted, Workers
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 _OTHER_SIGNALS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCHLD)
@@ -42,7 +44,7 @@ _OTHER_SIGNALS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN,
 ORPHANS_GRACE = 2.0
 #: Seconds until the next iteration after a system call of the supervisor itself failed.
 FAILURE_PAUSE = 0.1
-_STOPPED = Refusal("the server was stopped meanwhile")
+_STOPPED = Failure("the server was stopped meanwhile")
 
 
 class Supervisor(Generic[C]):
@@ -200,20 +202,20 @@ class Supervisor(Generic[C]):
             **describe_roster(self._roster, self._workers.rows(), self._workers.heartbeats().ages),
         }
 
-    def start_reload(self, by: str) -> Refusal | None:
+    def start_reload(self, by: str) -> Failure | None:
         """Replace all workers by some that are made of what the files say now. Return why not, if it cannot be."""
         refusal = self._roster.refusal() or self._takeover.reload_refusal()
         reload = refusal or self._reloads.request(by, self._roster.generation + 1)
-        if isinstance(reload, Refusal):
+        if isinstance(reload, Failure):
             return self._refuse(ReloadIgnored(by, reload.reason))
         self._apply(reload)
         return None
 
-    def reload_outcome(self) -> int | Refusal | None:
+    def reload_outcome(self) -> int | Failure | None:
         """Return the new generation, or why the last reload failed; None while it is under way."""
         return None if self._roster.reloading() else self._reloads.outcome or _STOPPED
 
-    def start_upgrade(self, by: str) -> Refusal | None:
+    def start_upgrade(self, by: str) -> Failure | None:
         """Start another supervisor, which takes over. Return why not, if it cannot be."""
         refusal = self._takeover.upgrade_refusal() or self._roster.upgrade_refusal()
         if refusal is not None:
@@ -222,11 +224,11 @@ class Supervisor(Generic[C]):
         self._apply_all(self._takeover.begin(by, timing, self._system.monotonic()))
         return None
 
-    def upgrade_outcome(self) -> int | Refusal | None:
+    def upgrade_outcome(self) -> int | Failure | None:
         """Return the successor's pid, or why the last upgrade failed; None while it is under way."""
         return None if self._takeover.upgrading(self._roster.accepting()) else self._takeover.outcome or _STOPPED
 
-    def scale(self, by: str, workers: int) -> Refusal | None:
+    def scale(self, by: str, workers: int) -> Failure | None:
         """Change the number of workers. Return why not, if it cannot be."""
         refusal = self._roster.refusal() or self._reloads.too_many(workers)
         if refusal is None:
@@ -240,9 +242,9 @@ class Supervisor(Generic[C]):
         request = StopRequested(by, at_once)
         self._apply_all([*self._takeover.stop(request, self._system.monotonic()), request])
 
-    def _refuse(self, ignored: ReloadIgnored | UpgradeIgnored) -> Refusal:
+    def _refuse(self, ignored: ReloadIgnored | UpgradeIgnored) -> Failure:
         self._emit(ignored)
-        return Refusal(str(ignored))
+        return Failure(str(ignored))
 
     # --- facts and commands -------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from ..core.facts import EmitEvent, Fact, HandedOver, Refusal, StopRequested, SuccessorRolledBack, TimePassed
+from ..core.facts import EmitEvent, Fact, Failure, HandedOver, StopRequested, SuccessorRolledBack, TimePassed
 from ..core.messages import ReadyMessage, StoppingMessage, UnableMessage
 from ..core.upgrade import (
     Abandon,
@@ -68,7 +68,7 @@ class Takeover:
         self._successor = Successor(system, lambda channel: resources.export(channel, workers()))
         self._predecessor = predecessor
         self._inheritance = Inheritance.SETTLED
-        self.outcome: int | Refusal | None = None
+        self.outcome: int | Failure | None = None
         """How the last requested upgrade ended: the successor's pid, or why it failed; None while it is not known."""
         if predecessor is not None:
             self._inheritance = Inheritance.PENDING
@@ -106,17 +106,17 @@ class Takeover:
         step = self._upgrade.step
         return step is Step.STARTING or (step is Step.LEADING and accepting)
 
-    def reload_refusal(self) -> Refusal | None:
+    def reload_refusal(self) -> Failure | None:
         """Return why no reload can begin now, as far as the supervisors are concerned."""
-        return None if self._upgrade.step is Step.IDLE else Refusal("an upgrade is under way")
+        return None if self._upgrade.step is Step.IDLE else Failure("an upgrade is under way")
 
-    def upgrade_refusal(self) -> Refusal | None:
+    def upgrade_refusal(self) -> Failure | None:
         """Return why no upgrade can begin now, as far as the supervisors are concerned."""
         refusal = self._upgrade.refusal()
         if refusal is None and os.getpid() == 1:
-            refusal = Refusal("process 1 cannot be replaced; reload, or start a new container")
+            refusal = Failure("process 1 cannot be replaced; reload, or start a new container")
         if refusal is None and self.predecessor_pid is not None:
-            refusal = Refusal(f"the previous supervisor ({self.predecessor_pid}) is still draining")
+            refusal = Failure(f"the previous supervisor ({self.predecessor_pid}) is still draining")
         return refusal
 
     # --- polling ------------------------------------------------------------------------------------------------------
@@ -167,7 +167,7 @@ class Takeover:
                 return [HandedOver()]
             case Abandon():
                 # However far the successor came: it may have written the pidfile.
-                self.outcome = Refusal(str(UpgradeFailed(command.reason)))
+                self.outcome = Failure(str(UpgradeFailed(command.reason)))
                 self._set_ownership(FileOwnership.OWNER)
             case RollBack():
                 self._set_ownership(FileOwnership.OWNER)

@@ -23,9 +23,9 @@ from ..core.upgrade import (
     UpgradeFact,
 )
 from ..errors import PreforkError, reason_of
-from ..events import escape_ascii
 from ..system.handover import VARIABLE, HandoverWriter
 from ..system.processes import REAP_INTERVAL, Child, System
+from ..text import escape_ascii
 
 #: Puts together what a successor inherits, with a channel of this number, and variables of its environment.
 Export = Callable[[int], tuple[HandoverWriter, Mapping[str, str]]]

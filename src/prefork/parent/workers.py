@@ -27,13 +27,14 @@ from ..core.facts import (
 )
 from ..core.messages import Decoder, DrainingMessage, ReadyMessage, RecycleMessage, StackLine, UnableMessage
 from ..errors import reason_of
-from ..events import Emit, WorkerStacks, escape_ascii
+from ..events import Emit, WorkerStacks
 from ..system.descriptors import Descriptor, count_descriptors, raise_limit
+from ..system.fork_context import ForkContext
 from ..system.memory import OomKills
-from ..system.parent_death import Lifeline
 from ..system.processes import REAP_INTERVAL, RESOURCE_ERRNOS, Child, ExitStatus, System
 from ..system.scoreboard import FleetSetting, Row, Scoreboard, WorkerStat
 from ..system.tether import Tether
+from ..text import escape_ascii
 
 #: Rows of the scoreboard for each worker at the start, and the minimum: for a successor, for predecessors that drain
 #: meanwhile, and for more workers later. Untouched memory costs nothing.
@@ -48,24 +49,6 @@ CLAIM_SLACK = 64
 #: A worker that writes this much at once is misbehaving: its status pipe is ignored for MUTE_SECONDS.
 FLOOD_BYTES = 16 * 1024
 MUTE_SECONDS = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class ForkContext:
-    """What a newly forked worker inherits: slot and generation, status pipe, and the pipe that tells of its parent's
-    death. All signals are still blocked."""
-
-    slot: int
-    generation: int
-    parent: int
-    status: Descriptor
-    lifeline: Lifeline
-    tether: Tether
-    """What ends the worker's process group when the parent is gone."""
-    scoreboard: Scoreboard
-    row: int
-    """The number of the worker's own row on the scoreboard."""
-    dump_signal: int
 
 
 class ChildStarted(BaseException):
