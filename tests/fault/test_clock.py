@@ -9,6 +9,7 @@ import socket
 from pathlib import Path
 
 import pytest
+from helpers.proc import tcp_sockets
 from helpers.support import need, wait_until
 
 from prefork.testing import Server, run_server
@@ -96,22 +97,13 @@ def test_no_connection_ends_and_no_worker_dies(clock: WallClock, tmp_path: Path)
 def test_a_drain_takes_no_longer_and_is_not_cut_short(clock: WallClock, tmp_path: Path, offset: int) -> None:
     with run_server("app:slow", "-w", "1", "--drain-timeout", "20", cwd=tmp_path, env=clock.environment()) as server:
         with connect(server) as sock, connect(server):
-            wait_until(lambda: _queue_is_empty(server.port))
+            wait_until(lambda: tcp_sockets(server.port, "0A") == [0])
             server.signal(signal.SIGTERM)
             wait_until(lambda: "stopping" in server.stderr())
             clock.jump(offset)
             assert sock.makefile("rb").read() == b"goodbye\n"
         assert server.wait() == 0
         assert "every connection ended by itself" in server.stderr()
-
-
-def _queue_is_empty(port: int) -> bool:
-    """Whether all connections have been accepted: the listening socket's queue, in /proc/net/tcp."""
-    for row in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        fields = row.split()
-        if fields[1].endswith(f":{port:04X}") and fields[3] == "0A":
-            return int(fields[4].partition(":")[2], 16) == 0
-    return False
 
 
 @pytest.mark.parametrize("offset", [-DAY])

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers.servers import command, gone, ready, serving, upgrade
+from helpers.proc import gone
+from helpers.servers import command, ready, serving, upgrade
 from helpers.support import run_script, wait_until
 
 from prefork.testing import Server, run_server

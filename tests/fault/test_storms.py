@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.support import need, rounds, session_members, wait_until
+from helpers.proc import session_members, zombies
+from helpers.support import need, rounds, wait_until
 
 from prefork.testing import Server, run_server
 
@@ -73,17 +74,6 @@ class Clients:
             assert self.served
 
 
-def zombies(server: Server) -> list[str]:
-    text = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text()
-    states = []
-    for pid in text.split():
-        try:
-            states.append(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0])
-        except OSError:
-            continue
-    return [state for state in states if state == "Z"]
-
-
 @rounds(100, 500)
 def test_a_storm_of_signals_loses_nobody_and_ends_with_the_right_number(folder: Path, rounds: int) -> None:
     """HUP, TTIN, TTOU and CHLD, a hundred a second, under load; a minute of them is the catalogue's."""
@@ -95,7 +85,7 @@ def test_a_storm_of_signals_loses_nobody_and_ends_with_the_right_number(folder: 
             time.sleep(dice.uniform(0, 0.02))
         # The number is that of the last word.
         wait_until(lambda: _at_rest(control) == int(re.findall(r"scaled \(\w+\): (\d+)", server.stderr())[-1]), 30)
-        wait_until(lambda: zombies(server) == [])
+        wait_until(lambda: zombies(server.pid) == [])
         assert "Traceback" not in server.stderr()
         assert "died" not in server.stderr()
         assert server.stderr().count("reloading (") <= server.stderr().count("reloaded:") + 1

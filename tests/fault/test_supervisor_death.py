@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from helpers.support import kill_session, rounds, session_members, wait_until
+from helpers.proc import session_members, tcp_sockets
+from helpers.support import kill_session, rounds, wait_until
 
 from prefork.testing import run_server
 
@@ -66,12 +67,6 @@ def connect(port: int) -> socket.socket:
 def assert_port_is_free(port: int) -> None:
     """At the first try; SO_REUSEADDR, as any server, because of connections that have ended."""
     socket.create_server(("127.0.0.1", port)).close()
-
-
-def unread(port: int) -> int:
-    """How many bytes of its clients the server has not read, in /proc/net/tcp."""
-    rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return sum(int(row[4].partition(":")[2], 16) for row in rows if row[1].endswith(f":{port:04X}") and row[3] == "01")
 
 
 def bury(leader: int) -> None:
@@ -132,7 +127,7 @@ def test_while_a_worker_hangs(folder: Path, how: str) -> None:
     with run_server("service:handle", "-w", "1", cwd=folder) as server, connect(server.port) as sock:
         sock.sendall(how.encode() + b"\n")
         # It hangs as soon as it has read that.
-        wait_until(lambda: unread(server.port) == 0)
+        wait_until(lambda: not any(tcp_sockets(server.port, "01")))
         # The queue is not looked at any more.
         with connect(server.port) as unserved:
             unserved.sendall(b"anybody?\n")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from helpers.servers import ECHO, command, echo, ready, serving, upgrade
-from helpers.support import need, run_script, wait_until
+from helpers.support import need, run_script, traced, wait_until
 
 from prefork.core.messages import ReadyMessage, encode
 from prefork.parent.upgrade import Predecessor
@@ -68,16 +68,11 @@ def test_what_a_sandbox_refuses_is_done_without(folder: Path, certs: dict[str, s
 @pytest.mark.parametrize("error", ["ENOMEM", "EINVAL"])
 def test_a_poll_that_fails_ends_nothing(folder: Path, error: str) -> None:
     with serving(folder) as server:
-        strace = subprocess.Popen([*injecting("poll", f"error={error}:when=1..3"), "-p", str(server.pid)])
-        try:
-            wait_until(lambda: "TracerPid:\t0\n" not in Path(f"/proc/{server.pid}/status").read_text())
+        with traced(server.pid, "-f", "-e", "trace=poll", "-e", f"inject=poll:error={error}:when=1..3"):
             for pid in server.worker_pids():
                 os.kill(pid, signal.SIGKILL)
             wait_until(lambda: "the supervisor goes on and tries again: " in server.stderr())
             wait_until(lambda: echo(("127.0.0.1", server.port)) == b"hello\n")
-        finally:
-            strace.terminate()
-            strace.wait()
         wait_until(lambda: len(ready(folder)) == 2)
         assert server.stop() == 0
         assert "Traceback" not in server.stderr()
@@ -218,15 +213,9 @@ print(OomKills(Denied("/")).claim(1.0))
 
 def test_the_current_folder_is_gone_at_a_reload(folder: Path) -> None:
     with serving(folder) as server:
-        trace = injecting("getcwd", "error=ENOENT", "-p", str(server.pid))
-        strace = subprocess.Popen(trace)
-        try:
-            wait_until(lambda: "TracerPid:\t0\n" not in Path(f"/proc/{server.pid}/status").read_text())
+        with traced(server.pid, "-f", "-e", "trace=getcwd", "-e", "inject=getcwd:error=ENOENT"):
             server.signal(signal.SIGHUP)
             wait_until(lambda: "the current folder is gone" in server.stderr() or "reloaded: " in server.stderr())
-        finally:
-            strace.terminate()
-            strace.wait()
         assert echo(("127.0.0.1", server.port)) == b"hello\n"
         assert "Traceback" not in server.stderr()
         assert "bug" not in server.stderr()

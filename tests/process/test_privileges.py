@@ -59,18 +59,13 @@ IDENTITY = """
 import json, os, signal, socket
 from pathlib import Path
 from prefork.testing import run_server
+from helpers.proc import gone
 from helpers.support import wait_until
 
 def ask(port, word):
     with socket.create_connection(("127.0.0.1", port), timeout=10) as sock, sock.makefile("rb") as file:
         sock.sendall(word + b"\\n")
         return file.readline()
-
-def lives(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 options = ["--user", "nobody", "--group", "daemon", "--umask", "027", "-w", "2"]
 with run_server("service:handle", *options) as server:
@@ -83,7 +78,7 @@ with run_server("service:handle", *options) as server:
     # setuid clears the kernel's promise; the workers have asked for it again, and have the pipe besides.
     workers = server.worker_pids()
     os.kill(server.pid, signal.SIGKILL)
-    wait_until(lambda: not any(map(lives, workers)), what="the end of the workers")
+    wait_until(lambda: all(map(gone, workers)), what="the end of the workers")
 """
 
 

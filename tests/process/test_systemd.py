@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.support import free_port, kill_session, need, session_members, slow, wait_until
+from helpers.proc import session_members
+from helpers.support import free_port, kill_session, need, slow, wait_until
 
 from prefork.testing import run_server
 

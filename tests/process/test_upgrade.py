@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.servers import command, end, gone, serving, status, upgrade
-from helpers.support import need, rounds, session_members, slow, wait_until
+from helpers.proc import gone, session_members
+from helpers.servers import command, end, serving, status, upgrade
+from helpers.support import need, rounds, slow, wait_until
 
 from prefork.testing import Server, run_server
 
