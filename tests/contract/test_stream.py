@@ -785,7 +785,7 @@ def test_wait_draining_returns_when_the_server_wants_to_stop(world: World) -> No
             await asyncio.sleep(0)
             assert not waiting.done()
             assert world.hub is not None
-            world.hub.drain_asked.set()
+            world.hub.draining.set()
             await settled(waiting)
             assert stream.draining
 

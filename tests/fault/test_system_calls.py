@@ -71,7 +71,7 @@ def test_a_poll_that_fails_ends_nothing(folder: Path, error: str) -> None:
         with traced(server.pid, "-f", "-e", "trace=poll", "-e", f"inject=poll:error={error}:when=1..3"):
             for pid in server.worker_pids():
                 os.kill(pid, signal.SIGKILL)
-            wait_until(lambda: "the supervisor goes on and tries again: " in server.stderr())
+            wait_until(lambda: "a system call of the supervisor failed: " in server.stderr())
             wait_until(lambda: echo(("127.0.0.1", server.port)) == b"hello\n")
         wait_until(lambda: len(ready(folder)) == 2)
         assert server.stop() == 0

@@ -178,7 +178,7 @@ def test_at_a_stop_handlers_are_told_and_the_worker_ends_with_the_last(folder: P
             file.close()
             sock.close()
         assert server.wait() == 0
-        assert server.stderr().count("drained: every connection ended by itself") == 2
+        assert server.stderr().count("drained: all connections closed, none aborted") == 2
 
 
 def test_connections_that_stay_are_aborted_at_the_drain_timeout_and_counted(folder: Path) -> None:
