@@ -61,7 +61,7 @@ def deaths(server: Server) -> list[str]:
 
 
 @pytest.mark.parametrize("how", ["raises at start", "exits when ready"])
-def test_when_every_worker_keeps_dying_it_gives_up_with_its_own_status(folder: Path, how: str) -> None:
+def test_when_every_worker_keeps_dying_the_server_exits_with_status_5(folder: Path, how: str) -> None:
     with run_server("app:service", "-w", "2", cwd=folder) as server:
         (folder / "broken").write_text(how)
         for pid in server.worker_pids():
@@ -75,7 +75,7 @@ def test_when_every_worker_keeps_dying_it_gives_up_with_its_own_status(folder: P
         assert "Traceback" not in server.stderr()
 
 
-def test_a_sibling_serves_on_meanwhile_and_the_worker_is_back_when_it_can(folder: Path) -> None:
+def test_a_sibling_serves_while_a_worker_cannot_start(folder: Path) -> None:
     with run_server("app:service", "-w", "2", cwd=folder) as server:
         victim, survivor = server.worker_pids()
         (folder / "broken").write_text("raises at import")
@@ -92,7 +92,7 @@ def test_a_sibling_serves_on_meanwhile_and_the_worker_is_back_when_it_can(folder
         assert server.stop() == 0
 
 
-def test_deaths_are_answered_later_and_later(folder: Path) -> None:
+def test_repeated_deaths_are_restarted_after_growing_delays(folder: Path) -> None:
     with run_server("app:service", "-w", "2", cwd=folder) as server:
         (folder / "broken").write_text("exits at import")
         os.kill(server.worker_pids()[0], signal.SIGKILL)

@@ -37,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @rounds(5, 15)
-def test_a_stop_at_a_random_moment_of_the_start(folder: Path, rounds: int) -> None:
+def test_a_stop_at_any_moment_of_the_start_ends_all_processes(folder: Path, rounds: int) -> None:
     """Whether workers exist, are being forked, import, or have just begun to accept: they drain and end."""
     command = [sys.executable, "-m", "prefork", "serve", "app:handle", "-w", "4", "--bind", "127.0.0.1:0"]
     dice = random.Random(2)
@@ -68,7 +68,7 @@ def test_a_stop_at_a_random_moment_of_the_start(folder: Path, rounds: int) -> No
 
 
 @pytest.mark.parametrize("numbers", [(signal.SIGTERM,), (signal.SIGINT,), (signal.SIGTERM, signal.SIGINT)])
-def test_a_storm_of_stops(folder: Path, numbers: tuple[int, ...]) -> None:
+def test_many_stop_signals_end_the_server_cleanly(folder: Path, numbers: tuple[int, ...]) -> None:
     """An impatient person at the keyboard: signals go on to come until the process is gone."""
     for _ in range(2):
         with run_server("app:stay", "-w", "2", bind=["127.0.0.1:0", f"unix:{folder}/socket"], cwd=folder) as server:

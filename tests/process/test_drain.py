@@ -77,7 +77,7 @@ def test_after_a_stop_new_connections_are_refused_while_open_ones_end(folder: Pa
         assert server.wait() == 0
 
 
-def test_one_that_still_drains_from_a_reload_does_not_keep_the_port(folder: Path) -> None:
+def test_a_worker_that_drains_after_a_reload_does_not_keep_the_port(folder: Path) -> None:
     with run_server("service:handle", "-w", "1", cwd=folder) as server:
         with connect(server) as sock:
             sock.sendall(b"one\n")
@@ -92,7 +92,7 @@ def test_one_that_still_drains_from_a_reload_does_not_keep_the_port(folder: Path
 
 
 @pytest.mark.parametrize("options", [[], ["--reuse-port"]])
-def test_what_waits_in_the_queue_at_a_stop_is_served(folder: Path, options: list[str]) -> None:
+def test_connections_queued_at_a_stop_are_served(folder: Path, options: list[str]) -> None:
     with run_server("service:handle", "-w", "3", *options, cwd=folder) as server:
         workers = server.worker_pids()
         for pid in workers:
@@ -128,13 +128,13 @@ def at_a_stop_beyond_the_limit(server: Server, connections: int) -> int:
     return served
 
 
-def test_what_waits_beyond_the_limit_at_a_stop_is_refused(folder: Path) -> None:
+def test_connections_queued_beyond_the_limit_at_a_stop_are_refused(folder: Path) -> None:
     options = ["-w", "1", "--max-connections", "2", "--refusal", "busy\n"]
     with run_server("service:polite", *options, cwd=folder) as server:
         assert at_a_stop_beyond_the_limit(server, 6) == 2
 
 
-def test_what_waits_at_the_reserve_of_descriptors_at_a_stop_is_refused(folder: Path) -> None:
+def test_connections_queued_at_the_descriptor_reserve_at_a_stop_are_refused(folder: Path) -> None:
     with run_server("service:polite", "-w", "1", "--refusal", "busy\n", cwd=folder) as server:
         (worker,) = server.worker_pids()
         # 32 of them are not for connections.

@@ -67,7 +67,7 @@ def test_each_worker_has_a_socket_of_its_own_and_all_serve(folder: Path) -> None
         assert not tcp_sockets(server.port, "0A")
 
 
-def test_what_waits_for_a_worker_that_dies_is_served(folder: Path) -> None:
+def test_connections_queued_for_a_dead_worker_are_served(folder: Path) -> None:
     with run_server("service:handle", "-w", "3", "--reuse-port", cwd=folder) as server:
         pids = stop_all(server)
         queued = [connect(server) for _ in range(60)]
@@ -83,7 +83,7 @@ def test_what_waits_for_a_worker_that_dies_is_served(folder: Path) -> None:
             sock.close()
 
 
-def test_what_waits_for_a_worker_that_is_busy_is_taken_by_others(folder: Path) -> None:
+def test_connections_queued_for_a_busy_worker_are_accepted_by_siblings(folder: Path) -> None:
     with run_server("service:handle", "-w", "2", "--reuse-port", cwd=folder) as server, connect(server) as blocked:
         busy = answer(blocked)
         blocked.sendall(b"block\n")
@@ -94,7 +94,7 @@ def test_what_waits_for_a_worker_that_is_busy_is_taken_by_others(folder: Path) -
         assert int(said.readline()) == busy
 
 
-def test_fewer_workers_and_more(folder: Path) -> None:
+def test_scaling_keeps_every_socket_served(folder: Path) -> None:
     """Sockets stay, whoever serves them: the kernel goes on sharing connections out to all."""
     with run_server("service:handle", "-w", "3", "--reuse-port", cwd=folder) as server:
         fewer = [(signal.SIGTTOU, 2), (signal.SIGTTOU, 1)]
@@ -139,7 +139,7 @@ def test_a_second_server_on_the_port_is_refused(folder: Path, first: bool) -> No
         assert {ask(server) for _ in range(60)} == set(server.worker_pids()), "nobody else got any"
 
 
-def test_both_families(folder: Path) -> None:
+def test_reuse_port_works_on_both_families(folder: Path) -> None:
     need("ss")
     with run_server("service:handle", "-w", "2", "--reuse-port", bind=[":0"], cwd=folder) as server:
         listed = subprocess.run(["ss", "-Hltn", f"sport = :{server.port}"], capture_output=True, text=True).stdout

@@ -58,7 +58,7 @@ def ask(server: Server, word: str) -> bytes:
         return sock.makefile("rb").readline()
 
 
-def test_it_says_where_it_listens_and_when_it_is_ready(folder: Path) -> None:
+def test_the_log_says_where_it_listens_and_when_it_is_ready(folder: Path) -> None:
     path = folder / "socket"
     with run_server(
         "service:handle", "--workers", "3", bind=["127.0.0.1:0", "[::1]:0", f"unix:{path},mode=620"], cwd=folder
@@ -79,7 +79,7 @@ def test_it_says_where_it_listens_and_when_it_is_ready(folder: Path) -> None:
         assert not server.stderr().count("Traceback")
 
 
-def test_all_workers_serve(folder: Path) -> None:
+def test_every_worker_serves(folder: Path) -> None:
     with run_server("service:handle", "-w", "3", cwd=folder) as server:
         seen: set[bytes] = set()
 
@@ -92,7 +92,7 @@ def test_all_workers_serve(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["kill", "exit"])
-def test_a_worker_that_dies_is_replaced_and_costs_its_own_connections_alone(folder: Path, how: str) -> None:
+def test_a_worker_that_dies_is_replaced_and_ends_only_its_own_connections(folder: Path, how: str) -> None:
     with run_server("service:handle", "-w", "2", cwd=folder) as server:
         connections = [connect(server) for _ in range(40)]
         owners: dict[socket.socket, int] = {}
@@ -186,7 +186,7 @@ def test_the_supervisor_has_no_loop_and_no_threads(folder: Path) -> None:
     "number", [signal.SIGTERM, signal.SIGHUP, *map(slow, (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN))]
 )
 @pytest.mark.parametrize("moment", ["pid", "socket", "control"])
-def test_a_signal_while_it_starts(folder: Path, number: int, moment: str) -> None:
+def test_a_signal_during_the_start_ends_the_server_or_is_ignored(folder: Path, number: int, moment: str) -> None:
     """It ends it, and leaves nothing behind; or it means nothing yet."""
     options = ["--pidfile", "pid", "--control", "control"]
     with run_server(
@@ -202,7 +202,7 @@ def test_a_signal_while_it_starts(folder: Path, number: int, moment: str) -> Non
     assert {each.name for each in folder.iterdir()} <= {"service.py", "__pycache__"}
 
 
-def test_the_current_folder_is_gone(folder: Path) -> None:
+def test_a_current_directory_that_is_gone_is_one_line(folder: Path) -> None:
     place = folder / "place"
     place.mkdir()
     (place / "service.py").write_text("")
@@ -213,7 +213,7 @@ def test_the_current_folder_is_gone(folder: Path) -> None:
         assert "Traceback" not in server.stderr()
 
 
-def test_an_address_in_use_is_one_line_and_no_fork(folder: Path) -> None:
+def test_an_address_in_use_is_one_line_and_forks_nothing(folder: Path) -> None:
     need("strace")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -247,7 +247,7 @@ def test_of_several_addresses_all_are_bound_or_none(folder: Path) -> None:
     assert not path.exists()
 
 
-def test_from_python_with_a_function(folder: Path) -> None:
+def test_serve_runs_a_function_from_python(folder: Path) -> None:
     script = folder / "program.py"
     script.write_text(
         "import prefork, service, sys\n"
@@ -273,7 +273,7 @@ def test_from_python_with_a_function(folder: Path) -> None:
             process.kill()
 
 
-def test_no_room_for_a_process_is_survived(folder: Path) -> None:
+def test_a_failed_fork_is_survived_and_tried_again(folder: Path) -> None:
     calls = "clone,clone3,fork,vfork"
     with run_server("service:handle", "-w", "2", cwd=folder) as server:
         with traced(server.pid, "-e", f"trace={calls}", "-e", f"inject={calls}:error=EAGAIN"):

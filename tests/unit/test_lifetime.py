@@ -14,7 +14,7 @@ def test_no_limit_is_never_reached() -> None:
     assert RecycleLimits().spent(10**12, 1e9, 10**12) == ""
 
 
-def test_each_limit_alone() -> None:
+def test_each_recycling_limit_works_by_itself() -> None:
     assert "10 connections (--max-connections-served)" in RecycleLimits(connections=10).spent(10, 0, 0)
     assert "60 s (--max-worker-age)" in RecycleLimits(age=60).spent(0, 60, 0)
     assert "5000000 bytes of memory (--max-worker-rss)" in RecycleLimits(rss=4_000_000).spent(0, 0, 5_000_000)
@@ -22,7 +22,7 @@ def test_each_limit_alone() -> None:
 
 
 @given(st.floats(0, 1), st.integers(1, 10**9))
-def test_what_is_drawn_is_never_less_and_not_much_more(dice: float, connections: int) -> None:
+def test_jitter_never_lowers_a_limit_and_raises_it_by_little(dice: float, connections: int) -> None:
     drawn = RecycleLimits(connections, float(connections), connections).drawn(dice)
     assert drawn.connections is not None
     assert drawn.age is not None

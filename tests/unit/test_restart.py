@@ -38,7 +38,7 @@ def test_a_worker_that_had_been_stable_is_replaced_at_once(
     assert delay(recovered, 1000.0, POLICY) == 0
 
 
-def test_a_death_after_serving_is_answered_at_once_a_few_times_only() -> None:
+def test_a_worker_that_had_served_is_restarted_at_once_only_a_few_times() -> None:
     history = History()
     delays = []
     for _ in range(6):

@@ -69,7 +69,7 @@ def test_once_one_has_served_a_boot_failure_is_tried_again() -> None:
     assert sorted(machine.alive.values()) == [0, 1]
 
 
-def test_a_crash_loop_ends_only_when_nobody_serves() -> None:
+def test_a_crash_loop_ends_the_server_only_when_no_worker_serves() -> None:
     machine = Machine(2)
     machine.boot()
     for _ in range(20):
@@ -86,7 +86,7 @@ def test_a_crash_loop_ends_only_when_nobody_serves() -> None:
     assert machine.finish.code is ExitCode.CRASH_LOOP
 
 
-def test_a_refused_fork_is_told_once_and_tried_until_it_works() -> None:
+def test_a_failed_fork_is_logged_once_and_retried() -> None:
     machine = Machine(1)
     machine.refuse_forks = True
     machine.tell(Started())
@@ -99,7 +99,7 @@ def test_a_refused_fork_is_told_once_and_tried_until_it_works() -> None:
     assert list(machine.alive.values()) == [0]
 
 
-def test_a_worker_that_crashes_while_it_drains_is_told() -> None:
+def test_a_worker_that_crashes_while_it_drains_is_logged() -> None:
     machine = Machine(3)
     machine.tell(Started())
     machine.tell(WorkerReady(0))
@@ -115,7 +115,7 @@ def test_a_worker_that_crashes_while_it_drains_is_told() -> None:
     assert machine.finish == Finish(ExitCode.OK)
 
 
-def test_a_second_stop_is_at_once() -> None:
+def test_a_second_stop_does_not_drain() -> None:
     machine = Machine(2)
     machine.boot()
     machine.tell(StopAsked("SIGTERM"))
@@ -152,7 +152,7 @@ def test_a_reload_replaces_one_slot_at_a_time_each_successor_ready_first() -> No
     assert not machine.killed
 
 
-def test_a_reload_is_done_when_nobody_old_accepts_any_more() -> None:
+def test_a_reload_is_done_when_no_old_worker_accepts() -> None:
     machine = Machine(2)
     machine.obedient = False
     machine.boot()
@@ -167,7 +167,7 @@ def test_a_reload_is_done_when_nobody_old_accepts_any_more() -> None:
     assert machine.roster.rolling is None
 
 
-def test_what_does_not_boot_never_replaces_what_runs() -> None:
+def test_code_that_does_not_boot_never_replaces_a_running_worker() -> None:
     machine = Machine(3)
     machine.boot()
     machine.tell(ReloadAsked("SIGHUP", Timing()))
@@ -215,7 +215,7 @@ def test_when_both_die_the_slot_is_filled_again() -> None:
     assert list(machine.alive) == [2]
 
 
-def test_asked_twice_it_reloads_twice_and_not_at_once() -> None:
+def test_two_requests_are_two_reloads_one_after_the_other() -> None:
     machine = Machine(2)
     machine.boot()
     for _ in range(3):
@@ -248,7 +248,7 @@ def crash_into_back_off(machine: Machine, slot: int) -> None:
     assert machine.roster.slots[slot].due > machine.now
 
 
-def test_an_empty_slot_has_its_successor_prove_itself_as_well() -> None:
+def test_the_successor_of_an_empty_slot_must_also_boot_first() -> None:
     """A reload that fails leaves it for a worker of the kind that there was, when that one was due."""
     machine = Machine(2)
     machine.boot()
@@ -266,7 +266,7 @@ def test_an_empty_slot_has_its_successor_prove_itself_as_well() -> None:
     assert machine.roster.generations() == {0}
 
 
-def test_slots_that_come_during_a_reload_have_workers_of_the_new_kind() -> None:
+def test_slots_added_during_a_reload_run_the_new_generation() -> None:
     machine = Machine(1)
     machine.boot()
     machine.tell(ReloadAsked("SIGHUP", Timing()))
@@ -281,7 +281,7 @@ def test_slots_that_come_during_a_reload_have_workers_of_the_new_kind() -> None:
     assert {worker.generation for worker in machine.roster.workers.values()} == {1}
 
 
-def test_a_slot_that_goes_takes_its_successor_along() -> None:
+def test_removing_a_slot_removes_its_successor() -> None:
     machine = Machine(2)
     machine.boot()
     machine.tell(ReloadAsked("SIGHUP", Timing()))
@@ -294,7 +294,7 @@ def test_a_slot_that_goes_takes_its_successor_along() -> None:
     assert "reloaded: every worker is of generation 1" in machine.notes
 
 
-def test_nothing_can_be_asked_for_while_the_first_ones_start() -> None:
+def test_requests_are_refused_until_the_first_workers_are_ready() -> None:
     machine = Machine(1)
     machine.tell(Started())
     machine.tell(ScaleAsked("SIGTTIN", 2))
@@ -303,7 +303,7 @@ def test_nothing_can_be_asked_for_while_the_first_ones_start() -> None:
     assert [note.split(":")[0] for note in machine.notes] == ["not scaling (SIGTTIN)", "not reloading (SIGHUP)"]
 
 
-def test_giving_up_leaves_those_alone_that_drain() -> None:
+def test_giving_up_does_not_kill_draining_workers() -> None:
     machine = Machine(1)
     machine.boot()
     machine.tell(ReloadAsked("SIGHUP", Timing()))
@@ -319,7 +319,7 @@ def test_giving_up_leaves_those_alone_that_drain() -> None:
     assert machine.finish.code == ExitCode.CRASH_LOOP
 
 
-def test_one_more_and_one_fewer() -> None:
+def test_slots_are_added_and_removed_one_at_a_time() -> None:
     machine = Machine(1)
     machine.boot()
     machine.tell(ScaleAsked("SIGTTIN", 1))
@@ -352,7 +352,7 @@ def test_a_hung_worker_is_dumped_killed_and_replaced() -> None:
     assert any("worker 0 (pid 5000) hangs" in note for note in machine.notes)
 
 
-def test_after_a_pause_of_everybody_nobody_is_judged_by_it() -> None:
+def test_one_pause_of_the_whole_server_kills_no_worker() -> None:
     """The machine slept, or the whole group was frozen: our clock ran, theirs did not."""
     machine = Machine(2)
     machine.boot()
@@ -367,7 +367,7 @@ def test_after_a_pause_of_everybody_nobody_is_judged_by_it() -> None:
     assert machine.dumped == []
 
 
-def test_pause_after_pause_nobody_is_judged_who_beats_in_between() -> None:
+def test_repeated_pauses_kill_no_worker_that_beats_in_between() -> None:
     """A laptop's lid, or a group that is frozen again and again: each look comes late, and finds everybody stale."""
     machine = Machine(2)
     machine.boot()
@@ -381,7 +381,7 @@ def test_pause_after_pause_nobody_is_judged_who_beats_in_between() -> None:
     assert machine.dumped == []
 
 
-def test_pause_after_pause_one_that_never_beats_is_found() -> None:
+def test_repeated_pauses_do_not_hide_a_worker_that_never_beats() -> None:
     machine = Machine(2)
     machine.boot()
     machine.sleep(20)
@@ -393,7 +393,7 @@ def test_pause_after_pause_one_that_never_beats_is_found() -> None:
     assert machine.dumped == [0]
 
 
-def test_slots_that_go_and_come_during_a_reload_get_nobody_when_they_are_gone() -> None:
+def test_slots_removed_during_a_reload_get_no_worker() -> None:
     machine = Machine(4)
 
     def all_ready() -> None:
@@ -419,7 +419,7 @@ def test_slots_that_go_and_come_during_a_reload_get_nobody_when_they_are_gone() 
         machine.check()
 
 
-def test_one_that_hangs_while_it_drains_is_not_waited_for() -> None:
+def test_a_worker_that_hangs_while_it_drains_is_killed() -> None:
     machine = Machine(1)
     machine.boot()
     machine.sleep(5)
@@ -432,7 +432,7 @@ def test_one_that_hangs_while_it_drains_is_not_waited_for() -> None:
 # --- recycling --------------------------------------------------------------------------------------------------------
 
 
-def test_spent_workers_are_replaced_one_at_a_time_each_when_its_successor_is_ready() -> None:
+def test_recycled_workers_are_replaced_one_at_a_time_successor_first() -> None:
     machine = Machine(3)
     machine.boot()
     for worker in range(3):
@@ -450,7 +450,7 @@ def test_spent_workers_are_replaced_one_at_a_time_each_when_its_successor_is_rea
     assert not machine.roster.deaths
 
 
-def test_who_is_spent_again_and_again_does_not_keep_others_from_being_recycled() -> None:
+def test_a_slot_recycled_again_and_again_does_not_starve_the_others() -> None:
     machine = Machine(2)
     machine.boot()
     machine.tell(RecycleRequested(0, "served"))
@@ -462,7 +462,7 @@ def test_who_is_spent_again_and_again_does_not_keep_others_from_being_recycled()
     assert machine.alive[newest(machine)] == 1
 
 
-def test_a_spent_worker_whose_successor_fails_goes_on_and_is_tried_again_later() -> None:
+def test_a_worker_whose_successor_fails_serves_on_and_is_recycled_later() -> None:
     machine = Machine(1)
     machine.boot()
     machine.tell(RecycleRequested(0, "old"))
@@ -475,7 +475,7 @@ def test_a_spent_worker_whose_successor_fails_goes_on_and_is_tried_again_later()
     assert sorted(machine.alive) == [0, 2]
 
 
-def test_a_reload_asked_for_while_one_is_recycled_comes_next() -> None:
+def test_a_reload_requested_during_recycling_comes_next() -> None:
     machine = Machine(2)
     machine.boot()
     machine.tell(RecycleRequested(0, "old"))
@@ -490,7 +490,7 @@ def test_a_reload_asked_for_while_one_is_recycled_comes_next() -> None:
 # --- another supervisor -----------------------------------------------------------------------------------------------
 
 
-def test_handed_over_everybody_drains_and_nobody_is_forked() -> None:
+def test_after_a_hand_over_all_workers_drain_and_none_is_forked() -> None:
     machine = Machine(2)
     machine.boot()
     machine.tell(HandedOver())
@@ -502,7 +502,7 @@ def test_handed_over_everybody_drains_and_nobody_is_forked() -> None:
     assert machine.finish == Finish(ExitCode.OK)
 
 
-def test_taken_back_every_slot_gets_a_worker_and_the_draining_ones_go_on() -> None:
+def test_after_a_roll_back_every_slot_gets_a_worker_and_drains_go_on() -> None:
     machine = Machine(2)
     machine.boot()
     machine.tell(HandedOver())
@@ -520,7 +520,7 @@ def test_taken_back_every_slot_gets_a_worker_and_the_draining_ones_go_on() -> No
 # --- causes -----------------------------------------------------------------------------------------------------------
 
 
-def test_deaths_are_counted_by_what_we_know_of_their_cause() -> None:
+def test_deaths_are_counted_by_cause() -> None:
     machine = Machine(1)
     machine.boot()
 

@@ -176,7 +176,7 @@ class Histories(RuleBasedStateMachine):
 
 
 @pytest.mark.deadline(3600)
-def test_any_history() -> None:
+def test_every_random_history_of_a_roster_keeps_its_invariants() -> None:
     Histories.steps = 0
     for done in range(0, HISTORIES, BATCH):
         count = min(BATCH, HISTORIES - done)

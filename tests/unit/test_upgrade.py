@@ -70,7 +70,7 @@ class Machine:
         self.tell(SuccessorDied(cause))
 
 
-def test_it_takes_over_when_it_is_ready_and_not_before() -> None:
+def test_a_successor_serves_only_once_it_is_ready() -> None:
     machine = Machine()
     machine.tell(UpgradeAsked("SIGUSR2"))
     assert machine.serving
@@ -79,7 +79,7 @@ def test_it_takes_over_when_it_is_ready_and_not_before() -> None:
     assert machine.notes[-1] == "upgraded: supervisor 7 is serving; draining this one"
 
 
-def test_one_that_cannot_start_changes_nothing_and_says_why() -> None:
+def test_a_successor_that_cannot_start_changes_nothing_and_says_why() -> None:
     machine = Machine()
     machine.tell(UpgradeAsked("SIGUSR2"))
     machine.tell(SuccessorUnable("service x:y: SyntaxError"))
@@ -94,7 +94,7 @@ def test_one_that_cannot_start_changes_nothing_and_says_why() -> None:
     assert not machine.serving, "the third try works"
 
 
-def test_one_that_was_stopped_while_it_started_says_so() -> None:
+def test_a_successor_stopped_during_its_start_says_so() -> None:
     machine = Machine()
     machine.tell(UpgradeAsked("SIGUSR2"))
     machine.tell(SuccessorStopping())
@@ -103,14 +103,14 @@ def test_one_that_was_stopped_while_it_started_says_so() -> None:
     assert not machine.stopped
 
 
-def test_at_once_means_both() -> None:
+def test_an_immediate_stop_reaches_both_supervisors() -> None:
     machine = Machine()
     machine.tell(UpgradeAsked("SIGUSR2"))
     machine.tell(SuccessorReady())
     assert machine.upgrade.apply(SuccessorStopping(at_once=True), machine.now) == [StopToo(at_once=True)]
 
 
-def test_one_that_hangs_is_killed() -> None:
+def test_a_successor_that_hangs_is_killed() -> None:
     machine = Machine()
     machine.tell(UpgradeAsked("SIGUSR2"))
     assert machine.upgrade.next_due() == 175.0
@@ -135,7 +135,7 @@ def test_asked_twice() -> None:
     assert machine.notes[-1] == "not upgrading (SIGUSR2): this supervisor has handed over to 7"
 
 
-def test_one_that_dies_while_ours_drain_is_replaced_by_ours() -> None:
+def test_a_successor_that_dies_during_the_drain_is_replaced_by_our_workers() -> None:
     machine = Machine()
     machine.tell(UpgradeAsked("SIGUSR2"))
     machine.tell(SuccessorReady())
@@ -145,7 +145,7 @@ def test_one_that_dies_while_ours_drain_is_replaced_by_ours() -> None:
     assert machine.running
 
 
-def test_one_that_is_stopped_while_ours_drain_is_not() -> None:
+def test_a_successor_that_is_stopped_during_the_drain_is_not_replaced() -> None:
     machine = Machine()
     machine.tell(UpgradeAsked("SIGUSR2"))
     machine.tell(SuccessorReady())
@@ -155,7 +155,7 @@ def test_one_that_is_stopped_while_ours_drain_is_not() -> None:
     assert not machine.serving
 
 
-def test_a_stop_ends_one_that_has_not_come_to_serve_and_waits_for_it() -> None:
+def test_a_stop_ends_a_starting_successor_and_waits_for_it() -> None:
     machine = Machine()
     machine.tell(UpgradeAsked("SIGUSR2"))
     machine.tell(Stopping(at_once=False))
@@ -169,7 +169,7 @@ def test_a_stop_ends_one_that_has_not_come_to_serve_and_waits_for_it() -> None:
     assert not machine.upgrade.waits()
 
 
-def test_a_stop_leaves_one_that_serves_alone() -> None:
+def test_a_stop_does_not_end_a_serving_successor() -> None:
     machine = Machine()
     machine.tell(UpgradeAsked("SIGUSR2"))
     machine.tell(SuccessorReady())
@@ -185,7 +185,7 @@ happenings = st.sampled_from(["ask", "ready", "unable", "stopping", "die", "stop
 
 
 @hypothesis.given(st.lists(happenings, max_size=30))
-def test_any_history(history: list[str]) -> None:
+def test_every_random_history_of_an_upgrade_keeps_its_invariants(history: list[str]) -> None:
     machine = Machine()
     stopping = False
     for each in history:
