@@ -259,6 +259,7 @@ def crash_into_back_off(machine: Machine, slot: int) -> None:
 
 
 def test_the_successor_of_an_empty_slot_must_also_boot_first() -> None:
+    """A failed reload leaves the slot to a worker of the old generation, forked when it was due."""
     machine = Machine(2)
     machine.boot()
     crash_into_back_off(machine, 0)
