@@ -14,6 +14,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import griffe
 
@@ -40,6 +41,8 @@ INTERNAL = {
     "on_ready",
     "shed",
 }
+#: A function, class or attribute of griffe, whose types do not say which of them has which attributes.
+Documented: TypeAlias = Any
 HEAD = """# The Python interface
 
 Generated from the docstrings by `scripts/api.py`. Import every name from `prefork`, except those of `prefork.testing`.
@@ -76,7 +79,7 @@ def _path(value: object) -> str:
     return f"{value.__module__}.{value.__qualname__}"  # type: ignore[attr-defined]  # functions and classes have both
 
 
-def _section(title: str, source: griffe.Object | griffe.Alias, paths: list[str]) -> Iterator[str]:
+def _section(title: str, source: Documented, paths: list[str]) -> Iterator[str]:
     yield f"## {title}\n"
     for path in sorted(paths, key=lambda each: each.rpartition(".")[2].lower()):
         found = source[path.removeprefix("prefork.")]
@@ -84,12 +87,12 @@ def _section(title: str, source: griffe.Object | griffe.Alias, paths: list[str])
         yield from _function(found) if found.is_function else _class(found)
 
 
-def _function(found: griffe.Object | griffe.Alias) -> Iterator[str]:
+def _function(found: Documented) -> Iterator[str]:
     yield textwrap.indent(_signature(found, found.name), "    ") + "\n"
     yield _text(found) + "\n"
 
 
-def _class(found: griffe.Object | griffe.Alias) -> Iterator[str]:
+def _class(found: Documented) -> Iterator[str]:
     bases = ", ".join(str(base).rpartition(".")[2] for base in found.bases)
     made = found.members.get("__init__")
     if made is not None and made.is_function and found.name in CONSTRUCTED:
@@ -100,7 +103,7 @@ def _class(found: griffe.Object | griffe.Alias) -> Iterator[str]:
     yield from map(_item, _members(found))
 
 
-def _members(found: griffe.Object | griffe.Alias) -> Iterator[griffe.Object | griffe.Alias]:
+def _members(found: Documented) -> Iterator[Documented]:
     """Yield the documented public members, inherited ones too, in the order of the source."""
     hidden = INTERNAL if found.name == "Stream" else ()
     for name, member in sorted(found.all_members.items(), key=lambda item: item[0] in found.inherited_members):
@@ -109,7 +112,7 @@ def _members(found: griffe.Object | griffe.Alias) -> Iterator[griffe.Object | gr
         yield member
 
 
-def _item(member: griffe.Object | griffe.Alias) -> str:
+def _item(member: Documented) -> str:
     if member.is_function:
         title = _signature(member, member.name)
     else:
@@ -120,7 +123,7 @@ def _item(member: griffe.Object | griffe.Alias) -> str:
     return textwrap.indent(f"* `{title}`\n\n{_text(member)}\n", "  ").removeprefix("  ")
 
 
-def _signature(found: griffe.Object | griffe.Alias, name: str) -> str:
+def _signature(found: Documented, name: str) -> str:
     """Return the call on one line, or with one parameter a line if it is longer than the page."""
     parameters = [each for each in found.parameters if each.name != "self"]
     texts: list[str] = []
@@ -138,7 +141,7 @@ def _signature(found: griffe.Object | griffe.Alias, name: str) -> str:
     return line if len(line) <= WIDTH - 4 else f"{start}(\n    " + ",\n    ".join(texts) + f",\n){end}"
 
 
-def _text(found: griffe.Object | griffe.Alias) -> str:
+def _text(found: Documented) -> str:
     return "" if found.docstring is None else found.docstring.value
 
 

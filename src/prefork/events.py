@@ -343,6 +343,13 @@ class Reloaded(Event):
     generation: int
 
 
+class OldWorkersGone(Event):
+    """After a reload, the last worker of an earlier generation has exited."""
+
+    template = "every worker before generation {generation} has exited"
+    generation: int
+
+
 class ReloadFailed(Event, level=ERROR):
     """A successor did not become ready, so the reload ends and the running workers stay."""
 

@@ -71,7 +71,7 @@ async def ends(reader: asyncio.StreamReader, began: float | None = None) -> floa
     return time.monotonic() - began
 
 
-def test_a_peer_that_says_nothing(world: World) -> None:
+def test_a_peer_that_sends_nothing_is_aborted_after_the_first_byte_timeout(world: World) -> None:
     async def main() -> None:
         async with Serving(echo, Limits(first_byte_timeout=SHORT)) as serving:
             began = time.monotonic()
@@ -90,7 +90,7 @@ def test_a_peer_that_says_nothing(world: World) -> None:
     world.run(main)
 
 
-def test_a_peer_that_falls_silent(world: World) -> None:
+def test_a_peer_that_stops_sending_is_aborted_after_the_idle_timeout(world: World) -> None:
     async def main() -> None:
         async with Serving(echo, Limits(idle_timeout=SHORT)) as serving:
             reader, writer = await serving.connect()
@@ -106,7 +106,7 @@ def test_a_peer_that_falls_silent(world: World) -> None:
     world.run(main)
 
 
-def test_silence_counts_while_the_handler_waits_for_its_peer_alone(world: World) -> None:
+def test_idle_time_counts_only_while_the_handler_waits_for_its_peer(world: World) -> None:
     async def slow(stream: Stream) -> None:
         async for line in stream:
             # Busy with something else for longer than the peer may be silent: it is not the peer's turn.
@@ -126,7 +126,7 @@ def test_silence_counts_while_the_handler_waits_for_its_peer_alone(world: World)
     world.run(main)
 
 
-def test_what_the_server_sends_does_not_make_a_silent_peer_lively(world: World) -> None:
+def test_sending_to_a_silent_peer_does_not_extend_its_idle_timeout(world: World) -> None:
     async def ping(stream: Stream) -> None:
         with contextlib.suppress(ConnectionError):
             while True:
@@ -146,7 +146,7 @@ def test_what_the_server_sends_does_not_make_a_silent_peer_lively(world: World) 
     world.run(main)
 
 
-def test_no_trickle_extends_a_connections_age(world: World) -> None:
+def test_a_trickle_of_bytes_does_not_extend_the_maximum_age(world: World) -> None:
     async def main() -> None:
         limits = Limits(max_age=2 * SHORT, idle_timeout=SHORT, first_byte_timeout=SHORT)
         async with Serving(echo, limits) as serving:
@@ -163,7 +163,7 @@ def test_no_trickle_extends_a_connections_age(world: World) -> None:
     world.run(main)
 
 
-def test_the_handler_is_told_why(world: World) -> None:
+def test_the_handler_receives_connection_timed_out_with_the_reason(world: World) -> None:
     seen: list[BaseException] = []
 
     async def curious(stream: Stream) -> None:
@@ -184,7 +184,7 @@ def test_the_handler_is_told_why(world: World) -> None:
     world.run(main)
 
 
-def test_a_handler_sets_its_own(world: World) -> None:
+def test_a_handler_sets_deadlines_of_its_connection(world: World) -> None:
     async def chooses(stream: Stream) -> None:
         async for line in stream:
             name, _, value = line.decode().strip().partition(" ")
@@ -215,7 +215,7 @@ def test_a_handler_sets_its_own(world: World) -> None:
 
 
 @pytest.mark.parametrize("value", [0, -1, "x", float("nan"), float("inf"), True])
-def test_what_is_no_time_is_refused(world: World, value: Any) -> None:
+def test_a_timeout_that_is_no_positive_number_is_rejected(world: World, value: Any) -> None:
     async def main() -> None:
         async with world.raw() as (stream, _):
             for name in ("idle", "write", "age"):
@@ -225,7 +225,7 @@ def test_what_is_no_time_is_refused(world: World, value: Any) -> None:
     world.run(main)
 
 
-def test_a_protocol_has_an_age_too(world: World) -> None:
+def test_the_maximum_age_holds_for_a_protocol(world: World) -> None:
     class Quiet(asyncio.Protocol):
         pass
 
@@ -241,7 +241,7 @@ def test_a_protocol_has_an_age_too(world: World) -> None:
     world.run(main)
 
 
-def test_with_tls_the_first_byte_is_the_first_of_the_service(world: World) -> None:
+def test_with_tls_the_first_byte_is_the_first_after_the_handshake(world: World) -> None:
     async def main() -> None:
         async with Serving(echo, Limits(first_byte_timeout=SHORT), tls=True) as serving:
             options = {"ssl": streams.client_context(), "server_hostname": "localhost"}
@@ -260,7 +260,7 @@ def test_with_tls_the_first_byte_is_the_first_of_the_service(world: World) -> No
     world.run(main)
 
 
-def test_deadlines_of_many_leave_nothing_behind(world: World) -> None:
+def test_deadlines_of_closed_connections_are_forgotten(world: World) -> None:
     """200 connections that set three deadlines each, and end before any has passed: nothing of them is kept."""
 
     async def main() -> None:
@@ -282,7 +282,7 @@ def test_deadlines_of_many_leave_nothing_behind(world: World) -> None:
     world.run(main)
 
 
-def test_two_deadlines_of_one_connection_that_pass_together_are_told_once(world: World) -> None:
+def test_two_deadlines_of_one_connection_that_pass_together_are_one_event(world: World) -> None:
     async def main() -> None:
         async with Serving(echo, Limits(first_byte_timeout=SHORT, idle_timeout=SHORT, max_age=SHORT)) as serving:
             reader, writer = await serving.connect()
@@ -294,7 +294,7 @@ def test_two_deadlines_of_one_connection_that_pass_together_are_told_once(world:
     world.run(main)
 
 
-def test_many_deadlines_that_pass_together_are_all_kept(world: World) -> None:
+def test_many_deadlines_that_pass_together_all_expire(world: World) -> None:
     async def main() -> None:
         async with Serving(echo, Limits(first_byte_timeout=SHORT)) as serving:
             pairs = [await serving.connect() for _ in range(150)]

@@ -77,7 +77,7 @@ async def silent(sock: socket.socket) -> bool:
     return False
 
 
-def test_before_a_stop_what_waits_beyond_the_limit_is_refused(world: World) -> None:
+def test_connections_queued_beyond_the_limit_are_refused_before_a_stop(world: World) -> None:
     async def main() -> None:
         async with Serving(greet, Limits(max_connections=2, refusal=b"busy\n")) as serving:
             clients = [serving.connect() for _ in range(4)]
@@ -114,7 +114,7 @@ def test_beyond_the_limit_connections_wait_and_are_served_when_others_end(world:
     world.run(main)
 
 
-def test_beyond_the_limit_connections_are_refused_with_a_word(world: World) -> None:
+def test_beyond_the_limit_connections_get_the_refusal(world: World) -> None:
     async def main() -> None:
         limits = Limits(max_connections=2, at_limit="refuse", refusal=b"421 busy\r\n")
         async with Serving(greet, limits) as serving:
@@ -136,7 +136,7 @@ def test_beyond_the_limit_connections_are_refused_with_a_word(world: World) -> N
     world.run(main)
 
 
-def test_with_tls_a_refusal_is_no_plain_word(world: World) -> None:
+def test_with_tls_a_refused_connection_gets_no_plaintext(world: World) -> None:
     async def main() -> None:
         limits = Limits(max_connections=1, at_limit="refuse", refusal=b"421 busy\r\n")
         async with Serving(greet, limits, tls=True) as serving:
@@ -149,7 +149,7 @@ def test_with_tls_a_refusal_is_no_plain_word(world: World) -> None:
     world.run(main)
 
 
-def test_of_one_peer_no_more_than_its_part(world: World) -> None:
+def test_one_address_gets_no_more_than_its_limit(world: World) -> None:
     async def main() -> None:
         async with Serving(greet, Limits(max_connections_per_ip=2)) as serving:
             greedy = [serving.connect("127.0.0.2") for _ in range(2)]
@@ -172,7 +172,7 @@ def test_of_one_peer_no_more_than_its_part(world: World) -> None:
     world.run(main)
 
 
-def test_no_faster_than_the_rate(world: World) -> None:
+def test_connections_are_accepted_no_faster_than_the_rate(world: World) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         async with Serving(greet, Limits(accept_rate=20)) as serving:
@@ -190,7 +190,7 @@ def test_no_faster_than_the_rate(world: World) -> None:
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
-def test_of_all_that_is_unsent_the_worst_goes_first(world: World) -> None:
+def test_beyond_the_budget_the_largest_backlog_is_aborted_first(world: World) -> None:
     """Three slow peers, of which one is owed most; together they are owed more than may be."""
     failed: list[tuple[int, str]] = []
 
@@ -231,7 +231,7 @@ def test_of_all_that_is_unsent_the_worst_goes_first(world: World) -> None:
     world.run(main)
 
 
-def test_what_is_unsent_is_counted_right_whatever_becomes_of_it(world: World) -> None:
+def test_unsent_bytes_are_counted_exactly_however_a_connection_ends(world: World) -> None:
     async def pour(stream: Stream) -> None:
         for _ in range(4):
             await stream.send(bytes(400_000))
@@ -263,7 +263,7 @@ def client_hello() -> bytes:
     return outgoing.read()
 
 
-def test_only_so_many_handshakes_wait_for_their_turn_and_the_rest_to_be_accepted(world: World) -> None:
+def test_beyond_the_handshake_limit_connections_wait_to_be_accepted(world: World) -> None:
     async def main() -> None:
         limits = Limits(max_handshakes=4, handshake_timeout=30, accept_batch=8)
         async with Serving(greet, limits, tls=True) as serving:
@@ -293,7 +293,7 @@ async def greeted(serving: Serving) -> None:
 
 
 @pytest.mark.parametrize("say", [b"", b"hello"])
-def test_peers_that_do_not_go_on_with_their_handshake_keep_nobody_out(world: World, say: bytes) -> None:
+def test_peers_that_stall_their_handshake_block_no_other(world: World, say: bytes) -> None:
     """They say nothing at all, or nothing after their first word, and would hold every place until the deadline."""
 
     async def main() -> None:
@@ -309,7 +309,7 @@ def test_peers_that_do_not_go_on_with_their_handshake_keep_nobody_out(world: Wor
     world.run(main)
 
 
-def test_handshakes_that_fail_give_their_places_back(world: World) -> None:
+def test_failed_handshakes_release_their_slots(world: World) -> None:
     async def main() -> None:
         async with Serving(greet, Limits(max_handshakes=2), tls=True) as serving:
             for number in range(20):
@@ -327,7 +327,7 @@ def test_handshakes_that_fail_give_their_places_back(world: World) -> None:
     world.run(main)
 
 
-def test_one_step_of_one_handshake_in_each_turn_of_the_loop(world: World) -> None:
+def test_each_loop_iteration_does_one_handshake_step(world: World) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         turnstile = HandshakeThrottle(loop, 100)

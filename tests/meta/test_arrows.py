@@ -118,7 +118,7 @@ def test_imports_point_down() -> None:
     assert [wrong for path in files() for wrong in violations(path)] == []
 
 
-def test_the_test_sees_a_violation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_violation_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A rule that cannot fail is none."""
     monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
     (tmp_path / "core").mkdir()

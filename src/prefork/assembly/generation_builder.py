@@ -51,7 +51,9 @@ class GenerationBuilder:
             self._looked_up = (wanted, look_up(*wanted))
         return self._looked_up[1]
 
-    def build(self, settings: Settings, certificate: tls_contexts.CertificatePair | None) -> GenerationSpec:
+    def build(
+        self, settings: Settings, certificate: tls_contexts.CertificatePair | None
+    ) -> GenerationSpec[GenerationConfig]:
         """Return the spec of a generation, with its addresses bound. Raises PreforkError; nothing has changed then."""
         # The same TLS context for every generation, because the keys of session tickets are in it and all workers share
         # them. A key of another type gets its own: in one context both certificates would be served.
@@ -64,7 +66,7 @@ class GenerationBuilder:
             timing=Timing(settings.drain_timeout, settings.boot_timeout, settings.hang_timeout),
             limits=_fleet_limits(settings.limits),
             listeners=tuple(_with_tls(text, context) for each in listeners for text in each.describe()),
-            equipment=GenerationConfig(settings, listeners, context, certificate, identity, folder),
+            config=GenerationConfig(settings, listeners, context, certificate, identity, folder),
         )
 
     def _tls_context(self, certificate: tls_contexts.CertificatePair) -> ssl.SSLContext:

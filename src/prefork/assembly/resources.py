@@ -93,7 +93,7 @@ class ServerResources:
 
     # --- the start ----------------------------------------------------------------------------------------------------
 
-    def build_first(self) -> GenerationSpec:
+    def build_first(self) -> GenerationSpec[GenerationConfig]:
         """Claim the pidfile, bind the addresses, and return the spec of the first generation. Raises PreforkError."""
         # A signal that ends the start waits until this object knows what was made; otherwise files would stay behind.
         with block_signals():
@@ -149,7 +149,7 @@ class ServerResources:
 
     # --- generations --------------------------------------------------------------------------------------------------
 
-    def rebuild(self) -> GenerationSpec:
+    def rebuild(self) -> GenerationSpec[GenerationConfig]:
         """Return the spec for a reload, made from the settings as they are now. Raises PreforkError, and nothing has
         changed then."""
         self._reset_listeners()
@@ -164,31 +164,31 @@ class ServerResources:
             # A worker that is forked before the reload begins is of the old generation, and belongs in its folder.
             _change_folder(before)
 
-    def prepare_fork(self, spec: GenerationSpec) -> None:
+    def prepare_fork(self, spec: GenerationSpec[GenerationConfig]) -> None:
         """Go to the generation's folder, and load its certificate, before a worker of it is forked."""
-        config = _config_of(spec)
+        config = spec.config
         _change_folder(config.folder)
         if config.tls_context is None or config.certificate is None or config.certificate is self._loaded:
             return
         tls_contexts.load(config.tls_context, config.certificate)
         self._loaded = config.certificate
 
-    def commit(self, spec: GenerationSpec) -> None:
+    def commit(self, spec: GenerationSpec[GenerationConfig]) -> None:
         """Apply what a generation shares with the supervisor, because every worker is of this generation now."""
         self._apply(spec)
         self._warnings.check_deadlines(self._settings.limits)
 
-    def _apply(self, spec: GenerationSpec) -> None:
-        config = _config_of(spec)
+    def _apply(self, spec: GenerationSpec[GenerationConfig]) -> None:
+        config = spec.config
         settings = self._settings = config.settings
         gid = None if config.identity is None else config.identity.gid
         self._listeners.adjust(config.listeners, settings.bind, settings.backlog, gid)
         configure(settings.log_format, settings.log_level)
         self._warnings.check_backlog(settings.backlog)
 
-    def release_unused(self, specs: Collection[GenerationSpec]) -> None:
+    def release_unused(self, specs: Collection[GenerationSpec[GenerationConfig]]) -> None:
         """Close the sockets that none of `specs` has."""
-        wanted = [listener for spec in specs for listener in _config_of(spec).listeners]
+        wanted = [listener for spec in specs for listener in spec.config.listeners]
         self._listeners.keep([*wanted, *([self._control] if self._control else [])])
         if self._old_pidfile is not None and self._ownership is FileOwnership.OWNER:
             self._old_pidfile.remove()
@@ -198,14 +198,14 @@ class ServerResources:
         """Close all sockets but the control socket, so that the kernel refuses new connections."""
         self._listeners.close(but=self._control)
 
-    def repair_listeners(self, spec: GenerationSpec) -> GenerationSpec | None:
+    def repair_listeners(self, spec: GenerationSpec[GenerationConfig]) -> GenerationSpec[GenerationConfig] | None:
         """Repair what a worker may have done to the shared sockets. Return `spec` with other sockets if some had to be
         bound anew, else None."""
-        config = _config_of(spec)
+        config = spec.config
         listeners = replaced(config.listeners, self._reset_listeners())
         if listeners == config.listeners:
             return None
-        return dataclasses.replace(spec, equipment=dataclasses.replace(config, listeners=listeners))
+        return dataclasses.replace(spec, config=dataclasses.replace(config, listeners=listeners))
 
     def _reset_listeners(self) -> dict[Listener, Listener]:
         """Repair the sockets, and return each listener that was bound anew with its replacement."""
@@ -284,11 +284,6 @@ class _ReadyDescriptor:
             with contextlib.suppress(OSError):
                 os.close(self._fd)
         self._fd = None
-
-
-def _config_of(spec: GenerationSpec) -> GenerationConfig:
-    assert isinstance(spec.equipment, GenerationConfig)
-    return spec.equipment
 
 
 def _change_folder(folder: str) -> None:
