@@ -79,48 +79,52 @@ def _path(value: object) -> str:
 def _section(title: str, source: griffe.Object | griffe.Alias, paths: list[str]) -> Iterator[str]:
     yield f"## {title}\n"
     for path in sorted(paths, key=lambda each: each.rpartition(".")[2].lower()):
-        found = source[path.removeprefix("prefork.")]
+        found = _target(source[path.removeprefix("prefork.")])
         yield f"### {found.name}\n"
-        yield from _function(found) if found.is_function else _class(found)
+        if isinstance(found, griffe.Function):
+            yield textwrap.indent(_signature(found, found.name), "    ") + "\n"
+        elif isinstance(found, griffe.Class):
+            yield from _call_or_bases(found)
+        yield _text(found) + "\n"
+        if isinstance(found, griffe.Class):
+            yield from map(_item, _members(found))
 
 
-def _function(found: griffe.Object | griffe.Alias) -> Iterator[str]:
-    yield textwrap.indent(_signature(found, found.name), "    ") + "\n"
-    yield _text(found) + "\n"
+def _target(found: griffe.Object | griffe.Alias) -> griffe.Object:
+    return found.final_target if isinstance(found, griffe.Alias) else found
 
 
-def _class(found: griffe.Object | griffe.Alias) -> Iterator[str]:
-    bases = ", ".join(str(base).rpartition(".")[2] for base in found.bases)
+def _call_or_bases(found: griffe.Class) -> Iterator[str]:
     made = found.members.get("__init__")
-    if made is not None and made.is_function and found.name in CONSTRUCTED:
+    if found.name in CONSTRUCTED and isinstance(made, griffe.Function):
         yield textwrap.indent(_signature(made, found.name), "    ") + "\n"
-    elif bases:
-        yield f"Base classes: `{bases}`\n"
-    yield _text(found) + "\n"
-    yield from map(_item, _members(found))
+    elif found.bases:
+        yield f"Base classes: `{', '.join(str(base) for base in found.bases)}`\n"
 
 
-def _members(found: griffe.Object | griffe.Alias) -> Iterator[griffe.Object | griffe.Alias]:
-    """Yield the documented public members, inherited ones too, in the order of the source."""
+def _members(found: griffe.Class) -> Iterator[griffe.Function | griffe.Attribute]:
+    """Yield the documented public members, inherited ones last, in the order of the source."""
     hidden = INTERNAL if found.name == "Stream" else ()
     for name, member in sorted(found.all_members.items(), key=lambda item: item[0] in found.inherited_members):
-        if name.startswith("_") or name in hidden or member.docstring is None:
+        target = _target(member)
+        if name.startswith("_") or name in hidden or target.docstring is None:
             continue
-        yield member
+        if isinstance(target, griffe.Function | griffe.Attribute):
+            yield target
 
 
-def _item(member: griffe.Object | griffe.Alias) -> str:
-    if member.is_function:
+def _item(member: griffe.Function | griffe.Attribute) -> str:
+    if isinstance(member, griffe.Function):
         title = _signature(member, member.name)
     else:
         title = member.name if member.annotation is None else f"{member.name}: {member.annotation}"
-        if "dataclass" in member.parent.labels and member.value is not None:
+        if member.parent is not None and "dataclass" in member.parent.labels and member.value is not None:
             title += f" = {member.value}"
     title = textwrap.fill(" ".join(title.split()), WIDTH - 4, break_long_words=False, break_on_hyphens=False)
     return textwrap.indent(f"* `{title}`\n\n{_text(member)}\n", "  ").removeprefix("  ")
 
 
-def _signature(found: griffe.Object | griffe.Alias, name: str) -> str:
+def _signature(found: griffe.Function, name: str) -> str:
     """Return the call on one line, or with one parameter a line if it is longer than the page."""
     parameters = [each for each in found.parameters if each.name != "self"]
     texts: list[str] = []
@@ -138,7 +142,7 @@ def _signature(found: griffe.Object | griffe.Alias, name: str) -> str:
     return line if len(line) <= WIDTH - 4 else f"{start}(\n    " + ",\n    ".join(texts) + f",\n){end}"
 
 
-def _text(found: griffe.Object | griffe.Alias) -> str:
+def _text(found: griffe.Object) -> str:
     return "" if found.docstring is None else found.docstring.value
 
 

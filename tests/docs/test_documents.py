@@ -272,6 +272,23 @@ def test_the_table_of_fixed_timeouts_is_the_codes() -> None:
 
 # --- files and links --------------------------------------------------------------------------------------------------
 
+#: Files of the layout that is being built. Remove a name when its file is there.
+PLANNED = {
+    "assembly/code_paths.py",
+    "assembly/generation_builder.py",
+    "assembly/validation.py",
+    "assembly/worker_entry.py",
+    "core/rolling_restart.py",
+    "core/time_limits.py",
+    "net/cpython.py",
+    "net/receiving.py",
+    "net/sending.py",
+    "parent/reload.py",
+    "parent/takeover.py",
+    "system/socket_snapshot.py",
+    "worker/lifespan.py",
+}
+
 
 @pytest.mark.parametrize("page", sorted(TEXT))
 def test_files_that_pages_name_exist(page: str) -> None:
@@ -279,7 +296,7 @@ def test_files_that_pages_name_exist(page: str) -> None:
     for path in re.findall(r"`((?:tests|docs|src|examples|scripts|bench|soak|inject)/[\w./-]+)`", text):
         assert (ROOT / path).exists(), f"{page} names {path}"
     for path in re.findall(r"`((?:core|net|system|parent|worker|cli|observe|assembly|testing)/\w+\.py)`", text):
-        assert (ROOT / "src" / "prefork" / path).exists(), f"{page} names {path}"
+        assert path in PLANNED or (ROOT / "src" / "prefork" / path).exists(), f"{page} names {path}"
 
 
 def anchors(text: str) -> set[str]:
