@@ -25,8 +25,8 @@ PAGE = ROOT / "docs" / "api.md"
 WIDTH = 118
 #: Classes that a user gets from an attribute and does not import.
 RESULTS = ("net.tls.TLSInfo", "net.timeouts.Timeouts")
-#: Classes that a user makes by calling them, besides dataclasses. prefork makes the others.
-CONSTRUCTED = {"TCPServer"}
+#: Classes that a user makes by calling them, with all arguments that they take.
+CONSTRUCTED = {"TCPServer", "TLS"}
 #: Methods of `Stream` that the poller and the server call. They are no part of the interface.
 INTERNAL = {
     "begin_deadlines",
@@ -105,7 +105,9 @@ def _call_or_bases(found: griffe.Class) -> Iterator[str]:
 def _members(found: griffe.Class) -> Iterator[griffe.Function | griffe.Attribute]:
     """Yield the documented public members, inherited ones last, in the order of the source."""
     hidden = INTERNAL if found.name == "Stream" else ()
-    for name, member in sorted(found.all_members.items(), key=lambda item: item[0] in found.inherited_members):
+    # What all errors inherit stands at PreforkError.
+    members = found.members if found.path.startswith("prefork.errors.") else found.all_members
+    for name, member in sorted(members.items(), key=lambda item: item[0] in found.inherited_members):
         target = _target(member)
         if name.startswith("_") or name in hidden or target.docstring is None:
             continue
@@ -129,7 +131,7 @@ def _signature(found: griffe.Function, name: str) -> str:
     parameters = [each for each in found.parameters if each.name != "self"]
     texts: list[str] = []
     for each in parameters:
-        if each.kind is griffe.ParameterKind.keyword_only and "*" not in texts:
+        if each.kind is griffe.ParameterKind.keyword_only and not any(text.startswith("*") for text in texts):
             texts.append("*")
         star = {griffe.ParameterKind.var_positional: "*", griffe.ParameterKind.var_keyword: "**"}.get(each.kind, "")
         text = f"{star}{each.name}" + (f": {each.annotation}" if each.annotation is not None else "")
@@ -138,6 +140,8 @@ def _signature(found: griffe.Function, name: str) -> str:
         texts.append(text if default is None or star else f"{text} = {default}")
     start = ("await " if "async" in found.labels else "") + name
     end = f" -> {found.returns}" if found.returns is not None and name == found.name else ""
+    if any("contextmanager" in str(each.value) for each in found.decorators):
+        start, end = f"with {name}", f" as {str(found.returns).removeprefix('Iterator[').removesuffix(']')}"
     line = f"{start}({', '.join(texts)}){end}"
     return line if len(line) <= WIDTH - 4 else f"{start}(\n    " + ",\n    ".join(texts) + f",\n){end}"
 
