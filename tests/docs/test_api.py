@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from support import run_script
+from helpers.support import run_script
 
 import prefork
 import prefork.testing

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from support import need
+from helpers.support import need
 
 PAGE = (Path(__file__).parents[2] / "docs" / "deployment.md").read_text()
 

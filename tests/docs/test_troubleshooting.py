@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import run_script
+from helpers.support import run_script
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "prefork"

@@ -19,7 +19,8 @@ from collections.abc import Callable
 
 from ..core.buffer import ReadBuffer, WriteBacklog
 from ..errors import ConnectionOverflow, ConnectionTimedOut
-from ..events import ConnectionAborted, escape_ascii
+from ..events import ConnectionAborted
+from ..text import escape_ascii, format_address
 from .poller import ERROR, HANGUP_OR_ERROR, READ, WRITE
 from .server_state import ServerState
 from .tls import TLSEngine
@@ -408,26 +409,26 @@ class Channel:
         backlog = self._backlog
         if backlog is None:
             backlog = self._backlog = WriteBacklog()
-            hub.held_back.add(self)
+            hub.backlogged.add(self)
             self._await_room()
         before = backlog.held
         backlog.append(data)
-        hub.held += backlog.held - before
+        hub.buffered_bytes += backlog.held - before
         limit = hub.limits.abort_above
         if backlog.size > limit:
             self._cut_off(ConnectionOverflow(f"{backlog.size} bytes unsent, the limit is {limit}"))
-        elif hub.held > hub.limits.max_unsent:
-            hub.shed()
+        elif hub.buffered_bytes > hub.limits.max_unsent:
+            hub.abort_largest()
 
-    def held_back(self) -> int:
+    def buffered_bytes(self) -> int:
         """Bytes that are kept for the peer to take."""
         return 0 if self._backlog is None else self._backlog.held
 
-    def shed(self, held: int, most: int) -> None:
+    def abort_for_budget(self, total: int, limit: int) -> None:
         """All connections together have too much unsent, and this one most of it."""
         self._cut_off(
             ConnectionOverflow(
-                f"{self.held_back()} bytes unsent, the most of {held} of all connections, which may have {most} "
+                f"{self.buffered_bytes()} bytes unsent, the most of {total} of all connections, which may have {limit} "
                 "(--max-unsent)"
             )
         )
@@ -472,7 +473,7 @@ class Channel:
             if sent:
                 before_held = backlog.held
                 backlog.advance(sent)
-                self._hub.held -= before_held - backlog.held
+                self._hub.buffered_bytes -= before_held - backlog.held
             if not backlog.size or sent < len(head):
                 break
         else:
@@ -616,8 +617,8 @@ class Channel:
         """It is sent, or lost."""
         hub, backlog = self._hub, self._backlog
         if backlog is not None:
-            hub.held -= backlog.held
-            hub.held_back.discard(self)
+            hub.buffered_bytes -= backlog.held
+            hub.backlogged.discard(self)
             self._backlog = None
             self._resting = False
             hub.deadlines.clear(self, "write")
@@ -677,13 +678,3 @@ class _Rest:
     def flush(self) -> None:
         """The round is over."""
         self._channel._transmit(self._engine.outgoing())
-
-
-def format_address(address: object) -> str:
-    """A socket address as text: `127.0.0.1:5000`, `[::1]:5000`, and `unix` for what has none."""
-    if isinstance(address, tuple) and len(address) >= 2:
-        host, port = address[:2]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    if isinstance(address, bytes):
-        address = address.decode("utf-8", "replace")
-    return f"unix:{address}" if address else "unix"

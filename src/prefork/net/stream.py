@@ -12,7 +12,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from ..errors import LineTooLong, StreamBusy
-from .channel import BULK, MAX_IO_PER_TICK, RECEIVE, Channel, Output, Phase, format_address
+from ..text import format_address
+from .channel import BULK, MAX_IO_PER_TICK, RECEIVE, Channel, Output, Phase
 from .poller import READ
 from .server_state import ServerState
 from .timeouts import Timeouts
@@ -366,11 +367,11 @@ class Stream(Channel):
     @property
     def draining(self) -> bool:
         """Whether the worker wants to stop: finish what you are at, say goodbye, return."""
-        return self._hub.drain_asked.is_set()
+        return self._hub.draining.is_set()
 
     async def wait_draining(self) -> None:
         """Returns when `draining` is true."""
-        await self._hub.drain_asked.wait()
+        await self._hub.draining.wait()
 
     # --- TLS ----------------------------------------------------------------------------------------------------------
 
@@ -408,7 +409,7 @@ class Stream(Channel):
         while True:
             # The peer has the first word.
             received = await self._receive_some()
-            await self._hub.turnstile.acquire_turn()
+            await self._hub.handshakes.acquire_turn()
             if self._is_closed():
                 raise self._failure()
             try:
