@@ -9,6 +9,8 @@ docstrings of fields exist only there. To change the content of the page, change
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import inspect
 import sys
 import textwrap
@@ -27,19 +29,6 @@ WIDTH = 118
 RESULTS = ("net.tls.TLSInfo", "net.timeouts.Timeouts")
 #: Classes that a user makes by calling them, with all arguments that they take.
 CONSTRUCTED = {"TCPServer", "TLS"}
-#: Methods of `Stream` that the poller and the server call. They are no part of the interface.
-INTERNAL = {
-    "begin_deadlines",
-    "flush",
-    "held_back",
-    "limit_age",
-    "limit_idle",
-    "limit_write",
-    "on_closed",
-    "on_expired",
-    "on_ready",
-    "shed",
-}
 HEAD = """# The Python interface
 
 Generated from the docstrings by `scripts/api.py`. Import every name from `prefork`, except those of `prefork.testing`.
@@ -98,20 +87,18 @@ def _call_or_bases(found: griffe.Class) -> Iterator[str]:
     made = found.members.get("__init__")
     if found.name in CONSTRUCTED and isinstance(made, griffe.Function):
         yield textwrap.indent(_signature(made, found.name), "    ") + "\n"
-    elif found.bases:
+    elif found.path.startswith("prefork.errors."):
         yield f"Base classes: `{', '.join(str(base) for base in found.bases)}`\n"
 
 
 def _members(found: griffe.Class) -> Iterator[griffe.Function | griffe.Attribute]:
-    """Yield the documented public members, inherited ones last, in the order of the source."""
-    hidden = INTERNAL if found.name == "Stream" else ()
+    """Yield the documented public members in the order of the source; those of base classes before the class's own."""
     # What all errors inherit stands at PreforkError.
-    members = found.members if found.path.startswith("prefork.errors.") else found.all_members
-    for name, member in sorted(members.items(), key=lambda item: item[0] in found.inherited_members):
-        target = _target(member)
-        if name.startswith("_") or name in hidden or target.docstring is None:
-            continue
-        if isinstance(target, griffe.Function | griffe.Attribute):
+    bases = [] if found.path.startswith("prefork.errors.") else found.mro()
+    names = dict.fromkeys(name for each in (*bases, found) for name in each.members)
+    for name in names:
+        target = _target(found.all_members[name])
+        if not name.startswith("_") and target.docstring and isinstance(target, griffe.Function | griffe.Attribute):
             yield target
 
 
@@ -120,10 +107,19 @@ def _item(member: griffe.Function | griffe.Attribute) -> str:
         title = _signature(member, member.name)
     else:
         title = member.name if member.annotation is None else f"{member.name}: {member.annotation}"
-        if member.parent is not None and "dataclass" in member.parent.labels and member.value is not None:
-            title += f" = {member.value}"
-    title = textwrap.fill(" ".join(title.split()), WIDTH - 4, break_long_words=False, break_on_hyphens=False)
+        title += _default(member)
+    title = " ".join(title.split()).replace("( ", "(").replace(", )", ")")
+    title = textwrap.fill(title, WIDTH - 4, break_long_words=False, break_on_hyphens=False)
     return textwrap.indent(f"* `{title}`\n\n{_text(member)}\n", "  ").removeprefix("  ")
+
+
+def _default(member: griffe.Attribute) -> str:
+    """Return the default of a dataclass's field, from the class itself: the source may compute it."""
+    if member.parent is None or "dataclass" not in member.parent.labels:
+        return ""
+    owner = getattr(importlib.import_module(member.parent.module.path), member.parent.name)
+    (value,) = [each.default for each in dataclasses.fields(owner) if each.name == member.name]
+    return "" if value is dataclasses.MISSING else f" = {value!r}"
 
 
 def _signature(found: griffe.Function, name: str) -> str:

@@ -276,9 +276,6 @@ def test_the_table_of_fixed_timeouts_is_the_codes() -> None:
 PLANNED = {
     "core/rolling_restart.py",
     "core/time_limits.py",
-    "net/cpython.py",
-    "net/receiving.py",
-    "net/sending.py",
     "parent/reload.py",
     "parent/takeover.py",
     "system/socket_snapshot.py",
