@@ -25,10 +25,12 @@ import prefork.testing
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "api.md"
 WIDTH = 118
-#: Classes that a user gets from an attribute and does not import.
-RESULTS = ("net.tls.TLSInfo", "net.timeouts.Timeouts")
+#: Classes of values that a user gets and does not import.
+RESULTS = ("net.tls.TLSInfo", "net.timeouts.Timeouts", "system.worker_info.WorkerInfo")
 #: Classes that a user makes by calling them, with all arguments that they take.
 CONSTRUCTED = {"TCPServer", "TLS"}
+#: Methods that only a worker of prefork calls.
+HIDDEN = {"accept_waiting"}
 HEAD = """# The Python interface
 
 Generated from the docstrings by `scripts/api.py`. Import every name from `prefork`, except those of `prefork.testing`.
@@ -55,7 +57,7 @@ def _page() -> Iterator[str]:
     classes = [each for each in classes if each not in errors]
     yield from _section("Functions", source, [_path(each) for each in functions])
     yield from _section("Classes", source, [_path(each) for each in classes])
-    yield from _section("Attributes of a stream", source, [f"prefork.{path}" for path in RESULTS])
+    yield from _section("Values that prefork returns", source, [f"prefork.{path}" for path in RESULTS])
     yield from _section("Exceptions", source, [_path(each) for each in errors])
     testing = [getattr(prefork.testing, name) for name in prefork.testing.__all__]
     yield from _section("prefork.testing", source, [_path(each) for each in testing])
@@ -97,8 +99,12 @@ def _members(found: griffe.Class) -> Iterator[griffe.Function | griffe.Attribute
     bases = [] if found.path.startswith("prefork.errors.") else found.mro()
     names = dict.fromkeys(name for each in (*bases, found) for name in each.members)
     for name in names:
-        target = _target(found.all_members[name])
-        if not name.startswith("_") and target.docstring and isinstance(target, griffe.Function | griffe.Attribute):
+        if name.startswith("_") or name in HIDDEN:
+            continue
+        # A method that only extends the base's may leave the docstring to it.
+        defined = [_target(each.members[name]) for each in (found, *bases) if name in each.members]
+        target = next((each for each in defined if each.docstring), None)
+        if isinstance(target, griffe.Function | griffe.Attribute):
             yield target
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sys
@@ -268,6 +269,27 @@ def test_the_table_of_fixed_timeouts_is_the_codes() -> None:
     assert (
         f"kills it {limits.WORKER_STOP_MARGIN:g} s after the drain timeout" in rows["end of a worker after its drain"]
     )
+
+
+# --- logs -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_log_lines_have_the_documented_form(form: str, tmp_path: Path) -> None:
+    (tmp_path / "echo.py").write_text(readme_program("# echo.py"))
+    with run_server("echo:handle", "--workers", "1", "--log-format", form, cwd=tmp_path) as server:
+        assert server.stop() == 0
+        lines = server.stderr().splitlines()
+    section = TEXT["running.md"].split("\n## Logs\n")[1]
+    if form == "text":
+        (shown,) = re.findall(r"```\n(.*?)```", section, re.S)
+        for example in shown.splitlines():
+            start, message = example.split("]: ")
+            pattern = re.sub(r"\d+", r"\\d+", re.escape(start)).replace(r"\+\d", r"[+-]\d")
+            assert any(re.match(pattern, line) and line.endswith(message) for line in lines), (pattern, lines)
+    else:
+        keys = {key for line in lines for key in json.loads(line)}
+        assert keys <= set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", section, re.M))))
 
 
 # --- files and links --------------------------------------------------------------------------------------------------
