@@ -313,6 +313,28 @@ def test_files_that_pages_name_exist(page: str) -> None:
         assert path in PLANNED or (ROOT / "src" / "prefork" / path).exists(), f"{page} names {path}"
 
 
+def test_functions_that_the_architecture_names_are_in_the_files_beside_them() -> None:
+    if any(not (ROOT / "src" / "prefork" / path).exists() for path in PLANNED):
+        pytest.skip("the layout is being built")
+    named = re.findall(r"`(\w+/\w+\.py)`((?: `\w+`,?)+)", TEXT["ARCHITECTURE.md"])
+    assert len(named) > 10
+    for path, names in named:
+        source = (ROOT / "src" / "prefork" / path).read_text()
+        missing = [
+            name for name in re.findall(r"`(\w+)`", names) if not re.search(rf"\b(?:def|class) {name}\b", source)
+        ]
+        assert not missing, f"ARCHITECTURE.md says that {path} has {missing}"
+
+
+def test_events_and_commands_that_the_architecture_names_exist() -> None:
+    if any(not (ROOT / "src" / "prefork" / path).exists() for path in PLANNED):
+        pytest.skip("the layout is being built")
+    source = "".join((ROOT / "src" / "prefork" / path).read_text() for path in ("events.py", "core/facts.py"))
+    names = set(re.findall(r"\b(?:event|command) ([A-Z]\w+)", TEXT["ARCHITECTURE.md"]))
+    assert len(names) > 5
+    assert {name for name in names if f"class {name}(" not in source and f"class {name}:" not in source} == set()
+
+
 def anchors(text: str) -> set[str]:
     """Return the anchors of a page's headings as GitHub makes them."""
     headings = re.findall(r"^#+ (.*)$", text, re.M)
