@@ -190,7 +190,7 @@ def test_a_file_that_others_can_change_is_refused_with_the_path_and_the_cure(fol
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"prefork: --config: {weak}: ")
     cure = {"mode": "chmod o-w", "group": "chmod g-w", "list": "setfacl -b"}.get(how, "chown 0")
-    assert f"{cure} {weak}, or accept it by --insecure-paths" in line
+    assert f"({cure} {weak}, or allow it by --insecure-paths)" in line
 
 
 def test_each_path_has_a_line(folder: Path, certs: dict[str, str]) -> None:

@@ -11,11 +11,10 @@ from typing import NoReturn
 
 from ..config import Settings
 from ..errors import ExitCode, PreforkError, ServiceError
-from ..net.handlers import classify
 from ..system.credentials import Identity, drop_privileges, look_up
 from ..system.descriptors import Descriptor
 from ..system.processes import System, unblock_signals
-from ..worker.loader import load
+from ..worker.loader import load_handler
 from . import trust
 from .settings_source import SettingsSource
 from .validation import validate
@@ -38,7 +37,7 @@ def check(source: SettingsSource, target: object) -> str:
 
 
 def _kind(target: object) -> str:
-    return classify(load(target) if isinstance(target, str) else target).kind.value
+    return load_handler(target).kind.value
 
 
 def _kind_as(identity: Identity, settings: Settings, target: object) -> str:

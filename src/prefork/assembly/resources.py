@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 from collections.abc import Collection, Mapping
 
 from ..config import Settings
-from ..errors import BindError, reason_of
+from ..errors import BindError, ConfigError, reason_of
 from ..events import ControlUnavailable, Emit, FileLost, Listening, PidfileUnwritten, escape_controls
 from ..observe.logs import configure
 from ..observe.reopen import LogFiles
@@ -113,27 +114,36 @@ class ServerResources:
     def bind_control(self) -> Listener | None:
         """Return the control socket; None if there is none.
 
-        Raises BindError if a path that --control names cannot be bound. If the default path cannot be bound, logs it.
+        Raises ConfigError if a path that --control names cannot be bound. If the default path cannot be bound, logs it.
         """
         path = self._settings.control
         if path == "off":
             return None
-        try:
-            with block_signals():
-                self._control = self._listeners.bind_control(path, _CONTROL_BACKLOG) if path else self._bind_default()
-        except OSError as exc:
-            if path:
-                raise
-            reason = str(exc) if isinstance(exc, BindError) else f"{exc.filename}: {reason_of(exc)}"
-            self._emit(ControlUnavailable(escape_controls(reason)))
+        with block_signals():
+            self._control = self._bind_named_control(path) if path else self._bind_default_control()
         return self._control
 
-    def _bind_default(self) -> Listener:
+    def _bind_named_control(self, path: str) -> Listener:
+        try:
+            return self._listeners.bind_control(path, _CONTROL_BACKLOG)
+        except BindError as exc:
+            reason = "the folder does not exist" if exc.errno == errno.ENOENT else exc.strerror
+            failure = ConfigError(f"--control {escape_controls(path)}: {reason}{f' ({exc.cure})' if exc.cure else ''}")
+            # The exit status is that of an address that cannot be bound.
+            failure.exit_code = exc.exit_code
+            raise failure from exc
+
+    def _bind_default_control(self) -> Listener | None:
         inherited = [each for each in self._listeners.all() if each.asked.startswith("control:")]
         if inherited:
             return inherited[0]
-        path = control_client.make_folder() / f"{os.getpid()}.sock"
-        return self._listeners.bind_control(str(path), _CONTROL_BACKLOG)
+        try:
+            path = control_client.make_folder() / f"{os.getpid()}.sock"
+            return self._listeners.bind_control(str(path), _CONTROL_BACKLOG)
+        except OSError as exc:
+            reason = str(exc) if isinstance(exc, BindError) else f"{exc.filename}: {reason_of(exc)}"
+            self._emit(ControlUnavailable(escape_controls(reason)))
+            return None
 
     def _claim_pidfile(self) -> None:
         wanted = paths.absolute(self._settings.pidfile) if self._settings.pidfile else ""
@@ -213,7 +223,10 @@ class ServerResources:
     # --- files, and the processes before and after --------------------------------------------------------------------
 
     def set_ownership(self, ownership: FileOwnership) -> None:
-        """Say which supervisor removes the unix sockets and the pidfile: it changes during an upgrade."""
+        """Set whether this supervisor removes the unix sockets and the pidfile, which changes during an upgrade.
+
+        As their owner it writes its number into the pidfile, and logs the sockets whose files are gone.
+        """
         self._ownership = self._listeners.tenure = ownership
         if ownership is FileOwnership.OWNER:
             if self._pidfile is not None and (reason := self._pidfile.write()):

@@ -65,18 +65,18 @@ def _require(weaknesses: Iterable[tuple[str, Weakness]], settings: Settings, ide
     problems = [_describe(origin, weakness) for weakness, origin in list(origins.items())[:MAX_PROBLEMS]]
     if ROOT in groups:
         problems.append(
-            "--user, --group: workers would be in group 0, which can write to files of root's; give another"
+            "--user, --group: workers would be in group 0, which can write to files of root's (choose another group)"
         )
     if len(origins) > MAX_PROBLEMS:
-        problems.append(f"{len(origins) - MAX_PROBLEMS} more paths can be changed by others than root")
+        problems.append(f"{len(origins) - MAX_PROBLEMS} more paths can be changed by other users than root")
     if problems:
         raise UntrustedPaths(*problems)
 
 
 def _describe(origin: str, weakness: Weakness) -> str:
     return (
-        f"{origin}: {escape_controls(weakness.path)}: {weakness.reason}, so a worker could become root by it; "
-        f"{weakness.cure} {escape_controls(shlex.quote(weakness.path))}, or accept it by --insecure-paths"
+        f"{origin}: {escape_controls(weakness.path)}: {weakness.reason}, so a worker could become root "
+        f"({weakness.cure} {escape_controls(shlex.quote(weakness.path))}, or allow it by --insecure-paths)"
     )
 
 

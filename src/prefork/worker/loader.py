@@ -1,4 +1,4 @@
-"""Load the service: import the object that the text TARGET names.
+"""Load the service: import the object that the text TARGET names, and have it classified.
 
 Runs in a worker or in `prefork check`, never in the supervisor. Which kind of service the object is, is decided in
 `net/handlers.py`.
@@ -17,6 +17,7 @@ from types import ModuleType, TracebackType
 
 from ..errors import ServiceError
 from ..events import escape_controls, text_of
+from ..net.handlers import Handler, classify
 
 #: Characters of a reason that are passed on.
 _REASON_LIMIT = 500
@@ -41,6 +42,17 @@ def load(target: str) -> object:
         raise ServiceError(f"service {target}: the current folder is gone ({exc.strerror or exc})") from None
     module = _load_file(target, module_text) if is_file else _load_module(target, module_text)
     return _find_attribute(target, module, module_text, attributes)
+
+
+def load_handler(target: object) -> Handler:
+    """Return the handler that `target` is, or that it names. Raises ServiceError, whose message names the target."""
+    if not isinstance(target, str):
+        return classify(target)
+    service = load(target)
+    try:
+        return classify(service)
+    except ServiceError as exc:
+        raise ServiceError(f"service {target}: {exc}") from None
 
 
 def target_name(target: object) -> str:

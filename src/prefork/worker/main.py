@@ -19,7 +19,7 @@ from ..core.recycling import RecycleLimits
 from ..errors import ExitCode, ListenerFailed, PreforkError, place_of, reason_of
 from ..events import Drained, Emit, WorkerFailed
 from ..net.connection import handler_failed
-from ..net.handlers import Handler, classify
+from ..net.handlers import Handler
 from ..net.server import TCPServer
 from ..system.credentials import drop_privileges
 from ..system.parent_death import die_with_parent, open_parent
@@ -31,7 +31,7 @@ from .context import WorkerContext
 from .exit import drop_inherited_atexit, exit_deadline, run_until_complete_bounded
 from .fleet_admission import FleetAdmission
 from .heartbeat import INTERVAL, Heartbeat
-from .loader import load
+from .loader import load_handler
 from .recycling import RecyclingCheck
 from .reuseport import ReuseportSockets
 
@@ -77,7 +77,7 @@ def _drop_privileges(context: WorkerContext) -> None:
 
 def _load_and_serve(context: WorkerContext) -> int:
     try:
-        handler = classify(load(context.target) if isinstance(context.target, str) else context.target)
+        handler = load_handler(context.target)
         loop = _make_loop(context.config.settings.loop)
         return run_until_complete_bounded(loop, _serve(context, handler), context.emit)
     except PreforkError as exc:
