@@ -26,10 +26,11 @@ if TYPE_CHECKING:
     from .net.acceptor import add_accept_handler
     from .net.server import TCPServer
     from .net.stream import Stream
-    from .parent.fork_processes import fork_processes, task_id
+    from .parent.fork_processes import fork_processes
     from .system.cpus import cpu_count
     from .system.sockets import bind_sockets
     from .system.unix_sockets import bind_unix_socket
+    from .system.worker_info import current_worker, task_id
 
 __version__ = "0.1.0"
 
@@ -51,9 +52,10 @@ _HOMES = {
     "bind_sockets": "system.sockets",
     "bind_unix_socket": "system.unix_sockets",
     "cpu_count": "system.cpus",
+    "current_worker": "system.worker_info",
     "fork_processes": "parent.fork_processes",
     "serve": "assembly.serve",
-    "task_id": "parent.fork_processes",
+    "task_id": "system.worker_info",
 }
 
 __all__ = [
@@ -75,6 +77,7 @@ __all__ = [
     "bind_sockets",
     "bind_unix_socket",
     "cpu_count",
+    "current_worker",
     "fork_processes",
     "serve",
     "task_id",

@@ -182,7 +182,7 @@ class ChildExited(Event):
     death: str
 
     def __str__(self) -> str:
-        return f"child {self.task} (pid {self.pid}) ended: {self.death}"
+        return f"child {self.task} (pid {self.pid}) {self.death}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +196,7 @@ class ChildFailed(Event):
     outcome: str
 
     def __str__(self) -> str:
-        return f"child {self.task} (pid {self.pid}) ended: {self.death}; {self.outcome}"
+        return f"child {self.task} (pid {self.pid}) {self.death}, {self.outcome}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from ..system.parent_death import die_with_parent, open_parent
 from ..system.processes import System
 from ..system.scoreboard import FleetSetting, WorkerStat, fence
 from ..system.signals import disregard, unblock_signals
+from ..system.worker_info import set_worker
 from . import lifespan, process_group
 from .context import WorkerContext
 from .exit import drop_inherited_atexit, exit_deadline, run_until_complete_bounded
@@ -45,6 +46,7 @@ def run(context: WorkerContext) -> int:
     """Serve until asked to stop, and return the exit status. Raises nothing: a failure of the service is reported."""
     fork = context.fork
     drop_inherited_atexit()
+    set_worker(fork.slot, fork.generation)
     # A terminal sends Ctrl-C, and its own end, to the whole foreground group: the supervisor gets them and decides.
     disregard((signal.SIGINT, signal.SIGHUP))
     signal.signal(signal.SIGUSR1, lambda *_: context.reopen_logs())
@@ -189,11 +191,11 @@ def _stop_accepting(server: TCPServer, sockets: ReuseportSockets, context: Worke
     # Another supervisor may have the same sockets; it goes on serving.
     shared = bool(scoreboard.notices[FleetSetting.SHARED])
     if stopping and not shared and scoreboard.all_stopped(context.row):
-        own = set(context.config.own_sockets())
+        bound_here = set(context.config.bound_sockets())
         # One socket at a time: a connection that arrives between its last accept and its shutdown is reset.
         for sock in context.config.sockets():
             server.accept_waiting(MAX_WAITING, sock)
-            if sock in own:
+            if sock in bound_here:
                 with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
     server.stop()
