@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable, Iterable
 
 from ..errors import BindError
-from ..events import Emit, ListenerBoundAnew, ListenerDamaged, ListenerReopened, ListenerRestored, escape_controls
+from ..events import Emit, ListenerDamaged, ListenerRebound, ListenerReopened, ListenerRestored
 from ..system.file_ownership import FileOwnership
 from ..system.listeners import Listener, Listeners
+from ..text import escape_controls
 
 #: Seconds before an address is bound anew again; otherwise a service that damages it at once would reload without end.
 ANEW_INTERVAL = 30.0
@@ -43,7 +44,7 @@ class ListenerRepair:
                 address, options = escape_controls(damage.address), ", ".join(damage.lasting)
                 failure = self._bind_anew(damage.listener, backlog, fresh)
                 emit(
-                    ListenerBoundAnew(address, options)
+                    ListenerRebound(address, options)
                     if failure is None
                     else ListenerDamaged(address, options, escape_controls(failure))
                 )

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping
 
 from ..config import Settings
 from ..errors import BindError, ConfigError, reason_of
-from ..events import ControlUnavailable, Emit, FileLost, Listening, PidfileUnwritten, escape_controls
+from ..events import ControlUnavailable, Emit, FileLost, Listening, PidfileUnwritten
 from ..observe.logs import configure
 from ..observe.reopen import LogFiles
 from ..parent.generations import GenerationSpec
@@ -25,6 +25,7 @@ from ..system.handover import HandoverWriter, InheritedState
 from ..system.listeners import Listener, Listeners
 from ..system.notify import Notifier
 from ..system.signals import block_signals
+from ..text import escape_controls
 from ..worker.context import GenerationConfig
 from . import trust
 from .generation_builder import GenerationBuilder, physical_folder, worker_count

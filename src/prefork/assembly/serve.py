@@ -9,15 +9,13 @@ import contextlib
 import gc
 import signal
 import sys
-from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
-from ..addresses import parse_address
-from ..config import TLS, Limits, Settings
+from ..config import ServeOptions, settings_of
 from ..core.facts import Finish
 from ..core.messages import UnableMessage
 from ..errors import ExitCode, PreforkError, ServiceError, place_of, reason_of
-from ..events import Emit, Stopped, escape_controls
+from ..events import Emit, Stopped
 from ..observe.logs import configure
 from ..observe.manager import notify_systemd
 from ..parent.control_server import ControlSocket
@@ -29,6 +27,7 @@ from ..system.fork_context import ForkContext
 from ..system.notify import Notifier
 from ..system.processes import System
 from ..system.signals import startup_signals
+from ..text import escape_controls
 from ..worker.loader import target_name
 from .resources import ServerResources
 from .settings_source import FixedSettings, SettingsSource
@@ -41,36 +40,19 @@ LINE_LIMIT = 2000
 IGNORED_AT_START = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU)
 
 
-def serve(
-    target: object,
-    *,
-    bind: str | Sequence[str] = ":9000",
-    workers: int = 0,
-    tls: TLS | None = None,
-    limits: Limits | None = None,
-    **options: Any,
-) -> None:
+def serve(target: object, **options: Unpack[ServeOptions]) -> None:
     """Serve `target` as `prefork serve TARGET` does, then raise SystemExit with the command's exit code.
 
     `target` is the service itself, or the text that names it. A reload imports a named service again; an object stays
-    what it was until an upgrade starts the program again. `bind` is an address or several. `limits` holds the limits of
-    one connection and of all together. The other options are the fields of `config.Settings`, which are named like the
-    command's options with `_` for `-`.
+    what it was until an upgrade starts the program again. The options are those of the command, with `_` for `-` (see
+    `ServeOptions`); `limits=prefork.Limits(...)` holds the limits of one connection and of all together.
 
     Call it in the main thread of a program that has started no event loop, because it forks. A failure is printed in
     one line on standard error. The caller's `finally` blocks and exit handlers run once, in the supervisor: a worker
     never returns from this function.
     """
     try:
-        addresses = tuple(parse_address(text) for text in ([bind] if isinstance(bind, str) else bind))
-        settings = Settings(
-            bind=addresses,
-            workers=workers,
-            tls=() if tls is None else (tls,),
-            limits=Limits() if limits is None else limits,
-            **options,
-        )
-        code = run(FixedSettings(settings), target)
+        code = run(FixedSettings(settings_of(options)), target)
     except PreforkError as exc:
         sys.stderr.write("".join(f"prefork: {escape_controls(line, LINE_LIMIT)}\n" for line in exc.lines()))
         code = exc.exit_code

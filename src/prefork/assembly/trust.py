@@ -18,9 +18,9 @@ from pathlib import PurePath
 from ..config import Settings
 from ..core.trust import ROOT, Weakness
 from ..errors import UntrustedPaths
-from ..events import escape_controls
 from ..system import paths, tls_contexts
 from ..system.credentials import Identity
+from ..text import escape_controls
 from . import code_paths
 from .settings_source import SettingsSource
 

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from .. import __version__
+from .._version import __version__
 from ..core.control_protocol import Request
 from . import options, remote
 from .sources import Sources

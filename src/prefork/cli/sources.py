@@ -15,8 +15,8 @@ from ..checks import format_value
 from ..config import TLS, Limits, Settings
 from ..core.trust import Weakness
 from ..errors import ConfigError
-from ..events import escape_controls
 from ..system import paths
+from ..text import escape_controls
 from .options import OPTIONS, Given, Option
 
 #: The file that is read when none is named, if it is there.

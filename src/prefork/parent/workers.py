@@ -28,13 +28,14 @@ from ..core.facts import (
 )
 from ..core.messages import Decoder, DrainingMessage, ReadyMessage, RecycleMessage, StackLine, UnableMessage
 from ..errors import reason_of
-from ..events import Emit, WorkerStacks, escape_ascii
+from ..events import Emit, WorkerStacks
 from ..system.descriptors import Descriptor, count_descriptors, raise_limit
 from ..system.fork_context import ForkContext
 from ..system.memory import OomKills
 from ..system.processes import RESOURCE_ERRNOS, Child, ExitStatus, System
 from ..system.scoreboard import FleetSetting, Row, Scoreboard, WorkerStat
 from ..system.tether import Tether
+from ..text import escape_ascii
 
 #: Rows of the scoreboard, for each worker that is wanted at the start, and at least: its successors, and those that
 #: drain meanwhile; and more workers that may be wanted later. Untouched memory costs nothing.

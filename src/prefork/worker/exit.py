@@ -14,9 +14,10 @@ import time
 from collections.abc import Coroutine
 from typing import Any, NoReturn
 
-from ..events import Emit, TasksStuck, escape_ascii
+from ..events import Emit, TasksStuck
 from ..system.processes import System
 from ..system.signals import unblock_signals
+from ..text import escape_ascii
 
 #: Seconds that each of these may take to end: cancelled tasks, asynchronous generators, threads.
 CLEANUP_TIMEOUT = 0.5

@@ -16,8 +16,8 @@ import traceback
 from types import ModuleType, TracebackType
 
 from ..errors import ServiceError
-from ..events import escape_controls, text_of
 from ..net.handlers import Handler, classify
+from ..text import escape_controls, text_of
 
 #: Characters of a reason that are passed on.
 _REASON_LIMIT = 500
