@@ -44,12 +44,12 @@ def serve(target: object, **options: Unpack[ServeOptions]) -> None:
     """Serve `target` as `prefork serve TARGET` does, then raise SystemExit with the command's exit code.
 
     `target` is the service itself, or the text that names it. A reload imports a named service again; an object stays
-    what it was until an upgrade starts the program again. The options are those of the command, with `_` for `-` (see
-    `ServeOptions`); `limits=prefork.Limits(...)` holds the limits of one connection and of all together.
+    what it was until an upgrade starts the program again. The options are those of the command with `_` for `-` (see
+    `ServeOptions`); `limits=prefork.Limits(...)` bounds each connection and the server.
 
-    Call it in the main thread of a program that has started no event loop, because it forks. A failure is printed in
-    one line on standard error. The caller's `finally` blocks and exit handlers run once, in the supervisor: a worker
-    never returns from this function.
+    Call it in the main thread of a program that runs no event loop, because it forks. A failure is printed in one line
+    on standard error. `finally` blocks and exit handlers of the caller run once, here: a worker never returns from this
+    function.
     """
     try:
         code = run(FixedSettings(settings_of(options)), target)
