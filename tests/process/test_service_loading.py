@@ -142,7 +142,7 @@ def test_an_object_that_cannot_be_served_says_what_could_be(target: str, folder:
 
 def test_a_control_socket_that_cannot_be_bound_names_its_option(folder: Path) -> None:
     done = serve("echo:handle", folder, "--control", "nosuch/control")
-    assert complaint(done) == "prefork: --control nosuch/control: the folder does not exist"
+    assert complaint(done) == "prefork: --control nosuch/control: the directory does not exist"
     assert done.returncode == 4
 
 

@@ -128,7 +128,7 @@ class ServerResources:
         try:
             return self._listeners.bind_control(path, _CONTROL_BACKLOG)
         except BindError as exc:
-            reason = "the folder does not exist" if exc.errno == errno.ENOENT else exc.strerror
+            reason = "the directory does not exist" if exc.errno == errno.ENOENT else exc.strerror
             failure = ConfigError(f"--control {escape_controls(path)}: {reason}{f' ({exc.cure})' if exc.cure else ''}")
             # The exit status is that of an address that cannot be bound.
             failure.exit_code = exc.exit_code
