@@ -86,9 +86,9 @@ __all__ = [
 
 if "PREFORK_HANDOVER" in os.environ:
     # Started by an upgrade. What it has passed on must not reach a program that is started before we serve.
-    from .system.handover import secure
+    from .system.handover import mark_cloexec
 
-    secure()
+    mark_cloexec()
 
 
 def __getattr__(name: str) -> Any:

@@ -19,6 +19,7 @@ from support import need_root, run_script, wait_until
 from prefork.addresses import FdAddress, TCPAddress, UnixAddress
 from prefork.assembly.listener_repair import ANEW_INTERVAL, ListenerRepair
 from prefork.events import Event, ListenerBoundAnew, ListenerDamaged, ListenerRestored
+from prefork.system.listen_options import ListenOptions
 from prefork.system.listeners import Listener, Listeners
 from prefork.testing import Server
 
@@ -94,7 +95,7 @@ def listening(family: int, folder: Path) -> Iterator[tuple[Listeners, Listener, 
     unix = UnixAddress(str(folder / "socket"), 0o640)
     address = {socket.AF_INET: TCPAddress("127.0.0.1", 0), socket.AF_INET6: TCPAddress("::1", 0)}.get(family, unix)
     with contextlib.closing(Listeners()) as listeners:
-        (listener,) = listeners.arrange([address], 100, None)
+        (listener,) = listeners.bind([address], ListenOptions(100))
         with listener.sockets()[0].dup() as theirs:
             yield listeners, listener, theirs
 
@@ -119,11 +120,11 @@ def test_each_option_is_set_back(tmp_path: Path, family: int, name: str) -> None
         except OSError as exc:
             pytest.skip(f"this process, or this kernel, cannot set {name}: {exc}")
         assert theirs.getsockopt(level, number, 16) != before
-        (damage,) = listeners.mend(100)
+        (damage,) = listeners.repair()
         assert name in damage.options
-        assert damage.lasting == ()
+        assert damage.unrepaired == ()
         assert theirs.getsockopt(level, number, 16) == before
-        assert listeners.mend(100) == []
+        assert listeners.repair() == []
         assert connects(listener)
 
 
@@ -133,7 +134,7 @@ def test_flags_of_the_open_file_description(tmp_path: Path, family: int, flag: s
     with listening(family, tmp_path) as (listeners, _, theirs):
         before = fcntl.fcntl(theirs, fcntl.F_GETFL)
         fcntl.fcntl(theirs, fcntl.F_SETFL, before ^ getattr(os, flag))
-        (damage,) = listeners.mend(100)
+        (damage,) = listeners.repair()
         assert damage.options == (flag,)
         assert fcntl.fcntl(theirs, fcntl.F_GETFL) == before
 
@@ -143,15 +144,15 @@ def test_the_queue_the_filter_and_the_shutdown_of_an_internet_socket(tmp_path: P
     with listening(family, tmp_path) as (listeners, listener, theirs):
         theirs.listen(0)
         attach_filter(theirs)
-        (damage,) = listeners.mend(100)
+        (damage,) = listeners.repair()
         assert set(damage.options) == {"backlog", "SO_ATTACH_FILTER"}
         assert connects(listener)
-        listeners.adjust([listener], [TCPAddress("127.0.0.1", 0)], 50, None)
-        assert listeners.mend(50) == [], "a queue of another length, by a reload, is no damage"
+        listeners.apply_options([listener], [TCPAddress("127.0.0.1", 0)], ListenOptions(50))
+        assert listeners.repair() == [], "a queue of another length, by a reload, is no damage"
         theirs.shutdown(socket.SHUT_RDWR)
-        (damage,) = listeners.mend(50)
+        (damage,) = listeners.repair()
         assert damage.shut_down
-        assert damage.lasting == ()
+        assert damage.unrepaired == ()
         assert connects(listener)
 
 
@@ -173,42 +174,42 @@ def test_what_cannot_be_set_back_is_bound_anew(
         mender = ListenerRepair(listeners, lambda: now[0])
         where = theirs.getsockname()
         spoil(theirs)
-        fresh = mender.repair(100, events.append)[listener]
+        fresh = mender.repair(events.append)[listener]
         assert fresh.sockets()[0].getsockname() == where
         assert [type(event) for event in events] == [ListenerBoundAnew]
         assert name in str(events[0])
-        assert mender.repair(100, events.append) == {}, "the one that is given up is looked at no more"
+        assert mender.repair(events.append) == {}, "the one that is given up is looked at no more"
         if family == socket.AF_UNIX:
             assert (tmp_path / "socket").stat().st_mode & 0o777 == 0o640
         # As when the reload is done.
         theirs.close()
-        listeners.keep([fresh])
+        listeners.close_except([fresh])
         assert listener.sockets()[0].fileno() == -1
         assert all(connects(fresh) for _ in range(8))
         # A service that does it again at once does not keep the server busy with that.
         with fresh.sockets()[0].dup() as again:
             spoil(again)
-            assert mender.repair(100, events.append) == {}
+            assert mender.repair(events.append) == {}
             assert isinstance(events[-1], ListenerDamaged)
             now[0] += ANEW_INTERVAL
-            assert fresh in mender.repair(100, events.append)
+            assert fresh in mender.repair(events.append)
 
 
 def test_a_socket_that_was_passed_on_is_mended_and_never_bound_anew() -> None:
     events: list[Event] = []
     with socket.create_server(("127.0.0.1", 0)) as theirs, contextlib.closing(Listeners()) as listeners:
         theirs.setsockopt(SOCKET, socket.SO_PRIORITY, 2)
-        (listener,) = listeners.arrange([FdAddress(os.dup(theirs.fileno()))], 100, None)
+        (listener,) = listeners.bind([FdAddress(os.dup(theirs.fileno()))], ListenOptions(100))
         mender = ListenerRepair(listeners)
         theirs.setsockopt(SOCKET, socket.SO_PRIORITY, 3)
         theirs.setsockopt(IP, 21, 255)
-        assert mender.repair(100, events.append) == {}
+        assert mender.repair(events.append) == {}
         assert [type(event) for event in events] == [ListenerRestored]
         assert theirs.getsockopt(SOCKET, socket.SO_PRIORITY) == 2, "as its owner has set it"
         assert connects(listener)
         lock_filter(theirs)
         for _ in range(2):
-            assert mender.repair(100, events.append) == {}
+            assert mender.repair(events.append) == {}
         assert [type(event) for event in events[1:]] == [ListenerDamaged], "told once"
 
 
@@ -219,13 +220,14 @@ def test_a_device_without_the_right_to_unset_it() -> None:
         import encodings.idna, os, socket
         from prefork.addresses import TCPAddress
         from prefork.assembly.listener_repair import ListenerRepair
+        from prefork.system.listen_options import ListenOptions
         from prefork.system.listeners import Listeners
         os.setuid(65534)
         listeners = Listeners()
-        (listener,) = listeners.arrange([TCPAddress("127.0.0.1", 0)], 100, None)
+        (listener,) = listeners.bind([TCPAddress("127.0.0.1", 0)], ListenOptions(100))
         where = listener.sockets()[0].getsockname()
         listener.sockets()[0].setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")
-        fresh = ListenerRepair(listeners).repair(100, print)[listener]
+        fresh = ListenerRepair(listeners).repair(print)[listener]
         assert fresh.sockets()[0].getsockname() == where
         assert fresh.sockets()[0].getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16) == b""
     """

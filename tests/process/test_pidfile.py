@@ -72,7 +72,7 @@ def test_somebodys_notes_are_not_taken_for_a_number(folder: Path) -> None:
     done = start(folder, str(path))
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"prefork: --pidfile {path}: it holds something else than a number")
+    assert line.startswith(f"prefork: --pidfile {path}: it does not hold a pid")
     assert path.read_text() == "dear diary\n"
 
 

@@ -417,7 +417,7 @@ happenings = st.lists(
 def test_every_event_is_admitted_or_counted_once(
     happened: list[tuple[str, str, float]], causes: int, most: int
 ) -> None:
-    rates: LogRateLimiter[str] = LogRateLimiter(interval=1.0, per_kind=most, causes=causes)
+    rates: LogRateLimiter[str] = LogRateLimiter(interval=1.0, per_kind=most, max_causes=causes)
     now, admitted, counted = 0.0, [], 0
     for kind, detail, passed in happened:
         now += passed
@@ -426,8 +426,8 @@ def test_every_event_is_admitted_or_counted_once(
             admitted.append((kind, detail, now))
             counted += before
         assert len(rates) <= causes + 2
-    assert len(admitted) + counted + sum(count for _, _, count in rates.settle(now + 10)) == len(happened)
-    assert rates.settle(now + 10) == []
+    assert len(admitted) + counted + sum(count for _, _, count in rates.flush_expired(now + 10)) == len(happened)
+    assert rates.flush_expired(now + 10) == []
     # `at + interval` may round beyond a time of which the difference to `at` is the interval.
     interval = 1.0 - 1e-9
     for kind, detail, at in admitted:

@@ -88,14 +88,14 @@ def run(source: Source, target: object) -> ExitCode:
     `source` is asked again at each reload. Raises PreforkError for what the user has to read in
     one line. Afterwards SIGTERM, SIGINT and SIGQUIT are ignored: the process is at its end.
     """
-    handed = handover.receive()
+    handed = handover.load()
     predecessor = None
     try:
         if handed is not None:
             predecessor = Predecessor(handed.pid, handed.channel)
-            paths.settle(handed.estate.home)
-            if handed.estate.config is not None:
-                source.keep_to(handed.estate.config)
+            paths.set_base_directory(handed.state.home)
+            if handed.state.config is not None:
+                source.keep_to(handed.state.config)
         return _run(source, target, handed, predecessor)
     except PreforkError as exc:
         failure = exc
@@ -133,7 +133,7 @@ def _serve(
     emit = notify_systemd(configure(settings.log_format, settings.log_level), notifier)
     _set_title(target)
     raise_limit()
-    estate = None if handed is None else handed.estate
+    estate = None if handed is None else handed.state
     with contextlib.closing(ServerResources(settings, source, estate, notifier)) as provision:
         outcome = _supervise(provision, target, emit, notifier, predecessor)
     emit(Stopped(outcome.code))
@@ -188,7 +188,7 @@ def _work(seat: ForkContext, kit: object, provision: ServerResources, target: ob
                 lifeline=seat.lifeline,
                 tether=seat.tether,
                 scoreboard=seat.scoreboard,
-                row=seat.scoreboard.enter(seat.row),
+                row=seat.scoreboard.become_writer(seat.row),
                 dump_signal=seat.dump_signal,
                 identity=kit.identity,
                 endpoints=[lanes for listener in kit.listeners for lanes in listener.endpoints],

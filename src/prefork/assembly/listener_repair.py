@@ -26,39 +26,39 @@ class ListenerRepair:
         self._anew: dict[str, float] = {}
         """When each address was bound anew last."""
 
-    def repair(self, backlog: int, emit: Emit) -> dict[Listener, Listener]:
+    def repair(self, emit: Emit) -> dict[Listener, Listener]:
         """Look at all, and mend them. Those that had to be bound anew, with what takes their place: that is for the
         supervisor that owns the addresses alone."""
-        found = self._listeners.mend(backlog)
+        found = self._listeners.repair()
         for damage in found:
             if damage.shut_down:
                 emit(ListenerReopened(escape_controls(damage.address)))
-            if damage.options and not damage.lasting:
+            if damage.options and not damage.unrepaired:
                 emit(ListenerRestored(escape_controls(damage.address), ", ".join(damage.options)))
         fresh: dict[Listener, Listener] = {}
         for damage in found:
-            if damage.lasting:
-                self._replace(damage, backlog, emit, fresh)
+            if damage.unrepaired:
+                self._replace(damage, emit, fresh)
         return fresh
 
-    def _replace(self, damage: Damage, backlog: int, emit: Emit, fresh: dict[Listener, Listener]) -> None:
-        listener, options = damage.listener, ", ".join(damage.lasting)
+    def _replace(self, damage: Damage, emit: Emit, fresh: dict[Listener, Listener]) -> None:
+        listener, options = damage.listener, ", ".join(damage.unrepaired)
         try:
             if listener not in fresh:
                 self._refuse(listener)
-                fresh[listener] = self._listeners.bind_anew(listener, backlog)
-                self._anew[listener.asked] = self._clock()
+                fresh[listener] = self._listeners.rebind(listener)
+                self._anew[listener.requested] = self._clock()
         except (BindError, _Refused) as exc:
             emit(ListenerDamaged(escape_controls(damage.address), options, escape_controls(exc)))
         else:
             emit(ListenerBoundAnew(escape_controls(damage.address), options))
 
     def _refuse(self, listener: Listener) -> None:
-        if self._listeners.tenure is not FileOwnership.OWNER:
+        if self._listeners.ownership is not FileOwnership.OWNER:
             raise _Refused("it is for another supervisor to bind it anew")
         if listener.passed:
             raise _Refused("whoever has passed it on must bind it anew")
-        before = self._anew.get(listener.asked)
+        before = self._anew.get(listener.requested)
         if before is not None and self._clock() - before < ANEW_INTERVAL:
             raise _Refused(f"it was bound anew less than {ANEW_INTERVAL:.0f} s ago")
 

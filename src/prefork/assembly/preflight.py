@@ -13,7 +13,7 @@ from typing import NoReturn
 from ..config import Settings
 from ..errors import ExitCode, PreforkError, ServiceError
 from ..net.handlers import classify
-from ..system.credentials import Identity, drop_privileges, look_up
+from ..system.credentials import Identity, drop_privileges, resolve_identity
 from ..system.descriptors import Descriptor
 from ..system.processes import System, unblock_signals
 from ..worker.loader import load
@@ -32,7 +32,7 @@ def check(source: Source, target: object) -> str:
     """
     settings = source.settings()
     validate(settings, starting=True)
-    identity = look_up(settings.user, settings.group)
+    identity = resolve_identity(settings.user, settings.group)
     trust.prove(settings, source, identity)
     kind = _kind(target) if identity is None or identity.uid == os.geteuid() else _kind_as(identity, settings, target)
     return f"{target} is a {kind}"

@@ -32,13 +32,13 @@ from ..events import (
 from ..observe.logs import configure
 from ..observe.reopen import LogFiles
 from ..parent.generations import GenerationSpec
-from ..system import control_client as control_folder
-from ..system import paths, pidfile, tls_contexts
+from ..system import control_client, paths, pidfile, tls_contexts
 from ..system.cpus import cpu_count
-from ..system.credentials import Identity, look_up
+from ..system.credentials import Identity, resolve_identity
 from ..system.descriptors import Descriptor
 from ..system.file_ownership import FileOwnership
 from ..system.handover import HandoverWriter, InheritedState
+from ..system.listen_options import ListenOptions, Sharing
 from ..system.listeners import Listener, Listeners
 from ..system.notify import Notifier
 from ..system.scoreboard import FleetSetting
@@ -79,7 +79,7 @@ class ServerResources:
         self._source = source
         self._notifier = notifier
         self._home = _home()
-        paths.settle(self._home)
+        paths.set_base_directory(self._home)
         self._contexts: dict[str, ssl.SSLContext] = {}
         """By the kind of the key."""
         self._loaded: tls_contexts.CertificatePair | None = None
@@ -105,7 +105,7 @@ class ServerResources:
         """Close everything, and remove the files that are ours. May be called again. `shared`: the supervisor before
         this one has the sockets still."""
         self._listeners.close(shared=shared)
-        paths.settle("")
+        paths.set_base_directory("")
         held, self._pidfile = self._pidfile, None
         if held is not None:
             if self._tenure.owns(held.inherited):
@@ -168,14 +168,14 @@ class ServerResources:
         kit = _kit(plan)
         self._settings = kit.settings
         gid = None if kit.identity is None else kit.identity.gid
-        self._listeners.adjust(kit.listeners, kit.settings.bind, kit.settings.backlog, gid)
+        self._listeners.apply_options(kit.listeners, kit.settings.bind, _listen_options(kit.settings, gid))
         configure(kit.settings.log_format, kit.settings.log_level)
         self._check_backlog()
 
     def release_unused(self, plans: Collection[GenerationSpec]) -> None:
         """Close the sockets that no plan has."""
         wanted = [listener for plan in plans for listener in _kit(plan).listeners]
-        self._listeners.keep([*wanted, *([self._control] if self._control else [])])
+        self._listeners.close_except([*wanted, *([self._control] if self._control else [])])
         if self._old_pidfile is not None and self._tenure is FileOwnership.OWNER:
             self._old_pidfile.remove()
             self._old_pidfile = None
@@ -194,7 +194,7 @@ class ServerResources:
             # of every generation inherits them. Not for a key of another kind, which would stand beside the old one.
             context = self._context_for(pair)
         workers = settings.workers or cpu_count()
-        listeners = self._listeners.arrange(settings.bind, settings.backlog, workers if settings.reuse_port else None)
+        listeners = self._listeners.bind(settings.bind, _listen_options(settings))
         return GenerationSpec(
             workers=workers,
             timing=Timing(settings.drain_timeout, settings.boot_timeout, settings.hang_timeout),
@@ -213,7 +213,7 @@ class ServerResources:
         """Once for each user and group: where they are kept on another machine, looking them up takes its time."""
         wanted = (settings.user, settings.group)
         if wanted != self._identity[0]:
-            self._identity = (wanted, look_up(*wanted))
+            self._identity = (wanted, resolve_identity(*wanted))
         return self._identity[1]
 
     def _check_backlog(self) -> None:
@@ -248,11 +248,11 @@ class ServerResources:
 
     def set_ownership(self, tenure: FileOwnership) -> None:
         """After a hand-over, or when it is taken back, or was not to be."""
-        self._tenure = self._listeners.tenure = tenure
+        self._tenure = self._listeners.ownership = tenure
         if tenure is FileOwnership.OWNER:
             if self._pidfile is not None and (reason := self._pidfile.write()):
                 self._emit(PidfileUnwritten(escape_controls(self._pidfile.path), reason))
-            for path in self._listeners.lost():
+            for path in self._listeners.missing_files():
                 self._emit(FileLost(escape_controls(path)))
 
     def export(self, channel: int, workers: int) -> tuple[HandoverWriter, Mapping[str, str]]:
@@ -284,7 +284,7 @@ class ServerResources:
         return dataclasses.replace(plan, equipment=dataclasses.replace(kit, listeners=listeners))
 
     def _repair_listeners(self) -> dict[Listener, Listener]:
-        return self._mender.repair(self._settings.backlog, self._emit)
+        return self._mender.repair(self._emit)
 
     def notify_watchdog(self) -> None:
         """The service manager's watchdog."""
@@ -313,10 +313,12 @@ class ServerResources:
         return self._control
 
     def _bind_default(self) -> Listener:
-        inherited = [each for each in self._listeners.all() if each.asked.startswith("control:")]
+        inherited = [each for each in self._listeners.all() if each.requested.startswith("control:")]
         if inherited:
             return inherited[0]
-        return self._listeners.bind_control(str(control_folder.make_folder() / f"{os.getpid()}.sock"), _CONTROL_BACKLOG)
+        return self._listeners.bind_control(
+            str(control_client.make_socket_directory() / f"{os.getpid()}.sock"), _CONTROL_BACKLOG
+        )
 
     def _take_pidfile(self) -> None:
         wanted = paths.absolute(self._settings.pidfile) if self._settings.pidfile else ""
@@ -336,9 +338,9 @@ class ServerResources:
 
     def keep_in_worker(self, kit: GenerationConfig) -> None:
         """In a worker: close what is not for it."""
-        self._listeners.keep_in_worker(kit.listeners)
+        self._listeners.close_unused_in_worker(kit.listeners)
         # The service may go where it likes.
-        paths.settle("")
+        paths.set_base_directory("")
 
 
 def validate(settings: Settings, starting: bool) -> None:
@@ -353,6 +355,12 @@ def validate(settings: Settings, starting: bool) -> None:
             raise ConfigError(f"--ready-fd {settings.ready_fd}: {reason} (the parent has to pass it on)") from exc
         if fcntl.fcntl(settings.ready_fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
             raise ConfigError(f"--ready-fd {settings.ready_fd}: is open for reading only")
+
+
+def _listen_options(settings: Settings, gid: int | None = None) -> ListenOptions:
+    if not settings.reuse_port:
+        return ListenOptions(settings.backlog, gid=gid)
+    return ListenOptions(settings.backlog, Sharing.CLAIMED, group_size=settings.workers or cpu_count(), gid=gid)
 
 
 def _fleet_limits(limits: Limits) -> dict[FleetSetting, int]:
@@ -384,7 +392,7 @@ def _physical_folder() -> str:
 def _home() -> str:
     """The current folder as the user names it; "" if it is gone."""
     with contextlib.suppress(OSError):
-        return paths.logical_folder()
+        return paths.logical_directory()
     return ""
 
 

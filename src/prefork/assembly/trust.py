@@ -33,7 +33,7 @@ def prove(settings: Settings, source: Source, identity: Identity | None) -> tls_
     are another user and could have changed it, the settings, or the code that runs."""
     # First, and by itself: what else is looked at is what a file says that root must not believe.
     _refuse(source.weaknesses, settings, identity)
-    pair = tls_contexts.prove(settings.tls) if settings.tls else None
+    pair = tls_contexts.validate(settings.tls) if settings.tls else None
     require(pair.weaknesses if pair else (), settings, identity)
     return pair
 
@@ -101,7 +101,7 @@ def _code_weaknesses() -> Iterator[tuple[str, Weakness]]:
         yield from ((word, each) for each in _weaknesses(path))
     for word, path in dict.fromkeys(code.files()):
         with contextlib.suppress(OSError):
-            yield from ((word, each) for each in paths.weaknesses_of(path))
+            yield from ((word, each) for each in paths.file_weaknesses(path))
 
 
 def _weaknesses(path: str) -> tuple[Weakness, ...]:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from ..errors import ConnectionTimedOut, LineTooLong
 from ..events import ConnectionAborted, ConnectionLost, HandlerFailed, HandshakeFailed, describe_error, escape_ascii
-from ..system.signals import ignore_signals
+from ..system.signals import noop_handler
 from .channel import format_address
 from .handlers import Handler, Kind
 from .server_state import ServerState
@@ -24,7 +24,7 @@ from .stream import Stream
 
 _TRACEBACK_LINES = 60
 #: Handlers of SIGINT that raise no KeyboardInterrupt: one that comes up all the same is the service's own.
-_NO_INTERRUPT = (signal.SIG_IGN, ignore_signals)
+_NO_INTERRUPT = (signal.SIG_IGN, noop_handler)
 #: What a handler raises, if it lets it pass, when its peer left or broke the rules: no bug of the service.
 _PEERS_FAULT = (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, LineTooLong)
 

@@ -72,7 +72,7 @@ class FleetAdmission:
         """Of our siblings, as of a moment ago; None: there is none."""
         # In step with the others. Not the most that one claims: we would never be given a connection.
         shares = sorted(share for _, share in self._loads().values())
-        row[WorkerStat.SHARE] = shares[len(shares) // 2] if shares else 0
+        row[WorkerStat.ASSIGNED] = shares[len(shares) // 2] if shares else 0
 
     # --- before a connection ------------------------------------------------------------------------------------------
 
@@ -89,7 +89,7 @@ class FleetAdmission:
         if seconds:
             return seconds
         row.reserve(1)
-        limit = self._scoreboard.notices[FleetSetting.MAX_CONNECTIONS]
+        limit = self._scoreboard.settings[FleetSetting.MAX_CONNECTIONS]
         return self._within(limit) if limit and not self._refuses else None
 
     def nothing(self) -> None:
@@ -104,7 +104,7 @@ class FleetAdmission:
     def _step_back(self, waiting: Callable[[], int]) -> float:
         """Seconds to let others go first; 0.0 where we should take the connection, or have waited long enough."""
         loads = self._loads()
-        own = (self._row[WorkerStat.OPEN], self._row[WorkerStat.SHARE])
+        own = (self._row[WorkerStat.OPEN], self._row[WorkerStat.ASSIGNED])
         ahead = fairness.first(own, loads, 0, self._yielding)
         if not ahead:
             self._yielding = False
@@ -130,7 +130,7 @@ class FleetAdmission:
 
     def _keep_rate(self) -> float:
         """Each worker keeps its part of the rate."""
-        rate = self._scoreboard.notices[FleetSetting.ACCEPT_RATE]
+        rate = self._scoreboard.settings[FleetSetting.ACCEPT_RATE]
         return self._bucket.take(rate / 1000 / (len(self._siblings) + 1), self._loop.time()) if rate else 0.0
 
     def _within(self, limit: int) -> float | None:
@@ -166,7 +166,7 @@ class FleetAdmission:
     def took(self, address: object) -> tuple[str, bytes | None]:
         self._steps_back = 0
         self._look_after = SOON
-        self._row.accepted(fairness.next_share(self._row[WorkerStat.SHARE], self._least_share))
+        self._row.accepted(fairness.next_share(self._row[WorkerStat.ASSIGNED], self._least_share))
         refusal, peer = self._judge(address)
         if refusal:
             self._row.reserve(-1)
@@ -174,7 +174,7 @@ class FleetAdmission:
         return refusal, peer
 
     def _judge(self, address: object) -> tuple[str, bytes | None]:
-        notices = self._scoreboard.notices
+        notices = self._scoreboard.settings
         if self._ending and self._row[WorkerStat.OPEN] > self._capacity and not self._has_descriptors():
             return AT_DESCRIPTORS, None
         limit = notices[FleetSetting.MAX_CONNECTIONS]
@@ -216,7 +216,7 @@ class FleetAdmission:
         self._look_after = min(2 * self._look_after, SELDOM)
 
     def _look(self) -> None:
-        limit = self._scoreboard.notices[FleetSetting.MAX_CONNECTIONS]
+        limit = self._scoreboard.settings[FleetSetting.MAX_CONNECTIONS]
         if limit and self._total() >= limit:
             self._look_later()
             return
@@ -233,7 +233,7 @@ class FleetAdmission:
 
     def _look_around(self) -> None:
         """Who there is, when that has changed."""
-        version = self._scoreboard.notices[FleetSetting.VERSION]
+        version = self._scoreboard.settings[FleetSetting.VERSION]
         if version != self._version:
             self._version = version
             accepting, others = self._scoreboard.published()

@@ -30,7 +30,7 @@ from ..system.descriptors import Descriptor
 from ..system.parent_death import Lifeline, die_with_parent, open_parent
 from ..system.processes import System
 from ..system.scoreboard import FleetSetting, Row, Scoreboard, WorkerStat, fence
-from ..system.signals import disregard, unblock_signals
+from ..system.signals import ignore_without_inheriting, unblock_signals
 from ..system.tether import Tether
 from ..system.worker_info import set_worker
 from . import process_group
@@ -85,7 +85,7 @@ def run(equipment: WorkerContext) -> int:
     set_worker(equipment.slot, equipment.generation)
     # A terminal tells its whole group of Ctrl-C, and of its own end: the supervisor has heard it, too, and it is its to
     # answer.
-    disregard((signal.SIGINT, signal.SIGHUP))
+    ignore_without_inheriting((signal.SIGINT, signal.SIGHUP))
     signal.signal(signal.SIGUSR1, lambda *_: equipment.reopen_logs())
     process_group.lead()
     process_group.guard_children([*_sockets(equipment), Descriptor(equipment.status), equipment.tether])
@@ -153,7 +153,7 @@ async def _serve(equipment: WorkerContext, handler: Handler) -> int:
     server = TCPServer(handler, tls=equipment.context, limits=limits, emit=equipment.emit, gate=gate)
     if not await _start(handler, stop, equipment.target):
         return ExitCode.OK
-    notices = equipment.scoreboard.notices
+    notices = equipment.scoreboard.settings
     lanes = Lanes(loop, server, equipment.endpoints, equipment.slot, lambda: notices[FleetSetting.SLOTS])
     interval = min(INTERVAL, equipment.settings.hang_timeout / 8)
     heartbeat = Heartbeat(loop, equipment.row, interval)
@@ -184,12 +184,12 @@ def _end_with_supervisor(loop: asyncio.AbstractEventLoop, equipment: WorkerConte
     """Nothing would replace us once it is gone, and a successor wants the port."""
     supervisor = open_parent(equipment.parent)
     if supervisor is not None:
-        loop.add_reader(supervisor, System().end_own_group)
+        loop.add_reader(supervisor, System().kill_own_group)
         return
 
     def look() -> None:
         if equipment.lifeline.broken():
-            System().end_own_group()
+            System().kill_own_group()
 
     loop.add_reader(equipment.lifeline.fileno(), look)
 
@@ -235,13 +235,13 @@ def _stop_accepting(server: TCPServer, lanes: Lanes, equipment: WorkerContext) -
     """Where nobody will accept after us, what the kernel has accepted already is ours. Then give the sockets back: the
     kernel refuses connections when the last process has closed them, and lets them wait in vain before."""
     lanes.stop()
-    stopping = bool(equipment.scoreboard.notices[FleetSetting.STOPPING])
+    stopping = bool(equipment.scoreboard.settings[FleetSetting.STOPPING])
     if stopping:
         lanes.take_all()
         server.accept_waiting(MAX_WAITING)
     equipment.row[WorkerStat.STOPPED] = 1
     fence()
-    alone = not equipment.scoreboard.notices[FleetSetting.SHARED]
+    alone = not equipment.scoreboard.settings[FleetSetting.LISTENERS_SHARED]
     if stopping and alone and equipment.scoreboard.all_stopped(equipment.row):
         # Nothing accepts after us. The supervisor has the sockets still, and so may a child that a handler has forked:
         # where they are shut down the kernel refuses connections at once. What came meanwhile is ours. One by one: a

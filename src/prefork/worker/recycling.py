@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable
 
 from ..core.recycling import RecycleLimits
-from ..system.memory import resident
+from ..system.memory import resident_bytes
 from ..system.scoreboard import Row, WorkerStat
 
 #: Seconds between looks.
@@ -34,7 +34,7 @@ class RecyclingCheck:
         self._timer.cancel()
 
     def _look(self) -> None:
-        rss = 0 if self._lifetime.rss is None else resident()
+        rss = 0 if self._lifetime.rss is None else resident_bytes()
         reason = self._lifetime.spent(self._row[WorkerStat.ACCEPTED], self._loop.time() - self._since, rss)
         if reason:
             self._tell(reason)
