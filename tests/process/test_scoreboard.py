@@ -1,4 +1,4 @@
-"""The scoreboard over processes: what a worker may write, and what it may not."""
+"""The scoreboard across processes: what a worker can write, and what it cannot."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def test_writing_to_another_row_kills_the_worker_and_changes_nothing() -> None:
         assert (beat, slots) == (5, 3)
 
 
-def test_a_worker_cannot_get_the_right_back() -> None:
-    """Neither by another protection of the same memory, nor by a descriptor: none is left."""
+def test_a_worker_cannot_regain_the_right_to_write() -> None:
+    """Neither by changing the protection of the memory, nor by a descriptor, because none is left."""
     code = BOARD + (
         "def protect(row):\n"
         "    libc = ctypes.CDLL(None, use_errno=True)\n"

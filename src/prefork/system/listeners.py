@@ -135,7 +135,7 @@ class Listeners:
         return tuple(bound)
 
     def bind_control(self, path: str, backlog: int) -> Listener:
-        """Return the control socket, which only its owner may use; keep one that was inherited. Raises BindError."""
+        """Return the control socket, which only its owner may use; keep one that was inherited. Raise BindError."""
         requested = f"control:{path}"
         for listener in self._listeners:
             if listener.requested == requested:
@@ -231,7 +231,7 @@ class Listeners:
         return Damage(describe(sock), listener, shut_down, options, unrepaired)
 
     def rebind(self, listener: Listener) -> Listener:
-        """Bind new sockets to the addresses of a listener that cannot be repaired. Raises BindError.
+        """Bind new sockets to the addresses of a listener that cannot be repaired. Raise BindError.
 
         The old one stays open until `close_except`, because workers may still be forked with it.
         """

@@ -58,7 +58,6 @@ class Entry:
         self.close()
 
     def close(self) -> None:
-        """Close the directory (idempotent)."""
         self._directory.close()
 
     def stat(self) -> os.stat_result:
@@ -66,7 +65,7 @@ class Entry:
         return os.stat(self.name, dir_fd=self._directory.fileno(), follow_symlinks=False)
 
     def open(self, flags: int, mode: int = 0o600) -> Descriptor:
-        """Open the file, or create it if `flags` say so. Raises OSError (ELOOP) for a symbolic link."""
+        """Open the file, or create it if `flags` say so. Raise OSError (ELOOP) for a symbolic link."""
         flags |= os.O_NOFOLLOW | os.O_CLOEXEC
         return Descriptor(os.open(self.name, flags, mode, dir_fd=self._directory.fileno()))
 
@@ -93,7 +92,7 @@ class Entry:
 
 
 def resolve(path: str | os.PathLike[str]) -> Entry:
-    """Open the directory of `path`. The name itself may be missing. Raises OSError.
+    """Open the directory of `path`. The name itself may be missing. Raise OSError.
 
     As root, do not follow a symbolic link that another user can change (ELOOP). Otherwise root would create, change or
     remove any file that a link of the workers' user names.
@@ -110,7 +109,7 @@ def resolve(path: str | os.PathLike[str]) -> Entry:
 
 
 def open_path(path: str | os.PathLike[str]) -> Descriptor:
-    """Open the file at `path` with O_PATH (open(2)), through the links that `resolve` would follow. Raises OSError."""
+    """Open the file at `path` with O_PATH (open(2)), through the links that `resolve` would follow. Raise OSError."""
     walk = _Walk(absolute(path))
     with contextlib.closing(walk):
         return walk.to_file(_STAT_ONLY, strictly=os.geteuid() == 0)
@@ -131,9 +130,10 @@ class Content:
 
 
 def read(path: str | os.PathLike[str], max_bytes: int) -> Content:
-    """Read a regular file through any links, and report who could have changed it, judged by the open descriptor.
+    """Read a regular file through any links, and report how other users could have changed it.
 
-    Raises OSError, also for a file that is not regular or is larger than `max_bytes`.
+    The open descriptor is judged, not the path. Raise OSError, also for a file that is not regular or is larger than
+    `max_bytes`.
     """
     walk = _Walk(absolute(path))
     with contextlib.closing(walk):
@@ -149,7 +149,7 @@ def read(path: str | os.PathLike[str], max_bytes: int) -> Content:
 
 
 def weaknesses(path: str | os.PathLike[str]) -> tuple[Weakness, ...]:
-    """Return who can change the file or directory at `path`, or one on the way to it. Raises OSError."""
+    """Return how other users can change the file or directory at `path`, or one on the way to it. Raise OSError."""
     walk = _Walk(absolute(path))
     with contextlib.closing(walk), contextlib.closing(walk.to_file(_STAT_ONLY)):
         return tuple(walk.weak)
@@ -158,7 +158,7 @@ def weaknesses(path: str | os.PathLike[str]) -> tuple[Weakness, ...]:
 def file_weaknesses(path: str) -> tuple[Weakness, ...]:
     """Return the weaknesses of a file only, when its directory was checked before; of the whole path if it is a link.
 
-    Raises OSError.
+    Raise OSError.
     """
     found = os.stat(path, follow_symlinks=False)
     if stat.S_ISLNK(found.st_mode):
@@ -176,7 +176,7 @@ def require_regular(found: os.stat_result) -> None:
 
 
 def retry(remove: Callable[[], object]) -> None:
-    """Call `remove` up to ATTEMPTS times, in case the system lacks a resource for a moment. Raises nothing.
+    """Call `remove` up to ATTEMPTS times, in case the system lacks a resource for a moment. Raise nothing.
 
     For the last chance to remove a file.
     """
@@ -191,7 +191,7 @@ def retry(remove: Callable[[], object]) -> None:
 
 
 def absolute(path: str | os.PathLike[str]) -> str:
-    """Return `path` made absolute, with its links and dots. Raises OSError if the current directory is gone."""
+    """Return `path` made absolute, with its links and dots. Raise OSError if the current directory is gone."""
     text = os.fspath(path)
     return text if os.path.isabs(text) else f"{logical_directory()}/{text}"
 
@@ -209,7 +209,7 @@ def set_base_directory(directory: str) -> None:
 def logical_directory() -> str:
     """Return the base directory, or the current one as the shell names it ($PWD, with its symbolic links).
 
-    Raises OSError if the current directory is gone.
+    Raise OSError if the current directory is gone.
     """
     if _base:
         return _base
