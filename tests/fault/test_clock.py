@@ -102,7 +102,7 @@ def test_a_drain_takes_no_longer_and_is_not_cut_short(clock: WallClock, tmp_path
             clock.jump(offset)
             assert sock.makefile("rb").read() == b"goodbye\n"
         assert server.wait() == 0
-        assert "every connection ended by itself" in server.stderr()
+        assert "all connections closed, none aborted" in server.stderr()
 
 
 def _queue_is_empty(port: int) -> bool:

@@ -18,7 +18,7 @@ from support import need_root, run_script, wait_until
 
 from prefork.addresses import FdAddress, TCPAddress, UnixAddress
 from prefork.assembly.listener_repair import ANEW_INTERVAL, ListenerRepair
-from prefork.events import Event, ListenerBoundAnew, ListenerDamaged, ListenerRestored
+from prefork.events import Event, ListenerDamaged, ListenerRebound, ListenerRestored
 from prefork.system.listen_options import ListenOptions
 from prefork.system.listeners import Listener, Listeners
 from prefork.testing import Server
@@ -176,7 +176,7 @@ def test_a_socket_that_cannot_be_repaired_is_rebound(
         spoil(theirs)
         fresh = repair.repair(events.append)[listener]
         assert fresh.sockets()[0].getsockname() == where
-        assert [type(event) for event in events] == [ListenerBoundAnew]
+        assert [type(event) for event in events] == [ListenerRebound]
         assert name in str(events[0])
         assert repair.repair(events.append) == {}, "the replaced listener is not checked any more"
         if family == socket.AF_UNIX:
@@ -233,7 +233,7 @@ def test_a_device_binding_that_cannot_be_undone() -> None:
     """
     done = run_script(code)
     assert done.returncode == 0, done.stderr
-    assert "SO_BINDTODEVICE, which cannot be set back; bound anew" in done.stdout
+    assert "SO_BINDTODEVICE, which cannot be set back; address bound again" in done.stdout
 
 
 # --- with workers -----------------------------------------------------------------------------------------------------
@@ -318,7 +318,7 @@ def reload(server: Server) -> None:
 
 
 def lines(server: Server) -> list[str]:
-    return [line for line in server.stderr().splitlines() if "had set" in line]
+    return [line for line in server.stderr().splitlines() if "a process it started changed" in line]
 
 
 @pytest.mark.parametrize("how", ["death", "reload"])
@@ -353,7 +353,7 @@ def test_workers_get_a_new_socket_if_the_old_one_cannot_be_repaired(folder: Path
         if how == "reload":
             reload(server)
         wait_until(lambda: len(lines(server)) == 3)
-        assert all("bound anew" in line for line in lines(server))
+        assert all("bound again" in line for line in lines(server))
         wait_until(lambda: "reloaded:" in server.stderr(), 20)
         wait_until(lambda: all_answer(server, folder))
         assert all(all_answer(server, folder) for _ in range(5))

@@ -45,7 +45,7 @@ WRONG = [
     ('bind = ["127.0.0.1:0", "fd:3"]', "--bind fd:3: can be used at the start only; restart"),
     ('bind = ["127.0.0.1:0", "systemd:web"]', "--bind systemd:web: can be used at the start only; restart"),
     ('bind = ["127.0.0.1:0", "some.host.example:9"]', "a host name is not looked up while the server runs"),
-    ('bind = ["127.0.0.1:0"]\nreuse_port = true', "--reuse-port: cannot be changed while it runs; restart"),
+    ('bind = ["127.0.0.1:0"]\nreuse_port = true', "--reuse-port: cannot be changed by a reload"),
     ('bind = ["127.0.0.1:0"]\nworkers = 257', "257 workers: there can be"),
 ]
 

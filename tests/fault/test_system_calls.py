@@ -73,7 +73,7 @@ def test_a_poll_that_fails_ends_nothing(folder: Path, error: str) -> None:
             wait_until(lambda: "TracerPid:\t0\n" not in Path(f"/proc/{server.pid}/status").read_text())
             for pid in server.worker_pids():
                 os.kill(pid, signal.SIGKILL)
-            wait_until(lambda: "the supervisor goes on and tries again: " in server.stderr())
+            wait_until(lambda: "a system call of the supervisor failed: " in server.stderr())
             wait_until(lambda: echo(("127.0.0.1", server.port)) == b"hello\n")
         finally:
             strace.terminate()

@@ -190,7 +190,7 @@ def test_a_file_that_others_can_change_is_refused_with_the_path_and_the_cure(fol
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"prefork: --config: {weak}: ")
     cure = {"mode": "chmod o-w", "group": "chmod g-w", "list": "setfacl -b"}.get(how, "chown 0")
-    assert f"{cure} {weak}, or accept it by --insecure-paths" in line
+    assert f"({cure} {weak}, or allow it by --insecure-paths)" in line
 
 
 def test_each_path_has_a_line(folder: Path, certs: dict[str, str]) -> None:
@@ -319,7 +319,7 @@ def test_a_variable_that_names_nothing_is_no_weakness(folder: Path) -> None:
 def test_what_python_would_load_later_is_looked_at(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import site
 
-    from prefork.assembly import code, trust
+    from prefork.assembly import code_paths, trust
 
     def weak() -> set[str]:
         return {each.path for _, each in trust._code_weaknesses()}
@@ -340,7 +340,7 @@ def test_what_python_would_load_later_is_looked_at(folder: Path, monkeypatch: py
     module.__file__ = str(library / "sub" / "x.py")
     monkeypatch.setitem(sys.modules, "sub.x", module)
     assert weak() - before == {f"{library}/json", f"{library}/sub/__pycache__"}
-    assert all(path.startswith("/") for _, path in (*code.ways(), *code.files()))
+    assert all(path.startswith("/") for _, path in (*code_paths.load_paths(), *code_paths.loadable_files()))
 
 
 def test_a_program_that_is_named_by_a_link_of_another_user_is_not_upgraded_to(folder: Path) -> None:

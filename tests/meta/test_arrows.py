@@ -11,21 +11,23 @@ import pytest
 ROOT = Path(__file__).parents[2] / "src" / "prefork"
 
 #: Each floor and what it may import from; a file that is no folder is named by itself. `__init__` names all, lazily.
-VOCABULARY = {"errors", "events", "checks", "addresses", "config"}
+VOCABULARY = {"errors", "text", "events", "checks", "addresses", "config"}
 FLOORS = {
+    "_version": set(),
     "errors": set(),
-    "events": set(),
-    "checks": {"errors", "events"},
-    "addresses": {"checks", "errors", "events"},
-    "config": {"addresses", "checks", "errors", "events"},
+    "text": set(),
+    "events": {"text"},
+    "checks": {"errors", "text"},
+    "addresses": {"checks", "text"},
+    "config": {"addresses", "checks", "errors", "text"},
     "core": VOCABULARY,
     "system": {"core", *VOCABULARY},
     "net": {"system", "core", *VOCABULARY},
     "observe": {"system", *VOCABULARY},
-    "parent": {"system", "core", *VOCABULARY, "__init__"},
+    "parent": {"system", "core", *VOCABULARY, "_version"},
     "worker": {"net", "system", "core", *VOCABULARY},
     "assembly": {"parent", "worker", "net", "observe", "system", "core", *VOCABULARY},
-    "cli": {"assembly", "system", "core", *VOCABULARY, "__init__"},
+    "cli": {"assembly", "system", "core", *VOCABULARY, "_version"},
     "testing": set(),
     "__main__": {"cli"},
     "__init__": None,

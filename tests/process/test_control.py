@@ -62,7 +62,7 @@ def test_reload_waits_and_says_whether_it_worked(server: Server, folder: Path) -
     done = command(folder, "reload")
     assert done.returncode == 3
     (line,) = done.stderr.splitlines()
-    assert "reload failed, what runs is kept" in line
+    assert "reload failed, the running workers stay" in line
     assert "RuntimeError: no database" in line
     assert len(server.worker_pids()) >= 2
 

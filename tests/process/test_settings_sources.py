@@ -226,7 +226,7 @@ def test_new_listeners_go_again_when_the_reload_fails(folder: Path) -> None:
     with configured.run() as server:
         (folder / "service.py").write_text("raise RuntimeError")
         configured.write(bind=["127.0.0.1:0", f"unix:{folder}/new"], workers=2)
-        reload(server, "reload failed, what runs is kept")
+        reload(server, "reload failed, the running workers stay")
         wait_until(lambda: not (folder / "new").exists())
         (folder / "service.py").write_text(SERVICE)
         reload(server)
@@ -294,7 +294,7 @@ def test_what_cannot_change_while_it_runs_is_refused_with_the_cure(
     with configured.run() as server:
         workers = server.worker_pids()
         configured.write(bind=["127.0.0.1:0"], workers=1, **values)
-        reload(server, f"not reloading (SIGHUP): {option}: cannot be changed while it runs; restart")
+        reload(server, f"not reloading (SIGHUP): {option}: cannot be changed by a reload")
         assert server.worker_pids() == workers
 
 

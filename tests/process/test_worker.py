@@ -210,11 +210,11 @@ def test_a_stop_ends_whatever_the_service_has_left_running(folder: Path, name: s
         assert "Traceback" not in said or name == "broken"
         assert "killed" not in said, "they ended by themselves"
         if name == "stop":
-            assert "stop() failed: TimeoutError: it has not returned after 3 s" in said
+            assert "stop() failed: TimeoutError: it did not return within 3 s" in said
         if name == "broken":
             assert said.count("stop() failed: RuntimeError: the pool is closed already") == 2
         if name == "task":
-            assert said.count("1 task ignores its cancellation, left behind: StubbornTask.stay") == 2
+            assert said.count("1 task ignored cancellation and was abandoned: StubbornTask.stay") == 2
 
 
 def test_a_worker_that_ends_unasked_ends_also_when_the_service_blocks_its_end(folder: Path) -> None:

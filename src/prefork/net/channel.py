@@ -19,7 +19,8 @@ from collections.abc import Callable
 
 from ..core.buffer import ReadBuffer, WriteBacklog
 from ..errors import ConnectionOverflow, ConnectionTimedOut
-from ..events import ConnectionAborted, escape_ascii
+from ..events import ConnectionAborted
+from ..text import escape_ascii, format_address
 from .poller import ERROR, HANGUP_OR_ERROR, READ, WRITE
 from .server_state import ServerState
 from .tls import TLSEngine
@@ -677,13 +678,3 @@ class _Rest:
     def flush(self) -> None:
         """The round is over."""
         self._channel._transmit(self._engine.outgoing())
-
-
-def format_address(address: object) -> str:
-    """A socket address as text: `127.0.0.1:5000`, `[::1]:5000`, and `unix` for what has none."""
-    if isinstance(address, tuple) and len(address) >= 2:
-        host, port = address[:2]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    if isinstance(address, bytes):
-        address = address.decode("utf-8", "replace")
-    return f"unix:{address}" if address else "unix"

@@ -15,9 +15,9 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..errors import ConnectionTimedOut, LineTooLong
-from ..events import ConnectionAborted, ConnectionLost, HandlerFailed, HandshakeFailed, describe_error, escape_ascii
+from ..events import ConnectionAborted, ConnectionLost, HandlerFailed, HandshakeFailed
 from ..system.signals import noop_handler
-from .channel import format_address
+from ..text import describe_error, escape_ascii, format_address
 from .handlers import Handler, Kind
 from .server_state import ServerState
 from .stream import Stream

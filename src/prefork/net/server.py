@@ -18,12 +18,13 @@ from typing import Self
 
 from ..config import TLS, Limits
 from ..errors import ListenerFailed, OutOfResources
-from ..events import ConnectionRefused, Emit, escape_ascii, log
+from ..events import ConnectionRefused, Emit, log
 from ..system.sockets import bind_sockets
 from ..system.tls_contexts import build_context
+from ..text import escape_ascii, format_address
 from .acceptor import Acceptor
 from .admission import Admission, HandshakeAdmission, LocalAdmission
-from .channel import DONTWAIT, format_address
+from .channel import DONTWAIT
 from .connection import Connection, ProtocolConnection, StreamConnection, handler_failed
 from .handlers import Handler, Kind, classify
 from .server_state import ServerState

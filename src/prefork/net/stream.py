@@ -12,7 +12,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from ..errors import LineTooLong, StreamBusy
-from .channel import BULK, MAX_IO_PER_TICK, RECEIVE, Channel, Output, Phase, format_address
+from ..text import format_address
+from .channel import BULK, MAX_IO_PER_TICK, RECEIVE, Channel, Output, Phase
 from .poller import READ
 from .server_state import ServerState
 from .timeouts import Timeouts

@@ -13,9 +13,10 @@ import stat
 from collections.abc import Callable, Mapping
 
 from ..errors import reason_of
-from ..events import ReopenFailed, escape_controls
+from ..events import ReopenFailed
 from ..system.descriptors import Descriptor
 from ..system.paths import Entry, require_regular, resolve
+from ..text import escape_controls
 
 
 class LogFiles:
