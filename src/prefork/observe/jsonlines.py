@@ -1,4 +1,4 @@
-"""Formats log records as JSON in ASCII, one object per line. Imported only if needed: it uses python-json-logger.
+"""Format log records as JSON in ASCII, one object per line. Imported only if needed: it uses python-json-logger.
 
 The keys are time, level, process (supervisor or worker), worker, pid, logger and message; traceback if there is one. An
 event of prefork adds event (the name of its class), fields (its values) and suppressed. What the service passes as

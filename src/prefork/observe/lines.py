@@ -1,4 +1,4 @@
-"""Formats log records as lines of text, and holds what the text and JSON formats share.
+"""Format log records as lines of text, and hold what the text and JSON formats share.
 
 A record is one line, and a traceback follows it in indented lines. Characters that could end a line or control a
 terminal are escaped, in the service's messages too, because they may contain what peers sent.

@@ -1,4 +1,4 @@
-"""Writes events, and the service's own log records, as lines to standard error, as text or as JSON.
+"""Write events, and the service's own log records, as lines to standard error, as text or as JSON.
 
 It only subscribes to events. `lines.py` and `jsonlines.py` format a line, `sink.py` writes it, `rates.py` limits how
 often.

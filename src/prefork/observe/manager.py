@@ -1,4 +1,4 @@
-"""Reports the supervisor's events to the service manager as sd_notify(3) states.
+"""Report the supervisor's events to the service manager as sd_notify(3) states.
 
 Only the supervisor uses it, because workers do not speak for the service.
 """

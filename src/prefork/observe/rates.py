@@ -1,4 +1,4 @@
-"""Decides how often events of one cause may be logged. Pure: the caller passes the time, and logs."""
+"""Decide how often events of one cause may be logged. Pure: the caller passes the time, and logs."""
 
 from __future__ import annotations
 

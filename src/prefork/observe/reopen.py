@@ -1,4 +1,4 @@
-"""Reopens log files after a rotation: standard output and error under their names, if they are regular files.
+"""Reopen log files after a rotation: standard output and error under their names, if they are regular files.
 
 For `prefork serve ... 2>> file` and a rotation that renames the file and sends USR1. Pipes and terminals stay as they
 are.

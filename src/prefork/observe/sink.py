@@ -1,4 +1,4 @@
-"""Writes whole log lines, each by one system call. Never raises, and never waits long for a reader that is stuck.
+"""Write whole log lines, each by one system call. Never raise, and never wait long for a reader that is stuck.
 
 It knows bytes and descriptors. See `lines.py` for what a line says.
 """

@@ -1,4 +1,4 @@
-"""Finds the control groups of this process: their directories under /sys, for versions 1 and 2 (cgroups(7)).
+"""Find the control groups of this process: their directories under /sys, for versions 1 and 2 (cgroups(7)).
 
 Only reads /proc and /sys. The callers (`cpus.py`, `memory.py`) interpret the files.
 """

@@ -1,4 +1,4 @@
-"""Finds a running server's control socket and sends it one request: the blocking client of `prefork status` and others.
+"""Find a running server's control socket and send it one request: the blocking client of `prefork status` and others.
 
 The supervisor serves it (`parent/control_server.py`). The messages are in `core/control_protocol.py`.
 """

@@ -1,4 +1,4 @@
-"""Drops root privileges: looks up the workers' user, changes to it in the one order that works, and verifies it.
+"""Drop root privileges: look up the workers' user, change to it in the one order that works, and verify it.
 
 The supervisor looks the names up, so that a wrong one is reported in one line; each worker changes its own user.
 """

@@ -1,4 +1,4 @@
-"""Reaps and kills the orphans that dead workers leave to the supervisor.
+"""Reap and kill the orphans that dead workers leave to the supervisor.
 
 A worker leads a process group, which is killed when the worker has ended (`Child.lead_group`). A process that left the
 group (setsid(2), a daemon that forks twice) becomes a child of the supervisor when its parent ends, because the

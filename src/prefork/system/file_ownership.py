@@ -1,4 +1,4 @@
-"""Says which supervisor owns, and unlinks, the unix sockets and the pidfile during an upgrade.
+"""Say which supervisor owns, and unlinks, the unix sockets and the pidfile during an upgrade.
 
 The supervisor decides when ownership changes.
 """

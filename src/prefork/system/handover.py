@@ -1,4 +1,4 @@
-"""Hands sockets, pidfile and settings from one supervisor to the next: inherited descriptors and a manifest over exec.
+"""Hand sockets, pidfile and settings from one supervisor to the next: inherited descriptors and a manifest over exec.
 
 The manifest is a file without a path; an environment variable holds its descriptor. Because exec inherits the sockets,
 their number has no limit, as it would with a message for each. `parent/upgrade.py` decides when there is a hand-over.

@@ -1,4 +1,4 @@
-"""Owns the listening sockets of a server: bound once, kept over reloads, handed to a successor, closed when unused.
+"""Own the listening sockets of a server: bound once, kept over reloads, handed to a successor, closed when unused.
 
 There is one owner, in the supervisor. `sockets.py` and `unix_sockets.py` bind; nothing here accepts.
 """
@@ -110,7 +110,7 @@ class Listeners:
         `addresses` stay open until `close_except`.
 
         After the first call a service is running. From then on raise ConfigError for a host name, because looking it up
-        may block, and for descriptors of a parent or of systemd, because their numbers may be in use here.
+        may block. Raise it for descriptors of a parent or of systemd too, because their numbers may be in use here.
         """
         left = list(self._listeners)
         bound: list[Listener] = []

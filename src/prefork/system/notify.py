@@ -1,4 +1,4 @@
-"""Notifies the service manager: datagrams to the socket that NOTIFY_SOCKET names (sd_notify(3)).
+"""Notify the service manager: datagrams to the socket that NOTIFY_SOCKET names (sd_notify(3)).
 
 The callers decide what is sent, and when. A manager that does not listen costs nothing.
 """

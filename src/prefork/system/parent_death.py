@@ -1,4 +1,4 @@
-"""Tells a child, by the kernel or by a pipe, that its parent has exited; also if it exited before the child asked.
+"""Tell a child, by the kernel or by a pipe, that its parent has exited; also if it exited before the child asked.
 
 The callers decide what the child does then. Nothing here forks, signals or waits.
 """

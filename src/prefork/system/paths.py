@@ -1,4 +1,4 @@
-"""Reaches files by descriptor, one directory at a time, so that no other user can put a link or a directory in the way.
+"""Reach files by descriptor, one directory at a time, so that no other user can put a link or a directory in the way.
 
 There are two rules for two kinds of files:
 

@@ -1,4 +1,4 @@
-"""Reads, compares and restores the options that a worker can change on a listening socket that it shares.
+"""Read, compare and restore the options that a worker can change on a listening socket that it shares.
 
 The kernel keeps options on the socket, not in a process. What one worker sets affects all, outlives it, and each
 accepted connection inherits it. The table lists every option that can silence a port or damage connections. It omits

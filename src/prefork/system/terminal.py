@@ -1,4 +1,4 @@
-"""Gives up the terminal, so that a program of another user cannot use root's.
+"""Give up the terminal, so that a program of another user cannot use root's.
 
 With root's terminal it could type into root's shell (TIOCSTI, ioctl_tty(2)) and read what root types there. The caller
 decides when to give it up.

@@ -1,4 +1,4 @@
-"""Ties a worker's process group to its supervisor: when the supervisor exits, the kernel kills the whole group.
+"""Tie a worker's process group to its supervisor: when the supervisor exits, the kernel kills the whole group.
 
 It does so even while the worker's loop is blocked. PR_SET_PDEATHSIG would end the worker only. See `parent_death.py`
 for the other ways in which a worker learns of its supervisor's death.

@@ -1,4 +1,4 @@
-"""Makes TLS contexts from certificate files.
+"""Make TLS contexts from certificate files.
 
 They are made once, in the process that forks the workers. Session-ticket keys live in the context, so workers resume
 each other's sessions only if they inherit the same one. No connection appears here.

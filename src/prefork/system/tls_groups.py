@@ -1,4 +1,4 @@
-"""Limits the key exchange groups of a TLS context to X25519, P-256 and P-384.
+"""Limit the key exchange groups of a TLS context to X25519, P-256 and P-384.
 
 OpenSSL's default also offers ffdhe2048 to ffdhe8192. With those, a message that costs a peer nothing makes the server
 compute for 70 ms or more (DHEat, CVE-2022-40735). `ssl` has a call for the list from Python 3.15 on
