@@ -20,9 +20,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from opened import open_folder, run_opened
-from servers import command
-from support import need, need_root, wait_until
+from helpers.opened import open_folder, run_opened
+from helpers.servers import command
+from helpers.support import need, need_root, wait_until
 
 NOBODY = 65534
 SERVICE = """
@@ -36,7 +36,7 @@ PRELUDE = """
 import ctypes, os, re, signal, socket, subprocess, sys, time
 from pathlib import Path
 from prefork.testing import run_server
-from support import wait_until
+from helpers.support import wait_until
 
 def who(server):
     with socket.create_connection(("127.0.0.1", server.port), 10) as sock:

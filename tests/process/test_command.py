@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import need, run_script, slow, wait_until
+from helpers.support import need, run_script, slow, wait_until
 
 import prefork
 from prefork.cli.main import main

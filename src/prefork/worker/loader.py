@@ -46,13 +46,7 @@ def load(target: str) -> object:
 
 def load_handler(target: object) -> Handler:
     """Return the handler that `target` is, or that it names. Raises ServiceError, whose message names the target."""
-    if not isinstance(target, str):
-        return classify(target)
-    service = load(target)
-    try:
-        return classify(service)
-    except ServiceError as exc:
-        raise ServiceError(f"service {target}: {exc}") from None
+    return classify(load(target), target) if isinstance(target, str) else classify(target)
 
 
 def target_name(target: object) -> str:

@@ -18,9 +18,9 @@ from ..core.messages import DrainingMessage, Message, ReadyMessage, RecycleMessa
 from ..core.recycling import RecycleLimits
 from ..errors import ExitCode, ListenerFailed, PreforkError, place_of, reason_of
 from ..events import Drained, Emit, WorkerFailed
+from ..net.base_server import BaseServer
 from ..net.connection import handler_failed
 from ..net.handlers import Handler
-from ..net.server import TCPServer
 from ..system.credentials import drop_privileges
 from ..system.parent_death import die_with_parent, open_parent
 from ..system.processes import System
@@ -107,8 +107,14 @@ async def _serve(context: WorkerContext, handler: Handler) -> int:
     stop = asyncio.Event()
     _stop_on_sigterm(loop, stop)
     _die_with_supervisor(loop, context)
-    gate = FleetAdmission(scoreboard, context.row, loop, settings.limits.at_limit == "refuse")
-    server = TCPServer(handler, tls=context.config.tls_context, limits=settings.limits, emit=context.emit, gate=gate)
+    admission = FleetAdmission(scoreboard, context.row, loop, settings.limits.at_limit == "refuse")
+    server = BaseServer(
+        handler,
+        limits=settings.limits,
+        admission=admission,
+        emit=context.emit,
+        context=context.config.tls_context,
+    )
     if not await lifespan.start_service(handler, stop, context.target):
         return ExitCode.OK
     sockets = ReuseportSockets(
@@ -172,7 +178,7 @@ def _check_recycling(loop: asyncio.AbstractEventLoop, context: WorkerContext) ->
     return RecyclingCheck(loop, context.row, own, lambda reason: _send(context, RecycleMessage(reason)))
 
 
-def _stop_accepting(server: TCPServer, sockets: ReuseportSockets, context: WorkerContext) -> None:
+def _stop_accepting(server: BaseServer, sockets: ReuseportSockets, context: WorkerContext) -> None:
     """Accept for the last time, then close the listening sockets.
 
     A worker that is replaced leaves the queues to its siblings. When the whole server stops, each worker first empties
@@ -198,7 +204,7 @@ def _stop_accepting(server: TCPServer, sockets: ReuseportSockets, context: Worke
             if sock in bound_here:
                 with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
-    server.stop()
+    server.close()
     for sock in context.config.sockets():
         sock.close()
     _send(context, DrainingMessage())

@@ -16,7 +16,7 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from ..core.reuseport import own_lanes
+from ..core.reuseport import own_sockets
 
 #: Seconds between checks. A sibling's socket on which connections wait in two checks in a row is stolen from.
 INTERVAL = 0.1
@@ -84,7 +84,7 @@ class ReuseportSockets:
 
     def _update_own(self) -> None:
         slots = max(1, self._slots())
-        own = {group[index] for group in self._groups for index in own_lanes(self._slot, slots, len(group))}
+        own = {group[index] for group in self._groups for index in own_sockets(self._slot, slots, len(group))}
         for sock in own - self._own:
             if self._stolen.pop(sock, None) is None:
                 self._server.add_socket(sock)

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import need, run_script
+
+from helpers.support import need, run_script
 
 #: A mount namespace in which /root, where some machines keep their Python, lets others in; nothing outside changes.
 OPENED = """
