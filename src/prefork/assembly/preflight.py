@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from ..config import Settings
 from ..errors import ExitCode, PreforkError, ServiceError
-from ..system.credentials import Identity, drop_privileges, look_up
+from ..system.credentials import Identity, drop_privileges, resolve_identity
 from ..system.descriptors import Descriptor
 from ..system.processes import System, unblock_signals
 from ..worker.loader import load_handler
@@ -30,7 +30,7 @@ def check(source: SettingsSource, target: object) -> str:
     """
     settings = source.settings()
     validate(settings, starting=True)
-    identity = look_up(settings.user, settings.group)
+    identity = resolve_identity(settings.user, settings.group)
     trust.load_certificate(settings, source, identity)
     kind = _kind(target) if identity is None or identity.uid == os.geteuid() else _kind_as(identity, settings, target)
     return f"{target} is a {kind}"

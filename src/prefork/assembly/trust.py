@@ -38,7 +38,7 @@ def load_certificate(
     """
     # The settings first, and on their own: a file that root must not trust says where the rest is.
     _require(source.weaknesses, settings, identity)
-    pair = tls_contexts.prove(settings.tls) if settings.tls else None
+    pair = tls_contexts.validate(settings.tls) if settings.tls else None
     require_trusted(pair.weaknesses if pair else (), settings, identity)
     return pair
 
@@ -106,7 +106,7 @@ def _code_weaknesses() -> Iterator[tuple[str, Weakness]]:
         yield from ((origin, weakness) for weakness in _weaknesses(path))
     for origin, path in dict.fromkeys(code_paths.loadable_files()):
         with contextlib.suppress(OSError):
-            yield from ((origin, weakness) for weakness in paths.weaknesses_of(path))
+            yield from ((origin, weakness) for weakness in paths.file_weaknesses(path))
 
 
 def _weaknesses(path: str) -> tuple[Weakness, ...]:

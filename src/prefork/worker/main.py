@@ -25,7 +25,7 @@ from ..system.credentials import drop_privileges
 from ..system.parent_death import die_with_parent, open_parent
 from ..system.processes import System
 from ..system.scoreboard import FleetSetting, WorkerStat, fence
-from ..system.signals import disregard, unblock_signals
+from ..system.signals import ignore_without_inheriting, unblock_signals
 from ..system.worker_info import set_worker
 from . import lifespan, process_group
 from .context import WorkerContext
@@ -48,7 +48,7 @@ def run(context: WorkerContext) -> int:
     drop_inherited_atexit()
     set_worker(fork.slot, fork.generation)
     # A terminal sends Ctrl-C, and its own end, to the whole foreground group: the supervisor gets them and decides.
-    disregard((signal.SIGINT, signal.SIGHUP))
+    ignore_without_inheriting((signal.SIGINT, signal.SIGHUP))
     signal.signal(signal.SIGUSR1, lambda *_: context.reopen_logs())
     process_group.become_leader()
     process_group.contain_children([*context.config.sockets(), fork.status, fork.tether])
@@ -118,7 +118,7 @@ async def _serve(context: WorkerContext, handler: Handler) -> int:
     if not await lifespan.start_service(handler, stop, context.target):
         return ExitCode.OK
     sockets = ReuseportSockets(
-        loop, server, context.config.endpoints(), context.fork.slot, lambda: scoreboard.notices[FleetSetting.SLOTS]
+        loop, server, context.config.endpoints(), context.fork.slot, lambda: scoreboard.settings[FleetSetting.SLOTS]
     )
     heartbeat = Heartbeat(loop, context.row, min(INTERVAL, settings.hang_timeout / 8))
     recycling = _check_recycling(loop, context)
@@ -159,12 +159,12 @@ def _die_with_supervisor(loop: asyncio.AbstractEventLoop, context: WorkerContext
     supervisor needs the port."""
     supervisor = open_parent(context.fork.parent)
     if supervisor is not None:
-        loop.add_reader(supervisor, System().end_own_group)
+        loop.add_reader(supervisor, System().kill_own_group)
         return
 
     def check() -> None:
         if context.fork.lifeline.broken():
-            System().end_own_group()
+            System().kill_own_group()
 
     loop.add_reader(context.fork.lifeline.fileno(), check)
 
@@ -188,14 +188,14 @@ def _stop_accepting(server: BaseServer, sockets: ReuseportSockets, context: Work
     """
     sockets.stop()
     scoreboard = context.fork.scoreboard
-    stopping = bool(scoreboard.notices[FleetSetting.STOPPING])
+    stopping = bool(scoreboard.settings[FleetSetting.STOPPING])
     if stopping:
         sockets.accept_from_all()
         server.accept_waiting(MAX_WAITING)
     context.row[WorkerStat.STOPPED] = 1
     fence()
     # Another supervisor may have the same sockets; it goes on serving.
-    shared = bool(scoreboard.notices[FleetSetting.SHARED])
+    shared = bool(scoreboard.settings[FleetSetting.LISTENERS_SHARED])
     if stopping and not shared and scoreboard.all_stopped(context.row):
         bound_here = set(context.config.bound_sockets())
         # One socket at a time: a connection that arrives between its last accept and its shutdown is reset.

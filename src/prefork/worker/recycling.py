@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable
 
 from ..core.recycling import RecycleLimits
-from ..system.memory import resident
+from ..system.memory import resident_bytes
 from ..system.scoreboard import Row, WorkerStat
 
 #: Seconds between checks.
@@ -34,7 +34,7 @@ class RecyclingCheck:
         self._timer.cancel()
 
     def _check(self) -> None:
-        rss = 0 if self._limits.rss is None else resident()
+        rss = 0 if self._limits.rss is None else resident_bytes()
         reason = self._limits.spent(self._row[WorkerStat.ACCEPTED], self._loop.time() - self._started, rss)
         if reason:
             self._on_limit(reason)
