@@ -352,7 +352,7 @@ def test_a_hand_over_that_is_none_is_refused(folder: Path) -> None:
         )
         assert done.returncode == 2
         (line,) = done.stderr.splitlines()
-        assert "no hand-over of another prefork" in line
+        assert "not a hand-over from another prefork" in line
 
 
 #: System calls of each side of the hand-over, in their order; each is tried until it is made no more.

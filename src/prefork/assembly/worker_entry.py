@@ -35,7 +35,7 @@ def run_worker(fork: ForkContext, config: object, resources: ServerResources, ta
             WorkerContext(
                 fork=fork,
                 config=config,
-                row=fork.scoreboard.enter(fork.row),
+                row=fork.scoreboard.become_writer(fork.row),
                 target=target,
                 emit=emit,
                 reopen_logs=functools.partial(resources.log_files.reopen, emit),

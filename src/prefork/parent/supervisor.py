@@ -133,7 +133,7 @@ class Supervisor:
         self._workers = Workers(self._system, self._emit, self._wanted)
         self._publish_limits(self._plans.newest())
         # Under nohup it is ignored, so that the end of a terminal does not end the program. Here it ends nothing.
-        self._signals = SignalQueue(_HEEDED, regardless=(signal.SIGHUP,))
+        self._signals = SignalQueue(_HEEDED, even_if_ignored=(signal.SIGHUP,))
         self._orphans = AdoptedProcesses(self._system)
         self._system.close_in_child(*self._signals.descriptors())
         if self._predecessor is not None:
@@ -150,14 +150,14 @@ class Supervisor:
             self._fail("it has failed; its log says why")
         self._workers.close()
         if not self._leave_daemons:
-            self._orphans.end(self._ours(), ORPHANS_GRACE)
+            self._orphans.kill(self._ours(), ORPHANS_GRACE)
         self._successor.close()
         if self._predecessor is not None:
             self._predecessor.close()
         if self._answers is not None:
             self._answers.control.close()
         # The process is at its end: one more Ctrl-C asks for nothing new, and shall not leave a traceback.
-        self._signals.take()
+        self._signals.drain()
         self._signals.release(ignoring=_STOP if kind is None else ())
 
     def run(self) -> Finish | ForkContext:
@@ -181,7 +181,7 @@ class Supervisor:
         if self._roster.phase is Phase.BOOTING:
             raise exc
         self._emit(SystemFailed(escape_controls(reason_of(exc)), place_of(exc)))
-        self._system.rest(REST)
+        self._system.sleep(REST)
 
     def plan_of(self, seat: ForkContext) -> GenerationSpec:
         """In a worker: what its generation is to be."""
@@ -238,7 +238,7 @@ class Supervisor:
             yield self._patted + self._watchdog / 2
 
     def _turn(self, ready: set[int]) -> None:
-        for number, _ in self._signals.take():
+        for number, _ in self._signals.drain():
             self._signal_came(number)
         for fact in self._workers.take(ready, self._system.monotonic()):
             self._apply(fact)
@@ -368,7 +368,7 @@ class Supervisor:
         self._stop(by, at_once)
 
     def _stop(self, by: str, at_once: bool) -> None:
-        self._workers.publish(FleetSetting.SHARED, int(self._is_beside_another()))
+        self._workers.publish(FleetSetting.LISTENERS_SHARED, int(self._is_beside_another()))
         self._workers.publish(FleetSetting.STOPPING, 1)
         self._apply(StopAsked(by, at_once))
 
@@ -458,7 +458,7 @@ class Supervisor:
 
     def _hand_over(self) -> None:
         self._listen_for_commands(False)
-        self._provider.set_ownership(FileOwnership.LEAVING)
+        self._provider.set_ownership(FileOwnership.RELEASED)
         if self._outcome is None:
             self._apply(HandedOver())
         else:

@@ -89,7 +89,7 @@ class Workers:
         self._published: tuple[list[int], list[int]] = ([], [])
         self._free_rows: list[int] = []
         self._used_rows = 0
-        self._out_of_memory = OomKills()
+        self._oom_kills = OomKills()
         self._processes: dict[int, _Process] = {}
 
     def close(self) -> None:
@@ -118,7 +118,7 @@ class Workers:
     def impostors(self) -> list[Fact]:
         """Workers that claim more connections than they have descriptors, while the fleet is at its limit: what they
         claim, the others may not accept."""
-        limit = self._scoreboard.notices[FleetSetting.MAX_CONNECTIONS]
+        limit = self._scoreboard.settings[FleetSetting.MAX_CONNECTIONS]
         claims = [(process, process.row.open) for process in self._processes.values()]
         if not limit or sum(claimed for _, claimed in claims) < limit:
             return []
@@ -133,8 +133,8 @@ class Workers:
 
     def publish(self, field: FleetSetting, value: int) -> None:
         """Tell all workers, by the scoreboard."""
-        if self._scoreboard.notices[field] != value:
-            self._scoreboard.notices[field] = value
+        if self._scoreboard.settings[field] != value:
+            self._scoreboard.settings[field] = value
 
     def publish_rows(self, accepting: Collection[int]) -> None:
         """Tell all workers who accepts, and who else may have connections."""
@@ -229,7 +229,7 @@ class Workers:
             return Cause.EXIT
         if death.core:
             return Cause.CORE
-        if death.signal == signal.SIGKILL and self._out_of_memory.claim(self._system.monotonic()):
+        if death.signal == signal.SIGKILL and self._oom_kills.attribute(self._system.monotonic()):
             return Cause.MEMORY
         return Cause.SIGNAL
 
@@ -267,7 +267,7 @@ class Workers:
                 os.set_blocking(reader.fileno(), False)
                 tether = Tether()
                 undo.callback(tether.close)
-                self._system.close_in_child(reader, tether.ours)
+                self._system.close_in_child(reader, tether.parent_end)
                 child = self._system.fork()
             except (OSError, MemoryError) as exc:
                 self._free_rows.append(row.number)
@@ -279,7 +279,7 @@ class Workers:
             self._processes.clear()
             raise ChildStarted(self._seat(command, writer, tether, row.number))
         writer.close()
-        tether.keep_ours()
+        tether.close_child_end()
         child.lead_group()
         process = _Process(command.worker, child, reader, tether, Decoder(), command.slot, row)
         self._processes[command.worker] = process

@@ -29,7 +29,7 @@ async def start_service(handler: Handler, stop: asyncio.Event, target: object) -
         await asyncio.wait({starting}, timeout=STOP_TIMEOUT)
         if stop.is_set():
             return False
-        raise ServiceError(f"service {name}: start() has not returned after {START_TIMEOUT:.0f} s")
+        raise ServiceError(f"service {name}: start() did not return within {START_TIMEOUT:.0f} s")
     exc = _exception_of(starting)
     if exc is not None:
         raise ServiceError(f"service {name}: start() raised {describe_failure(exc)}") from exc
@@ -42,7 +42,7 @@ async def stop_service(handler: Handler) -> BaseException | None:
     await asyncio.wait({stopping}, timeout=STOP_TIMEOUT)
     if not stopping.done():
         stopping.cancel()
-        return TimeoutError(f"it has not returned after {STOP_TIMEOUT:.0f} s")
+        return TimeoutError(f"it did not return within {STOP_TIMEOUT:.0f} s")
     return _exception_of(stopping)
 
 
