@@ -206,7 +206,7 @@ class Denied(type(Path())):
         if "memory" in str(self):
             raise PermissionError(13, "Permission denied")
         return super().read_text(*_)
-print(OomKills(Denied("/")).claim(1.0))
+print(OomKills(Denied("/")).attribute(1.0))
 """
     assert run_script(code).stdout == "False\n"
 

@@ -353,7 +353,7 @@ def test_an_invalid_hand_over_is_refused(folder: Path) -> None:
         )
         assert done.returncode == 2
         (line,) = done.stderr.splitlines()
-        assert "no hand-over of another prefork" in line
+        assert "not a hand-over from another prefork" in line
 
 
 #: System calls of each side of the hand-over, in their order; each is tried until it is made no more.

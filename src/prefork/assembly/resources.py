@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 from collections.abc import Collection, Mapping
 
 from ..config import Settings
-from ..errors import BindError, reason_of
+from ..errors import BindError, ConfigError, reason_of
 from ..events import ControlUnavailable, Emit, FileLost, Listening, PidfileUnwritten
 from ..observe.logs import configure
 from ..observe.reopen import LogFiles
@@ -27,7 +28,7 @@ from ..system.signals import block_signals
 from ..text import escape_controls
 from ..worker.context import GenerationConfig
 from . import trust
-from .generation_builder import GenerationBuilder, physical_folder, worker_count
+from .generation_builder import GenerationBuilder, listen_options, physical_folder, worker_count
 from .listener_repair import ListenerRepair, replaced
 from .settings_source import SettingsSource
 from .validation import SettingsWarnings, require_unchanged, validate
@@ -57,7 +58,7 @@ class ServerResources:
         self._notifier = notifier
         self._emit = emit
         self._home = _logical_folder()
-        paths.settle(self._home)
+        paths.set_base_directory(self._home)
         self._ownership = FileOwnership.OWNER if inherited is None else FileOwnership.PROVISIONAL
         self._listeners = Listeners(() if inherited is None else inherited.listeners)
         self._listener_repair = ListenerRepair(self._listeners)
@@ -83,7 +84,7 @@ class ServerResources:
         `shared`: the predecessor still has the sockets, so they are not shut down.
         """
         self._listeners.close(shared=shared)
-        paths.settle("")
+        paths.set_base_directory("")
         held, self._pidfile = self._pidfile, None
         if held is not None:
             if self._ownership.owns(held.inherited):
@@ -114,27 +115,36 @@ class ServerResources:
     def bind_control(self) -> Listener | None:
         """Return the control socket; None if there is none.
 
-        Raises BindError if a path that --control names cannot be bound. If the default path cannot be bound, logs it.
+        Raises ConfigError if a path that --control names cannot be bound. If the default path cannot be bound, logs it.
         """
         path = self._settings.control
         if path == "off":
             return None
-        try:
-            with block_signals():
-                self._control = self._listeners.bind_control(path, _CONTROL_BACKLOG) if path else self._bind_default()
-        except OSError as exc:
-            if path:
-                raise
-            reason = str(exc) if isinstance(exc, BindError) else f"{exc.filename}: {reason_of(exc)}"
-            self._emit(ControlUnavailable(escape_controls(reason)))
+        with block_signals():
+            self._control = self._bind_named_control(path) if path else self._bind_default_control()
         return self._control
 
-    def _bind_default(self) -> Listener:
-        inherited = [each for each in self._listeners.all() if each.asked.startswith("control:")]
+    def _bind_named_control(self, path: str) -> Listener:
+        try:
+            return self._listeners.bind_control(path, _CONTROL_BACKLOG)
+        except BindError as exc:
+            reason = "the directory does not exist" if exc.errno == errno.ENOENT else exc.strerror
+            failure = ConfigError(f"--control {escape_controls(path)}: {reason}{f' ({exc.cure})' if exc.cure else ''}")
+            # The exit status is that of an address that cannot be bound.
+            failure.exit_code = exc.exit_code
+            raise failure from exc
+
+    def _bind_default_control(self) -> Listener | None:
+        inherited = [each for each in self._listeners.all() if each.requested.startswith("control:")]
         if inherited:
             return inherited[0]
-        path = control_client.make_folder() / f"{os.getpid()}.sock"
-        return self._listeners.bind_control(str(path), _CONTROL_BACKLOG)
+        try:
+            path = control_client.make_socket_directory() / f"{os.getpid()}.sock"
+            return self._listeners.bind_control(str(path), _CONTROL_BACKLOG)
+        except OSError as exc:
+            reason = str(exc) if isinstance(exc, BindError) else f"{exc.filename}: {reason_of(exc)}"
+            self._emit(ControlUnavailable(escape_controls(reason)))
+            return None
 
     def _claim_pidfile(self) -> None:
         wanted = paths.absolute(self._settings.pidfile) if self._settings.pidfile else ""
@@ -181,15 +191,15 @@ class ServerResources:
     def _apply(self, spec: GenerationSpec[GenerationConfig]) -> None:
         config = spec.config
         settings = self._settings = config.settings
-        gid = None if config.identity is None else config.identity.gid
-        self._listeners.adjust(config.listeners, settings.bind, settings.backlog, gid)
+        options = listen_options(settings, config.identity)
+        self._listeners.apply_options(config.listeners, settings.bind, options)
         configure(settings.log_format, settings.log_level)
         self._warnings.check_backlog(settings.backlog)
 
     def release_unused(self, specs: Collection[GenerationSpec[GenerationConfig]]) -> None:
         """Close the sockets that none of `specs` has."""
         wanted = [listener for spec in specs for listener in spec.config.listeners]
-        self._listeners.keep([*wanted, *([self._control] if self._control else [])])
+        self._listeners.close_except([*wanted, *([self._control] if self._control else [])])
         if self._old_pidfile is not None and self._ownership is FileOwnership.OWNER:
             self._old_pidfile.remove()
             self._old_pidfile = None
@@ -209,17 +219,20 @@ class ServerResources:
 
     def _reset_listeners(self) -> dict[Listener, Listener]:
         """Repair the sockets, and return each listener that was bound anew with its replacement."""
-        return self._listener_repair.repair(self._settings.backlog, self._emit)
+        return self._listener_repair.repair(self._emit)
 
     # --- files, and the processes before and after --------------------------------------------------------------------
 
     def set_ownership(self, ownership: FileOwnership) -> None:
-        """Say which supervisor removes the unix sockets and the pidfile: it changes during an upgrade."""
-        self._ownership = self._listeners.tenure = ownership
+        """Set whether this supervisor removes the unix sockets and the pidfile, which changes during an upgrade.
+
+        As their owner it writes its number into the pidfile, and logs the sockets whose files are gone.
+        """
+        self._ownership = self._listeners.ownership = ownership
         if ownership is FileOwnership.OWNER:
             if self._pidfile is not None and (reason := self._pidfile.write()):
                 self._emit(PidfileUnwritten(escape_controls(self._pidfile.path), reason))
-            for path in self._listeners.lost():
+            for path in self._listeners.missing_files():
                 self._emit(FileLost(escape_controls(path)))
 
     def export(self, channel: int, workers: int) -> tuple[HandoverWriter, Mapping[str, str]]:
@@ -261,8 +274,8 @@ class ServerResources:
 
     def release_in_worker(self, config: GenerationConfig) -> None:
         """In a worker: close the listening sockets of other generations, and let paths be relative to its folder."""
-        self._listeners.keep_in_worker(config.listeners)
-        paths.settle("")
+        self._listeners.close_unused_in_worker(config.listeners)
+        paths.set_base_directory("")
 
 
 class _ReadyDescriptor:
@@ -296,5 +309,5 @@ def _change_folder(folder: str) -> None:
 def _logical_folder() -> str:
     """Return the current folder as the user names it; "" if it is gone."""
     with contextlib.suppress(OSError):
-        return paths.logical_folder()
+        return paths.logical_directory()
     return ""

@@ -34,7 +34,7 @@ def run_worker(fork: ForkContext, config: GenerationConfig, resources: ServerRes
             WorkerContext(
                 fork=fork,
                 config=config,
-                row=fork.scoreboard.enter(fork.row),
+                row=fork.scoreboard.become_writer(fork.row),
                 target=target,
                 emit=emit,
                 reopen_logs=functools.partial(resources.log_files.reopen, emit),

@@ -31,9 +31,9 @@ def ask(request: Request, control: str, as_json: bool, timeout: float = TIMEOUT)
     """Ask the server, and say what it answered. Raises ConfigError if nobody answers, ServiceError if it declines."""
     from ..system import control_client as socket
 
-    path = control or Sources({}).control() or socket.find()
+    path = control or Sources({}).control() or socket.find_socket()
     try:
-        reply = decode_reply(socket.ask(path, encode_request(request), timeout))
+        reply = decode_reply(socket.request(path, encode_request(request), timeout))
     except ValueError:
         raise ConfigError(f"--control {format_value(path)}: whoever answers there is no prefork") from None
     if as_json:

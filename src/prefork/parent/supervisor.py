@@ -81,7 +81,7 @@ class Supervisor(Generic[C]):
         self._reloads = Reloads(spec, resources, emit, self._workers.max_workers)
         self._publish_limits(spec)
         # nohup ignores SIGHUP so that the end of a terminal does not end the program. Here SIGHUP ends nothing.
-        self._signals = SignalQueue((*_STOP_SIGNALS, *_OTHER_SIGNALS), regardless=(signal.SIGHUP,))
+        self._signals = SignalQueue((*_STOP_SIGNALS, *_OTHER_SIGNALS), even_if_ignored=(signal.SIGHUP,))
         self._adopted = AdoptedProcesses(system)
         system.close_in_child(*self._signals.descriptors())
         self._control = control
@@ -101,12 +101,12 @@ class Supervisor(Generic[C]):
             self._takeover.fail("the new supervisor failed; its log says why")
         self._workers.close()
         if not self._leave_daemons:
-            self._adopted.end(self._children(), ORPHANS_GRACE)
+            self._adopted.kill(self._children(), ORPHANS_GRACE)
         self._takeover.close()
         if self._control is not None:
             self._control.close()
         # The process is at its end: another Ctrl-C asks for nothing new, and must not leave a traceback.
-        self._signals.take()
+        self._signals.drain()
         self._signals.release(ignoring=_STOP_SIGNALS if kind is None else ())
 
     def run(self) -> facts.Finish | ForkContext:
@@ -134,7 +134,7 @@ class Supervisor(Generic[C]):
         if self._roster.phase is Phase.BOOTING:
             raise exc
         self._emit(SystemFailed(escape_controls(reason_of(exc)), place_of(exc)))
-        self._system.rest(FAILURE_PAUSE)
+        self._system.sleep(FAILURE_PAUSE)
 
     # --- one iteration of the loop ------------------------------------------------------------------------------------
 
@@ -153,7 +153,7 @@ class Supervisor(Generic[C]):
             return set(interests)
 
     def _iterate(self, ready: set[int]) -> None:
-        for number, _ in self._signals.take():
+        for number, _ in self._signals.drain():
             self._on_signal(number)
         for fact in self._workers.collect(ready, self._system.monotonic()):
             self._apply(fact)
@@ -262,7 +262,7 @@ class Supervisor(Generic[C]):
     def _carry_out(self, fact: Fact) -> None:
         if isinstance(fact, StopRequested):
             # Before the workers get SIGTERM: they shut the sockets down only if no other supervisor has them.
-            self._workers.publish(FleetSetting.SHARED, int(self._takeover.shares_sockets()))
+            self._workers.publish(FleetSetting.LISTENERS_SHARED, int(self._takeover.shares_sockets()))
             self._workers.publish(FleetSetting.STOPPING, 1)
         commands = self._roster.apply(fact, self._system.monotonic())
         # Workers learn of each other before READY is reported.

@@ -163,7 +163,7 @@ class Takeover:
                 self._successor.signal(command.at_once)
             case HandOver():
                 self.outcome = command.pid
-                self._set_ownership(FileOwnership.LEAVING)
+                self._set_ownership(FileOwnership.RELEASED)
                 return [HandedOver()]
             case Abandon():
                 # However far the successor came: it may have written the pidfile.

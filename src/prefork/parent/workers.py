@@ -131,7 +131,7 @@ class Workers:
 
         The other workers may not accept what these claim.
         """
-        limit = self._scoreboard.notices[FleetSetting.MAX_CONNECTIONS]
+        limit = self._scoreboard.settings[FleetSetting.MAX_CONNECTIONS]
         claims = [(process, process.row.open) for process in self._processes.values()]
         if not limit or sum(claimed for _, claimed in claims) < limit:
             return []
@@ -148,8 +148,8 @@ class Workers:
 
     def publish(self, setting: FleetSetting, value: int) -> None:
         """Write a setting to the scoreboard, where every worker reads it."""
-        if self._scoreboard.notices[setting] != value:
-            self._scoreboard.notices[setting] = value
+        if self._scoreboard.settings[setting] != value:
+            self._scoreboard.settings[setting] = value
 
     def publish_rows(self, accepting: Collection[int]) -> None:
         """Write to the scoreboard which workers accept, and which others may have connections."""
@@ -236,7 +236,7 @@ class Workers:
             return ExitCause.EXIT
         if status.core:
             return ExitCause.CORE
-        if status.signal == signal.SIGKILL and self._oom_kills.claim(self._system.monotonic()):
+        if status.signal == signal.SIGKILL and self._oom_kills.attribute(self._system.monotonic()):
             return ExitCause.MEMORY
         return ExitCause.SIGNAL
 
@@ -274,7 +274,7 @@ class Workers:
                 os.set_blocking(reader.fileno(), False)
                 tether = Tether()
                 undo.callback(tether.close)
-                self._system.close_in_child(reader, tether.ours)
+                self._system.close_in_child(reader, tether.parent_end)
                 child = self._system.fork()
             except (OSError, MemoryError) as exc:
                 self._free_rows.append(row.number)
@@ -286,7 +286,7 @@ class Workers:
             self._processes.clear()
             raise ChildStarted(self._fork_context(command, writer, tether, row.number))
         writer.close()
-        tether.keep_ours()
+        tether.close_child_end()
         child.lead_group()
         process = _Process(command.worker_id, child, reader, tether, Decoder(), command.slot, row)
         self._processes[command.worker_id] = process

@@ -26,7 +26,7 @@ async def start_service(handler: Handler, stop: asyncio.Event, target: object) -
         await asyncio.wait({starting}, timeout=SERVICE_STOP_TIMEOUT)
         if stop.is_set():
             return False
-        raise ServiceError(f"service {name}: start() has not returned after {SERVICE_START_TIMEOUT:.0f} s")
+        raise ServiceError(f"service {name}: start() did not return within {SERVICE_START_TIMEOUT:.0f} s")
     exc = _exception_of(starting)
     if exc is not None:
         raise ServiceError(f"service {name}: start() raised {describe_failure(exc)}") from exc
@@ -39,7 +39,7 @@ async def stop_service(handler: Handler) -> BaseException | None:
     await asyncio.wait({stopping}, timeout=SERVICE_STOP_TIMEOUT)
     if not stopping.done():
         stopping.cancel()
-        return TimeoutError(f"it has not returned after {SERVICE_STOP_TIMEOUT:.0f} s")
+        return TimeoutError(f"it did not return within {SERVICE_STOP_TIMEOUT:.0f} s")
     return _exception_of(stopping)
 
 
