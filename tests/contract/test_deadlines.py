@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 from helpers import streams
-from helpers.streams import FLAVOURS, World, eventually
+from helpers.streams import FLAVOURS, Serving, World, eventually
 from helpers.support import slow
 
 from prefork import Limits, Stream
 from prefork.errors import ConfigError, ConnectionTimedOut
-from prefork.events import ConnectionAborted, Event
+from prefork.events import ConnectionAborted
 
 SHORT = 0.3
 #: What a busy machine may add.
@@ -31,30 +31,6 @@ QUICK = ("asyncio", "uvloop", "no-epoll")
 @pytest.fixture(params=[flavour if flavour in QUICK else slow(flavour) for flavour in FLAVOURS])
 def world(request: pytest.FixtureRequest) -> World:
     return World(request.param, "tcp")
-
-
-class Serving:
-    """A server of this process, and what it has told."""
-
-    def __init__(self, handler: object, limits: Limits, tls: bool = False) -> None:
-        self.events: list[Event] = []
-        context = streams.server_context() if tls else None
-        self.server = streams.observed_server(handler, self.events.append, limits=limits, tls=context)
-
-    async def __aenter__(self) -> Serving:
-        await self.server.__aenter__()
-        self.server.listen(0, "127.0.0.1")
-        return self
-
-    async def __aexit__(self, *exc: Any) -> None:
-        await self.server.drain(0)
-        await self.server.__aexit__(*exc)
-
-    async def connect(self, **options: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection(*self.server.sockets[0].getsockname(), **options)
-
-    def aborted(self) -> list[str]:
-        return [event.reason for event in self.events if isinstance(event, ConnectionAborted)]
 
 
 async def echo(stream: Stream) -> None:
@@ -77,7 +53,7 @@ def test_a_peer_that_sends_nothing_is_aborted_after_the_first_byte_timeout(world
             began = time.monotonic()
             reader, writer = await serving.connect()
             assert SHORT * 0.9 <= await ends(reader, began) < SHORT + LATE
-            assert serving.aborted() == [f"no data within {SHORT:g} s (--first-byte-timeout)"]
+            assert serving.reasons(ConnectionAborted) == [f"no data within {SHORT:g} s (--first-byte-timeout)"]
             writer.close()
             # One that has said something may be silent as long as it likes.
             reader, writer = await serving.connect()
@@ -100,7 +76,7 @@ def test_a_peer_that_stops_sending_is_aborted_after_the_idle_timeout(world: Worl
                 assert await reader.readline() == b"hello\n"
                 await asyncio.sleep(SHORT / 3)
             assert SHORT * 0.9 <= await ends(reader, began) < SHORT + LATE
-            assert serving.aborted() == [f"no data for {SHORT:g} s (--idle-timeout)"]
+            assert serving.reasons(ConnectionAborted) == [f"no data for {SHORT:g} s (--idle-timeout)"]
             writer.close()
 
     world.run(main)
@@ -119,7 +95,7 @@ def test_idle_time_counts_only_while_the_handler_waits_for_its_peer(world: World
             for _ in range(2):
                 writer.write(b"hello\n")
                 assert await reader.readline() == b"hello\n"
-            assert serving.aborted() == []
+            assert serving.reasons(ConnectionAborted) == []
             assert await ends(reader) < SHORT + LATE
             writer.close()
 
@@ -140,7 +116,7 @@ def test_sending_to_a_silent_peer_does_not_extend_its_idle_timeout(world: World)
         async with Serving(ping, Limits(idle_timeout=SHORT)) as serving:
             reader, writer = await serving.connect()
             assert await ends(reader) < SHORT + LATE
-            assert serving.aborted() == [f"no data for {SHORT:g} s (--idle-timeout)"]
+            assert serving.reasons(ConnectionAborted) == [f"no data for {SHORT:g} s (--idle-timeout)"]
             writer.close()
 
     world.run(main)
@@ -157,7 +133,7 @@ def test_a_trickle_of_bytes_does_not_extend_the_maximum_age(world: World) -> Non
                 writer.write(b"x")
                 await asyncio.sleep(SHORT / 10)
             assert 1.8 * SHORT <= await ended < 2 * SHORT + LATE
-            assert serving.aborted() == [f"open for {2 * SHORT:g} s (--max-age)"]
+            assert serving.reasons(ConnectionAborted) == [f"open for {2 * SHORT:g} s (--max-age)"]
             writer.close()
 
     world.run(main)
@@ -204,7 +180,7 @@ def test_a_handler_sets_deadlines_of_its_connection(world: World) -> None:
             await asyncio.sleep(2 * SHORT)
             patient[1].write(b"idle 5\n")
             assert (await patient[0].readline()).startswith(b"<Timeouts idle=5")
-            assert sorted(serving.aborted()) == [
+            assert sorted(serving.reasons(ConnectionAborted)) == [
                 "no data for 0.1 s (stream.timeouts.idle)",
                 "open for 0.2 s (stream.timeouts.age)",
             ]
@@ -234,7 +210,7 @@ def test_the_maximum_age_holds_for_a_protocol(world: World) -> None:
             began = time.monotonic()
             reader, writer = await serving.connect()
             assert SHORT * 0.9 <= await ends(reader, began) < SHORT + LATE
-            assert serving.aborted() == [f"open for {SHORT:g} s (--max-age)"]
+            assert serving.reasons(ConnectionAborted) == [f"open for {SHORT:g} s (--max-age)"]
             await eventually(lambda: serving.server.connections == 0)
             writer.close()
 
@@ -247,7 +223,7 @@ def test_with_tls_the_first_byte_is_the_first_after_the_handshake(world: World) 
             options = {"ssl": streams.client_context(), "server_hostname": "localhost"}
             reader, writer = await serving.connect(**options)
             assert await ends(reader) < SHORT + LATE
-            assert serving.aborted() == [f"no data within {SHORT:g} s (--first-byte-timeout)"]
+            assert serving.reasons(ConnectionAborted) == [f"no data within {SHORT:g} s (--first-byte-timeout)"]
             writer.close()
             reader, writer = await serving.connect(**options)
             writer.write(b"hello\n")
@@ -274,10 +250,10 @@ def test_deadlines_of_closed_connections_are_forgotten(world: World) -> None:
                     assert await reader.readline() == b"x\n"
                     writer.close()
             await eventually(lambda: serving.server.connections == 0)
-            hub = serving.server._shared
-            assert hub is not None
-            assert len(hub.deadlines) == 0
-            assert hub.deadlines._wheel.buckets < 50, "buckets, and none for each connection"
+            state = serving.server._shared
+            assert state is not None
+            assert len(state.deadlines) == 0
+            assert state.deadlines._wheel.buckets < 50, "buckets, and none for each connection"
 
     world.run(main)
 
@@ -288,7 +264,7 @@ def test_two_deadlines_of_one_connection_that_pass_together_are_one_event(world:
             reader, writer = await serving.connect()
             await ends(reader)
             await asyncio.sleep(0.05)
-            assert len(serving.aborted()) == 1
+            assert len(serving.reasons(ConnectionAborted)) == 1
             writer.close()
 
     world.run(main)
@@ -300,7 +276,7 @@ def test_many_deadlines_that_pass_together_all_expire(world: World) -> None:
             pairs = [await serving.connect() for _ in range(150)]
             seconds = await asyncio.gather(*(ends(reader) for reader, _ in pairs))
             assert max(seconds) < SHORT + LATE
-            assert len(serving.aborted()) == 150
+            assert len(serving.reasons(ConnectionAborted)) == 150
             for _, writer in pairs:
                 writer.close()
 

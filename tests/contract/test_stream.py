@@ -785,8 +785,8 @@ def test_wait_draining_returns_when_the_server_drains(world: World) -> None:
             waiting = asyncio.ensure_future(stream.wait_draining())
             await asyncio.sleep(0)
             assert not waiting.done()
-            assert world.hub is not None
-            world.hub.draining.set()
+            assert world.server_state is not None
+            world.server_state.draining.set()
             await settled(waiting)
             assert stream.draining
 
