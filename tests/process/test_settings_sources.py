@@ -81,7 +81,11 @@ def test_every_option_can_stand_in_a_file(folder: Path) -> None:
     [
         ("workers = -1", "--workers -1: must be 0 or more (0: one per usable CPU) (in prefork.toml)"),
         ("workers = 1.5", "--workers 1.5: must be a whole number (in prefork.toml)"),
-        ("worker = 1", "--config prefork.toml: there is no option worker (did you mean workers?)"),
+        ("worker = 1", "--config prefork.toml: there is no option worker, did you mean workers?"),
+        (
+            "[prefork]\nworkers = 1",
+            "--config prefork.toml: there is no option prefork: options stand at the top level, without [prefork]",
+        ),
         ("workers =", "--config prefork.toml: not a TOML file: "),
         ("[workers]\nn = 1", "--config prefork.toml: workers must be text, a number, true or false"),
         ("bind = [[1]]", "--config prefork.toml: bind must be text, or a list of text"),
