@@ -120,6 +120,7 @@ def test_the_table_of_options_has_the_defaults_of_the_code() -> None:
         "refusal": None,
         "max-handshakes": str(limits.max_handshakes),
         "max-unsent": f"{limits.max_unsent >> 20}M",
+        "read-limit": f"{limits.read_limit >> 10}K",
         "handshake-timeout": f"{limits.handshake_timeout:g}",
         "first-byte-timeout": "off",
         "idle-timeout": "off",
