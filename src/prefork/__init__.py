@@ -13,7 +13,7 @@ from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
     # What type checkers and editors see. tests/meta/test_imports.py compares it with the table below.
-    from .assembly import serve as serve
+    from .assembly.serve import serve as serve
     from .config import TLS as TLS
     from .config import Limits as Limits
     from .errors import BindError as BindError
@@ -29,23 +29,25 @@ if TYPE_CHECKING:
     from .net.server import TCPServer as TCPServer
     from .net.stream import Stream as Stream
     from .parent.fork_processes import fork_processes as fork_processes
-    from .parent.fork_processes import task_id as task_id
     from .system.cpus import cpu_count as cpu_count
     from .system.sockets import bind_sockets as bind_sockets
     from .system.unix_sockets import bind_unix_socket as bind_unix_socket
+    from .system.worker_info import current_worker as current_worker
+    from .system.worker_info import task_id as task_id
 
 _NAMES_BY_MODULE = {
-    "assembly": "serve",
+    "assembly.serve": "serve",
     "config": "TLS Limits",
     "errors": "BindError ConfigError ConnectionOverflow ConnectionTimedOut LineTooLong ListenerFailed PreforkError "
     "ServiceError StreamBusy",
     "net.acceptor": "add_accept_handler",
     "net.server": "TCPServer",
     "net.stream": "Stream",
-    "parent.fork_processes": "fork_processes task_id",
+    "parent.fork_processes": "fork_processes",
     "system.cpus": "cpu_count",
     "system.sockets": "bind_sockets",
     "system.unix_sockets": "bind_unix_socket",
+    "system.worker_info": "current_worker task_id",
 }
 _MODULE_OF = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names.split()}
 

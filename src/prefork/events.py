@@ -152,7 +152,7 @@ class ListenerBroken(Event, level=ERROR):
 class ChildExited(Event):
     """A child of `fork_processes` exited with status 0, or by the signal that was passed on to it."""
 
-    template = "child {task} (pid {pid}) ended: {death}"
+    template = "child {task} (pid {pid}) {death}"
     task: int
     pid: int
     death: str
@@ -161,7 +161,7 @@ class ChildExited(Event):
 class ChildFailed(Event, level=WARNING):
     """A child of `fork_processes` ended in any other way; `outcome` is what follows from it."""
 
-    template = "child {task} (pid {pid}) ended: {death}; {outcome}"
+    template = "child {task} (pid {pid}) {death}, {outcome}"
     task: int
     pid: int
     death: str
@@ -210,7 +210,7 @@ class NoDeadline(Event):
 
 
 class Ready(Event):
-    """Every worker accepts connections."""
+    """Every worker accepts connections; logged once, at the start."""
 
     template = "ready: {workers:worker}"
     workers: int

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support import wait_until
+from helpers.support import wait_until
 
 from prefork.testing import Server, run_server
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from servers import echo, serving, upgrade
-from support import need_root, run_script, wait_until
+from helpers.servers import echo, serving, upgrade
+from helpers.support import need_root, run_script, wait_until
 
 from prefork.addresses import FdAddress, TCPAddress, UnixAddress
 from prefork.assembly.listener_repair import ANEW_INTERVAL, ListenerRepair

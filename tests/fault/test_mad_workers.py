@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from opened import open_folder, run_opened
-from servers import command, cpu_seconds, gone, ready, serving, status
-from support import need_root, open_files, wait_until
+from helpers.opened import open_folder, run_opened
+from helpers.servers import command, cpu_seconds, gone, ready, serving, status
+from helpers.support import need_root, open_files, wait_until
 
 SERVICE = """
 import contextlib, fcntl, json, os, socket, threading

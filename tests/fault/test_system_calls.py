@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from servers import ECHO, command, echo, ready, serving, upgrade
-from support import need, run_script, wait_until
+from helpers.servers import ECHO, command, echo, ready, serving, upgrade
+from helpers.support import need, run_script, wait_until
 
 from prefork.core.messages import ReadyMessage, encode
 from prefork.parent.upgrade import Predecessor

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from servers import ECHO, command, echo, end, gone, leave_descriptors, serves, serving, status, upgrade
-from support import kill_session, need, session_members, wait_until
+from helpers.servers import ECHO, command, echo, end, gone, leave_descriptors, serves, serving, status, upgrade
+from helpers.support import kill_session, need, session_members, wait_until
 
 #: Workers of another supervisor than the one whose number is in the file `good` die soon after they have come to serve.
 DOOMED = (

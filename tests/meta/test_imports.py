@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from support import run_script
+from helpers.support import run_script
 
 import prefork
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import need, run_script, slow, wait_until
+from helpers.support import need, run_script, slow, wait_until
 
 import prefork
 from prefork.cli.main import main
@@ -379,14 +379,15 @@ def test_a_server_without_standard_streams_gives_no_socket_their_numbers(folder:
 
 def run_with(replacement: str, word: str = "run") -> subprocess.CompletedProcess[str]:
     """The command, with one function of the assembly replaced by one that fails."""
+    module = "serve" if word == "run" else "preflight"
     return run_script(
         f"""
         import sys
-        from prefork import assembly
+        from prefork.assembly import {module}
         from prefork.cli.main import main
         def {word}(settings, target):
             {replacement}
-        assembly.{word} = {word}
+        {module}.{word} = {word}
         sys.exit(main(["{"serve" if word == "run" else "check"}", "echo:handle"]))
         """
     )

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers.servers import ECHO, Asked, answer, asking, command, cpu_seconds, leave_descriptors, serving, status
+from helpers.support import need, need_root, open_files, run_script, wait_until
 from hypothesis import given
 from hypothesis import strategies as st
-from servers import ECHO, Asked, answer, asking, command, cpu_seconds, leave_descriptors, serving, status
-from support import need, need_root, open_files, run_script, wait_until
 
 from prefork.core.control_protocol import COMMANDS, BadRequest, Request, decode_request, encode_request
 from prefork.testing import Server, run_server

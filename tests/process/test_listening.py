@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import free_port, need, need_root
+from helpers.support import free_port, need, need_root
 
 from prefork.testing import run_server
 

@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
-import streams
 import trustme
-from support import wait_until
+from helpers import streams
+from helpers.support import wait_until
 
 from prefork.testing import Server, run_server
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import need_root, wait_until
+from helpers.support import need_root, wait_until
 
 from prefork.cli.options import OPTIONS
 from prefork.cli.sources import Sources

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import free_port, kill_session, need, session_members, slow, wait_until
+from helpers.support import free_port, kill_session, need, session_members, slow, wait_until
 
 from prefork.testing import run_server
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import command, end, gone, serving, status, upgrade
-from support import need, rounds, session_members, slow, wait_until
+from helpers.servers import command, end, gone, serving, status, upgrade
+from helpers.support import need, rounds, session_members, slow, wait_until
 
 from prefork.testing import Server, run_server
 

@@ -23,9 +23,9 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+from helpers.support import run_script
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support import run_script
 
 from prefork import events
 from prefork.observe.logs import EventLog, configure

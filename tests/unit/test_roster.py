@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rosters import Machine
+from helpers.rosters import Machine
 
 from prefork.core.facts import (
     Cause,

@@ -60,7 +60,7 @@ class Sources:
         """The absolute path of the file that settings come from; "" is none."""
         return self._file or ""
 
-    def keep_to(self, file: str) -> None:
+    def pin_file(self, file: str) -> None:
         """Read the same file as the predecessor of this supervisor did; "" is none."""
         if not self._named:
             self._file = file
@@ -120,7 +120,7 @@ class Sources:
             if self._file is None and not self._named:
                 self._file = ""
                 return []
-            gone = " any more, but it was read at the start" if self._file else ""
+            gone = " any more, and it was read at the start" if self._file else ""
             raise ConfigError(f"--config {shown_path}: no such file{gone}") from None
         except OSError as exc:
             raise ConfigError(f"--config {shown_path}: {reason_of(exc)}") from None

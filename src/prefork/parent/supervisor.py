@@ -57,6 +57,7 @@ from ..events import (
 )
 from ..system.descendants import AdoptedProcesses
 from ..system.file_ownership import FileOwnership
+from ..system.fork_context import ForkContext
 from ..system.processes import REAP_INTERVAL, System
 from ..system.scoreboard import FleetSetting
 from ..system.signals import SignalQueue
@@ -66,7 +67,7 @@ from .control_server import ControlSocket
 from .generations import Generations, GenerationSpec, Resources
 from .status import describe_roster
 from .upgrade import Predecessor, Successor
-from .workers import DUMP_SIGNAL, ChildStarted, ForkContext, Workers
+from .workers import DUMP_SIGNAL, ChildStarted, Workers
 
 _STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 _HEEDED = (
