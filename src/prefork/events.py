@@ -210,7 +210,7 @@ class NoDeadline(Event):
 
 
 class Ready(Event):
-    """Every worker accepts connections."""
+    """Every worker accepts connections; logged once, at the start."""
 
     template = "ready: {workers:worker}"
     workers: int

@@ -161,8 +161,8 @@ def default_of(option: str) -> str:
         return "none"
     if value is None:
         return "`off`"
-    if option == "max-unsent":
-        return f"`{value >> 20}M`"
+    if option in ("max-unsent", "read-limit"):
+        return f"`{value >> 20}M`" if option == "max-unsent" else f"`{value >> 10}K`"
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
 
 
