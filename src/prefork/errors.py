@@ -1,8 +1,8 @@
-"""Failures, named by whose fault they are.
+"""The exceptions of prefork, and the exit status that the command ends with for each; nothing here does I/O.
 
-Every failure that prefork raises on purpose is a class here, with the exit code that the command gives it. An error
-that asyncio already has a name for (`IncompleteReadError`, `LimitOverrunError`, `ConnectionError`) is raised under it,
-or as a subclass of it. No other module defines an exception; nothing here does I/O.
+A failure to start is a `PreforkError` and has an exit code. A failure of one connection has none. Each error is also
+the built-in one that it is a kind of, so `except ValueError` and `except TimeoutError` catch what they should. Where
+asyncio has an exception (`IncompleteReadError`, `LimitOverrunError`), streams raise that one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 
 
 class ExitCode(enum.IntEnum):
-    """What the command's exit status means."""
+    """Exit statuses of the command `prefork`."""
 
     OK = 0
     USAGE = 2
@@ -23,17 +23,17 @@ class ExitCode(enum.IntEnum):
 
 
 class PreforkError(Exception):
-    """A failure whose one-line message is meant for the person who started the program."""
+    """Base of the failures that end a start. The message is one line for the user who started the program."""
 
     exit_code = ExitCode.BUG
 
     def lines(self) -> list[str]:
-        """The message as it is to be printed."""
+        """Return the message as the command prints it, line by line."""
         return [str(self)]
 
 
 def reason_of(exc: OSError | MemoryError | ImportError) -> str:
-    """Why a call of the system failed, in its own words: `no space left on device`."""
+    """Return the cause of a failed system call in lower case, as in `no space left on device`."""
     if isinstance(exc, MemoryError):
         return "out of memory"
     if isinstance(exc, ImportError):
@@ -42,21 +42,21 @@ def reason_of(exc: OSError | MemoryError | ImportError) -> str:
 
 
 def place_of(exc: BaseException) -> str:
-    """Where it was raised, for people who have the source: `make_folder, control.py, line 49`."""
+    """Return the function, file and line that raised `exc`, as in `make_folder, control.py, line 49`."""
     import traceback
 
     frames = traceback.extract_tb(exc.__traceback__)
     return f"{frames[-1].name}, {os.path.basename(frames[-1].filename)}, line {frames[-1].lineno}" if frames else "?"
 
 
-class ConfigError(PreforkError):
-    """Raised when an option or a file that it names cannot be used. The message names the option and its value."""
+class ConfigError(PreforkError, ValueError):
+    """Raised for an option, or a file that it names, that cannot be used. The message names option and value."""
 
     exit_code = ExitCode.USAGE
 
 
 class UntrustedPaths(ConfigError):
-    """Raised when the workers' user could change what the supervisor believes or runs; a line for each path."""
+    """Raised when the workers' user could change what the supervisor reads or runs; `lines()` has one per path."""
 
     def __init__(self, *problems: str) -> None:
         super().__init__(*problems)
@@ -71,13 +71,13 @@ class UntrustedPaths(ConfigError):
 
 
 class ServiceError(PreforkError):
-    """Raised when the service (TARGET) cannot be imported, is nothing that can be served, or fails to start."""
+    """Raised when the service (TARGET) cannot be imported, cannot be served, or fails to start."""
 
     exit_code = ExitCode.SERVICE
 
 
 class BindError(PreforkError, OSError):
-    """Raised when an address cannot be listened on: `errno` is kept, `address` says which, the text says the cure."""
+    """Raised when `address` cannot be listened on. `errno` is the system's; the message ends with `cure`, if any."""
 
     exit_code = ExitCode.BIND
 
@@ -97,24 +97,28 @@ class BindError(PreforkError, OSError):
 
 
 class ListenerFailed(PreforkError, OSError):
-    """Raised by `TCPServer.serve_forever` when a listening socket itself is broken; the process should be replaced."""
+    """Raised by `TCPServer.serve_forever` when accept(2) reports that the listening socket itself is broken."""
 
 
 class OutOfResources(OSError):
-    """Raised where the system has no room for one more connection: it is closed, and accepting rests for a moment."""
+    """Raised when the system has no memory or epoll watch for a connection: close it, and pause accepting."""
 
 
 class StreamBusy(RuntimeError):
-    """Raised when two tasks wait for the same direction of one stream; the one that came first keeps waiting."""
+    """Raised in the second of two tasks that wait for the same direction of a stream; the first keeps waiting."""
 
 
 class ConnectionOverflow(ConnectionAbortedError):
-    """Raised in a handler that left more bytes unsent than the limit allows; the connection has been aborted."""
+    """Raised in a handler whose connection was aborted because more bytes were unsent than a limit allows."""
 
 
-class ConnectionTimedOut(ConnectionAbortedError):
-    """Raised in a handler whose connection was aborted because a deadline passed."""
+class ConnectionTimedOut(ConnectionAbortedError, TimeoutError):
+    """Raised in a handler whose connection was aborted because a deadline passed. Its `errno` is None.
+
+    It is raised once for a connection; afterwards its reads and drains raise ConnectionAbortedError. Otherwise a handler
+    that catches the TimeoutError of its own deadline, and reads again, would loop for ever.
+    """
 
 
 class LineTooLong(ValueError):
-    """Raised by `readline` when the peer's line is longer than the limit; asyncio's streams raise a bare ValueError."""
+    """Raised by `readline` for a line longer than the limit, where asyncio's streams raise a bare ValueError."""

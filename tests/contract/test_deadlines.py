@@ -9,11 +9,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-import streams
-from streams import FLAVOURS, World, eventually
-from support import slow
+from helpers import streams
+from helpers.streams import FLAVOURS, World, eventually
+from helpers.support import slow
 
-import prefork
 from prefork import Limits, Stream
 from prefork.errors import ConfigError, ConnectionTimedOut
 from prefork.events import ConnectionAborted, Event
@@ -40,7 +39,7 @@ class Serving:
     def __init__(self, handler: object, limits: Limits, tls: bool = False) -> None:
         self.events: list[Event] = []
         context = streams.server_context() if tls else None
-        self.server = prefork.TCPServer(handler, limits=limits, emit=self.events.append, tls=context)
+        self.server = streams.observed_server(handler, self.events.append, limits=limits, tls=context)
 
     async def __aenter__(self) -> Serving:
         await self.server.__aenter__()
@@ -275,7 +274,7 @@ def test_deadlines_of_many_leave_nothing_behind(world: World) -> None:
                     assert await reader.readline() == b"x\n"
                     writer.close()
             await eventually(lambda: serving.server.connections == 0)
-            hub = serving.server._hub
+            hub = serving.server._shared
             assert hub is not None
             assert len(hub.deadlines) == 0
             assert hub.deadlines._wheel.buckets < 50, "buckets, and none for each connection"

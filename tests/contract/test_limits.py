@@ -10,10 +10,9 @@ import ssl
 from typing import Any
 
 import pytest
-import streams
-from streams import FLAVOURS, World, eventually
+from helpers import streams
+from helpers.streams import FLAVOURS, World, eventually
 
-import prefork
 from prefork import Limits, Stream
 from prefork.errors import ConnectionOverflow
 from prefork.events import AcceptPaused, ConnectionAborted, ConnectionRefused, Event
@@ -31,7 +30,7 @@ class Serving:
     def __init__(self, handler: object, limits: Limits, tls: bool = False) -> None:
         self.events: list[Event] = []
         context = streams.server_context() if tls else None
-        self.server = prefork.TCPServer(handler, limits=limits, emit=self.events.append, tls=context)
+        self.server = streams.observed_server(handler, self.events.append, limits=limits, tls=context)
 
     async def __aenter__(self) -> Serving:
         await self.server.__aenter__()
@@ -86,7 +85,7 @@ def test_before_a_stop_what_waits_beyond_the_limit_is_refused(world: World) -> N
                 assert await receive(client) == b"hello\n"
             assert await silent(clients[2])
             serving.server.accept_waiting(100)
-            serving.server.stop()
+            serving.server.close()
             for client in clients[2:]:
                 assert await receive(client) == b"busy\n"
             assert len(serving.told(ConnectionRefused)) == 2
@@ -110,7 +109,7 @@ def test_beyond_the_limit_connections_wait_and_are_served_when_others_end(world:
                 assert serving.server.connections <= 3
             for sock in socks[5:]:
                 sock.close()
-            assert "as many connections are open as may be (--max-connections)" in serving.told(AcceptPaused)
+            assert "connection limit reached (--max-connections)" in serving.told(AcceptPaused)
 
     world.run(main)
 
@@ -162,7 +161,7 @@ def test_of_one_peer_no_more_than_its_part(world: World) -> None:
             with serving.connect("127.0.0.3") as other:
                 assert await receive(other) == b"hello\n"
             assert set(serving.told(ConnectionRefused)) == {
-                "its address has as many connections open as it may (--max-connections-per-ip)"
+                "per-address connection limit reached (--max-connections-per-ip)"
             }
             greedy.pop().close()
             await eventually(lambda: serving.server.connections == 1)
@@ -219,15 +218,15 @@ def test_of_all_that_is_unsent_the_worst_goes_first(world: World) -> None:
             ((size, reason),) = failed
             assert size == 14 * mib
             assert "the most of any connection" in reason
-            hub = serving.server._hub
+            hub = serving.server._shared
             assert hub is not None
-            assert 0 < hub.held <= 20 * mib
-            assert hub.held == sum(each._buffered_bytes() for each in hub.held_back)
+            assert 0 < hub.buffered_bytes <= 20 * mib
+            assert hub.buffered_bytes == sum(each._buffered_bytes() for each in hub.backlogged)
             assert len(serving.told(ConnectionAborted)) == 1
             for sock in socks:
                 sock.close()
             await eventually(lambda: serving.server.connections == 0)
-            assert (hub.held, len(hub.held_back)) == (0, 0)
+            assert (hub.buffered_bytes, len(hub.backlogged)) == (0, 0)
 
     world.run(main)
 
@@ -247,9 +246,9 @@ def test_what_is_unsent_is_counted_right_whatever_becomes_of_it(world: World) ->
                     total += len(await loop.sock_recv(sock, 65536))
                 sock.close()
             await eventually(lambda: serving.server.connections == 0)
-            hub = serving.server._hub
+            hub = serving.server._shared
             assert hub is not None
-            assert (hub.held, len(hub.held_back)) == (0, 0)
+            assert (hub.buffered_bytes, len(hub.backlogged)) == (0, 0)
 
     world.run(main)
 
@@ -274,8 +273,8 @@ def test_only_so_many_handshakes_wait_for_their_turn_and_the_rest_to_be_accepted
             most = 0
             while serving.server.connections < 60:
                 await asyncio.sleep(0)
-                assert serving.server._hub is not None
-                most = max(most, len(serving.server._hub.turnstile._queue))
+                assert serving.server._shared is not None
+                most = max(most, len(serving.server._shared.handshakes._queue))
             assert 4 <= most <= 4 + 8, "a batch may have been accepted before the last one waited"
             assert any("--max-handshakes" in reason for reason in serving.told(AcceptPaused))
             for sock in socks:

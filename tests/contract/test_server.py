@@ -12,14 +12,14 @@ import signal
 import socket
 import struct
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from streams import FLAVOURS, World, client_context, eventually, server_context, settled
+from helpers.streams import FLAVOURS, World, client_context, eventually, observed_server, server_context, settled
 
 import prefork
-from prefork.events import ConnectionLost, Event, HandlerFailed, HandshakeFailed
+from prefork.events import ConnectionLost, Event, HandlerFailed, HandshakeFailed, log
 
 
 @pytest.fixture(params=[flavour for flavour in FLAVOURS if flavour != "no-epoll"])
@@ -28,8 +28,10 @@ def world(request: pytest.FixtureRequest) -> World:
 
 
 @contextlib.asynccontextmanager
-async def serving(handler: object, **options: Any) -> AsyncIterator[tuple[prefork.TCPServer, int]]:
-    async with prefork.TCPServer(handler, **options) as server:
+async def serving(
+    handler: Any, emit: Callable[[Event], object] = log, **options: Any
+) -> AsyncIterator[tuple[prefork.TCPServer, int]]:
+    async with observed_server(handler, emit, **options) as server:
         server.listen(0, "127.0.0.1")
         yield server, server.sockets[0].getsockname()[1]
 
@@ -236,7 +238,7 @@ async def _the_end(reader: asyncio.StreamReader) -> bytes:
 
 def test_a_handler_may_stop_the_server_while_what_waits_is_accepted(world: World) -> None:
     async def handle(stream: prefork.Stream) -> None:
-        server.stop()
+        server.close()
 
     async def main() -> None:
         nonlocal server
@@ -440,15 +442,15 @@ def test_handshakes_that_fail_never_reach_the_handler(world: World) -> None:
     assert sum("handshake not finished in time" in str(event) for event in events) == 5
 
 
-def test_stop_ends_serve_forever_and_frees_the_port_while_connections_go_on(world: World) -> None:
+def test_close_ends_serve_forever_and_frees_the_port_while_connections_go_on(world: World) -> None:
     async def main() -> None:
         async with serving(echo) as (server, port):
             forever = asyncio.ensure_future(server.serve_forever())
             reader, writer = await connect(port)
             writer.write(b"1\n")
             assert await reader.readline() == b"1\n"
-            server.stop()
-            server.stop()
+            server.close()
+            server.close()
             await settled(forever)
             with pytest.raises(ConnectionRefusedError):
                 await connect(port)
@@ -456,7 +458,7 @@ def test_stop_ends_serve_forever_and_frees_the_port_while_connections_go_on(worl
                 pass
             writer.write(b"2\n")
             assert await settled(asyncio.ensure_future(reader.readline())) == b"2\n"
-            with pytest.raises(RuntimeError, match="stopped"):
+            with pytest.raises(RuntimeError, match="closed"):
                 server.listen(0)
             writer.close()
 

@@ -11,7 +11,7 @@ import struct
 import time
 
 import pytest
-from streams import FLAVOURS, TRANSPORTS, World, eventually, settled
+from helpers.streams import FLAVOURS, TRANSPORTS, World, eventually, settled
 
 from prefork.config import Limits
 from prefork.errors import ConnectionOverflow, ConnectionTimedOut, LineTooLong, StreamBusy
@@ -786,7 +786,7 @@ def test_wait_draining_returns_when_the_server_wants_to_stop(world: World) -> No
             await asyncio.sleep(0)
             assert not waiting.done()
             assert world.hub is not None
-            world.hub.drain_asked.set()
+            world.hub.draining.set()
             await settled(waiting)
             assert stream.draining
 

@@ -8,7 +8,7 @@ import socket
 import ssl
 
 import pytest
-from streams import FLAVOURS, World, client_context, eventually, server_context, settled
+from helpers.streams import FLAVOURS, World, client_context, eventually, server_context, settled
 
 from prefork.config import Limits
 from prefork.errors import ConnectionTimedOut

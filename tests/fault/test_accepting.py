@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from streams import FLAVOURS, World, eventually
-from support import need, need_root, run_script, slow
+from helpers.streams import FLAVOURS, World, eventually, observed_server
+from helpers.support import need, need_root, run_script, slow
 
 import prefork
 from prefork.events import AcceptPaused, Event, ListenerBroken
@@ -100,7 +100,7 @@ def test_clients_that_are_gone_before_they_are_accepted(world: World) -> None:
     events: list[Event] = []
 
     async def main() -> None:
-        async with prefork.TCPServer(echo, emit=events.append) as server:
+        async with observed_server(echo, events.append) as server:
             server.listen(0, "127.0.0.1", backlog=600)
             where = server.sockets[0].getsockname()
             for _ in range(300):
@@ -161,7 +161,7 @@ def test_serve_forever_raises_when_a_listener_breaks(world: World) -> None:
     async def main() -> None:
         with socket.socket() as no_listener:
             no_listener.bind(("127.0.0.1", 0))
-            async with prefork.TCPServer(handle, emit=lambda event: None) as server:
+            async with observed_server(handle, lambda event: None) as server:
                 server.add_socket(no_listener)
                 with pytest.raises(prefork.ListenerFailed):
                     await server.serve_forever()
@@ -180,7 +180,8 @@ async def handle(stream):
         stream.write(line)
 
 async def main():
-    async with prefork.TCPServer(handle, emit=lambda event: lines.append(f"{type(event).__name__} {event}")) as server:
+    async with prefork.TCPServer(handle) as server:
+        server._emit = lambda event: lines.append(f"{type(event).__name__} {event}")
         server.listen(0, "127.0.0.1")
         port = server.sockets[0].getsockname()[1]
         for number in range(6):
@@ -247,7 +248,8 @@ async def handle(stream):
         stream.write(line)
 
 async def main():
-    async with prefork.TCPServer(handle, emit=events.append) as server:
+    async with prefork.TCPServer(handle) as server:
+        server._emit = events.append
         server.listen(0, "127.0.0.1", backlog=500)
         where = server.sockets[0].getsockname()
         first = socket.create_connection(where)
@@ -323,7 +325,7 @@ def test_pauses_are_one_event_each(world: World) -> None:
         def __getattr__(self, name: str) -> Any:
             return getattr(self.sock, name)
 
-        def _accept(self) -> Any:
+        def accept(self) -> Any:
             self.attempts += 1
             raise OSError(24, "Too many open files")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import need, need_root, run_script
+from helpers.support import need, need_root, run_script
 
 import prefork
 from prefork.system import sockets as module
@@ -224,9 +224,17 @@ def test_every_other_failure_to_make_a_socket_is_raised(bind: Any, monkeypatch: 
     assert caught.value.errno == errno.EMFILE
 
 
-def test_a_python_without_ipv6(bind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("address", [None, "two.example"])
+def test_a_python_without_ipv6_binds_ipv4_only(bind: Any, monkeypatch: pytest.MonkeyPatch, address: str | None) -> None:
+    real = socket.getaddrinfo
+
+    def resolver(host: Any, port: int, family: int, *rest: Any) -> Any:
+        hosts = {socket.AF_INET: ["127.0.0.1"], socket.AF_UNSPEC: ["127.0.0.1", "::1"]}[socket.AddressFamily(family)]
+        return [entry for each in hosts for entry in real(each, port, 0, *rest)]
+
     monkeypatch.setattr(socket, "has_ipv6", False)
-    assert [s.family for s in bind(0)] == [socket.AF_INET]
+    monkeypatch.setattr(socket, "getaddrinfo", resolver)
+    assert [s.family for s in bind(0, address)] == [socket.AF_INET]
 
 
 def test_link_local_localhost_on_macos_is_skipped(bind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -402,7 +410,8 @@ def test_files_of_another_kind_are_left_alone(tmp_path: Path) -> None:
 def test_paths_that_cannot_be(tmp_path: Path) -> None:
     for path, code in (
         ("", errno.EINVAL),
-        ("\0abstract", errno.EINVAL),
+        ("not\0abstract", errno.EINVAL),
+        ("\0" + "x" * 108, errno.ENAMETOOLONG),
         ("x" * 200, errno.ENAMETOOLONG),
         (str(tmp_path / "missing" / "s"), errno.ENOENT),
     ):
@@ -410,6 +419,18 @@ def test_paths_that_cannot_be(tmp_path: Path) -> None:
             prefork.bind_unix_socket(path)
         assert caught.value.errno == code
         assert "\0" not in str(caught.value)
+
+
+def test_a_name_of_the_abstract_namespace_has_no_file() -> None:
+    for name in (f"\0prefork-test-{os.getpid()}", f"\0{os.getpid():107}"):
+        with prefork.bind_unix_socket(name) as sock, socket.socket(socket.AF_UNIX) as client:
+            assert module.describe(sock) == f"unix:@{name[1:]}"
+            assert not sock.getblocking()
+            client.connect(name)
+            sock.accept()[0].close()
+            with pytest.raises(prefork.BindError, match=r"unix:@.*a process listens on it") as caught:
+                prefork.bind_unix_socket(name)
+            assert caught.value.errno == errno.EADDRINUSE
 
 
 def test_many_starters_at_once_end_with_one_server(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Who goes first, how many a second, who is one peer, and counts that others read: the decisions about accepting."""
+"""The pure decisions about accepting: fairness, token bucket, peers, and the table of counts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefork.core.count_table import CountTable, buckets_for
-from prefork.core.fairness import SHARE_LAG, SHARE_SLACK, first, moment, next_share
+from prefork.core.fairness import (
+    ASSIGNED_SLACK,
+    DEFERRAL,
+    MAX_DOUBLINGS,
+    MAX_LAG,
+    Deferrals,
+    less_loaded,
+    max_deferrals,
+    next_assigned,
+)
 from prefork.core.peers import peer_key
 from prefork.core.token_bucket import TokenBucket
 
@@ -19,53 +28,79 @@ fleets = st.dictionaries(st.integers(1, 20), loads, max_size=16)
 
 
 @given(fleets, st.integers(0, 3000))
-def test_somebody_always_goes(fleet: dict[int, tuple[int, int]], waiting: int) -> None:
-    """Whatever the loads, there is a worker that nobody is ahead of: connections are never left to nobody."""
-    for yielding in (False, True):
+def test_in_every_fleet_some_worker_accepts(fleet: dict[int, tuple[int, int]], waiting: int) -> None:
+    for deferring in (False, True):
         ahead = {
-            number: first(load, {n: other for n, other in fleet.items() if n != number}, waiting, yielding)
+            number: less_loaded(load, {n: other for n, other in fleet.items() if n != number}, waiting, deferring)
             for number, load in fleet.items()
         }
-        assert not fleet or any(not who for who in ahead.values())
+        assert not fleet or any(not numbers for numbers in ahead.values())
 
 
 @given(loads, fleets, st.integers(0, 3000))
-def test_only_those_that_have_less_go_first(
+def test_only_siblings_with_less_go_first(
     own: tuple[int, int], siblings: dict[int, tuple[int, int]], waiting: int
 ) -> None:
-    for yielding in (False, True):
-        for number in first(own, siblings, waiting, yielding):
-            open, share = siblings[number]
-            assert open < own[0] or (open <= own[0] and share < own[1])
+    for deferring in (False, True):
+        for number in less_loaded(own, siblings, waiting, deferring):
+            open, assigned = siblings[number]
+            assert open < own[0] or (open <= own[0] and assigned < own[1])
 
 
 @given(loads, fleets, st.integers(0, 3000))
-def test_the_more_wait_the_fewer_go_first(
+def test_the_longer_the_queue_the_fewer_siblings_go_first(
     own: tuple[int, int], siblings: dict[int, tuple[int, int]], waiting: int
 ) -> None:
-    fewer = first(own, siblings, 2 * waiting, False)
-    assert set(fewer) <= set(first(own, siblings, waiting, False))
-    assert set(first(own, siblings, waiting, False)) <= set(first(own, siblings, waiting, True))
+    fewer = less_loaded(own, siblings, 2 * waiting, False)
+    assert set(fewer) <= set(less_loaded(own, siblings, waiting, False))
+    assert set(less_loaded(own, siblings, waiting, False)) <= set(less_loaded(own, siblings, waiting, True))
 
 
-def test_examples() -> None:
-    assert first((5, 0), {2: (5, 0), 3: (4, 0)}, 0, False) == [], "one more is equal enough"
-    assert first((6, 0), {2: (5, 0), 3: (4, 0)}, 0, False) == [3]
-    assert first((6, 0), {2: (5, 0), 3: (4, 0)}, 0, True) == [2, 3], "who has begun to yield goes on until it is equal"
-    assert first((1000, 0), {2: (985, 0)}, 0, False) == [], "a sixty-fourth"
-    assert first((60, 0), {2: (0, 0), 3: (0, 0)}, 600, False) == [], "there is enough for all"
-    assert first((0, SHARE_SLACK + 1), {2: (0, 0)}, 0, False) == [2], "of equals the one that was given fewer"
-    assert first((0, 100), {2: (1, 0)}, 0, False) == []
+def test_examples_of_less_loaded_siblings() -> None:
+    assert less_loaded((5, 0), {2: (5, 0), 3: (4, 0)}, 0, False) == [], "one more is equal enough"
+    assert less_loaded((6, 0), {2: (5, 0), 3: (4, 0)}, 0, False) == [3]
+    assert less_loaded((6, 0), {2: (5, 0), 3: (4, 0)}, 0, True) == [2, 3], "no slack while deferring"
+    assert less_loaded((1000, 0), {2: (985, 0)}, 0, False) == [], "within 1/64"
+    assert less_loaded((60, 0), {2: (0, 0), 3: (0, 0)}, 600, False) == [], "a queue that is long enough for all"
+    assert less_loaded((0, ASSIGNED_SLACK + 1), {2: (0, 0)}, 0, False) == [2], "of equals the one with less assigned"
+    assert less_loaded((0, 100), {2: (1, 0)}, 0, False) == []
 
 
-def test_one_that_was_blocked_is_not_given_everything_at_once() -> None:
-    assert next_share(10, 1000) == 1000 - SHARE_LAG + 1
-    assert next_share(990, 1000) == 991
-    assert next_share(7, None) == 8
+def test_a_worker_that_was_blocked_is_not_given_everything_at_once() -> None:
+    assert next_assigned(10, 1000) == 1000 - MAX_LAG + 1
+    assert next_assigned(990, 1000) == 991
+    assert next_assigned(7, None) == 8
 
 
-def test_a_moment_is_longer_where_processors_are_shared() -> None:
-    assert moment(4, 8) == moment(1, 1) < moment(16, 2)
+def test_more_deferrals_are_allowed_when_workers_share_cpus() -> None:
+    assert max_deferrals(4, 8) == max_deferrals(1, 1) < max_deferrals(16, 2)
+
+
+def test_a_sibling_that_does_not_move_is_unresponsive_until_it_does() -> None:
+    deferrals = Deferrals(cpus=1)
+    own, idle = (5, 0), {2: (0, 0)}
+    for _ in range(max_deferrals(1, 1)):
+        assert deferrals.delay(own, deferrals.responsive(dict(idle)), 1, lambda: 1) == DEFERRAL
+    assert deferrals.delay(own, deferrals.responsive(dict(idle)), 1, lambda: 1) == 0.0, "it has waited long enough"
+    deferrals.finished()
+    assert deferrals.responsive(dict(idle)) == {}
+    assert deferrals.responsive({2: (1, 1)}) == {2: (1, 1)}
+    assert deferrals.responsive(dict(idle)) == idle
+
+
+def test_the_delay_doubles_while_siblings_accept_and_starts_anew_when_none_did() -> None:
+    deferrals = Deferrals(cpus=1)
+    delays = []
+    for _ in range(MAX_DOUBLINGS + 2):
+        delays.append(deferrals.delay((5, 0), {2: (0, 0)}, 1, lambda: 1) / DEFERRAL)
+        deferrals.missed()
+    assert delays == [*(2**n for n in range(MAX_DOUBLINGS + 1)), 2**MAX_DOUBLINGS]
+    deferrals.delay((5, 0), {2: (0, 0)}, 1, lambda: 1)
+    assert deferrals.delay((5, 0), {2: (0, 0)}, 1, lambda: 1) == DEFERRAL
+
+
+def test_the_queue_is_looked_at_only_when_a_sibling_has_less() -> None:
+    assert Deferrals(cpus=1).delay((0, 0), {2: (5, 0)}, 2, lambda: pytest.fail("a system call too many")) == 0.0
 
 
 # --- rates ------------------------------------------------------------------------------------------------------------
@@ -142,11 +177,11 @@ def test_counts_are_right_or_refused(history: list[tuple[int, bool]]) -> None:
 
 @given(st.integers(), st.integers(1, 3000))
 def test_as_many_keys_as_a_table_is_made_for_have_room(seed: int, keys: int) -> None:
-    dice = Random(seed)
+    rng = Random(seed)
     buckets = buckets_for(keys)
     cells = [0] * CountTable.words(buckets)
     counts = CountTable(cells, 0, buckets)
-    numbers = [dice.getrandbits(62) or 1 for _ in range(keys)]
+    numbers = [rng.getrandbits(62) or 1 for _ in range(keys)]
     for _ in range(2):
         assert all(counts.add(each, 1) for each in numbers)
         assert all(counts.add(each, -1) for each in numbers)

@@ -73,6 +73,14 @@ class HalfService:
     async def stop(self) -> None: ...
 
 
+class HandleOnly:
+    async def handle(self, stream: Any) -> None: ...
+
+
+async def generator(stream: Any) -> Any:
+    yield await stream.read()
+
+
 async def nothing() -> None: ...
 async def three(a: Any, b: Any, c: Any) -> None: ...
 async def anything(*args: Any) -> None: ...
@@ -90,7 +98,9 @@ async def keyword(stream: Any, *, token: str) -> None: ...
         (keyword, "unclear number"),
         (lambda reader, writer: None, "takes 2 positional parameters and is not async"),
         (lambda stream: None, "takes 1 positional parameter and is not async"),
-        (Service, "is a class, but no asyncio.Protocol"),
+        (generator, "generator is an async generator: remove its `yield`"),
+        (Service, "Service is a class, and no asyncio.Protocol: name an instance, as in service = Service()"),
+        (HandleOnly(), "the object of type HandleOnly has no `start` and no `stop`"),
         (HalfService(), "handle must be async def handle(stream)"),
     ],
 )

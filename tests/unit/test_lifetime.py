@@ -1,4 +1,4 @@
-"""When a worker has served enough, and which lanes are whose."""
+"""When a worker has reached its recycling limits, and which sockets of a reuseport group it accepts from."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefork.core.recycling import JITTER, RecycleLimits
-from prefork.core.reuseport import own_lanes
+from prefork.core.reuseport import own_sockets
 
 
 def test_no_limit_is_never_reached() -> None:
@@ -32,10 +32,10 @@ def test_what_is_drawn_is_never_less_and_not_much_more(dice: float, connections:
 
 
 @given(st.integers(1, 64), st.integers(1, 64))
-def test_every_lane_is_somebodys_and_every_worker_has_one(slots: int, lanes: int) -> None:
-    owned = [own_lanes(slot, slots, lanes) for slot in range(slots)]
-    assert set().union(*owned) == set(range(lanes))
+def test_every_socket_has_a_worker_and_every_worker_a_socket(slots: int, sockets: int) -> None:
+    owned = [own_sockets(slot, slots, sockets) for slot in range(slots)]
+    assert set().union(*owned) == set(range(sockets))
     assert all(owned)
-    if slots <= lanes:
-        assert sum(map(len, owned)) == lanes, "none is shared where there are enough"
+    if slots <= sockets:
+        assert sum(map(len, owned)) == sockets, "none is shared when there are enough"
         assert max(map(len, owned)) - min(map(len, owned)) <= 1

@@ -1,7 +1,7 @@
-"""What an error of `accept` means: which of three things it is about decides what happens next.
+"""What an errno of accept(2) is about, which decides what the acceptor does next.
 
-Pure: numbers in, verdicts out. Sources: accept(2), "Error handling", which asks that a TCP server treats the network's
-errors of the new connection as if it had not come.
+Pure. Source: accept(2), "Error handling", which asks TCP servers to treat a network error of the new connection like
+EAGAIN and retry.
 """
 
 from __future__ import annotations
@@ -11,30 +11,25 @@ import errno
 
 
 class AcceptError(enum.Enum):
-    """What an accept that failed is about."""
+    """The four kinds of failure of accept(2)."""
 
     EMPTY = enum.auto()
-    """Nothing: the queue is empty. The batch ends."""
+    """The queue is empty: end the batch."""
     CONNECTION = enum.auto()
-    """That one connection, which is gone. The batch goes on."""
+    """This one connection failed and is gone: go on with the batch."""
     CAPACITY = enum.auto()
-    """This process, or the machine: no descriptors or memory. Accepting must rest, or it spins."""
+    """The process or the machine is out of descriptors or memory: pause, otherwise the loop spins."""
     LISTENER = enum.auto()
-    """The listening socket itself. It will not get better."""
+    """The listening socket itself is broken and will stay so."""
+
+    @classmethod
+    def classify(cls, code: int | None) -> AcceptError:
+        """Return the kind of an errno. An unknown one is CONNECTION: the mildest mistake, and the batch bounds it."""
+        return _KINDS.get(code, cls.CONNECTION)
 
 
-_EMPTY = frozenset({errno.EAGAIN, errno.EWOULDBLOCK})
-_CAPACITY = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC})
-_LISTENER = frozenset({errno.EBADF, errno.ENOTSOCK, errno.EINVAL, errno.EFAULT})
-
-
-def judge(code: int | None) -> AcceptError:
-    """The verdict for an errno. One that nobody has heard of is the connection's: skipping is the mildest mistake,
-    and the batch bounds it."""
-    if code in _EMPTY:
-        return AcceptError.EMPTY
-    if code in _CAPACITY:
-        return AcceptError.CAPACITY
-    if code in _LISTENER:
-        return AcceptError.LISTENER
-    return AcceptError.CONNECTION
+_KINDS: dict[int | None, AcceptError] = {
+    **dict.fromkeys((errno.EAGAIN, errno.EWOULDBLOCK), AcceptError.EMPTY),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC), AcceptError.CAPACITY),
+    **dict.fromkeys((errno.EBADF, errno.ENOTSOCK, errno.EINVAL, errno.EFAULT), AcceptError.LISTENER),
+}

@@ -1,58 +1,128 @@
-"""Who should take the next connection: the worker that has the fewest open, and of equals the one that was given fewer.
+"""Fairness among workers: accept the next connection, or leave it to a less loaded sibling. Pure.
 
-Pure. A worker that is not the one steps back for a moment, so that the one can. A connection does not wait for fairness
-longer than that: who was given the moment and did not use it is busy, and is not waited for until it has moved.
+Why. All workers watch the same listening socket, a connection wakes every idle one, and the fastest accepts it. Left to
+themselves, one of four workers gets nearly all of a trickle of connections, and 1.5 times the mean of a burst.
+
+What each worker knows. Two numbers of every sibling, read from shared memory without a lock:
+* `open`, its open connections. Long connections become even by it.
+* `assigned`, a virtual count of the connections that it was given, as in fair queueing. Short connections become even
+  by it, because with those `open` is 0 nearly always. A new or a long blocked worker starts near its siblings' count
+  (MAX_LAG), otherwise it would be given every connection until it has caught up.
+
+What a worker does. When a sibling has less, the worker defers: it stops watching the socket for DEFERRAL seconds. An
+idle sibling accepts within half of that. No worker can hold a connection back for long, because nothing is locked:
+* After `max_deferrals` deferrals the worker accepts. A sibling that did not move meanwhile counts as unresponsive
+  (blocked, stopped or dead), and nothing is left to it until its numbers change.
+* When the queue is long, a worker accepts if its fair share of the queue would not put it ahead of its siblings.
+* A worker that has deferred goes on until it is not ahead at all (`deferring`), otherwise it would have to wake up for
+  the very next connection.
+* Each time a sibling takes what was left to it the delay doubles, up to MAX_DOUBLINGS times, so an overloaded worker
+  wakes less often and stays out of the way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-#: (open, share) of a worker: its open connections, and those that it was given, in step with its siblings.
+#: (open, assigned) of a worker.
 Load = tuple[int, int]
 
-#: Workers whose numbers of open connections differ by no more than one and a sixty-fourth are equals: a finer balance
-#: would cost a step back for nearly every connection.
+#: Workers are equal if their open connections differ by no more than 1 + open / 2**SLACK_SHIFT. A finer balance would
+#: cost a deferral for nearly every connection.
 SLACK_SHIFT = 6
-#: Connections that a worker may have been given more than an equal. It decides where connections are short: nobody has
-#: any open then.
-SHARE_SLACK = 8
-#: Seconds of one step back. An idle sibling takes the connection within half of it.
-STEP = 0.0002
-#: While others do take them, steps back are doubled, so many times: who is ahead is woken by a few of the connections
-#: that are not for him, and so is not in the way of those that they are for.
+#: How much the assigned counts of equal workers may differ. Decides where connections are short.
+ASSIGNED_SLACK = 8
+#: Seconds of one deferral.
+DEFERRAL = 0.0002
 MAX_DOUBLINGS = 3
-#: Steps back after which a sibling that has not moved counts as busy, and is not waited for until it has: so many, for
-#: each worker that a processor has to serve, as one that is well may have to wait for it.
-MOMENT = 4
-#: How far behind the others a worker's share may be: one that was blocked for long is not given everything at once.
-SHARE_LAG = 64
+#: Deferrals for one connection, times the workers that a CPU has to run: a healthy worker may be waiting for the CPU.
+DEFERRALS_PER_WORKER = 4
+#: How far a worker's assigned count may lag behind the lowest of its siblings.
+MAX_LAG = 64
 
 
-def first(own: Load, siblings: Mapping[int, Load], waiting: int, yielding: bool) -> list[int]:
-    """The siblings that should go before a worker with the load `own`, when so many connections wait; [] if it should
-    take one.
+def less_loaded(own: Load, siblings: Mapping[int, Load], waiting: int, deferring: bool) -> list[int]:
+    """Return the siblings that should accept before a worker with the load `own`; [] if it should accept.
 
-    `yielding`: it has let others go first before, and goes on until it is not ahead at all, so that it need not begin
-    again with the next connection. Where many wait there is enough for all: who would have no more than the others
-    when all of them had been shared out goes on.
+    `waiting` is the length of the queue, 0 if unknown. `deferring` means no slack.
     """
-    open, share = own
-    allowance = waiting // (len(siblings) + 1)
-    most_open = open - allowance - (0 if yielding else 1 + (open >> SLACK_SHIFT))
-    most_share = share - allowance - (0 if yielding else SHARE_SLACK)
+    open, assigned = own
+    fair_part = waiting // (len(siblings) + 1)
+    max_open = open - fair_part - (0 if deferring else 1 + (open >> SLACK_SHIFT))
+    max_assigned = assigned - fair_part - (0 if deferring else ASSIGNED_SLACK)
     return [
         number
-        for number, (other_open, other_share) in siblings.items()
-        if other_open < most_open or (other_open <= open and other_share < most_share)
+        for number, (other_open, other_assigned) in siblings.items()
+        if other_open < max_open or (other_open <= open and other_assigned < max_assigned)
     ]
 
 
-def moment(workers: int, processors: int) -> int:
-    """The steps back for one connection, on this machine."""
-    return MOMENT * max(1, -(-workers // processors))
+def max_deferrals(workers: int, cpus: int) -> int:
+    """Return the number of deferrals for one connection on a machine with `cpus` CPUs."""
+    return DEFERRALS_PER_WORKER * max(1, -(-workers // cpus))
 
 
-def next_share(share: int, least: int | None) -> int:
-    """The share of a worker that takes a connection; `least` is that of the sibling that has been given the fewest."""
-    return (share if least is None else max(share, least - SHARE_LAG)) + 1
+def next_assigned(assigned: int, lowest: int | None) -> int:
+    """Return the assigned count of a worker that has just accepted; `lowest` is the lowest of its siblings."""
+    return (assigned if lowest is None else max(assigned, lowest - MAX_LAG)) + 1
+
+
+class Deferrals:
+    """The deferrals of one worker. Ask `delay` before each accept, then report `finished` or `missed`."""
+
+    def __init__(self, cpus: int) -> None:
+        self._cpus = cpus
+        self._deferring = False
+        self._count = 0
+        """Deferrals for the connection that waits now."""
+        self._doublings = 0
+        self._seen: Mapping[int, Load] = {}
+        """The loads of the siblings at the first of these deferrals."""
+        self._unresponsive: dict[int, Load] = {}
+        """The loads with which siblings became unresponsive."""
+
+    def responsive(self, loads: dict[int, Load]) -> dict[int, Load]:
+        """Return `loads` without the unresponsive siblings; one whose load has changed is responsive again."""
+        for number, load in list(self._unresponsive.items()):
+            if loads.get(number) == load:
+                del loads[number]
+            else:
+                del self._unresponsive[number]
+        return loads
+
+    def delay(self, own: Load, loads: Mapping[int, Load], workers: int, waiting: Callable[[], int]) -> float:
+        """Return 0.0 if a worker with the load `own` should accept now, otherwise the seconds to defer.
+
+        `loads` are the responsive siblings, `workers` the number of all. `waiting` returns the length of the queue; it
+        is called only when a sibling has less, because it costs a system call.
+        """
+        ahead = less_loaded(own, loads, 0, self._deferring)
+        if not ahead:
+            self._deferring = False
+            self._doublings = 0
+            return 0.0
+        queue = waiting()
+        if queue > len(loads):
+            ahead = less_loaded(own, loads, queue, self._deferring)
+        if self._count:
+            self._doublings = 0
+        if self._count >= max_deferrals(workers, self._cpus):
+            # Those that have moved are served well enough; this connection has waited long enough, too.
+            self._unresponsive |= {number: loads[number] for number in ahead if self._seen.get(number) == loads[number]}
+            return 0.0
+        if not ahead:
+            return 0.0
+        if not self._count:
+            self._seen = loads
+        self._deferring = True
+        self._count += 1
+        return DEFERRAL * (1 << self._doublings)
+
+    def finished(self) -> None:
+        """The worker has accepted, or the queue was empty when it wanted to: the next connection starts anew."""
+        self._count = 0
+
+    def missed(self) -> None:
+        """After a deferral the queue was empty: a sibling has accepted."""
+        self._count = 0
+        self._doublings = min(self._doublings + 1, MAX_DOUBLINGS)

@@ -1,17 +1,17 @@
-"""Whose queue is whose, where every worker has a listening socket of its own (--reuse-port).
+"""Which sockets of a reuseport group a worker accepts from (--reuse-port).
 
-Pure. The sockets outlive workers, and there may be more or fewer of them than workers: none may be nobody's, as the
-kernel goes on putting connections into it.
+Pure. The sockets outlive workers, and their number may differ from that of the workers. Every socket must have a
+worker, otherwise connections that the kernel puts into its queue are never accepted.
 """
 
 from __future__ import annotations
 
 
-def own_lanes(slot: int, slots: int, lanes: int) -> frozenset[int]:
-    """The lanes, of so many, that the worker in `slot` accepts from, when there are `slots` workers.
+def own_sockets(slot: int, slots: int, sockets: int) -> frozenset[int]:
+    """Return the numbers of the sockets, of `sockets` in all, that the worker in `slot` of `slots` accepts from.
 
-    With fewer workers than lanes some have several; with more, some lanes are shared.
+    With fewer workers than sockets, some workers have several. With more, some sockets are shared.
     """
-    if slots >= lanes:
-        return frozenset({slot % lanes})
-    return frozenset(lane for lane in range(lanes) if lane % slots == slot % slots)
+    if slots >= sockets:
+        return frozenset({slot % sockets})
+    return frozenset(number for number in range(sockets) if number % slots == slot % slots)

@@ -1,6 +1,6 @@
-"""Accepting from one listening socket on the running loop, in bounded batches, as far as a gate lets it.
+"""Accepting from one listening socket on the running loop: in bounded batches, as far as an admission grants permits.
 
-Hands over every connection it accepted, and makes nothing of it: streams, tasks and limits are its callers' business.
+Every accepted connection goes to a callback. Streams, tasks and limits do not belong here.
 """
 
 from __future__ import annotations
@@ -11,210 +11,234 @@ import select
 import socket
 import sys
 from collections.abc import Callable
+from typing import Any
 
-from ..core.accept_errors import AcceptError, judge
+from ..core.accept_errors import AcceptError
 from ..errors import OutOfResources
 from ..events import AcceptPaused, AcceptSkipped, Emit, ListenerBroken, log
 from ..system.sockets import describe
-from .admission import UNTIL_CAPACITY, Admission
+from .admission import Admission, Blocked, Permit, RetryAfter, Unlimited
 from .short_timer import ShortTimer
 
 #: Connections accepted per readiness event. More would let one worker hoard a burst that others could share, and keep
-#: the loop from its other work; fewer costs a turn of the loop more often.
+#: the loop from its other work; fewer costs a loop iteration more often.
 BATCH = 8
-#: Seconds that accepting rests when there is no room, unless a connection closes before.
+#: Seconds of a pause for lack of descriptors or memory, unless a connection closes before.
 PAUSE = 0.5
 _TCP_INFO = getattr(socket, "TCP_INFO", 11)
-#: In struct tcp_info (linux/tcp.h).
+#: The offset of tcpi_unacked in struct tcp_info (linux/tcp.h): of a listener, the length of its queue (tcp(7)).
 _UNACKED_AT = 24
+#: What `accept()` does, without making enums of the family and the type: saves 1 us a connection. Not public, so every
+#: Python without it uses `accept()`.
+_HAS_RAW_ACCEPT = hasattr(socket.socket, "_accept")
 
-Accepted = Callable[[socket.socket, object], object]
+OnAccepted = Callable[[socket.socket, Any], object]
 
 
 class State(enum.Enum):
     """The life of an acceptor."""
 
     WATCHING = enum.auto()
-    """The loop tells when connections wait."""
+    """The loop reports when connections wait."""
     BACKING_OFF = enum.auto()
-    """For a moment others go first, or the rate has to be kept. The socket is not watched."""
+    """The socket is not watched, for less than a second: a sibling goes first, or the accept rate must be kept."""
     PAUSED = enum.auto()
-    """No room. Rests until `resume()`; where only the system knows when there is some, a moment at most."""
+    """No capacity: waits for `resume()`, and for at most PAUSE seconds if only the system knows when there is some."""
     CLOSED = enum.auto()
 
 
-class Acceptor:
-    """Calls `callback(connection, address)` for each connection that `sock` has, from construction until `close()`.
+#: The legal moves. BACKING_OFF and PAUSED may be entered again, by another attempt that was in vain.
+_MOVES = {
+    State.WATCHING: {State.BACKING_OFF, State.PAUSED, State.CLOSED},
+    State.BACKING_OFF: {State.WATCHING, State.BACKING_OFF, State.PAUSED, State.CLOSED},
+    State.PAUSED: {State.WATCHING, State.PAUSED, State.CLOSED},
+    State.CLOSED: {State.CLOSED},
+}
 
-    The connection is non-blocking, close-on-exec, and the callback's from then on; if the callback raises, it is
-    closed, the failure is given to the loop's exception handler, and accepting goes on; after NoRoom it rests. `sock`
-    stays its owner's: it is made non-blocking, and never closed. `gate` is asked before each connection. `on_broken` is
-    called once if the listening socket itself has failed; accepting has stopped then.
+
+class Acceptor:
+    """Calls `callback(connection, address)` for each connection of `sock`, from construction until `close()`.
+
+    The connection is non-blocking, close-on-exec, and owned by the callback. If the callback raises, the connection is
+    closed, the loop's exception handler gets the error, and accepting goes on; after OutOfResources it pauses. `sock`
+    is made non-blocking and never closed. `admission` is asked before each connection. `on_broken` is called once, if
+    the listening socket itself has failed; accepting has stopped then.
     """
 
     def __init__(
         self,
         sock: socket.socket,
-        callback: Accepted,
+        callback: OnAccepted,
         *,
         batch: int = BATCH,
         emit: Emit = log,
         on_broken: Callable[[OSError], object] | None = None,
-        gate: Admission | None = None,
+        admission: Admission | None = None,
     ) -> None:
-        # A listener that blocks would stop the worker whenever a sibling takes the connection first. The flag belongs
-        # to the open file description, so it is set for all processes that share the socket.
+        # A blocking listener would stop the loop whenever a sibling accepts the connection first. The flag belongs to
+        # the open file description, so it is set for all processes that share the socket.
         sock.setblocking(False)
         self._sock = sock
         self._fd = sock.fileno()
+        # A class of the caller's that overrides accept() wants it to be called.
+        self._raw = _HAS_RAW_ACCEPT and getattr(type(sock), "accept", None) is socket.socket.accept
         self._kind = (int(sock.family), int(sock.type), sock.proto)
         self._callback = callback
         self._batch = batch
         self._emit = emit
         self._on_broken = on_broken
-        self._gate = gate
+        self._admission: Admission = Unlimited() if admission is None else admission
         self._loop = asyncio.get_running_loop()
         self._retry: asyncio.TimerHandle | None = None
-        self._nap: ShortTimer | None = None
+        self._timer: ShortTimer | None = None
         self._reported = False
+        """Whether the present shortage was reported: once, however many attempts it takes to end it."""
         self._state = State.WATCHING
-        self._loop.add_reader(self._fd, self._ready)
+        self._loop.add_reader(self._fd, self._accept_batch)
 
     def resume(self) -> None:
-        """There may be room again: go on at once. Does nothing unless accepting is paused."""
+        """Go on at once, because there may be capacity again. Do nothing unless accepting is paused."""
         if self._state is State.PAUSED:
-            if self._retry is not None:
-                self._retry.cancel()
-                self._retry = None
             self._watch()
 
     def close(self) -> None:
-        """Stop accepting. May be called again; the socket stays open, and its queue is for whoever else holds it."""
-        self._stop_watching()
-        self._state = State.CLOSED
+        """Stop accepting (idempotent). The socket stays open, and its queue is left to other processes that hold it."""
+        self._enter(State.CLOSED)
+        if self._timer is not None:
+            self._timer.close()
+            self._timer = None
+
+    def accept_waiting(self, limit: int) -> None:
+        """Accept now up to `limit` connections of the queue, the last thing before `close` when nothing accepts after.
+
+        What is beyond a limit is refused and does not wait.
+        """
+        if self._state is not State.CLOSED:
+            self._accept(limit, force=True)
+
+    # --- states -------------------------------------------------------------------------------------------------------
+
+    def _enter(self, state: State) -> None:
+        if state not in _MOVES[self._state]:
+            raise RuntimeError(f"an acceptor cannot go from {self._state.name} to {state.name}")
+        if self._state is State.WATCHING:
+            self._loop.remove_reader(self._fd)
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
-        if self._nap is not None:
-            self._nap.close()
-            self._nap = None
-
-    def accept_waiting(self, most: int) -> None:
-        """Accept now what waits in the queue, up to `most` connections: the last thing before `close` where nobody else
-        will. What is beyond a limit is refused, and does not wait."""
-        self._accept(most, must=True)
-
-    # --- readiness ----------------------------------------------------------------------------------------------------
-
-    def _ready(self) -> None:
-        seconds = self._accept(self._batch)
-        if seconds is not None and self._still(State.WATCHING):
-            self._stop_watching()
-            self._rest(seconds)
-
-    def _nap_over(self) -> None:
-        if self._state is not State.BACKING_OFF:
-            return
-        if not _waits(self._fd):
-            if self._gate is not None:
-                self._gate.missed()
-            self._watch()
-            return
-        seconds = self._accept(self._batch)
-        if self._still(State.BACKING_OFF):
-            if seconds is None:
-                self._watch()
-            else:
-                self._rest(seconds)
-
-    def _still(self, state: State) -> bool:
-        """Asked after a callback, which may have closed us, or run out of descriptors."""
-        return self._state is state
-
-    def _rest(self, seconds: float) -> None:
-        if seconds == UNTIL_CAPACITY:
-            self._state = State.PAUSED
-            if self._gate is not None and not self._reported:
-                # Once per shortage: room that others take brings us here again and again.
-                self._reported = True
-                self._emit(AcceptPaused(describe(self._sock), self._gate.why))
-            return
-        self._state = State.BACKING_OFF
-        if self._nap is None:
-            self._nap = ShortTimer(self._loop, self._nap_over)
-        self._nap.start(seconds)
+        self._state = state
 
     def _watch(self) -> None:
-        self._state = State.WATCHING
+        self._enter(State.WATCHING)
         try:
-            self._loop.add_reader(self._fd, self._ready)
+            self._loop.add_reader(self._fd, self._accept_batch)
         except OSError as exc:
             self._pause(exc)
 
-    def _stop_watching(self) -> None:
-        if self._state is State.WATCHING:
-            self._loop.remove_reader(self._fd)
+    def _accept_batch(self) -> None:
+        state = self._state
+        answer = self._accept(self._batch)
+        if self._state is not state:
+            # A callback closed this acceptor, or descriptors ran out.
+            return
+        if isinstance(answer, Blocked):
+            self._enter(State.PAUSED)
+            self._report(answer.reason)
+        elif answer is not None:
+            self._back_off(answer.seconds)
+        elif state is State.BACKING_OFF:
+            self._watch()
 
-    def _waiting(self) -> int:
-        """How many connections are in the queue: told of TCP alone (tcp(7), TCP_INFO: unacked, for a listener)."""
+    def _back_off(self, seconds: float) -> None:
+        self._enter(State.BACKING_OFF)
+        if self._timer is None:
+            self._timer = ShortTimer(self._loop, self._backed_off)
+        self._timer.start(seconds)
+
+    def _backed_off(self) -> None:
+        if self._state is not State.BACKING_OFF:
+            return
+        if _is_readable(self._fd):
+            self._accept_batch()
+        else:
+            self._admission.missed()
+            self._watch()
+
+    def _pause(self, exc: OSError) -> None:
+        """Pause, because the socket stays readable: going on at once would spin (116,000 exceptions a second)."""
+        if self._state is State.CLOSED:
+            return
+        self._enter(State.PAUSED)
+        self._retry = self._loop.call_later(PAUSE, self.resume)
+        self._report(_reason(exc))
+
+    def _report(self, reason: str) -> None:
+        if not self._reported:
+            self._reported = True
+            self._emit(AcceptPaused(describe(self._sock), reason))
+
+    def _break(self, exc: OSError) -> None:
+        self.close()
+        self._emit(ListenerBroken(describe(self._sock), _reason(exc)))
+        if self._on_broken is not None:
+            self._on_broken(exc)
+
+    # --- accepting ----------------------------------------------------------------------------------------------------
+
+    def _accept(self, limit: int, force: bool = False) -> RetryAfter | Blocked | None:
+        """Accept up to `limit` connections. Return the admission's answer if it ended the batch."""
+        state = self._state
+        for _ in range(limit):
+            answer = self._admission.try_acquire(self._queue_length, force)
+            if answer is not Permit.GRANTED:
+                return answer
+            try:
+                if self._raw:
+                    fd, address = self._sock._accept()  # type: ignore[attr-defined]  # typeshed leaves it out
+                    connection = socket.socket(*self._kind, fileno=fd)
+                else:
+                    connection, address = self._sock.accept()
+            except OSError as exc:
+                self._admission.cancel()
+                # At the end a sibling may have shut the socket down, because the queue was empty.
+                shut_down = force and AcceptError.classify(exc.errno) is AcceptError.LISTENER
+                if shut_down or self._ends_batch(exc):
+                    return None
+                continue
+            self._hand_over(connection, address)
+            # A callback may have closed this acceptor; the rest of the queue is for other processes then.
+            if self._state is not state:
+                return None
+        return None
+
+    def _queue_length(self) -> int:
+        """Return the number of connections in the queue; 1 for a unix socket, which does not tell."""
         try:
             info = self._sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _UNACKED_AT + 4)
         except OSError:
             return 1
         return int.from_bytes(info[_UNACKED_AT : _UNACKED_AT + 4], sys.byteorder)
 
-    # --- accepting ----------------------------------------------------------------------------------------------------
-
-    def _accept(self, most: int, must: bool = False) -> float | None:
-        """Up to `most` connections. The seconds for which the gate wants nothing more, None where it says nothing."""
-        gate = self._gate
-        state = self._state
-        if state is State.CLOSED:
-            return None
-        for _ in range(most):
-            if gate is not None:
-                seconds = gate.ask(self._waiting, must)
-                if seconds is not None:
-                    return seconds
-            try:
-                # What `accept()` does, without making enums of the family and the type: a microsecond a connection.
-                fd, address = self._sock._accept()  # type: ignore[attr-defined]  # typeshed leaves it out
-            except OSError as exc:
-                if gate is not None:
-                    gate.nothing()
-                # At the end a sibling may have shut the socket down, as there was nothing left to take.
-                if (must and judge(exc.errno) is AcceptError.LISTENER) or self._failed(exc):
-                    return None
-                continue
-            self._hand_over(socket.socket(*self._kind, fileno=fd), address)
-            # The callback may have closed us; what is still queued is somebody else's then.
-            if not self._still(state):
-                return None
-        return None
-
-    def _failed(self, exc: OSError) -> bool:
-        """Whether the batch ends with this error of `accept`."""
-        verdict = judge(exc.errno)
-        if verdict is AcceptError.CONNECTION:
-            self._emit(AcceptSkipped(describe(self._sock), _reason(exc)))
-            return False
-        if verdict is AcceptError.CAPACITY:
-            self._pause(exc)
-        elif verdict is AcceptError.LISTENER:
-            self._break(exc)
-        else:
-            # Nobody waits any more: a shortage is over.
-            self._reported = False
+    def _ends_batch(self, exc: OSError) -> bool:
+        match AcceptError.classify(exc.errno):
+            case AcceptError.CONNECTION:
+                self._emit(AcceptSkipped(describe(self._sock), _reason(exc)))
+                return False
+            case AcceptError.CAPACITY:
+                self._pause(exc)
+            case AcceptError.LISTENER:
+                self._break(exc)
+            case AcceptError.EMPTY:
+                # With an empty queue a shortage is over.
+                self._reported = False
         return True
 
     def _hand_over(self, connection: socket.socket, address: object) -> None:
         try:
             connection.setblocking(False)
         except OSError as exc:
-            # Of this connection alone: it cannot be served, and is not kept.
             connection.close()
-            if self._gate is not None:
-                self._gate.nothing()
+            self._admission.cancel()
             self._emit(AcceptSkipped(describe(self._sock), _reason(exc)))
             return
         try:
@@ -224,50 +248,29 @@ class Acceptor:
             self._pause(exc)
         except Exception as exc:
             connection.close()
-            self._loop.call_exception_handler(
-                {
-                    "message": f"the callback for a connection accepted on {describe(self._sock)} failed",
-                    "exception": exc,
-                }
-            )
-
-    def _pause(self, exc: OSError) -> None:
-        """Rest: the socket stays readable, so going on at once would spin (116,000 exceptions a second, measured)."""
-        self._stop_watching()
-        self._state = State.PAUSED
-        self._retry = self._loop.call_later(PAUSE, self.resume)
-        if not self._reported:
-            # Once per shortage, not once per attempt.
-            self._reported = True
-            self._emit(AcceptPaused(describe(self._sock), _reason(exc)))
-
-    def _break(self, exc: OSError) -> None:
-        self.close()
-        self._emit(ListenerBroken(describe(self._sock), _reason(exc)))
-        if self._on_broken is not None:
-            self._on_broken(exc)
+            message = f"the callback for a connection accepted on {describe(self._sock)} failed"
+            self._loop.call_exception_handler({"message": message, "exception": exc})
 
 
-def _waits(fd: int) -> bool:
-    """Whether a connection is in the queue."""
+def add_accept_handler(sock: socket.socket, callback: OnAccepted) -> Callable[[], None]:
+    """Call `callback(connection, address)` for each connection that `sock` accepts, in the running loop.
+
+    At most 8 connections are accepted per readiness event, so that nothing else starves. A connection that failed in
+    the queue is skipped. When descriptors run out, accepting pauses, which is logged once. Return a function that stops
+    it; `sock` stays open and the caller's. Raise RuntimeError without a running loop. Call-compatible with Tornado's
+    `netutil.add_accept_handler`: connections are non-blocking, and an `accept` that a subclass overrides is called.
+    """
+    return Acceptor(sock, callback).close
+
+
+def _is_readable(fd: int) -> bool:
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     try:
         return bool(poll.poll(0))
     except OSError:
-        # No memory for it, for example. `accept` will say.
+        # No memory, for example. accept(2) will tell.
         return True
-
-
-def add_accept_handler(sock: socket.socket, callback: Callable[[socket.socket, object], object]) -> Callable[[], None]:
-    """Call `callback(connection, address)` for each connection that `sock` accepts, in the running loop.
-
-    At most 8 are accepted per readiness event, so that nothing else starves; a connection that died in the queue is
-    skipped; running out of descriptors makes accepting rest and is logged once. Returns `remove`, which stops it;
-    `sock` stays open and the caller's. Raises RuntimeError where no loop runs. Call-compatible with Tornado's
-    `netutil.add_accept_handler`, whose connections are non-blocking too.
-    """
-    return Acceptor(sock, callback).close
 
 
 def _reason(exc: OSError) -> str:

@@ -1,146 +1,183 @@
-"""Admission control: what a server asks before it accepts a connection, and reports about it afterwards.
+"""Admission control: whether a server may accept one more connection, and the count of those that it has.
 
-A server in a worker asks about the whole fleet (`worker/fleet_admission.py`); one without a supervisor asks
-`LocalAdmission`. Sockets and timers do not belong here.
+See worker/fleet_admission.py for the limits of a whole fleet. Sockets and timers do not belong here.
 """
 
 from __future__ import annotations
 
-import math
+import enum
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 from ..config import Limits
 from ..core.peers import peer_key
 from ..core.token_bucket import TokenBucket
 from .handshake_throttle import HandshakeThrottle
 
-#: The answer: not before somebody calls `resume`.
-UNTIL_CAPACITY = math.inf
+
+class Permit(enum.Enum):
+    """The right to accept one connection: a unit of every limit, reserved until `commit` or `cancel`."""
+
+    GRANTED = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class RetryAfter:
+    """No permit before `seconds` have passed."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """No permit until the admission calls `resume`."""
+
+    reason: str
+
+
+Answer = Literal[Permit.GRANTED] | RetryAfter | Blocked
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a connection that was accepted must be closed at once. Its permit is released already."""
+
+    reason: str
+
+
+#: The key of the peer that a connection counts for; None: for none.
+Peer = bytes | None
 
 
 class Admission(Protocol):
-    """Counts connections, against limits and among siblings."""
+    """Counts connections against limits, and takes care of fairness among workers."""
 
-    why: str
-    """The reason of the last UNTIL_ROOM."""
+    def try_acquire(self, waiting: Callable[[], int], force: bool = False) -> Answer:
+        """Return Permit.GRANTED if a connection may be accepted now.
 
-    def ask(self, waiting: Callable[[], int], must: bool = False) -> float | None:
-        """May one be taken? None: yes, and its place is reserved, until `nothing` or `took` is called. Else the seconds
-        after which to ask again, UNTIL_ROOM for never by itself.
-
-        `waiting` gives how many connections wait, as far as that can be told; `must`: one is taken, and nobody will be
-        left to wait any more: beyond a limit `took` refuses.
+        `waiting` returns the length of the queue, as far as it can be known. `force`: grant in any case, because
+        nothing accepts after this process; `commit` then refuses what is beyond a limit.
         """
 
-    def nothing(self) -> None:
-        """None was there: the place is free."""
+    def cancel(self) -> None:
+        """Release a permit because the queue was empty."""
 
     def missed(self) -> None:
-        """After the seconds of `ask` nobody waited any more: others have taken what there was."""
+        """Report that the queue was empty when the seconds of a RetryAfter had passed."""
 
-    def took(self, address: object) -> tuple[str, bytes | None]:
-        """One was taken, from this address. "" if it may stay, else why it is to be closed at once, and its place is
-        free again; and whom it counts for."""
+    def commit(self, address: object) -> Peer | Refusal:
+        """Turn a permit into an open connection from `address`. Return the peer that it counts for, or a Refusal."""
 
-    def ended(self, peer: bytes | None) -> None:
-        """One that stayed has ended; it counted for `peer`."""
+    def release(self, peer: Peer) -> None:
+        """Report that an open connection of `peer` has ended."""
 
-    def on_room(self, resume: Callable[[], None]) -> None:
-        """Call `resume` when there may be room again that no `ended` of this server made."""
+    def on_capacity(self, resume: Callable[[], None]) -> None:
+        """Set what to call when there may be capacity again that no `release` of this server has made."""
 
     def close(self) -> None:
-        """Ask no more."""
+        """Stop calling `resume`, for good."""
 
 
-#: Why a connection is refused, as events say it.
-AT_LIMIT = "as many connections are open as may be (--max-connections)"
-AT_DESCRIPTORS = "nearly all descriptors of the process are in use"
-AT_PEERS_LIMIT = "its address has as many connections open as it may (--max-connections-per-ip)"
-UNCOUNTED = "its address cannot be counted, as the table of addresses is full (--max-connections-per-ip)"
+#: Reasons of refusals and pauses, as events show them.
+AT_LIMIT = "connection limit reached (--max-connections)"
+AT_PEER_LIMIT = "per-address connection limit reached (--max-connections-per-ip)"
+PEERS_FULL = "the table of addresses is full (--max-connections-per-ip)"
+OUT_OF_DESCRIPTORS = "nearly all descriptors of the process are in use (ulimit -n)"
+HANDSHAKES_FULL = "TLS handshake queue is full (--max-handshakes)"
 
 
 class HandshakeAdmission:
-    """A gate that also keeps connections waiting while as many handshakes wait for their turn as may."""
+    """Wraps an admission: no permit while the queue of TLS handshakes is full."""
 
-    def __init__(self, gate: Admission, turnstile: HandshakeThrottle) -> None:
-        self.why = ""
-        self._gate = gate
-        self._turnstile = turnstile
-        self.nothing = gate.nothing
-        self.missed = gate.missed
-        self.took = gate.took
-        self.ended = gate.ended
-        self.close = gate.close
+    def __init__(self, admission: Admission, handshakes: HandshakeThrottle) -> None:
+        self._admission = admission
+        self._handshakes = handshakes
+        self.cancel = admission.cancel
+        self.missed = admission.missed
+        self.commit = admission.commit
+        self.release = admission.release
+        self.close = admission.close
 
-    def ask(self, waiting: Callable[[], int], must: bool = False) -> float | None:
-        if self._turnstile.full() and not must:
-            self.why = "as many handshakes wait for their turn as may (--max-handshakes)"
-            return UNTIL_CAPACITY
-        seconds = self._gate.ask(waiting, must)
-        self.why = self._gate.why
-        return seconds
+    def try_acquire(self, waiting: Callable[[], int], force: bool = False) -> Answer:
+        if self._handshakes.is_full() and not force:
+            return Blocked(HANDSHAKES_FULL)
+        return self._admission.try_acquire(waiting, force)
 
-    def on_room(self, resume: Callable[[], None]) -> None:
-        self._turnstile.on_room = resume
-        self._gate.on_room(resume)
+    def on_capacity(self, resume: Callable[[], None]) -> None:
+        self._handshakes.on_capacity = resume
+        self._admission.on_capacity(resume)
 
 
-class LocalAdmission:
-    """The gate of a server that has no siblings: its own limits."""
+class Unlimited:
+    """The admission of a plain accept handler: no limits."""
+
+    def try_acquire(self, waiting: Callable[[], int], force: bool = False) -> Answer:
+        return Permit.GRANTED
+
+    def cancel(self) -> None: ...
+
+    def missed(self) -> None: ...
+
+    def commit(self, address: object) -> Peer | Refusal:
+        return None
+
+    def release(self, peer: Peer) -> None: ...
+
+    def on_capacity(self, resume: Callable[[], None]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class LocalAdmission(Unlimited):
+    """The admission of a server without siblings: its own limits only."""
 
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
-        self.why = AT_LIMIT
         self._limits = limits
         self._refuses = limits.at_limit == "refuse"
         self._clock = clock
         self._bucket = TokenBucket()
         self._open = 0
+        """Open connections and reserved permits."""
         self._peers: Counter[bytes] = Counter()
 
-    def ask(self, waiting: Callable[[], int], must: bool = False) -> float | None:
+    def try_acquire(self, waiting: Callable[[], int], force: bool = False) -> Answer:
         limits = self._limits
-        self._refuses = self._refuses or must
+        self._refuses = self._refuses or force
         full = limits.max_connections is not None and self._open >= limits.max_connections
         if full and not self._refuses:
-            return UNTIL_CAPACITY
-        if limits.accept_rate is not None and not must:
+            return Blocked(AT_LIMIT)
+        if limits.accept_rate is not None and not force:
             seconds = self._bucket.take(limits.accept_rate, self._clock())
             if seconds:
-                return seconds
+                return RetryAfter(seconds)
         self._open += 1
-        return None
+        return Permit.GRANTED
 
-    def nothing(self) -> None:
+    def cancel(self) -> None:
         self._open -= 1
         self._bucket.refund()
 
-    def missed(self) -> None: ...
-
-    def took(self, address: object) -> tuple[str, bytes | None]:
+    def commit(self, address: object) -> Peer | Refusal:
         limits = self._limits
         if limits.max_connections is not None and self._open > limits.max_connections and self._refuses:
             self._open -= 1
-            return AT_LIMIT, None
+            return Refusal(AT_LIMIT)
         if limits.max_connections_per_ip is None:
-            return "", None
+            return None
         peer = peer_key(address)
         if peer is not None:
             if self._peers[peer] >= limits.max_connections_per_ip:
                 self._open -= 1
-                return AT_PEERS_LIMIT, None
+                return Refusal(AT_PEER_LIMIT)
             self._peers[peer] += 1
-        return "", peer
+        return peer
 
-    def ended(self, peer: bytes | None) -> None:
+    def release(self, peer: Peer) -> None:
         self._open -= 1
         if peer is not None and peer in self._peers:
             self._peers[peer] -= 1
             if self._peers[peer] <= 0:
                 del self._peers[peer]
-
-    def on_room(self, resume: Callable[[], None]) -> None: ...
-
-    def close(self) -> None: ...

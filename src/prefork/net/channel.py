@@ -15,7 +15,8 @@ import struct
 from collections.abc import Callable
 
 from ..errors import ConnectionOverflow, ConnectionTimedOut
-from ..events import ConnectionAborted, escape_ascii
+from ..events import ConnectionAborted
+from ..text import escape_ascii, format_address
 from .deadlines import Deadline
 from .server_state import ServerState
 from .timeouts import TimeoutState
@@ -120,6 +121,14 @@ class Channel:
         error = self._error
         if error is None:
             return ConnectionResetError("Connection lost")
+        if isinstance(error, TimeoutError):
+            # Only once: a handler that catches the TimeoutError of its own `asyncio.timeout()` and reads again would
+            # otherwise loop without ever waiting, and the worker would hang.
+            if vars(error).get("was_raised"):
+                later = ConnectionAbortedError(*error.args)
+                later.__cause__ = error
+                return later
+            vars(error)["was_raised"] = True
         copy = type(error)(*error.args)
         copy.__cause__ = error.__cause__
         return copy
@@ -201,13 +210,3 @@ class Channel:
 def reset_error() -> ConnectionResetError:
     """Return the error that the kernel gives for a peer's reset."""
     return ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
-
-
-def format_address(address: object) -> str:
-    """A socket address as text: `127.0.0.1:5000`, `[::1]:5000`, and `unix` for what has none."""
-    if isinstance(address, tuple) and len(address) >= 2:
-        host, port = address[:2]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    if isinstance(address, bytes):
-        address = address.decode("utf-8", "replace")
-    return f"unix:{address}" if address else "unix"

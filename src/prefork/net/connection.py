@@ -1,7 +1,7 @@
-"""One accepted connection from its first moment to its last: handshake, handler, close, and whatever goes wrong.
+"""One accepted connection from accept to close: TLS handshake, handler, and every failure of both.
 
-Nothing that a handler does gets past here: it may raise, exit, swallow its cancellation or return early, and costs its
-own connection alone. How many connections there are, and when they have to end, is the server's business.
+Whatever a handler does, it affects only its own connection: it may raise, exit, swallow its cancellation or return
+early. The number of connections and their end are decided in base_server.py.
 """
 
 from __future__ import annotations
@@ -15,33 +15,39 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..errors import ConnectionTimedOut, LineTooLong
-from ..events import ConnectionAborted, ConnectionLost, HandlerFailed, HandshakeFailed, describe_error, escape_ascii
+from ..events import ConnectionAborted, ConnectionLost, HandlerFailed, HandshakeFailed
 from ..system.signals import ignore_signals
-from .channel import format_address
+from ..text import describe_error, escape_ascii, format_address
 from .deadlines import Deadline
 from .handlers import Handler, Kind
 from .server_state import ServerState
 from .stream import Stream, call_when_closed, start_timeouts
 
 _TRACEBACK_LINES = 60
-#: Handlers of SIGINT that raise no KeyboardInterrupt: one that comes up all the same is the service's own.
+#: Handlers of SIGINT that raise no KeyboardInterrupt. With one of them, a KeyboardInterrupt is raised by the service.
 _NO_INTERRUPT = (signal.SIG_IGN, ignore_signals)
-#: What a handler raises, if it lets it pass, when its peer left or broke the rules: no bug of the service.
-_PEERS_FAULT = (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, LineTooLong)
+#: Exceptions that a handler lets pass when its peer has left or broken the rules: no bug of the service.
+_PEER_ERRORS = (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, LineTooLong)
 
 
 class Connection(Protocol):
-    """What the server needs of each."""
+    """A connection as its server sees it."""
 
-    def start(self, hub: ServerState, handler: Handler, context: ssl.SSLContext | None) -> None:
-        """Begin, once the server knows of it: the handler may run before this returns."""
+    def start(self, state: ServerState, handler: Handler, context: ssl.SSLContext | None) -> None:
+        """Begin, after the server has counted the connection: the handler may run before this returns."""
+
+    def close(self) -> None:
+        """Send what was written, then close. The handler sees the end of its input."""
 
     def abort(self) -> None:
         """Close the socket at once and cancel the task."""
 
 
 class StreamConnection:
-    """A connection whose handler is a coroutine. `done` is called once: the task has ended and the socket is closed."""
+    """A connection with a coroutine as its handler.
+
+    `done` is called once, when the task has ended and the socket is closed.
+    """
 
     __slots__ = ("_done", "_open", "stream", "task")
 
@@ -51,30 +57,33 @@ class StreamConnection:
         self,
         sock: socket.socket,
         address: object,
-        hub: ServerState,
+        state: ServerState,
         done: Callable[[StreamConnection], None],
     ) -> None:
         self._done = done
         self._open = 2
-        self.stream = Stream(sock, address, hub)
+        self.stream = Stream(sock, address, state)
         self.task = None
 
-    def start(self, hub: ServerState, handler: Handler, context: ssl.SSLContext | None) -> None:
-        # One bound method, and one context for all: a tenth of what an idle connection takes.
+    def start(self, state: ServerState, handler: Handler, context: ssl.SSLContext | None) -> None:
+        # One bound method, and one context for all connections, save 10 % of the memory of an idle connection.
         ended = self._ended
         call_when_closed(self.stream, ended)
         try:
-            self.task = hub.start(_run(self.stream, hub, handler, context))
+            self.task = state.start_task(_run(self.stream, state, handler, context))
         except BaseException:
-            # Somebody at the terminal wants the program to stop, in the handler's first step.
+            # Ctrl-C in the handler's first step.
             self._ended()
             raise
-        self.task.add_done_callback(ended, context=hub.context)
+        self.task.add_done_callback(ended, context=state.context)
 
     def _ended(self, _task: object = None) -> None:
         self._open -= 1
         if not self._open:
             self._done(self)
+
+    def close(self) -> None:
+        self.stream.close()
 
     def abort(self) -> None:
         self.stream.abort()
@@ -82,9 +91,9 @@ class StreamConnection:
             self.task.cancel()
 
 
-async def _run(stream: Stream, hub: ServerState, handler: Handler, context: ssl.SSLContext | None) -> None:
+async def _run(stream: Stream, state: ServerState, handler: Handler, context: ssl.SSLContext | None) -> None:
     try:
-        if context is not None and not await _secured(stream, hub, context):
+        if context is not None and not await _tls_handshake(stream, state, context):
             return
         start_timeouts(stream)
         if handler.kind is Kind.ASYNCIO:
@@ -92,20 +101,20 @@ async def _run(stream: Stream, hub: ServerState, handler: Handler, context: ssl.
         else:
             await handler.call(stream)
     except asyncio.CancelledError:
-        # The server's doing, which has aborted the stream already, or the handler's own.
+        # By the server, which has aborted the stream already, or by the handler itself.
         pass
     except GeneratorExit:
         raise
     except BaseException as exc:
-        _report(exc, stream, hub)
+        _report(exc, stream, state)
         if isinstance(exc, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) not in _NO_INTERRUPT:
-            # Somebody at the terminal wants the program to stop, and it only happened to be our turn.
+            # Ctrl-C is meant for the program; this handler only happened to be running.
             raise
     finally:
         stream.close()
 
 
-async def _secured(stream: Stream, hub: ServerState, context: ssl.SSLContext) -> bool:
+async def _tls_handshake(stream: Stream, state: ServerState, context: ssl.SSLContext) -> bool:
     try:
         await stream.start_tls(context)
     except ConnectionTimedOut as exc:
@@ -116,25 +125,25 @@ async def _secured(stream: Stream, hub: ServerState, context: ssl.SSLContext) ->
         reason = exc.strerror or str(exc)
     else:
         return True
-    hub.emit(HandshakeFailed(_peer(stream.peer), escape_ascii(reason)))
+    state.emit(HandshakeFailed(_peer(stream.peer), escape_ascii(reason)))
     return False
 
 
-def _report(exc: BaseException, stream: Stream, hub: ServerState) -> None:
+def _report(exc: BaseException, stream: Stream, state: ServerState) -> None:
     broken = stream.exception() is not None and isinstance(exc, OSError)
-    if broken or isinstance(exc, _PEERS_FAULT):
-        hub.emit(ConnectionLost(_peer(stream.peer), _describe(exc)))
+    if broken or isinstance(exc, _PEER_ERRORS):
+        state.emit(ConnectionLost(_peer(stream.peer), _describe(exc)))
     else:
-        hub.emit(handler_failed(stream.peer, exc))
+        state.emit(handler_failed(stream.peer, exc))
 
 
 def handler_failed(peer: str, exc: BaseException) -> HandlerFailed:
-    """The event for an exception that a handler let out, with its traceback made harmless line by line."""
+    """Return the event for an exception that a handler has let pass, with each line of its traceback escaped."""
     try:
         lines = "".join(traceback.format_exception(exc)).splitlines()
     except Exception:
-        # The service's own class of exception has a say in it.
-        lines = ["(its traceback cannot be told)"]
+        # Formatting calls methods of the exception's class, which is the service's own.
+        lines = ["(the traceback cannot be formatted)"]
     if len(lines) > _TRACEBACK_LINES:
         lines[10 : len(lines) - _TRACEBACK_LINES + 10] = ["  ..."]
     return HandlerFailed(_peer(peer), _describe(exc), "\n".join(escape_ascii(line, 512) for line in lines))
@@ -152,28 +161,30 @@ def _peer(peer: str) -> str:
 
 
 class ClosingHookSocket(socket.socket):
-    """A socket that tells when it is closed: the one moment that every loop's transport has in common."""
+    """A socket with a callback for its close: the one moment that the transports of all loops have in common."""
 
     on_closed: Callable[[], None] | None = None
 
     def close(self) -> None:
         super().close()
-        self._tell()
+        self._call_hook()
 
     def detach(self) -> int:
         fd = super().detach()
-        self._tell()
+        self._call_hook()
         return fd
 
-    def _tell(self) -> None:
+    def _call_hook(self) -> None:
         if self.on_closed is not None:
             on_closed, self.on_closed = self.on_closed, None
             on_closed()
 
 
 class _ConnectionMadeGuard(asyncio.Protocol):
-    """Stands in for the service's protocol until `connection_made`, the one call of which a failure must end the
-    connection: asyncio only logs it and goes on with a protocol that does not know its transport."""
+    """Stands in for the service's protocol until `connection_made`, and ends the connection if that call fails.
+
+    asyncio only logs the failure, and goes on with a protocol that does not know its transport.
+    """
 
     def __init__(self, protocol: Any, failed: Callable[[BaseException], None]) -> None:
         self.protocol = protocol
@@ -189,47 +200,58 @@ class _ConnectionMadeGuard(asyncio.Protocol):
 
 
 class ProtocolConnection:
-    """A connection whose handler is an asyncio protocol, on the loop's own transports. `done` as above."""
+    """A connection with an asyncio protocol as its handler, on the loop's own transport.
 
-    __slots__ = ("_address", "_done", "_hub", "_open", "_sock", "_transport", "task")
-    # Of the deadlines only that of its age: what is read and written between transport and protocol nobody else sees.
+    Of the deadlines it has only that of its age, because reads and writes pass between transport and protocol only.
+    `done` is called as by StreamConnection.
+    """
+
+    __slots__ = ("_address", "_done", "_open", "_sock", "_state", "_transport", "task")
 
     def __init__(
         self,
         sock: socket.socket,
         address: object,
-        hub: ServerState,
+        state: ServerState,
         done: Callable[[ProtocolConnection], None],
     ) -> None:
-        # Where the loop's transport has no room asyncio only logs it, and the peer waits for ever; libuv aborts.
-        hub.poller.reserve(sock.fileno())
+        # Without memory for the transport's epoll watch asyncio only logs it and the peer waits forever; libuv aborts.
+        state.poller.reserve(sock.fileno())
         self._address = format_address(address)
-        self._hub = hub
+        self._state = state
         self._done = done
         self._open = 2
-        # Not asyncio.Transport: uvloop's transports are no subclass of it.
+        # Any, because uvloop's transports are no subclass of asyncio.Transport.
         self._transport: Any = None
         self._sock = ClosingHookSocket(sock.family, sock.type, sock.proto, fileno=sock.detach())
         self._sock.setblocking(False)
         self._sock.on_closed = self._ended
         self.task: asyncio.Task[None] | None = None
 
-    def start(self, hub: ServerState, handler: Handler, context: ssl.SSLContext | None) -> None:
-        if hub.limits.max_age is not None:
-            hub.deadlines.set(self, Deadline.AGE, hub.limits.max_age)
-        self.task = hub.context.copy().run(hub.loop.create_task, self._run(handler, context))
-        self.task.add_done_callback(self._ended, context=hub.context)
+    def start(self, state: ServerState, handler: Handler, context: ssl.SSLContext | None) -> None:
+        if state.limits.max_age is not None:
+            state.deadlines.set(self, Deadline.AGE, state.limits.max_age)
+        self.task = state.context.copy().run(state.loop.create_task, self._run(handler, context))
+        self.task.add_done_callback(self._ended, context=state.context)
 
     def _ended(self, _task: object = None) -> None:
         self._open -= 1
         if not self._open:
-            self._hub.deadlines.clear(self, Deadline.AGE)
+            self._state.deadlines.clear(self, Deadline.AGE)
             self._done(self)
 
     def _on_deadline(self, deadline: Deadline) -> None:
-        """It is too old."""
-        self._hub.emit(ConnectionAborted(_peer(self._address), f"open for {self._hub.limits.max_age:g} s (--max-age)"))
+        """Abort the connection because it is older than `max_age`."""
+        self._state.emit(
+            ConnectionAborted(_peer(self._address), f"open for {self._state.limits.max_age:g} s (--max-age)")
+        )
         self.abort()
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+        else:
+            self.abort()
 
     def abort(self) -> None:
         if self._transport is not None:
@@ -241,30 +263,28 @@ class ProtocolConnection:
         try:
             protocol = handler.call()
             if not hasattr(protocol, "connection_made"):
-                raise TypeError(
-                    f"the protocol factory returned {type(protocol).__name__}, which is no asyncio.Protocol"
-                )
+                raise TypeError(f"the protocol factory returned {type(protocol).__name__}, not an asyncio.Protocol")
         except GeneratorExit:
             raise
         except BaseException as exc:
             self._sock.close()
             self._failed(exc)
             return
-        limits = self._hub.limits
+        limits = self._state.limits
         timeouts: dict[str, float] = {}
         if context is not None:
             timeouts["ssl_handshake_timeout"] = limits.handshake_timeout
             timeouts["ssl_shutdown_timeout"] = limits.tls_shutdown_timeout
-        self._hub.poller.release(self._sock.fileno())
+        self._state.poller.release(self._sock.fileno())
         try:
-            self._transport, _ = await self._hub.loop.connect_accepted_socket(
+            self._transport, _ = await self._state.loop.connect_accepted_socket(
                 lambda: _ConnectionMadeGuard(protocol, self._failed), self._sock, ssl=context, **timeouts
             )
         except asyncio.CancelledError:
             self._sock.close()
         except OSError as exc:
             self._sock.close()
-            self._hub.emit(HandshakeFailed(_peer(self._address), _describe(exc)))
+            self._state.emit(HandshakeFailed(_peer(self._address), _describe(exc)))
 
     def _failed(self, exc: BaseException) -> None:
-        self._hub.emit(handler_failed(self._address, exc))
+        self._state.emit(handler_failed(self._address, exc))

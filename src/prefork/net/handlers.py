@@ -1,6 +1,6 @@
-"""What a service may be, told apart by its shape: stream handler, asyncio handler, protocol factory, lifespan object.
+"""What a service may be, as a type and as a check by its signature: see `Service` for the four kinds.
 
-Decides from signatures alone; nothing of the service is called here.
+Nothing of the service is called here.
 """
 
 from __future__ import annotations
@@ -9,10 +9,30 @@ import asyncio
 import enum
 import functools
 import inspect
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from ..errors import ServiceError
+
+if TYPE_CHECKING:
+    from .stream import Stream
+
+
+class Lifespan(Protocol):
+    """A service with a beginning and an end: `start` runs before its first connection, `stop` after its last."""
+
+    async def start(self) -> object: ...
+
+    async def handle(self, stream: Stream, /) -> object: ...
+
+    async def stop(self) -> object: ...
+
+
+StreamHandler: TypeAlias = "Callable[[Stream], Coroutine[Any, Any, object]]"
+AsyncioHandler: TypeAlias = "Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, object]]"
+ProtocolFactory: TypeAlias = "Callable[[], asyncio.BaseProtocol]"
+#: What can be served. A type checker finds a handler of another shape.
+Service: TypeAlias = "StreamHandler | AsyncioHandler | ProtocolFactory | Lifespan"
 
 
 class Kind(enum.Enum):
@@ -21,15 +41,15 @@ class Kind(enum.Enum):
     STREAM = "stream handler"
     """`async def handle(stream)`"""
     ASYNCIO = "asyncio streams handler"
-    """`async def handle(reader, writer)`, as `asyncio.start_server` takes it"""
+    """`async def handle(reader, writer)`, as for `asyncio.start_server`"""
     PROTOCOL = "protocol"
-    """a zero-argument factory of `asyncio.Protocol` or `BufferedProtocol`, as `loop.create_server` takes it"""
+    """a zero-argument factory of `asyncio.Protocol` or `BufferedProtocol`, as for `loop.create_server`"""
     LIFESPAN = "lifespan object"
     """an object with `async` `start()`, `handle(stream)` and `stop()`"""
 
 
 class Handler:
-    """A service and how to call it."""
+    """A service that was classified, and how to call it."""
 
     __slots__ = ("_lifespan", "call", "kind")
 
@@ -39,63 +59,83 @@ class Handler:
         self._lifespan = lifespan
 
     async def start(self) -> None:
-        """The set-up of a lifespan object; for the other kinds there is none."""
+        """Await `start()` of a lifespan object; do nothing for the other kinds."""
         if self._lifespan is not None:
             await self._lifespan.start()
 
     async def stop(self) -> None:
-        """The end of a lifespan object; for the other kinds there is none."""
+        """Await `stop()` of a lifespan object; do nothing for the other kinds."""
         if self._lifespan is not None:
             await self._lifespan.stop()
 
 
-_ACCEPTED = (
+_EXPECTED = (
     "expected async def handle(stream), async def handle(reader, writer), an asyncio.Protocol class or factory, "
     "or an object with async start, handle and stop"
 )
+_LIFESPAN_METHODS = ("start", "handle", "stop")
 
 
-def classify(target: object) -> Handler:
-    """The handler that `target` is. Raises ServiceError, which says what is expected, if it is none."""
+def classify(target: object, name: str = "") -> Handler:
+    """Return the handler that `target` is; `name` is what the user called it by, if anything.
+
+    Raise ServiceError for anything else. The message says what is wrong and what is expected.
+    """
+    try:
+        return _classify(target)
+    except ServiceError as exc:
+        prefix = f"service {name}: " if name else ""
+        raise ServiceError(f"{prefix}{exc}; {_EXPECTED}") from None
+
+
+def _classify(target: object) -> Handler:
     if isinstance(target, Handler):
         return target
+    name = _name(target)
     if isinstance(target, type):
         if issubclass(target, asyncio.BaseProtocol):
             return Handler(Kind.PROTOCOL, target)
-        raise ServiceError(f"{_name(target)} is a class, but no asyncio.Protocol: {_ACCEPTED}")
-    if all(hasattr(target, name) for name in ("start", "handle", "stop")):
+        raise ServiceError(f"{name} is a class, and no asyncio.Protocol: name an instance, as in service = {name}()")
+    missing = [f"`{method}`" for method in _LIFESPAN_METHODS if not hasattr(target, method)]
+    if not missing:
         return _lifespan(target)
     if not callable(target):
-        raise ServiceError(f"{_name(target)} is not callable: {_ACCEPTED}")
-    count = _positional(target)
-    if _is_async(target):
+        partial = len(missing) < len(_LIFESPAN_METHODS)
+        raise ServiceError(f"{name} has no {' and no '.join(missing)}" if partial else f"{name} is not callable")
+    if _is(inspect.isasyncgenfunction, target):
+        raise ServiceError(f"{name} is an async generator: remove its `yield`")
+    count = _required_positional(target)
+    if _is(inspect.iscoroutinefunction, target):
         if count == 1:
             return Handler(Kind.STREAM, target)
         if count == 2:
             return Handler(Kind.ASYNCIO, target)
-        raise ServiceError(f"{_name(target)} takes {_parameters(count)}: {_ACCEPTED}")
+        raise ServiceError(f"{name} takes {_parameters(count)}")
     if count == 0:
         return Handler(Kind.PROTOCOL, target)
-    raise ServiceError(f"{_name(target)} takes {_parameters(count)} and is not async: {_ACCEPTED}")
+    raise ServiceError(f"{name} takes {_parameters(count)} and is not async")
 
 
 def _lifespan(target: Any) -> Handler:
     for name, count in (("start", 0), ("handle", 1), ("stop", 0)):
         method = getattr(target, name)
-        if not callable(method) or not _is_async(method) or _positional(method) != count:
-            wanted = "(stream)" if count else "()"
-            raise ServiceError(f"{_name(target)}.{name} must be async def {name}{wanted}: {_ACCEPTED}")
+        is_async = callable(method) and _is(inspect.iscoroutinefunction, method)
+        if not is_async or _required_positional(method) != count:
+            raise ServiceError(f"{_name(target)}.{name} must be async def {name}({'stream' if count else ''})")
     return Handler(Kind.LIFESPAN, target.handle, target)
 
 
-def _is_async(target: Any) -> bool:
+def _is(kind: Callable[[Any], bool], target: Any) -> bool:
     while isinstance(target, functools.partial):
         target = target.func
-    return inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(type(target).__call__)
+    return kind(target) or kind(type(target).__call__)
 
 
-def _positional(target: Callable[..., Any]) -> int:
-    """How many positional parameters must be given; -1 if that cannot be known, or any number would do."""
+def _required_positional(target: Callable[..., Any]) -> int:
+    """Return the number of positional parameters that must be given.
+
+    Return -1 if it cannot be known, if any number would do, or if a keyword must be given as well.
+    """
     try:
         parameters = inspect.signature(target).parameters.values()
     except (TypeError, ValueError):

@@ -1,8 +1,8 @@
-"""TLS handshakes of one server: one step of one of them in each turn of the loop, and so many waiting for theirs.
+"""The TLS handshake throttle of one server: one step of one handshake in each loop iteration, and a bounded queue.
 
-A step costs a signature, half a millisecond in which nothing else runs. Without the turnstile a flood of handshakes
-makes every established connection wait for all of them in each round. A peer that has to speak holds no place: a few
-that connect and are silent would keep everybody out.
+A step costs a signature, 0.5 ms in which nothing else runs. Without the throttle a flood of handshakes delays every
+established connection by all of them, in each iteration. A peer that the server waits for is not in the queue:
+otherwise a few silent clients would block every handshake.
 """
 
 from __future__ import annotations
@@ -15,40 +15,40 @@ from .waiter import Waiter
 
 
 class HandshakeThrottle:
-    """`most` handshakes may wait; `full` says so, and `acquire_turn` is awaited before each step."""
+    """Await `acquire_turn` before each step; start no handshake while the queue of `limit` steps `is_full`."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, most: int) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, limit: int) -> None:
         self._loop = loop
-        self._most = most
+        self._limit = limit
         self._queue: deque[Waiter] = deque()
-        self.on_room: Callable[[], object] = lambda: None
-        """Called when it was full and is no longer."""
-        self._taken = False
-        """Whether somebody has passed in this turn of the loop."""
+        self.on_capacity: Callable[[], object] = lambda: None
+        """Called when the queue is no longer full."""
+        self._turn_taken = False
+        """Whether a step was granted in this loop iteration."""
 
-    def full(self) -> bool:
-        """Whether no further handshake should begin."""
-        return len(self._queue) >= self._most
+    def is_full(self) -> bool:
+        """Return whether no further handshake should begin."""
+        return len(self._queue) >= self._limit
 
     async def acquire_turn(self) -> None:
-        """Wait for a turn of one's own. Cancelling it gives the turn to the next."""
-        if not self._taken:
-            self._taken = True
-            self._loop.call_soon(self._next)
+        """Wait for a turn. If cancelled, the turn goes to the next in the queue."""
+        if not self._turn_taken:
+            self._turn_taken = True
+            self._loop.call_soon(self._next_turn)
             return
         waiter = Waiter(self._loop)
         self._queue.append(waiter)
         await waiter
 
-    def _next(self) -> None:
-        full = self.full()
+    def _next_turn(self) -> None:
+        was_full = self.is_full()
         while self._queue and not self._queue[0].waiting:
             self._queue.popleft()
         waiter = self._queue.popleft() if self._queue else None
-        if full and not self.full():
-            self.on_room()
+        if was_full and not self.is_full():
+            self.on_capacity()
         if waiter is None:
-            self._taken = False
+            self._turn_taken = False
         else:
-            self._loop.call_soon(self._next)
+            self._loop.call_soon(self._next_turn)
             waiter.wake()

@@ -277,16 +277,16 @@ class Sending(Channel):
         backlog = self._backlog
         if backlog is None:
             backlog = self._backlog = WriteBacklog()
-            server.held_back.add(self)
+            server.backlogged.add(self)
             self._wait_writable()
         before = backlog.memory
         backlog.append(data)
-        server.held += backlog.memory - before
+        server.buffered_bytes += backlog.memory - before
         limit = server.limits.abort_above
         if backlog.size > limit:
             self._abort_with(ConnectionOverflow(f"{backlog.size} bytes unsent, limit {limit} (Limits.abort_above)"))
-        elif server.held > server.limits.max_unsent:
-            server.shed()
+        elif server.buffered_bytes > server.limits.max_unsent:
+            server.abort_largest()
 
     def _abort_for_budget(self, total: int, limit: int) -> None:
         """Abort because all connections together keep `total` bytes unsent, and this one most of them."""
@@ -334,7 +334,7 @@ class Sending(Channel):
             if sent:
                 memory = backlog.memory
                 backlog.advance(sent)
-                self._server.held -= memory - backlog.memory
+                self._server.buffered_bytes -= memory - backlog.memory
             if not backlog.size or sent < len(head):
                 break
         else:
@@ -386,8 +386,8 @@ class Sending(Channel):
         """Forget the backlog: it is sent, or lost."""
         server, backlog = self._server, self._backlog
         if backlog is not None:
-            server.held -= backlog.memory
-            server.held_back.discard(self)
+            server.buffered_bytes -= backlog.memory
+            server.backlogged.discard(self)
             self._backlog = None
             self._retrying = False
             server.deadlines.clear(self, Deadline.WRITE)

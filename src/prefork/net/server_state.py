@@ -1,6 +1,6 @@
-"""What all streams of one server share, handed to each as one object.
+"""What all connections of one server share: its loop, poller, deadlines, limits, and the budget of unsent bytes.
 
-A plain holder, which also starts the connections' tasks: the server makes it and closes it. No decisions live here.
+The server makes and closes it. Decisions do not belong here, except which connection exceeds the common budget.
 """
 
 from __future__ import annotations
@@ -23,59 +23,62 @@ from .poller import Poller, make_poller
 _EAGER = functools.partial(asyncio.Task, eager_start=True) if sys.version_info >= (3, 12) else None
 
 
-class HeldBack(Protocol):
-    """A connection whose peer does not read as fast as it is written to. Private, because handlers see streams."""
+class Backlogged(Protocol):
+    """A connection with unsent bytes. Its methods are private, because handlers see streams."""
 
-    def _buffered_bytes(self) -> int:
-        """Return the memory that its unsent bytes keep."""
+    def _buffered_bytes(self) -> int: ...
 
     def _abort_for_budget(self, total: int, limit: int) -> None:
-        """Abort it, because all connections together keep `total` bytes."""
+        """Abort this connection because all of them have `total` bytes buffered, and `limit` is allowed."""
 
 
 class ServerState:
-    """One server's loop, poller, deadlines, limits and drain signal, and what its connections have unsent in all."""
+    """The shared state of one server. Made in the running loop; closed when all of its streams are."""
 
     __slots__ = (
         "_forks",
+        "backlogged",
+        "buffered_bytes",
         "context",
         "deadlines",
-        "drain_asked",
+        "draining",
         "emit",
-        "held",
-        "held_back",
+        "handshakes",
         "ids",
         "limits",
         "loop",
         "poller",
-        "turnstile",
     )
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, limits: Limits, emit: Emit, poller: Poller | None = None
     ) -> None:
         memory.prime_malloc()
-        self._forks = fork_count.made()
+        self._forks = fork_count.fork_count()
         self.loop = loop
         self.limits = limits
         self.emit = emit
         self.context = contextvars.copy_context()
-        """For what is nobody's own."""
+        """The context of callbacks that belong to no connection."""
         self.poller = make_poller(loop) if poller is None else poller
         self.deadlines = Deadlines(loop)
-        self.drain_asked = asyncio.Event()
-        """Set once, when the worker wants to stop."""
+        self.draining = asyncio.Event()
+        """Set once, when the server begins to drain."""
         self.ids = itertools.count(1)
-        self.turnstile = HandshakeThrottle(loop, limits.max_handshakes)
-        self.held = 0
-        """Bytes that are kept as the kernel has not taken them, of all connections."""
-        self.held_back: set[HeldBack] = set()
+        self.handshakes = HandshakeThrottle(loop, limits.max_handshakes)
+        self.buffered_bytes = 0
+        """Unsent bytes of all connections."""
+        self.backlogged: set[Backlogged] = set()
         """The connections that have some."""
 
-    def start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Make a task in a context of its own, and run it up to its first wait where that can be: eager tasks (Python
-        3.12) save a turn of the loop for each connection. A factory that the service has set makes its own."""
-        # Not the context of whoever has made room for it: a connection would see another one's variables.
+    def start_task(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Return a task in a context of its own, already run up to its first wait if possible.
+
+        Eager tasks (Python 3.12) save a loop iteration for each connection. A task factory that the service has set is
+        used instead.
+        """
+        # A copy of the server's context. In that of the running callback, which may be the end of another connection,
+        # this one would see the context variables of the other.
         context = self.context.copy()
         if _EAGER and self.loop.get_task_factory() is None:
             return _EAGER(coroutine, loop=self.loop, context=context)
@@ -83,15 +86,14 @@ class ServerState:
 
     @property
     def forked(self) -> bool:
-        """Whether a child that a handler has forked may hold any connection besides us."""
-        return fork_count.made() != self._forks
+        """Whether a child that a handler has forked may hold a copy of any connection."""
+        return fork_count.fork_count() != self._forks
 
-    def shed(self) -> None:
-        """More is unsent than may be: the connection that has most of it goes, until that is mended."""
-        while self.held > self.limits.max_unsent and self.held_back:
-            max(self.held_back, key=lambda each: each._buffered_bytes())._abort_for_budget(
-                self.held, self.limits.max_unsent
-            )
+    def abort_largest(self) -> None:
+        """Abort the connections with the largest backlogs until the total is within `max_unsent`."""
+        while self.buffered_bytes > self.limits.max_unsent and self.backlogged:
+            largest = max(self.backlogged, key=lambda each: each._buffered_bytes())
+            largest._abort_for_budget(self.buffered_bytes, self.limits.max_unsent)
 
     def close(self) -> None:
         """Close the poller and forget the deadlines. All streams must be closed."""

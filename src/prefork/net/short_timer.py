@@ -1,6 +1,6 @@
-"""A timer for times that are too short for the loop's own: those of asyncio and uvloop are rounded up to a millisecond.
+"""A timer for delays below a millisecond, to which asyncio and uvloop round up theirs.
 
-On Linux a timerfd that the loop watches, elsewhere the loop's timer. What is waited for is not its business.
+On Linux a timerfd that the loop watches, elsewhere the loop's own timer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _CLOCK_MONOTONIC = 1
 
 
 class _TimerSpec(ctypes.Structure):
-    """struct itimerspec: the interval, and the first expiration (timerfd_create(2))."""
+    """struct itimerspec: the interval, then the first expiration (timerfd_create(2))."""
 
     _fields_ = (
         ("interval_seconds", ctypes.c_long),
@@ -27,11 +27,11 @@ class _TimerSpec(ctypes.Structure):
 
 
 class ShortTimer:
-    """Calls `over` once, so many seconds after `start`. Owns a descriptor until `close`."""
+    """Calls `callback` once, when the seconds of `start` have passed. Owns a descriptor until `close`."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, over: Callable[[], None]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
         self._loop = loop
-        self._over = over
+        self._callback = callback
         self._timer: asyncio.TimerHandle | None = None
         self._libc = ctypes.CDLL(None) if sys.platform == "linux" else None
         flags = _TFD_NONBLOCK | _TFD_CLOEXEC
@@ -40,23 +40,23 @@ class ShortTimer:
             try:
                 loop.add_reader(self._fd, self._expired)
             except OSError:
-                # No room for another watch: the loop's own timer is coarser, and needs none.
+                # No memory for another epoll watch. The loop's own timer is coarser, and needs none.
                 os.close(self._fd)
                 self._fd = -1
 
     def start(self, seconds: float) -> None:
-        """In place of the time that was set before."""
+        """Set the timer, in place of what it was set to."""
         if self._fd >= 0 and self._libc is not None:
             whole = int(seconds)
-            # Not all zero, which would stop the timer.
+            # At least 1 ns, because all zero would stop the timer.
             spec = _TimerSpec(0, 0, whole, max(1, int((seconds - whole) * 1e9)))
             self._libc.timerfd_settime(self._fd, 0, ctypes.byref(spec), None)
         else:
             self.stop()
-            self._timer = self._loop.call_later(seconds, self._over)
+            self._timer = self._loop.call_later(seconds, self._callback)
 
     def stop(self) -> None:
-        """`over` is not called any more."""
+        """Cancel the pending call, if any."""
         if self._fd >= 0 and self._libc is not None:
             self._libc.timerfd_settime(self._fd, 0, ctypes.byref(_TimerSpec()), None)
         elif self._timer is not None:
@@ -64,7 +64,7 @@ class ShortTimer:
             self._timer = None
 
     def close(self) -> None:
-        """The same, for good."""
+        """Cancel the pending call, and close the descriptor."""
         self.stop()
         if self._fd >= 0:
             if not self._loop.is_closed():
@@ -78,4 +78,4 @@ class ShortTimer:
             os.read(self._fd, 8)
         except BlockingIOError:
             return
-        self._over()
+        self._callback()

@@ -16,7 +16,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from ..errors import ConnectionTimedOut, StreamBusy
-from .channel import Phase, format_address
+from ..text import format_address
+from .channel import Phase
 from .deadlines import Deadline
 from .receiving import Input, Receiving
 from .sending import Output
@@ -94,11 +95,11 @@ class Stream(Receiving):
     @property
     def draining(self) -> bool:
         """Whether the worker is stopping: finish the current work, say goodbye, return."""
-        return self._server.drain_asked.is_set()
+        return self._server.draining.is_set()
 
     async def wait_draining(self) -> None:
         """Wait until `draining` is true."""
-        await self._server.drain_asked.wait()
+        await self._server.draining.wait()
 
     # Lingering close. A socket that is closed with input unread, or that receives more of it later, answers with a
     # reset. The reset destroys what the peer has not read yet (RFC 1122, 4.2.2.13; RFC 7230, 6.6). So our end is sent
@@ -207,7 +208,7 @@ class Stream(Receiving):
         # The client has the first word.
         received = b"" if engine.is_client else await self._receive_raw()
         while True:
-            await self._server.turnstile.acquire_turn()
+            await self._server.handshakes.acquire_turn()
             if self._is_closed():
                 raise self._failure()
             try:

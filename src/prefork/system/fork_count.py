@@ -1,24 +1,24 @@
-"""How often this process has forked, by whatever part of it: its children hold all descriptors that were open then.
-
-Counts from the import on. Who forks, and whether it should, is others' business.
-"""
+"""The number of forks of this process since this module was imported: a child holds a copy of every open descriptor."""
 
 from __future__ import annotations
 
 import os
 
-_made = 0
+_count = 0
 
 
-def _count() -> None:
-    global _made
-    _made += 1
+def _increment() -> None:
+    global _count
+    _count += 1
 
 
-def made() -> int:
-    """The number. Children that run another program at once (subprocess) do not count: exec closes what they have."""
-    return _made
+def fork_count() -> int:
+    """Return the number of forks.
+
+    Children that execute another program at once (subprocess) do not count, because exec closes their copies.
+    """
+    return _count
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_parent=_count)
+    os.register_at_fork(after_in_parent=_increment)

@@ -20,9 +20,9 @@ from . import listener_options
 from .file_ownership import FileOwnership
 from .socket_activation import SystemdSockets, adopt
 from .sockets import (
-    add_lane,
-    bind_beside,
+    bind_replacement,
     bind_shared_port,
+    bind_sibling,
     bind_sockets,
     describe,
     relisten,
@@ -143,7 +143,7 @@ class Listeners:
                 if sock in self._wanted:
                     self._wanted[sock] = {**self._wanted[sock], **listener_options.take_queue_length(sock)}
             if isinstance(address, UnixAddress) and listener.file is not None:
-                listener.file.give_to(address.mode, gid)
+                listener.file.set_access(address.mode, gid)
 
     def mend(self, backlog: int) -> list[Damage]:
         """Listen again where a process that shares a socket has shut it down, and set back what it has set; what was
@@ -185,7 +185,7 @@ class Listeners:
             for lanes in listener.endpoints:
                 fresh = []
                 for sock in lanes:
-                    fresh.append(bind_beside(sock, self._names[sock], backlog))
+                    fresh.append(bind_replacement(sock, self._names[sock], backlog))
                     undo.callback(fresh[-1].close)
                 endpoints.append(tuple(fresh))
             undo.pop_all()
@@ -204,7 +204,7 @@ class Listeners:
 
     def lost(self) -> list[str]:
         """The unix sockets whose files are not there any more."""
-        return [each.file.path for each in self._listeners if each.file is not None and not each.file.is_there()]
+        return [each.file.path for each in self._listeners if each.file is not None and not each.file.exists()]
 
     def keep(self, wanted: Iterable[Listener]) -> None:
         """Close what is not among `wanted`."""
@@ -288,7 +288,7 @@ class Listeners:
             undo.callback(self._close, first)
             endpoints: list[Lanes] = []
             for endpoint in first.endpoints:
-                more = [add_lane(endpoint[0], backlog) for _ in range(1, lanes)]
+                more = [bind_sibling(endpoint[0], backlog) for _ in range(1, lanes)]
                 for sock in more:
                     undo.callback(sock.close)
                 endpoints.append((*endpoint, *more))
@@ -306,13 +306,13 @@ def _unix_anew(listener: Listener, backlog: int) -> Listener:
     file = listener.file
     assert file is not None
     try:
-        found = file.look()
+        found = file.stat()
     except OSError as exc:
         raise BindError(f"unix:{file.path}", exc.errno or 0) from exc
     file.remove()
     fresh = _unix(listener.asked, file.path, stat.S_IMODE(found.st_mode), backlog)
     if fresh.file is not None:
-        fresh.file.give_to(stat.S_IMODE(found.st_mode), found.st_gid)
+        fresh.file.set_access(stat.S_IMODE(found.st_mode), found.st_gid)
     return fresh
 
 

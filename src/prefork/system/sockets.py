@@ -1,6 +1,6 @@
-"""Listening sockets: binding them, all or nothing, and saying in words what they are.
+"""Listening TCP sockets: resolve an address, bind all of it or nothing, and describe a socket in a log line.
 
-No asyncio, and nothing about who accepts.
+No asyncio, and nothing about accepting. See unix_sockets.py for the other family.
 """
 
 from __future__ import annotations
@@ -11,17 +11,43 @@ import errno
 import os
 import socket
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ..errors import BindError
 
-#: How often a free port that is taken on the second address is given up for another.
-PORT_ATTEMPTS = 20
+#: Attempts to find one free port on all addresses: one that is free on the first may be in use on the second.
+MAX_PORT_ATTEMPTS = 20
+_NUMERIC = frozenset("0123456789abcdefABCDEF.:")
+_SockAddr = tuple[str | int | bytes, ...]
 _CURES = {
     errno.EACCES: "ports below 1024 need root, CAP_NET_BIND_SERVICE or socket activation",
     errno.EADDRINUSE: "another process listens there; find it with: ss -ltnp",
     errno.EADDRNOTAVAIL: "no interface of this machine has that address",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """The socket addresses that a port and a host stand for, as getaddrinfo(3) gave them."""
+
+    port: int
+    addresses: Sequence[tuple[int, _SockAddr]]
+    """(family, address), IPv4 first: a free port is chosen on the first, and IPv4 exists on every machine."""
+    optional_ipv6: bool
+    """Skip an IPv6 address that this machine does not have. Only for all interfaces and localhost: a host that was
+    asked for by its own name or number must not be left out silently."""
+
+
+class Sharing(enum.Enum):
+    """Which other sockets may have the same port (SO_REUSEPORT)."""
+
+    NONE = enum.auto()
+    OPEN = enum.auto()
+    """Any socket of this user that has SO_REUSEPORT, too."""
+    CLAIMED = enum.auto()
+    """The same from now on, but binding fails if any socket has the port already."""
 
 
 def bind_sockets(
@@ -32,118 +58,107 @@ def bind_sockets(
     flags: int | None = None,
     reuse_port: bool = False,
 ) -> list[socket.socket]:
-    """Listening, non-blocking, close-on-exec TCP sockets for `port`, one per address that `address` resolves to.
+    """Return listening, non-blocking, close-on-exec TCP sockets for `port`, one per address that `address` resolves to.
 
-    `address`: None or "" is all interfaces; a host name is all of its addresses. `family` restricts to AF_INET or
-    AF_INET6. `port` 0 or None: one free port, the same for every address. `flags`: a bitmask of AI_* for getaddrinfo,
-    by default AI_PASSIVE. `reuse_port`: SO_REUSEPORT, ValueError where the platform has none.
+    `address`: None or "" is all interfaces; a host name is all of its addresses, and looking it up blocks. `family`
+    restricts to AF_INET or AF_INET6. `port` 0 or None: one free port, the same for every address. `flags`: a bitmask of
+    AI_* for getaddrinfo(3), by default AI_PASSIVE. `reuse_port`: set SO_REUSEPORT.
 
-    A family that the kernel does not support is skipped, and so is IPv6 where this machine has no address of it, as
-    long as another address is left and the host asked for is all interfaces or localhost. IPv6 sockets take IPv6 alone
-    (IPV6_V6ONLY), so that both families can have the port.
+    IPv6 sockets accept IPv6 only (IPV6_V6ONLY), so that both families can have the port. A family that the kernel does
+    not support is skipped. So is IPv6 when this machine has no such address, if another address is left and `address`
+    is all interfaces or localhost. A Python without IPv6 (`socket.has_ipv6`) binds IPv4 only.
 
-    All or nothing: raises BindError, which names the address, and nothing is bound then; socket.gaierror where a name
-    does not resolve. The caller owns the sockets.
+    All or nothing: raise BindError, which names the address, and leave nothing bound. Raise socket.gaierror for a name
+    that does not resolve, ValueError for `reuse_port` where the platform has none. The caller owns the sockets.
     """
     if reuse_port and not hasattr(socket, "SO_REUSEPORT"):
         raise ValueError("the platform doesn't support SO_REUSEPORT")
-    return _bind_sockets(port, address, family, backlog, flags, _Sharing.OPEN if reuse_port else _Sharing.NONE)
+    sharing = Sharing.OPEN if reuse_port else Sharing.NONE
+    return bind_resolved(resolve(port, address, family, flags), backlog, sharing)
 
 
 def bind_shared_port(port: int, address: str | None, backlog: int) -> list[socket.socket]:
-    """`bind_sockets` for a port that `add_lane` can be called for, but that no stranger's socket shares: a second
-    server of this user's on the same port would silently be given a part of the connections. Raises as it does."""
-    return _bind_sockets(port, address, socket.AF_UNSPEC, backlog, None, _Sharing.CLAIMED)
+    """Do as `bind_sockets`, for a port that `bind_sibling` will add sockets to.
+
+    Raise BindError if another program has the port, even with SO_REUSEPORT: a second server of the same user would
+    otherwise silently get a part of the connections.
+    """
+    return bind_resolved(resolve(port, address), backlog, Sharing.CLAIMED)
 
 
-def add_lane(sock: socket.socket, backlog: int) -> socket.socket:
-    """One more listening socket for the address of `sock`: the kernel gives each its part of the connections
-    (SO_REUSEPORT, socket(7)). Raises BindError."""
-    where = sock.getsockname()
-    lane = None
-    try:
-        lane = socket.socket(sock.family, socket.SOCK_STREAM)
-        _listen(lane, where, backlog, _Sharing.OPEN)
-    except OSError as exc:
-        if lane is not None:
-            lane.close()
-        raise _bind_error(where, exc) from exc
-    return lane
+def bind_sibling(sock: socket.socket, backlog: int) -> socket.socket:
+    """Return another listening socket for the address of `sock`; the kernel divides the connections among all of them.
+
+    See SO_REUSEPORT, socket(7). Raise BindError.
+    """
+    return _bind_one(sock, sock.getsockname(), backlog)
 
 
-def bind_beside(sock: socket.socket, where: Any, backlog: int) -> socket.socket:
-    """A fresh listening socket for `where`, the address of `sock`, which listens still and cannot be mended. Until that
-    one is closed everywhere each of the two may get a connection. Raises BindError."""
+def bind_replacement(sock: socket.socket, address: Any, backlog: int) -> socket.socket:
+    """Return a new listening socket for `address`, that of `sock`, which still listens and cannot be repaired.
+
+    Each of the two may get a connection until `sock` is closed in every process. Raise BindError.
+    """
     fresh = None
     try:
         shared = sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        fresh = socket.socket(sock.family, socket.SOCK_STREAM)
-        _listen(fresh, where, backlog, _Sharing.OPEN)
+        fresh = _bind_one(sock, address, backlog)
         fresh.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shared)
+    except BindError:
+        raise
     except OSError as exc:
         if fresh is not None:
             fresh.close()
-        raise _bind_error(where, exc) from exc
+        raise _bind_error(address, exc) from exc
     return fresh
 
 
-class _Sharing(enum.Enum):
-    """Who else may have a socket on the same port."""
+def resolve(
+    port: int | None, address: str | None = None, family: int = socket.AF_UNSPEC, flags: int | None = None
+) -> Resolved:
+    """Look up the addresses for `bind_resolved`; the parameters are those of `bind_sockets`.
 
-    NONE = enum.auto()
-    OPEN = enum.auto()
-    """Every socket of this user with SO_REUSEPORT."""
-    CLAIMED = enum.auto()
-    """The same, but nobody has one now."""
-
-
-def _bind_sockets(
-    port: int | None, address: str | None, family: int, backlog: int, flags: int | None, sharing: _Sharing
-) -> list[socket.socket]:
-    if address == "":
-        address = None
-    if address is None and family == socket.AF_UNSPEC and not socket.has_ipv6:
-        # Python can be built without IPv6 on a system whose resolver still gives such addresses.
+    Block for a host name, unless `flags` has AI_NUMERICHOST. Raise socket.gaierror for a name that does not resolve.
+    """
+    address = address or None
+    if family == socket.AF_UNSPEC and not socket.has_ipv6:
+        # Python can be built without IPv6 on a system whose resolver still returns IPv6 addresses.
         family = socket.AF_INET
-    addresses = _resolve(port or 0, address, family, socket.AI_PASSIVE if flags is None else flags)
-    optional = address is None or address == "localhost"
-    for attempt in range(PORT_ATTEMPTS):
+    # A numeric address as bytes, because for text Python imports the codec of international names, and its tables.
+    host = address.encode() if address and _NUMERIC.issuperset(address) else address
+    found: list[tuple[int, _SockAddr]] = []
+    for af, _, _, _, where in socket.getaddrinfo(
+        host, port or 0, family, socket.SOCK_STREAM, 0, socket.AI_PASSIVE if flags is None else flags
+    ):
+        if sys.platform == "darwin" and address == "localhost" and af == socket.AF_INET6 and where[3] != 0:
+            # macOS also gives localhost a link-local address with a scope (fe80::1%lo0), which cannot be bound.
+            continue
+        if (af, where) not in found:
+            found.append((af, where))
+    found.sort(key=lambda each: each[0] != socket.AF_INET)
+    return Resolved(port or 0, found, address is None or address == "localhost")
+
+
+def bind_resolved(resolved: Resolved, backlog: int, sharing: Sharing = Sharing.NONE) -> list[socket.socket]:
+    """Bind all addresses of `resolved`, as `bind_sockets` promises. Raise BindError. Never block."""
+    for attempt in range(MAX_PORT_ATTEMPTS):
         try:
-            return _bind_all(addresses, port or 0, backlog, sharing, optional)
+            return _bind_all(resolved, backlog, sharing)
         except BindError as exc:
-            # A free port on the first address may be taken on the second: try another one.
-            if port or exc.errno != errno.EADDRINUSE or attempt == PORT_ATTEMPTS - 1:
+            # A port that is free on the first address may be in use on the second: try another one.
+            if resolved.port or exc.errno != errno.EADDRINUSE or attempt == MAX_PORT_ATTEMPTS - 1:
                 raise
     raise AssertionError("unreachable")
 
 
-_NUMERIC = frozenset("0123456789abcdefABCDEF.:")
-_Resolved = tuple[int, tuple[str | int | bytes, ...]]
-
-
-def _resolve(port: int, address: str | None, family: int, flags: int) -> list[_Resolved]:
-    found: list[_Resolved] = []
-    # A numeric address as bytes: for text, Python imports the codec of international names, and its tables.
-    host = address.encode() if address and _NUMERIC.issuperset(address) else address
-    for af, _, _, _, where in socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, 0, flags):
-        if sys.platform == "darwin" and address == "localhost" and af == socket.AF_INET6 and where[3] != 0:
-            # macOS gives localhost a link-local address with a scope as well (fe80::1%lo0), which cannot be bound.
-            continue
-        if (af, where) not in found:
-            found.append((af, where))
-    # IPv4 first: a free port is chosen on the first address, and IPv4 is the one that is always there.
-    return sorted(found, key=lambda each: each[0] != socket.AF_INET)
-
-
-def _bind_all(
-    addresses: list[_Resolved], port: int, backlog: int, sharing: _Sharing, optional: bool
-) -> list[socket.socket]:
+def _bind_all(resolved: Resolved, backlog: int, sharing: Sharing) -> list[socket.socket]:
+    port = resolved.port
     sockets: list[socket.socket] = []
     skipped: BindError | None = None
     with contextlib.ExitStack() as undo:
-        for af, resolved in addresses:
-            where = (resolved[0], port, *resolved[2:])
+        for af, found in resolved.addresses:
+            where = (found[0], port, *found[2:])
             try:
                 sock = socket.socket(af, socket.SOCK_STREAM)
             except OSError as exc:
@@ -156,7 +171,7 @@ def _bind_all(
                 _listen(sock, where, backlog, sharing)
             except OSError as exc:
                 failure = _bind_error(where, exc)
-                if exc.errno == errno.EADDRNOTAVAIL and af == socket.AF_INET6 and optional:
+                if exc.errno == errno.EADDRNOTAVAIL and af == socket.AF_INET6 and resolved.optional_ipv6:
                     # IPv6 is compiled in but switched off, or this host has no such address.
                     skipped = failure
                     sock.close()
@@ -170,36 +185,48 @@ def _bind_all(
     return sockets
 
 
-def _listen(sock: socket.socket, where: tuple[str | int | bytes, ...], backlog: int, sharing: _Sharing) -> None:
+def _bind_one(like: socket.socket, address: Any, backlog: int) -> socket.socket:
+    sock = None
+    try:
+        sock = socket.socket(like.family, socket.SOCK_STREAM)
+        _listen(sock, address, backlog, Sharing.OPEN)
+    except OSError as exc:
+        if sock is not None:
+            sock.close()
+        raise _bind_error(address, exc) from exc
+    return sock
+
+
+def _listen(sock: socket.socket, where: _SockAddr, backlog: int, sharing: Sharing) -> None:
     if os.name != "nt":
-        # There it would let two servers have one port.
+        # On Windows it would let two servers have one port.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if sharing is _Sharing.OPEN:
+    if sharing is Sharing.OPEN:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     sock.setblocking(False)
     sock.bind(where)
-    if sharing is _Sharing.CLAIMED:
-        # Only now: the bind has failed if somebody else has the port, with SO_REUSEPORT or without.
+    if sharing is Sharing.CLAIMED:
+        # Only now, because without it bind(2) fails if any other socket has the port, even one with SO_REUSEPORT.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     sock.listen(backlog)
 
 
-def _bind_error(where: tuple[str | int | bytes, ...], exc: OSError) -> BindError:
+def _bind_error(where: _SockAddr, exc: OSError) -> BindError:
     host, port = str(where[0]), str(where[1])
     text = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     return BindError(text, exc.errno or 0, _CURES.get(exc.errno or 0, ""))
 
 
 def relisten(sock: socket.socket, address: Any, backlog: int) -> bool:
-    """Mend a listening socket that somebody who shares it has shut down; whether that was so, and is so no more.
+    """Repair a listening socket that another process has shut down. Return whether it was shut down and listens again.
 
-    It is bound still, but for a port that the kernel had chosen: `address` is what its getsockname() was before.
+    It is still bound, unless the kernel had chosen its port: `address` is what getsockname(2) returned before.
     """
     with contextlib.suppress(OSError):
         if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            # Linux gives such a port back in tcp_set_state(), and getsockname() tells it all the same.
+            # Linux frees a port of its own choice in tcp_set_state(), although getsockname() still returns it.
             with contextlib.suppress(OSError):
                 sock.bind(address)
             sock.listen(backlog)
@@ -208,11 +235,14 @@ def relisten(sock: socket.socket, address: Any, backlog: int) -> bool:
 
 
 def describe(sock: socket.socket) -> str:
-    """A listening socket in words: `127.0.0.1:9000`, `[::1]:9000`, `unix:/run/x.sock`."""
+    """Return the address of a listening socket for a log line: `127.0.0.1:9000`, `[::1]:9000`, `unix:/run/x.sock`.
+
+    A name in the abstract namespace is written as ss(8) writes it: `unix:@name`.
+    """
     try:
         name = sock.getsockname()
     except OSError:
         return f"descriptor {sock.fileno()}"
     if sock.family == getattr(socket, "AF_UNIX", None):
-        return f"unix:{os.fsdecode(name)}"
+        return f"unix:{os.fsdecode(name)}".replace("\0", "@")
     return f"[{name[0]}]:{name[1]}" if sock.family == socket.AF_INET6 else f"{name[0]}:{name[1]}"

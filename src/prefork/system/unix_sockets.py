@@ -1,8 +1,8 @@
-"""Unix sockets and their files: bound, given a mode, and removed, without touching a file that is not the socket's.
+"""Unix sockets and their files: bind, set the mode, remove; never touch a file that is not the socket's own.
 
-Every file is reached by a descriptor of its folder (`paths.py`), and is the socket's own if the kernel says so
-(sock_diag(7)), not because it stands under the right name: a user who may write to the folder can exchange files in it
-at any moment. Who may connect, and who accepts, is decided elsewhere.
+Every file is reached by a descriptor of its directory (paths.py). It is the socket's own if the kernel says so
+(sock_diag(7)), not because it has the right name: a user who may write to the directory can exchange files in it at any
+moment. Accepting does not belong here.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import socket
 import stat
 import struct
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ from ..addresses import UNIX_PATH_LIMIT
 from ..errors import BindError
 from .paths import Place, hold, insist, locate, through
 
-#: Seconds for which somebody else's lock on a folder is waited for. It is not obeyed for longer.
+#: Seconds to wait for another process's lock on a directory. After that the lock is ignored, otherwise any user who can
+#: read the directory could keep this server from starting.
 LOCK_TIMEOUT = 1.0
 
 # linux/netlink.h, linux/sock_diag.h, linux/unix_diag.h
@@ -33,15 +35,15 @@ _HEADER, _MESSAGE, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=BBBBIII
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """The file of a unix socket that we bound."""
+    """The file of a unix socket that this server bound."""
 
     path: str
-    """Absolute: the supervisor may be in another folder when it removes it."""
+    """Absolute, because the supervisor may be in another directory when it removes the file."""
     device: int
     inode: int
 
     def remove(self) -> None:
-        """Unless another one has taken its place. Raises nothing."""
+        """Remove the file, unless another one has its name by now. Raise nothing."""
         insist(self._remove)
 
     def _remove(self) -> None:
@@ -49,23 +51,23 @@ class File:
             if self._is(place.look()):
                 place.unlink()
 
-    def is_there(self) -> bool:
-        """Whether the path still is this file."""
+    def exists(self) -> bool:
+        """Return whether the path still leads to this file."""
         with contextlib.suppress(OSError):
-            self.look()
+            self.stat()
             return True
         return False
 
-    def look(self) -> os.stat_result:
-        """Its mode and its owners. Raises OSError (ENOENT) where the path is not this file any more."""
+    def stat(self) -> os.stat_result:
+        """Return its mode and owners. Raise OSError (ENOENT) if the path leads to another file by now."""
         with hold(self.path) as place:
             found = place.look()
         if not self._is(found):
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
         return found
 
-    def give_to(self, mode: int, gid: int | None) -> None:
-        """Let those in, unless another file has taken its place. Failing costs nothing that was there."""
+    def set_access(self, mode: int, gid: int | None) -> None:
+        """Set the mode, and the group if given, unless another file has its name by now. A failure changes nothing."""
         with contextlib.suppress(OSError), hold(self.path) as place, _opened(place) as (path, found):
             if self._is(found):
                 if gid is not None:
@@ -77,24 +79,27 @@ class File:
 
 
 def bind_unix_socket(path: str | os.PathLike[str], mode: int = 0o600, backlog: int = 128) -> socket.socket:
-    """A listening, non-blocking, close-on-exec unix socket at `path`, whose file never is more open than `mode`.
+    """Return a listening, non-blocking, close-on-exec unix socket at `path`. Its file is never more open than `mode`.
 
-    A stale socket file, one that nobody listens on, is replaced. A live one is not, nor a file of another kind:
-    BindError. The caller owns the socket, and the file.
+    A stale socket file, one without a listener, is replaced. Raise BindError for one with a listener, and for a file of
+    another kind. The caller owns the socket and the file.
+
+    A name with a leading NUL is one of the abstract namespace (Linux, unix(7)): it has no file, any local user can
+    connect, and it is free again once the socket is closed.
     """
-    sock, _ = bind_with_file(path, mode, backlog)
-    return sock
+    name = os.fspath(path)
+    return _bind_abstract(name, backlog) if name.startswith("\0") else bind_with_file(name, mode, backlog)[0]
 
 
 def bind_with_file(path: str | os.PathLike[str], mode: int, backlog: int) -> tuple[socket.socket, File]:
-    """`bind_unix_socket`, with the file that it has. Nothing is left where it fails."""
+    """Do as `bind_unix_socket`, only for paths, and return the file as well. Leave nothing behind on failure."""
     name = os.fspath(path)
     if not name or "\0" in name:
-        raise BindError(f"unix:{name}".replace("\0", "@"), errno.EINVAL, "a path in the file system is needed")
+        raise BindError(_printed(name), errno.EINVAL, "a path in the file system is needed")
     if len(os.fsencode(name)) > UNIX_PATH_LIMIT:
         raise BindError(f"unix:{name}", errno.ENAMETOOLONG, f"the limit is {UNIX_PATH_LIMIT} bytes")
     try:
-        with hold(name) as place, _alone_in(place):
+        with hold(name) as place, _locked(place):
             _remove_stale(place, name)
             return _bind(place, name, mode, backlog)
     except BindError:
@@ -105,9 +110,35 @@ def bind_with_file(path: str | os.PathLike[str], mode: int, backlog: int) -> tup
         raise BindError(f"unix:{name}", exc.errno or 0, cure) from exc
 
 
+def _bind_abstract(name: str, backlog: int) -> socket.socket:
+    if sys.platform != "linux":
+        raise BindError(_printed(name), errno.EINVAL, "only Linux has an abstract namespace")
+    # The leading NUL counts, the one that ends a path does not: one byte more than a path may have.
+    if len(os.fsencode(name)) > UNIX_PATH_LIMIT + 1:
+        raise BindError(_printed(name), errno.ENAMETOOLONG, f"the limit is {UNIX_PATH_LIMIT} bytes")
+    with contextlib.ExitStack() as undo:
+        try:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            undo.callback(sock.close)
+            sock.bind(name)
+            sock.setblocking(False)
+            sock.listen(backlog)
+        except OSError as exc:
+            cure = "a process listens on it; stop that one first" if exc.errno == errno.EADDRINUSE else ""
+            raise BindError(_printed(name), exc.errno or 0, cure) from exc
+        undo.pop_all()
+    return sock
+
+
+def _printed(name: str) -> str:
+    return f"unix:{name}".replace("\0", "@")
+
+
 def connect(sock: socket.socket, path: str) -> None:
-    """Connect to what listens at `path`. Raises OSError: also where root would follow a link that another user can
-    change, which may lead to any server of root's."""
+    """Connect to the listener at `path`. Raise OSError.
+
+    As root, also raise it for a symbolic link that another user can change: it may lead to any server of root's.
+    """
     if not hasattr(os, "O_PATH"):
         sock.connect(path)
         return
@@ -116,8 +147,8 @@ def connect(sock: socket.socket, path: str) -> None:
 
 
 def remove_stale_socket(path: str) -> bool:
-    """Remove the file of a unix socket that nobody listens on; whether somebody does. Anything else is left alone."""
-    with contextlib.suppress(OSError), hold(path) as place, _alone_in(place):
+    """Remove the file of a unix socket without a listener, and nothing else. Return whether there is a listener."""
+    with contextlib.suppress(OSError), hold(path) as place, _locked(place):
         try:
             _remove_stale(place, path)
         except BindError as exc:
@@ -126,8 +157,8 @@ def remove_stale_socket(path: str) -> bool:
 
 
 @contextlib.contextmanager
-def _alone_in(place: Place) -> Iterator[None]:
-    """Keep others of our kind out of the folder for a moment: of two that find the same stale file, the second would
+def _locked(place: Place) -> Iterator[None]:
+    """Lock the directory against other servers that bind in it: of two that find the same stale file, the second would
     remove what the first has just bound."""
     try:
         folder = place.open_folder()
@@ -152,18 +183,18 @@ def _bind(place: Place, name: str, mode: int, backlog: int) -> tuple[socket.sock
     with contextlib.ExitStack() as undo:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         undo.callback(sock.close)
-        # On Linux the file gets the mode of the socket's own inode, less the umask. It is set before there is a file,
-        # so there is no moment at which the file is too open, as there is with a chmod after bind.
+        # On Linux the file gets the mode of the socket's own inode, less the umask. Set before there is a file, because
+        # with chmod(2) after bind(2) the file would be too open for a moment.
         os.fchmod(sock.fileno(), mode)
         sock.bind(name if place.address() == place.path else place.address())
         found = place.look()
         if not _is_file_of(sock, found):
-            raise BindError(f"unix:{name}", errno.EBUSY, "another file was put in its place while it was bound")
+            raise BindError(f"unix:{name}", errno.EBUSY, "another file replaced it while it was bound")
         file = File(place.path, found.st_dev, found.st_ino)
         undo.callback(file.remove)
         if stat.S_IMODE(found.st_mode) != mode:
-            # The umask took bits away; this only ever opens the file as far as was asked for.
-            file.give_to(mode, None)
+            # The umask took bits away. This opens the file no further than `mode`.
+            file.set_access(mode, None)
         sock.setblocking(False)
         sock.listen(backlog)
         undo.pop_all()
@@ -171,21 +202,23 @@ def _bind(place: Place, name: str, mode: int, backlog: int) -> tuple[socket.sock
 
 
 def _is_file_of(sock: socket.socket, found: os.stat_result) -> bool:
-    """Whether `found` is the file that `sock` is bound to, as the kernel says. Where it does not say, a fresh socket of
-    this user that has one name must do."""
+    """Return whether `found` is the file that `sock` is bound to, by what the kernel says.
+
+    If the kernel does not say, accept any socket file of this user that has a single name.
+    """
     if not stat.S_ISSOCK(found.st_mode):
         return False
-    told = _inode_of(sock)
-    if told is None:
+    inode = _inode_of(sock)
+    if inode is None:
         return found.st_uid == os.geteuid() and found.st_nlink == 1
-    return told == found.st_ino & _ANY
+    return inode == found.st_ino & _ANY
 
 
 def _inode_of(sock: socket.socket) -> int | None:
-    """The number of the file of a bound unix socket, as the kernel says (sock_diag(7), UNIX_DIAG_VFS); None where it
-    cannot be asked: no such module, a sandbox, another system.
+    """Return the inode number of the file of a bound unix socket (sock_diag(7), UNIX_DIAG_VFS).
 
-    It says the device, too, but stat(2) tells another one on btrfs and overlayfs. In one folder the number is enough.
+    Return None if the kernel cannot be asked: no such module, a sandbox, another system. The kernel also says the
+    device, but stat(2) gives another one on btrfs and overlayfs. Within one directory the number is enough.
     """
     inode = os.fstat(sock.fileno()).st_ino & _ANY
     request = struct.pack("=BBHIIIII", socket.AF_UNIX, 0, 0, _ANY, inode, _UDIAG_SHOW_VFS, _ANY, _ANY)
@@ -193,7 +226,7 @@ def _inode_of(sock: socket.socket) -> int | None:
     try:
         with socket.socket(getattr(socket, "AF_NETLINK", -1), socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as netlink:
             netlink.sendto(header + request, (0, 0))
-            # The kernel answers within the call that asks (netlink(7)).
+            # The answer is there once sendto() returns (netlink(7)).
             answer = netlink.recv(8192, socket.MSG_DONTWAIT)
     except OSError:
         return None
@@ -215,23 +248,23 @@ def _vfs(answer: bytes) -> int | None:
 
 
 def _remove_stale(place: Place, name: str) -> None:
-    """Raises BindError for anything but a socket that nobody listens on."""
+    """Remove the file of a socket without a listener. Raise BindError for any other file."""
     try:
         with _opened(place) as (path, found):
             if not stat.S_ISSOCK(found.st_mode):
                 cure = "it is not a socket; remove it yourself if it is not needed"
                 raise BindError(f"unix:{name}", errno.EEXIST, cure)
-            if _answers(path):
+            if _has_listener(path):
                 raise BindError(f"unix:{name}", errno.EADDRINUSE, "a process listens on it; stop that one first")
     except FileNotFoundError:
         return
-    # Only the file that was looked at: another server may have replaced it meanwhile.
+    # Only this very file, because another server may have replaced it meanwhile.
     File(place.path, found.st_dev, found.st_ino).remove()
 
 
 @contextlib.contextmanager
 def _opened(place: Place) -> Iterator[tuple[str, os.stat_result]]:
-    """A path that leads to the very file that stands at `place` now, whatever is put there later, and what it is.
+    """Yield a path that leads to the file that is at `place` now, whatever replaces it later, and its stat result.
 
     For connect(2), chown(2) and chmod(2), which take no descriptor, or none of this kind (open(2), O_PATH).
     """
@@ -242,12 +275,12 @@ def _opened(place: Place) -> Iterator[tuple[str, os.stat_result]]:
         yield through(file.fileno(), place.path), os.fstat(file.fileno())
 
 
-def _answers(name: str) -> bool:
-    """Whether somebody listens: only a refused connection says that nobody does."""
+def _has_listener(path: str) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
-            probe.connect(name)
+            probe.connect(path)
         except OSError as exc:
+            # Any other error, such as a full queue (EAGAIN), comes from a socket that has a listener.
             return exc.errno not in (errno.ECONNREFUSED, errno.ENOENT)
     return True

@@ -1,8 +1,8 @@
-"""The gate of a worker: it asks about the whole fleet, by the scoreboard, without a lock.
+"""The admission of a worker: limits over the whole fleet, and fairness, by the scoreboard and without a lock.
 
-Who should go first is decided in `core/fairness.py`. Limits over all workers hold exactly: a place is reserved on the
-worker's own row before the sum over all rows is taken, and given back where it is one too many. So two that reserve the
-last place at once may both give it back, and try again; never do both keep it.
+Fleet-wide limits hold exactly. A worker reserves a permit on its own row, then adds up all rows, and releases the
+permit if the sum is above the limit. Two workers that reserve the last permit at once may both release theirs and try
+again; never do both keep it. See core/fairness.py for which worker accepts. Sockets do not belong here.
 """
 
 from __future__ import annotations
@@ -12,256 +12,227 @@ import os
 import resource
 from collections.abc import Callable
 
-from ..core import fairness
 from ..core.count_table import CountTable
+from ..core.fairness import Deferrals, Load, next_assigned
 from ..core.peers import peer_key
 from ..core.token_bucket import TokenBucket
-from ..net.admission import AT_DESCRIPTORS, AT_LIMIT, AT_PEERS_LIMIT, UNCOUNTED, UNTIL_CAPACITY
+from ..net.admission import (
+    AT_LIMIT,
+    AT_PEER_LIMIT,
+    OUT_OF_DESCRIPTORS,
+    PEERS_FULL,
+    Answer,
+    Blocked,
+    Peer,
+    Permit,
+    Refusal,
+    RetryAfter,
+)
 from ..system.scoreboard import FleetSetting, Row, Scoreboard, WorkerStat, fence
 
 #: Descriptors that a worker keeps free of connections: for log files, certificates, what a handler opens.
-RESERVE = 32
-#: Siblings that are looked at for one connection; of more, so many in turn.
+RESERVED_DESCRIPTORS = 32
+#: Siblings whose load is read for one connection. Of more siblings each connection reads the next ones.
 MAX_SIBLINGS = 32
-#: Seconds between looks for a place that another worker has left, doubled with each in vain, up to the longer one.
-SOON, SELDOM = 0.001, 0.032
-#: Seconds to step back when several have reserved the last place at once.
+#: Seconds between checks for capacity that another worker has released, doubled from the first value to the second.
+MIN_CHECK, MAX_CHECK = 0.001, 0.032
+#: Seconds to back off when several workers have reserved the last permit at once.
 CONTENTION_DELAY = 0.0005
 
 
 class FleetAdmission:
-    """`row` is the worker's own on `scoreboard`. `refuses`: at the limit of the fleet connections are taken and closed,
-    not left to wait.
+    """`row` is the worker's own on `scoreboard`. `refuses`: at a limit accept and close, instead of leaving to wait.
 
-    A worker that waits for a place looks again and again, less and less often. A descriptor by which workers tell each
-    other would be every worker's to fill, to flood, or to make block (O_NONBLOCK is of the description that all share).
+    A worker that waits for capacity polls, less and less often. It is not told by a descriptor that all workers share,
+    because any worker could fill it, flood it, or make it block (O_NONBLOCK belongs to the shared description).
     """
 
     def __init__(self, scoreboard: Scoreboard, row: Row, loop: asyncio.AbstractEventLoop, refuses: bool) -> None:
-        self.why = ""
         self._scoreboard = scoreboard
         self._row = row
         self._loop = loop
         self._refuses = refuses
-        self._ending = False
-        """Nobody accepts after us: what is beyond a limit is refused."""
+        self._forced = False
+        """Nothing accepts after this worker: `commit` refuses what is beyond a limit."""
         self._peers = row.peers()
         self._secret = scoreboard.secret
         self._bucket = TokenBucket()
         self._resume: Callable[[], None] | None = None
-        self._looking: asyncio.TimerHandle | None = None
-        """The next look for a place; None while there is no need."""
-        self._look_after = SOON
+        self._check_timer: asyncio.TimerHandle | None = None
+        self._check_interval = MIN_CHECK
         self._version = -1
         self._siblings: list[Row] = []
-        self._all: list[Row] = []
+        """The workers that accept, but for this one."""
+        self._others: list[Row] = []
+        """The workers that have connections, but for this one: siblings, and those that drain."""
         self._tables: list[CountTable] = []
-        self._turn = 0
-        self._steps_back = 0
-        self._doublings = 0
-        self._yielding = False
-        """Whether we let others go first, until we are not ahead at all."""
-        self._seen: dict[int, fairness.Load] = {}
-        """The loads of our siblings when we stepped back last."""
-        self._absent: dict[int, fairness.Load] = {}
-        """Those who did not use it, with the loads that they had."""
-        self._processors = max(1, len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else 1
-        self._held = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 16
+        self._first_sibling = 0
+        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        self._deferrals = Deferrals(max(1, cpus))
+        self._open_at_start = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 16
         self._capacity = 0
-        self._least_share: int | None = None
-        """Of our siblings, as of a moment ago; None: there is none."""
-        # In step with the others. Not the most that one claims: we would never be given a connection.
-        shares = sorted(share for _, share in self._loads().values())
-        row[WorkerStat.SHARE] = shares[len(shares) // 2] if shares else 0
+        """Connections that the descriptor limit allows."""
+        self._lowest_assigned: int | None = None
+        """The lowest assigned count of the siblings at the last check; None: there are none."""
+        # Start level with the siblings. At their median, because one of them could claim any number, and with a huge
+        # one this worker would never be given a connection.
+        assigned = sorted(count for _, count in self._loads().values())
+        row[WorkerStat.SHARE] = assigned[len(assigned) // 2] if assigned else 0
 
-    # --- before a connection ------------------------------------------------------------------------------------------
+    # --- before an accept ---------------------------------------------------------------------------------------------
 
-    def ask(self, waiting: Callable[[], int], must: bool = False) -> float | None:
+    def try_acquire(self, waiting: Callable[[], int], force: bool = False) -> Answer:
         row = self._row
-        if must:
-            self._refuses = self._ending = True
+        if force:
+            self._refuses = self._forced = True
             row.reserve(1)
-            return None
+            return Permit.GRANTED
         if row[WorkerStat.OPEN] >= self._capacity and not self._has_descriptors():
-            self.why = AT_DESCRIPTORS
-            return UNTIL_CAPACITY
-        seconds = self._step_back(waiting) or self._keep_rate()
+            return Blocked(OUT_OF_DESCRIPTORS)
+        own = (row[WorkerStat.OPEN], row[WorkerStat.SHARE])
+        seconds = self._deferrals.delay(own, self._loads(), len(self._siblings) + 1, waiting) or self._keep_rate()
         if seconds:
-            return seconds
+            return RetryAfter(seconds)
         row.reserve(1)
         limit = self._scoreboard.notices[FleetSetting.MAX_CONNECTIONS]
-        return self._within(limit) if limit and not self._refuses else None
+        return self._keep_limit(limit) if limit and not self._refuses else Permit.GRANTED
 
-    def nothing(self) -> None:
+    def cancel(self) -> None:
         self._row.reserve(-1)
         self._bucket.refund()
-        self._steps_back = 0
+        self._deferrals.finished()
 
     def missed(self) -> None:
-        self._steps_back = 0
-        self._doublings = min(self._doublings + 1, fairness.MAX_DOUBLINGS)
-
-    def _step_back(self, waiting: Callable[[], int]) -> float:
-        """Seconds to let others go first; 0.0 where we should take the connection, or have waited long enough."""
-        loads = self._loads()
-        own = (self._row[WorkerStat.OPEN], self._row[WorkerStat.SHARE])
-        ahead = fairness.first(own, loads, 0, self._yielding)
-        if not ahead:
-            self._yielding = False
-            self._doublings = 0
-            return 0.0
-        many = waiting()
-        if many > len(loads):
-            ahead = fairness.first(own, loads, many, self._yielding)
-        if self._steps_back:
-            self._doublings = 0
-        if self._steps_back >= fairness.moment(len(self._siblings) + 1, self._processors):
-            # They had their moment. Those who have not moved are busy, or gone; for those who have, this connection has
-            # waited long enough, too.
-            self._absent |= {number: loads[number] for number in ahead if self._seen.get(number) == loads[number]}
-            return 0.0
-        if not ahead:
-            return 0.0
-        if not self._steps_back:
-            self._seen = loads
-        self._yielding = True
-        self._steps_back += 1
-        return fairness.STEP * (1 << self._doublings)
+        self._deferrals.missed()
 
     def _keep_rate(self) -> float:
-        """Each worker keeps its part of the rate."""
+        """Return the seconds to wait, so that each worker keeps its part of the accept rate."""
         rate = self._scoreboard.notices[FleetSetting.ACCEPT_RATE]
         return self._bucket.take(rate / 1000 / (len(self._siblings) + 1), self._loop.time()) if rate else 0.0
 
-    def _within(self, limit: int) -> float | None:
-        """A place is reserved: whether the fleet has it."""
+    def _keep_limit(self, limit: int) -> Answer:
+        """Keep the permit that is reserved if the fleet is within `limit`, otherwise release it."""
         total = self._total()
-        if total > limit - len(self._all) - 1:
-            # Near the limit what we have reserved must be seen by all before we look at theirs.
+        if total > limit - len(self._others) - 1:
+            # Near the limit this reservation must be visible to all workers before theirs are read.
             fence()
             total = self._total()
         if total <= limit:
-            return None
+            return Permit.GRANTED
         self._row.reserve(-1)
         fence()
         if self._total() < limit:
-            # Several have reserved the last place at once.
-            return CONTENTION_DELAY
-        self.why = AT_LIMIT
-        if self._looking is None:
-            self._look_later()
-        return UNTIL_CAPACITY
+            # Several workers have reserved the last permit at once.
+            return RetryAfter(CONTENTION_DELAY)
+        if self._check_timer is None:
+            self._check_later()
+        return Blocked(AT_LIMIT)
 
     def _has_descriptors(self) -> bool:
         try:
             soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         except OSError:
-            # Some sandboxes refuse it. `accept` itself tells when no descriptor is left.
+            # Some sandboxes refuse it. accept(2) itself fails when no descriptor is left.
             return True
-        self._capacity = 2**31 if soft == resource.RLIM_INFINITY else max(1, soft - self._held - RESERVE)
+        unlimited = soft == resource.RLIM_INFINITY
+        self._capacity = 2**31 if unlimited else max(1, soft - self._open_at_start - RESERVED_DESCRIPTORS)
         return self._row[WorkerStat.OPEN] < self._capacity
 
-    # --- what became of it --------------------------------------------------------------------------------------------
+    # --- after an accept ----------------------------------------------------------------------------------------------
 
-    def took(self, address: object) -> tuple[str, bytes | None]:
-        self._steps_back = 0
-        self._look_after = SOON
-        self._row.accepted(fairness.next_share(self._row[WorkerStat.SHARE], self._least_share))
-        refusal, peer = self._judge(address)
-        if refusal:
+    def commit(self, address: object) -> Peer | Refusal:
+        self._deferrals.finished()
+        self._check_interval = MIN_CHECK
+        self._row.accepted(next_assigned(self._row[WorkerStat.SHARE], self._lowest_assigned))
+        answer = self._count(address)
+        if isinstance(answer, Refusal):
             self._row.reserve(-1)
             self._row.refused()
-        return refusal, peer
+        return answer
 
-    def _judge(self, address: object) -> tuple[str, bytes | None]:
-        notices = self._scoreboard.notices
-        if self._ending and self._row[WorkerStat.OPEN] > self._capacity and not self._has_descriptors():
-            return AT_DESCRIPTORS, None
-        limit = notices[FleetSetting.MAX_CONNECTIONS]
+    def _count(self, address: object) -> Peer | Refusal:
+        settings = self._scoreboard.notices
+        if self._forced and self._row[WorkerStat.OPEN] > self._capacity and not self._has_descriptors():
+            return Refusal(OUT_OF_DESCRIPTORS)
+        limit = settings[FleetSetting.MAX_CONNECTIONS]
         if limit and self._refuses and self._total() > limit:
-            return AT_LIMIT, None
-        limit = notices[FleetSetting.MAX_PER_PEER]
+            return Refusal(AT_LIMIT)
+        limit = settings[FleetSetting.MAX_PER_PEER]
         peer = peer_key(address) if limit else None
         if peer is None:
-            return "", None
+            return None
         key = self._key(peer)
         if not self._peers.add(key, 1):
-            return UNCOUNTED, None
-        # Two of one peer that are taken by two workers at once: both are counted before either looks.
+            return Refusal(PEERS_FULL)
+        # Two workers may accept from one peer at once: each must count its own before it reads the other's.
         fence()
-        self._look_around()
+        self._update_rows()
         if self._peers.get(key) + sum(table.get(key) for table in self._tables) > limit:
             self._peers.add(key, -1)
-            return AT_PEERS_LIMIT, None
-        return "", peer
+            return Refusal(AT_PEER_LIMIT)
+        return peer
 
-    def ended(self, peer: bytes | None) -> None:
+    def release(self, peer: Peer) -> None:
         self._row.reserve(-1)
         if peer is not None:
             self._peers.add(self._key(peer), -1)
-        # Our own server hears of this.
-        self._stop_looking()
+        # The worker's own server resumes by itself.
+        self._stop_checking()
 
-    # --- places -------------------------------------------------------------------------------------------------------
+    # --- capacity that other workers release --------------------------------------------------------------------------
 
-    def on_room(self, resume: Callable[[], None]) -> None:
+    def on_capacity(self, resume: Callable[[], None]) -> None:
         self._resume = resume
 
     def close(self) -> None:
-        self._stop_looking()
+        self._stop_checking()
         self._resume = None
 
-    def _look_later(self) -> None:
-        self._looking = self._loop.call_later(self._look_after, self._look)
-        self._look_after = min(2 * self._look_after, SELDOM)
+    def _check_later(self) -> None:
+        self._check_timer = self._loop.call_later(self._check_interval, self._check)
+        self._check_interval = min(2 * self._check_interval, MAX_CHECK)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         limit = self._scoreboard.notices[FleetSetting.MAX_CONNECTIONS]
         if limit and self._total() >= limit:
-            self._look_later()
+            self._check_later()
             return
-        self._looking = None
+        self._check_timer = None
         if self._resume is not None:
             self._resume()
 
-    def _stop_looking(self) -> None:
-        if self._looking is not None:
-            self._looking.cancel()
-            self._looking = None
+    def _stop_checking(self) -> None:
+        if self._check_timer is not None:
+            self._check_timer.cancel()
+            self._check_timer = None
 
-    # --- the others ---------------------------------------------------------------------------------------------------
+    # --- the other workers --------------------------------------------------------------------------------------------
 
-    def _look_around(self) -> None:
-        """Who there is, when that has changed."""
+    def _update_rows(self) -> None:
+        """Read the list of workers anew, if it has changed."""
         version = self._scoreboard.notices[FleetSetting.VERSION]
         if version != self._version:
             self._version = version
-            accepting, others = self._scoreboard.published()
+            accepting, draining = self._scoreboard.published()
             own = self._row.number
             self._siblings = [self._scoreboard.row(number) for number in accepting if number != own]
-            self._all = self._siblings + [self._scoreboard.row(number) for number in others if number != own]
-            self._tables = [row.peers() for row in self._all]
+            self._others = self._siblings + [self._scoreboard.row(number) for number in draining if number != own]
+            self._tables = [row.peers() for row in self._others]
 
-    def _loads(self) -> dict[int, fairness.Load]:
-        """Those siblings that accept, and are not known to be busy."""
-        self._look_around()
+    def _loads(self) -> dict[int, Load]:
+        """Return the loads of the responsive siblings, or of MAX_SIBLINGS of them."""
+        self._update_rows()
         siblings = self._siblings
         if len(siblings) > MAX_SIBLINGS:
-            self._turn = (self._turn + MAX_SIBLINGS) % len(siblings)
-            siblings = (siblings + siblings)[self._turn : self._turn + MAX_SIBLINGS]
-        loads = self._scoreboard.loads(siblings)
-        if self._absent:
-            for number, load in list(self._absent.items()):
-                if loads.get(number) == load:
-                    del loads[number]
-                else:
-                    del self._absent[number]
-        self._least_share = min((share for _, share in loads.values()), default=None)
+            self._first_sibling = (self._first_sibling + MAX_SIBLINGS) % len(siblings)
+            siblings = (siblings + siblings)[self._first_sibling : self._first_sibling + MAX_SIBLINGS]
+        loads = self._deferrals.responsive(self._scoreboard.loads(siblings))
+        self._lowest_assigned = min((assigned for _, assigned in loads.values()), default=None)
         return loads
 
     def _total(self) -> int:
-        self._look_around()
-        return self._row[WorkerStat.OPEN] + sum(row.open for row in self._all)
+        self._update_rows()
+        return self._row[WorkerStat.OPEN] + sum(row.open for row in self._others)
 
     def _key(self, peer: bytes) -> int:
         # Python's hash of bytes is keyed (SipHash), and the same in all workers, which are forked from one process.

@@ -22,6 +22,7 @@ import trustme
 from prefork.config import Limits
 from prefork.events import Event
 from prefork.net.poller import LoopPoller
+from prefork.net.server import TCPServer
 from prefork.net.server_state import ServerState
 from prefork.net.stream import Stream
 
@@ -49,6 +50,13 @@ def client_context(version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> ssl.SSLC
     context.minimum_version = context.maximum_version = version
     authority()[0].configure_trust(context)
     return context
+
+
+def observed_server(handler: Any, emit: Callable[[Event], object], **options: Any) -> TCPServer:
+    """Return a server that sends its events to `emit` instead of the log."""
+    server = TCPServer(handler, **options)
+    server._emit = emit
+    return server
 
 
 @dataclass

@@ -1,0 +1,275 @@
+"""`BaseServer`: listening sockets, the connections accepted from them, and the end of both.
+
+Runs in any asyncio loop. It knows nothing of processes, names or certificates: see server.py for the public class, and
+connection.py for one connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import errno
+import os
+import socket
+import ssl
+from collections.abc import Iterable
+
+from ..config import Limits
+from ..errors import ListenerFailed, OutOfResources
+from ..events import ConnectionRefused, Emit
+from ..text import escape_ascii, format_address
+from .acceptor import Acceptor
+from .admission import Admission, HandshakeAdmission, Peer, Refusal
+from .channel import DONTWAIT
+from .connection import Connection, ProtocolConnection, StreamConnection, handler_failed
+from .handlers import Handler, Kind
+from .server_state import ServerState
+
+#: Seconds that tasks may take to end after their connections were aborted and they were cancelled.
+ABORT_TIMEOUT = 1.0
+
+
+class State(enum.Enum):
+    """The life of a server, in this order."""
+
+    OPEN = enum.auto()
+    """Sockets may be added, and are accepted from."""
+    CLOSING = enum.auto()
+    """Accepts nothing more; open connections go on."""
+    CLOSED = enum.auto()
+    """No connection is left, and nothing is held any more."""
+
+
+class BaseServer:
+    """Serves `handler` on any number of listening sockets, in the running loop, as far as `admission` permits.
+
+    `context`: speak TLS. `emit` receives the events.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        *,
+        limits: Limits,
+        admission: Admission,
+        emit: Emit,
+        context: ssl.SSLContext | None = None,
+    ) -> None:
+        self._handler = handler
+        self._limits = limits
+        self._admission = admission
+        self._emit = emit
+        self._context = context
+        self._state = State.OPEN
+        self._shared: ServerState | None = None
+        """Made with the first socket, in the loop that runs then."""
+        self._acceptors: dict[socket.socket, Acceptor] = {}
+        self._connections: dict[Connection, Peer] = {}
+        self._on_ended = self._connection_ended
+        """Bound once, not for each connection."""
+        self._no_connections = asyncio.Event()
+        self._no_connections.set()
+        self._closing = asyncio.Event()
+        self._failure: OSError | None = None
+
+    # --- listening ----------------------------------------------------------------------------------------------------
+
+    def add_sockets(self, sockets: Iterable[socket.socket]) -> None:
+        """Accept from listening sockets. The caller keeps them: they are made non-blocking, and not closed."""
+        for sock in sockets:
+            self.add_socket(sock)
+
+    def add_socket(self, sock: socket.socket) -> None:
+        """Accept from one listening socket, as `add_sockets` does. Raise RuntimeError after `close`."""
+        self._check_open()
+        if self._shared is None:
+            self._shared = ServerState(asyncio.get_running_loop(), self._limits, self._emit)
+            if self._context is not None:
+                self._admission = HandshakeAdmission(self._admission, self._shared.handshakes)
+            self._admission.on_capacity(self._resume)
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            _set_tcp_options(sock, self._limits)
+        self._acceptors[sock] = Acceptor(
+            sock,
+            self._accepted,
+            batch=self._limits.accept_batch,
+            emit=self._emit,
+            on_broken=self._listener_broken,
+            admission=self._admission,
+        )
+
+    def remove_socket(self, sock: socket.socket) -> None:
+        """Stop accepting from `sock`; its queue is left alone, and open connections go on.
+
+        Raise KeyError for a socket that was not added.
+        """
+        self._acceptors.pop(sock).close()
+
+    def accept_waiting(self, limit: int, sock: socket.socket | None = None) -> None:
+        """Accept now up to `limit` connections from the queue of `sock`, or of each listening socket.
+
+        The last thing before `close` when nothing accepts afterwards. What is beyond a limit is refused.
+        """
+        for listener, acceptor in list(self._acceptors.items()):
+            if sock is None or listener is sock:
+                acceptor.accept_waiting(limit)
+
+    def is_serving(self) -> bool:
+        """Return whether the server accepts connections."""
+        return bool(self._acceptors)
+
+    @property
+    def sockets(self) -> tuple[socket.socket, ...]:
+        """The listening sockets; () after `close`."""
+        return tuple(self._acceptors)
+
+    @property
+    def connections(self) -> int:
+        """The number of open connections. One ends when it is closed and its handler has returned."""
+        return len(self._connections)
+
+    def _check_open(self) -> None:
+        if self._state is not State.OPEN:
+            raise RuntimeError("this server is closed; make a new one")
+
+    # --- connections --------------------------------------------------------------------------------------------------
+
+    def _accepted(self, sock: socket.socket, address: object) -> None:
+        assert self._shared is not None
+        peer = self._admission.commit(address)
+        if isinstance(peer, Refusal):
+            self._refuse(sock, address, peer.reason)
+            return
+        kind = ProtocolConnection if self._handler.kind is Kind.PROTOCOL else StreamConnection
+        try:
+            connection = kind(sock, address, self._shared, self._on_ended)
+        except Exception as exc:
+            sock.close()
+            self._admission.release(peer)
+            if isinstance(exc, OSError | MemoryError):
+                # The kernel has no memory to watch it, so the next connection would fail as well.
+                raise _out_of_resources(exc) from exc
+            self._emit(handler_failed(format_address(address), exc))
+            return
+        self._connections[connection] = peer
+        self._no_connections.clear()
+        connection.start(self._shared, self._handler, self._context)
+
+    def _refuse(self, sock: socket.socket, address: object, reason: str) -> None:
+        self._emit(ConnectionRefused(escape_ascii(format_address(address)), reason))
+        if self._limits.refusal and self._context is None:
+            # What does not fit into the buffer of a new socket is not worth waiting for.
+            with contextlib.suppress(OSError):
+                sock.send(self._limits.refusal, DONTWAIT)
+        sock.close()
+
+    def _connection_ended(self, connection: Connection) -> None:
+        self._admission.release(self._connections.pop(connection, None))
+        if not self._connections:
+            self._no_connections.set()
+        self._resume()
+
+    def _resume(self) -> None:
+        for acceptor in self._acceptors.values():
+            acceptor.resume()
+
+    def _listener_broken(self, exc: OSError) -> None:
+        self._failure = exc
+        self.close()
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    async def serve_forever(self) -> None:
+        """Wait until `close()`. Raise ListenerFailed if a listening socket itself has failed."""
+        await self._closing.wait()
+        if self._failure is not None:
+            raise ListenerFailed(*self._failure.args) from self._failure
+
+    def close(self) -> None:
+        """Stop accepting, at once (idempotent). Open connections go on; `wait_closed` waits for them.
+
+        Connections in the kernel's queue stay there, for other processes that hold the socket.
+        """
+        if self._state is not State.OPEN:
+            return
+        self._state = State.CLOSING
+        for acceptor in self._acceptors.values():
+            acceptor.close()
+        self._acceptors.clear()
+        self._admission.close()
+        self._closing.set()
+
+    async def wait_closed(self) -> None:
+        """Wait until the server is closed and all of its connections have ended. There is no timeout: see `drain`."""
+        await self._closing.wait()
+        await self._no_connections.wait()
+        self._release()
+
+    def close_clients(self) -> None:
+        """Close all connections: what was written is sent, and handlers see the end of their input."""
+        for connection in list(self._connections):
+            connection.close()
+
+    def abort_clients(self) -> None:
+        """Abort all connections: close their sockets at once, and cancel their handlers."""
+        for connection in list(self._connections):
+            connection.abort()
+
+    async def drain(self, timeout: float) -> int:
+        """Close, tell the handlers (`stream.draining`), wait up to `timeout` seconds for all connections to end.
+
+        Abort the rest, and return their number. Cancelling it aborts what is open.
+        """
+        self.close()
+        if self._shared is None or self._state is State.CLOSED:
+            return 0
+        self._shared.draining.set()
+        try:
+            await self._wait_no_connections(timeout)
+        finally:
+            aborted = len(self._connections)
+            self.abort_clients()
+            try:
+                if aborted:
+                    await self._wait_no_connections(ABORT_TIMEOUT)
+            finally:
+                self._release()
+        return aborted
+
+    async def _wait_no_connections(self, timeout: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._no_connections.wait()
+
+    def _release(self) -> None:
+        if self._state is not State.CLOSED:
+            self._state = State.CLOSED
+            if self._shared is not None:
+                self._shared.close()
+
+
+def _out_of_resources(exc: OSError | MemoryError) -> OutOfResources:
+    code = exc.errno if isinstance(exc, OSError) and exc.errno else errno.ENOMEM
+    cure = " for an epoll watch (raise fs.epoll.max_user_watches)" if code == errno.ENOSPC else ""
+    return OutOfResources(code, f"{os.strerror(code)}{cure}")
+
+
+#: Keepalive probes without an answer until the kernel gives up a peer, and the seconds between them.
+_PROBES = 4
+_PROBE_INTERVAL = 15
+
+
+def _set_tcp_options(listener: socket.socket, limits: Limits) -> None:
+    """Set the options of all connections on their listener: they inherit them (tcp(7)), which saves a call for each."""
+    tcp = socket.IPPROTO_TCP
+    # With Nagle's algorithm the last segment of a corked answer waits for the peer's delayed acknowledgement, 40 ms.
+    listener.setsockopt(tcp, socket.TCP_NODELAY, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        # For bytes that the kernel has taken and the peer has not acknowledged: no deadline of ours sees them.
+        listener.setsockopt(tcp, socket.TCP_USER_TIMEOUT, max(1, min(int(limits.write_timeout * 1000), 2**31 - 1)))
+    if limits.keepalive is not None and hasattr(socket, "TCP_KEEPIDLE"):
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        listener.setsockopt(tcp, socket.TCP_KEEPIDLE, max(1, min(int(limits.keepalive), 32767)))
+        listener.setsockopt(tcp, socket.TCP_KEEPINTVL, max(1, min(_PROBE_INTERVAL, int(limits.keepalive / _PROBES))))
+        listener.setsockopt(tcp, socket.TCP_KEEPCNT, _PROBES)
