@@ -113,7 +113,11 @@ class ConnectionOverflow(ConnectionAbortedError):
 
 
 class ConnectionTimedOut(ConnectionAbortedError, TimeoutError):
-    """Raised in a handler whose connection was aborted because a deadline passed. Its `errno` is None."""
+    """Raised in a handler whose connection was aborted because a deadline passed.
+
+    Raised once; whatever is tried afterwards raises ConnectionAbortedError. Otherwise a handler that catches the
+    TimeoutError of its own `asyncio.timeout` and goes on would spin on a dead connection.
+    """
 
 
 class LineTooLong(ValueError):

@@ -239,6 +239,10 @@ class Stream(Channel):
             return ConnectionResetError("Connection lost")
         copy = type(error)(*error.args)
         copy.__cause__ = error.__cause__
+        if isinstance(error, TimeoutError):
+            # Only once: a handler that goes on after a TimeoutError, as after one of its own `asyncio.timeout`, would
+            # otherwise spin on a dead connection, and block the loop.
+            self._error = ConnectionAbortedError(*error.args)
         return copy
 
     # --- writing ------------------------------------------------------------------------------------------------------
