@@ -1,4 +1,4 @@
-"""`TCPServer` as a caller who knows `asyncio.Server` uses it: listening, serving, closing."""
+"""`TCPServer` with the conventions of `asyncio.Server`: listening, serving, closing."""
 
 from __future__ import annotations
 
