@@ -42,11 +42,12 @@ inject: $(VENV)/.developing
 	@scripts/install-debian-packages
 	$(BIN)/python -m inject $(INJECT_ARGS)
 
-## Lint, types, and the direction of the imports.
+## Lint, types, spelling, and the tests of the source itself: the direction of imports, plain words.
 check: $(VENV)/.developing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell
 	$(BIN)/python -m pytest -q tests/meta
 
 format: $(VENV)/.developing

@@ -1,15 +1,20 @@
 """The words of the report: what is measured, how, and what is not. Text alone."""
 
 INTRODUCTION = """
-How much a server costs, side by side with its peers: every figure of this page comes from one run of
+This page compares the cost of prefork with the cost of its peers. All its figures come from one run of
 
     make bench          # a quarter of an hour; writes this page
-    make bench-quick    # less than a minute; the table of targets alone
+    make bench-quick    # less than a minute; prints the most important ratios
 
-The figure that counts is **the server's CPU time for one exchange**, as a ratio of two servers in the same
-round of the same run. Rates swing by half on a shared machine, system time by a third, user time by a tenth; ratios
-of rounds in which everybody takes turns swing by a few hundredths on a quiet one. A ratio is given as the median of
-the rounds, with the least and the most of them; below 1 prefork is the cheaper one.
+The figure that counts is **the server's CPU time per exchange**, as a ratio of two servers in the same round of the
+same run. On a shared machine rates vary by 50 % between rounds, system time by 30 %, user time by 10 %. Ratios within
+a round vary by a few percent on a quiet machine. A ratio is the median over the rounds, with minimum and maximum.
+"""
+
+SHORT = """
+Each cell is prefork's CPU time divided by the peer's, for the same work: 0.50 means that prefork needs half the CPU
+time, 2.00 that it needs twice as much. **Bold** means that prefork is cheaper by more than 3 %. The C server is a
+lower bound: it does nothing but receive and send.
 """
 
 MATRIX = """

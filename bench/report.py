@@ -7,7 +7,8 @@ from pathlib import Path
 from . import plots
 from .errors import BenchError
 from .results import Results
-from .table import markdown, targets
+from .table import markdown
+from .targets import judge
 
 TEXT, DATA = "benchmarks.md", "benchmarks.json"
 
@@ -34,9 +35,9 @@ def load(folder: Path) -> Results:
 
 
 def summary(results: Results) -> str:
-    """The table of targets, for a terminal: columns in line."""
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in targets(results).splitlines()]
-    rows.pop(1)
+    """Return the table of targets and verdicts for a terminal, its columns aligned."""
+    head = ("work", "CPU time against", "at most", "prefork", "prefork on uvloop")
+    rows = [head, *((each.work, each.against, each.limit, each.on_asyncio, each.on_uvloop) for each in judge(results))]
     widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows

@@ -1,24 +1,26 @@
-"""The report as Markdown: results in, text out. Nothing is measured or judged here, and no file is touched."""
+"""Turn results into the report's Markdown. Measuring, targets and files do not belong here."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Sequence
 
 from . import method, roster, works
 from .ratios import Spread, ratio, split, spread
 from .results import Results, Series
-from .targets import judge
 from .works import Work
 
 LABELS = {each.name: each.label for each in roster.ALL}
 #: From here on the generator had no time left, and the rate is its own, not the server's.
 SATURATED = 0.97
 PLOTS = {
-    "bench-cpu.svg": "CPU time for one echo of 1 KiB, for each server, user and system time apart",
-    "bench-works.svg": "CPU time for one exchange of six other works, for each server",
-    "bench-growth.svg": "CPU time for one echo of 1 KiB at 1, 50, 500 and 5,000 connections",
-    "bench-memory.svg": "Resident bytes for an idle connection, in the clear and by TLS",
+    "bench-cpu": "CPU time for one echo of 1 KiB, for each server, user and system time apart",
+    "bench-works": "CPU time for one exchange of six other works, for each server",
+    "bench-growth": "CPU time for one echo of 1 KiB at 1, 50, 500 and 5,000 connections",
+    "bench-memory": "Resident bytes for an idle connection, plain and with TLS",
 }
+#: Below this difference two servers count as equal: rounds of one pair differ by as much.
+EQUAL = 0.03
 
 
 def markdown(results: Results, plots: Iterable[str]) -> str:
@@ -28,12 +30,13 @@ def markdown(results: Results, plots: Iterable[str]) -> str:
         "# Benchmarks",
         method.INTRODUCTION,
         "## In short",
-        targets(results),
-        *_plots(drawn, "bench-cpu.svg", "bench-works.svg"),
+        method.SHORT,
+        _beside_peers(results),
+        *_plots(drawn, "bench-cpu", "bench-works"),
         "## CPU time for one exchange",
         method.MATRIX,
         _matrix(results),
-        *_plots(drawn, "bench-growth.svg"),
+        *_plots(drawn, "bench-growth"),
         "## Work by work",
         method.WORKS,
         *_works(results),
@@ -59,15 +62,33 @@ def grid(head: Sequence[str], rows: Iterable[Sequence[str]], numbers_from: int =
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *rows))
 
 
-def targets(results: Results) -> str:
-    """The table of targets and verdicts."""
-    head = ("work", "CPU time against", "at most", "prefork", "prefork on uvloop")
-    rows = [(each.work, each.against, each.limit, each.on_asyncio, each.on_uvloop) for each in judge(results)]
-    return grid(head, rows, numbers_from=2)
+def _beside_peers(results: Results) -> str:
+    """Return one row per work, one column per peer: prefork's CPU time as a multiple of the peer's."""
+    peers = [each for each in roster.ALL if not each.ours and not each.only and _has(results, each.name)]
+    measured = [work for work in works.HEADLINES if roster.PREFORK.name in results.works.get(work.name, {})]
+    rows = [(work.title, *(_against(results, work, each.name) for each in peers)) for work in measured]
+    return grid(("prefork's CPU time against", *(each.label for each in peers)), rows)
+
+
+def _has(results: Results, name: str) -> bool:
+    return any(name in results.works.get(work.name, {}) for work in works.HEADLINES)
+
+
+def _against(results: Results, work: Work, peer: str) -> str:
+    ours, theirs = (results.column(work.name, name, "cpu_us") for name in (roster.PREFORK.name, peer))
+    found = ratio(ours, theirs) if ours and theirs else None
+    if found is None:
+        return ""
+    return f"**{found.value:.2f}**" if found.value < 1 - EQUAL else f"{found.value:.2f}"
 
 
 def _plots(drawn: set[str], *names: str) -> list[str]:
-    return [f"![{PLOTS[name]}]({name})" for name in names if name in drawn]
+    return [_picture(name) for name in names if f"{name}.svg" in drawn]
+
+
+def _picture(name: str) -> str:
+    dark = f'<source media="(prefers-color-scheme: dark)" srcset="{name}-dark.svg">'
+    return "\n".join(("<picture>", dark, f'<img src="{name}.svg" alt="{PLOTS[name]}">', "</picture>"))
 
 
 def _number(value: float) -> str:
@@ -132,7 +153,7 @@ def _work(table: dict[str, Series]) -> str:
     cold = [LABELS[name] for name, series in table.items() if _refuses_sessions(series, table)]
     if cold:
         notes.append(f"Resumed no session, as it is set up by default: {', '.join(cold)}.")
-    return "\n\n".join([grid(head, rows), *notes])
+    return "\n\n".join([grid(head, rows), *(textwrap.fill(note, 118) for note in notes)])
 
 
 def _row(name: str, series: Series, reference: Series | None) -> tuple[str, ...]:
@@ -176,7 +197,7 @@ def _memory(results: Results, drawn: set[str]) -> list[str]:
         for name, each in results.memory.items()
     ]
     text = method.MEMORY.format(count=f"{count:,}")
-    return ["## Memory", text, grid(head, rows), *_plots(drawn, "bench-memory.svg")]
+    return ["## Memory", text, grid(head, rows), *_plots(drawn, "bench-memory")]
 
 
 def _commands(results: Results) -> list[str]:

@@ -1,103 +1,75 @@
-"""prefork: the pre-forking, non-blocking TCP server. The names in `__all__` are the public ones; nothing else is.
+"""prefork: the pre-forking, non-blocking TCP server. The names in `__all__` are the public ones, and no others.
 
-They are imported when they are first asked for, so that `import prefork` costs next to nothing.
+A name is imported when it is first used, so that `import prefork` imports neither asyncio nor ssl.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from .assembly import serve
-    from .config import TLS, Limits
-    from .errors import (
-        BindError,
-        ConfigError,
-        ConnectionOverflow,
-        ConnectionTimedOut,
-        LineTooLong,
-        ListenerFailed,
-        PreforkError,
-        ServiceError,
-        StreamBusy,
-    )
-    from .net.acceptor import add_accept_handler
-    from .net.server import TCPServer
-    from .net.stream import Stream
-    from .parent.fork_processes import fork_processes
-    from .system.cpus import cpu_count
-    from .system.sockets import bind_sockets
-    from .system.unix_sockets import bind_unix_socket
-    from .system.worker_info import current_worker, task_id
+    # What type checkers and editors see. tests/meta/test_imports.py compares it with the table below.
+    from .assembly.serve import serve as serve
+    from .config import TLS as TLS
+    from .config import Limits as Limits
+    from .errors import BindError as BindError
+    from .errors import ConfigError as ConfigError
+    from .errors import ConnectionOverflow as ConnectionOverflow
+    from .errors import ConnectionTimedOut as ConnectionTimedOut
+    from .errors import LineTooLong as LineTooLong
+    from .errors import ListenerFailed as ListenerFailed
+    from .errors import PreforkError as PreforkError
+    from .errors import ServiceError as ServiceError
+    from .errors import StreamBusy as StreamBusy
+    from .net.acceptor import add_accept_handler as add_accept_handler
+    from .net.server import TCPServer as TCPServer
+    from .net.stream import Stream as Stream
+    from .parent.fork_processes import fork_processes as fork_processes
+    from .system.cpus import cpu_count as cpu_count
+    from .system.sockets import bind_sockets as bind_sockets
+    from .system.unix_sockets import bind_unix_socket as bind_unix_socket
+    from .system.worker_info import current_worker as current_worker
+    from .system.worker_info import task_id as task_id
 
-__version__ = "0.1.0"
-
-_HOMES = {
-    "TLS": "config",
-    "BindError": "errors",
-    "ConfigError": "errors",
-    "ConnectionOverflow": "errors",
-    "ConnectionTimedOut": "errors",
-    "Limits": "config",
-    "LineTooLong": "errors",
-    "ListenerFailed": "errors",
-    "PreforkError": "errors",
-    "ServiceError": "errors",
-    "Stream": "net.stream",
-    "StreamBusy": "errors",
-    "TCPServer": "net.server",
-    "add_accept_handler": "net.acceptor",
-    "bind_sockets": "system.sockets",
-    "bind_unix_socket": "system.unix_sockets",
-    "cpu_count": "system.cpus",
-    "current_worker": "system.worker_info",
-    "fork_processes": "parent.fork_processes",
-    "serve": "assembly",
-    "task_id": "system.worker_info",
+_NAMES_BY_MODULE = {
+    "assembly.serve": "serve",
+    "config": "TLS Limits",
+    "errors": "BindError ConfigError ConnectionOverflow ConnectionTimedOut LineTooLong ListenerFailed PreforkError "
+    "ServiceError StreamBusy",
+    "net.acceptor": "add_accept_handler",
+    "net.server": "TCPServer",
+    "net.stream": "Stream",
+    "parent.fork_processes": "fork_processes",
+    "system.cpus": "cpu_count",
+    "system.sockets": "bind_sockets",
+    "system.unix_sockets": "bind_unix_socket",
+    "system.worker_info": "current_worker task_id",
 }
+_MODULE_OF = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names.split()}
 
-__all__ = [
-    "TLS",
-    "BindError",
-    "ConfigError",
-    "ConnectionOverflow",
-    "ConnectionTimedOut",
-    "Limits",
-    "LineTooLong",
-    "ListenerFailed",
-    "PreforkError",
-    "ServiceError",
-    "Stream",
-    "StreamBusy",
-    "TCPServer",
-    "__version__",
-    "add_accept_handler",
-    "bind_sockets",
-    "bind_unix_socket",
-    "cpu_count",
-    "current_worker",
-    "fork_processes",
-    "serve",
-    "task_id",
-]
+__all__ = ["__version__", *_MODULE_OF]  # noqa: PLE0604  # a table of text
 
 
 if "PREFORK_HANDOVER" in os.environ:
-    # Started by an upgrade. What it has passed on must not reach a program that is started before we serve.
+    # Started by an upgrade: the descriptors it passed on must not be inherited by a program started before we serve.
     from .system.handover import secure
 
     secure()
 
 
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module 'prefork' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{home}", __name__), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:
+    # Hidden from type checkers, otherwise every misspelt name would be an Any.
+    def __getattr__(name):
+        module = _MODULE_OF.get(name)
+        if module is None:
+            raise AttributeError(f"module 'prefork' has no attribute {name!r}")
+        value = getattr(importlib.import_module(f".{module}", __name__), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -1,6 +1,6 @@
-"""Checks of values that a user chose, which all refuse in the same words: the option, its value, what is wrong.
+"""Checks of the values that a user chose: each raises ConfigError with the option, its value, and what it must be.
 
-Each raises ConfigError or does nothing. What an option may be is said where the option is.
+Which check belongs to which option stands in `config.py` and `addresses.py`.
 """
 
 from __future__ import annotations
@@ -8,20 +8,20 @@ from __future__ import annotations
 from typing import NoReturn
 
 from .errors import ConfigError
-from .events import escape_controls
+from .text import escape_controls
 
-#: A week. epoll_wait(2) counts milliseconds in an int, which ends after 24 days.
+#: A week. epoll_wait(2) counts milliseconds in an int, which overflows after 24 days.
 MAX_SECONDS = 7 * 24 * 3600
 MAX_DESCRIPTOR = 2**31 - 1
 
 
 def reject(option: str, value: object, why: str) -> NoReturn:
-    """Say what is wrong."""
+    """Raise ConfigError for a value of an option."""
     raise ConfigError(f"{option} {format_value(value)}: {why}")
 
 
 def format_value(value: object) -> str:
-    """A value as an error message names it: in one line, also when it is empty, huge or not text at all."""
+    """Return a value as one line of an error message, even if it is empty, huge, or no text at all."""
     if isinstance(value, float):
         return f"{value:.15g}"
     if isinstance(value, str):
@@ -29,38 +29,56 @@ def format_value(value: object) -> str:
     try:
         return escape_controls(repr(value))
     except Exception:
-        # Numbers of more than 4300 digits refuse, and so may what a caller has made up.
+        # repr() refuses an int of more than 4300 digits, and a caller's own class may raise anything.
         return f"(a value of type {type(value).__name__})"
 
 
-def check_whole(option: str, value: object, least: int, most: int, meaning: str = "") -> None:
-    """A whole number from `least` to `most`; `meaning` says what a special one means."""
+def check_whole(option: str, value: object, minimum: int, maximum: int, meaning: str = "") -> None:
+    """Check a whole number; `meaning` follows the minimum in the message."""
     if not isinstance(value, int) or isinstance(value, bool):
         reject(option, value, "must be a whole number")
-    if value < least:
-        reject(option, value, f"must be {least} or more{meaning}")
-    if value > most:
-        reject(option, value, f"must be {most} or less")
+    if value < minimum:
+        reject(option, value, f"must be {minimum} or more{meaning}")
+    if value > maximum:
+        reject(option, value, f"must be {maximum} or less")
 
 
-def check_seconds(option: str, value: object, zero: bool, most: float = MAX_SECONDS) -> None:
-    """A number of seconds; `zero`: it may be 0."""
+def check_seconds(option: str, value: object, zero: bool, maximum: float = MAX_SECONDS) -> None:
+    """Check a number of seconds, which may be 0 if `zero` is true."""
     if not isinstance(value, int | float) or isinstance(value, bool) or value != value:
         reject(option, value, "must be a number of seconds, such as 30 or 2.5")
     if not (value >= 0 if zero else value > 0):
         reject(option, value, f"must be {'0 seconds or more' if zero else 'more than 0 seconds'}")
-    if value > most:
-        week = " (a week)" if most == MAX_SECONDS else ""
-        reject(option, value, f"must be {most} seconds{week} or less")
+    if value > maximum:
+        week = " (a week)" if maximum == MAX_SECONDS else ""
+        reject(option, value, f"must be {maximum} seconds{week} or less")
 
 
 def check_rate(option: str, value: object) -> None:
-    """So many a second."""
+    """Check a number of events per second."""
     if not isinstance(value, int | float) or isinstance(value, bool) or value != value or not 0 < value <= 1e9:
         reject(option, value, "must be a number more than 0, such as 100 or 0.5")
 
 
 def check_choice(option: str, value: object, choices: tuple[str, ...]) -> None:
-    """One of a few words."""
+    """Check that a value is one of `choices`."""
     if value not in choices:
         reject(option, value, f"must be {', '.join(choices[:-1])} or {choices[-1]}")
+
+
+def check_flag(option: str, value: object) -> None:
+    """Check that a value is True or False."""
+    if not isinstance(value, bool):
+        reject(option, value, "must be True or False")
+
+
+def check_text(option: str, value: object) -> None:
+    """Check text that is passed to the system, which ends at a NUL."""
+    if not isinstance(value, str) or "\0" in value:
+        reject(option, value, "must be text without a NUL character")
+
+
+def check_bytes(option: str, value: object, maximum: int) -> None:
+    """Check bytes and their number."""
+    if not isinstance(value, bytes) or len(value) > maximum:
+        reject(option, value, f"must be at most {maximum} bytes")

@@ -1,139 +1,130 @@
-"""Settings: what a user chose, as frozen values that were checked when they were made.
+"""Settings: what a user chose, as frozen values that are checked when they are made.
 
-The checks that need nothing but the values live here; where the values come from, files and the world do not. Whatever
-is refused is a ConfigError that names the option, its value, what is wrong with it and what would be right.
+Each field stands beside its check. Nothing outside the values is looked at here; see `cli/sources.py` for where they
+come from. A wrong value raises ConfigError with the option, the value, what is wrong and what would be right.
 """
 
 from __future__ import annotations
 
+import functools
 import os
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, TypedDict
 
-from .addresses import Address, TCPAddress
-from .checks import MAX_DESCRIPTOR, check_choice, check_rate, check_seconds, check_whole, reject
+from .addresses import Address, TCPAddress, parse_address
+from .checks import (
+    MAX_DESCRIPTOR,
+    check_bytes,
+    check_choice,
+    check_flag,
+    check_rate,
+    check_seconds,
+    check_text,
+    check_whole,
+    reject,
+)
 from .errors import ConfigError
+from .text import escape_controls
 
 KIB = 1024
 MIB = 1024 * KIB
 
-LOOPS = ("asyncio", "uvloop")
-LOG_FORMATS = ("text", "json")
-LOG_LEVELS = ("debug", "info", "warning", "error")
-#: Beyond these a value is a slip of the finger, and would cost the machine or never end.
+#: A larger value is a typing error, and would exhaust the machine or never end.
 MAX_WORKERS = 4096
 MAX_BACKLOG = 2**20
-#: Ages of workers are compared, not waited for: they may be longer than a timeout.
+MAX_WHOLE = 2**62
+#: Ten years. The age of a worker is compared, not waited for, so it may be longer than a timeout.
 MAX_AGE = 10 * 366 * 24 * 3600
+#: A longer refusal would not fit into the send buffer of a fresh socket.
+MAX_REFUSAL = 4096
 
 
-# --- one connection ---------------------------------------------------------------------------------------------------
+def _option(default: Any, check: Callable[..., None], none: bool = False, command: bool = True, **bounds: Any) -> Any:
+    """Define a field and its check; None passes if `none` or the default, `command` is false for Python-only limits."""
+    metadata = {"check": functools.partial(check, **bounds), "none": none or default is None, "command": command}
+    return field(default=default, metadata=metadata)
+
+
+_count = functools.partial(check_whole, minimum=1, maximum=MAX_WHOLE)
+_timeout = functools.partial(check_seconds, zero=False)
+
+
+def _check_fields(values: Limits | Settings) -> None:
+    for each in fields(values):
+        value = getattr(values, each.name)
+        if each.metadata and not (value is None and each.metadata["none"]):
+            name = option_of(each.name) if each.metadata["command"] else f"{type(values).__name__}.{each.name}"
+            each.metadata["check"](name, value)
+
+
+def option_of(name: str) -> str:
+    """Return the option of the command for a field: `--idle-timeout` for `idle_timeout`."""
+    return f"--{name.replace('_', '-')}"
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of one connection, and of all that a server has. Sizes in bytes, times in seconds; every one can be set.
+    """Bounds of one connection and of a whole server, to pass as `limits` to `serve` and `TCPServer`.
 
-    None is no bound. Raises ConfigError for what is not a positive number, and for times of more than a week.
+    Sizes are bytes and times are seconds; None means no bound. Raises ConfigError for a value that is not positive,
+    and for a time of more than a week.
     """
 
     # --- one connection
-    read_limit: int = 64 * KIB
-    """How far `readuntil` searches for its separator; the most a stream holds unread is this and one read more."""
-    flush_at: int = 64 * KIB
-    """Corked writes are sent at once when so many bytes wait."""
-    drain_above: int = 64 * KIB
+    read_limit: int = _option(64 * KIB, _count)
+    """Maximum length of what `readuntil` and `readline` return; a stream buffers at most this and one more read."""
+    flush_at: int = _option(64 * KIB, _count, command=False)
+    """Corked writes are sent at once when this much is buffered."""
+    drain_above: int = _option(64 * KIB, _count, command=False)
     """`drain()` waits while more than this is unsent, until a quarter of it is left."""
-    pause_reads_above: int = 1 * MIB
+    pause_reads_above: int = _option(1 * MIB, _count, command=False)
     """Reads wait while more than this is unsent."""
-    abort_above: int = 16 * MIB
+    abort_above: int = _option(16 * MIB, _count, command=False)
     """The connection is aborted when more than this is unsent."""
-    handshake_timeout: float = 5.0
-    """For the whole TLS handshake, however its bytes arrive."""
-    first_byte_timeout: float | None = None
-    """From the moment a handler is there for it until the peer's first byte."""
-    idle_timeout: float | None = None
-    """How long a handler may wait for the next byte of its peer."""
-    write_timeout: float = 60.0
-    """How long unsent bytes may wait without the peer taking one."""
-    max_age: float | None = None
-    """From accept to the end, whatever happens in between."""
-    keepalive: float | None = 300.0
-    """Silence after which the kernel asks whether the peer is still there; one that is not is given up in a minute."""
-    linger_timeout: float = 5.0
-    """How long a closed connection waits for the peer's end, so that what was written is not destroyed by a reset."""
-    tls_shutdown_timeout: float = 1.0
-    """The same when the peer owes a close_notify."""
+    handshake_timeout: float = _option(5.0, _timeout)
+    """Maximum time of the whole TLS handshake."""
+    first_byte_timeout: float | None = _option(None, _timeout)
+    """Maximum time from the start of the handler to the first byte of the peer."""
+    idle_timeout: float | None = _option(None, _timeout)
+    """Maximum time that a handler waits for the next byte of the peer."""
+    write_timeout: float = _option(60.0, _timeout)
+    """Maximum time that unsent bytes wait while the peer reads none of them."""
+    max_age: float | None = _option(None, _timeout)
+    """Maximum time from accept to close."""
+    keepalive: float | None = _option(300.0, _timeout, command=False, none=True)
+    """Silence after which the kernel probes the peer; a dead peer is given up a minute later."""
+    linger_timeout: float = _option(5.0, _timeout, command=False)
+    """Maximum time that a closed connection waits for the peer to close, because a reset would destroy sent data."""
+    tls_shutdown_timeout: float = _option(1.0, _timeout, command=False)
+    """Maximum time that a closed connection waits for the close_notify of the peer."""
 
-    # --- all of them
-    accept_batch: int = 8
-    """How many connections are accepted per readiness event of a listening socket, at most."""
-    max_connections: int | None = None
-    """Open at once, over all workers. None: what the descriptor limit of each process allows, less a reserve."""
-    max_connections_per_ip: int | None = None
-    """Open at once of one peer, an IPv4 address or an IPv6 network of 64 bits, over all workers."""
-    accept_rate: float | None = None
-    """Connections accepted in a second, over all workers; a second's worth may come at once."""
-    at_limit: str = "wait"
-    """With `max_connections` open: "wait" leaves further ones in the kernel's queue, "refuse" closes them at once."""
-    refusal: bytes = b""
-    """What a connection that is refused is sent before it is closed; nothing with TLS."""
-    max_handshakes: int = 128
-    """TLS handshakes that wait for their turn, in one worker; accepting waits while there are so many."""
-    max_unsent: int = 256 * MIB
-    """Bytes kept unsent for all connections of one worker, a piece that is sent in part counting whole: above it the
-    connection that has most of them is aborted."""
+    # --- the whole server
+    accept_batch: int = _option(8, _count, command=False)
+    """Maximum number of connections accepted per readiness event of a listening socket."""
+    max_connections: int | None = _option(None, _count)
+    """Maximum number of open connections of all workers. None: the descriptor limit of each process, less a reserve."""
+    max_connections_per_ip: int | None = _option(None, _count)
+    """Maximum number of open connections per IPv4 address or IPv6 /64 network, in all workers."""
+    accept_rate: float | None = _option(None, check_rate)
+    """Connections accepted per second by all workers; the connections of one second may come at once."""
+    at_limit: str = _option("wait", check_choice, choices=("wait", "refuse"))
+    """At `max_connections`: "wait" leaves new connections in the kernel's queue, "refuse" closes them at once."""
+    refusal: bytes = _option(b"", check_bytes, maximum=MAX_REFUSAL)
+    """Sent to a refused connection before it is closed, unless it uses TLS."""
+    max_handshakes: int = _option(128, _count)
+    """Maximum number of pending TLS handshakes per worker; above this the worker stops accepting."""
+    max_unsent: int = _option(256 * MIB, _count)
+    """Maximum number of unsent bytes per worker; above this the connection with the most is aborted. A buffer that is
+    sent in part counts in full."""
 
     def __post_init__(self) -> None:
-        for name in self.__slots__:
-            value = getattr(self, name)
-            option = f"--{name.replace('_', '-')}" if name in LIMIT_OPTIONS else f"limit {name}"
-            if name == "at_limit":
-                check_choice(option, value, AT_LIMIT)
-            elif name == "refusal":
-                if not isinstance(value, bytes) or len(value) > MAX_REFUSAL:
-                    reject(option, value, f"must be at most {MAX_REFUSAL} bytes")
-            elif value is None and name in _OPTIONAL_LIMITS:
-                continue
-            elif name == "accept_rate":
-                check_rate(option, value)
-            elif name.endswith("_timeout") or name in ("max_age", "keepalive"):
-                check_seconds(option, value, zero=False)
-            else:
-                check_whole(option, value, 1, 2**62)
-
-
-#: Those limits that the command has an option for.
-LIMIT_OPTIONS = (
-    "handshake_timeout",
-    "first_byte_timeout",
-    "idle_timeout",
-    "write_timeout",
-    "max_age",
-    "max_connections",
-    "max_connections_per_ip",
-    "accept_rate",
-    "at_limit",
-    "refusal",
-    "max_handshakes",
-    "max_unsent",
-)
-_OPTIONAL_LIMITS = (
-    "first_byte_timeout",
-    "idle_timeout",
-    "max_age",
-    "keepalive",
-    "max_connections",
-    "max_connections_per_ip",
-    "accept_rate",
-)
-AT_LIMIT = ("wait", "refuse")
-#: Beyond this it is no word of farewell: it would not fit into a fresh socket's buffer.
-MAX_REFUSAL = 4096
+        _check_fields(self)
 
 
 @dataclass(frozen=True, slots=True)
 class TLS:
-    """A certificate chain and its private key, as PEM files."""
+    """A certificate chain and its private key, as paths of PEM files. Raises ConfigError for what is no path."""
 
     cert: str | os.PathLike[str]
     key: str | os.PathLike[str]
@@ -149,80 +140,122 @@ def _is_path(value: object) -> bool:
     return isinstance(path, str) and path != "" and "\0" not in path
 
 
-# --- all of them ------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything that `prefork serve` was told, except the service itself. The defaults are the command's.
+    """All options of `prefork serve`, without the service itself. The defaults are those of the command.
 
-    Raises ConfigError, which names the option and its value, for what cannot be right.
+    Raises ConfigError for a value that cannot be right.
     """
 
     bind: tuple[Address, ...] = (TCPAddress(None, 9000),)
-    workers: int = 0
-    backlog: int = 1024
-    reuse_port: bool = False
-    """A socket for each worker and address (SO_REUSEPORT), all of them the supervisor's."""
+    workers: int = _option(0, check_whole, minimum=0, maximum=MAX_WORKERS, meaning=" (0: one per usable CPU)")
+    backlog: int = _option(1024, check_whole, minimum=1, maximum=MAX_BACKLOG)
+    reuse_port: bool = _option(False, check_flag)
+    """One listening socket per worker and address (SO_REUSEPORT); the supervisor keeps all of them open."""
     tls: tuple[TLS, ...] = ()
-    drain_timeout: float = 30.0
-    hang_timeout: float = 30.0
-    boot_timeout: float = 60.0
-    user: str = ""
-    group: str = ""
-    """Who the workers are, by name or number; "" is who starts them."""
-    insecure_paths: bool = False
-    """Whether what the supervisor believes and runs may be what the workers' user can change."""
-    leave_daemons: bool = False
-    """Whether what a worker has started, and has left its process group, may outlive the supervisor."""
-    umask: int | None = None
-    pidfile: str = ""
-    """Where the supervisor's number is written, and which no second one may have; "" is nowhere."""
-    max_connections_served: int | None = None
-    max_worker_age: float | None = None
-    max_worker_rss: int | None = None
-    """After so many connections, seconds or resident bytes a worker is replaced; None: never for that."""
-    control: str = ""
-    """The path of the control socket; "" is one in a folder of this user's, "off" none."""
-    ready_fd: int | None = None
-    loop: str = "asyncio"
-    log_format: str = "text"
-    log_level: str = "info"
+    drain_timeout: float = _option(30.0, check_seconds, zero=True)
+    hang_timeout: float = _option(30.0, _timeout)
+    boot_timeout: float = _option(60.0, _timeout)
+    user: str = _option("", check_text)
+    """User of the workers, by name or number; "" is the user who starts the server."""
+    group: str = _option("", check_text)
+    """Group of the workers, by name or number; "" is the group of `user`."""
+    insecure_paths: bool = _option(False, check_flag)
+    """Accept code, certificates and settings that the user of the workers can change."""
+    leave_daemons: bool = _option(False, check_flag)
+    """Let processes that left the process group of their worker outlive the supervisor."""
+    umask: int | None = _option(None, check_whole, minimum=0, maximum=0o777)
+    pidfile: str = _option("", check_text)
+    """File for the pid of the supervisor, which locks it; "" is no file."""
+    max_connections_served: int | None = _option(None, _count)
+    """A worker is recycled after this number of connections; None means never."""
+    max_worker_age: float | None = _option(None, check_seconds, zero=False, maximum=MAX_AGE)
+    """A worker is recycled after this number of seconds; None means never."""
+    max_worker_rss: int | None = _option(
+        None, check_whole, minimum=MIB, maximum=MAX_WHOLE, meaning=" bytes (no worker is that small)"
+    )
+    """A worker is recycled when its resident memory exceeds this number of bytes; None means never."""
+    control: str = _option("", check_text)
+    """Path of the control socket; "" is one in a directory of the current user, "off" is none."""
+    ready_fd: int | None = _option(None, check_whole, minimum=0, maximum=MAX_DESCRIPTOR)
+    """Descriptor that receives `READY` and a newline once every worker accepts."""
+    loop: str = _option("asyncio", check_choice, choices=("asyncio", "uvloop"))
+    log_format: str = _option("text", check_choice, choices=("text", "json"))
+    log_level: str = _option("info", check_choice, choices=("debug", "info", "warning", "error"))
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
-        self._check_bind()
-        check_whole("--workers", self.workers, 0, MAX_WORKERS, " (0: one per usable CPU)")
-        check_whole("--backlog", self.backlog, 1, MAX_BACKLOG)
+        _check_fields(self)
+        if not isinstance(self.limits, Limits):
+            reject("limits", self.limits, "must be a prefork.Limits")
+        if not all(isinstance(each, TLS) for each in self.tls):
+            reject("tls", self.tls[0], "must be a prefork.TLS")
         if len(self.tls) > 1:
             reject("--tls-cert", os.fspath(self.tls[1].cert), "only one certificate can be given")
-        check_seconds("--drain-timeout", self.drain_timeout, zero=True)
-        check_seconds("--hang-timeout", self.hang_timeout, zero=False)
-        check_seconds("--boot-timeout", self.boot_timeout, zero=False)
-        if self.umask is not None:
-            check_whole("--umask", self.umask, 0, 0o777)
-        for option, path in (("--control", self.control), ("--pidfile", self.pidfile)):
-            if "\0" in path:
-                reject(option, path, "must be a path")
-        self._check_lifetime()
-        if self.ready_fd is not None:
-            check_whole("--ready-fd", self.ready_fd, 0, MAX_DESCRIPTOR)
-        check_choice("--loop", self.loop, LOOPS)
-        check_choice("--log-format", self.log_format, LOG_FORMATS)
-        check_choice("--log-level", self.log_level, LOG_LEVELS)
-
-    def _check_lifetime(self) -> None:
-        if self.max_connections_served is not None:
-            check_whole("--max-connections-served", self.max_connections_served, 1, 2**62)
-        if self.max_worker_age is not None:
-            check_seconds("--max-worker-age", self.max_worker_age, zero=False, most=MAX_AGE)
-        if self.max_worker_rss is not None:
-            check_whole("--max-worker-rss", self.max_worker_rss, MIB, 2**62, " bytes (no worker is that small)")
-
-    def _check_bind(self) -> None:
         if not self.bind:
             raise ConfigError("--bind: at least one address is needed")
         for position, address in enumerate(self.bind):
             free_port = isinstance(address, TCPAddress) and address.port == 0
             if not free_port and address in self.bind[:position]:
                 reject("--bind", str(address), "given twice")
+
+
+# --- as a program gives them ------------------------------------------------------------------------------------------
+
+
+class ServeOptions(TypedDict, total=False):
+    """The options of `prefork.serve`: the fields of `Settings`, with addresses as text and one certificate."""
+
+    bind: str | Sequence[str]
+    workers: int
+    backlog: int
+    reuse_port: bool
+    tls: TLS | None
+    drain_timeout: float
+    hang_timeout: float
+    boot_timeout: float
+    user: str
+    group: str
+    insecure_paths: bool
+    leave_daemons: bool
+    umask: int | None
+    pidfile: str
+    max_connections_served: int | None
+    max_worker_age: float | None
+    max_worker_rss: int | None
+    control: str
+    ready_fd: int | None
+    loop: str
+    log_format: str
+    log_level: str
+    limits: Limits
+
+
+def settings_of(options: ServeOptions) -> Settings:
+    """Return the settings of a program's options. Raises ConfigError, also for an option that does not exist."""
+    values: dict[str, Any] = dict(options)
+    known = [each.name for each in fields(Settings)]
+    for name in values:
+        if name not in known:
+            raise ConfigError(f"serve: there is no option {escape_controls(name)}{_suggestion(name, known)}")
+    if "bind" in values:
+        values["bind"] = _addresses(values["bind"])
+    if "tls" in values:
+        values["tls"] = () if values["tls"] is None else (values["tls"],)
+    return Settings(**values)
+
+
+def _suggestion(name: str, known: Sequence[str]) -> str:
+    import difflib
+
+    if name in Limits.__slots__:
+        return f": it is a limit, given as limits=prefork.Limits({name}=...)"
+    near = difflib.get_close_matches(name, known, 1)
+    return f", did you mean {near[0]}?" if near else ""
+
+
+def _addresses(bind: object) -> tuple[Address, ...]:
+    texts = [bind] if isinstance(bind, str) else bind
+    if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
+        reject("--bind", bind, 'must be text, or a list of text, such as ":9000"')
+    return tuple(parse_address(text) for text in texts)

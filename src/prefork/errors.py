@@ -113,10 +113,10 @@ class ConnectionOverflow(ConnectionAbortedError):
 
 
 class ConnectionTimedOut(ConnectionAbortedError, TimeoutError):
-    """Raised in a handler whose connection was aborted because a deadline passed.
+    """Raised in a handler whose connection was aborted because a deadline passed. Its `errno` is None.
 
-    Raised once; whatever is tried afterwards raises ConnectionAbortedError. Otherwise a handler that catches the
-    TimeoutError of its own `asyncio.timeout` and goes on would spin on a dead connection.
+    Raised once for a connection; afterwards its reads and drains raise ConnectionAbortedError. Otherwise a handler that
+    catches the TimeoutError of its own deadline, and reads again, would loop forever.
     """
 
 

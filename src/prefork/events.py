@@ -1,278 +1,224 @@
-"""Everything that can be observed, as one catalogue: each event is a class, and its text is the log line.
+"""The catalogue of all that can be observed: an event is a class with its fields and the template of its log line.
 
-Code that notices something makes an event and hands it to an `Emit`; it never logs by itself. Logs (and later metrics)
-are subscribers in `observe/`. Texts are built from `escape_ascii` wherever a peer had a hand in them.
+Code that notices something passes an event to an `Emit`; it must not log by itself, and must not decide by an event.
+Logs are a subscriber, in `observe/`. A field that a peer had a hand in comes from `text.escape_ascii`.
 """
 
 from __future__ import annotations
 
 import logging
+import string
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar
+from logging import DEBUG, ERROR, INFO, WARNING
+from typing import Any, ClassVar, dataclass_transform
 
-FIELD_LIMIT = 256
-
-
-def text_of(value: object) -> str:
-    """`str(value)`, also where the value's own code raises: an exception of the service may be of any class."""
-    try:
-        return str(value)
-    except Exception:
-        return f"({type(value).__name__} has no text: its __str__ raises)"
+from .text import count_of
 
 
-def describe_error(exc: BaseException) -> str:
-    """An exception in words: its class, and what it says."""
-    text = text_of(exc)
-    return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
+class _Formatter(string.Formatter):
+    """Format `{workers:worker}` as a number and its noun: `1 worker`, `2 workers`."""
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        return count_of(value, format_spec) if format_spec.isalpha() else format(value, format_spec)
 
 
-def escape_ascii(value: object, limit: int = FIELD_LIMIT) -> str:
-    """`value` as printable ASCII of at most `limit` characters: nothing a peer sends reaches a terminal raw."""
-    text = text_of(value)[: limit + 1]
-    escaped = "".join(c if " " <= c <= "~" else c.encode("unicode_escape", "replace").decode() for c in text)
-    return escaped if len(escaped) <= limit else escaped[: limit - 3] + "..."
+_FORMATTER = _Formatter()
 
 
-def escape_controls(value: object, limit: int = FIELD_LIMIT) -> str:
-    """The same for what the person who runs the server wrote: letters of every script stay, and what could break a line
-    or steer a terminal (controls, line separators, bidirectional overrides, lone surrogates) is escaped."""
-    text = text_of(value)[: limit + 1]
-    if not text.isprintable():
-        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return text if len(text) <= limit else text[: limit - 3] + "..."
-
-
+@dataclass_transform(frozen_default=True)
 class Event:
-    """Base of the catalogue. `level` is a `logging` level; `rated` events are held to a line per cause and second."""
+    """Base of all events. A subclass annotates its fields and nothing else, and is made and compared like a dataclass.
 
-    __slots__ = ()
-    level: ClassVar[int] = logging.INFO
-    rated: ClassVar[bool] = False
+    It is no dataclass, because the code of 55 dataclasses would take 30 ms to generate at every start. `level` is one
+    of `logging`; a `rated` event is logged once per cause and second; `template` is formatted with the fields.
+    """
+
+    level: ClassVar[int]
+    rated: ClassVar[bool]
+    template: ClassVar[str] = ""
+    __match_args__: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, level: int = INFO, rated: bool = False) -> None:
+        cls.level = level
+        cls.rated = rated
+        names = (*cls.__match_args__, *cls.__annotations__)
+        cls.__match_args__ = names  # type: ignore[misc]  # mypy knows them from the annotations
+
+    def __init__(self, *values: Any, **named: Any) -> None:
+        names = self.__match_args__
+        vars(self).update(zip(names, values, strict=False), **named)
+        if len(values) > len(names) or not vars(self).keys() <= set(names) or not all(hasattr(self, n) for n in names):
+            raise TypeError(f"{type(self).__name__} takes {', '.join(names)}")
+
+    def fields(self) -> dict[str, Any]:
+        """Return the value of each field by its name."""
+        return {name: getattr(self, name) for name in self.__match_args__}
+
+    def __str__(self) -> str:
+        return _FORMATTER.vformat(self.template, (), self.fields())
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.fields().items())})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Event) and type(self) is type(other) and self.fields() == other.fields()
+
+    def __hash__(self) -> int:
+        return hash((type(self), *self.fields().values()))
 
 
 Emit = Callable[[Event], None]
 
 
 def log(event: Event) -> None:
-    """An `Emit` for who has set up nothing else: to the logger `prefork`."""
+    """Log an event to the logger `prefork`: the `Emit` of a program that has set up no other."""
     logger = logging.getLogger("prefork")
     if logger.isEnabledFor(event.level):
         detail = getattr(event, "traceback", "")
         logger.log(event.level, "%s%s", event, f"\n{detail}" if detail else "")
 
 
-# --- one worker's connections -----------------------------------------------------------------------------------------
+# --- connections of one worker ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class HandlerFailed(Event):
-    """The handler of one connection raised; `traceback` is the whole of it, its lines made printable one by one."""
+class HandlerFailed(Event, level=ERROR, rated=True):
+    """The handler of a connection raised; each line of `traceback` is escaped."""
 
-    level: ClassVar[int] = logging.ERROR
-    rated: ClassVar[bool] = True
+    template = "handler failed for {peer}: {error}"
     peer: str
     error: str
     traceback: str = ""
 
-    def __str__(self) -> str:
-        return f"handler failed for {self.peer}: {self.error}"
 
+class ConnectionLost(Event, level=DEBUG, rated=True):
+    """A handler let an error pass that means its peer left or broke the protocol, which is no bug."""
 
-@dataclass(frozen=True, slots=True)
-class ConnectionLost(Event):
-    """A handler let pass that its peer left, or broke the protocol: nobody's bug."""
-
-    level: ClassVar[int] = logging.DEBUG
-    rated: ClassVar[bool] = True
+    template = "connection of {peer} ended: {reason}"
     peer: str
     reason: str
 
-    def __str__(self) -> str:
-        return f"connection of {self.peer} ended: {self.reason}"
 
-
-@dataclass(frozen=True, slots=True)
-class HandshakeFailed(Event):
+class HandshakeFailed(Event, level=DEBUG, rated=True):
     """A peer did not complete the TLS handshake."""
 
-    level: ClassVar[int] = logging.DEBUG
-    rated: ClassVar[bool] = True
+    template = "TLS handshake with {peer} failed: {reason}"
     peer: str
     reason: str
 
-    def __str__(self) -> str:
-        return f"TLS handshake with {self.peer} failed: {self.reason}"
 
+class ConnectionAborted(Event, level=WARNING, rated=True):
+    """A connection was aborted because a deadline passed or too much was unsent."""
 
-@dataclass(frozen=True, slots=True)
-class ConnectionAborted(Event):
-    """prefork itself cut a connection off: too much unsent, or a deadline passed."""
-
-    level: ClassVar[int] = logging.WARNING
-    rated: ClassVar[bool] = True
+    template = "aborted connection of {peer}: {reason}"
     peer: str
     reason: str
 
-    def __str__(self) -> str:
-        return f"aborted connection of {self.peer}: {self.reason}"
 
+class ConnectionRefused(Event, level=WARNING, rated=True):
+    """A connection was accepted and closed at once, because a limit was reached."""
 
-@dataclass(frozen=True, slots=True)
-class ConnectionRefused(Event):
-    """A connection was accepted and closed at once, at a limit."""
-
-    level: ClassVar[int] = logging.WARNING
-    rated: ClassVar[bool] = True
+    template = "refused {peer}: {reason}"
     peer: str
     reason: str
 
-    def __str__(self) -> str:
-        return f"refused {self.peer}: {self.reason}"
 
+class AcceptPaused(Event, level=WARNING, rated=True):
+    """Accepting stopped until a connection closes or a delay has passed: no descriptors, no memory, or a limit."""
 
-@dataclass(frozen=True, slots=True)
-class AcceptPaused(Event):
-    """No room to accept (descriptors or memory): accepting rests until a connection closes, or a moment has passed."""
-
-    level: ClassVar[int] = logging.WARNING
-    rated: ClassVar[bool] = True
+    template = "accepting on {listener} paused: {reason}; resumes when a connection closes"
     listener: str
     reason: str
 
-    def __str__(self) -> str:
-        return f"accepting on {self.listener} paused: {self.reason}; it goes on as soon as a connection closes"
 
-
-@dataclass(frozen=True, slots=True)
-class AcceptSkipped(Event):
+class AcceptSkipped(Event, level=DEBUG, rated=True):
     """A queued connection died before it was accepted."""
 
-    level: ClassVar[int] = logging.DEBUG
-    rated: ClassVar[bool] = True
+    template = "a connection on {listener} died before it was accepted: {reason}"
     listener: str
     reason: str
 
-    def __str__(self) -> str:
-        return f"a connection on {self.listener} was gone before it was accepted: {self.reason}"
 
+class ListenerBroken(Event, level=ERROR):
+    """A listening socket failed for good, so the server that owns it stops."""
 
-@dataclass(frozen=True, slots=True)
-class ListenerBroken(Event):
-    """A listening socket failed for good; the server that owns it stops."""
-
-    level: ClassVar[int] = logging.ERROR
+    template = "listening socket {listener} failed: {reason}"
     listener: str
     reason: str
-
-    def __str__(self) -> str:
-        return f"listening socket {self.listener} failed: {self.reason}"
 
 
 # --- fork_processes ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
 class ChildExited(Event):
-    """A child of `fork_processes` is done: exit status 0, or the very signal that was passed on to it."""
+    """A child of `fork_processes` exited with status 0, or by the signal that was passed on to it."""
 
+    template = "child {task} (pid {pid}) {death}"
     task: int
     pid: int
     death: str
 
-    def __str__(self) -> str:
-        return f"child {self.task} (pid {self.pid}) {self.death}"
 
+class ChildFailed(Event, level=WARNING):
+    """A child of `fork_processes` ended in any other way; `outcome` is what follows from it."""
 
-@dataclass(frozen=True, slots=True)
-class ChildFailed(Event):
-    """A child of `fork_processes` ended otherwise; `outcome` says what follows from it."""
-
-    level: ClassVar[int] = logging.WARNING
+    template = "child {task} (pid {pid}) {death}, {outcome}"
     task: int
     pid: int
     death: str
     outcome: str
 
-    def __str__(self) -> str:
-        return f"child {self.task} (pid {self.pid}) {self.death}, {self.outcome}"
 
+class ForkDelayed(Event, level=WARNING):
+    """The system has no resources for another child; the others keep running, and the fork is repeated."""
 
-@dataclass(frozen=True, slots=True)
-class ForkDelayed(Event):
-    """The system has no room for another process; what runs goes on, and the fork is tried again."""
-
-    level: ClassVar[int] = logging.WARNING
+    template = "cannot fork child {task}: {reason}; trying again until it works"
     task: int
     reason: str
-
-    def __str__(self) -> str:
-        return f"cannot fork child {self.task}: {self.reason}; trying again until it works"
 
 
 # --- the supervisor ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
 class Listening(Event):
-    """A listening socket is bound; one line each at the start."""
+    """A listening socket is bound; logged once per socket at the start."""
 
+    template = "listening on {address} ({kind})"
     address: str
     kind: str
 
-    def __str__(self) -> str:
-        return f"listening on {self.address} ({self.kind})"
 
+class GroupsReduced(Event, level=DEBUG):
+    """A TLS context offers only P-256, because its list of groups cannot be set."""
 
-@dataclass(frozen=True, slots=True)
-class GroupsReduced(Event):
-    """A TLS context offers P-256 alone, because its list of groups cannot be set."""
-
-    level: ClassVar[int] = logging.DEBUG
+    template = "TLS offers only the group P-256: the list of groups cannot be set: {reason}"
     reason: str
 
-    def __str__(self) -> str:
-        return f"TLS offers the group P-256 alone: the list of groups cannot be set: {self.reason}"
 
+class BacklogCapped(Event, level=WARNING):
+    """The kernel allows a shorter accept queue than `asked`."""
 
-@dataclass(frozen=True, slots=True)
-class BacklogCapped(Event):
-    """The kernel takes a shorter queue than was asked for."""
-
-    level: ClassVar[int] = logging.WARNING
+    template = "--backlog {asked}: the kernel caps it at {given} (raise net.core.somaxconn)"
     asked: int
     given: int
 
-    def __str__(self) -> str:
-        return f"--backlog {self.asked}: the kernel caps it at {self.given} (raise net.core.somaxconn)"
 
-
-@dataclass(frozen=True, slots=True)
 class NoDeadline(Event):
-    """A peer may do nothing for ever: at the start, and when a reload has changed it."""
+    """A silent peer may stay for ever; emitted at the start, and after a reload that changed it."""
 
+    template = "no deadline for: {phases}"
     phases: str
 
-    def __str__(self) -> str:
-        return f"no deadline for: {self.phases}"
 
-
-@dataclass(frozen=True, slots=True)
 class Ready(Event):
-    """Every worker accepts."""
+    """Every worker accepts connections."""
 
+    template = "ready: {workers:worker}"
     workers: int
 
-    def __str__(self) -> str:
-        return f"ready: {self.workers} worker{'' if self.workers == 1 else 's'}"
 
+class WorkerExited(Event, level=WARNING):
+    """A worker exited without being asked to; `delay` is the seconds until its slot is filled, or None for never."""
 
-@dataclass(frozen=True, slots=True)
-class WorkerExited(Event):
-    """A worker ended otherwise than it was asked to; in `delay` seconds another takes its slot, None: none does."""
-
-    level: ClassVar[int] = logging.WARNING
     worker: int
     pid: int
     cause: str
@@ -283,42 +229,29 @@ class WorkerExited(Event):
         return f"worker {self.worker} (pid {self.pid}) died: {self.cause}{then}"
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerFailedToStart(Event):
-    """A replacement could not start; the reason is the worker's own."""
+class WorkerFailedToStart(Event, level=ERROR):
+    """A replacement could not start; `reason` is what the worker reported."""
 
-    level: ClassVar[int] = logging.ERROR
+    template = "worker {worker} cannot start: {reason}"
     worker: int
     reason: str
 
-    def __str__(self) -> str:
-        return f"worker {self.worker} cannot start: {self.reason}"
 
+class ForkFailed(Event, level=WARNING):
+    """The system has no resources for another worker; the others keep serving, and the fork is repeated."""
 
-@dataclass(frozen=True, slots=True)
-class ForkFailed(Event):
-    """The system has no room for another worker; those that run go on, and the fork is tried again."""
-
-    level: ClassVar[int] = logging.WARNING
+    template = "cannot fork worker {worker}: {reason}; trying again until it works"
     worker: int
     reason: str
 
-    def __str__(self) -> str:
-        return f"cannot fork worker {self.worker}: {self.reason}; trying again until it works"
 
+class CrashLoop(Event, level=ERROR):
+    """Workers die too fast to be worth a restart, and none is left."""
 
-@dataclass(frozen=True, slots=True)
-class CrashLoop(Event):
-    """Workers die faster than restarting them makes sense, and none is left."""
-
-    level: ClassVar[int] = logging.ERROR
+    template = "giving up: every worker keeps dying ({failures} times in a row), none is left"
     failures: int
 
-    def __str__(self) -> str:
-        return f"giving up: every worker keeps dying ({self.failures} times in a row), none is left"
 
-
-@dataclass(frozen=True, slots=True)
 class Stopping(Event):
     """The supervisor was asked to stop."""
 
@@ -326,50 +259,277 @@ class Stopping(Event):
     at_once: bool
 
     def __str__(self) -> str:
-        return f"stopping at once ({self.by})" if self.at_once else f"stopping ({self.by}): open connections may end"
+        return f"stopping at once ({self.by})" if self.at_once else f"stopping ({self.by}): draining open connections"
 
 
-@dataclass(frozen=True, slots=True)
-class DrainTimedOut(Event):
-    """Workers did not end in time after a drain, and are killed."""
+class DrainTimedOut(Event, level=WARNING):
+    """Workers did not exit within the drain timeout and are killed."""
 
-    level: ClassVar[int] = logging.WARNING
+    template = "{workers:worker} still there after the drain timeout: killed (--drain-timeout)"
     workers: int
 
-    def __str__(self) -> str:
-        return f"{self.workers} worker{'' if self.workers == 1 else 's'} still there after the drain timeout: killed"
 
-
-@dataclass(frozen=True, slots=True)
 class Stopped(Event):
     """The supervisor is about to exit."""
 
+    template = "stopped (exit status {code})"
     code: int
 
-    def __str__(self) -> str:
-        return f"stopped (exit status {self.code})"
 
-
-@dataclass(frozen=True, slots=True)
 class Drained(Event):
-    """A worker has ended its connections; so many of them had to be aborted."""
+    """A worker has closed its connections; `aborted` of them had to be aborted."""
 
     aborted: int
 
     def __str__(self) -> str:
         if not self.aborted:
-            return "drained: every connection ended by itself"
-        return f"drained: {self.aborted} connection{'' if self.aborted == 1 else 's'} aborted at the drain timeout"
+            return "drained: all connections closed, none aborted"
+        return f"drained: {count_of(self.aborted, 'connection')} aborted at the drain timeout (--drain-timeout)"
 
 
-# --- logs -------------------------------------------------------------------------------------------------------------
+class WorkerFailed(Event, level=ERROR):
+    """An error in a worker that belongs to no connection: in the `stop()` of a lifespan object, or in prefork."""
+
+    template = "{what}: {error}"
+    what: str
+    error: str
+    traceback: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Suppressed(Event):
-    """So many events of one cause came too fast to be logged one by one, and none of them since."""
+class TasksStuck(Event, level=WARNING):
+    """Tasks of the service are still running after their cancellation; the worker exits without them."""
 
-    level: ClassVar[int] = logging.WARNING
+    tasks: int
+    names: str
+
+    def __str__(self) -> str:
+        verb = "was" if self.tasks == 1 else "were"
+        return f"{count_of(self.tasks, 'task')} ignored cancellation and {verb} abandoned: {self.names}"
+
+
+class WorkerHung(Event, level=ERROR):
+    """The event loop of a worker was blocked for --hang-timeout; its stacks follow, and it is killed."""
+
+    template = "worker {worker} (pid {pid}) hangs: its event loop has been blocked for {seconds:.1f} s (--hang-timeout)"
+    worker: int
+    pid: int
+    seconds: float
+
+
+class WorkerStacks(Event, level=ERROR):
+    """The stacks of all threads of a hung worker."""
+
+    template = "stacks of worker {worker} (pid {pid}), innermost call first:"
+    worker: int
+    pid: int
+    traceback: str
+
+
+# --- reload, recycling, scaling ---------------------------------------------------------------------------------------
+
+
+class Reloading(Event):
+    """A reload begins: workers are replaced one slot at a time."""
+
+    template = "reloading ({by}): generation {generation}, one worker at a time"
+    by: str
+    generation: int
+
+
+class Reloaded(Event):
+    """Every slot has a worker of the new generation; the older workers drain or have exited."""
+
+    template = "reloaded: every worker is of generation {generation}"
+    generation: int
+
+
+class ReloadFailed(Event, level=ERROR):
+    """A successor did not become ready, so the reload ends and the running workers stay."""
+
+    template = "reload failed, the running workers stay: the successor of worker {worker} did not boot: {reason}"
+    worker: int
+    reason: str
+
+
+class ReloadIgnored(Event, level=WARNING):
+    """A reload was requested when none is possible."""
+
+    template = "not reloading ({by}): {reason}"
+    by: str
+    reason: str
+
+
+class Recycling(Event):
+    """A worker reached a recycle limit: its successor is started, and it drains once that one is ready."""
+
+    template = "recycling worker {worker} (pid {pid}): {reason}"
+    worker: int
+    pid: int
+    reason: str
+
+
+class RecycleFailed(Event, level=ERROR):
+    """The successor of a recycled worker did not become ready, so the worker stays."""
+
+    template = "worker {worker} stays, its successor did not boot: {reason}; next try in {delay:.0f} s"
+    worker: int
+    reason: str
+    delay: float
+
+
+class Scaled(Event):
+    """The number of workers was changed."""
+
+    template = "scaled ({by}): {workers:worker}"
+    by: str
+    workers: int
+
+
+class ScaleIgnored(Event, level=WARNING):
+    """A number of workers was requested that is not possible now."""
+
+    template = "not scaling ({by}): {reason}"
+    by: str
+    reason: str
+
+
+# --- upgrade ----------------------------------------------------------------------------------------------------------
+
+
+class Upgrading(Event):
+    """A new supervisor is started, from the program as it is installed now."""
+
+    template = "upgrading ({by}): starting the installed program with the same sockets"
+    by: str
+
+
+class Upgraded(Event):
+    """The new supervisor serves; this one drains its workers and exits."""
+
+    template = "upgraded: supervisor {pid} is serving; draining this one"
+    pid: int
+
+
+class UpgradeFailed(Event, level=ERROR):
+    """The new supervisor did not come to serve, so this one stays."""
+
+    template = "upgrade failed, this server stays: {reason}"
+    reason: str
+
+
+class UpgradeIgnored(Event, level=WARNING):
+    """An upgrade was requested when none is possible."""
+
+    template = "not upgrading ({by}): {reason}"
+    by: str
+    reason: str
+
+
+class RolledBack(Event, level=ERROR):
+    """The new supervisor died while this one was still draining, so this one serves again."""
+
+    template = "supervisor {pid} died: {cause}; serving again in its place"
+    pid: int
+    cause: str
+
+
+class TookOver(Event):
+    """This supervisor serves in place of its predecessor."""
+
+    template = "took over from supervisor {pid}"
+    pid: int
+
+
+# --- listening sockets, files, the system -----------------------------------------------------------------------------
+
+
+class FileLost(Event, level=ERROR):
+    """The file of a unix socket that the server listens on was removed."""
+
+    template = (
+        "unix:{path} was unlinked: clients cannot connect "
+        "(remove it from --bind and reload, add it back and reload; or restart)"
+    )
+    path: str
+
+
+class ListenerReopened(Event, level=ERROR):
+    """A listening socket was shut down by a process that shares it, and listens again."""
+
+    template = "{listener} was shut down by another process; listening again"
+    listener: str
+
+
+class ListenerRestored(Event, level=ERROR):
+    """A worker, or a process it started, set options on a shared listening socket; they are set back."""
+
+    template = "{listener}: a worker or a process it started changed {options}; set back"
+    listener: str
+    options: str
+
+
+class ListenerRebound(Event, level=ERROR):
+    """Changed options cannot be set back, so the address is bound again and the workers are replaced."""
+
+    template = (
+        "{listener}: a worker or a process it started changed {options}, which cannot be set back; address bound again"
+    )
+    listener: str
+    options: str
+
+
+class ListenerDamaged(Event, level=ERROR):
+    """Changed options cannot be set back, and the address cannot be bound again."""
+
+    template = "{listener}: a worker or a process it started changed {options}, which cannot be set back: {reason}"
+    listener: str
+    options: str
+    reason: str
+
+
+class SupervisorFailed(Event, level=ERROR):
+    """An unexpected exception in the supervisor; what runs keeps running."""
+
+    template = "{what}: {error} (this is a bug in prefork: please report it)"
+    what: str
+    error: str
+    traceback: str = ""
+
+
+class SystemFailed(Event, level=ERROR, rated=True):
+    """A system call of the supervisor failed without a known consequence, and is repeated."""
+
+    template = "a system call of the supervisor failed: {reason} (in {where}); trying again"
+    reason: str
+    where: str
+
+
+class PidfileUnwritten(Event, level=WARNING):
+    """The pidfile could not be written; it is now empty, so that it holds no wrong pid."""
+
+    template = "--pidfile {path}: {reason}; the file is locked, and left empty"
+    path: str
+    reason: str
+
+
+class ControlUnavailable(Event, level=WARNING):
+    """The control socket could not be made, so the server runs without one."""
+
+    template = "no control socket: {reason} (give a path with --control, or --control off)"
+    reason: str
+
+
+class ReopenFailed(Event, level=WARNING):
+    """A log file could not be opened again, so lines still go to the old one."""
+
+    template = "log file {path} cannot be opened again: {reason}; still writing to the old one"
+    path: str
+    reason: str
+
+
+class Suppressed(Event, level=WARNING):
+    """Events of one cause came too fast to be logged one by one, and none has come since."""
+
     count: int
     event: str
     cause: str
@@ -377,341 +537,3 @@ class Suppressed(Event):
     def __str__(self) -> str:
         of = f"{self.event} ({self.cause})" if self.cause else self.event
         return f"{self.count} more of {of} {'was' if self.count == 1 else 'were'} not logged"
-
-
-@dataclass(frozen=True, slots=True)
-class TasksStuck(Event):
-    """Tasks of the service are still there after their cancellation; the worker ends without them."""
-
-    level: ClassVar[int] = logging.WARNING
-    tasks: int
-    names: str
-
-    def __str__(self) -> str:
-        are = "task ignores its" if self.tasks == 1 else "tasks ignore their"
-        return f"{self.tasks} {are} cancellation, left behind: {self.names}"
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerFailed(Event):
-    """Something raised in a worker that belongs to no connection: a lifespan object's `stop()`, or our own code."""
-
-    level: ClassVar[int] = logging.ERROR
-    what: str
-    error: str
-    traceback: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.what}: {self.error}"
-
-
-@dataclass(frozen=True, slots=True)
-class Reloading(Event):
-    """A reload begins: workers are replaced one slot at a time."""
-
-    by: str
-    generation: int
-
-    def __str__(self) -> str:
-        return f"reloading ({self.by}): generation {self.generation}, one worker at a time"
-
-
-@dataclass(frozen=True, slots=True)
-class Reloaded(Event):
-    """Every worker is of the new generation; those before them are draining or gone."""
-
-    generation: int
-
-    def __str__(self) -> str:
-        return f"reloaded: every worker is of generation {self.generation}"
-
-
-@dataclass(frozen=True, slots=True)
-class ReloadFailed(Event):
-    """A successor did not become ready; what runs is kept, and the reload is off."""
-
-    level: ClassVar[int] = logging.ERROR
-    worker: int
-    reason: str
-
-    def __str__(self) -> str:
-        return f"reload failed, what runs is kept: the successor of worker {self.worker} did not boot: {self.reason}"
-
-
-@dataclass(frozen=True, slots=True)
-class ReloadIgnored(Event):
-    """A reload was asked for when there can be none."""
-
-    level: ClassVar[int] = logging.WARNING
-    by: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"not reloading ({self.by}): {self.reason}"
-
-
-@dataclass(frozen=True, slots=True)
-class Recycling(Event):
-    """A worker has served enough: its successor is started, and when that one is ready, it drains."""
-
-    worker: int
-    pid: int
-    reason: str
-
-    def __str__(self) -> str:
-        return f"recycling worker {self.worker} (pid {self.pid}): {self.reason}"
-
-
-@dataclass(frozen=True, slots=True)
-class RecycleFailed(Event):
-    """The successor of a worker that is to be recycled did not become ready; the worker goes on."""
-
-    level: ClassVar[int] = logging.ERROR
-    worker: int
-    reason: str
-    delay: float
-
-    def __str__(self) -> str:
-        return (
-            f"worker {self.worker} is kept, its successor did not boot: {self.reason}; next try in {self.delay:.0f} s"
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Upgrading(Event):
-    """Another supervisor is started, of the program as it is installed now."""
-
-    by: str
-
-    def __str__(self) -> str:
-        return f"upgrading ({self.by}): starting the installed program with the same sockets"
-
-
-@dataclass(frozen=True, slots=True)
-class Upgraded(Event):
-    """It serves; this one drains its workers and leaves."""
-
-    pid: int
-
-    def __str__(self) -> str:
-        return f"upgraded: supervisor {self.pid} serves; what is open here may end"
-
-
-@dataclass(frozen=True, slots=True)
-class UpgradeFailed(Event):
-    """It did not come to serve; this one stays."""
-
-    level: ClassVar[int] = logging.ERROR
-    reason: str
-
-    def __str__(self) -> str:
-        return f"upgrade failed, what runs is kept: {self.reason}"
-
-
-@dataclass(frozen=True, slots=True)
-class UpgradeIgnored(Event):
-    """An upgrade was asked for when there can be none."""
-
-    level: ClassVar[int] = logging.WARNING
-    by: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"not upgrading ({self.by}): {self.reason}"
-
-
-@dataclass(frozen=True, slots=True)
-class RolledBack(Event):
-    """The new supervisor died while ours was still draining: ours serves again."""
-
-    level: ClassVar[int] = logging.ERROR
-    pid: int
-    cause: str
-
-    def __str__(self) -> str:
-        return f"supervisor {self.pid} died: {self.cause}; serving again in its place"
-
-
-@dataclass(frozen=True, slots=True)
-class TookOver(Event):
-    """This supervisor serves in place of the one before."""
-
-    pid: int
-
-    def __str__(self) -> str:
-        return f"took over from supervisor {self.pid}"
-
-
-@dataclass(frozen=True, slots=True)
-class FileLost(Event):
-    """Somebody has removed the file of a unix socket that we listen on."""
-
-    level: ClassVar[int] = logging.ERROR
-    path: str
-
-    def __str__(self) -> str:
-        return f"the file of unix:{self.path} is gone: nobody can connect to it; restart, or reload without and with it"
-
-
-@dataclass(frozen=True, slots=True)
-class ListenerReopened(Event):
-    """A listening socket had been shut down by a process that shares it, and listens again."""
-
-    level: ClassVar[int] = logging.ERROR
-    listener: str
-
-    def __str__(self) -> str:
-        return f"{self.listener} had been shut down, by a worker or what it has started; it listens again"
-
-
-@dataclass(frozen=True, slots=True)
-class ListenerRestored(Event):
-    """A process that shares a listening socket had set options on it, which hold for all; they are set back."""
-
-    level: ClassVar[int] = logging.ERROR
-    listener: str
-    options: str
-
-    def __str__(self) -> str:
-        return f"{self.listener}: a worker, or what it has started, had set {self.options}; set back"
-
-
-@dataclass(frozen=True, slots=True)
-class ListenerBoundAnew(Event):
-    """The same, where they cannot be set back: the workers are replaced by some that have a fresh socket."""
-
-    level: ClassVar[int] = logging.ERROR
-    listener: str
-    options: str
-
-    def __str__(self) -> str:
-        return (
-            f"{self.listener}: a worker, or what it has started, had set {self.options}, which cannot be set back; "
-            "bound anew"
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class ListenerDamaged(Event):
-    """The same, where it cannot be bound anew."""
-
-    level: ClassVar[int] = logging.ERROR
-    listener: str
-    options: str
-    reason: str
-
-    def __str__(self) -> str:
-        return (
-            f"{self.listener}: a worker, or what it has started, had set {self.options}, which cannot be set back: "
-            f"{self.reason}"
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class SupervisorFailed(Event):
-    """Our own code raised where nothing should; what runs goes on."""
-
-    level: ClassVar[int] = logging.ERROR
-    what: str
-    error: str
-    traceback: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.what}: {self.error} (this is a bug in prefork: please report it)"
-
-
-@dataclass(frozen=True, slots=True)
-class SystemFailed(Event):
-    """A system call of the supervisor failed where nothing is known to follow from that; it is tried again."""
-
-    level: ClassVar[int] = logging.ERROR
-    rated: ClassVar[bool] = True
-    reason: str
-    where: str
-
-    def __str__(self) -> str:
-        return f"the supervisor goes on and tries again: {self.reason} (in {self.where})"
-
-
-@dataclass(frozen=True, slots=True)
-class PidfileUnwritten(Event):
-    """The pidfile could not be written; it is empty now, so that no wrong number stands in it."""
-
-    level: ClassVar[int] = logging.WARNING
-    path: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"--pidfile {self.path}: {self.reason}; it is locked, and empty"
-
-
-@dataclass(frozen=True, slots=True)
-class ReopenFailed(Event):
-    """A log file could not be opened again; lines go where they went before."""
-
-    level: ClassVar[int] = logging.WARNING
-    path: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"log file {self.path} cannot be opened again: {self.reason}; still writing to the old one"
-
-
-@dataclass(frozen=True, slots=True)
-class Scaled(Event):
-    """The number of workers was changed."""
-
-    by: str
-    workers: int
-
-    def __str__(self) -> str:
-        return f"scaled ({self.by}): {self.workers} worker{'' if self.workers == 1 else 's'}"
-
-
-@dataclass(frozen=True, slots=True)
-class ScaleIgnored(Event):
-    """Another number of workers was asked for when it cannot be had."""
-
-    level: ClassVar[int] = logging.WARNING
-    by: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"not scaling ({self.by}): {self.reason}"
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerHung(Event):
-    """A worker's loop has not turned for longer than --hang-timeout; its stacks follow, and it is killed."""
-
-    level: ClassVar[int] = logging.ERROR
-    worker: int
-    pid: int
-    seconds: float
-
-    def __str__(self) -> str:
-        return f"worker {self.worker} (pid {self.pid}) hangs: its loop has not turned for {self.seconds:.1f} s"
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerStacks(Event):
-    """Where the threads of a hung worker were."""
-
-    level: ClassVar[int] = logging.ERROR
-    worker: int
-    pid: int
-    traceback: str
-
-    def __str__(self) -> str:
-        return f"stacks of worker {self.worker} (pid {self.pid}), the innermost call first:"
-
-
-@dataclass(frozen=True, slots=True)
-class ControlUnavailable(Event):
-    """There is no control socket; the server does without."""
-
-    level: ClassVar[int] = logging.WARNING
-    reason: str
-
-    def __str__(self) -> str:
-        return f"no control socket: {self.reason}; name a path by --control, or say --control off"

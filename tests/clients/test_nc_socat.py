@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import need
+from helpers.support import need
 
 from prefork.testing import Server, run_server
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import need, wait_until
+from helpers.support import need, wait_until
 
 from prefork.testing import Server, run_server
 

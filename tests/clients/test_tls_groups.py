@@ -8,8 +8,8 @@ import ssl
 from pathlib import Path
 
 import pytest
-from streams import server_context
-from support import need
+from helpers.streams import server_context
+from helpers.support import need
 
 import prefork
 from prefork.config import TLS

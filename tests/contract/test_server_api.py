@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 import pytest
-from streams import FLAVOURS, World, eventually, settled
+from helpers.streams import FLAVOURS, World, eventually, settled
 
 import prefork
 from prefork.net import acceptor

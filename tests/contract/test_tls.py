@@ -8,11 +8,11 @@ import socket
 import ssl
 
 import pytest
-from streams import FLAVOURS, World, client_context, eventually, server_context, settled
+from helpers.streams import FLAVOURS, World, client_context, eventually, server_context, settled
 
 from prefork.config import Limits
 from prefork.errors import ConnectionTimedOut
-from prefork.net.stream import Stream
+from prefork.net.stream import Stream, call_when_closed
 
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
@@ -277,7 +277,7 @@ def test_a_peer_that_never_answers_close_notify_is_not_waited_for_long(world: Wo
         async with world.raw() as (stream, sock):
             client = await _established(stream, sock)
             closed: list[bool] = []
-            stream.on_closed = lambda: closed.append(True)
+            call_when_closed(stream, lambda: closed.append(True))
             stream.write(b"last words")
             stream.close()
             assert await client.read(10) == b"last words"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 
 import pytest
-from support import run_script
+from helpers.support import run_script
 
 import prefork
 

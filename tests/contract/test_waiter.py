@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 
 import pytest
-from streams import FLAVOURS, World
+from helpers.streams import FLAVOURS, World
 
 from prefork.net.waiter import Waiter
 

@@ -1,34 +1,51 @@
-"""What the documents say is so: their code runs, their defaults are the code's, their files exist."""
+"""The documents agree with the code: their programs run, their defaults are the code's, their files and links exist."""
 
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 import textwrap
 from pathlib import Path
 
 import pytest
-from support import need, need_root, run_script
+from helpers.support import need, need_root, run_script
 
 from prefork.cli.sources import Sources
 from prefork.config import Limits, Settings
 from prefork.errors import ExitCode
+from prefork.system.tls_contexts import build_context
 from prefork.testing import run_server
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
-STREAMS = (ROOT / "docs" / "streams.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
+PAGES = {path.name: path for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]}
+TEXT = {name: path.read_text() for name, path in PAGES.items()}
+#: Every page except README, whose programs have tests of their own.
+PROGRAMS = [
+    pytest.param(code, id=f"{name}-{position}")
+    for name, text in sorted(TEXT.items())
+    if name != "README.md"
+    for position, code in enumerate(re.findall(r"```python\n(.*?)```", text, re.S))
+]
 
 
-def block(with_text: str) -> str:
-    (found,) = [each for each in BLOCKS if with_text in each]
+def readme_program(containing: str) -> str:
+    (found,) = [each for each in re.findall(r"```python\n(.*?)```", TEXT["README.md"], re.S) if containing in each]
     return found
 
 
+def table(page: str, heading: str) -> dict[str, list[str]]:
+    """Return the rows of the first table under `heading`: the cells after the first, by the first."""
+    section = TEXT[page].split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("|")]
+    return {row[0]: row[1:] for row in rows[2:]}
+
+
+# --- programs ---------------------------------------------------------------------------------------------------------
+
+
 def test_the_first_handler_runs_as_it_is_written(tmp_path: Path) -> None:
-    need("nc")
-    (tmp_path / "echo.py").write_text(block("# echo.py"))
+    (tmp_path / "echo.py").write_text(readme_program("# echo.py"))
     with run_server("echo:handle", cwd=tmp_path) as server:
         done = run_script(
             "import socket, sys\n"
@@ -47,7 +64,7 @@ async def handle(stream):
         stream.write(line)
 
 """
-#: Starts the program given as text, talks to port 9000 of a network of its own, over TLS if told to, and ends it.
+#: Starts the program given as text, talks to port 9000 of a network of its own, over TLS if asked to, and ends it.
 DRIVER = """
 import socket, ssl, subprocess, sys, time
 subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
@@ -75,13 +92,13 @@ server.wait(20)
     ("text", "wrap", "tls"),
     [("prefork.serve(", False, True), ("async with prefork.TCPServer", True, False), ("fork_processes", False, False)],
 )
-def test_the_programs_run_as_they_are_written(
+def test_the_programs_of_the_readme_run_as_they_are_written(
     text: str, wrap: bool, tls: bool, tmp_path: Path, certs: dict[str, str]
 ) -> None:
-    """On port 9000, as they say: in a network namespace of their own."""
+    """They listen on port 9000, so each runs in a network namespace of its own."""
     need("unshare", "ip")
     need_root()
-    code = block(text)
+    code = readme_program(text)
     if wrap:
         code = f"import prefork\n\nasync def main():\n{textwrap.indent(code, '    ')}\nasyncio.run(main())\n"
     elif "import prefork" not in code:
@@ -95,116 +112,199 @@ def test_the_programs_run_as_they_are_written(
     assert done.stdout == "hello\nhello\n", done.stderr
 
 
-def test_the_table_of_options_has_the_defaults_of_the_code() -> None:
-    rows = re.findall(r"^\| (`-.*?) \| (.*?) \|", README, re.M)
-    said = {}
-    for names, default in rows:
-        for name in re.findall(r"--([a-z-]+)", names):
-            values = re.findall(r"`([^`]*)`", default)
-            position = re.findall(r"--([a-z-]+)", names).index(name)
-            said[name] = values[position] if position < len(values) else None
-    settings, limits = Settings(), Limits()
-    assert said == {
-        "bind": str(settings.bind[0]),
-        "workers": str(settings.workers),
-        "backlog": str(settings.backlog),
-        "reuse-port": None,
-        "insecure-paths": None,
-        "leave-daemons": None,
-        "tls-cert": None,
-        "tls-key": None,
-        "max-connections": None,
-        "max-connections-per-ip": "off",
-        "accept-rate": "off",
-        "at-limit": limits.at_limit,
-        "refusal": None,
-        "max-handshakes": str(limits.max_handshakes),
-        "max-unsent": f"{limits.max_unsent >> 20}M",
-        "handshake-timeout": f"{limits.handshake_timeout:g}",
-        "first-byte-timeout": "off",
-        "idle-timeout": "off",
-        "write-timeout": f"{limits.write_timeout:g}",
-        "max-age": "off",
-        "drain-timeout": f"{settings.drain_timeout:g}",
-        "hang-timeout": f"{settings.hang_timeout:g}",
-        "boot-timeout": f"{settings.boot_timeout:g}",
-        "max-connections-served": "off",
-        "max-worker-age": "off",
-        "max-worker-rss": "off",
-        "user": None,
-        "group": None,
-        "umask": None,
-        "pidfile": None,
-        "control": None,
-        "ready-fd": None,
-        "loop": settings.loop,
-        "log-format": settings.log_format,
-        "log-level": settings.log_level,
-        "config": "prefork.toml",
+@pytest.mark.parametrize("code", PROGRAMS)
+def test_the_programs_of_the_other_pages_run_as_they_are_written(code: str, tmp_path: Path) -> None:
+    """Programs named `test_*.py` run under pytest, beside the examples; the others as scripts."""
+    for example in (ROOT / "examples").glob("*.py"):
+        shutil.copy(example, tmp_path)
+    name = re.match(r"# (test_\w+\.py)\n", code)
+    (tmp_path / (name[1] if name else "program.py")).write_text(code)
+    if name:
+        command = f"import pytest, sys; sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', {name[1]!r}]))"
+        done = run_script(command, cwd=tmp_path, deadline=50)
+        assert re.search(r"^\d+ passed", done.stdout, re.M), done.stdout
+    else:
+        done = run_script(tmp_path / "program.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# --- options ----------------------------------------------------------------------------------------------------------
+
+#: Options whose default in the table is words instead of a value.
+WORDED = {"max-connections", "control", "config"}
+
+
+def documented_options() -> dict[str, str]:
+    """Return each option of the table with the default that it states."""
+    found = {}
+    for cell, (default, _) in table("options.md", "Options of `serve` and `check`").items():
+        names = re.findall(r"--([a-z-]+)", cell)
+        defaults = default.split(", ") if len(names) > 1 and "," in default else [default] * len(names)
+        found.update(zip(names, defaults, strict=True))
+    return found
+
+
+def default_of(option: str) -> str:
+    """Return the code's default as the table writes it."""
+    if option in ("tls-cert", "tls-key"):
+        assert Settings().tls == ()
+        return "none"
+    field = option.replace("-", "_")
+    value = getattr(Settings(), field) if field in Settings.__slots__ else getattr(Limits(), field)
+    if option == "bind":
+        (address,) = value
+        return f"`{address}`"
+    if value is False:
+        return "off"
+    if value in ("", b"") or (value is None and option in ("umask", "ready-fd")):
+        return "none"
+    if value is None:
+        return "`off`"
+    if option == "max-unsent":
+        return f"`{value >> 20}M`"
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+
+
+def test_the_table_of_options_states_the_defaults_of_the_code() -> None:
+    stated = documented_options()
+    assert {option: text for option, text in stated.items() if option not in WORDED} == {
+        option: default_of(option) for option in stated if option not in WORDED
     }
-    assert settings.max_connections_served is settings.max_worker_age is settings.max_worker_rss is None
-    assert not settings.reuse_port
-    for name in ("max_connections", "max_connections_per_ip", "accept_rate", "first_byte_timeout", "idle_timeout"):
-        assert getattr(limits, name) is None
-    assert limits.max_age is None
-    assert limits.refusal == b""
+    assert Limits().max_connections is None
+    assert Settings().control == ""
 
 
-def test_the_table_of_options_is_the_commands_own() -> None:
+def test_the_table_of_options_has_all_options_of_the_command() -> None:
     helped = run_script("from prefork.cli.main import main\nmain()", "serve", "--help", env={"COLUMNS": "200"}).stdout
-    offered = set(re.findall(r"--([a-z][a-z-]+)", helped)) - {
-        "help",
-        "no-reuse-port",
-        "no-insecure-paths",
-        "no-leave-daemons",
+    offered = {name for name in re.findall(r"--([a-z][a-z-]+)", helped) if not name.startswith("no-")} - {"help"}
+    assert offered == set(documented_options())
+
+
+def test_the_table_of_exit_codes_is_the_codes_own() -> None:
+    assert [int(code) for code in table("options.md", "Exit codes")] == [int(code) for code in ExitCode]
+
+
+@pytest.mark.parametrize("page", sorted(TEXT))
+def test_commands_that_pages_show_use_options_that_exist(page: str) -> None:
+    documented = set(documented_options()) | {"json", "now", "help", "version"}
+    for line in re.findall(r"prefork (?:serve|check|status|reload|upgrade|scale|stop) [^\n`]*", TEXT[page]):
+        assert set(re.findall(r"(?<= )--([a-z-]+)", line)) <= documented, line
+
+
+def test_a_file_of_settings_in_a_page_is_accepted(tmp_path: Path) -> None:
+    settings = {}
+    for page in ("options.md", "running.md"):
+        (text,) = re.findall(r"```toml\n(.*?)```", TEXT[page], re.S)
+        (tmp_path / "prefork.toml").write_text(text)
+        settings[page] = Sources({"config": [str(tmp_path / "prefork.toml")]}, {}).settings()
+    limits = settings["running.md"].limits
+    assert (limits.first_byte_timeout, limits.idle_timeout, limits.max_age) == (10, 120, 3600)
+    assert [str(address) for address in settings["options.md"].bind] == [":9000", "unix:/run/app/echo.sock,mode=660"]
+    assert settings["options.md"].max_worker_rss == 512 * 2**20
+
+
+def test_the_environment_takes_several_addresses_separated_by_spaces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (value,) = re.findall(r'`PREFORK_BIND="(.*?)"`', TEXT["options.md"])
+    settings = Sources({}, {"PREFORK_BIND": value}).settings()
+    assert " ".join(map(str, settings.bind)) == value
+
+
+# --- limits and TLS ---------------------------------------------------------------------------------------------------
+
+
+def test_the_table_of_limits_states_the_fields_and_defaults_of_the_code() -> None:
+    stated = {name.strip("`"): default for name, (default, _) in table("streams.md", "Limits from Python").items()}
+    words = {None: "off", b"": "empty"}
+    limits = Limits()
+    values = {name: getattr(limits, name) for name in Limits.__slots__}
+    assert stated == {
+        name: words.get(value, f"{value:g}" if isinstance(value, float) else str(value))
+        for name, value in values.items()
     }
-    assert offered == set(re.findall(r"--([a-z-]+)", "".join(re.findall(r"^\| (`-.*?) \|", README, re.M))))
 
 
-def test_exit_codes() -> None:
-    text = README.split("Exit codes:")[1].split("\n\n")[0]
-    assert [int(code) for code in re.findall(r"\b(\d+)\b", text)] == [int(code) for code in ExitCode]
-
-
-@pytest.mark.parametrize("name", re.findall(r"`Limits\.(\w+)`", STREAMS))
-def test_limits_that_are_told_in_streams_are_the_codes(name: str) -> None:
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"`Limits\.(\w+)`", TEXT["streams.md"]))))
+def test_limits_that_the_text_states_are_the_codes(name: str) -> None:
     value = getattr(Limits(), name)
-    near = STREAMS[max(0, STREAMS.index(f"`Limits.{name}`") - 160) : STREAMS.index(f"`Limits.{name}`") + 80]
+    text = TEXT["streams.md"]
+    near = text[max(0, text.index(f"`Limits.{name}`") - 160) : text.index(f"`Limits.{name}`") + 80]
     forms = {f"{value:g}" if value < 1000 else str(value)}
     if isinstance(value, int) and value % 1024 == 0:
         forms.add(f"{value // 1024} KiB")
     assert any(form in near for form in forms), (name, value, near)
 
 
-def test_the_file_of_settings_is_one(tmp_path: Path) -> None:
-    found = []
-    for text in re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "running.md").read_text(), re.S):
-        (tmp_path / "prefork.toml").write_text(text)
-        found.append(Sources({"config": [str(tmp_path / "prefork.toml")]}, {}).settings())
-    settings, internet = found
-    assert (internet.limits.first_byte_timeout, internet.limits.idle_timeout, internet.limits.max_age) == (
-        10,
-        120,
-        3600,
+def test_the_table_of_tls_defaults_is_the_contexts(certs: dict[str, str]) -> None:
+    import prefork
+
+    context = build_context((prefork.TLS(certs["cert"], certs["key"]),))
+    rows = table("running.md", "TLS defaults")
+    ciphers = {each["name"]: each["protocol"] for each in context.get_ciphers()}
+    stated = {
+        name: version
+        for version, row in (("TLSv1.2", "TLS 1.2 ciphers"), ("TLSv1.3", "TLS 1.3 ciphers"))
+        for name in re.findall(r"`([A-Z0-9_-]+)`", rows[row][0])
+    }
+    assert stated == ciphers
+    assert context.minimum_version.name == "TLSv1_2"
+    assert f"{context.num_tickets} per connection" in rows["session tickets"][0]
+
+
+def test_the_table_of_fixed_timeouts_is_the_codes() -> None:
+    limits = pytest.importorskip("prefork.core.time_limits", reason="the timeouts are in several modules")
+    rows = {what: text for what, (text, *_) in table("running.md", "Timeouts that are fixed").items()}
+
+    def seconds(what: str) -> float:
+        (found,) = [text for row, text in rows.items() if row.startswith(what)]
+        return float(re.search(r"[\d.]+(?= s\b)", found)[0])  # type: ignore[index]  # a row without one fails here
+
+    assert seconds("`start()`") == limits.SERVICE_START_TIMEOUT
+    assert seconds("`stop()`") == limits.SERVICE_STOP_TIMEOUT
+    assert seconds("tasks of handlers") == limits.ABORT_TIMEOUT
+    assert seconds("end of a worker after its drain") == limits.WORKER_EXIT_TIMEOUT
+    assert (
+        f"kills it {limits.WORKER_STOP_MARGIN:g} s after the drain timeout" in rows["end of a worker after its drain"]
     )
-    assert [str(address) for address in settings.bind] == [":9000", "unix:/run/app/echo.sock,mode=660"]
-    assert settings.max_worker_rss == 512 * 2**20
 
 
-@pytest.mark.parametrize("document", sorted(path.name for path in ROOT.glob("*.md")))
-def test_files_that_are_named_exist(document: str) -> None:
-    text = (ROOT / document).read_text()
-    for path in re.findall(r"`((?:tests|docs|src|examples|scripts)/[\w./-]+)`", text):
-        assert (ROOT / path).exists(), f"{document} names {path}"
-    for path in re.findall(r"`((?:core|net|system|parent|worker|cli|observe)/\w+\.py)`", text):
-        assert (ROOT / "src" / "prefork" / path).exists(), f"{document} names {path}"
-    for path in re.findall(r"\]\(([^)#]+)\)", text):
-        assert path.startswith("http") or (ROOT / path).exists(), f"{document} links to {path}"
+# --- files and links --------------------------------------------------------------------------------------------------
 
 
-def test_the_project_speaks_of_itself_alone() -> None:
-    """No trace of the machine it was made on."""
-    home = str(ROOT)
-    for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "src").rglob("*.py"), ROOT / "Makefile"]:
-        assert home not in path.read_text(), path
+@pytest.mark.parametrize("page", sorted(TEXT))
+def test_files_that_pages_name_exist(page: str) -> None:
+    text = TEXT[page]
+    for path in re.findall(r"`((?:tests|docs|src|examples|scripts|bench|soak|inject)/[\w./-]+)`", text):
+        assert (ROOT / path).exists(), f"{page} names {path}"
+    for path in re.findall(r"`((?:core|net|system|parent|worker|cli|observe|assembly|testing)/\w+\.py)`", text):
+        assert (ROOT / "src" / "prefork" / path).exists(), f"{page} names {path}"
+
+
+def anchors(text: str) -> set[str]:
+    """Return the anchors of a page's headings as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", text, re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", sorted(TEXT))
+def test_links_lead_to_pages_and_headings_that_exist(page: str) -> None:
+    for link in re.findall(r"\]\(([^)]+)\)", TEXT[page]):
+        path, _, anchor = link.partition("#")
+        if path.startswith("http"):
+            continue
+        target = (PAGES[page].parent / path).resolve() if path else PAGES[page]
+        assert target.exists(), f"{page} links to {link}"
+        assert not anchor or anchor in anchors(target.read_text()), f"{page} links to {link}"
+
+
+def test_the_map_lists_every_page() -> None:
+    linked = {(ROOT / "docs" / path).resolve() for path in re.findall(r"\]\(([^)#]+)", TEXT["index.md"])}
+    assert {path.resolve() for path in PAGES.values() if path.name != "index.md"} <= linked
+
+
+def test_the_project_mentions_no_path_of_the_machine_it_was_made_on() -> None:
+    for path in [*PAGES.values(), *(ROOT / "src").rglob("*.py"), ROOT / "Makefile"]:
+        assert str(ROOT) not in path.read_text(), path
     assert sys.version_info >= (3, 11)

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support import need, wait_until
+from helpers.support import need, wait_until
 
 from prefork.testing import Server, run_server
 

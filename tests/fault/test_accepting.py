@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from streams import FLAVOURS, World, eventually, observed_server
-from support import need, need_root, run_script, slow
+from helpers.streams import FLAVOURS, World, eventually, observed_server
+from helpers.support import need, need_root, run_script, slow
 
 import prefork
 from prefork.events import AcceptPaused, Event, ListenerBroken

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from support import need, need_root, run_script
+from helpers.support import need, need_root, run_script
 
 ROOT = Path(__file__).parents[2]
 

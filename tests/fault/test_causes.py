@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from support import need_root, slow, wait_until
+from helpers.support import need_root, slow, wait_until
 
 from prefork.testing import Server, run_server
 

@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from servers import serving
+from helpers.servers import serving
 
 SERVICE = """
 import os, time

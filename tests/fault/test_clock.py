@@ -9,7 +9,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from support import need, wait_until
+from helpers.support import need, wait_until
 
 from prefork.testing import Server, run_server
 
@@ -102,7 +102,7 @@ def test_a_drain_takes_no_longer_and_is_not_cut_short(clock: WallClock, tmp_path
             clock.jump(offset)
             assert sock.makefile("rb").read() == b"goodbye\n"
         assert server.wait() == 0
-        assert "every connection ended by itself" in server.stderr()
+        assert "all connections closed, none aborted" in server.stderr()
 
 
 def _queue_is_empty(port: int) -> bool:

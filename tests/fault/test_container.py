@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support import need, need_root, rounds, run_script
+from helpers.support import need, need_root, rounds, run_script
 
 SERVICE = """
 import asyncio, os, subprocess, sys
@@ -178,7 +178,7 @@ def test_at_the_limit_of_processes_what_runs_goes_on(folder: Path) -> None:
     code = """
 import os, resource, signal, socket, sys, time
 from prefork.testing import run_server
-from support import wait_until
+from helpers.support import wait_until
 
 def ask(port):
     with socket.create_connection(("127.0.0.1", port), 10) as sock:

@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support import need, need_root, wait_until
+from helpers.support import need, need_root, wait_until
 
 from prefork.testing import Server, run_server
 

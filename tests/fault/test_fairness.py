@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from servers import ready, serving, status
-from support import wait_until
+from helpers.servers import ready, serving, status
+from helpers.support import wait_until
 
 from prefork.testing import Server
 

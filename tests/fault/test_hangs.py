@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support import wait_until
+from helpers.support import wait_until
 
 from prefork.testing import Server, run_server
 
@@ -64,13 +64,13 @@ def test_a_hung_worker_is_found_told_and_replaced(folder: Path, how: str) -> Non
         before = set(server.worker_pids())
         with connect(server) as sock:
             sock.sendall(how.encode() + b"\n")
-            wait_until(lambda: "hangs: its loop has not turned for " in server.stderr(), what="the verdict")
+            wait_until(lambda: "hangs: its event loop has been blocked for " in server.stderr(), what="the verdict")
             wait_until(
                 lambda: len(server.worker_pids()) == 2 and len(before & set(server.worker_pids())) == 1,
                 what="the replacement",
             )
         text = server.stderr()
-        assert text.count("hangs: its loop") == 1
+        assert text.count("hangs: its event loop") == 1
         if how in ("sleep", "spin"):
             assert "stacks of worker" in text
             assert "service.py" in text

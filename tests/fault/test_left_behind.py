@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from servers import command, gone, ready, serving, upgrade
-from support import run_script, wait_until
+from helpers.servers import command, gone, ready, serving, upgrade
+from helpers.support import run_script, wait_until
 
 from prefork.testing import Server, run_server
 

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from servers import echo, serving, upgrade
-from support import need_root, run_script, wait_until
+from helpers.servers import echo, serving, upgrade
+from helpers.support import need_root, run_script, wait_until
 
 from prefork.addresses import FdAddress, TCPAddress, UnixAddress
 from prefork.assembly.listener_repair import ANEW_INTERVAL, ListenerRepair
-from prefork.events import Event, ListenerBoundAnew, ListenerDamaged, ListenerRestored
+from prefork.events import Event, ListenerDamaged, ListenerRebound, ListenerRestored
 from prefork.system.listeners import Listener, Listeners
 from prefork.testing import Server
 
@@ -175,7 +175,7 @@ def test_what_cannot_be_set_back_is_bound_anew(
         spoil(theirs)
         fresh = mender.repair(100, events.append)[listener]
         assert fresh.sockets()[0].getsockname() == where
-        assert [type(event) for event in events] == [ListenerBoundAnew]
+        assert [type(event) for event in events] == [ListenerRebound]
         assert name in str(events[0])
         assert mender.repair(100, events.append) == {}, "the one that is given up is looked at no more"
         if family == socket.AF_UNIX:
@@ -231,7 +231,7 @@ def test_a_device_without_the_right_to_unset_it() -> None:
     """
     done = run_script(code)
     assert done.returncode == 0, done.stderr
-    assert "SO_BINDTODEVICE, which cannot be set back; bound anew" in done.stdout
+    assert "SO_BINDTODEVICE, which cannot be set back; address bound again" in done.stdout
 
 
 # --- with workers -----------------------------------------------------------------------------------------------------
@@ -316,7 +316,7 @@ def reload(server: Server) -> None:
 
 
 def lines(server: Server) -> list[str]:
-    return [line for line in server.stderr().splitlines() if "had set" in line]
+    return [line for line in server.stderr().splitlines() if "a process it started changed" in line]
 
 
 @pytest.mark.parametrize("how", ["death", "reload"])
@@ -351,7 +351,7 @@ def test_workers_get_another_socket_where_it_cannot_be_set_back(folder: Path, ho
         if how == "reload":
             reload(server)
         wait_until(lambda: len(lines(server)) == 3)
-        assert all("bound anew" in line for line in lines(server))
+        assert all("bound again" in line for line in lines(server))
         wait_until(lambda: "reloaded:" in server.stderr(), 20)
         wait_until(lambda: all_answer(server, folder))
         assert all(all_answer(server, folder) for _ in range(5))

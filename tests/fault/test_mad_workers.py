@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from opened import open_folder, run_opened
-from servers import command, cpu_seconds, gone, ready, serving, status
-from support import need_root, open_files, wait_until
+from helpers.opened import open_folder, run_opened
+from helpers.servers import command, cpu_seconds, gone, ready, serving, status
+from helpers.support import need_root, open_files, wait_until
 
 SERVICE = """
 import contextlib, fcntl, json, os, socket, threading
@@ -108,7 +108,7 @@ def test_a_listening_socket_that_was_shut_down_listens_again(folder: Path, bind:
     with serving(folder, bind=[bind, "127.0.0.1:0"]) as server:
         tell(server.addresses[0], b"deaf\n")
         for address in server.addresses:
-            wait_until(lambda address=address: f"{address} had been shut down" in server.stderr(), 20)
+            wait_until(lambda address=address: f"{address} was shut down" in server.stderr(), 20)
             wait_until(lambda address=address: _answers(address), 20, f"{address} answers")
         assert server.stop() == 0
 

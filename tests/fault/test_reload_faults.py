@@ -11,10 +11,22 @@ import time
 from pathlib import Path
 
 import pytest
-import streams
 import trustme
-from servers import ECHO, Asked, answer, asking, command, echo, leave_descriptors, ready, serves, serving, status
-from support import need, need_root, wait_until
+from helpers import streams
+from helpers.servers import (
+    ECHO,
+    Asked,
+    answer,
+    asking,
+    command,
+    echo,
+    leave_descriptors,
+    ready,
+    serves,
+    serving,
+    status,
+)
+from helpers.support import need, need_root, wait_until
 
 from prefork.testing import Server, run_server
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from streams import client_context
-from support import kill_session, need
+from helpers.streams import client_context
+from helpers.support import kill_session, need
 
 SERVER = """
 import asyncio, select, sys

@@ -11,8 +11,8 @@ import sys
 import textwrap
 
 import pytest
-from streams import FLAVOURS, World, eventually
-from support import kill_session, need
+from helpers.streams import FLAVOURS, World, eventually
+from helpers.support import kill_session, need
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support import kill_session, rounds, session_members, wait_until
+from helpers.support import kill_session, rounds, session_members, wait_until
 
 from prefork.testing import run_server
 
@@ -112,7 +112,7 @@ def test_what_a_worker_does_not_heed(folder: Path, number: int) -> None:
         # Answered after what was sent before: the stop is the proof.
         assert server.stop() == 0
         assert "died" not in server.stderr()
-        assert server.stderr().count("drained: every connection ended by itself") == 2
+        assert server.stderr().count("drained: all connections closed, none aborted") == 2
 
 
 def test_the_end_of_its_terminal_costs_no_connection(folder: Path) -> None:

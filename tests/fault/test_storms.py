@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import need, rounds, session_members, wait_until
+from helpers.support import need, rounds, session_members, wait_until
 
 from prefork.testing import Server, run_server
 

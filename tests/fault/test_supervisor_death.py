@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support import kill_session, rounds, session_members, wait_until
+from helpers.support import kill_session, rounds, session_members, wait_until
 
 from prefork.testing import run_server
 

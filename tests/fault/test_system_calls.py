@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from servers import ECHO, command, echo, ready, serving, upgrade
-from support import need, run_script, wait_until
+from helpers.servers import ECHO, command, echo, ready, serving, upgrade
+from helpers.support import need, run_script, wait_until
 
 from prefork.core.messages import ReadyMessage, encode
 from prefork.parent.upgrade import Predecessor
@@ -73,7 +73,7 @@ def test_a_poll_that_fails_ends_nothing(folder: Path, error: str) -> None:
             wait_until(lambda: "TracerPid:\t0\n" not in Path(f"/proc/{server.pid}/status").read_text())
             for pid in server.worker_pids():
                 os.kill(pid, signal.SIGKILL)
-            wait_until(lambda: "the supervisor goes on and tries again: " in server.stderr())
+            wait_until(lambda: "a system call of the supervisor failed: " in server.stderr())
             wait_until(lambda: echo(("127.0.0.1", server.port)) == b"hello\n")
         finally:
             strace.terminate()

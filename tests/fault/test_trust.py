@@ -20,9 +20,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from opened import open_folder, run_opened
-from servers import command
-from support import need, need_root, wait_until
+from helpers.opened import open_folder, run_opened
+from helpers.servers import command
+from helpers.support import need, need_root, wait_until
 
 NOBODY = 65534
 SERVICE = """
@@ -36,7 +36,7 @@ PRELUDE = """
 import ctypes, os, re, signal, socket, subprocess, sys, time
 from pathlib import Path
 from prefork.testing import run_server
-from support import wait_until
+from helpers.support import wait_until
 
 def who(server):
     with socket.create_connection(("127.0.0.1", server.port), 10) as sock:
@@ -319,7 +319,7 @@ def test_a_variable_that_names_nothing_is_no_weakness(folder: Path) -> None:
 def test_what_python_would_load_later_is_looked_at(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import site
 
-    from prefork.assembly import code, trust
+    from prefork.assembly import code_paths, trust
 
     def weak() -> set[str]:
         return {each.path for _, each in trust._code_weaknesses()}
@@ -340,7 +340,7 @@ def test_what_python_would_load_later_is_looked_at(folder: Path, monkeypatch: py
     module.__file__ = str(library / "sub" / "x.py")
     monkeypatch.setitem(sys.modules, "sub.x", module)
     assert weak() - before == {f"{library}/json", f"{library}/sub/__pycache__"}
-    assert all(path.startswith("/") for _, path in (*code.ways(), *code.files()))
+    assert all(path.startswith("/") for _, path in (*code_paths.load_paths(), *code_paths.loadable_files()))
 
 
 def test_a_program_that_is_named_by_a_link_of_another_user_is_not_upgraded_to(folder: Path) -> None:

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from servers import ECHO, command, echo, end, gone, leave_descriptors, serves, serving, status, upgrade
-from support import kill_session, need, session_members, wait_until
+from helpers.servers import ECHO, command, echo, end, gone, leave_descriptors, serves, serving, status, upgrade
+from helpers.support import kill_session, need, session_members, wait_until
 
 #: Workers of another supervisor than the one whose number is in the file `good` die soon after they have come to serve.
 DOOMED = (
@@ -36,7 +36,7 @@ def test_no_descriptor_is_left(folder: Path, spare: int) -> None:
     with serving(folder, workers=1) as server:
         leave_descriptors(server.pid, spare)
         server.signal(signal.SIGUSR2)
-        wait_until(lambda: "upgrade failed, what runs is kept: " in server.stderr())
+        wait_until(lambda: "upgrade failed, this server stays: " in server.stderr())
         assert "too many open files" in server.stderr()
         assert "Traceback" not in server.stderr()
         assert serves(server)
@@ -86,7 +86,7 @@ def test_a_stop_does_not_shut_down_what_the_one_before_has_still(folder: Path) -
                 server.signal(signal.SIGCONT)
         assert server.wait() == 0
         assert "failed: invalid argument" not in server.stderr()
-        assert "it listens again" not in server.stderr()
+        assert "listening again" not in server.stderr()
 
 
 def test_one_that_fails_takes_what_it_has_made_with_it(folder: Path) -> None:

@@ -1,11 +1,13 @@
-"""What it costs to import prefork, and what comes along."""
+"""What `import prefork` costs, and which public names there are."""
 
 from __future__ import annotations
 
+import ast
 import json
 import sys
+from pathlib import Path
 
-from support import run_script
+from helpers.support import run_script
 
 import prefork
 
@@ -19,12 +21,12 @@ def outsiders(modules: set[str]) -> set[str]:
     return {name.split(".")[0] for name in modules} - set(sys.stdlib_module_names) - {"prefork"}
 
 
-def test_importing_prefork_brings_nothing_but_itself() -> None:
+def test_import_prefork_loads_only_the_standard_library() -> None:
     assert not outsiders(modules_after("import prefork"))
     assert "asyncio" not in modules_after("import prefork")
 
 
-def test_every_public_name_is_there_and_needs_the_standard_library_alone() -> None:
+def test_every_public_name_exists_and_needs_only_the_standard_library() -> None:
     names = [name for name in prefork.__all__ if name != "serve"]
     code = "import prefork\n" + "\n".join(f"prefork.{name}" for name in names)
     assert not outsiders(modules_after(code))
@@ -33,7 +35,14 @@ def test_every_public_name_is_there_and_needs_the_standard_library_alone() -> No
     assert sorted(prefork.__all__) == dir(prefork)
 
 
-def test_the_command_imports_what_it_needs_and_no_more() -> None:
-    helped = modules_after("import prefork.cli.main")
-    for module in ("asyncio", "ssl", "prefork.net.server", "prefork.worker.main"):
-        assert module not in helped, module
+def test_type_checkers_see_the_names_that_a_program_sees() -> None:
+    tree = ast.parse(Path(prefork.__file__).read_text())
+    (block,) = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    seen = {(alias.asname, node.module) for node in block.body for alias in node.names}  # type: ignore[attr-defined]  # imports only
+    assert seen == set(prefork._MODULE_OF.items())
+
+
+def test_the_command_imports_no_server_before_it_serves() -> None:
+    imported = modules_after("import prefork.cli.main")
+    for module in ("asyncio", "ssl", "click", "prefork.net.server", "prefork.worker.main"):
+        assert module not in imported, module

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import need, need_root, run_script
+from helpers.support import need, need_root, run_script
 
 import prefork
 from prefork.system import sockets as module

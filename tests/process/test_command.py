@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import need, run_script, slow, wait_until
+from helpers.support import need, run_script, slow, wait_until
 
 import prefork
 from prefork.cli.main import main
@@ -175,7 +175,7 @@ def test_help_imports_no_server() -> None:
         ("check echo:handle --log-format xml", r"--log-format xml: must be text or json"),
         ("check echo:handle --log-level loud", r"--log-level loud: must be debug, info, warning or error"),
         ("check echo:handle -b 9000", r"--bind 9000: the port is missing; expected .*"),
-        ("check echo:handle -b *:9000", r"--bind \*:9000: for all interfaces leave the host out, as in :9000"),
+        ("check echo:handle -b *:9000", r"--bind \*:9000: for all interfaces omit the host, as in :9000"),
         ("check echo:handle -b unix:/x,mode=9", r"--bind unix:/x,mode=9: mode must be three octal digits.*"),
         ("check echo:handle -b :1 -b :1", r"--bind :1: given twice"),
         ("check echo:handle -b --workers -w 3", r"--bind --workers: the port is missing.*"),
@@ -376,14 +376,15 @@ def test_a_server_without_standard_streams_gives_no_socket_their_numbers(folder:
 
 def run_with(replacement: str, word: str = "run") -> subprocess.CompletedProcess[str]:
     """The command, with one function of the assembly replaced by one that fails."""
+    module = "serve" if word == "run" else "preflight"
     return run_script(
         f"""
         import sys
-        from prefork import assembly
+        from prefork.assembly import {module}
         from prefork.cli.main import main
         def {word}(settings, target):
             {replacement}
-        assembly.{word} = {word}
+        {module}.{word} = {word}
         sys.exit(main(["{"serve" if word == "run" else "check"}", "echo:handle"]))
         """
     )

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers.servers import ECHO, Asked, answer, asking, command, cpu_seconds, leave_descriptors, serving, status
+from helpers.support import need, need_root, open_files, run_script, wait_until
 from hypothesis import given
 from hypothesis import strategies as st
-from servers import ECHO, Asked, answer, asking, command, cpu_seconds, leave_descriptors, serving, status
-from support import need, need_root, open_files, run_script, wait_until
 
 from prefork.core.control_protocol import COMMANDS, BadRequest, Request, decode_request, encode_request
 from prefork.testing import Server, run_server
@@ -62,7 +62,7 @@ def test_reload_waits_and_says_whether_it_worked(server: Server, folder: Path) -
     done = command(folder, "reload")
     assert done.returncode == 3
     (line,) = done.stderr.splitlines()
-    assert "reload failed, what runs is kept" in line
+    assert "reload failed, the running workers stay" in line
     assert "RuntimeError: no database" in line
     assert len(server.worker_pids()) >= 2
 

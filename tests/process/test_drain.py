@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support import open_files, wait_until
+from helpers.support import open_files, wait_until
 
 from prefork.testing import Server, run_server
 
@@ -176,7 +176,7 @@ def test_handlers_are_told_and_the_worker_ends_with_the_last(folder: Path) -> No
             file.close()
             sock.close()
         assert server.wait() == 0
-        assert server.stderr().count("drained: every connection ended by itself") == 2
+        assert server.stderr().count("drained: all connections closed, none aborted") == 2
 
 
 def test_those_that_do_not_listen_are_aborted_at_the_drain_timeout_and_counted(folder: Path) -> None:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import answer, asking
-from support import need, need_root, run_script, wait_until
+from helpers.servers import answer, asking
+from helpers.support import need, need_root, run_script, wait_until
 
 from prefork.testing import Server, run_server
 

@@ -10,8 +10,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from forked import ONE_WRITE, running
-from support import need, need_root, run_script, wait_until
+from helpers.forked import ONE_WRITE, running
+from helpers.support import need, need_root, run_script, wait_until
 from tornado import process
 
 from prefork import fork_processes, task_id

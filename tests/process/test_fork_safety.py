@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from forked import ONE_WRITE
-from support import run_script
+from helpers.forked import ONE_WRITE
+from helpers.support import run_script
 
 LIBC_SIGNALS = 0b11 << 31
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support import kill_session, need, need_root, run_script, wait_until
+from helpers.support import kill_session, need, need_root, run_script, wait_until
 
 SERVICE = """
 import logging, os

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import need, need_root, open_files, run_script, wait_until
+from helpers.support import need, need_root, open_files, run_script, wait_until
 
 from prefork.errors import ConfigError
 from prefork.system.pidfile import claim

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from opened import open_folder, run_opened
-from support import need, need_root, run_script
+from helpers.opened import open_folder, run_opened
+from helpers.support import need, need_root, run_script
 
 from prefork.testing import run_server
 
@@ -59,7 +59,7 @@ IDENTITY = """
 import json, os, signal, socket
 from pathlib import Path
 from prefork.testing import run_server
-from support import wait_until
+from helpers.support import wait_until
 
 def ask(port, word):
     with socket.create_connection(("127.0.0.1", port), timeout=10) as sock, sock.makefile("rb") as file:
@@ -111,7 +111,7 @@ def test_a_program_that_a_handler_starts_finds_nothing_of_ours(folder: Path) -> 
 LOW_PORT = """
 import signal, socket
 from prefork.testing import run_server
-from support import wait_until
+from helpers.support import wait_until
 with run_server("service:handle", "--user", "nobody", "-w", "1", bind=["127.0.0.1:80"]) as server:
     for turn in range(2):
         with socket.create_connection(("127.0.0.1", 80), 10) as sock:

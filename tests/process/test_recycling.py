@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from support import wait_until
+from helpers.support import wait_until
 
 from prefork.testing import Server, run_server
 

@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
-import streams
 import trustme
-from support import wait_until
+from helpers import streams
+from helpers.support import wait_until
 
 from prefork.testing import Server, run_server
 
@@ -81,7 +81,7 @@ def test_code_that_does_not_boot_never_replaces_what_runs(folder: Path, broken: 
     with run_server("service:handle", "-w", "2", cwd=folder) as server:
         workers = set(server.worker_pids())
         (folder / "service.py").write_text(broken)
-        reload(server, "reload failed, what runs is kept")
+        reload(server, "reload failed, the running workers stay")
         assert set(server.worker_pids()) == workers
         assert {ask(server)[0] for _ in range(10)} == {"one"}
         install(folder, "two")

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import need, wait_until
+from helpers.support import need, wait_until
 
 from prefork.testing import Server, run_server
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from forked import running
+from helpers.forked import running
 
 BOARD = """
 import ctypes, os, sys

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import run_script
+from helpers.support import run_script
 
 from prefork.testing import Server, run_server
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import need_root, wait_until
+from helpers.support import need_root, wait_until
 
 from prefork.cli.sources import Sources
 from prefork.config import Settings
@@ -226,7 +226,7 @@ def test_new_listeners_go_again_when_the_reload_fails(folder: Path) -> None:
     with configured.run() as server:
         (folder / "service.py").write_text("raise RuntimeError")
         configured.write(bind=["127.0.0.1:0", f"unix:{folder}/new"], workers=2)
-        reload(server, "reload failed, what runs is kept")
+        reload(server, "reload failed, the running workers stay")
         wait_until(lambda: not (folder / "new").exists())
         (folder / "service.py").write_text(SERVICE)
         reload(server)

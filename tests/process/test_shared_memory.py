@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from subprocess import DEVNULL, Popen
 
-from support import kill_session, wait_until
+from helpers.support import kill_session, wait_until
 
 PROGRAM = """
 import gc

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support import need, need_root, open_files, slow, wait_until
+from helpers.support import need, need_root, open_files, slow, wait_until
 
 from prefork.testing import Server, run_server
 

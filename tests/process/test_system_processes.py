@@ -7,8 +7,8 @@ import signal
 import subprocess
 
 import pytest
-from forked import running
-from support import need, need_root, run_script, wait_until
+from helpers.forked import running
+from helpers.support import need, need_root, run_script, wait_until
 
 PRELUDE = """
 import errno, os, select, signal, sys, time

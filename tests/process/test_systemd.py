@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import free_port, kill_session, need, session_members, slow, wait_until
+from helpers.support import free_port, kill_session, need, session_members, slow, wait_until
 
 from prefork.testing import run_server
 
@@ -264,7 +264,7 @@ def test_the_manager_is_told(folder: Path, manager: socket.socket) -> None:
         (folder / "service.py").write_text("broken")
         server.signal(signal.SIGHUP)
         _, kept = states(manager, "READY=1")
-        assert kept["STATUS"].startswith("reload failed, what runs is kept")
+        assert kept["STATUS"].startswith("reload failed, the running workers stay")
         assert "NOTIFY_SOCKET" not in ask(server.port, b"environment\n").decode().split()
         # Who asks by a signal waits for both, whatever becomes of it (Type=notify-reload).
         (folder / "prefork.toml").write_text("rubbish")

@@ -6,8 +6,8 @@ import os
 import signal
 import urllib.request
 
-from forked import running
-from support import wait_until
+from helpers.forked import running
+from helpers.support import wait_until
 
 SERVER = """
 import asyncio, os, signal, sys

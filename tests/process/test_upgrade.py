@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import command, end, gone, serving, status, upgrade
-from support import need, rounds, session_members, slow, wait_until
+from helpers.servers import command, end, gone, serving, status, upgrade
+from helpers.support import need, rounds, session_members, slow, wait_until
 
 from prefork.testing import Server, run_server
 
@@ -100,7 +100,7 @@ def test_one_that_fails_leaves_everything_as_it_was(folder: Path, broken: str, r
         done = command(folder, "upgrade")
         assert done.returncode == 3
         (line,) = done.stderr.splitlines()
-        assert "upgrade failed, what runs is kept" in line
+        assert "upgrade failed, this server stays" in line
         assert reason in line
         assert set(server.worker_pids()) == workers
         assert ask(server)[0] == "one"

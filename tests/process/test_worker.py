@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support import need, need_root, run_script, wait_until
+from helpers.support import need, need_root, run_script, wait_until
 
 from prefork.testing import Server, run_server
 
@@ -214,7 +214,7 @@ def test_a_stop_ends_whatever_the_service_has_left_running(folder: Path, name: s
         if name == "broken":
             assert said.count("stop() failed: RuntimeError: the pool is closed already") == 2
         if name == "task":
-            assert said.count("1 task ignores its cancellation, left behind: StubbornTask.stay") == 2
+            assert said.count("1 task ignored cancellation and was abandoned: StubbornTask.stay") == 2
 
 
 def test_a_worker_that_ends_unasked_ends_also_when_the_service_blocks_its_end(folder: Path) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
-from servers import command, ready, serving
-from support import run_script
+from helpers.servers import command, ready, serving
+from helpers.support import run_script
 
 from prefork.testing import Server
 

@@ -1,4 +1,4 @@
-"""Addresses: what `--bind` takes, what it refuses, and that text and address say the same."""
+"""Addresses of `--bind`: which texts are valid, why others are rejected, and that an address survives being text."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from prefork.errors import ConfigError
         ("unix:" + "a" * 107, UnixAddress("a" * 107)),
     ],
 )
-def test_what_is_accepted(text: str, address: Address) -> None:
+def test_a_valid_text_is_parsed(text: str, address: Address) -> None:
     assert parse_address(text) == address
 
 
@@ -64,8 +64,8 @@ def test_what_is_accepted(text: str, address: Address) -> None:
         (":8_0", "port must be a number"),
         (":٨٠", "port must be a number"),
         (":" + "9" * 5000, "port must be a number"),
-        ("*:9000", "leave the host out, as in :9000"),
-        ("*:", "leave the host out"),
+        ("*:9000", "omit the host, as in :9000"),
+        ("*:", "omit the host"),
         ("::1:9000", "in brackets"),
         (":::9000", "in brackets"),
         ("a:b:9000", "in brackets"),
@@ -93,7 +93,13 @@ def test_what_is_accepted(text: str, address: Address) -> None:
         ("a..b:9000", "name or an IP address"),
         (".:9000", "name or an IP address"),
         ("a/b:9000", "name or an IP address"),
-        ("tcp://a:9000", "in brackets"),
+        ("tcp://0.0.0.0:9000", "no scheme: write 0.0.0.0:9000"),
+        ("http://a:9000/", "no scheme: write a:9000"),
+        ("tcp://\x1b[2J", r"no scheme: write \x1b[2J"),
+        ("*:\x1b", "omit the host, as in :9000"),
+        ("tcp://", "no scheme: write :9000"),
+        (":9413,:9414", "repeat --bind, or separate addresses by spaces in PREFORK_BIND"),
+        ("unix:/a,unix:/b", "repeat --bind for another address"),
         ("a\0b:9000", "name or an IP address"),
         ("a\nb:9000", "name or an IP address"),
         ("a" * 64 + ":9000", "name or an IP address"),
@@ -123,7 +129,7 @@ def test_what_is_accepted(text: str, address: Address) -> None:
         ("unix:/x,", "only mode= can follow"),
     ],
 )
-def test_what_is_refused_and_why(text: str, reason: str) -> None:
+def test_an_invalid_text_is_rejected_with_its_reason(text: str, reason: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_address(text)
     message = str(caught.value)
@@ -150,19 +156,19 @@ paths = st.text(st.characters(exclude_characters="\0,", exclude_categories=["Cs"
 
 @settings(deadline=None)
 @given(st.builds(TCPAddress, hosts, st.integers(0, 65535)))
-def test_a_tcp_address_and_its_text_say_the_same(address: TCPAddress) -> None:
+def test_a_tcp_address_survives_being_text(address: TCPAddress) -> None:
     assert parse_address(str(address)) == address
 
 
 @settings(deadline=None)
 @given(st.builds(UnixAddress, paths, st.integers(0, 0o777)))
-def test_a_unix_address_and_its_text_say_the_same(address: UnixAddress) -> None:
+def test_a_unix_address_survives_being_text(address: UnixAddress) -> None:
     assert parse_address(str(address)) == address
 
 
 @settings(deadline=None)
 @given(st.one_of(st.text(), st.text(":[]%.*0123456789abcdefx,=unixmod@/-", max_size=30)))
-def test_any_text_is_an_address_or_refused_in_one_line(text: str) -> None:
+def test_any_text_is_parsed_or_rejected_in_one_line(text: str) -> None:
     address, refusal = None, ""
     try:
         address = parse_address(text)
@@ -197,7 +203,7 @@ def test_addresses_made_in_python_are_checked_too(make: object) -> None:
 
 
 @pytest.mark.parametrize("text", ["fd:3", "fd:77", "systemd", "systemd:web", "systemd:web:9000"])
-def test_sockets_of_somebody_else(text: str) -> None:
+def test_inherited_sockets_are_named_by_descriptor_or_by_systemd(text: str) -> None:
     if text.count(":") > 1:
         with pytest.raises(ConfigError):
             parse_address(text)

@@ -114,7 +114,7 @@ def test_the_backlog_sends_everything_in_order(chunks: list[bytes], room: list[i
             sent += head[:step]
             backlog.advance(step)
         # What is kept is what is unsent, and the sent part of one piece.
-        assert backlog.size <= backlog.held <= backlog.size + max(map(len, [*chunks, b"x" * RUN_LIMIT]))
+        assert backlog.size <= backlog.memory <= backlog.size + max(map(len, [*chunks, b"x" * RUN_LIMIT]))
     while backlog.size:
         head = backlog.head()
         assert len(head) > 0
@@ -122,7 +122,7 @@ def test_the_backlog_sends_everything_in_order(chunks: list[bytes], room: list[i
         backlog.advance(len(head))
     assert bytes(sent) == b"".join(chunks)
     assert len(backlog.head()) == 0
-    assert backlog.held == 0
+    assert backlog.memory == 0
 
 
 def test_a_million_small_writes_do_not_become_a_million_objects() -> None:

@@ -19,23 +19,22 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
+from helpers.support import run_script
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support import run_script
 
 from prefork import events
 from prefork.observe.logs import EventLog, configure
 from prefork.observe.rates import LogRateLimiter
+from prefork.text import escape_ascii
 
 LINE = re.compile(r"(?P<time>\S+) (?P<level>[a-z]+) (?P<who>supervisor|worker \d+)\[(?P<pid>\d+)\]: (?P<text>.*)")
 
 
-@dataclass(frozen=True, slots=True)
 class EmitEvent(events.Event):
     """An event that says what a test gives it."""
 
@@ -43,13 +42,10 @@ class EmitEvent(events.Event):
     number: float = 1.5
 
     def __str__(self) -> str:
-        return f"note: {events.escape_ascii(self.text)}"
+        return f"note: {escape_ascii(self.text)}"
 
 
-@dataclass(frozen=True, slots=True)
-class Repeated(EmitEvent):
-    level: ClassVar[int] = logging.WARNING
-    rated: ClassVar[bool] = True
+class Repeated(EmitEvent, level=logging.WARNING, rated=True):
     reason: str = ""
 
 
@@ -381,7 +377,10 @@ def test_what_was_suppressed_is_said_even_if_nothing_like_it_follows() -> None:
     log.raw()
     clock.now += 60
     emit(events.Drained(0))
-    assert log.texts() == ["2 more of Repeated (KeyError) were not logged", "drained: every connection ended by itself"]
+    assert log.texts() == [
+        "2 more of Repeated (KeyError) were not logged",
+        "drained: all connections closed, none aborted",
+    ]
     clock.now += 60
     emit(events.Drained(0))
     assert len(log.lines()) == 1

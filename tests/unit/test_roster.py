@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rosters import Machine
+from helpers.rosters import Machine
 
 from prefork.core.facts import (
     Cause,
@@ -468,7 +468,7 @@ def test_a_spent_worker_whose_successor_fails_goes_on_and_is_tried_again_later()
     machine.tell(RecycleRequested(0, "old"))
     machine.die(1, "exit status 1")
     assert machine.drained == []
-    assert machine.notes[-1].startswith("worker 0 is kept, its successor did not boot")
+    assert machine.notes[-1].startswith("worker 0 stays, its successor did not boot")
     machine.sleep(29)
     assert sorted(machine.alive) == [0]
     machine.sleep(2)

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import hypothesis
 import pytest
+from helpers.rosters import Machine
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -19,7 +20,6 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from rosters import Machine
 
 from prefork.core.facts import (
     HandedOver,

@@ -1,24 +1,28 @@
-"""Settings: checked when made, refused in one line that names the option, its value and what would be right."""
+"""Settings are checked when they are made, and rejected in one line with the option, its value and what is right."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.support import run_script
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 import prefork
 from prefork.addresses import TCPAddress, UnixAddress
-from prefork.config import TLS, Limits, Settings
+from prefork.config import TLS, Limits, ServeOptions, Settings, settings_of
 from prefork.errors import ConfigError
 
 
-def test_the_defaults_are_those_of_the_manual() -> None:
+def test_defaults_are_those_of_the_manual() -> None:
     settings = Settings()
     assert [str(address) for address in settings.bind] == [":9000"]
     assert (settings.workers, settings.backlog, settings.drain_timeout) == (0, 1024, 30)
@@ -53,23 +57,30 @@ def test_the_defaults_are_those_of_the_manual() -> None:
         ({"bind": (TCPAddress(None, 80), TCPAddress(None, 80))}, "--bind :80: given twice"),
         ({"bind": (UnixAddress("/x"), UnixAddress("/x"))}, "--bind unix:/x: given twice"),
         ({"tls": (TLS("a", "b"), TLS("c", "d"))}, "--tls-cert c: only one certificate can be given"),
+        ({"tls": ("a",)}, "tls a: must be a prefork.TLS"),
+        ({"limits": 3}, "limits 3: must be a prefork.Limits"),
+        ({"reuse_port": 1}, "--reuse-port 1: must be True or False"),
+        ({"user": 0}, "--user 0: must be text without a NUL character"),
+        ({"control": "a\0b"}, r"--control a\\x00b: must be text without a NUL character"),
+        ({"umask": 0o1000}, "--umask 512: must be 511 or less"),
+        ({"max_worker_rss": 1}, "--max-worker-rss 1: must be 1048576 or more bytes .*"),
     ],
 )
-def test_what_is_refused_and_how_it_is_said(options: dict[str, Any], message: str) -> None:
+def test_a_wrong_setting_is_rejected_in_one_line(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Settings(**options)
-    said = str(caught.value)
-    assert said == message or re.fullmatch(message, said), said
-    assert said.isprintable()
-    assert len(said) < 400
+    text = str(caught.value)
+    assert text == message or re.fullmatch(message, text), text
+    assert text.isprintable()
+    assert len(text) < 400
 
 
-def test_a_free_port_may_be_asked_for_more_than_once() -> None:
+def test_port_0_may_be_bound_more_than_once() -> None:
     assert len(Settings(bind=(TCPAddress(None, 0), TCPAddress(None, 0))).bind) == 2
 
 
 @pytest.mark.parametrize("options", [{"workers": 4096}, {"drain_timeout": 0}, {"ready_fd": 0}, {"backlog": 1}])
-def test_the_edges_are_accepted(options: dict[str, Any]) -> None:
+def test_minimum_and_maximum_are_accepted(options: dict[str, Any]) -> None:
     Settings(**options)
 
 
@@ -83,11 +94,13 @@ def test_limits_are_positive_numbers(name: str, value: object) -> None:
         Limits(**{name: value})
 
 
-def test_a_limit_that_has_an_option_is_called_by_it() -> None:
+def test_a_limit_is_named_by_its_option_or_its_field() -> None:
     with pytest.raises(ConfigError, match=r"^--handshake-timeout 0: must be more than 0 seconds$"):
         Limits(handshake_timeout=0)
-    with pytest.raises(ConfigError, match=r"^limit read_limit 0: must be 1 or more$"):
+    with pytest.raises(ConfigError, match=r"^--read-limit 0: must be 1 or more$"):
         Limits(read_limit=0)
+    with pytest.raises(ConfigError, match=r"^Limits\.keepalive 0: must be more than 0 seconds$"):
+        Limits(keepalive=0)
     with pytest.raises(ConfigError, match=r"^--at-limit queue: must be wait or refuse$"):
         Limits(at_limit="queue")
     with pytest.raises(ConfigError, match=r"^--accept-rate 0: must be a number more than 0, such as 100 or 0.5$"):
@@ -97,7 +110,7 @@ def test_a_limit_that_has_an_option_is_called_by_it() -> None:
 
 
 @pytest.mark.parametrize("bad", ["", "a\0b", b"bytes", None, 3])
-def test_a_certificate_is_the_path_of_a_file(bad: Any) -> None:
+def test_a_certificate_must_be_a_path(bad: Any) -> None:
     with pytest.raises(ConfigError, match=r"^--tls-cert"):
         TLS(bad, "key.pem")
     with pytest.raises(ConfigError, match=r"^--tls-key"):
@@ -133,3 +146,57 @@ def test_any_value_is_accepted_or_refused_in_one_line(name: str, value: object) 
     assert refusal == "" or refusal.startswith("--" + name.replace("_", "-"))
     assert refusal.isprintable()
     assert len(refusal) < 400
+
+
+# --- the options of a program -----------------------------------------------------------------------------------------
+
+
+def test_the_typed_options_of_serve_are_the_fields_of_the_settings() -> None:
+    own = {each.name: each.type for each in dataclasses.fields(Settings)}
+    offered = {name: annotation.__forward_arg__ for name, annotation in ServeOptions.__annotations__.items()}
+    assert offered == {**own, "bind": "str | Sequence[str]", "tls": "TLS | None"}
+
+
+def test_options_of_a_program_become_settings() -> None:
+    certificate, limits = TLS("c", "k"), Limits(idle_timeout=5)
+    settings = settings_of({"bind": [":1", "unix:a"], "tls": certificate, "limits": limits, "workers": 2})
+    assert settings == Settings((TCPAddress(None, 1), UnixAddress("a")), workers=2, tls=(certificate,), limits=limits)
+    assert settings_of({"bind": ":1", "tls": None}) == Settings((TCPAddress(None, 1),))
+    assert settings_of({}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"worker": 2}, "serve: there is no option worker, did you mean workers?"),
+        ({"x\n": 2}, r"serve: there is no option x\n"),
+        (
+            {"idle_timeout": 2},
+            "serve: there is no option idle_timeout: it is a limit, given as limits=prefork.Limits(idle_timeout=...)",
+        ),
+        ({"bind": 9000}, '--bind 9000: must be text, or a list of text, such as ":9000"'),
+        ({"bind": [9000]}, '--bind [9000]: must be text, or a list of text, such as ":9000"'),
+        ({"tls": "cert.pem"}, "tls cert.pem: must be a prefork.TLS"),
+    ],
+)
+def test_a_wrong_option_of_a_program_is_rejected_in_one_line(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        settings_of(options)  # type: ignore[arg-type]  # what an untyped program may give
+    assert str(caught.value) == message
+
+
+def test_serve_prints_one_line_for_a_misspelt_option_and_exits_with_2() -> None:
+    done = run_script("import prefork\nprefork.serve('echo:handle', worker=2)")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "prefork: serve: there is no option worker, did you mean workers?\n"
+
+
+@pytest.mark.slow
+def test_mypy_finds_a_misspelt_option_of_serve(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(
+        "import prefork\nprefork.serve('x:y', worker=2)\nprefork.serve('x:y', workers=2)\n"
+    )
+    mypy = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "program.py"]
+    done = subprocess.run(mypy, capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.count("error:") == 1
+    assert 'program.py:2: error: Unexpected keyword argument "worker" for "serve"' in done.stdout

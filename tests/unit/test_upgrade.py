@@ -76,7 +76,7 @@ def test_it_takes_over_when_it_is_ready_and_not_before() -> None:
     assert machine.serving
     machine.tell(SuccessorReady())
     assert not machine.serving
-    assert machine.notes[-1] == "upgraded: supervisor 7 serves; what is open here may end"
+    assert machine.notes[-1] == "upgraded: supervisor 7 is serving; draining this one"
 
 
 def test_one_that_cannot_start_changes_nothing_and_says_why() -> None:
@@ -85,7 +85,7 @@ def test_one_that_cannot_start_changes_nothing_and_says_why() -> None:
     machine.tell(SuccessorUnable("service x:y: SyntaxError"))
     machine.die("exit status 3")
     assert machine.serving
-    assert machine.notes[-1] == "upgrade failed, what runs is kept: service x:y: SyntaxError"
+    assert machine.notes[-1] == "upgrade failed, this server stays: service x:y: SyntaxError"
     machine.tell(UpgradeAsked("SIGUSR2"))
     machine.die("signal 11 (SIGSEGV)")
     assert machine.notes[-1].endswith("it died while it started: signal 11 (SIGSEGV)")
@@ -99,7 +99,7 @@ def test_one_that_was_stopped_while_it_started_says_so() -> None:
     machine.tell(UpgradeAsked("SIGUSR2"))
     machine.tell(SuccessorStopping())
     machine.die("exit status 0")
-    assert machine.notes[-1].endswith("what runs is kept: it was asked to stop")
+    assert machine.notes[-1].endswith("this server stays: it was asked to stop")
     assert not machine.stopped
 
 

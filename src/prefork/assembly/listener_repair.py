@@ -1,6 +1,6 @@
-"""What becomes of listening sockets that a worker has spoiled for all: mended or bound anew, and told in a line each.
+"""Repair listening sockets that a worker has damaged for all workers: reset them or bind them anew, and log each.
 
-Finding and mending is `system/listeners.py`'s; when it is looked for is the supervisor's business.
+What is damaged, and how it is reset, is in `system/listeners.py`; when to look is decided in `parent/supervisor.py`.
 """
 
 from __future__ import annotations
@@ -9,26 +9,29 @@ import time
 from collections.abc import Callable, Iterable
 
 from ..errors import BindError
-from ..events import Emit, ListenerBoundAnew, ListenerDamaged, ListenerReopened, ListenerRestored, escape_controls
+from ..events import Emit, ListenerDamaged, ListenerRebound, ListenerReopened, ListenerRestored
 from ..system.file_ownership import FileOwnership
-from ..system.listeners import Damage, Listener, Listeners
+from ..system.listeners import Listener, Listeners
+from ..text import escape_controls
 
-#: Seconds between two times that an address is bound anew: a service that spoils it at once must not keep reloading.
+#: Seconds before an address is bound anew again; otherwise a service that damages it at once would reload without end.
 ANEW_INTERVAL = 30.0
 
 
 class ListenerRepair:
-    """Mends `listeners`. `clock` gives seconds that never go back."""
+    """Repairs `listeners`, which it does not own. `clock` returns seconds that never go back."""
 
     def __init__(self, listeners: Listeners, clock: Callable[[], float] = time.monotonic) -> None:
         self._listeners = listeners
         self._clock = clock
-        self._anew: dict[str, float] = {}
-        """When each address was bound anew last."""
+        self._bound_anew: dict[str, float] = {}
+        """The time at which each address was last bound anew."""
 
     def repair(self, backlog: int, emit: Emit) -> dict[Listener, Listener]:
-        """Look at all, and mend them. Those that had to be bound anew, with what takes their place: that is for the
-        supervisor that owns the addresses alone."""
+        """Check and reset every socket, then return each listener that had to be bound anew, with its replacement.
+
+        Only the supervisor that owns the addresses binds them anew.
+        """
         found = self._listeners.mend(backlog)
         for damage in found:
             if damage.shut_down:
@@ -38,35 +41,34 @@ class ListenerRepair:
         fresh: dict[Listener, Listener] = {}
         for damage in found:
             if damage.lasting:
-                self._replace(damage, backlog, emit, fresh)
+                address, options = escape_controls(damage.address), ", ".join(damage.lasting)
+                failure = self._bind_anew(damage.listener, backlog, fresh)
+                emit(
+                    ListenerRebound(address, options)
+                    if failure is None
+                    else ListenerDamaged(address, options, escape_controls(failure))
+                )
         return fresh
 
-    def _replace(self, damage: Damage, backlog: int, emit: Emit, fresh: dict[Listener, Listener]) -> None:
-        listener, options = damage.listener, ", ".join(damage.lasting)
-        try:
-            if listener not in fresh:
-                self._refuse(listener)
-                fresh[listener] = self._listeners.bind_anew(listener, backlog)
-                self._anew[listener.asked] = self._clock()
-        except (BindError, _Refused) as exc:
-            emit(ListenerDamaged(escape_controls(damage.address), options, escape_controls(exc)))
-        else:
-            emit(ListenerBoundAnew(escape_controls(damage.address), options))
-
-    def _refuse(self, listener: Listener) -> None:
+    def _bind_anew(self, listener: Listener, backlog: int, fresh: dict[Listener, Listener]) -> str | None:
+        """Put a replacement for `listener` into `fresh`, and return None; or return why there is none."""
+        if listener in fresh:
+            return None
         if self._listeners.tenure is not FileOwnership.OWNER:
-            raise _Refused("it is for another supervisor to bind it anew")
+            return "it belongs to another supervisor"
         if listener.passed:
-            raise _Refused("whoever has passed it on must bind it anew")
-        before = self._anew.get(listener.asked)
+            return "the program that passed it on must bind it anew"
+        before = self._bound_anew.get(listener.asked)
         if before is not None and self._clock() - before < ANEW_INTERVAL:
-            raise _Refused(f"it was bound anew less than {ANEW_INTERVAL:.0f} s ago")
-
-
-class _Refused(Exception):
-    """Why it is not bound anew."""
+            return f"it was bound anew less than {ANEW_INTERVAL:.0f} s ago"
+        try:
+            fresh[listener] = self._listeners.bind_anew(listener, backlog)
+        except BindError as exc:
+            return str(exc)
+        self._bound_anew[listener.asked] = self._clock()
+        return None
 
 
 def replaced(listeners: Iterable[Listener], fresh: dict[Listener, Listener]) -> tuple[Listener, ...]:
-    """The same, with what takes the place of some."""
+    """Return `listeners` with the replacements of `fresh` in place."""
     return tuple(fresh.get(listener, listener) for listener in listeners)

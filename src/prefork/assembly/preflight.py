@@ -1,7 +1,6 @@
-"""`prefork check`: everything that can be known to be wrong before a server is started. Binds nothing.
+"""`prefork check`: find what would make a start fail, without binding anything.
 
-The service is imported as the user that would run it: root that imports what the workers' user can change would be that
-user's.
+The service is imported as the user that would run it. Otherwise root would run code that the workers' user can change.
 """
 
 from __future__ import annotations
@@ -18,22 +17,22 @@ from ..system.descriptors import Descriptor
 from ..system.processes import System, unblock_signals
 from ..worker.loader import load
 from . import trust
-from .resources import validate
-from .sources import Source
+from .settings_source import SettingsSource
+from .validation import validate
 
-#: Bytes of what the child says; it fits into a pipe.
+#: Bytes of the child's answer, which must fit into a pipe because it is read after the child's end.
 _MAX_BYTES = 4096
 
 
-def check(source: Source, target: object) -> str:
-    """Import the service, read the certificates, validate every option; bind nothing. What was found, in one line.
+def check(source: SettingsSource, target: object) -> str:
+    """Validate every option, read the certificates and import the service; return in one line what `target` is.
 
-    Raises PreforkError.
+    Raises PreforkError for the first thing that is wrong.
     """
     settings = source.settings()
     validate(settings, starting=True)
     identity = look_up(settings.user, settings.group)
-    trust.prove(settings, source, identity)
+    trust.load_certificate(settings, source, identity)
     kind = _kind(target) if identity is None or identity.uid == os.geteuid() else _kind_as(identity, settings, target)
     return f"{target} is a {kind}"
 
@@ -43,28 +42,28 @@ def _kind(target: object) -> str:
 
 
 def _kind_as(identity: Identity, settings: Settings, target: object) -> str:
-    """The same, found out by a child that is that user."""
+    """Import the service in a child process that has become the user `identity`, and return its kind."""
     reader, writer = map(Descriptor, os.pipe())
     with contextlib.closing(reader), contextlib.closing(writer):
         child = System().fork()
         if child is None:
-            _say_kind(writer.fileno(), identity, settings, target)
+            _answer_kind(writer.fileno(), identity, settings, target)
         with contextlib.closing(child):
-            death = child.wait()
-        # A process that the service has left behind may hold the other end: its end of file is not waited for.
+            status = child.wait()
+        # Not until the end of file, because a process that the service has started may hold the other end.
         os.set_blocking(reader.fileno(), False)
         try:
-            said = os.read(reader.fileno(), _MAX_BYTES).decode("utf-8", "replace")
+            answer = os.read(reader.fileno(), _MAX_BYTES).decode("utf-8", "replace")
         except BlockingIOError:
-            said = ""
-    if not death.clean:
-        error = ServiceError(said or f"service {target}: importing it ended the process: {death.describe()}")
-        error.exit_code = ExitCode(death.code) if said and death.code in list(ExitCode) else ExitCode.SERVICE
+            answer = ""
+    if not status.clean:
+        error = ServiceError(answer or f"service {target}: importing it ended the process: {status.describe()}")
+        error.exit_code = ExitCode(status.code) if answer and status.code in list(ExitCode) else ExitCode.SERVICE
         raise error
-    return said
+    return answer
 
 
-def _say_kind(writer: int, identity: Identity, settings: Settings, target: object) -> NoReturn:
+def _answer_kind(writer: int, identity: Identity, settings: Settings, target: object) -> NoReturn:
     code: int = ExitCode.BUG
     try:
         try:

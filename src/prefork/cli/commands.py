@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from .. import __version__
+from .._version import __version__
 from ..core.control_protocol import Request
 from . import options, remote
 from .sources import Sources
@@ -64,13 +64,13 @@ def _word(act: Callable[[str, Sources], tuple[str, int]]) -> Callable[..., Actio
 
 
 def _serve(target: str, sources: Sources) -> tuple[str, int]:
-    from ..assembly import run
+    from ..assembly.serve import run
 
     return "", run(sources, target)
 
 
 def _check(target: str, sources: Sources) -> tuple[str, int]:
-    from ..assembly import check
+    from ..assembly.preflight import check
 
     return f"ok: {check(sources, target)}", 0
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..errors import ExitCode, PreforkError, place_of, reason_of
-from ..events import escape_controls
+from ..text import escape_controls
 
 #: What a shell gives a command that was interrupted: 128 and the number of SIGINT.
 INTERRUPTED = 130

@@ -15,8 +15,8 @@ from ..checks import format_value
 from ..config import TLS, Limits, Settings
 from ..core.trust import Weakness
 from ..errors import ConfigError
-from ..events import escape_controls
 from ..system import paths
+from ..text import escape_controls
 from .options import OPTIONS, Given, Option
 
 #: The file that is read when none is named, if it is there.
@@ -61,7 +61,7 @@ class Sources:
         """The file that settings come from, as an absolute path; "" for none."""
         return self._file or ""
 
-    def keep_to(self, file: str) -> None:
+    def pin_file(self, file: str) -> None:
         """Read the file that the supervisor before this one has read, or none if it had none."""
         if not self._named:
             self._file = file

@@ -1,25 +1,25 @@
-"""The bytes of one connection that wait: received but not read, and written but not sent.
+"""The buffers of one connection: bytes received but not read, and bytes written but not sent.
 
-Pure data structures. What may wait, and for how long, is decided by their owner; sockets never appear.
+Pure data structures. How much may wait, and for how long, is their owner's decision; sockets do not appear.
 """
 
 from __future__ import annotations
 
 from collections import deque
 
-#: A chunk of at least so many bytes is kept as it is; a smaller one is copied next to its neighbour, because the
-#: bookkeeping of a million two-byte chunks would weigh more than they do.
+#: A chunk of at least this size is kept as it is. A smaller one is copied next to its neighbour, because the
+#: bookkeeping of a million two-byte chunks would outweigh them.
 KEEP_WHOLE = 16 * 1024
-#: A run of small chunks is closed when it has grown to this, so that one send takes it whole.
+#: A run of small chunks is closed at this size, so that one send takes it whole.
 RUN_LIMIT = 64 * 1024
 
 
 class ReadBuffer:
-    """Received bytes in order, with a search that never looks at a byte twice.
+    """Received bytes in order, with a search that looks at each byte once.
 
-    Held as the one `bytes` object that the socket gave as long as that suffices, since slicing it costs one copy and
-    nothing else; as a `bytearray` from the moment that something must be joined to a rest. Adding, searching and taking
-    are linear in the bytes that pass through, whatever the size of the pieces.
+    Kept as the one `bytes` object from the socket as long as possible, because a slice of it costs one copy. It becomes
+    a `bytearray` when more bytes must be joined to a remainder. Adding, searching and taking are linear in the bytes
+    that pass through, whatever the size of the pieces.
     """
 
     __slots__ = ("_data", "_searched", "_separator", "_start", "size")
@@ -30,7 +30,7 @@ class ReadBuffer:
         self._searched = 0
         self._separator: bytes | tuple[bytes, ...] = b""
         self.size = 0
-        """How many bytes are there. To be read, not set."""
+        """Number of buffered bytes. Read-only outside this class."""
 
     def feed(self, chunk: bytes) -> None:
         """Add `chunk` at the end."""
@@ -50,7 +50,7 @@ class ReadBuffer:
         data += chunk
 
     def take(self, size: int) -> bytes:
-        """Remove and return the first `size` bytes, or all there are."""
+        """Remove and return the first `size` bytes, or all if there are fewer."""
         data = self._data
         start = self._start
         self._searched = 0
@@ -66,8 +66,11 @@ class ReadBuffer:
         return data if type(data) is bytes else bytes(data)
 
     def line(self, limit: int) -> bytes:
-        """Remove and return the first line, newline included; b"" where none is complete, or it has more than `limit`
-        bytes before its newline. What `find` and `take` do, in one call: half the time of a pipelined request."""
+        """Remove and return the first line, newline included. Return b"" if no line is complete, or if the first one
+        has more than `limit` bytes before its newline.
+
+        Does what `find` and `take` do, in one call: saves 50 % of a pipelined request.
+        """
         data = self._data
         start = self._start
         if self._separator != b"\n":
@@ -91,10 +94,10 @@ class ReadBuffer:
         return line if type(line) is bytes else bytes(line)
 
     def find(self, separator: bytes) -> int:
-        """How many bytes come before the first `separator`; -1 where there is none yet.
+        """Return the number of bytes before the first `separator`, or -1 if it is not there.
 
-        A search that failed goes on where it stopped when more has arrived: without that, a peer that sends a long
-        line byte by byte makes the server do quadratic work.
+        A failed search continues where it stopped when more bytes have arrived. Otherwise a peer that sends a long line
+        byte by byte would cause quadratic work.
         """
         if separator != self._separator:
             self._separator = separator
@@ -108,7 +111,7 @@ class ReadBuffer:
         return at - start
 
     def find_any(self, separators: tuple[bytes, ...]) -> tuple[int, int]:
-        """Where the separator that ends first begins and ends; (-1, -1) if there is none yet. As linear as `find`."""
+        """Return where the separator that ends first begins and ends, or (-1, -1). As linear as `find`."""
         if separators != self._separator:
             self._separator = separators
             self._searched = 0
@@ -124,36 +127,37 @@ class ReadBuffer:
         return first - start, end - start
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Discard all bytes and the search state."""
         self._data = b""
         self._start = self._searched = self.size = 0
 
 
 class WriteBacklog:
-    """Bytes that the kernel did not take yet, in order; `size` says how many, `held` what memory they keep: of a piece
-    that is sent in part all of it."""
+    """Bytes that the kernel has not taken yet, in order."""
 
-    __slots__ = ("_chunks", "_run", "held", "size")
+    __slots__ = ("_chunks", "_run", "memory", "size")
 
     def __init__(self) -> None:
         self._chunks: deque[memoryview] = deque()
         self._run: bytearray | None = None
         self.size = 0
-        self.held = 0
+        """Unsent bytes."""
+        self.memory = 0
+        """Bytes of memory that they keep allocated: a chunk that is sent in part counts whole."""
 
     def append(self, data: bytes | memoryview) -> None:
-        """Add `data` at the end; `data` must not change afterwards."""
+        """Add `data` at the end; it must not change afterwards."""
         self.size += len(data)
         if len(data) >= KEEP_WHOLE:
             self._close_run()
             view = memoryview(data)
             self._chunks.append(view)
-            self.held += _whole(view)
+            self.memory += _allocated(view)
             return
         if self._run is None:
             self._run = bytearray()
         self._run += data
-        self.held += len(data)
+        self.memory += len(data)
         if len(self._run) >= RUN_LIMIT:
             self._close_run()
 
@@ -163,23 +167,23 @@ class WriteBacklog:
         self._run = None
 
     def head(self) -> memoryview:
-        """The bytes to send next: not empty unless the backlog is."""
+        """Return the bytes to send next; empty only if the backlog is."""
         if not self._chunks:
             self._close_run()
         return self._chunks[0] if self._chunks else memoryview(b"")
 
     def advance(self, sent: int) -> None:
-        """The first `sent` bytes of `head()` are on their way."""
+        """Remove the first `sent` bytes of `head()`."""
         self.size -= sent
         head = self._chunks[0]
         if sent == len(head):
             self._chunks.popleft()
-            self.held -= _whole(head)
+            self.memory -= _allocated(head)
         else:
             self._chunks[0] = head[sent:]
 
 
-def _whole(view: memoryview) -> int:
-    """The size of what a view is of."""
+def _allocated(view: memoryview) -> int:
+    """Return the size of the object that `view` keeps alive."""
     whole = view.obj
     return len(whole) if isinstance(whole, bytes | bytearray) else len(view)

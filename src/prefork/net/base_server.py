@@ -17,10 +17,11 @@ from collections.abc import Iterable
 
 from ..config import Limits
 from ..errors import ListenerFailed, OutOfResources
-from ..events import ConnectionRefused, Emit, escape_ascii
+from ..events import ConnectionRefused, Emit
+from ..text import escape_ascii, format_address
 from .acceptor import Acceptor
 from .admission import Admission, HandshakeAdmission, Peer, Refusal
-from .channel import DONTWAIT, format_address
+from .channel import DONTWAIT
 from .connection import Connection, ProtocolConnection, StreamConnection, handler_failed
 from .handlers import Handler, Kind
 from .server_state import ServerState

@@ -15,12 +15,13 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..errors import ConnectionTimedOut, LineTooLong
-from ..events import ConnectionAborted, ConnectionLost, HandlerFailed, HandshakeFailed, describe_error, escape_ascii
+from ..events import ConnectionAborted, ConnectionLost, HandlerFailed, HandshakeFailed
 from ..system.signals import ignore_signals
-from .channel import format_address
+from ..text import describe_error, escape_ascii, format_address
+from .deadlines import Deadline
 from .handlers import Handler, Kind
 from .server_state import ServerState
-from .stream import Stream
+from .stream import Stream, call_when_closed, start_timeouts
 
 _TRACEBACK_LINES = 60
 #: Handlers of SIGINT that raise no KeyboardInterrupt. With one of them, a KeyboardInterrupt is raised by the service.
@@ -66,7 +67,8 @@ class StreamConnection:
 
     def start(self, state: ServerState, handler: Handler, context: ssl.SSLContext | None) -> None:
         # One bound method, and one context for all connections, save 10 % of the memory of an idle connection.
-        self.stream.on_closed = ended = self._ended
+        ended = self._ended
+        call_when_closed(self.stream, ended)
         try:
             self.task = state.start_task(_run(self.stream, state, handler, context))
         except BaseException:
@@ -93,7 +95,7 @@ async def _run(stream: Stream, state: ServerState, handler: Handler, context: ss
     try:
         if context is not None and not await _tls_handshake(stream, state, context):
             return
-        stream.begin_deadlines()
+        start_timeouts(stream)
         if handler.kind is Kind.ASYNCIO:
             await handler.call(stream, stream)
         else:
@@ -228,19 +230,21 @@ class ProtocolConnection:
 
     def start(self, state: ServerState, handler: Handler, context: ssl.SSLContext | None) -> None:
         if state.limits.max_age is not None:
-            state.deadlines.set(self, "age", state.limits.max_age)
+            state.deadlines.set(self, Deadline.AGE, state.limits.max_age)
         self.task = state.context.copy().run(state.loop.create_task, self._run(handler, context))
         self.task.add_done_callback(self._ended, context=state.context)
 
     def _ended(self, _task: object = None) -> None:
         self._open -= 1
         if not self._open:
-            self._state.deadlines.clear(self, "age")
+            self._state.deadlines.clear(self, Deadline.AGE)
             self._done(self)
 
-    def on_expired(self, phase: str) -> None:
+    def _on_deadline(self, deadline: Deadline) -> None:
         """Abort the connection because it is older than `max_age`."""
-        self._state.emit(ConnectionAborted(_peer(self._address), f"it was open for {self._state.limits.max_age:g} s"))
+        self._state.emit(
+            ConnectionAborted(_peer(self._address), f"open for {self._state.limits.max_age:g} s (--max-age)")
+        )
         self.abort()
 
     def close(self) -> None:
@@ -271,7 +275,7 @@ class ProtocolConnection:
         if context is not None:
             timeouts["ssl_handshake_timeout"] = limits.handshake_timeout
             timeouts["ssl_shutdown_timeout"] = limits.tls_shutdown_timeout
-        self._state.poller.refund(self._sock.fileno())
+        self._state.poller.release(self._sock.fileno())
         try:
             self._transport, _ = await self._state.loop.connect_accepted_socket(
                 lambda: _ConnectionMadeGuard(protocol, self._failed), self._sock, ssl=context, **timeouts

@@ -1,53 +1,74 @@
 """The deadlines of all connections of one server, on one timer of the loop.
 
-Connects `core/timer_wheel.py` with the loop's clock. What a passed deadline means is the stream's business.
+Connects `core/timer_wheel.py` with the loop's clock. What follows a deadline that passed is for its owner to decide.
 """
 
 from __future__ import annotations
 
 import asyncio
+import enum
 from typing import Protocol
 
 from ..core.timer_wheel import TimerWheel
 
-#: How late a deadline may be noticed, in seconds; and the timer runs as often at the most.
-GRAIN = 1 / 64
+#: Seconds that a deadline may be noticed late. The timer runs at most once in this time.
+TICK = 1 / 64
 
 
-class Expirable(Protocol):
-    """Who has deadlines: a stream, one for each phase."""
+class Deadline(enum.IntEnum):
+    """What a connection may wait for. An int, because `hash` of another enum is a function in Python."""
 
-    def on_expired(self, phase: str) -> None:
-        """The deadline of `phase` has passed."""
+    HANDSHAKE = enum.auto()
+    """The TLS handshake, from its start to its end."""
+    FIRST_BYTE = enum.auto()
+    """The peer's first byte after the handler started."""
+    IDLE = enum.auto()
+    """The next byte while the handler waits for one."""
+    WRITE = enum.auto()
+    """The peer reads at least one of the unsent bytes."""
+    SEND_RETRY = enum.auto()
+    """The kernel had no memory for a send; it is repeated when this passes."""
+    AGE = enum.auto()
+    """The whole life of the connection, from accept on."""
+    LINGER = enum.auto()
+    """The peer's end after ours was sent."""
+    DELIVERY = enum.auto()
+    """What a lingering TLS connection sent is acknowledged."""
+
+
+class DeadlineOwner(Protocol):
+    """A connection, or the state of its timeouts. Its method is private because handlers see streams."""
+
+    def _on_deadline(self, deadline: Deadline) -> None: ...
 
 
 class Deadlines:
-    """`set`, `clear`, and `on_expired` for those whose time is up. The timer runs only while something is set."""
+    """Call `_on_deadline` of each owner whose time is up. The timer runs only while a deadline is set."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._wheel: TimerWheel[tuple[Expirable, str]] = TimerWheel(GRAIN)
+        self._wheel: TimerWheel[tuple[DeadlineOwner, Deadline]] = TimerWheel(TICK)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
 
     def __len__(self) -> int:
         return len(self._wheel)
 
-    def set(self, owner: Expirable, phase: str, seconds: float) -> None:
-        """`owner.on_expired(phase)` in `seconds` from now; replaces the deadline that the phase has."""
-        self._wheel.set((owner, phase), self._loop.time() + seconds)
+    def set(self, owner: DeadlineOwner, deadline: Deadline, seconds: float) -> None:
+        """Let `deadline` pass in `seconds` from now; replaces the time that it had."""
+        self._wheel.set((owner, deadline), self._loop.time() + seconds)
         self._schedule()
 
-    def clear(self, owner: Expirable, phase: str) -> None:
-        """Not any more."""
-        self._wheel.clear((owner, phase))
+    def clear(self, owner: DeadlineOwner, deadline: Deadline) -> None:
+        """Remove `deadline`, if it is set."""
+        self._wheel.clear((owner, deadline))
 
     def close(self) -> None:
-        """Forget all deadlines."""
+        """Remove all deadlines and stop the timer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._wheel = TimerWheel(GRAIN)
+        self._wheel = TimerWheel(TICK)
 
     def _schedule(self) -> None:
         due = self._wheel.next_due()
@@ -62,11 +83,12 @@ class Deadlines:
 
     def _expire(self) -> None:
         self._timer = None
-        # The loop may call up to its clock's resolution early; the wheel is never early.
+        # The loop may call early, by up to its clock's resolution; the wheel is never early.
         now = max(self._loop.time(), self._timer_at)
-        for owner, phase in self._wheel.expired(now):
+        for owner, deadline in self._wheel.expired(now):
             try:
-                owner.on_expired(phase)
+                owner._on_deadline(deadline)
             except Exception as exc:
-                self._loop.call_exception_handler({"message": f"deadline {phase} failed", "exception": exc})
+                message = f"handling of deadline {deadline.name} failed"
+                self._loop.call_exception_handler({"message": message, "exception": exc})
         self._schedule()

@@ -1,14 +1,6 @@
-"""Readiness of all connections of one server, inside any asyncio loop.
+"""Report the readiness of all connections of one server, inside any asyncio loop.
 
-`EpollPoller` has an epoll of its own: each connection is registered once, edge-triggered, for everything, and the
-epoll's own descriptor is watched by the loop. One callback of the loop then serves every connection that became ready,
-and no system call is spent on changing interest. The outer watch is level-triggered, so what one round leaves is
-reported again in the loop's next turn and other callbacks are not starved (epoll(7)).
-
-`LoopPoller` gives the same through `add_reader` and `add_writer`, where there is no epoll: it watches a descriptor only
-from `arm` to the next event, which makes the level-triggered report an edge.
-
-A poller knows descriptors and who is told; bytes, tasks and deadlines are not its business.
+A poller knows descriptors and the items to report to. Bytes, tasks and deadlines do not belong here.
 """
 
 from __future__ import annotations
@@ -20,60 +12,63 @@ from typing import Protocol
 
 #: The bits of an event, as epoll has them.
 READ, WRITE = 0x001, 0x004
-#: Something besides plain input: urgent data, an error, a hang-up, the peer's end (PRI, ERR, HUP, RDHUP).
+#: Anything besides plain input: urgent data, an error, a hang-up, the peer's end (PRI, ERR, HUP, RDHUP).
 HANGUP_OR_ERROR = 0x002 | 0x008 | 0x010 | 0x2000
-#: The connection has failed (ERR); one of EXTRA.
+#: The connection has failed (ERR); a part of HANGUP_OR_ERROR.
 ERROR = 0x008
 
-#: Connections served per round. Others (timers, accepting, the service's own tasks) get their turn after each round.
+#: Connections served in one round. Timers, accepting and the service's own tasks run after each round.
 MAX_EVENTS = 256
 
 
 class Pollable(Protocol):
-    """Who is told: a stream."""
+    """A connection. Its method is private because handlers see streams; it is meant for the poller.
 
-    def on_ready(self, mask: int) -> None:
-        """Bits of READ, WRITE and EXTRA. May be spurious: a descriptor's number is reused."""
+    The mask has bits of READ, WRITE and HANGUP_OR_ERROR. A call may be spurious, because descriptor numbers are reused.
+    """
+
+    def _on_ready(self, mask: int) -> None: ...
 
 
 class Corkable(Protocol):
-    """Who has something to send that may wait for a moment."""
+    """An item with output that can wait until the end of the round, when `_flush` is called to send it."""
 
-    def flush(self) -> None:
-        """The round is over: send it."""
+    def _flush(self) -> None: ...
 
 
 class Poller(Protocol):
-    """What a stream needs of the poller that it is registered with."""
+    """The operations that a connection needs of its poller."""
 
     edge: bool
-    """Whether events come by themselves; if not, `arm` must be called before each wait."""
+    """Whether events are reported without being asked for; if not, call `arm` before each wait."""
 
     def add(self, fd: int, item: Pollable) -> None:
-        """Report events of `fd` to `item`, from now until `remove`."""
+        """Report the events of `fd` to `item` until `remove`. Raise OSError if the kernel has no room for it."""
 
     def remove(self, fd: int, item: Pollable, shared: bool) -> None:
-        """Stop that. Must come before the close: a descriptor that is `shared` with a process goes on reporting."""
+        """Stop reporting. Call it before the close, because a descriptor `shared` with a process goes on reporting."""
 
     def arm(self, fd: int, mask: int) -> None:
         """Report the next event of `mask`."""
 
     def reserve(self, fd: int) -> None:
-        """Hold the place in the kernel that another registration of `fd`, by somebody else, will need, until
-        `refund` or the close. Raises OSError where there is none."""
+        """Reserve the kernel's memory for another registration of `fd`, until `release` or the close.
 
-    def refund(self, fd: int) -> None:
-        """That registration is made now."""
+        Raise OSError if there is none.
+        """
+
+    def release(self, fd: int) -> None:
+        """Release the reservation, because the other registration is about to be made."""
 
     def cork(self, item: Corkable) -> None:
-        """Call `item.flush()` at the end of this round; outside a round at the loop's next turn."""
+        """Call `item._flush()` at the end of this round, or in the loop's next turn if no round is running."""
 
     def close(self) -> None:
-        """Stop watching everything. Descriptors of connections are not closed."""
+        """Stop reporting for all descriptors; they stay open."""
 
 
 class _Rounds:
-    """What both pollers share: the end of a round, and what happens there."""
+    """The end of a round, which both pollers share: flush corked items, raise what escaped."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -83,7 +78,7 @@ class _Rounds:
         self._escaped: BaseException | None = None
 
     def _forget(self, fd: int, item: Pollable) -> bool:
-        """Whether `item` had it. Where a handler has closed the socket itself the number may be another's by now."""
+        """Return whether `item` had `fd`. If a handler closed the socket itself, another item may have the number."""
         if self._table.get(fd) is not item:
             return False
         del self._table[fd]
@@ -98,14 +93,14 @@ class _Rounds:
         items, self._corked = self._corked, []
         for item in items:
             try:
-                item.flush()
+                item._flush()
             except BaseException as exc:
                 self._report(exc)
 
     def _report(self, exc: BaseException) -> None:
-        """One connection's failure must not cost the others their events: an edge is not reported twice.
+        """Keep one connection's failure from the others of the round, because their edges are not reported again.
 
-        SystemExit and KeyboardInterrupt come out of a task's step as they are; they go on to the loop after the round.
+        SystemExit and KeyboardInterrupt leave a task's step unchanged. They are raised to the loop after the round.
         """
         if isinstance(exc, Exception):
             self._loop.call_exception_handler({"message": "event of a connection failed", "exception": exc})
@@ -121,6 +116,10 @@ class _Rounds:
             raise escaped
 
 
+# Edge-triggered nesting. Each connection is registered once, edge-triggered, for everything, in an epoll of our own.
+# The loop watches the descriptor of that epoll. One callback of the loop serves all connections that became ready, and
+# no system call is spent on changing interest. The outer watch is level-triggered. So what one round leaves is reported
+# again in the loop's next turn, and other callbacks are not starved (epoll(7)).
 class EpollPoller(_Rounds):
     """The poller for Linux. Owns the epoll descriptor."""
 
@@ -137,20 +136,19 @@ class EpollPoller(_Rounds):
         self._table[fd] = item
 
     def remove(self, fd: int, item: Pollable, shared: bool) -> None:
-        # What nobody else holds is forgotten by the kernel when it is closed (epoll(7), question 6).
+        # The kernel removes a descriptor when the last copy of it is closed (epoll(7), question 6).
         if self._forget(fd, item) and shared:
-            # A handler may have closed the socket behind our back; the kernel has then forgotten it already.
+            # A handler may have closed the socket itself, and the kernel has removed it then.
             with contextlib.suppress(OSError):
                 self._epoll.unregister(fd)
 
-    def arm(self, fd: int, mask: int) -> None:
-        """Nothing to do: the edge comes by itself."""
+    def arm(self, fd: int, mask: int) -> None: ...
 
     def reserve(self, fd: int) -> None:
-        # An error or a hang-up is reported all the same, once, to no item.
+        # epoll reports errors and hang-ups unasked: once, and to no item.
         self._epoll.register(fd, select.EPOLLET)
 
-    def refund(self, fd: int) -> None:
+    def release(self, fd: int) -> None:
         with contextlib.suppress(OSError):
             self._epoll.unregister(fd)
 
@@ -165,18 +163,21 @@ class EpollPoller(_Rounds):
         table = self._table
         self._in_round = True
         for fd, mask in self._epoll.poll(0, MAX_EVENTS):
-            # Asked for each event: an earlier one of this round may have closed this connection.
+            # Looked up for each event, because an earlier one of this round may have closed this connection.
             item = table.get(fd)
             if item is not None:
                 try:
-                    item.on_ready(mask)
+                    item._on_ready(mask)
                 except BaseException as exc:
                     self._report(exc)
         self._end_round()
 
 
 class LoopPoller(_Rounds):
-    """The poller for platforms without epoll, on nothing but the loop's public calls."""
+    """The poller for platforms without epoll, on `add_reader` and `add_writer`.
+
+    Watches a descriptor only from `arm` to the next event, which makes an edge of the loop's level-triggered report.
+    """
 
     edge = False
 
@@ -194,11 +195,10 @@ class LoopPoller(_Rounds):
         if mask & WRITE:
             self._loop.add_writer(fd, self._ready, fd, WRITE)
 
-    def reserve(self, fd: int) -> None:
-        """Nothing to do: the watches of these platforms are not counted."""
+    # The kernels of these platforms do not count watches.
+    def reserve(self, fd: int) -> None: ...
 
-    def refund(self, fd: int) -> None:
-        """The same."""
+    def release(self, fd: int) -> None: ...
 
     def close(self) -> None:
         for fd, item in list(self._table.items()):
@@ -212,12 +212,12 @@ class LoopPoller(_Rounds):
             return
         self._in_round = True
         try:
-            item.on_ready(mask)
+            item._on_ready(mask)
         except BaseException as exc:
             self._report(exc)
         self._end_round()
 
 
 def make_poller(loop: asyncio.AbstractEventLoop) -> Poller:
-    """The best poller of this platform."""
+    """Return an EpollPoller if the platform has epoll, otherwise a LoopPoller."""
     return EpollPoller(loop) if hasattr(select, "epoll") else LoopPoller(loop)

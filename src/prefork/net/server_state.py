@@ -24,11 +24,11 @@ _EAGER = functools.partial(asyncio.Task, eager_start=True) if sys.version_info >
 
 
 class Backlogged(Protocol):
-    """A connection with bytes that the kernel has not taken yet."""
+    """A connection with unsent bytes. Its methods are private, because handlers see streams."""
 
-    def buffered_bytes(self) -> int: ...
+    def _buffered_bytes(self) -> int: ...
 
-    def abort_for_budget(self, total: int, limit: int) -> None:
+    def _abort_for_budget(self, total: int, limit: int) -> None:
         """Abort this connection because all of them have `total` bytes buffered, and `limit` is allowed."""
 
 
@@ -92,8 +92,8 @@ class ServerState:
     def abort_largest(self) -> None:
         """Abort the connections with the largest backlogs until the total is within `max_unsent`."""
         while self.buffered_bytes > self.limits.max_unsent and self.backlogged:
-            largest = max(self.backlogged, key=lambda each: each.buffered_bytes())
-            largest.abort_for_budget(self.buffered_bytes, self.limits.max_unsent)
+            largest = max(self.backlogged, key=lambda each: each._buffered_bytes())
+            largest._abort_for_budget(self.buffered_bytes, self.limits.max_unsent)
 
     def close(self) -> None:
         """Close the poller and forget the deadlines. All streams must be closed."""

@@ -1,64 +1,162 @@
-"""`stream.timeouts`: the deadlines of one connection, which its handler may set otherwise than the server does.
+"""The timeouts of one connection: their state, made when one is first needed, and the view of it that handlers get.
 
-A view of a stream, without state. When a deadline has passed is found out in `deadlines.py`, what follows in
-`channel.py`.
+`deadlines.py` finds out that a deadline has passed. The write timeout is only kept here; `sending.py` applies it.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from ..checks import check_seconds
+from ..errors import ConnectionTimedOut
+from .deadlines import Deadline
+from .server_state import ServerState
 
-if TYPE_CHECKING:
-    from .stream import Stream
+
+class TimedConnection(Protocol):
+    """A stream. Its methods are private because handlers see streams."""
+
+    def _is_closed(self) -> bool: ...
+
+    def _awaits_input(self) -> bool:
+        """Whether the handler waits for the peer, and not for the peer to read."""
+
+    def _restart_write_timeout(self) -> None: ...
+
+    def _abort_with(self, error: ConnectionTimedOut) -> None: ...
+
+
+class TimeoutState:
+    """The first-byte, idle and age deadlines of one connection, and the timeouts that its handler has set."""
+
+    __slots__ = ("_accepted_at", "_connection", "_server", "age", "idle", "idle_since", "write")
+
+    def __init__(self, connection: TimedConnection, server: ServerState, accepted_at: float) -> None:
+        self._connection = connection
+        self._server = server
+        self._accepted_at = accepted_at
+        self.idle: float | None = None
+        self.write = server.limits.write_timeout
+        self.age: float | None = None
+        self.idle_since: float | None = None
+        """When the handler began to wait for the next byte; None if data arrived since. Reset with each receive, where
+        moving a deadline would cost more."""
+
+    def start(self, data_arrived: bool) -> None:
+        """Start the deadlines of the server's limits that count from the moment the handler runs."""
+        limits = self._server.limits
+        if not data_arrived:
+            self.idle_since = self._server.loop.time()
+            self._set(Deadline.FIRST_BYTE, limits.first_byte_timeout)
+        if limits.idle_timeout is not None:
+            self.limit_idle(limits.idle_timeout)
+
+    def on_wait(self) -> None:
+        """Start the idle time if data has arrived since the last call: the handler waits for input."""
+        if self.idle_since is None:
+            self.idle_since = self._server.loop.time()
+            if self._server.limits.first_byte_timeout is not None:
+                self._server.deadlines.clear(self, Deadline.FIRST_BYTE)
+
+    def limit_idle(self, seconds: float | None) -> None:
+        self.idle = seconds
+        if self.idle_since is not None or self._connection._awaits_input():
+            self.idle_since = self._server.loop.time()
+        self._set(Deadline.IDLE, seconds)
+
+    def limit_write(self, seconds: float) -> None:
+        self.write = seconds
+        self._connection._restart_write_timeout()
+
+    def limit_age(self, seconds: float | None) -> None:
+        self.age = seconds
+        now = self._server.loop.time()
+        self._set(Deadline.AGE, None if seconds is None else self._accepted_at + seconds - now)
+
+    def close(self) -> None:
+        """Remove the deadlines: the connection is closed."""
+        for deadline in (Deadline.FIRST_BYTE, Deadline.IDLE, Deadline.AGE):
+            self._server.deadlines.clear(self, deadline)
+
+    def _set(self, deadline: Deadline, seconds: float | None) -> None:
+        if seconds is None or self._connection._is_closed():
+            self._server.deadlines.clear(self, deadline)
+        else:
+            self._server.deadlines.set(self, deadline, seconds)
+
+    def _on_deadline(self, deadline: Deadline) -> None:
+        if self._connection._is_closed():
+            # By another deadline that passed at the same moment.
+            return
+        limits = self._server.limits
+        if deadline is Deadline.AGE:
+            self._expire(f"open for {self.age:g} s", self.age == limits.max_age, "max-age", "age")
+        elif deadline is Deadline.FIRST_BYTE:
+            if self.idle_since is not None:
+                self._expire(f"no data within {limits.first_byte_timeout:g} s", True, "first-byte-timeout")
+        elif self.idle is not None:
+            left = self._idle_left(self.idle)
+            if left > 0:
+                self._set(Deadline.IDLE, left)
+            else:
+                self._expire(f"no data for {self.idle:g} s", self.idle == limits.idle_timeout, "idle-timeout", "idle")
+
+    def _idle_left(self, idle: float) -> float:
+        """Return the seconds until the next check. A connection that is not waiting for its peer has all of them."""
+        if self.idle_since is None or not self._connection._awaits_input():
+            return idle
+        return self.idle_since + idle - self._server.loop.time()
+
+    def _expire(self, what: str, by_option: bool, option: str, attribute: str = "") -> None:
+        cure = f"--{option}" if by_option else f"stream.timeouts.{attribute}"
+        self._connection._abort_with(ConnectionTimedOut(f"{what} ({cure})"))
 
 
 class Timeouts:
-    """Seconds; None is no deadline. What is set holds from then on, and for this connection alone.
+    """`stream.timeouts`: the timeouts of one connection in seconds; None is no timeout.
 
-    Raises ConfigError for what is no number of seconds.
+    A value holds from the moment it is set, for this connection only. Raises ConfigError, a ValueError, for a value
+    that is not a positive number of seconds.
     """
 
-    __slots__ = ("_stream",)
+    __slots__ = ("_state",)
 
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
+    def __init__(self, state: TimeoutState) -> None:
+        self._state = state
 
     @property
     def idle(self) -> float | None:
-        """How long the handler may wait for the next byte of its peer."""
-        return self._stream._idle
+        """How long the handler may wait for the peer's next byte."""
+        return self._state.idle
 
     @idle.setter
     def idle(self, seconds: float | None) -> None:
-        _check("idle", seconds)
-        self._stream.limit_idle(seconds)
+        self._state.limit_idle(_checked("idle", seconds))
 
     @property
     def write(self) -> float:
-        """How long unsent bytes may wait without the peer taking one."""
-        return self._stream._write_timeout
+        """How long unsent bytes may wait without the peer reading one."""
+        return self._state.write
 
     @write.setter
     def write(self, seconds: float) -> None:
         check_seconds("timeouts.write", seconds, zero=False)
-        self._stream.limit_write(seconds)
+        self._state.limit_write(seconds)
 
     @property
     def age(self) -> float | None:
-        """From accept to the end, whatever happens in between; what is set counts from accept, too."""
-        return self._stream._max_age
+        """How long the connection may be open; counted from accept, whenever it is set."""
+        return self._state.age
 
     @age.setter
     def age(self, seconds: float | None) -> None:
-        _check("age", seconds)
-        self._stream.limit_age(seconds)
+        self._state.limit_age(_checked("age", seconds))
 
     def __repr__(self) -> str:
         return f"<Timeouts idle={self.idle} write={self.write} age={self.age}>"
 
 
-def _check(name: str, seconds: float | None) -> None:
+def _checked(name: str, seconds: float | None) -> float | None:
     if seconds is not None:
         check_seconds(f"timeouts.{name}", seconds, zero=False)
+    return seconds

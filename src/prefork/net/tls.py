@@ -1,8 +1,7 @@
-"""TLS of one connection as a transformation of bytes: what the socket gave goes in, what the handler reads comes out.
+"""Transform the bytes of one TLS connection: received bytes go in, plain bytes come out, and the other way round.
 
-Memory BIOs on both sides, so one recv feeds many records and one send carries many. No sockets, no waiting, no
-deadlines: those are the stream's. Contexts are made elsewhere, before the fork (`system/tls_contexts.py`), as the
-session-ticket keys live in them.
+No sockets, waiting or deadlines; see `receiving.py` and `stream.py`. Contexts are made before the fork, in
+`system/tls_contexts.py`, because the session-ticket keys live in them.
 """
 
 from __future__ import annotations
@@ -11,24 +10,26 @@ import contextlib
 import ssl
 from typing import Any
 
-#: One read of an SSLObject gives one record's worth at most (RFC 8446, 5.1).
+from .cpython import raw_ssl_object
+
+#: The most that one read of an SSLObject returns: a record (RFC 8446, 5.1).
 RECORD = 16 * 1024
 
 
 class ServerSSLObject(ssl.SSLObject):
-    """An SSLObject that remembers the name its peer asked for (SNI, RFC 6066), which `ssl` tells only to a callback."""
+    """An SSLObject with the server name that its peer sent (SNI, RFC 6066), which `ssl` passes only to a callback."""
 
     sni: str | None = None
 
 
 def remember_sni(connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
-    """An `SSLContext.sni_callback`."""
+    """Store the peer's server name: an `SSLContext.sni_callback`."""
     if isinstance(connection, ServerSSLObject):
         connection.sni = name
 
 
 def prepare_context(context: ssl.SSLContext) -> None:
-    """Let `context` tell us the names that peers ask for, unless its owner has put something of their own there."""
+    """Make `context` record its peers' server names, unless its owner has set a class or a callback."""
     if context.sslobject_class is ssl.SSLObject:
         context.sslobject_class = ServerSSLObject
     if context.sni_callback is None:
@@ -36,48 +37,48 @@ def prepare_context(context: ssl.SSLContext) -> None:
 
 
 class TLSInfo:
-    """What is known of a connection's TLS, `stream.tls`. Complete once the handler runs."""
+    """The facts of a connection's TLS, `stream.tls`. Complete when the handler runs."""
 
     __slots__ = ("_object", "truncated")
 
     def __init__(self, connection: ssl.SSLObject) -> None:
         self._object = connection
         self.truncated = False
-        """The peer's end came without a close_notify: what was read may have been cut short by somebody in between."""
+        """The peer ended without a close_notify: an attacker may have cut off what it sent."""
 
     @property
     def ssl_object(self) -> ssl.SSLObject:
-        """The object itself, for what is not offered here."""
+        """The `ssl.SSLObject` itself, for facts that are not offered here."""
         return self._object
 
     @property
     def version(self) -> str:
-        """`"TLSv1.3"`, `"TLSv1.2"`."""
+        """The protocol version: `"TLSv1.3"` or `"TLSv1.2"`."""
         return self._object.version() or ""
 
     @property
     def cipher(self) -> tuple[str, str, int]:
-        """Name, protocol that defines it, secret bits."""
+        """The cipher's name, the protocol that defines it, and its secret bits."""
         return self._object.cipher() or ("", "", 0)
 
     @property
     def alpn(self) -> str | None:
-        """The protocol that was agreed upon (RFC 7301), or None."""
+        """The application protocol that was negotiated (RFC 7301), or None."""
         return self._object.selected_alpn_protocol()
 
     @property
     def sni(self) -> str | None:
-        """The server name that the peer asked for, or None. The peer chose it: not to be trusted, nor logged raw."""
+        """The server name that the peer sent, or None. The peer chose it: do not trust it, nor log it unescaped."""
         return getattr(self._object, "sni", None)
 
     @property
     def peer_certificate(self) -> dict[str, Any] | None:
-        """As `ssl.SSLSocket.getpeercert()` has it; None where none was asked for or sent."""
+        """The certificate as `ssl.SSLSocket.getpeercert()` returns it; None if none was requested or sent."""
         return self._object.getpeercert() or None
 
     @property
     def resumed(self) -> bool:
-        """Whether the handshake was shortened by an earlier session."""
+        """Whether the handshake resumed an earlier session."""
         return bool(self._object.session_reused)
 
     def __repr__(self) -> str:
@@ -85,26 +86,41 @@ class TLSInfo:
 
 
 class TLSEngine:
-    """One TLS connection over two memory BIOs, server side. Every method may raise `ssl.SSLError`, and after that
-    `outgoing()` may have an alert for the peer."""
+    """One TLS connection over two memory BIOs: one recv feeds many records, and one send carries many.
 
-    __slots__ = ("_incoming", "_inner", "_object", "closing", "ended", "info", "said")
+    The server's side; with `server_hostname` the client's. Each method may raise `ssl.SSLError`; after that
+    `pending_output()` may return an alert for the peer.
+    """
 
-    def __init__(self, context: ssl.SSLContext) -> None:
+    __slots__ = (
+        "_incoming",
+        "_object",
+        "_raw",
+        "info",
+        "is_client",
+        "outgoing",
+        "received_close_notify",
+        "sent_close_notify",
+        "shutdown_timeout",
+    )
+
+    def __init__(self, context: ssl.SSLContext, shutdown_timeout: float, server_hostname: str | None = None) -> None:
+        self.is_client = server_hostname is not None
         self._incoming = ssl.MemoryBIO()
-        self.said = ssl.MemoryBIO()
-        """What is to be sent; `said.pending` tells how much."""
-        self._object = context.wrap_bio(self._incoming, self.said, server_side=True)
-        # `SSLObject` is a layer of Python around this: two calls of each echo.
-        self._inner = self._object._sslobj  # type: ignore[attr-defined]  # typeshed leaves it out
+        self.outgoing = ssl.MemoryBIO()
+        """Bytes to send; `outgoing.pending` is their number."""
+        self._object = context.wrap_bio(
+            self._incoming, self.outgoing, server_side=not self.is_client, server_hostname=server_hostname
+        )
+        self._raw = raw_ssl_object(self._object)
         self.info = TLSInfo(self._object)
-        self.ended = False
-        """The peer has said that it sends no more (close_notify)."""
-        self.closing = False
-        """We have."""
+        self.received_close_notify = False
+        self.sent_close_notify = False
+        self.shutdown_timeout = shutdown_timeout
+        """Seconds to wait for the peer's close_notify after ours."""
 
     def handshake(self, received: bytes = b"") -> bool:
-        """Go on with the handshake. True: it is complete; False: more input is needed. Send `outgoing()` either way."""
+        """Continue the handshake and return whether it is complete. Send `pending_output()` either way."""
         self._incoming.write(received)
         try:
             self._object.do_handshake()
@@ -113,41 +129,41 @@ class TLSEngine:
         return True
 
     def decrypt(self, received: bytes = b"") -> bytes:
-        """The plain bytes in `received` and what is left from before; b"" where a record is not complete yet.
+        """Return the plain bytes of `received` and of what is left from before; b"" if no record is complete.
 
-        Asks how much is pending before it reads: raising and catching SSLWantReadError after each record costs more
-        than decrypting it. It still comes once when a record is cut at the end of what was received.
+        Asks how much is pending before it reads, because raising and catching SSLWantReadError after each record costs
+        more than decrypting it. It is still raised once if a record is cut at the end of `received`.
         """
-        incoming, inner = self._incoming, self._inner
+        incoming, raw = self._incoming, self._raw
         incoming.write(received)
         plain: list[bytes] = []
         try:
-            while incoming.pending or inner.pending():
-                data = inner.read(RECORD)
+            while incoming.pending or raw.pending():
+                data = raw.read(RECORD)
                 if not data:
-                    self.ended = True
+                    self.received_close_notify = True
                     break
                 plain.append(data)
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLZeroReturnError:
-            # As `SSLObject.read` has it: the end by a close_notify is no error.
-            self.ended = True
+            # A close_notify is the regular end and no error.
+            self.received_close_notify = True
         return plain[0] if len(plain) == 1 else b"".join(plain)
 
     def encrypt(self, plain: bytes | memoryview) -> bytes:
-        """`plain` as records, with whatever else waits to be sent."""
-        self._inner.write(plain)
-        return self.said.read()
+        """Return `plain` as records, behind other output that waits to be sent."""
+        self._raw.write(plain)
+        return self.outgoing.read()
 
-    def outgoing(self) -> bytes:
-        """What the protocol itself wants to send: handshake messages, tickets, answers to a key update, alerts."""
-        return self.said.read() if self.said.pending else b""
+    def pending_output(self) -> bytes:
+        """Return the protocol's own output: handshake messages, tickets, answers to a key update, alerts."""
+        return self.outgoing.read() if self.outgoing.pending else b""
 
     def close_notify(self) -> bytes:
-        """The bytes that tell the peer the end; b"" where none can be told any more."""
-        self.closing = True
-        # Nearly always SSLWantReadError: ours is written, the peer's is not here. It is not waited for.
+        """Return the bytes of our close_notify; b"" if the connection can no longer send one."""
+        self.sent_close_notify = True
+        # Nearly always raises SSLWantReadError: ours is written, and the peer's is not awaited here.
         with contextlib.suppress(ssl.SSLError):
             self._object.unwrap()
-        return self.said.read()
+        return self.outgoing.read()

@@ -1,25 +1,41 @@
-"""`stream.transport`: the asyncio transport that handlers written for asyncio's streams expect to find.
+"""`stream.transport`: the asyncio transport that handlers written for asyncio's streams expect.
 
-A view of a stream, without state. What would bypass the stream's reading (pausing it, another protocol) is not offered
-and raises NotImplementedError, as `asyncio.Transport` does for what a transport lacks.
+A view without state. What would bypass the stream's reading (pausing it, another protocol) is not offered and raises
+NotImplementedError, as `asyncio.Transport` does for an operation that a transport lacks.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from .stream import Stream
+_Bytes = bytes | bytearray | memoryview
+
+
+class TransportStream(Protocol):
+    """The part of a stream that its transport needs."""
+
+    def abort(self) -> None: ...
+    def close(self) -> None: ...
+    def is_closing(self) -> bool: ...
+    def write(self, data: _Bytes) -> None: ...
+    def writelines(self, chunks: Iterable[_Bytes]) -> None: ...
+    def write_eof(self) -> None: ...
+    def can_write_eof(self) -> bool: ...
+    def get_extra_info(self, name: str, default: Any = None) -> Any: ...
+    @property
+    def unsent(self) -> int: ...
+    def _water_marks(self) -> tuple[int, int]: ...
+    def _set_water_marks(self, high: int | None, low: int | None) -> None: ...
 
 
 class StreamTransport(asyncio.Transport):
-    """The transport of `stream`; made when asked for."""
+    """The transport of `stream`, made when it is asked for."""
 
     __slots__ = ("_stream",)
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: TransportStream) -> None:
         super().__init__()
         self._stream = stream
 
@@ -49,14 +65,14 @@ class StreamTransport(asyncio.Transport):
         return self._stream.get_extra_info(name, default)
 
     def get_write_buffer_size(self) -> int:
-        """Bytes written and not yet taken by the kernel."""
+        """Return the number of bytes written and not yet taken by the kernel."""
         return self._stream.unsent
 
     def get_write_buffer_limits(self) -> tuple[int, int]:
-        """(low, high): `drain()` waits above high, until low."""
-        high = self._stream.drain_above
-        return high // 4, high
+        """Return the low and high water marks: `drain()` waits above high, until low is reached."""
+        return self._stream._water_marks()
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Set how much may be unsent before `drain()` waits; None: the default. `low` is always a quarter of `high`."""
-        self._stream.drain_above = high if high is not None else 4 * low if low is not None else None
+        """Set the water marks as asyncio does: `high` defaults to 4 * `low` or to `Limits.drain_above`, `low` to a
+        quarter of `high`. Raises ValueError unless high >= low >= 0."""
+        self._stream._set_water_marks(high, low)

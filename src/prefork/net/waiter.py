@@ -1,10 +1,6 @@
-"""The awaitable that a poller wakes: the waiting task is stepped at once, without a turn of the loop in between.
+"""The awaitable that the poller wakes: `wake()` steps the waiting task at once, without a turn of the loop in between.
 
-A task that awaits an object with the future protocol hands it a callback and forgets about it (PEP 3156;
-`asyncio.isfuture` tests for `_asyncio_future_blocking`). A real future answers by `loop.call_soon(callback)`, one turn
-of the loop and a handle later. `Waiter` calls it directly. That is right only where no other task is running: from a
-callback of the loop. `wake()` therefore belongs to the poller's rounds and to `call_soon`, and to nobody else; called
-inside a task it raises RuntimeError("Cannot enter into task ... while another task ... is being executed").
+It knows nothing of sockets, and what the woken task finds is for that task to test.
 """
 
 from __future__ import annotations
@@ -14,27 +10,34 @@ import contextvars
 from collections.abc import Callable, Generator
 from typing import Any
 
-_Callback = Callable[["Waiter"], object]
+from .cpython import HAS_FUTURE_PROTOCOL, FutureLike
+
+_Callback = Callable[[Any], object]
 
 
-class Waiter:
-    """`await waiter` returns None when `wake()` has been called. One task waits at a time; it may wait again and again.
+# A task that awaits an object with the future protocol hands it a callback and forgets about it (PEP 3156). A real
+# future answers with `loop.call_soon(callback)`, one turn of the loop and a handle later. `Waiter` calls it directly.
+# That is right only where no other task is running: in a callback of the loop. `wake()` is therefore only for the
+# poller's rounds and for `call_soon`. Inside a task it raises RuntimeError("Cannot enter into task ... while another
+# task ... is being executed").
+class Waiter(FutureLike):
+    """`await waiter` returns None after `wake()`. One task waits at a time; the waiter can be awaited again and again.
 
-    A wake-up says "look again", not "it is so": whoever waits tests its condition in a loop. Cancelling a waiting task
-    raises CancelledError at the await as usual, and leaves the waiter ready for the next.
+    A wake-up says "look again", not "it is so": the task tests its condition in a loop. Cancelling the task raises
+    CancelledError at the await as usual, and leaves the waiter usable.
     """
 
-    __slots__ = ("_asyncio_future_blocking", "_cancel_message", "_context", "_loop", "callback", "spent")
+    __slots__ = ("_cancel_message", "_context", "_loop", "callback", "cancel_pending")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._asyncio_future_blocking = False
         self._loop = loop
         self.callback: _Callback | None = None
-        """Steps the task that waits here; None: none does. To be read, not set."""
+        """Steps the task that waits here; None if none does. Read-only outside this class."""
         self._context: contextvars.Context | None = None
-        self.spent = False
-        """A cancellation is on its way from here to a task that has waited: nobody else may wait here before, or it
-        would be theirs."""
+        self.cancel_pending = False
+        """A cancellation is scheduled but not yet delivered. Do not reuse the waiter until it is, otherwise the next
+        task would receive it."""
         self._cancel_message: object = None
 
     @property
@@ -43,22 +46,22 @@ class Waiter:
         return self.callback is not None
 
     def wake(self) -> None:
-        """Step the waiting task now; nothing if none waits. Only from a callback of the loop, never inside a task."""
+        """Step the waiting task, if there is one. Only from a callback of the loop, never inside a task."""
         callback = self.callback
         if callback is not None:
             self.callback = None
-            self._context.run(callback, self)  # type: ignore[union-attr]  # whoever set the one has set the other
+            self._context.run(callback, self)  # type: ignore[union-attr]  # set together with the callback
 
     def wake_soon(self) -> None:
-        """Step the waiting task at the loop's next turn: for use inside a task."""
+        """Step the waiting task in the loop's next turn. For use inside a task."""
         if self.callback is not None:
             self._loop.call_soon(self.wake)
 
-    # What follows is the future protocol, as far as asyncio's tasks (C and Python) use it.
+    # The future protocol, as far as asyncio's tasks (in C and in Python) use it.
 
     def __await__(self) -> Generator[Any, None, None]:
         self._asyncio_future_blocking = True
-        # The task asks for `result()` before it goes on, and throws what that raises in here.
+        # Before the task continues it calls `result()`, and throws what that raises in here.
         yield self
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
@@ -78,7 +81,7 @@ class Waiter:
         return self.callback is None
 
     def cancelled(self) -> bool:
-        return self.spent
+        return self.cancel_pending
 
     def cancel(self, msg: object = None) -> bool:
         """Called by `task.cancel()`. True: the task will be stepped, and `result` will raise CancelledError in it."""
@@ -86,17 +89,52 @@ class Waiter:
         if callback is None:
             return False
         self.callback = None
-        self.spent = True
+        self.cancel_pending = True
         self._cancel_message = msg
-        # Not at once: the one who cancels is a running task, and two cannot run inside each other.
+        # Not at once, because the task that cancels is running and two cannot run inside each other.
         self._loop.call_soon(callback, self, context=self._context)
         return True
 
     def result(self) -> None:
-        if self.spent:
-            self.spent = False
+        if self.cancel_pending:
+            self.cancel_pending = False
             message, self._cancel_message = self._cancel_message, None
             raise asyncio.CancelledError() if message is None else asyncio.CancelledError(message)
 
     def __repr__(self) -> str:
-        return f"<Waiter {'waiting' if self.callback is not None else 'idle'}>"
+        return f"<{type(self).__name__} {'waiting' if self.waiting else 'idle'}>"
+
+
+class FutureWaiter(Waiter):
+    """The fallback on public names: a future for each await, so the task continues one turn of the loop later."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[Any, None, None]:
+        future = _WaiterFuture(self, self._loop)
+        self.callback = future.wake
+        return future.__await__()
+
+    def wake(self) -> None:
+        callback, self.callback = self.callback, None
+        if callback is not None:
+            callback(self)
+
+
+class _WaiterFuture(asyncio.Future[None]):
+    def __init__(self, waiter: Waiter, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=loop)
+        self._waiter = waiter
+
+    def wake(self, _: object) -> None:
+        if not self.done():
+            self.set_result(None)
+
+    def cancel(self, msg: object = None) -> bool:
+        if not self.done():
+            self._waiter.callback = None
+        return super().cancel(msg)
+
+
+if not HAS_FUTURE_PROTOCOL:
+    Waiter = FutureWaiter  # type: ignore[misc]  # the subclass takes the place of its base

@@ -7,7 +7,6 @@ is added at the top, and never replaces one of these.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import os
@@ -15,7 +14,7 @@ from typing import Any
 
 from pythonjsonlogger.json import JsonEncoder, JsonFormatter
 
-from ..events import escape_controls
+from ..text import escape_controls
 from .lines import MESSAGE_LIMIT, Origin, details, event_of, level_name, timestamp
 from .sink import LINE_BYTES
 
@@ -65,16 +64,10 @@ class JSONFormatter(JsonFormatter):
         event = event_of(record)
         if event is not None:
             own["event"] = type(event).__name__
-            own["fields"] = _fields(event)
+            own["fields"] = {name: value for name, value in event.fields().items() if name != "traceback"}
             own["suppressed"] = getattr(record, "_suppressed", 0) or None
         own["traceback"] = "\n".join(details(record)) or None
         return {key: value for key, value in own.items() if value is not None}
-
-
-def _fields(event: Any) -> dict[str, Any]:
-    if not dataclasses.is_dataclass(event):
-        return {}
-    return {each.name: getattr(event, each.name) for each in dataclasses.fields(event) if each.name != "traceback"}
 
 
 def _dumps(log_data: dict[str, Any]) -> str:

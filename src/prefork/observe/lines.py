@@ -11,7 +11,8 @@ import os
 from dataclasses import dataclass
 from datetime import datetime
 
-from ..events import Event, escape_controls
+from ..events import Event
+from ..text import escape_controls
 
 #: The longest message, and the longest line of a traceback, in characters.
 MESSAGE_LIMIT = 2048

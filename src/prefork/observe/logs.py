@@ -16,7 +16,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any, TextIO
 
-from ..events import Emit, Event, Suppressed, escape_controls
+from ..events import Emit, Event, Suppressed
+from ..text import escape_controls
 from .lines import Origin, TextFormatter
 from .rates import LogRateLimiter
 from .sink import Sink

@@ -19,9 +19,9 @@ from ..events import (
     Scaled,
     Stopping,
     Upgraded,
-    escape_controls,
 )
 from ..system.notify import Notifier, monotonic_usec
+from ..text import escape_controls
 
 
 def notify_systemd(emit: Emit, notifier: Notifier) -> Emit:

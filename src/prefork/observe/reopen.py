@@ -12,9 +12,10 @@ import os
 import stat
 from collections.abc import Callable, Mapping
 
-from ..events import ReopenFailed, escape_controls
+from ..events import ReopenFailed
 from ..system.descriptors import Descriptor
 from ..system.paths import Place, hold, require_regular
+from ..text import escape_controls
 
 
 class LogFiles:

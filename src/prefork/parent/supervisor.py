@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self
 
-from .. import __version__
+from .._version import __version__
 from ..core import upgrade
 from ..core.facts import (
     AnnounceReady,
@@ -54,19 +54,20 @@ from ..events import (
     SystemFailed,
     TookOver,
     UpgradeFailed,
-    escape_controls,
 )
 from ..system.descendants import AdoptedProcesses
 from ..system.file_ownership import FileOwnership
+from ..system.fork_context import ForkContext
 from ..system.processes import REAP_INTERVAL, System
 from ..system.scoreboard import FleetSetting
 from ..system.signals import SignalQueue
+from ..text import escape_controls
 from .control_commands import ControlCommands
 from .control_server import ControlSocket
 from .generations import Generations, GenerationSpec, Resources
 from .status import describe_roster
 from .upgrade import Predecessor, Successor
-from .workers import DUMP_SIGNAL, ChildStarted, ForkContext, Workers
+from .workers import DUMP_SIGNAL, ChildStarted, Workers
 
 _STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 _HEEDED = (

@@ -28,13 +28,14 @@ from ..core.facts import (
 )
 from ..core.messages import Decoder, DrainingMessage, ReadyMessage, RecycleMessage, StackLine, UnableMessage
 from ..errors import reason_of
-from ..events import Emit, WorkerStacks, escape_ascii
+from ..events import Emit, WorkerStacks
 from ..system.descriptors import Descriptor, count_descriptors, raise_limit
+from ..system.fork_context import ForkContext
 from ..system.memory import OomKills
-from ..system.parent_death import Lifeline
 from ..system.processes import RESOURCE_ERRNOS, Child, ExitStatus, System
 from ..system.scoreboard import FleetSetting, Row, Scoreboard, WorkerStat
 from ..system.tether import Tether
+from ..text import escape_ascii
 
 #: Rows of the scoreboard, for each worker that is wanted at the start, and at least: its successors, and those that
 #: drain meanwhile; and more workers that may be wanted later. Untouched memory costs nothing.
@@ -49,24 +50,6 @@ CLAIM_SLACK = 64
 #: Who says so many bytes at once has gone mad: it is not heard again before so many seconds have passed.
 FLOOD_BYTES = 16 * 1024
 MUTE_SECONDS = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class ForkContext:
-    """What a fresh worker finds itself with: who it is to be, the pipe to tell its state, and the one that tells of its
-    parent's death. All signals are still blocked."""
-
-    slot: int
-    generation: int
-    parent: int
-    status: Descriptor
-    lifeline: Lifeline
-    tether: Tether
-    """What ends its process group when the parent is gone."""
-    scoreboard: Scoreboard
-    row: int
-    """The number of its own row on the scoreboard."""
-    dump_signal: int
 
 
 class ChildStarted(BaseException):

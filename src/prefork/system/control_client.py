@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from ..errors import ConfigError, reason_of
-from ..events import escape_controls
+from ..text import escape_controls
 from .paths import hold
 from .unix_sockets import connect, remove_stale_socket
 

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 
 from ..errors import ConfigError
-from ..events import escape_controls
+from ..text import escape_controls
 from .parent_death import load_prctl
 from .terminal import give_up_terminal
 

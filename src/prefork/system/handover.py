@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigError
-from ..events import escape_controls
+from ..text import escape_controls
 from . import paths
 from .descriptors import anonymous_file
 from .listeners import Listener

@@ -12,7 +12,7 @@ import re
 import stat
 
 from ..errors import ConfigError, reason_of
-from ..events import escape_controls
+from ..text import escape_controls
 from .descriptors import Descriptor
 from .paths import Place, absolute, hold, insist, same
 

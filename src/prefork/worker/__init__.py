@@ -1,1 +1,1 @@
-"""What a child process runs, from the fork to its exit."""
+"""Run a worker process, from the fork to its exit."""

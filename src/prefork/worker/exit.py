@@ -1,6 +1,6 @@
-"""The end of a worker: whatever the service has left running, the process is gone in time and leaves no mess.
+"""How a worker process ends: within a bounded time, whatever the service has left running.
 
-Here is only how a process ends. When it has to, and what is drained before, is in `main.py`.
+When a worker has to end, and what is drained before, is in `main.py`.
 """
 
 from __future__ import annotations
@@ -14,28 +14,33 @@ import time
 from collections.abc import Coroutine
 from typing import Any, NoReturn
 
-from ..events import Emit, TasksStuck, escape_ascii
+from ..events import Emit, TasksStuck
 from ..system.processes import System
 from ..system.signals import unblock_signals
+from ..text import escape_ascii
 
-#: Seconds for each of: tasks that were cancelled, asynchronous generators, threads.
-PATIENCE = 0.5
+#: Seconds that each of these may take to end: cancelled tasks, asynchronous generators, threads.
+CLEANUP_TIMEOUT = 0.5
 
 
 def drop_inherited_atexit() -> None:
-    """Drop the exit handlers that came with the fork: they are the parent's, to be run once, there."""
+    """Forget the exit handlers that came with the fork, because the parent runs them once, itself."""
     atexit._clear()
 
 
 def exit_deadline(seconds: float) -> None:
-    """Have the kernel end this process when it is still there in `seconds`: code that hangs cannot hold it up."""
+    """Have the kernel end this process after `seconds`, by SIGALRM: code that hangs cannot prevent it."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     unblock_signals()
 
 
 def run_until_complete_bounded(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, int], emit: Emit) -> int:
-    """What `asyncio.run` does, but it ends: a task that swallows its cancellation would hold `asyncio.run` for ever."""
+    """Run `main` in `loop`, close the loop, and return what `main` returned.
+
+    Does what `asyncio.run` does, but in a bounded time: `asyncio.run` waits without limit for a task that ignores its
+    cancellation.
+    """
     asyncio.set_event_loop(loop)
     try:
         code = loop.run_until_complete(main)
@@ -44,30 +49,33 @@ def run_until_complete_bounded(loop: asyncio.AbstractEventLoop, main: Coroutine[
         if stuck:
             names = ", ".join(sorted({getattr(task.get_coro(), "__qualname__", "?") for task in stuck}))
             emit(TasksStuck(len(stuck), escape_ascii(names)))
-    loop.run_until_complete(_within(loop.shutdown_asyncgens(), PATIENCE))
-    # The loop closes the descriptor before it gives it up: a signal in between would be told as an error.
+    loop.run_until_complete(_run_within(loop.shutdown_asyncgens(), CLEANUP_TIMEOUT))
+    # The loop closes its wake-up descriptor before it unregisters it: a signal in between would be logged as an error.
     signal.set_wakeup_fd(-1)
     loop.close()
     return code
 
 
 async def _cancel_tasks() -> set[asyncio.Task[Any]]:
-    """Cancel all tasks but this one; those that do not end in time."""
+    """Cancel all other tasks, and return those that have not ended within CLEANUP_TIMEOUT."""
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()
-    return (await asyncio.wait(tasks, timeout=PATIENCE))[1] if tasks else set()
+    return (await asyncio.wait(tasks, timeout=CLEANUP_TIMEOUT))[1] if tasks else set()
 
 
-async def _within(coroutine: Coroutine[Any, Any, None], seconds: float) -> None:
+async def _run_within(coroutine: Coroutine[Any, Any, None], seconds: float) -> None:
     await asyncio.wait({asyncio.ensure_future(coroutine)}, timeout=seconds)
 
 
-def leave(code: int) -> NoReturn:
-    """End this process with `code`, and do not unwind the stack: below us is the program that forked this worker, whose
-    `finally` blocks and exit handlers are not ours to run. The service's own exit handlers run."""
+def exit_process(code: int) -> NoReturn:
+    """End this process with `code`: join threads within CLEANUP_TIMEOUT, then run the service's own exit handlers.
+
+    The stack is not unwound, because it belongs to the program that forked this worker: its `finally` blocks and exit
+    handlers must run once, in the parent.
+    """
     try:
-        _join_threads(time.monotonic() + PATIENCE)
+        _join_threads(time.monotonic() + CLEANUP_TIMEOUT)
         atexit._run_exitfuncs()
         logging.shutdown()
     finally:
@@ -75,7 +83,7 @@ def leave(code: int) -> NoReturn:
 
 
 def _join_threads(deadline: float) -> None:
-    """As the interpreter does at its end, but not for ever."""
+    """Join the threads that the interpreter would join at its end, but not beyond `deadline`."""
     for thread in threading.enumerate():
         if not thread.daemon and thread is not threading.main_thread():
             thread.join(max(0.0, deadline - time.monotonic()))

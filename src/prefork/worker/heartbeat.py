@@ -1,7 +1,7 @@
-"""The heartbeat: a timer inside the loop that says on the scoreboard that the loop turns.
+"""The heartbeat: a timer in the event loop that records on the scoreboard when the loop last ran.
 
-Inside the loop, never in a thread: a thread goes on beating while the loop is blocked, and stops when a busy process
-starves it. What a stale heartbeat leads to is the supervisor's business.
+It runs in the loop and never in a thread: a thread goes on beating while the loop is blocked, and stops when a busy
+process starves it. What follows from a stale heartbeat is decided in `core/heartbeats.py`.
 """
 
 from __future__ import annotations
@@ -11,19 +11,14 @@ import time
 
 from ..system.scoreboard import Row, WorkerStat
 
-#: Seconds between beats: as long as the supervisor waits until it confirms that one is missing.
+#: Seconds between beats: as long as the supervisor waits before it confirms that one is missing.
 INTERVAL = 0.25
 
 
 class Heartbeat:
-    """Beats from construction until `stop`."""
+    """Beats from its construction until `stop`."""
 
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        row: Row,
-        interval: float = INTERVAL,
-    ) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, row: Row, interval: float = INTERVAL) -> None:
         self._loop = loop
         self._row = row
         self._interval = interval
@@ -34,6 +29,6 @@ class Heartbeat:
         self._timer = self._loop.call_later(self._interval, self._beat)
 
     def stop(self) -> None:
-        """No more beats; the last one is taken back, so that nobody counts its age."""
+        """Stop beating, and clear the last beat; otherwise its growing age would be taken for a hang."""
         self._timer.cancel()
         self._row[WorkerStat.HEARTBEAT] = 0

@@ -1,6 +1,6 @@
-"""Finding the service: TARGET, the text that a user gave, becomes the object that it names.
+"""Load the service: import the object that the text TARGET names.
 
-Runs in a worker, or in `prefork check`; never in the supervisor. What kind of service the object is, is decided in
+Runs in a worker or in `prefork check`, never in the supervisor. Which kind of service the object is, is decided in
 `net/handlers.py`.
 """
 
@@ -16,21 +16,22 @@ import traceback
 from types import ModuleType, TracebackType
 
 from ..errors import ServiceError
-from ..events import escape_controls, text_of
+from ..text import escape_controls, text_of
 
-#: The longest reason that is passed on, in characters.
+#: Characters of a reason that are passed on.
 _REASON_LIMIT = 500
 
 
 def load(target: str) -> object:
-    """The object that `module:attribute` or `path/to/file.py:attribute` names; the current directory is importable.
+    """Import and return the object that `module:attribute` or `path/to/file.py:attribute` names.
 
-    Raises ServiceError, in one line, for a target that is none, a module that cannot be found or raises, and a missing
-    attribute.
+    The current folder becomes importable. Raises ServiceError, in one line, if the text has another form, if the module
+    cannot be found or raises, and if the attribute is missing.
     """
-    place, colon, path = target.rpartition(":")
-    is_file = place.endswith(".py") or os.sep in place
-    if not colon or not place or not path or not (is_file or all(map(str.isidentifier, place.split(".")))):
+    module_text, colon, attributes = target.rpartition(":")
+    is_file = module_text.endswith(".py") or os.sep in module_text
+    is_name = all(map(str.isidentifier, module_text.split(".")))
+    if not (colon and module_text and attributes and (is_file or is_name)):
         raise ServiceError(
             f"service {target}: expected module:attribute or path/to/file.py:attribute, as in echo:handle"
         )
@@ -38,8 +39,13 @@ def load(target: str) -> object:
         _make_importable(os.getcwd())
     except OSError as exc:
         raise ServiceError(f"service {target}: the current folder is gone ({exc.strerror or exc})") from None
-    module = _load_file(target, place) if is_file else _load_module(target, place)
-    return _find(target, module, place, path)
+    module = _load_file(target, module_text) if is_file else _load_module(target, module_text)
+    return _find_attribute(target, module, module_text, attributes)
+
+
+def target_name(target: object) -> str:
+    """Return the text that names `target` in messages and process titles: the text itself, or the object's name."""
+    return target if isinstance(target, str) else getattr(target, "__qualname__", type(target).__qualname__)
 
 
 def _make_importable(folder: str) -> None:
@@ -47,18 +53,18 @@ def _make_importable(folder: str) -> None:
         sys.path.insert(0, folder)
 
 
-def _find(target: str, module: ModuleType, place: str, path: str) -> object:
+def _find_attribute(target: str, module: ModuleType, module_text: str, attributes: str) -> object:
     found: object = module
-    for name in path.split("."):
+    for name in attributes.split("."):
         try:
             found = getattr(found, name)
         except AttributeError:
             near = difflib.get_close_matches(name, dir(found), 1)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
-            owner = f"module {place!r}" if found is module else repr(type(found).__name__)
+            owner = f"module {module_text!r}" if found is module else repr(type(found).__name__)
             raise ServiceError(f"service {target}: {owner} has no attribute {name!r}{hint}") from None
         except BaseException as exc:
-            raise ServiceError(f"service {target}: {explain(exc)}") from exc
+            raise ServiceError(f"service {target}: {describe_failure(exc)}") from exc
     return found
 
 
@@ -70,53 +76,55 @@ def _load_module(target: str, name: str) -> ModuleType:
             raise ServiceError(
                 f"service {target}: no module named {exc.name!r} (looked in {os.getcwd()} and where Python looks)"
             ) from None
-        raise ServiceError(f"service {target}: {explain(exc)}") from exc
+        raise ServiceError(f"service {target}: {describe_failure(exc)}") from exc
     except BaseException as exc:
-        raise ServiceError(f"service {target}: {explain(exc)}") from exc
+        raise ServiceError(f"service {target}: {describe_failure(exc)}") from exc
 
 
-def _load_file(target: str, place: str) -> ModuleType:
-    path = os.path.abspath(place)
+def _load_file(target: str, file: str) -> ModuleType:
+    path = os.path.abspath(file)
     if not os.path.isfile(path):
         reason = "is not a file" if os.path.exists(path) else "no such file"
         raise ServiceError(f"service {target}: {path}: {reason}")
     name = os.path.splitext(os.path.basename(path))[0]
     if name in sys.modules or name in sys.stdlib_module_names:
-        # A service called signal.py must not become everybody's `signal`.
+        # Otherwise a service called signal.py would replace Python's `signal` for every importer.
         name = f"_service_{name}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ServiceError(f"service {target}: {path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    # Its neighbours are importable, as when it is run as a script; and it itself, for pickle and dataclasses.
+    # Modules beside it are importable, as when Python runs a script. The module itself too, for pickle and dataclasses.
     _make_importable(os.path.dirname(path))
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
     except BaseException as exc:
-        raise ServiceError(f"service {target}: {explain(exc)}") from exc
+        raise ServiceError(f"service {target}: {describe_failure(exc)}") from exc
     return module
 
 
-def explain(exc: BaseException) -> str:
-    """What the service's own code raised, and where, in one line."""
-    text = text_of(exc).strip().splitlines()
-    what = escape_controls(f"{type(exc).__name__}: {text[0]}" if text else type(exc).__name__, _REASON_LIMIT)
+def describe_failure(exc: BaseException) -> str:
+    """Return in one line what the service's code raised, and where."""
+    name = type(exc).__name__
     if isinstance(exc, SyntaxError):
-        # Its own text may name file and line, too.
-        return escape_controls(f"{type(exc).__name__}: {exc.msg} ({exc.filename}, line {exc.lineno})", _REASON_LIMIT)
-    where = _place(exc.__traceback__)
+        # Not by its text, which may name file and line already.
+        return escape_controls(f"{name}: {exc.msg} ({exc.filename}, line {exc.lineno})", _REASON_LIMIT)
+    lines = text_of(exc).strip().splitlines()
+    what = escape_controls(f"{name}: {lines[0]}" if lines else name, _REASON_LIMIT)
+    where = _innermost_line(exc.__traceback__)
     return f"{what} ({where})" if where else what
 
 
-def _place(tb: TracebackType | None) -> str:
-    """The innermost line of the service's own code; of a library's, where the service has no part in it."""
-    frames = [f for f in traceback.extract_tb(tb) if not f.filename.startswith("<frozen") and not _is_ours(f.filename)]
+def _innermost_line(tb: TracebackType | None) -> str:
+    """Return the innermost line of the service's own code, or of a library's if none of the service's is in `tb`."""
+    frames = [frame for frame in traceback.extract_tb(tb) if not _is_internal(frame.filename)]
     libraries = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")})
     own = [frame for frame in frames if not frame.filename.startswith(libraries)]
     frames = own or frames
     return f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
 
 
-def _is_ours(filename: str) -> bool:
-    return filename.startswith(os.path.dirname(os.path.dirname(__file__)) + os.sep)
+def _is_internal(filename: str) -> bool:
+    """Return whether a file is prefork's, or Python's import machinery."""
+    return filename.startswith(("<frozen", os.path.dirname(os.path.dirname(__file__)) + os.sep))

@@ -1,6 +1,6 @@
 """A worker from fork to exit: its signals, its loop, its service, its server, and its drain.
 
-One process, one loop. What a connection does is in `net`; who forked this and why is the supervisor's business.
+One process, one loop. What a connection does is in `net/`; when workers are forked is decided in `core/roster.py`.
 """
 
 from __future__ import annotations
@@ -12,116 +12,90 @@ import os
 import random
 import signal
 import socket
-import ssl
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
 
-from ..config import Settings
 from ..core.messages import DrainingMessage, Message, ReadyMessage, RecycleMessage, UnableMessage, encode
 from ..core.recycling import RecycleLimits
-from ..errors import ExitCode, ListenerFailed, PreforkError, ServiceError, place_of, reason_of
+from ..errors import ExitCode, ListenerFailed, PreforkError, place_of, reason_of
 from ..events import Drained, Emit, WorkerFailed
 from ..net.base_server import BaseServer
 from ..net.connection import handler_failed
 from ..net.handlers import Handler, classify
-from ..system.credentials import Identity, drop_privileges
-from ..system.descriptors import Descriptor
-from ..system.parent_death import Lifeline, die_with_parent, open_parent
+from ..system.credentials import drop_privileges
+from ..system.parent_death import die_with_parent, open_parent
 from ..system.processes import System
-from ..system.scoreboard import FleetSetting, Row, Scoreboard, WorkerStat, fence
+from ..system.scoreboard import FleetSetting, WorkerStat, fence
 from ..system.signals import disregard, unblock_signals
-from ..system.tether import Tether
 from ..system.worker_info import set_worker
-from . import process_group
+from . import lifespan, process_group
+from .context import WorkerContext
 from .exit import drop_inherited_atexit, exit_deadline, run_until_complete_bounded
 from .fleet_admission import FleetAdmission
 from .heartbeat import INTERVAL, Heartbeat
-from .loader import explain, load
+from .loader import load
 from .recycling import RecyclingCheck
-from .reuseport import Lanes
+from .reuseport import ReuseportSockets
 
-#: Seconds that a lifespan object's `start()` and `stop()` may take.
-START_TIMEOUT = 60.0
-STOP_TIMEOUT = 3.0
 #: Seconds from the end of the drain to the end of the process: `stop()`, then stuck tasks, threads and exit handlers.
-END_TIMEOUT = STOP_TIMEOUT + 3.0
-#: Connections accepted from a queue before a stop: those that go on coming must not hold it up.
+END_TIMEOUT = lifespan.STOP_TIMEOUT + 3.0
+#: Connections accepted from one queue before a stop; otherwise a stream of new ones would delay it without end.
 MAX_WAITING = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerContext:
-    """What a worker is given by whoever forked it."""
-
-    slot: int
-    generation: int
-    parent: int
-    status: int
-    """The descriptor of the status pipe."""
-    lifeline: Lifeline
-    tether: Tether
-    scoreboard: Scoreboard
-    row: Row
-    """Ours on it."""
-    dump_signal: int
-    """What asks for the stacks of all threads, to be written to the status pipe."""
-    identity: Identity | None
-    """Whom to become; None: nobody else."""
-    endpoints: Sequence[Sequence[socket.socket]]
-    """What to accept from: for each endpoint one socket, or one for each worker (--reuse-port)."""
-    passed: Collection[socket.socket]
-    """Those of them that belong to another program, which has passed them on."""
-    context: ssl.SSLContext | None
-    settings: Settings
-    target: object
-    emit: Emit
-    reopen_logs: Callable[[], object]
-
-
-def run(equipment: WorkerContext) -> int:
-    """Serve until asked to stop; the exit status. Raises nothing: what the service lets out is reported here."""
+def run(context: WorkerContext) -> int:
+    """Serve until asked to stop, and return the exit status. Raises nothing: a failure of the service is reported."""
+    fork = context.fork
     drop_inherited_atexit()
-    set_worker(equipment.slot, equipment.generation)
-    # A terminal tells its whole group of Ctrl-C, and of its own end: the supervisor has heard it, too, and it is its to
-    # answer.
+    set_worker(fork.slot, fork.generation)
+    # A terminal sends Ctrl-C, and its own end, to the whole foreground group: the supervisor gets them and decides.
     disregard((signal.SIGINT, signal.SIGHUP))
-    signal.signal(signal.SIGUSR1, lambda *_: equipment.reopen_logs())
-    process_group.lead()
-    process_group.guard_children([*_sockets(equipment), Descriptor(equipment.status), equipment.tether])
+    signal.signal(signal.SIGUSR1, lambda *_: context.reopen_logs())
+    process_group.become_leader()
+    process_group.contain_children([*context.config.sockets(), fork.status, fork.tether])
     try:
-        _drop_privileges(equipment)
+        _drop_privileges(context)
     except (OSError, RuntimeError) as exc:
-        wanted = "--user, --group: this process cannot become that user"
-        reason = (exc.strerror or "") if isinstance(exc, OSError) else str(exc)
-        _tell(equipment, UnableMessage(f"{wanted}: {reason.lower()} (it takes root, with CAP_SETUID and CAP_SETGID)"))
+        reason = reason_of(exc) if isinstance(exc, OSError) else str(exc).lower()
+        cure = "it takes root, with CAP_SETUID and CAP_SETGID"
+        _send(context, UnableMessage(f"--user, --group: this process cannot become that user: {reason} ({cure})"))
         return ExitCode.USAGE
-    # The kernel's answer to the supervisor's death holds from the first moment and in a loop that hangs.
-    die_with_parent(equipment.parent, signal.SIGKILL)
-    equipment.tether.arm()
-    # In C, so it answers also when Python does not.
-    faulthandler.register(equipment.dump_signal, file=equipment.status, all_threads=True)
+    # By the kernel, so that the supervisor's death ends also a worker whose loop hangs. After the change of user, which
+    # clears it (prctl(2), PR_SET_PDEATHSIG).
+    die_with_parent(fork.parent, signal.SIGKILL)
+    fork.tether.arm()
+    # In C, so that it answers also when Python does not.
+    faulthandler.register(fork.dump_signal, file=fork.status.fileno(), all_threads=True)
     unblock_signals()
-    _set_title(equipment.slot)
+    _set_title(fork.slot)
+    return _load_and_serve(context)
+
+
+def _drop_privileges(context: WorkerContext) -> None:
+    if context.config.settings.umask is not None:
+        os.umask(context.config.settings.umask)
+    if context.config.identity is not None:
+        drop_privileges(context.config.identity)
+
+
+def _load_and_serve(context: WorkerContext) -> int:
     try:
-        handler = _classify(equipment.target)
-        return run_until_complete_bounded(
-            _make_loop(equipment.settings.loop), _serve(equipment, handler), equipment.emit
-        )
+        handler = _classify(context.target)
+        loop = _make_loop(context.config.settings.loop)
+        return run_until_complete_bounded(loop, _serve(context, handler), context.emit)
     except PreforkError as exc:
-        _tell(equipment, UnableMessage(str(exc)))
+        _send(context, UnableMessage(str(exc)))
         return exc.exit_code
     except SystemExit as exc:
-        # Called by the service outside of any handler: it wants this process to end.
+        # Raised by the service outside of any handler: it wants this process to end.
         return exc.code if isinstance(exc.code, int) else int(exc.code is not None)
     except (OSError, MemoryError) as exc:
-        # The service's own have become a ServiceError, or a handler's failure. A loop that was half made would complain
-        # of itself in a traceback when it goes.
+        # prefork's own: those of the service have become a ServiceError, or a handler's failure. A loop that was only
+        # half made would print a traceback when it is collected.
         sys.unraisablehook = lambda _: None
-        _tell(equipment, UnableMessage(f"{reason_of(exc)} (in {place_of(exc)})"))
+        _send(context, UnableMessage(f"{reason_of(exc)} (in {place_of(exc)})"))
         return ExitCode.SERVICE
     except BaseException as exc:
-        _report("worker failed", exc, equipment.emit)
+        _report(context.emit, "worker failed", exc)
         return ExitCode.BUG
     finally:
         exit_deadline(END_TIMEOUT)
@@ -131,160 +105,124 @@ def _classify(target: object) -> Handler:
     return classify(load(target), target) if isinstance(target, str) else classify(target)
 
 
-def _drop_privileges(equipment: WorkerContext) -> None:
-    """Before a line of the service is read."""
-    if equipment.settings.umask is not None:
-        os.umask(equipment.settings.umask)
-    if equipment.identity is not None:
-        drop_privileges(equipment.identity)
-
-
-def _stop_at_signal(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
-    try:
-        loop.add_signal_handler(signal.SIGTERM, stop.set)
-    except RuntimeError as exc:
-        # asyncio makes one of a system call that fails: it is to be told as what it is.
-        raise exc.__context__ if isinstance(exc.__context__, OSError) else exc from None
-
-
-async def _serve(equipment: WorkerContext, handler: Handler) -> int:
+async def _serve(context: WorkerContext, handler: Handler) -> int:
     loop = asyncio.get_running_loop()
+    settings, scoreboard = context.config.settings, context.fork.scoreboard
     stop = asyncio.Event()
-    _stop_at_signal(loop, stop)
-    _end_with_supervisor(loop, equipment)
-    limits = equipment.settings.limits
-    admission = FleetAdmission(equipment.scoreboard, equipment.row, loop, limits.at_limit == "refuse")
+    _stop_on_sigterm(loop, stop)
+    _die_with_supervisor(loop, context)
+    admission = FleetAdmission(scoreboard, context.row, loop, settings.limits.at_limit == "refuse")
     server = BaseServer(
         handler,
-        limits=limits,
+        limits=settings.limits,
         admission=admission,
-        emit=equipment.emit,
-        context=equipment.context,
+        emit=context.emit,
+        context=context.config.tls_context,
     )
-    if not await _start(handler, stop, equipment.target):
+    if not await lifespan.start_service(handler, stop, context.target):
         return ExitCode.OK
-    notices = equipment.scoreboard.notices
-    lanes = Lanes(loop, server, equipment.endpoints, equipment.slot, lambda: notices[FleetSetting.SLOTS])
-    interval = min(INTERVAL, equipment.settings.hang_timeout / 8)
-    heartbeat = Heartbeat(loop, equipment.row, interval)
-    ageing = _age(loop, equipment)
-    _tell(equipment, ReadyMessage())
-    forever = asyncio.ensure_future(server.serve_forever())
-    asked = asyncio.ensure_future(stop.wait())
-    await asyncio.wait({forever, asked}, return_when=asyncio.FIRST_COMPLETED)
-    asked.cancel()
-    if ageing is not None:
-        ageing.stop()
-    _stop_accepting(server, lanes, equipment)
-    aborted = await server.drain(equipment.settings.drain_timeout)
-    equipment.emit(Drained(aborted))
-    # From here on `exit_deadline` is the judge: code that ends a process may block.
+    sockets = ReuseportSockets(
+        loop, server, context.config.endpoints(), context.fork.slot, lambda: scoreboard.notices[FleetSetting.SLOTS]
+    )
+    heartbeat = Heartbeat(loop, context.row, min(INTERVAL, settings.hang_timeout / 8))
+    recycling = _check_recycling(loop, context)
+    _send(context, ReadyMessage())
+    serving = asyncio.ensure_future(server.serve_forever())
+    stopping = asyncio.ensure_future(stop.wait())
+    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if recycling is not None:
+        recycling.stop()
+    _stop_accepting(server, sockets, context)
+    aborted = await server.drain(settings.drain_timeout)
+    context.emit(Drained(aborted))
+    # Stop the heartbeat, because shutdown code may block: `exit_deadline` bounds it from here.
     heartbeat.stop()
     exit_deadline(END_TIMEOUT)
-    await _stop(handler, equipment.emit)
+    failure = await lifespan.stop_service(handler)
+    if failure is not None:
+        _report(context.emit, "stop() failed", failure)
     try:
-        await forever
+        await serving
     except ListenerFailed:
-        # Reported already. The supervisor holds the socket and will see whether another worker fares better.
+        # Reported already. The supervisor still has the socket, and will see whether another worker can use it.
         return ExitCode.BIND
     return ExitCode.OK
 
 
-def _end_with_supervisor(loop: asyncio.AbstractEventLoop, equipment: WorkerContext) -> None:
-    """Nothing would replace us once it is gone, and a successor wants the port."""
-    supervisor = open_parent(equipment.parent)
+def _stop_on_sigterm(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    try:
+        loop.add_signal_handler(signal.SIGTERM, stop.set)
+    except RuntimeError as exc:
+        # asyncio raises RuntimeError for a failed system call; the message needs the OSError.
+        raise exc.__context__ if isinstance(exc.__context__, OSError) else exc from None
+
+
+def _die_with_supervisor(loop: asyncio.AbstractEventLoop, context: WorkerContext) -> None:
+    """End this process group when the supervisor is gone: nothing would replace the worker, and a successor of the
+    supervisor needs the port."""
+    supervisor = open_parent(context.fork.parent)
     if supervisor is not None:
         loop.add_reader(supervisor, System().end_own_group)
         return
 
-    def look() -> None:
-        if equipment.lifeline.broken():
+    def check() -> None:
+        if context.fork.lifeline.broken():
             System().end_own_group()
 
-    loop.add_reader(equipment.lifeline.fileno(), look)
+    loop.add_reader(context.fork.lifeline.fileno(), check)
 
 
-async def _start(handler: Handler, stop: asyncio.Event, target: object) -> bool:
-    """A lifespan object's start; False if we were asked to stop meanwhile. Raises ServiceError when it fails."""
-    starting = asyncio.ensure_future(handler.start())
-    asked = asyncio.ensure_future(stop.wait())
-    await asyncio.wait({starting, asked}, timeout=START_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
-    asked.cancel()
-    name = target if isinstance(target, str) else type(target).__qualname__
-    if not starting.done():
-        starting.cancel()
-        await asyncio.wait({starting}, timeout=STOP_TIMEOUT)
-        if stop.is_set():
-            return False
-        raise ServiceError(f"service {name}: start() has not returned after {START_TIMEOUT:.0f} s")
-    exc = asyncio.CancelledError("by itself") if starting.cancelled() else starting.exception()
-    if exc is not None:
-        raise ServiceError(f"service {name}: start() raised {explain(exc)}") from exc
-    return True
+def _check_recycling(loop: asyncio.AbstractEventLoop, context: WorkerContext) -> RecyclingCheck | None:
+    settings = context.config.settings
+    limits = RecycleLimits(settings.max_connections_served, settings.max_worker_age, settings.max_worker_rss)
+    if not limits:
+        return None
+    own = limits.drawn(random.random())
+    return RecyclingCheck(loop, context.row, own, lambda reason: _send(context, RecycleMessage(reason)))
 
 
-async def _stop(handler: Handler, emit: Emit) -> None:
-    # Not wait_for, which waits for the end of what it cancelled, however long that takes.
-    stopping = asyncio.ensure_future(handler.stop())
-    await asyncio.wait({stopping}, timeout=STOP_TIMEOUT)
-    if not stopping.done():
-        stopping.cancel()
-        exc: BaseException | None = TimeoutError(f"it has not returned after {STOP_TIMEOUT:.0f} s")
-    else:
-        exc = asyncio.CancelledError("by itself") if stopping.cancelled() else stopping.exception()
-    if exc is not None:
-        _report("stop() failed", exc, emit)
+def _stop_accepting(server: BaseServer, sockets: ReuseportSockets, context: WorkerContext) -> None:
+    """Accept for the last time, then close the listening sockets.
 
-
-def _report(what: str, exc: BaseException, emit: Emit) -> None:
-    failed = handler_failed("", exc)
-    emit(WorkerFailed(what, failed.error, failed.traceback))
-
-
-def _stop_accepting(server: BaseServer, lanes: Lanes, equipment: WorkerContext) -> None:
-    """Where nobody will accept after us, what the kernel has accepted already is ours. Then give the sockets back: the
-    kernel refuses connections when the last process has closed them, and lets them wait in vain before."""
-    lanes.stop()
-    stopping = bool(equipment.scoreboard.notices[FleetSetting.STOPPING])
+    A worker that is replaced leaves the queues to its siblings. When the whole server stops, each worker first empties
+    the queues, because nothing would accept those connections later. The last worker also shuts the sockets down:
+    the supervisor, or a child that a handler has forked, may still hold them. Until a socket is shut down, or the last
+    process closes it, the kernel lets clients connect and wait in vain.
+    """
+    sockets.stop()
+    scoreboard = context.fork.scoreboard
+    stopping = bool(scoreboard.notices[FleetSetting.STOPPING])
     if stopping:
-        lanes.take_all()
+        sockets.accept_from_all()
         server.accept_waiting(MAX_WAITING)
-    equipment.row[WorkerStat.STOPPED] = 1
+    context.row[WorkerStat.STOPPED] = 1
     fence()
-    alone = not equipment.scoreboard.notices[FleetSetting.SHARED]
-    if stopping and alone and equipment.scoreboard.all_stopped(equipment.row):
-        # Nothing accepts after us. The supervisor has the sockets still, and so may a child that a handler has forked:
-        # where they are shut down the kernel refuses connections at once. What came meanwhile is ours. One by one: a
-        # connection that comes between the last accept and the end is reset.
-        for sock in _sockets(equipment):
+    # Another supervisor may have the same sockets; it goes on serving.
+    shared = bool(scoreboard.notices[FleetSetting.SHARED])
+    if stopping and not shared and scoreboard.all_stopped(context.row):
+        own = set(context.config.own_sockets())
+        # One socket at a time: a connection that arrives between its last accept and its shutdown is reset.
+        for sock in context.config.sockets():
             server.accept_waiting(MAX_WAITING, sock)
-            if sock not in equipment.passed:
+            if sock in own:
                 with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
     server.close()
-    for sock in _sockets(equipment):
+    for sock in context.config.sockets():
         sock.close()
-    _tell(equipment, DrainingMessage())
+    _send(context, DrainingMessage())
 
 
-def _sockets(equipment: WorkerContext) -> Iterator[socket.socket]:
-    for endpoint in equipment.endpoints:
-        yield from endpoint
-
-
-def _age(loop: asyncio.AbstractEventLoop, equipment: WorkerContext) -> RecyclingCheck | None:
-    settings = equipment.settings
-    lifetime = RecycleLimits(settings.max_connections_served, settings.max_worker_age, settings.max_worker_rss)
-    if not lifetime:
-        return None
-    drawn = lifetime.drawn(random.random())
-    return RecyclingCheck(loop, equipment.row, drawn, lambda reason: _tell(equipment, RecycleMessage(reason)))
-
-
-def _tell(equipment: WorkerContext, message: Message) -> None:
-    # The supervisor may be gone; the lifeline says so.
+def _send(context: WorkerContext, message: Message) -> None:
+    # The supervisor may be gone; then this process ends anyway.
     with contextlib.suppress(OSError):
-        os.write(equipment.status, encode(message))
+        os.write(context.fork.status.fileno(), encode(message))
+
+
+def _report(emit: Emit, what: str, exc: BaseException) -> None:
+    failed = handler_failed("", exc)
+    emit(WorkerFailed(what, failed.error, failed.traceback))
 
 
 def _make_loop(name: str) -> asyncio.AbstractEventLoop:
@@ -297,7 +235,7 @@ def _make_loop(name: str) -> asyncio.AbstractEventLoop:
 
 
 def _set_title(slot: int) -> None:
-    # Found only where the command's dependencies are installed.
+    # A dependency of the command only: a program that calls `serve` may not have it.
     with contextlib.suppress(ImportError):
         import setproctitle
 

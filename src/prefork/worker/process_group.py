@@ -1,6 +1,6 @@
-"""A worker's process group, and what a child that its service forks must not keep.
+"""A worker's process group, and what the children that its service forks must not keep.
 
-What ends the group is the supervisor (`system/processes.py`), or the worker itself when the supervisor is gone.
+The group is ended by the supervisor (`system/processes.py`), or by the worker itself when the supervisor is gone.
 """
 
 from __future__ import annotations
@@ -15,42 +15,45 @@ from ..system.descriptors import Closeable
 from ..system.parent_death import die_with_parent
 
 
-def lead() -> None:
-    """Lead a group of our own. In a terminal it is one in the background: its members may write there all the same
-    (`stty tostop`), and read an error, where they would be stopped (termios(3), tcsetpgrp(3))."""
+def become_leader() -> None:
+    """Make this process the leader of a process group of its own.
+
+    In a terminal that is a background group. SIGTTOU and SIGTTIN are ignored: otherwise a write (`stty tostop`) or a
+    read would stop the process; now the write succeeds and the read fails (termios(3), tcsetpgrp(3)).
+    """
     with contextlib.suppress(OSError):
-        # The supervisor does the same.
+        # The supervisor does the same; whichever runs second may fail.
         os.setpgid(0, 0)
     for sig in (signal.SIGTTOU, signal.SIGTTIN):
         signal.signal(sig, signal.SIG_IGN)
 
 
-def guard_children(private: Iterable[Closeable]) -> None:
-    """Have the children that Python forks in this process close `private`, and die with it.
+def contain_children(to_close: Iterable[Closeable]) -> None:
+    """Have every child that Python forks in this process close `to_close`, and die with this process.
 
-    A child that keeps a listening socket keeps the port, and connections that nothing accepts. It dies with us where
-    the main thread has forked it: for the kernel a parent is a thread (prctl(2), PR_SET_PDEATHSIG). A daemon's second
-    fork is none of ours. SIGTERM ends it again: the handler that came with the fork only tells our loop, and
-    multiprocessing would wait for it in vain.
+    A child that kept a listening socket would keep the port, and the kernel would queue connections that nothing
+    accepts. The child dies with the worker only if the main thread has forked it, because to the kernel a parent is a
+    thread (prctl(2), PR_SET_PDEATHSIG). A daemon's second fork is not covered. In the child SIGTERM gets its default
+    action back: the inherited handler only wakes this process's loop, and multiprocessing would wait in vain.
     """
     worker = os.getpid()
-    things = tuple(private)
-    dies = False
+    inherited = tuple(to_close)
+    dies_with_worker = False
 
-    def before() -> None:
-        nonlocal dies
-        # Not asked of getppid() in the child: the worker may be gone by then.
-        dies = os.getpid() == worker and threading.get_ident() == threading.main_thread().ident
+    def before_fork() -> None:
+        nonlocal dies_with_worker
+        # Not by getppid() in the child, because the worker may be gone by then.
+        dies_with_worker = os.getpid() == worker and threading.get_ident() == threading.main_thread().ident
 
     def in_child() -> None:
-        for thing in things:
+        for each in inherited:
             with contextlib.suppress(OSError):
-                thing.close()
+                each.close()
+        # ValueError: not in the main thread of the main interpreter.
         with contextlib.suppress(ValueError):
-            # Not in the main thread of the interpreter.
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        if dies:
+        if dies_with_worker:
             die_with_parent(worker, signal.SIGKILL)
 
-    os.register_at_fork(before=before, after_in_child=in_child)
+    os.register_at_fork(before=before_fork, after_in_child=in_child)

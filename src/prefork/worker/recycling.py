@@ -1,6 +1,6 @@
-"""A worker's account of itself: how much it has served and uses, and the message that it has been enough.
+"""Measure how much this worker has served and how much memory it uses, and report once when a limit is reached.
 
-The limits are decided upon in `core/recycling.py`; what follows from the message is the supervisor's business.
+The limits are in `core/recycling.py`; what follows from the report is decided in `core/roster.py`.
 """
 
 from __future__ import annotations
@@ -12,31 +12,31 @@ from ..core.recycling import RecycleLimits
 from ..system.memory import resident
 from ..system.scoreboard import Row, WorkerStat
 
-#: Seconds between looks.
+#: Seconds between checks.
 INTERVAL = 0.5
 
 
 class RecyclingCheck:
-    """Looks from construction until `stop`, and calls `tell` once, with the reason, when `lifetime` has passed."""
+    """Checks from its construction until `stop`; calls `on_limit` once, with the reason, when `limits` are reached."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, row: Row, lifetime: RecycleLimits, tell: Callable[[str], object]
+        self, loop: asyncio.AbstractEventLoop, row: Row, limits: RecycleLimits, on_limit: Callable[[str], object]
     ) -> None:
         self._loop = loop
         self._row = row
-        self._lifetime = lifetime
-        self._tell = tell
-        self._since = loop.time()
-        self._timer = loop.call_later(INTERVAL, self._look)
+        self._limits = limits
+        self._on_limit = on_limit
+        self._started = loop.time()
+        self._timer = loop.call_later(INTERVAL, self._check)
 
     def stop(self) -> None:
-        """Look no more."""
+        """Cancel the next check."""
         self._timer.cancel()
 
-    def _look(self) -> None:
-        rss = 0 if self._lifetime.rss is None else resident()
-        reason = self._lifetime.spent(self._row[WorkerStat.ACCEPTED], self._loop.time() - self._since, rss)
+    def _check(self) -> None:
+        rss = 0 if self._limits.rss is None else resident()
+        reason = self._limits.spent(self._row[WorkerStat.ACCEPTED], self._loop.time() - self._started, rss)
         if reason:
-            self._tell(reason)
+            self._on_limit(reason)
         else:
-            self._timer = self._loop.call_later(INTERVAL, self._look)
+            self._timer = self._loop.call_later(INTERVAL, self._check)

@@ -1,7 +1,10 @@
-"""Which listening sockets a worker accepts from, where each worker has its own (--reuse-port).
+"""Which listening sockets a worker accepts from when each worker has its own (--reuse-port).
 
-Its own, which change with the number of workers; and a sibling's, while connections wait there and nobody takes them:
-the sibling may be dead, hung or busy, and the kernel does not know. Without --reuse-port nothing is to be done here.
+The sockets of one address are a reuseport group: the kernel puts each connection into the queue of one of them, and
+does not know whether its worker is dead, hung or busy. So a worker accepts from its own sockets, which change with the
+number of workers, and steals: it also accepts from a sibling's socket while connections wait there.
+
+Which sockets are a worker's own is decided in `core/reuseport.py`. Without --reuse-port there is nothing to do here.
 """
 
 from __future__ import annotations
@@ -10,109 +13,101 @@ import asyncio
 import contextlib
 import select
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from ..core.reuseport import own_sockets
 
-#: Seconds between looks. A connection that waits at two looks in a row is somebody else's to take.
+#: Seconds between checks. A sibling's socket on which connections wait in two checks in a row is stolen from.
 INTERVAL = 0.1
-#: Looks until a sibling's lane is given back to it alone.
-HELP = 10
+#: Checks for which a worker accepts from a sibling's socket before it leaves it to the sibling again.
+STEALING_CHECKS = 10
 
 
-class Accepting(Protocol):
-    """The server of this worker."""
+class Acceptor(Protocol):
+    """Accepts from listening sockets: the worker's server."""
 
-    def add_socket(self, sock: socket.socket) -> None:
-        """Accept from it."""
+    def add_socket(self, sock: socket.socket) -> None: ...
 
-    def remove_socket(self, sock: socket.socket) -> None:
-        """Accept from it no more."""
+    def remove_socket(self, sock: socket.socket) -> None: ...
 
 
-class Lanes:
-    """Keeps `server` accepting from the right ones of `endpoints`, from construction until `stop`. `slots` gives the
-    number of workers there are."""
+class ReuseportSockets:
+    """Keeps `server` accepting from the right sockets of `endpoints`, from its construction until `stop`.
+
+    `slots` returns the current number of workers. An endpoint with one socket is shared: every worker accepts from it.
+    """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        server: Accepting,
+        server: Acceptor,
         endpoints: Sequence[Sequence[socket.socket]],
         slot: int,
         slots: Callable[[], int],
     ) -> None:
         self._loop = loop
         self._server = server
-        self._endpoints = [lanes for lanes in endpoints if len(lanes) > 1]
+        self._groups = [sockets for sockets in endpoints if len(sockets) > 1]
         self._slot = slot
         self._slots = slots
         self._own: set[socket.socket] = set()
-        self._helped: dict[socket.socket, int] = {}
-        """Siblings' lanes, with the looks that are left for them."""
+        self._stolen: dict[socket.socket, int] = {}
+        """Siblings' sockets that this worker accepts from, with the number of checks left."""
         self._waiting: set[int] = set()
+        """Descriptors of siblings' sockets on which connections waited in the last check."""
         self._timer: asyncio.TimerHandle | None = None
-        for lanes in endpoints:
-            if len(lanes) == 1:
-                server.add_socket(lanes[0])
-        self._take_own()
-        self._look()
+        for sockets in endpoints:
+            if len(sockets) == 1:
+                server.add_socket(sockets[0])
+        self._update_own()
+        self._check()
 
     def stop(self) -> None:
-        """Look no more; what is accepted from is not changed."""
+        """Stop checking; the server goes on accepting from the same sockets."""
         if self._timer is not None:
             self._timer.cancel()
 
-    def take_all(self) -> None:
-        """Accept from everybody's: nobody else will."""
-        for lanes in self._endpoints:
-            for lane in lanes:
-                if lane not in self._own and lane not in self._helped:
-                    self._server.add_socket(lane)
+    def accept_from_all(self) -> None:
+        """Accept from every sibling's sockets too, because no sibling will."""
+        for sock in self._others():
+            self._server.add_socket(sock)
 
-    def _look(self) -> None:
-        if not self._endpoints:
+    def _check(self) -> None:
+        if not self._groups:
             return
-        # Where the kernel has no room for another watch, the next look tries again.
+        # The kernel may be unable to watch one more socket (epoll_ctl(2), ENOSPC); the next check tries again.
         with contextlib.suppress(OSError):
-            self._take_own()
-            self._help()
-        self._timer = self._loop.call_later(INTERVAL, self._look)
+            self._update_own()
+            self._steal()
+        self._timer = self._loop.call_later(INTERVAL, self._check)
 
-    def _take_own(self) -> None:
+    def _update_own(self) -> None:
         slots = max(1, self._slots())
-        own = {
-            lane
-            for lanes in self._endpoints
-            for number, lane in enumerate(lanes)
-            if number in own_sockets(self._slot, slots, len(lanes))
-        }
-        for lane in own - self._own:
-            if self._helped.pop(lane, None) is None:
-                self._server.add_socket(lane)
-            self._own.add(lane)
-        for lane in self._own - own:
-            self._server.remove_socket(lane)
-            self._own.discard(lane)
+        own = {group[index] for group in self._groups for index in own_sockets(self._slot, slots, len(group))}
+        for sock in own - self._own:
+            if self._stolen.pop(sock, None) is None:
+                self._server.add_socket(sock)
+            self._own.add(sock)
+        for sock in self._own - own:
+            self._server.remove_socket(sock)
+            self._own.discard(sock)
 
-    def _help(self) -> None:
-        for lane, left in list(self._helped.items()):
-            self._helped[lane] = left - 1
-            if not left:
-                del self._helped[lane]
-                self._server.remove_socket(lane)
-        others = {
-            lane.fileno(): lane
-            for lanes in self._endpoints
-            for lane in lanes
-            if lane not in self._own and lane not in self._helped
-        }
+    def _steal(self) -> None:
+        for sock, checks_left in list(self._stolen.items()):
+            self._stolen[sock] = checks_left - 1
+            if not checks_left:
+                del self._stolen[sock]
+                self._server.remove_socket(sock)
+        others = {sock.fileno(): sock for sock in self._others()}
         waiting = _readable(others)
         for fd in waiting & self._waiting:
             self._server.add_socket(others[fd])
-            self._helped[others[fd]] = HELP
+            self._stolen[others[fd]] = STEALING_CHECKS
         self._waiting = waiting
+
+    def _others(self) -> Iterator[socket.socket]:
+        return (sock for group in self._groups for sock in group if sock not in self._own and sock not in self._stolen)
 
 
 def _readable(descriptors: dict[int, socket.socket]) -> set[int]:

@@ -16,8 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from support import wait_until
-
+from helpers.support import wait_until
 from prefork.testing import Server, run_server
 
 ECHO = """

@@ -17,7 +17,7 @@ from types import FrameType
 
 import hypothesis
 import pytest
-import streams
+from helpers import streams
 
 import prefork
 

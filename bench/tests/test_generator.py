@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support import need
+from helpers.support import need
 
 from bench import roster, works
 from bench.build import Programs, build

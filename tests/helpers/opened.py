@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import need, run_script
+
+from helpers.support import need, run_script
 
 #: A mount namespace in which /root, where some machines keep their Python, lets others in; nothing outside changes.
 OPENED = """
@@ -33,7 +34,7 @@ NAMESPACE = ("unshare", "-n", "-m", "sh", "-c", OPENED, "sh")
 def run_opened(code: str, folder: Path) -> str:
     """Run `code` in that namespace, with tests/ importable; what it printed."""
     need("unshare", "ip", "mount")
-    check = "import os\nos.setresuid(65534, 65534, 65534)\nimport prefork.assembly"
+    check = "import os\nos.setresuid(65534, 65534, 65534)\nimport prefork.assembly.serve"
     path = f"import sys\nsys.path[:0] = {sys.path!r}\n"
     if run_script(path + check, prefix=NAMESPACE).returncode != 0:
         pytest.skip("another user may not read this Python, nor this checkout")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from support import kill_session, session_members, wait_until
+from helpers.support import kill_session, session_members, wait_until
 
 DEADLINE = 30.0
 #: What several processes print stays in one piece: unbuffered, `print` writes its parts one by one.

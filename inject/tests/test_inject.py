@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from helpers.support import need, need_root
 from hypothesis import given
 from hypothesis import strategies as st
-from support import need, need_root
 
 from inject import report
 from inject.cases import MOST_POSITIONS, Case, Role, all_cases, eligible, positions, sample

@@ -10,13 +10,14 @@ from xml.etree import ElementTree
 import pytest
 
 from bench import plots, report, roster, works
+from bench.charts import LIGHT, Bar, Line, Panel, apart, bars, lines, readable
 from bench.errors import BenchError
 from bench.generator import Sample
 from bench.results import Command, Memory, Results, Series
-from bench.svg import WIDTH, Bar, Line, Panel, apart, bars, lines, readable
 from bench.table import grid, markdown
 
 SVG = "{http://www.w3.org/2000/svg}"
+CHARTS = {f"bench-{name}{end}.svg" for name in ("cpu", "works", "growth", "memory") for end in ("", "-dark")}
 
 
 def everything() -> Results:
@@ -40,57 +41,49 @@ def everything() -> Results:
     return results
 
 
+@pytest.fixture(scope="module")
+def charts() -> dict[str, str]:
+    """Draw all charts once; matplotlib keeps its font files open from then on, so this must precede each test."""
+    return plots.draw(everything())
+
+
 def texts(svg: str) -> list[str]:
     return [element.text or "" for element in ElementTree.fromstring(svg).iter(f"{SVG}text")]
 
 
-def test_every_chart_is_well_formed_described_and_for_light_and_dark() -> None:
-    charts = plots.draw(everything())
-    assert set(charts) == {"bench-cpu.svg", "bench-works.svg", "bench-growth.svg", "bench-memory.svg"}
+def test_each_chart_exists_for_light_and_dark_pages_and_can_be_searched(charts: dict[str, str]) -> None:
+    assert set(charts) == CHARTS
     for svg in charts.values():
-        root = ElementTree.fromstring(svg)
-        assert root.tag == f"{SVG}svg"
-        title = root.find(f"{SVG}title")
-        assert title is not None
-        assert title.text
-        assert "prefers-color-scheme: dark" in svg
+        assert ElementTree.fromstring(svg).tag == f"{SVG}svg"
         assert "uvloop protocol" in texts(svg)
+    assert charts["bench-cpu.svg"] != charts["bench-cpu-dark.svg"]
 
 
-def test_nothing_measured_nothing_drawn() -> None:
+def test_the_same_results_give_the_same_files(charts: dict[str, str]) -> None:
+    results = everything()
+    results.memory.clear()
+    again = plots.draw(results)
+    assert again == {name: charts[name] for name in again}
+    assert len(again) == 6
+
+
+def test_without_measurements_no_chart_is_drawn() -> None:
     assert plots.draw(Results()) == {}
 
 
-def test_bars_are_as_long_as_their_values_and_stay_inside() -> None:
-    rows = (Bar("a", "ours", (1.0, 2.0)), Bar("b <&>", "theirs", (6.0, 0.0)))
-    root = ElementTree.fromstring(bars([Panel("panel", rows), Panel("empty", ())], "note", "what", "us"))
-    rects = [{k: float(v) for k, v in r.attrib.items() if k != "class"} for r in root.iter(f"{SVG}rect")]
-    assert len(rects) == 4
-    assert rects[1]["width"] == pytest.approx(2 * rects[0]["width"], abs=0.2)
-    assert rects[2]["width"] == pytest.approx(6 * rects[0]["width"], abs=0.4)
-    assert rects[1]["x"] == pytest.approx(rects[0]["x"] + rects[0]["width"], abs=0.2)
-    height = float(root.attrib["viewBox"].split()[3])
-    assert all(r["x"] + r["width"] <= WIDTH and r["y"] + r["height"] <= height for r in rects)
-    assert "b <&>" in [element.text for element in root.iter(f"{SVG}text")]
-    assert "3 us" in [element.text for element in root.iter(f"{SVG}text")]
+def test_bars_show_labels_and_totals_even_of_an_empty_panel(charts: dict[str, str]) -> None:
+    rows = (Bar("a", "ours", (1.0, 2.0)), Bar("b <&>", "theirs", (6.0,)))
+    shown = texts(bars([Panel("panel", rows), Panel("empty", ())], "note", "us", LIGHT))
+    assert {"note", "panel", "empty", "a", "b <&>", "3 us", "6 us"} <= set(shown)
 
 
-def test_lines_rise_with_their_values_and_stay_inside() -> None:
+def test_lines_have_a_label_each_and_may_have_gaps(charts: dict[str, str]) -> None:
     data = [Line("up", "ours", (1.0, 10.0, 100.0)), Line("gap", "theirs", (5.0, None, 5.0))]
-    root = ElementTree.fromstring(lines("title", "note", (1, 50, 500), data, "what", "us"))
-    drawn = [[tuple(map(float, p.split(","))) for p in e.attrib["points"].split()] for e in root.iter(f"{SVG}polyline")]
-    (x1, y1), (x2, y2), (x3, y3) = drawn[0]
-    assert x1 < x2 < x3
-    # A logarithmic axis: ten times as much is the same distance each time, upwards.
-    assert y1 - y2 == pytest.approx(y2 - y3, abs=0.2)
-    assert y1 > y2
-    assert len(drawn[1]) == 2
-    height = float(root.attrib["viewBox"].split()[3])
-    assert all(0 <= x <= WIDTH and 0 <= y <= height for line in drawn for x, y in line)
+    assert {"up", "gap", "500"} <= set(texts(lines("title", "note", (1, 50, 500), data, "us", LIGHT)))
 
 
-def test_one_value_alone_can_be_drawn() -> None:
-    ElementTree.fromstring(lines("title", "note", (1,), [Line("dot", "ours", (3.0,))], "what", "us"))
+def test_a_line_with_one_value_can_be_drawn(charts: dict[str, str]) -> None:
+    ElementTree.fromstring(lines("title", "note", (1,), [Line("dot", "ours", (3.0,))], "us", LIGHT))
 
 
 @pytest.mark.parametrize("wanted", [[], [5.0], [0.0, 0.0, 0.0], [0.0, 1.0, 50.0, 50.5], [0.0, 100.0]])
@@ -116,9 +109,9 @@ def test_a_table_is_one_and_its_numbers_are_to_the_right() -> None:
     assert grid(("a", "b"), [("x", "1")]).splitlines() == ["| a | b |", "| --- | ---: |", "| x | 1 |"]
 
 
-def test_the_document_has_everything() -> None:
+def test_the_document_has_everything(charts: dict[str, str]) -> None:
     results = everything()
-    text = markdown(results, plots.draw(results))
+    text = markdown(results, charts)
     for work in works.FULL:
         assert work.title in text
     for each in roster.ALL:
@@ -128,14 +121,14 @@ def test_the_document_has_everything() -> None:
     assert "it <fell> & broke" in text
     assert "* the sea" in text
     assert "What was not measured" in text
-    assert set(re.findall(r"\]\((bench-[\w-]+\.svg)\)", text)) == set(plots.draw(results))
+    assert set(re.findall(r'"(bench-[\w-]+\.svg)"', text)) == CHARTS
 
 
-def test_json_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_json_is_read_as_it_was_written(tmp_path: Path, charts: dict[str, str]) -> None:
     results = everything()
     assert Results.from_json(results.to_json()) == results
     written = report.write(results, tmp_path)
-    assert {path.name for path in written} == {"benchmarks.md", "benchmarks.json", *plots.draw(results)}
+    assert {path.name for path in written} == {"benchmarks.md", "benchmarks.json", *charts}
     assert report.load(tmp_path) == results
     assert "not measured" in report.summary(Results())
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support import kill_session, need, need_root
+from helpers.support import kill_session, need, need_root
 
 from soak import __main__ as command
 from soak import payload, report, scenarios
@@ -180,7 +180,7 @@ finished = threading.Event()
 
 
 @contextlib.contextmanager
-def serving(behaviour: Behaviour, family: int, address: object) -> Iterator[socket.socket]:
+def serving(behaviour: Behaviour, family: int, address: tuple[str, int] | str) -> Iterator[socket.socket]:
     """One connection, by a thread."""
     finished.clear()
     with socket.socket(family) as listener:

@@ -1,6 +1,6 @@
-"""Where this program takes code from: what Python, the dynamic linker and OpenSSL load, now and when it starts again.
+"""List the paths that Python, the dynamic linker and OpenSSL load code from, now and when the program starts again.
 
-Knows names alone. Each has a word for where it comes from. What becomes of them is in `trust.py`.
+Paths only, each with the text that names its origin in a message. Whether they are trusted is decided in `trust.py`.
 """
 
 from __future__ import annotations
@@ -14,34 +14,36 @@ from pathlib import Path
 
 from ..system import paths
 
-#: A word and a path.
-Named = tuple[str, str]
+#: The origin of a path, as a message names it, and the path.
+NamedPath = tuple[str, str]
 
 _CODE = "the code of prefork"
-#: What Python loads of a folder: modules, packages, and paths and code in .pth files (site).
-_LOADED = (".py", ".pyc", ".pth", ".so", ".zip")
-#: Variables that say where the dynamic linker (ld.so(8)), iconv(3) and OpenSSL (openssl-env(7)) load code from.
-_VARIABLES = (
-    *("LD_LIBRARY_PATH", "LD_PRELOAD", "LD_AUDIT", "GCONV_PATH"),
-    *("OPENSSL_CONF", "OPENSSL_ENGINES", "OPENSSL_MODULES"),
-)
+#: Ends of the names that Python loads from a folder: modules, and paths and code in .pth files (site).
+_LOADABLE = (".py", ".pyc", ".pth", ".so", ".zip")
+#: Variables that name what the dynamic linker (ld.so(8)), iconv(3) and OpenSSL (openssl-env(7)) load code from, with
+#: the separators of their entries; "": one path.
+_VARIABLES = {
+    **dict.fromkeys(("LD_LIBRARY_PATH", "LD_AUDIT", "GCONV_PATH"), ":;"),
+    "LD_PRELOAD": ": ",
+    **dict.fromkeys(("OPENSSL_CONF", "OPENSSL_ENGINES", "OPENSSL_MODULES"), ""),
+}
 
 
-def ways() -> Iterator[Named]:
-    """Programs, and folders that code is loaded from: each of them, and the way to it, must be trusted."""
+def load_paths() -> Iterator[NamedPath]:
+    """Yield programs, and the folders that code is loaded from: each, and every folder above it, must be trusted."""
     yield from _environment()
     if sys.pycache_prefix:
         yield "PYTHONPYCACHEPREFIX", paths.absolute(sys.pycache_prefix)
     site = sys.modules.get("site")
     if site is not None and site.ENABLE_USER_SITE:
-        # It is looked for at each start, and may be made meanwhile where HOME is another user's.
+        # Python looks for it at each start, and another user may create it if HOME is that user's.
         yield "the user's folder of Python (PYTHONNOUSERSITE=1 does without)", site.getusersitepackages()
     for path in (*_programs(), *_folders(), *_folders_of((*_loaded(), *_mapped()))):
         yield _CODE, path
 
 
-def files() -> Iterator[Named]:
-    """Files and folders in those folders. The way to one is looked at only where it is a link."""
+def loadable_files() -> Iterator[NamedPath]:
+    """Yield what may be loaded from inside those folders. Folders above it need a check only if it is a link."""
     known = {*sys.stdlib_module_names, *(name.partition(".")[0] for name in sys.modules)}
     importable = dict.fromkeys(_folders())
     for folder in (*importable, *_folders_of(_loaded())):
@@ -57,7 +59,7 @@ def _programs() -> Iterator[str]:
     main = getattr(sys.modules.get("__main__"), "__file__", None)
     if main:
         yield main
-    # As it was named: the successor of an upgrade looks from the folder in which this process was started.
+    # As it was named, because the successor of an upgrade looks it up from the folder this process was started in.
     script = sys.orig_argv[-len(sys.argv)] if sys.argv else ""
     if script and script == sys.argv[0] and not script.startswith("-"):
         yield paths.absolute(script)
@@ -81,7 +83,7 @@ def _loaded() -> Iterator[str]:
 
 
 def _mapped() -> list[str]:
-    """Shared libraries and programs that this process has mapped (proc(5))."""
+    """Return the shared libraries and programs that this process has mapped (proc(5))."""
     with contextlib.suppress(OSError):
         lines = Path("/proc/self/maps").read_text(errors="surrogateescape").splitlines()
         fields = (line.split(maxsplit=5) for line in lines)
@@ -90,29 +92,28 @@ def _mapped() -> list[str]:
 
 
 def _is_library(rights: str, path: str) -> bool:
-    """Not what has no name any more, such as the memory that libffi makes code in."""
+    # A deleted file has no path to check: libffi makes code in such memory.
     return "x" in rights and path.startswith("/") and not path.endswith(" (deleted)")
 
 
 def _entries(folder: str, packages: Iterable[str]) -> Iterator[str]:
-    """What may be loaded of a folder. Of its own folders those with the name of a package that something imports:
-    another one, such as data/ beside a program, is not looked into."""
+    """Yield what may be loaded from `folder`. Of the folders in it, only those named like an imported package: another
+    one holds no code, such as data/ beside a program."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.endswith(_LOADED) or entry.name in packages or entry.name == "__pycache__":
+            if entry.name.endswith(_LOADABLE) or entry.name in packages or entry.name == "__pycache__":
                 yield entry.path
 
 
-def _environment() -> Iterator[Named]:
-    for name in _VARIABLES:
+def _environment() -> Iterator[NamedPath]:
+    for name, separators in _VARIABLES.items():
         text = os.environ.get(name, "")
         if not text:
             continue
-        for entry in (
-            [text] if name.startswith("OPENSSL") else re.split("[:;]" if name != "LD_PRELOAD" else "[: ]", text)
-        ):
-            # $ORIGIN is beside a program, which is trusted itself; a bare name in LD_PRELOAD is searched for.
+        for entry in re.split(f"[{separators}]", text) if separators else [text]:
+            # $ORIGIN is the folder of a program, which is checked itself. A bare name in LD_PRELOAD is searched for in
+            # the library folders.
             if entry.startswith("$") or (name == "LD_PRELOAD" and "/" not in entry):
                 continue
-            # An empty one is the current folder.
+            # An empty entry is the current folder.
             yield name, paths.absolute(entry or ".")

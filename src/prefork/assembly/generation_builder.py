@@ -1,0 +1,100 @@
+"""Build what a generation of workers is: settings become sockets, a TLS context, a user, and the supervisor's spec.
+
+Nothing here changes what runs: a generation that was built may still be rejected. See `resources.py` for the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+from ..config import Limits, Settings
+from ..core.worker_state import Timing
+from ..events import Emit
+from ..parent.generations import GenerationSpec
+from ..system import tls_contexts
+from ..system.cpus import cpu_count
+from ..system.credentials import Identity, look_up
+from ..system.listeners import Listeners
+from ..system.scoreboard import FleetSetting
+from ..worker.context import GenerationConfig
+from . import trust
+from .settings_source import SettingsSource
+
+if TYPE_CHECKING:
+    import ssl
+
+
+class GenerationBuilder:
+    """Builds generations; owns their TLS contexts, which outlive a generation. `listeners` gets new addresses bound."""
+
+    def __init__(self, source: SettingsSource, listeners: Listeners, emit: Emit) -> None:
+        self._source = source
+        self._listeners = listeners
+        self._emit = emit
+        self._tls_contexts: dict[str, ssl.SSLContext] = {}
+        """One for each type of key."""
+        self._looked_up: tuple[tuple[str, str], Identity | None] = (("", ""), None)
+
+    def load_certificate(self, settings: Settings) -> tls_contexts.CertificatePair | None:
+        """Return the certificate that `settings` name, if root may trust them. Raises ConfigError."""
+        return trust.load_certificate(settings, self._source, self.identity(settings))
+
+    def identity(self, settings: Settings) -> Identity | None:
+        """Return the user and group of the workers; None: the supervisor's. Raises ConfigError.
+
+        Looked up once for each name, because a directory on another machine may take its time.
+        """
+        wanted = (settings.user, settings.group)
+        if wanted != self._looked_up[0]:
+            self._looked_up = (wanted, look_up(*wanted))
+        return self._looked_up[1]
+
+    def build(self, settings: Settings, certificate: tls_contexts.CertificatePair | None) -> GenerationSpec:
+        """Return the spec of a generation, with its addresses bound. Raises PreforkError; nothing has changed then."""
+        # The same TLS context for every generation, because the keys of session tickets are in it and all workers share
+        # them. A key of another type gets its own: in one context both certificates would be served.
+        context = None if certificate is None else self._tls_context(certificate)
+        workers = worker_count(settings)
+        listeners = self._listeners.arrange(settings.bind, settings.backlog, workers if settings.reuse_port else None)
+        identity, folder = self.identity(settings), physical_folder()
+        return GenerationSpec(
+            workers=workers,
+            timing=Timing(settings.drain_timeout, settings.boot_timeout, settings.hang_timeout),
+            limits=_fleet_limits(settings.limits),
+            listeners=tuple(_with_tls(text, context) for each in listeners for text in each.describe()),
+            equipment=GenerationConfig(settings, listeners, context, certificate, identity, folder),
+        )
+
+    def _tls_context(self, certificate: tls_contexts.CertificatePair) -> ssl.SSLContext:
+        key_type = certificate.key_type()
+        if key_type not in self._tls_contexts:
+            self._tls_contexts[key_type] = tls_contexts.make_context(self._emit)
+        return self._tls_contexts[key_type]
+
+
+def worker_count(settings: Settings) -> int:
+    """Return the number of workers that the settings ask for; one for each CPU if they ask for 0."""
+    return settings.workers or cpu_count()
+
+
+def physical_folder() -> str:
+    """Return the current folder without symbolic links; "" if it is gone."""
+    with contextlib.suppress(OSError):
+        return os.getcwd()
+    return ""
+
+
+def _fleet_limits(limits: Limits) -> dict[FleetSetting, int]:
+    """Return the limits that hold for all workers together, as the scoreboard stores them (0: no limit)."""
+    rate = limits.accept_rate
+    return {
+        FleetSetting.MAX_CONNECTIONS: limits.max_connections or 0,
+        FleetSetting.MAX_PER_PEER: limits.max_connections_per_ip or 0,
+        FleetSetting.ACCEPT_RATE: 0 if rate is None else max(1, round(rate * 1000)),
+    }
+
+
+def _with_tls(text: str, context: ssl.SSLContext | None) -> str:
+    return text if context is None else f"{text[:-1]}, tls)"

@@ -1,0 +1,145 @@
+"""Serve: put settings, resources, supervisor and service together, and run them until the server is stopped.
+
+What workers share is in `resources.py`, what a forked worker does in `worker_entry.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import signal
+import sys
+from typing import Unpack
+
+from ..config import ServeOptions, settings_of
+from ..core.facts import Finish
+from ..core.messages import UnableMessage
+from ..errors import ExitCode, PreforkError, ServiceError, place_of, reason_of
+from ..events import Emit, Stopped
+from ..observe.logs import configure
+from ..observe.manager import notify_systemd
+from ..parent.control_server import ControlSocket
+from ..parent.supervisor import Supervisor
+from ..parent.upgrade import Predecessor
+from ..system import handover, paths
+from ..system.descriptors import raise_limit
+from ..system.fork_context import ForkContext
+from ..system.notify import Notifier
+from ..system.processes import System
+from ..system.signals import startup_signals
+from ..text import escape_controls
+from ..worker.loader import target_name
+from .resources import ServerResources
+from .settings_source import FixedSettings, SettingsSource
+from .validation import validate
+from .worker_entry import run_worker
+
+#: Characters of one line of an error.
+LINE_LIMIT = 2000
+#: Signals that the supervisor handles once it runs; ignored before, because their default action ends the process.
+IGNORED_AT_START = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU)
+
+
+def serve(target: object, **options: Unpack[ServeOptions]) -> None:
+    """Serve `target` as `prefork serve TARGET` does, then raise SystemExit with the command's exit code.
+
+    `target` is the service itself, or the text that names it. A reload imports a named service again; an object stays
+    what it was until an upgrade starts the program again. The options are those of the command with `_` for `-` (see
+    `ServeOptions`); `limits=prefork.Limits(...)` bounds each connection and the server.
+
+    Call it in the main thread of a program that runs no event loop, because it forks. A failure is printed in one line
+    on standard error. `finally` blocks and exit handlers of the caller run once, here: a worker never returns from this
+    function.
+    """
+    try:
+        code = run(FixedSettings(settings_of(options)), target)
+    except PreforkError as exc:
+        sys.stderr.write("".join(f"prefork: {escape_controls(line, LINE_LIMIT)}\n" for line in exc.lines()))
+        code = exc.exit_code
+    raise SystemExit(int(code))
+
+
+def run(source: SettingsSource, target: object) -> ExitCode:
+    """Serve until stopped, and return the exit status. Returns in the supervisor only: a worker's process ends in here.
+
+    Raises PreforkError, whose message is one line for the user. Afterwards SIGTERM, SIGINT and SIGQUIT are ignored,
+    because the process is about to end.
+    """
+    handed = handover.receive()
+    predecessor = None
+    try:
+        if handed is not None:
+            predecessor = Predecessor(handed.pid, handed.channel)
+            paths.settle(handed.estate.home)
+            if handed.estate.config is not None:
+                source.pin_file(handed.estate.config)
+        with startup_signals(ends=(signal.SIGTERM, signal.SIGQUIT), passes=IGNORED_AT_START):
+            return _serve(source, target, handed, predecessor)
+    except PreforkError as exc:
+        failure = exc
+    except (OSError, MemoryError) as exc:
+        # Once a worker has been ready the supervisor survives these, so it was the start that failed.
+        failure = ServiceError(f"the server cannot start: {reason_of(exc)} (in {place_of(exc)})")
+    if predecessor is not None:
+        predecessor.tell(UnableMessage(str(failure)))
+    raise failure from None
+
+
+def _serve(
+    source: SettingsSource, target: object, handed: handover.Handover | None, predecessor: Predecessor | None
+) -> ExitCode:
+    from ..system import forksafety
+
+    settings = source.settings()
+    validate(settings, starting=handed is None)
+    known = () if predecessor is None else (predecessor.fileno(),)
+    forksafety.refuse_unsafe_fork("prefork.serve", stacklevel=5, known=known)
+    notifier = Notifier()
+    emit = notify_systemd(configure(settings.log_format, settings.log_level), notifier)
+    _set_title(target)
+    raise_limit()
+    inherited = None if handed is None else handed.estate
+    with contextlib.closing(ServerResources(settings, source, inherited, notifier, emit)) as resources:
+        outcome = _supervise(resources, target, emit, notifier, predecessor)
+    emit(Stopped(outcome.code))
+    if outcome.reason:
+        failure = PreforkError(outcome.reason)
+        failure.exit_code = outcome.code
+        raise failure
+    return outcome.code
+
+
+def _supervise(
+    resources: ServerResources, target: object, emit: Emit, notifier: Notifier, predecessor: Predecessor | None
+) -> Finish:
+    spec = resources.build_first()
+    control = resources.bind_control()
+    system = System()
+    system.close_in_child(*resources.to_close_in_child())
+    # A collection in a worker would write to every object made so far, and so copy the pages that it shares with its
+    # parent: gc.freeze keeps them out of it.
+    gc.collect()
+    gc.freeze()
+    with Supervisor(
+        spec,
+        resources,
+        emit,
+        system,
+        control=None if control is None else ControlSocket(control.endpoints[0][0], system.close_in_child),
+        watchdog=notifier.watchdog,
+        predecessor=predecessor,
+        leave_daemons=resources.leave_daemons,
+    ) as supervisor:
+        outcome = supervisor.run()
+        if isinstance(outcome, ForkContext):
+            run_worker(outcome, supervisor.plan_of(outcome).equipment, resources, target)
+        # While signals are still blocked; otherwise a second one could end the process before files are removed.
+        resources.close(shared=predecessor is not None and not predecessor.gone)
+    return outcome
+
+
+def _set_title(target: object) -> None:
+    with contextlib.suppress(ImportError):
+        import setproctitle
+
+        setproctitle.setproctitle(f"prefork: supervisor [{target_name(target)}]")

@@ -1,0 +1,45 @@
+"""Where settings come from, as this package sees it: a protocol, and the settings of a program that calls `serve`.
+
+The command line, its files and its variables are read in `cli/sources.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from ..config import Settings
+from ..core.trust import Weakness
+
+
+class SettingsSource(Protocol):
+    """Gives the settings, at the start and at each reload."""
+
+    @property
+    def file(self) -> str:
+        """The absolute path of the file that settings come from; "" if there is none."""
+
+    @property
+    def weaknesses(self) -> tuple[tuple[str, Weakness], ...]:
+        """How another user could have changed what the last settings were read from, by option."""
+
+    def settings(self) -> Settings:
+        """Return the settings as they are now. Raises ConfigError."""
+
+    def pin_file(self, file: str) -> None:
+        """Read this file ("" for none) and no other from now on, because the predecessor of an upgrade did."""
+
+
+class FixedSettings:
+    """The settings of a program that calls `serve` itself: no reload changes them."""
+
+    file = ""
+    weaknesses: tuple[tuple[str, Weakness], ...] = ()
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def settings(self) -> Settings:
+        return self._settings
+
+    def pin_file(self, file: str) -> None:
+        pass

@@ -1,0 +1,71 @@
+"""Reject settings that cannot work, before anything is made, and warn about those whose effect may surprise.
+
+A single value is checked in `config.py`; here is what depends on the machine, or on the settings before a reload.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import os
+from pathlib import Path
+
+from ..config import Limits, Settings
+from ..errors import ConfigError, reason_of
+from ..events import BacklogCapped, Emit, NoDeadline
+
+#: The deadlines that are off by default, and what each is about.
+_DEADLINES = {"first_byte_timeout": "first byte", "idle_timeout": "silence", "max_age": "age"}
+#: Settings that hold from the start to the end: a reload with another value is rejected.
+_FIXED = ("reuse_port", "pidfile", "control", "user", "group", "insecure_paths", "leave_daemons")
+
+
+def validate(settings: Settings, starting: bool) -> None:
+    """Raise ConfigError for settings that cannot work on this machine. `starting`: check --ready-fd, too."""
+    if settings.loop == "uvloop" and importlib.util.find_spec("uvloop") is None:
+        raise ConfigError("--loop uvloop: uvloop is not installed (pip install 'prefork[uvloop]')")
+    if settings.ready_fd is not None and starting:
+        _require_writable(settings.ready_fd)
+
+
+def _require_writable(fd: int) -> None:
+    try:
+        os.fstat(fd)
+    except OSError as exc:
+        raise ConfigError(f"--ready-fd {fd}: {reason_of(exc)} (the parent has to pass it on)") from exc
+    if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+        raise ConfigError(f"--ready-fd {fd}: is open for reading only")
+
+
+def require_unchanged(before: Settings, after: Settings) -> None:
+    """Raise ConfigError if a setting differs that only a restart can change."""
+    for field in _FIXED:
+        if getattr(after, field) != getattr(before, field):
+            raise ConfigError(f"--{field.replace('_', '-')}: cannot be changed while it runs; restart")
+
+
+class SettingsWarnings:
+    """Warns once for each new value of a setting that has an effect which its user may not expect."""
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+        self._warned_backlog = 0
+        self._warned_deadlines = ""
+
+    def check_backlog(self, backlog: int) -> None:
+        """Warn if the kernel caps the queue of connections that wait to be accepted."""
+        try:
+            cap = int(Path("/proc/sys/net/core/somaxconn").read_text())
+        except (OSError, ValueError):
+            return
+        if backlog > cap and backlog != self._warned_backlog:
+            self._warned_backlog = backlog
+            self._emit(BacklogCapped(backlog, cap))
+
+    def check_deadlines(self, limits: Limits) -> None:
+        """Warn if no deadline ends a connection whose peer is silent."""
+        missing = [name for name in _DEADLINES if getattr(limits, name) is None]
+        text = ", ".join(f"{_DEADLINES[name]} (--{name.replace('_', '-')})" for name in missing)
+        if text and text != self._warned_deadlines:
+            self._emit(NoDeadline(text))
+        self._warned_deadlines = text

@@ -1,0 +1,52 @@
+"""Become a worker in a newly forked process: put its context together, run it, and end the process.
+
+What a worker does is in `worker/main.py`; here is what only the program that forks it knows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import traceback
+from typing import NoReturn
+
+from ..core.messages import UnableMessage, encode
+from ..errors import ExitCode, place_of, reason_of
+from ..observe.logs import configure
+from ..system.fork_context import ForkContext
+
+# Imported before the fork, although only workers run it: a replacement starts sooner and shares the memory. It also is
+# of its supervisor's version when prefork has been upgraded on disk meanwhile.
+from ..worker import main
+from ..worker.context import GenerationConfig, WorkerContext
+from ..worker.exit import exit_process
+from .resources import ServerResources
+
+
+def run_worker(fork: ForkContext, config: object, resources: ServerResources, target: object) -> NoReturn:
+    """Serve `target` as a worker, then end the process: the caller's code must not go on in two processes."""
+    code: int = ExitCode.BUG
+    try:
+        assert isinstance(config, GenerationConfig)
+        resources.release_in_worker(config)
+        emit = configure(config.settings.log_format, config.settings.log_level, worker=fork.slot)
+        code = main.run(
+            WorkerContext(
+                fork=fork,
+                config=config,
+                row=fork.scoreboard.enter(fork.row),
+                target=target,
+                emit=emit,
+                reopen_logs=functools.partial(resources.log_files.reopen, emit),
+            )
+        )
+    except (OSError, MemoryError) as exc:
+        code = ExitCode.SERVICE
+        # The reason goes to the supervisor, which decides whether another worker is forked.
+        with contextlib.suppress(OSError):
+            os.write(fork.status.fileno(), encode(UnableMessage(f"{reason_of(exc)} (in {place_of(exc)})")))
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        exit_process(code)

@@ -1,0 +1,36 @@
+"""What a newly forked worker inherits from its supervisor, as one value that both sides know.
+
+What the worker is to do with it is in `worker/`; how it is made is in `parent/workers.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .descriptors import Descriptor
+from .parent_death import Lifeline
+from .scoreboard import Scoreboard
+from .tether import Tether
+
+
+@dataclass(frozen=True, slots=True)
+class ForkContext:
+    """A worker's slot and generation, and the descriptors and memory that it shares with its supervisor.
+
+    All signals are still blocked when the worker gets it.
+    """
+
+    slot: int
+    generation: int
+    parent: int
+    """The process id of the supervisor."""
+    status: Descriptor
+    """The write end of the status pipe."""
+    lifeline: Lifeline
+    tether: Tether
+    """Ends the worker's process group when the supervisor is gone."""
+    scoreboard: Scoreboard
+    row: int
+    """The number of the worker's row on the scoreboard."""
+    dump_signal: int
+    """The signal that asks for the stacks of all threads, to be written to the status pipe."""

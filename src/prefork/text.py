@@ -1,0 +1,57 @@
+"""Text for people and logs: escape what others wrote, and format errors, addresses and counts.
+
+Nothing here logs, prints, or knows an event.
+"""
+
+from __future__ import annotations
+
+#: The maximum length of one value in a log line, in characters.
+FIELD_LIMIT = 256
+
+
+def text_of(value: object) -> str:
+    """Return `str(value)`, or a placeholder if `__str__` raises: a service's exception may be of any class."""
+    try:
+        return str(value)
+    except Exception:
+        return f"({type(value).__name__} has no text: its __str__ raises)"
+
+
+def describe_error(exc: BaseException) -> str:
+    """Return the class of an exception, and its message if it has one."""
+    text = text_of(exc)
+    return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
+
+
+def escape_ascii(value: object, limit: int = FIELD_LIMIT) -> str:
+    """Return `value` as printable ASCII of at most `limit` characters, so that no byte of a peer reaches a terminal."""
+    text = text_of(value)[: limit + 1]
+    escaped = "".join(c if " " <= c <= "~" else c.encode("unicode_escape", "replace").decode() for c in text)
+    return escaped if len(escaped) <= limit else escaped[: limit - 3] + "..."
+
+
+def escape_controls(value: object, limit: int = FIELD_LIMIT) -> str:
+    """Return what the operator wrote as one printable line of at most `limit` characters.
+
+    Letters of every script stay. Controls, line separators, bidirectional overrides and lone surrogates are escaped,
+    because they could break a line or steer a terminal.
+    """
+    text = text_of(value)[: limit + 1]
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def count_of(number: int, noun: str) -> str:
+    """Return a number and its noun: `1 worker`, `2 workers`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def format_address(address: object) -> str:
+    """Return a socket address as text: `127.0.0.1:5000`, `[::1]:5000`, or `unix` for an unnamed unix socket."""
+    if isinstance(address, tuple) and len(address) >= 2:
+        host, port = address[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    if isinstance(address, bytes):
+        address = address.decode("utf-8", "replace")
+    return f"unix:{address}" if address else "unix"

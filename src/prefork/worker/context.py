@@ -1,0 +1,60 @@
+"""What a worker is given: by its generation, by the fork, and by the program that it was forked from.
+
+Values only. They are put together in `assembly/`; what a worker does with them is in `main.py`.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..config import Settings
+from ..events import Emit
+from ..system.credentials import Identity
+from ..system.fork_context import ForkContext
+from ..system.listeners import Listener
+from ..system.scoreboard import Row
+from ..system.tls_contexts import CertificatePair
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationConfig:
+    """What all workers of one generation get."""
+
+    settings: Settings
+    listeners: tuple[Listener, ...]
+    tls_context: ssl.SSLContext | None
+    certificate: CertificatePair | None
+    """The certificate to load into the context before a worker of this generation is forked."""
+    identity: Identity | None
+    """The user to become before the service is loaded; None: the supervisor's."""
+    folder: str
+    """The current folder of a worker, from which the service is loaded, without symbolic links."""
+
+    def endpoints(self) -> list[tuple[socket.socket, ...]]:
+        """Return the sockets of each address: one that all workers share, or with --reuse-port one for each worker."""
+        return [sockets for listener in self.listeners for sockets in listener.endpoints]
+
+    def sockets(self) -> list[socket.socket]:
+        """Return all listening sockets."""
+        return [sock for listener in self.listeners for sock in listener.sockets()]
+
+    def own_sockets(self) -> list[socket.socket]:
+        """Return the listening sockets that prefork has bound; another program has passed on the rest."""
+        return [sock for listener in self.listeners if not listener.passed for sock in listener.sockets()]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerContext:
+    """Everything that one worker needs to serve. Its slot and its generation are in `fork`."""
+
+    fork: ForkContext
+    config: GenerationConfig
+    row: Row
+    """The worker's own row on the scoreboard, the only one that it can write."""
+    target: object
+    """The service, or the text that names it."""
+    emit: Emit
+    reopen_logs: Callable[[], object]

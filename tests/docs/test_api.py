@@ -1,0 +1,23 @@
+"""The page of the Python interface agrees with the docstrings and covers every public name."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from helpers.support import run_script
+
+import prefork
+import prefork.testing
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_page_is_current() -> None:
+    done = run_script(ROOT / "scripts" / "api.py", "--check", cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_page_has_every_public_name() -> None:
+    headings = set(re.findall(r"^### (\w+)$", (ROOT / "docs" / "api.md").read_text(), re.M))
+    assert {*prefork.__all__, *prefork.testing.__all__} - {"__version__"} <= headings

@@ -1,0 +1,1 @@
+"""What the tests share: real programs and servers, streams on every loop, scripts that fork, a simulated fleet."""
