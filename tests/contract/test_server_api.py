@@ -14,7 +14,7 @@ import pytest
 from helpers.streams import FLAVOURS, World, eventually, settled
 
 import prefork
-from prefork.net import acceptor
+from prefork.net import cpython
 from prefork.net.acceptor import Acceptor, State
 from prefork.net.base_server import BaseServer
 
@@ -345,7 +345,7 @@ def test_a_python_without_the_private_accept_is_served_by_the_public_one(
         accepted.append(real(listener))
         return accepted[-1]
 
-    monkeypatch.setattr(acceptor, "_HAS_RAW_ACCEPT", False)
+    monkeypatch.setattr(cpython, "_HAS_ACCEPT", False)
     monkeypatch.setattr(socket.socket, "accept", accept)
 
     async def main() -> None:
