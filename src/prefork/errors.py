@@ -115,8 +115,8 @@ class ConnectionOverflow(ConnectionAbortedError):
 class ConnectionTimedOut(ConnectionAbortedError, TimeoutError):
     """Raised in a handler whose connection was aborted because a deadline passed. Its `errno` is None.
 
-    It is raised once for a connection; afterwards its reads and drains raise ConnectionAbortedError. Otherwise a handler
-    that catches the TimeoutError of its own deadline, and reads again, would loop for ever.
+    Raised once for a connection; afterwards its reads and drains raise ConnectionAbortedError. Otherwise a handler that
+    catches the TimeoutError of its own deadline, and reads again, would loop forever.
     """
 
 
