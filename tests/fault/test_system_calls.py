@@ -223,7 +223,7 @@ def test_the_current_folder_is_gone_at_a_reload(folder: Path) -> None:
         try:
             wait_until(lambda: "TracerPid:\t0\n" not in Path(f"/proc/{server.pid}/status").read_text())
             server.signal(signal.SIGHUP)
-            wait_until(lambda: "the current folder is gone" in server.stderr() or "reloaded: " in server.stderr())
+            wait_until(lambda: "the current directory is gone" in server.stderr() or "reloaded: " in server.stderr())
         finally:
             strace.terminate()
             strace.wait()
