@@ -1,7 +1,7 @@
-"""Processes: the only place where prefork forks, kills and reaps.
+"""Fork processes, and end adopted ones. Only this file and `child.py` make, kill or reap a process.
 
-Everything that makes, kills or reaps a process goes through `System` and `Child`, so that a test can replace both. The
-callers decide which child is wanted, and when. No event loop appears here.
+A test can replace both, because everything else goes through `System` and `Child`. The callers decide which child is
+wanted, and when. No event loop appears here.
 """
 
 from __future__ import annotations
