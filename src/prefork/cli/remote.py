@@ -32,8 +32,9 @@ def ask(request: Request, control: str, as_json: bool, timeout: float = TIMEOUT)
     from ..system import control_client as socket
 
     path = control or Sources({}).control() or socket.find_socket()
+    answer = socket.request(path, encode_request(request), timeout)
     try:
-        reply = decode_reply(socket.request(path, encode_request(request), timeout))
+        reply = decode_reply(answer)
     except ValueError:
         raise ConfigError(f"--control {format_value(path)}: whoever answers there is no prefork") from None
     if as_json:

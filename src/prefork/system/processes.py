@@ -139,8 +139,8 @@ class System:
         finally:
             os._exit(127)
 
-    def reap_adopted(self, ours: Collection[int]) -> None:
-        """Reap dead children that are not in `ours`: process 1 inherits the orphans of its whole container.
+    def reap_adopted(self, own: Collection[int]) -> None:
+        """Reap dead children that are not in `own`: process 1 inherits the orphans of its whole container.
 
         For process 1 only: in any other one it would take exit statuses that other code in the process waits for.
         """
@@ -149,8 +149,8 @@ class System:
                 found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
                 return
-            # One of ours is reported again until its owner reaps it.
-            if found is None or found.si_pid in ours:
+            # One of own is reported again until its owner reaps it.
+            if found is None or found.si_pid in own:
                 return
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(found.si_pid, os.WNOHANG)
