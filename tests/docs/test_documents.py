@@ -163,6 +163,8 @@ def default_of(option: str) -> str:
         return "`off`"
     if option == "max-unsent":
         return f"`{value >> 20}M`"
+    if option == "read-limit":
+        return f"`{value >> 10}K`"
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
 
 
