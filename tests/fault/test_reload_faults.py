@@ -7,7 +7,6 @@ import signal
 import socket
 import ssl
 import stat
-import time
 from pathlib import Path
 
 import pytest
@@ -229,7 +228,7 @@ def test_a_crash_loop_after_a_reload_does_not_end_draining_connections(folder: P
             (folder / "service.py").write_text(code + ECHO)
             assert command(folder, "reload").returncode == 0
             wait_until(lambda: "giving up: every worker keeps dying" in server.stderr(), 30)
-            time.sleep(0.1)
+            wait_until(lambda: len(server.worker_pids()) == 1, what="only the draining worker")
             sock.sendall(b"after\n")
             assert file.readline() == b"after\n"
         assert server.wait() == 5

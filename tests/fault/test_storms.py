@@ -235,8 +235,9 @@ def test_status_and_events_agree_after_a_storm(folder: Path) -> None:
         for _ in range(3):
             os.kill(server.worker_pids()[0], signal.SIGKILL)
             wait_until(lambda: len(server.worker_pids()) == 3)
+            begun = server.stderr().count("reloading (")
             server.signal(signal.SIGHUP)
-            time.sleep(0.05)
+            wait_until(lambda begun=begun: server.stderr().count("reloading (") > begun)
         wait_until(lambda: _at_rest(folder / "control") == 3)
         told = request(folder / "control", command="status")
         assert {worker["pid"] for worker in told["workers"]} == set(server.worker_pids())

@@ -63,12 +63,16 @@ class Crowd:
             self.socks[sock.fileno()] = sock
             self._poll.register(sock, select.POLLIN)
 
-    def listen(self) -> None:
-        """Who has been greeted by now."""
-        for fd, _ in self._poll.poll(0):
-            assert int(self.socks[fd].recv(100))
-            self.served.add(fd)
-            self._poll.unregister(fd)
+    def listen(self, seconds: float = 0.0) -> None:
+        """Receive the greetings that come within `seconds`."""
+        end = time.monotonic() + seconds
+        while True:
+            for fd, _ in self._poll.poll(max(0.0, end - time.monotonic()) * 1000):
+                assert int(self.socks[fd].recv(100))
+                self.served.add(fd)
+                self._poll.unregister(fd)
+            if time.monotonic() >= end:
+                return
 
     def wait(self, served: int) -> None:
         def come() -> bool:
@@ -138,8 +142,7 @@ def test_the_limit_holds_and_each_released_slot_is_used_again(
         crowds.append(crowd)
         crowd.join(240)
         crowd.wait(200)
-        time.sleep(0.3)
-        crowd.listen()
+        crowd.listen(0.3)
         assert len(crowd.served) == 200
         assert open_now(folder) == 200
         for _ in range(60):
@@ -223,8 +226,7 @@ def test_slots_of_draining_workers_count_until_released(folder: Path, crowds: li
         late = Crowd(server)
         crowds.append(late)
         late.join(4)
-        time.sleep(0.3)
-        late.listen()
+        late.listen(0.3)
         assert late.served == set()
         # The old workers do not accept; the new ones are told that there is room.
         crowd.leave(4)
@@ -245,8 +247,7 @@ def test_a_reload_changes_the_limit_for_those_that_run(folder: Path, crowds: lis
         config.write_text("max_connections = 2\n")
         assert request(folder, command="reload")["ok"]
         crowd.leave(3)
-        time.sleep(0.3)
-        crowd.listen()
+        crowd.listen(0.3)
         assert len(crowd.served) == 5, "nobody is sent away, and nobody is let in"
         config.write_text("")
         assert request(folder, command="reload")["ok"]
@@ -381,8 +382,7 @@ def test_a_worker_without_descriptors_pauses_and_its_siblings_accept(folder: Pat
         held = len(os.listdir(f"/proc/{other}/fd"))
         resource.prlimit(other, resource.RLIMIT_NOFILE, (held + 20, held + 20))
         crowd.join(60)
-        time.sleep(0.5)
-        crowd.listen()
+        crowd.listen(0.5)
         assert cpu_share(poor, other) < 0.2, "a worker spins"
         waiting = len(crowd.socks) - len(crowd.served)
         assert waiting > 0
@@ -434,8 +434,8 @@ with run_server("service:handle", "-w", "2", "--backlog", "50") as server:
         sock.setblocking(False)
         sock.connect_ex(("127.0.0.1", server.port))
         socks.append(sock)
-    time.sleep(0.5)
-    assert overflows() > 0, "the queue is full"
+    while not overflows():
+        time.sleep(0.01)
     for pid in workers:
         os.kill(pid, signal.SIGCONT)
     for sock in socks:

@@ -158,7 +158,7 @@ def test_sigttin_and_sigttou_add_and_remove_a_worker(folder: Path) -> None:
             wait_until(lambda count=count: len(server.worker_pids()) == count, what=f"{count} workers")
             assert ask(server)[0] == "one"
         server.signal(signal.SIGTTOU)
-        time.sleep(0.1)
+        wait_until(lambda: server.stderr().count("scaled (SIGTTOU)") == 3)
         assert ask(server)[0] == "one"
         assert re.findall(r"scaled \((\w+)\): (\d)", server.stderr())[:2] == [("SIGTTIN", "2"), ("SIGTTIN", "3")]
         assert server.stop() == 0
