@@ -115,8 +115,8 @@ class ConnectionOverflow(ConnectionAbortedError):
 class ConnectionTimedOut(ConnectionAbortedError, TimeoutError):
     """Raised in a handler whose connection was aborted because a deadline passed. Its `errno` is None.
 
-    It is raised once for a connection; afterwards its reads and drains raise ConnectionAbortedError, because a handler
-    that catches the TimeoutError of its own deadline, and reads again, would otherwise loop for ever.
+    It is raised once; later reads and drains of the connection raise ConnectionAbortedError. Otherwise a handler
+    that catches the TimeoutError of its own deadline, and reads again, would loop for ever.
     """
 
 

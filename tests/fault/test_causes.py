@@ -158,7 +158,7 @@ def test_a_retired_worker_that_does_not_end_has_the_cause_overdue(folder: Path) 
         say(server, "deaf")
         server.signal(signal.SIGHUP)
         wait_until(lambda: "still there after the drain timeout: killed" in server.stderr(), 30)
-        wait_until(lambda: deaths(folder) == {"overdue": 1})
+        wait_until(lambda: deaths(folder) == {"drain_timeout": 1})
         assert server.stop() == 0
 
 

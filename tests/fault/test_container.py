@@ -140,7 +140,7 @@ ask("pid")
     assert (out, code) == ("well\n", 0), err
     assert "died: exit status 1" in err
     assert "reloaded: " in err
-    assert "not upgrading (SIGUSR2): process 1 cannot leave to another" in err
+    assert "not upgrading (SIGUSR2): process 1 cannot be replaced" in err
 
 
 @rounds(4, 12)

@@ -53,11 +53,11 @@ WRONG = [
     ("workers = " + "9" * 5000, "not a TOML file: "),
     ("workers = " + "[" * 5000, "not a TOML file: "),
     ("workers", "not a TOML file: "),
-    ('bind = ["127.0.0.1:0", "fd:3"]', "--bind fd:3: can be taken at the start alone; restart"),
-    ('bind = ["127.0.0.1:0", "systemd:web"]', "--bind systemd:web: can be taken at the start alone; restart"),
-    ('bind = ["127.0.0.1:0", "some.host.example:9"]', "a name is not looked up while the server runs"),
-    ('bind = ["127.0.0.1:0"]\nreuse_port = true', "--reuse-port: cannot be changed while it runs; restart"),
-    ('bind = ["127.0.0.1:0"]\nworkers = 257', "257 workers: there can be"),
+    ('bind = ["127.0.0.1:0", "fd:3"]', "--bind fd:3: can be used at the start only; restart"),
+    ('bind = ["127.0.0.1:0", "systemd:web"]', "--bind systemd:web: can be used at the start only; restart"),
+    ('bind = ["127.0.0.1:0", "some.host.example:9"]', "a host name is not looked up while the server runs"),
+    ('bind = ["127.0.0.1:0"]\nreuse_port = true', "--reuse-port: cannot be changed by a reload"),
+    ('bind = ["127.0.0.1:0"]\nworkers = 257', "workers = 257: at most"),
 ]
 
 
@@ -239,7 +239,7 @@ def test_a_new_address_that_overlaps_one_of_the_server_is_refused(folder: Path) 
     config.write_text('bind = ["127.0.0.1:0"]\n')
     with serving(folder, "--config", str(config), bind=[]) as server:
         config.write_text(f'bind = [":{server.port}"]\n')
-        refused(server, "this server has it on another address, which has to go first, by a reload of its own")
+        refused(server, "this server has it for another --bind; remove that one and reload first")
 
 
 def test_the_file_of_a_socket_gets_its_group(folder: Path) -> None:

@@ -124,11 +124,11 @@ def test_a_status_that_cannot_be_sent_at_once_is_sent_later() -> None:
         with contextlib.suppress(BlockingIOError):
             while True:
                 filled += filler.send(bytes(65536))
-        predecessor.tell(ReadyMessage())
+        predecessor.send(ReadyMessage())
         assert predecessor.next_due(5.0) is not None
         while filled:
             filled -= len(ours.recv(min(filled, 65536)))
-        predecessor.take()
+        predecessor.check()
         assert ours.recv(100) == encode(ReadyMessage())
         assert predecessor.next_due(5.0) is None
 
@@ -206,7 +206,7 @@ class Denied(type(Path())):
         if "memory" in str(self):
             raise PermissionError(13, "Permission denied")
         return super().read_text(*_)
-print(OomKills(Denied("/")).claim(1.0))
+print(OomKills(Denied("/")).attribute(1.0))
 """
     assert run_script(code).stdout == "False\n"
 
@@ -215,7 +215,7 @@ def test_a_reload_whose_current_directory_is_gone_is_survived(folder: Path) -> N
     with serving(folder) as server:
         with traced(server.pid, "-f", "-e", "trace=getcwd", "-e", "inject=getcwd:error=ENOENT"):
             server.signal(signal.SIGHUP)
-            wait_until(lambda: "the current folder is gone" in server.stderr() or "reloaded: " in server.stderr())
+            wait_until(lambda: "the current directory is gone" in server.stderr() or "reloaded: " in server.stderr())
         assert echo(("127.0.0.1", server.port)) == b"hello\n"
         assert "Traceback" not in server.stderr()
         assert "bug" not in server.stderr()

@@ -190,7 +190,7 @@ def test_a_file_that_others_can_change_is_refused_with_the_path_and_the_cure(fol
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"prefork: --config: {weak}: ")
     cure = {"mode": "chmod o-w", "group": "chmod g-w", "list": "setfacl -b"}.get(how, "chown 0")
-    assert f"{cure} {weak}, or accept it by --insecure-paths" in line
+    assert f"({cure} {weak}, or allow it by --insecure-paths)" in line
 
 
 def test_each_untrusted_option_has_a_line(folder: Path, certs: dict[str, str]) -> None:
@@ -733,7 +733,7 @@ def test_a_pidfile_with_another_name_is_not_taken(folder: Path) -> None:
     os.link(other, folder / "pid")
     done = _serve(folder, "--pidfile", "pid")
     assert done.returncode == 2
-    assert f"--pidfile {folder}/pid: it has another name besides (a hard link)" in done.stderr
+    assert f"--pidfile {folder}/pid: it has a second name (a hard link)" in done.stderr
     assert other.read_text() == "4242\n"
 
 
@@ -763,7 +763,7 @@ def test_checking_paths_in_threads_leaks_no_descriptor(folder: Path) -> None:
     def walk() -> None:
         for _ in range(50):
             assert paths.weaknesses(folder / "service.py")
-            with paths.hold(folder / "service.py") as place:
+            with paths.resolve(folder / "service.py") as place:
                 assert place.look()
 
     threads = [threading.Thread(target=walk) for _ in range(4)]

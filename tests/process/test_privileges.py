@@ -151,12 +151,12 @@ def test_only_root_can_change_the_user() -> None:
 import os
 os.setresuid(65534, 65534, 65534)
 from prefork.errors import ConfigError
-from prefork.system.credentials import look_up
+from prefork.system.credentials import resolve_identity
 try:
-    look_up("root", "")
+    resolve_identity("root", "")
 except ConfigError as exc:
     print(exc)
-print(look_up("", ""))
+print(resolve_identity("", ""))
 """
     # Imported before the change: another user may not read this Python.
     preamble = "import prefork.system.credentials, pwd, grp"
@@ -185,7 +185,7 @@ def test_a_worker_that_can_regain_root_does_not_serve(folder: Path) -> None:
         "service:handle", "--user", "nobody", "-w", "1", cwd=folder, prefix=trace, wait_ready=False
     ) as server:
         assert server.wait(30) == 3
-        assert "not the user that was asked for" in server.stderr()
+        assert "the user or group did not change" in server.stderr()
 
 
 HELPER = """

@@ -59,6 +59,7 @@ def test_a_reload_runs_new_code_in_new_workers(folder: Path) -> None:
         reload(server)
         assert {ask(server)[0] for _ in range(20)} == {"two"}
         wait_until(lambda: not old & set(server.worker_pids()), what="the end of the old workers")
+        wait_until(lambda: "every worker before generation 1 has exited" in server.stderr())
         assert len(server.worker_pids()) == 3
         assert server.stop() == 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -18,8 +19,9 @@ from typing import Any
 import pytest
 from helpers.support import need_root, wait_until
 
+from prefork.cli.options import OPTIONS
 from prefork.cli.sources import Sources
-from prefork.config import Settings
+from prefork.config import Limits, Settings
 from prefork.errors import ConfigError
 from prefork.testing import Server, run_server
 
@@ -37,6 +39,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "service.py").write_text(SERVICE)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def test_each_setting_has_an_option_or_is_for_python_only() -> None:
+    limits = {each.name for each in dataclasses.fields(Limits) if each.metadata["command"]}
+    fields = {each.name for each in dataclasses.fields(Settings)} - {"tls", "limits"}
+    assert {option.field for option in OPTIONS} == fields | limits | {"tls_cert", "tls_key"}
 
 
 def settings(given: Mapping[str, list[str]] | None = None, **environment: str) -> Settings:
@@ -62,6 +70,7 @@ def test_every_option_can_stand_in_a_file(folder: Path) -> None:
         max_connections_served = 100
         max_worker_age = "off"
         max_worker_rss = "512M"
+        read_limit = "32K"
         umask = "027"
         log_format = "json"
         """
@@ -70,6 +79,7 @@ def test_every_option_can_stand_in_a_file(folder: Path) -> None:
     assert [str(address) for address in found.bind] == [":0", "unix:socket,mode=660"]
     assert (found.tls[0].cert, found.tls[0].key) == ("cert.pem", "key.pem")
     assert (found.limits.handshake_timeout, found.limits.write_timeout) == (1, 2.5)
+    assert found.limits.read_limit == 32 * 1024
     assert (found.max_connections_served, found.max_worker_age, found.max_worker_rss) == (100, None, 512 * 2**20)
     assert (found.umask, found.log_format) == (0o027, "json")
     assert settings({}, PREFORK_CONFIG="other.toml").workers == 2
@@ -81,7 +91,11 @@ def test_every_option_can_stand_in_a_file(folder: Path) -> None:
     [
         ("workers = -1", "--workers -1: must be 0 or more (0: one per usable CPU) (in prefork.toml)"),
         ("workers = 1.5", "--workers 1.5: must be a whole number (in prefork.toml)"),
-        ("worker = 1", "--config prefork.toml: there is no option worker (did you mean workers?)"),
+        ("worker = 1", "--config prefork.toml: there is no option worker, did you mean workers?"),
+        (
+            "[prefork]\nworkers = 1",
+            "--config prefork.toml: there is no option prefork: options stand at the top level, without [prefork]",
+        ),
         ("workers =", "--config prefork.toml: not a TOML file: "),
         ("[workers]\nn = 1", "--config prefork.toml: workers must be text, a number, true or false"),
         ("bind = [[1]]", "--config prefork.toml: bind must be text, or a list of text"),
@@ -294,7 +308,7 @@ def test_a_setting_that_needs_a_restart_is_refused_with_the_cure(
     with configured.run() as server:
         workers = server.worker_pids()
         configured.write(bind=["127.0.0.1:0"], workers=1, **values)
-        reload(server, f"not reloading (SIGHUP): {option}: cannot be changed while it runs; restart")
+        reload(server, f"not reloading (SIGHUP): {option}: cannot be changed by a reload")
         assert server.worker_pids() == workers
 
 

@@ -17,7 +17,7 @@ import sys
 
 import prefork
 
-# Some twenty megabytes of objects that a collection looks at, one by one.
+# About 20 MB of objects that a garbage collection visits one by one.
 hoard = [[number] for number in range(300_000)]
 
 
@@ -33,12 +33,12 @@ prefork.serve(handle, bind="127.0.0.1:0", workers=1, control="off")
 
 
 def private(pid: int) -> int:
-    """Kilobytes that this process does not share with another."""
+    """Return the kilobytes that a process does not share with another."""
     (size,) = re.findall(r"^Private_Dirty: +(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.M)
     return int(size)
 
 
-def test_a_collection_in_a_worker_does_not_copy_what_was_there_before_the_fork(tmp_path: Path) -> None:
+def test_a_garbage_collection_in_a_worker_copies_no_memory_from_before_the_fork(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(PROGRAM)
     log = tmp_path / "log"
     with log.open("wb") as stderr:

@@ -111,7 +111,7 @@ def test_sockets_that_were_not_passed_are_refused(folder: Path) -> None:
         os.close(reader)
         os.close(writer)
     assert done.returncode == 4
-    assert "it is no socket" in done.stderr
+    assert "it is not a socket" in done.stderr
 
 
 #: Starts prefork as systemd would, in this process: variables, and descriptors from 3 on.
@@ -151,10 +151,10 @@ ONE = {"LISTEN_PID": "PID", "LISTEN_FDS": "1"}
         slow(["listening"], {"LISTEN_PID": "PID", "LISTEN_FDS": "abc"}, "no sockets were passed"),
         (["listening"], {"LISTEN_PID": "PID", "LISTEN_FDS": "\u00b2"}, "no sockets were passed"),
         ([], {"LISTEN_PID": "PID", "LISTEN_FDS": str(2**31)}, "no sockets were passed"),
-        (["listening"], {**ONE, "LISTEN_FDNAMES": "web"}, "no socket of that name was passed; there are: web"),
-        (["file"], {**ONE, "LISTEN_FDNAMES": "app"}, "it is no socket"),
-        (["udp"], {**ONE, "LISTEN_FDNAMES": "app"}, "it is no listening stream socket"),
-        (["tcp"], {**ONE, "LISTEN_FDNAMES": "app"}, "it is no listening stream socket"),
+        (["listening"], {**ONE, "LISTEN_FDNAMES": "web"}, "no socket with that name was passed; there are: web"),
+        (["file"], {**ONE, "LISTEN_FDNAMES": "app"}, "it is not a socket"),
+        (["udp"], {**ONE, "LISTEN_FDNAMES": "app"}, "it is not a listening stream socket"),
+        (["tcp"], {**ONE, "LISTEN_FDNAMES": "app"}, "it is not a listening stream socket"),
     ],
 )
 def test_sockets_and_variables_that_systemd_would_not_pass_are_refused(

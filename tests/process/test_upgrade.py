@@ -198,7 +198,7 @@ def test_a_second_upgrade_is_refused_until_the_predecessor_has_drained(folder: P
             successor = upgrade(folder)
             done = command(folder, "upgrade")
             assert done.returncode == 3
-            assert f"the supervisor before this one ({server.pid}) is still draining" in done.stderr
+            assert f"the previous supervisor ({server.pid}) is still draining" in done.stderr
             # The one before does not begin another one, either.
             server.signal(signal.SIGUSR2)
             wait_until(lambda: f"this supervisor has handed over to {successor}" in server.stderr())
@@ -353,7 +353,7 @@ def test_an_invalid_hand_over_is_refused(folder: Path) -> None:
         )
         assert done.returncode == 2
         (line,) = done.stderr.splitlines()
-        assert "no hand-over of another prefork" in line
+        assert "not a hand-over from another prefork" in line
 
 
 #: System calls of each side of the hand-over, in their order; each is tried until it is made no more.

@@ -202,7 +202,7 @@ def test_a_stop_ends_whatever_the_service_left_running(folder: Path, name: str) 
         assert "Traceback" not in said or name == "broken"
         assert "killed" not in said, "they ended by themselves"
         if name == "stop":
-            assert "stop() failed: TimeoutError: it has not returned after 3 s" in said
+            assert "stop() failed: TimeoutError: it did not return within 3 s" in said
         if name == "broken":
             assert said.count("stop() failed: RuntimeError: the pool is closed already") == 2
         if name == "task":
