@@ -288,7 +288,7 @@ def test_the_watchdog_is_notified_only_while_a_worker_serves(folder: Path, manag
         states(manager, "READY=1")
         for _ in range(5):
             assert manager.recv(100) == b"WATCHDOG=1"
-        # Each half of WATCHDOG_USEC; the first may come with READY=1.
+        # One in each 50 % of WATCHDOG_USEC; the first may come with READY=1.
         assert time.monotonic() - began > 0.8
         # No worker that serves, no pat: the watchdog is for the service.
         os.kill(server.worker_pids()[0], signal.SIGSTOP)
