@@ -1,4 +1,4 @@
-"""What a reload finds may be rubbish, out of reach or half of what it was: what runs goes on as it is, and says why."""
+"""A reload may find rubbish or nothing at all: running workers then go on unchanged, and the log says why."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def _certificate(server: Server, sigalgs: str = "") -> bytes:
 
 @pytest.mark.parametrize(("first", "then"), [("RSA", "ECDSA"), ("ECDSA", "RSA")])
 def test_a_key_of_another_kind_replaces_the_previous_one(folder: Path, first: str, then: str) -> None:
-    """OpenSSL keeps one of each kind in a context: who asks for the old kind would get the old certificate."""
+    """A context of OpenSSL keeps a key of each kind: a client that asks for the old kind would get the old certificate."""
 
     def install(kind: str) -> None:
         leaf = streams.authority()[0].issue_cert("localhost", key_type=trustme.KeyType[kind])

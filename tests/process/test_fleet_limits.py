@@ -1,4 +1,4 @@
-"""Limits over all workers: exact, whoever accepts, whoever dies, and as the settings of today have them."""
+"""Limits over all workers: exact whichever worker accepts or dies, and as the current settings have them."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Crowd:
         wait_until(come, 20, f"{served} of {len(self.socks)} served, {len(self.served)} are")
 
     def leave(self, count: int) -> None:
-        """So many of those that are served."""
+        """Close `count` of the served connections."""
         for _ in range(count):
             fd = self.served.pop()
             self.socks.pop(fd).close()
@@ -368,7 +368,7 @@ def test_the_soft_limit_of_descriptors_is_raised_to_the_hard_one(folder: Path) -
 
 def test_a_worker_without_descriptors_pauses_and_its_siblings_accept(folder: Path, crowds: list[Crowd]) -> None:
     """A worker may have 64 descriptors, and 300 connections come: the other one takes what it cannot; then both are
-    poor, and what is too much waits, and is served when others leave. Nothing is lost, and nobody spins."""
+    poor, and what is too much waits, and is served when others leave. Nothing is lost, and no worker spins."""
     options = ["--control", f"{folder}/control", "--drain-timeout", "0.5"]
     with run_server("service:handle", "-w", "2", *options, cwd=folder) as server:
         poor, other = server.worker_pids()
@@ -411,7 +411,7 @@ def test_a_restart_with_thousands_in_time_wait_binds_at_once(folder: Path) -> No
 
 
 def test_connections_beyond_a_full_queue_are_retried_and_served(folder: Path) -> None:
-    """Nobody accepts, and more come than the queue holds: those that the kernel has taken are served in the end."""
+    """No worker accepts, and more connections come than the queue holds: those in the queue are served in the end."""
     need_root()
     need("unshare", "ip")
     code = """

@@ -175,7 +175,7 @@ def test_a_stop_during_a_reload_ends_the_server(folder: Path) -> None:
 
 
 def test_disabled_deadlines_are_logged_once_and_when_they_change(tmp_path: Path) -> None:
-    """A peer may be silent for ever by default: whoever runs the server reads it at the start."""
+    """A peer may be silent for ever by default, which an operator must read in the log."""
     (tmp_path / "service.py").write_text("async def handle(stream): ...\n")
     config = tmp_path / "prefork.toml"
 
