@@ -23,8 +23,9 @@ from ..core.upgrade import (
     SuccessorUnable,
 )
 from ..errors import PreforkError
+from ..system.child import Child
 from ..system.handover import VARIABLE, HandoverWriter
-from ..system.processes import Child, System
+from ..system.processes import System
 from ..text import escape_ascii
 
 #: Puts together what a successor gets, for a channel with this number, and the variables of its environment.

@@ -19,24 +19,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NoReturn
 
 from ..errors import ExitCode, place_of, reason_of
-from .child import Child, ExitStatus
+from .child import Child
 from .descriptors import Closeable, Descriptor
-from .parent_death import Lifeline, die_with_parent, load_prctl
-from .signals import BLOCKABLE, block_signals, restore_default_signals, unblock_signals
-
-#: What code that forks needs, in one import.
-__all__ = [
-    "Child",
-    "Closeable",
-    "Descriptor",
-    "ExitStatus",
-    "Lifeline",
-    "System",
-    "block_signals",
-    "die_with_parent",
-    "restore_default_signals",
-    "unblock_signals",
-]
+from .parent_death import Lifeline, load_prctl
+from .signals import BLOCKABLE, restore_default_signals, unblock_signals
 
 #: errno values that mean the system lacks a resource that may be free again in a moment (fork(2), accept(2)).
 RESOURCE_ERRNOS = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOBUFS})
