@@ -45,7 +45,10 @@ class System:
         time.sleep(seconds)
 
     def exit(self, code: int) -> NoReturn:
-        """End this process at once, as a forked child must: otherwise the parent's atexit handlers would run twice."""
+        """End this process at once, as a forked child must.
+
+        Otherwise atexit handlers and finalizers of the parent would run twice.
+        """
         _flush_standard_streams()
         os._exit(code)
 
@@ -135,7 +138,7 @@ class System:
                 found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
                 return
-            # One of own is reported again until its owner reaps it.
+            # A child in `own` is reported again until its owner reaps it.
             if found is None or found.si_pid in own:
                 return
             with contextlib.suppress(ChildProcessError):
@@ -166,9 +169,9 @@ class System:
             try:
                 pidfd = os.pidfd_open(pid)
             except OSError:
-                orphan = Child(pid, None)
-                orphan.signal(signal.SIGKILL)
-                orphan.wait()
+                child = Child(pid, None)
+                child.signal(signal.SIGKILL)
+                child.wait()
                 raise
         child = Child(pid, pidfd)
         self.close_in_child(child)
