@@ -113,7 +113,11 @@ class ConnectionOverflow(ConnectionAbortedError):
 
 
 class ConnectionTimedOut(ConnectionAbortedError, TimeoutError):
-    """Raised in a handler whose connection was aborted because a deadline passed. Its `errno` is None."""
+    """Raised in a handler whose connection was aborted because a deadline passed. Its `errno` is None.
+
+    It is raised once; later reads and drains of the connection raise ConnectionAbortedError. Otherwise a handler
+    that catches the TimeoutError of its own deadline, and reads again, would loop for ever.
+    """
 
 
 class LineTooLong(ValueError):

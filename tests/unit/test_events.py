@@ -37,3 +37,5 @@ def test_missing_and_unknown_fields_are_a_type_error(values: tuple[int, ...], na
 def test_numbers_are_followed_by_the_right_form_of_their_noun() -> None:
     assert str(events.Ready(1)) == "ready: 1 worker"
     assert str(events.Scaled("SIGTTIN", 3)) == "scaled (SIGTTIN): 3 workers"
+    assert str(events.Drained(1, 0)) == "drained: 1 connection closed, none aborted"
+    assert str(events.Drained(12, 2)) == "drained: 12 connections closed, 2 aborted (--drain-timeout)"

@@ -38,7 +38,7 @@ def load_certificate(
     """
     # The settings first, and on their own: a file that root must not trust says where the rest is.
     _require(source.weaknesses, settings, identity)
-    pair = tls_contexts.prove(settings.tls) if settings.tls else None
+    pair = tls_contexts.validate(settings.tls) if settings.tls else None
     require_trusted(pair.weaknesses if pair else (), settings, identity)
     return pair
 
@@ -65,18 +65,18 @@ def _require(weaknesses: Iterable[tuple[str, Weakness]], settings: Settings, ide
     problems = [_describe(origin, weakness) for weakness, origin in list(origins.items())[:MAX_PROBLEMS]]
     if ROOT in groups:
         problems.append(
-            "--user, --group: workers would be in group 0, which can write to files of root's; give another"
+            "--user, --group: workers would be in group 0, which can write to files of root's (choose another group)"
         )
     if len(origins) > MAX_PROBLEMS:
-        problems.append(f"{len(origins) - MAX_PROBLEMS} more paths can be changed by others than root")
+        problems.append(f"{len(origins) - MAX_PROBLEMS} more paths can be changed by other users than root")
     if problems:
         raise UntrustedPaths(*problems)
 
 
 def _describe(origin: str, weakness: Weakness) -> str:
     return (
-        f"{origin}: {escape_controls(weakness.path)}: {weakness.reason}, so a worker could become root by it; "
-        f"{weakness.cure} {escape_controls(shlex.quote(weakness.path))}, or accept it by --insecure-paths"
+        f"{origin}: {escape_controls(weakness.path)}: {weakness.reason}, so a worker could become root "
+        f"({weakness.cure} {escape_controls(shlex.quote(weakness.path))}, or allow it by --insecure-paths)"
     )
 
 
@@ -106,7 +106,7 @@ def _code_weaknesses() -> Iterator[tuple[str, Weakness]]:
         yield from ((origin, weakness) for weakness in _weaknesses(path))
     for origin, path in dict.fromkeys(code_paths.loadable_files()):
         with contextlib.suppress(OSError):
-            yield from ((origin, weakness) for weakness in paths.weaknesses_of(path))
+            yield from ((origin, weakness) for weakness in paths.file_weaknesses(path))
 
 
 def _weaknesses(path: str) -> tuple[Weakness, ...]:

@@ -42,9 +42,9 @@ def ask(request: Request, control: str, as_json: bool, timeout: float = TIMEOUT)
     """
     from ..system import control_client
 
-    path = control or Sources({}).control() or control_client.find()
+    path = control or Sources({}).control() or control_client.find_socket()
     try:
-        reply = decode_reply(control_client.ask(path, encode_request(request), timeout))
+        reply = decode_reply(control_client.request(path, encode_request(request), timeout))
     except ValueError:
         reject("--control", path, "not a prefork control socket")
     if as_json:

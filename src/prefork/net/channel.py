@@ -121,6 +121,14 @@ class Channel:
         error = self._error
         if error is None:
             return ConnectionResetError("Connection lost")
+        if isinstance(error, TimeoutError):
+            # Only once: a handler that catches the TimeoutError of its own `asyncio.timeout()` and reads again would
+            # otherwise loop without ever waiting, and the worker would hang.
+            if vars(error).get("was_raised"):
+                later = ConnectionAbortedError(*error.args)
+                later.__cause__ = error
+                return later
+            vars(error)["was_raised"] = True
         copy = type(error)(*error.args)
         copy.__cause__ = error.__cause__
         return copy

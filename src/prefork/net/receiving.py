@@ -48,7 +48,7 @@ _READABLE, _EMPTY, _FIN = Input.READABLE, Input.EMPTY, Input.FIN
 
 
 class Receiving(Sending):
-    """The layer that receives."""
+    """The layer of a stream that receives and buffers input."""
 
     __slots__ = ("_buffer", "_input", "_reader", "_short_read_empties")
 

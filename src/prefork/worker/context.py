@@ -38,11 +38,11 @@ class GenerationConfig:
         return [sockets for listener in self.listeners for sockets in listener.endpoints]
 
     def sockets(self) -> list[socket.socket]:
-        """Return all listening sockets."""
+        """Return the listening sockets of all addresses."""
         return [sock for listener in self.listeners for sock in listener.sockets()]
 
-    def own_sockets(self) -> list[socket.socket]:
-        """Return the listening sockets that prefork has bound; another program has passed on the rest."""
+    def bound_sockets(self) -> list[socket.socket]:
+        """Return the listening sockets that prefork has bound; the rest were passed on by another program."""
         return [sock for listener in self.listeners if not listener.passed for sock in listener.sockets()]
 
 

@@ -1,4 +1,4 @@
-"""Load the service: import the object that the text TARGET names.
+"""Load the service: import the object that the text TARGET names, and have it classified.
 
 Runs in a worker or in `prefork check`, never in the supervisor. Which kind of service the object is, is decided in
 `net/handlers.py`.
@@ -16,6 +16,7 @@ import traceback
 from types import ModuleType, TracebackType
 
 from ..errors import ServiceError
+from ..net.handlers import Handler, classify
 from ..text import escape_controls, text_of
 
 #: Characters of a reason that are passed on.
@@ -41,6 +42,11 @@ def load(target: str) -> object:
         raise ServiceError(f"service {target}: the current folder is gone ({exc.strerror or exc})") from None
     module = _load_file(target, module_text) if is_file else _load_module(target, module_text)
     return _find_attribute(target, module, module_text, attributes)
+
+
+def load_handler(target: object) -> Handler:
+    """Return the handler that `target` is, or that it names. Raises ServiceError, whose message names the target."""
+    return classify(load(target), target) if isinstance(target, str) else classify(target)
 
 
 def target_name(target: object) -> str:
