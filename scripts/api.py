@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "api.md"
 WIDTH = 118
 #: Classes that a user gets from an attribute and does not import.
-RESULTS = ("net.tls.TLSInfo", "net.timeouts.Timeouts")
+RESULTS = ("net.tls.TLSInfo", "net.timeouts.Timeouts", "system.worker_info.WorkerInfo")
 #: Classes that a user makes by calling them, besides dataclasses. prefork makes the others.
 CONSTRUCTED = {"TCPServer"}
 #: Methods of `Stream` that the poller and the server call. They are no part of the interface.
