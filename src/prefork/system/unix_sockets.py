@@ -112,7 +112,7 @@ def bind_with_file(path: str | os.PathLike[str], mode: int, backlog: int) -> tup
 
 def _bind_abstract(name: str, backlog: int) -> socket.socket:
     if sys.platform != "linux":
-        raise BindError(_printed(name), errno.EINVAL, "only Linux has an abstract namespace")
+        raise BindError(_printed(name), errno.EINVAL, "a path in the file system is needed")
     # The leading NUL counts, the one that ends a path does not: one byte more than a path may have.
     if len(os.fsencode(name)) > UNIX_PATH_LIMIT + 1:
         raise BindError(_printed(name), errno.ENAMETOOLONG, f"the limit is {UNIX_PATH_LIMIT} bytes")
@@ -189,7 +189,7 @@ def _bind(place: Place, name: str, mode: int, backlog: int) -> tuple[socket.sock
         sock.bind(name if place.address() == place.path else place.address())
         found = place.look()
         if not _is_file_of(sock, found):
-            raise BindError(f"unix:{name}", errno.EBUSY, "another file replaced it while it was bound")
+            raise BindError(f"unix:{name}", errno.EBUSY, "another file was put in its place while it was bound")
         file = File(place.path, found.st_dev, found.st_ino)
         undo.callback(file.remove)
         if stat.S_IMODE(found.st_mode) != mode:
