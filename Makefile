@@ -29,7 +29,7 @@ test-all:
 	@scripts/install-debian-packages
 	@scripts/test-all
 
-## A million steps of random histories for the supervisor's decisions; some minutes.
+## 2 million steps of random histories for the supervisor's decisions; some minutes.
 histories: $(VENV)/.developing
 	HISTORIES=20000 STEPS=100 $(BIN)/python -m pytest -q -s -o faulthandler_timeout=0 tests/unit/test_roster_histories.py $(PYTEST_ARGS)
 

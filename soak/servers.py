@@ -96,7 +96,7 @@ class Fleet:
     def ask(self, command: str, timeout: float = 30.0) -> dict[str, Any]:
         """What the control socket answers. Raises HarnessError if nobody does within `timeout` seconds."""
         try:
-            return decode_reply(control_client.ask(self.control, encode_request(Request(command)), timeout))
+            return decode_reply(control_client.request(self.control, encode_request(Request(command)), timeout))
         except (ConfigError, ValueError) as exc:
             raise HarnessError(f"{command} by the control socket: {exc}; the server logged:\n{self.tail()}") from exc
 

@@ -56,9 +56,9 @@ __all__ = ["__version__", *_MODULE_OF]  # noqa: PLE0604  # a table of text
 
 if "PREFORK_HANDOVER" in os.environ:
     # Started by an upgrade: the descriptors it passed on must not be inherited by a program started before we serve.
-    from .system.handover import secure
+    from .system.handover import mark_cloexec
 
-    secure()
+    mark_cloexec()
 
 
 if not TYPE_CHECKING:

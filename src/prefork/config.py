@@ -25,7 +25,7 @@ from .checks import (
     reject,
 )
 from .errors import ConfigError
-from .text import escape_controls
+from .text import did_you_mean, escape_controls
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -77,7 +77,7 @@ class Limits:
     flush_at: int = _option(64 * KIB, _count, command=False)
     """Corked writes are sent at once when this much is buffered."""
     drain_above: int = _option(64 * KIB, _count, command=False)
-    """`drain()` waits while more than this is unsent, until a quarter of it is left."""
+    """`drain()` waits while more than this is unsent, until 25 % of it is left."""
     pause_reads_above: int = _option(1 * MIB, _count, command=False)
     """Reads wait while more than this is unsent."""
     abort_above: int = _option(16 * MIB, _count, command=False)
@@ -236,22 +236,15 @@ def settings_of(options: ServeOptions) -> Settings:
     values: dict[str, Any] = dict(options)
     known = [each.name for each in fields(Settings)]
     for name in values:
+        if name in Limits.__slots__:
+            raise ConfigError(f"serve: {name} is a limit: give it as limits=prefork.Limits({name}=...)")
         if name not in known:
-            raise ConfigError(f"serve: there is no option {escape_controls(name)}{_suggestion(name, known)}")
+            raise ConfigError(f"serve: there is no option {escape_controls(name)}{did_you_mean(name, known)}")
     if "bind" in values:
         values["bind"] = _addresses(values["bind"])
     if "tls" in values:
         values["tls"] = () if values["tls"] is None else (values["tls"],)
     return Settings(**values)
-
-
-def _suggestion(name: str, known: Sequence[str]) -> str:
-    import difflib
-
-    if name in Limits.__slots__:
-        return f": it is a limit, given as limits=prefork.Limits({name}=...)"
-    near = difflib.get_close_matches(name, known, 1)
-    return f", did you mean {near[0]}?" if near else ""
 
 
 def _addresses(bind: object) -> tuple[Address, ...]:

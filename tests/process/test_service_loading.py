@@ -136,7 +136,14 @@ def test_a_service_that_cannot_be_loaded_is_one_line_and_exit_status_3(target: s
 def test_an_object_that_cannot_be_served_says_what_could_be(target: str, folder: Path) -> None:
     done = serve(target, folder)
     assert done.returncode == 3
+    assert complaint(done).startswith(f"prefork: service {target}: ")
     assert "expected async def handle(stream), async def handle(reader, writer), an asyncio.Protocol" in complaint(done)
+
+
+def test_a_control_socket_that_cannot_be_bound_names_its_option(folder: Path) -> None:
+    done = serve("echo:handle", folder, "--control", "nosuch/control")
+    assert complaint(done) == "prefork: --control nosuch/control: the directory does not exist"
+    assert done.returncode == 4
 
 
 @pytest.mark.parametrize(
@@ -152,7 +159,7 @@ def test_a_worker_that_dies_while_it_loads_the_service_is_named_with_its_cause(
 ) -> None:
     (tmp_path / "dies.py").write_text(code)
     done = serve("dies:handle", tmp_path)
-    assert re.match(r"prefork: worker [01] \(pid \d+\) died while it started: ", complaint(done))
+    assert re.match(r"prefork: worker [01] \(pid \d+\) died while starting: ", complaint(done))
     assert cause in complaint(done)
     assert done.returncode == 3
 

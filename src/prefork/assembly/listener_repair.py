@@ -27,22 +27,22 @@ class ListenerRepair:
         self._bound_anew: dict[str, float] = {}
         """The time at which each address was last bound anew."""
 
-    def repair(self, backlog: int, emit: Emit) -> dict[Listener, Listener]:
+    def repair(self, emit: Emit) -> dict[Listener, Listener]:
         """Check and reset every socket, then return each listener that had to be bound anew, with its replacement.
 
         Only the supervisor that owns the addresses binds them anew.
         """
-        found = self._listeners.mend(backlog)
+        found = self._listeners.repair()
         for damage in found:
             if damage.shut_down:
                 emit(ListenerReopened(escape_controls(damage.address)))
-            if damage.options and not damage.lasting:
+            if damage.options and not damage.unrepaired:
                 emit(ListenerRestored(escape_controls(damage.address), ", ".join(damage.options)))
         fresh: dict[Listener, Listener] = {}
         for damage in found:
-            if damage.lasting:
-                address, options = escape_controls(damage.address), ", ".join(damage.lasting)
-                failure = self._bind_anew(damage.listener, backlog, fresh)
+            if damage.unrepaired:
+                address, options = escape_controls(damage.address), ", ".join(damage.unrepaired)
+                failure = self._bind_anew(damage.listener, fresh)
                 emit(
                     ListenerRebound(address, options)
                     if failure is None
@@ -50,22 +50,22 @@ class ListenerRepair:
                 )
         return fresh
 
-    def _bind_anew(self, listener: Listener, backlog: int, fresh: dict[Listener, Listener]) -> str | None:
+    def _bind_anew(self, listener: Listener, fresh: dict[Listener, Listener]) -> str | None:
         """Put a replacement for `listener` into `fresh`, and return None; or return why there is none."""
         if listener in fresh:
             return None
-        if self._listeners.tenure is not FileOwnership.OWNER:
+        if self._listeners.ownership is not FileOwnership.OWNER:
             return "it belongs to another supervisor"
         if listener.passed:
             return "the program that passed it on must bind it anew"
-        before = self._bound_anew.get(listener.asked)
+        before = self._bound_anew.get(listener.requested)
         if before is not None and self._clock() - before < ANEW_INTERVAL:
             return f"it was bound anew less than {ANEW_INTERVAL:.0f} s ago"
         try:
-            fresh[listener] = self._listeners.bind_anew(listener, backlog)
+            fresh[listener] = self._listeners.rebind(listener)
         except BindError as exc:
             return str(exc)
-        self._bound_anew[listener.asked] = self._clock()
+        self._bound_anew[listener.requested] = self._clock()
         return None
 
 

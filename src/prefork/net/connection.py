@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from ..errors import ConnectionTimeoutError, LineTooLongError
 from ..events import ConnectionAborted, ConnectionLost, HandlerFailed, HandshakeFailed
-from ..system.signals import ignore_signals
+from ..system.signals import noop_handler
 from ..text import describe_error, escape_ascii, format_address
 from .deadlines import Deadline
 from .handlers import Handler, Kind
@@ -25,7 +25,7 @@ from .stream import Stream, call_when_closed, start_timeouts
 
 _TRACEBACK_LINES = 60
 #: Handlers of SIGINT that raise no KeyboardInterrupt. With one of them, a KeyboardInterrupt is raised by the service.
-_NO_INTERRUPT = (signal.SIG_IGN, ignore_signals)
+_NO_INTERRUPT = (signal.SIG_IGN, noop_handler)
 #: Exceptions that a handler lets pass when its peer has left or broken the rules: no bug of the service.
 _PEER_ERRORS = (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, LineTooLongError)
 

@@ -14,6 +14,7 @@ from typing import Self
 
 from ..config import TLS, Limits
 from ..events import log
+from ..system.listen_options import ListenOptions
 from ..system.sockets import Resolved, bind_resolved, resolve
 from ..system.tls_contexts import build_context
 from .admission import LocalAdmission
@@ -85,7 +86,7 @@ class TCPServer(BaseServer):
 
     def _listen(self, resolved: Resolved, backlog: int) -> None:
         self._check_open()
-        sockets = bind_resolved(resolved, backlog)
+        sockets = bind_resolved(resolved, ListenOptions(backlog))
         self._own_sockets += sockets
         self.add_sockets(sockets)
 

@@ -186,10 +186,10 @@ class _Parent:
             poll.poll(None if timeout is None else int(timeout * 1000) + 1)
         except OSError:
             # No memory, or more descriptors than the limit is by now. The callers check everything without blocking.
-            self._system.rest(REAP_INTERVAL)
+            self._system.sleep(REAP_INTERVAL)
 
     def _forward_signals(self) -> None:
-        for sig, from_terminal in self._signals.take():
+        for sig, from_terminal in self._signals.drain():
             self._forwarded.add(sig)
             self._to_fork.clear()
             for child in self._children.values():
@@ -229,7 +229,7 @@ class _Parent:
             deadline = self._system.monotonic() + STOP_TIMEOUT
             while self._children and (left := deadline - self._system.monotonic()) > 0:
                 self._wait(left)
-                self._signals.take()
+                self._signals.drain()
                 self._reap_all()
             for child in self._children.values():
                 child.signal(signal.SIGKILL)

@@ -1,1 +1,1 @@
-"""Blocking system calls: the one seam through which fork, kill, wait, bind and the files are reached. No asyncio."""
+"""Blocking system calls: the only place that forks, kills, waits, binds and opens files. No asyncio."""
