@@ -43,8 +43,10 @@ def ask(request: Request, control: str, as_json: bool, timeout: float = TIMEOUT)
     from ..system import control_client
 
     path = control or Sources({}).control() or control_client.find_socket()
+    # Outside the try, because its ConfigError is a ValueError too.
+    answer = control_client.request(path, encode_request(request), timeout)
     try:
-        reply = decode_reply(control_client.request(path, encode_request(request), timeout))
+        reply = decode_reply(answer)
     except ValueError:
         reject("--control", path, "not a prefork control socket")
     if as_json:
