@@ -14,7 +14,7 @@ from helpers.streams import FLAVOURS, World, eventually
 from helpers.support import slow
 
 from prefork import Limits, Stream
-from prefork.errors import ConfigError, ConnectionTimedOut
+from prefork.errors import ConfigError, ConnectionTimeoutError
 from prefork.events import ConnectionAborted, Event
 
 SHORT = 0.3
@@ -169,16 +169,20 @@ def test_the_handler_is_told_why(world: World) -> None:
     async def curious(stream: Stream) -> None:
         try:
             await stream.read()
-        except ConnectionTimedOut as exc:
+        except ConnectionTimeoutError as exc:
             seen.append(exc)
+            with pytest.raises(ConnectionAbortedError) as again:
+                await stream.read()
+            seen.append(again.value)
             raise
 
     async def main() -> None:
         async with Serving(curious, Limits(idle_timeout=SHORT)) as serving:
             reader, writer = await serving.connect()
             await ends(reader)
-            await eventually(lambda: seen)
-            assert str(seen[0]) == f"no data for {SHORT:g} s (--idle-timeout)"
+            await eventually(lambda: len(seen) == 2)
+            assert [str(exc) for exc in seen] == [f"no data for {SHORT:g} s (--idle-timeout)"] * 2
+            assert [isinstance(exc, TimeoutError) for exc in seen] == [True, False], "a loop must not spin on it"
             writer.close()
 
     world.run(main)

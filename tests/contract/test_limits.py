@@ -14,7 +14,7 @@ from helpers import streams
 from helpers.streams import FLAVOURS, World, eventually
 
 from prefork import Limits, Stream
-from prefork.errors import ConnectionOverflow
+from prefork.errors import ConnectionOverflowError
 from prefork.events import AcceptPaused, ConnectionAborted, ConnectionRefused, Event
 from prefork.net.handshake_throttle import HandshakeThrottle
 
@@ -200,7 +200,7 @@ def test_of_all_that_is_unsent_the_worst_goes_first(world: World) -> None:
             stream.write(bytes(size))
             await stream.drain()
             await stream.read()
-        except ConnectionOverflow as exc:
+        except ConnectionOverflowError as exc:
             failed.append((size, str(exc)))
             raise
 

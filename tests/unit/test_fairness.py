@@ -143,7 +143,7 @@ def test_no_rate_is_no_bound_and_a_token_that_was_not_used_comes_back() -> None:
         (("fe80::1%eth0", 1, 0, 2), ("fe80::2", 1, 0, 2), True),
     ],
 )
-def test_who_is_one_peer(one: object, other: object, same: bool) -> None:
+def test_which_addresses_are_one_peer(one: object, other: object, same: bool) -> None:
     assert (peer_key(one) == peer_key(other)) is same
 
 
