@@ -77,7 +77,7 @@ class Limits:
     flush_at: int = _option(64 * KIB, _count, command=False)
     """Corked writes are sent at once when this much is buffered."""
     drain_above: int = _option(64 * KIB, _count, command=False)
-    """`drain()` waits while more than this is unsent, until a quarter of it is left."""
+    """`drain()` waits while more than this is unsent, until 25 % of it is left."""
     pause_reads_above: int = _option(1 * MIB, _count, command=False)
     """Reads wait while more than this is unsent."""
     abort_above: int = _option(16 * MIB, _count, command=False)

@@ -115,8 +115,8 @@ class ConnectionOverflowError(ConnectionAbortedError):
 class ConnectionTimeoutError(ConnectionAbortedError, TimeoutError):
     """Raised in a handler whose connection was aborted because a deadline passed. Its `errno` is None.
 
-    Raised once for a connection; afterwards its reads and drains raise ConnectionAbortedError. Otherwise a handler that
-    catches the TimeoutError of its own deadline, and reads again, would loop forever.
+    It is raised once; later reads and drains of the connection raise ConnectionAbortedError. Otherwise a handler
+    that catches the TimeoutError of its own deadline, and reads again, would loop for ever.
     """
 
 

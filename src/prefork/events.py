@@ -210,7 +210,7 @@ class NoDeadline(Event):
 
 
 class Ready(Event):
-    """Every worker accepts connections."""
+    """Every worker accepts connections; logged once, at the start."""
 
     template = "ready: {workers:worker}"
     workers: int
@@ -340,6 +340,13 @@ class Reloaded(Event):
     """Every slot has a worker of the new generation; the older workers drain or have exited."""
 
     template = "reloaded: every worker is of generation {generation}"
+    generation: int
+
+
+class OldWorkersGone(Event):
+    """After a reload, the last worker of an earlier generation has exited."""
+
+    template = "every worker before generation {generation} has exited"
     generation: int
 
 

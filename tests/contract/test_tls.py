@@ -75,7 +75,7 @@ class Client:
 
 
 @pytest.mark.parametrize("version", list(VERSIONS))
-def test_both_versions_talk(world: World, version: str) -> None:
+def test_tls_1_2_and_1_3_work(world: World, version: str) -> None:
     async def main() -> None:
         async with world.raw() as (stream, sock):
             client = Client(sock, version)
@@ -97,7 +97,7 @@ def test_both_versions_talk(world: World, version: str) -> None:
     world.run(main)
 
 
-def test_records_in_single_bytes(world: World) -> None:
+def test_records_that_come_byte_by_byte_are_read(world: World) -> None:
     async def main() -> None:
         async with world.raw() as (stream, sock):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -270,7 +270,7 @@ def test_a_forged_record_ends_the_connection_with_an_alert(world: World) -> None
     world.run(main)
 
 
-def test_a_peer_that_never_answers_close_notify_is_not_waited_for_long(world: World) -> None:
+def test_closing_waits_only_briefly_for_close_notify_of_the_peer(world: World) -> None:
     world.limits = Limits(tls_shutdown_timeout=0.1, linger_timeout=30)
 
     async def main() -> None:
@@ -287,7 +287,7 @@ def test_a_peer_that_never_answers_close_notify_is_not_waited_for_long(world: Wo
     assert world.events == []
 
 
-def test_our_end_is_a_close_notify(world: World) -> None:
+def test_close_sends_close_notify(world: World) -> None:
     async def main() -> None:
         async with world.raw() as (stream, sock):
             client = await _established(stream, sock)
@@ -333,7 +333,7 @@ def test_nothing_that_came_before_a_handshake_reaches_the_handler(world: World) 
 
 def test_failed_handshakes_leave_nothing_behind(world: World) -> None:
     async def main() -> None:
-        assert world.hub is not None
+        assert world.server_state is not None
         context = server_context()
         for i in range(60):
             async with world.raw() as (stream, sock):
@@ -347,7 +347,7 @@ def test_failed_handshakes_leave_nothing_behind(world: World) -> None:
                     await asyncio.sleep(0)
                     task.cancel()
                     await asyncio.wait({task})
-        assert len(world.hub.deadlines) == 0
+        assert len(world.server_state.deadlines) == 0
         assert len(asyncio.all_tasks()) == 1
 
     world.run(main)

@@ -59,7 +59,7 @@ def test_batches_let_other_tasks_run_while_connections_are_pending(world: World)
     world.run(main)
 
 
-def test_remove_in_the_middle_of_a_batch_drops_nobody(world: World) -> None:
+def test_removing_the_acceptor_within_a_batch_drops_no_connection(world: World) -> None:
     """What was accepted is handed over; what was not stays in the queue for the next."""
 
     async def main() -> None:
@@ -92,7 +92,7 @@ def test_remove_in_the_middle_of_a_batch_drops_nobody(world: World) -> None:
     world.run(main)
 
 
-def test_clients_that_are_gone_before_they_are_accepted(world: World) -> None:
+def test_clients_that_left_before_they_are_accepted_are_skipped(world: World) -> None:
     async def echo(stream: prefork.Stream) -> None:
         async for line in stream:
             stream.write(line)
@@ -116,7 +116,7 @@ def test_clients_that_are_gone_before_they_are_accepted(world: World) -> None:
     assert all(event.level <= 10 for event in events), events
 
 
-def test_a_callback_that_raises_costs_its_connection_and_is_told(world: World) -> None:
+def test_a_callback_that_raises_ends_its_connection_and_is_an_event(world: World) -> None:
     async def main() -> None:
         told: list[dict[str, Any]] = []
         loop = asyncio.get_running_loop()
@@ -137,7 +137,7 @@ def test_a_callback_that_raises_costs_its_connection_and_is_told(world: World) -
     world.run(main)
 
 
-def test_a_broken_listener_is_told_once_and_left_alone(world: World) -> None:
+def test_a_broken_listener_is_one_event_and_no_further_attempts(world: World) -> None:
     events: list[Event] = []
     broken: list[OSError] = []
 
@@ -296,7 +296,7 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_no_descriptors_left(loop: str) -> None:
+def test_without_descriptors_accepting_pauses_and_resumes_when_one_is_free(loop: str) -> None:
     """It neither spins nor floods the log, keeps serving whom it has, and goes on as soon as one leaves."""
     code = LIMITED if loop == "asyncio" else LIMITED.replace("asyncio.run(main())", "import uvloop; uvloop.run(main())")
     done = run_script(code)
@@ -311,7 +311,7 @@ def test_no_descriptors_left(loop: str) -> None:
     assert result["paused"] == 1
 
 
-def test_pauses_are_one_event_each(world: World) -> None:
+def test_a_shortage_is_one_event_however_often_accepting_is_retried(world: World) -> None:
     """A shortage is one event, however often it is looked whether it is over."""
     events: list[Event] = []
 
@@ -362,7 +362,7 @@ class Protocol(asyncio.Protocol):
     ("service", "error", "reason"),
     [("stream", "ENOSPC", "no space left"), ("Protocol", "ENOMEM", "cannot allocate memory")],
 )
-def test_no_room_for_a_watch_is_a_shortage(tmp_path: Path, service: str, error: str, reason: str) -> None:
+def test_a_full_epoll_is_a_shortage_like_any_other(tmp_path: Path, service: str, error: str, reason: str) -> None:
     """fs.epoll.max_user_watches: the connection is closed, accepting rests, and those that are open go on."""
     need("strace")
     need_root()

@@ -63,7 +63,7 @@ asyncio.run(main())
 """
 
 
-def test_a_peer_that_vanished_is_given_up() -> None:
+def test_a_peer_that_vanished_is_dropped_by_keepalive_or_write_timeout() -> None:
     """Its cable is cut: whoever is silent is asked by the kernel, and who owes an acknowledgement is not waited for."""
     need("unshare", "nsenter", "ip")
     need_root()

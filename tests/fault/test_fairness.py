@@ -70,7 +70,7 @@ def imbalance(counts: Counter[int], workers: int) -> float:
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 @pytest.mark.parametrize("pause", [0.0, 0.001])
-def test_open_connections_become_even(folder: Path, loop: str, pause: float) -> None:
+def test_open_connections_are_shared_evenly(folder: Path, loop: str, pause: float) -> None:
     """The kernel alone gives one of four workers nearly all of a trickle, and 1.5 times the mean of a burst."""
     with serving(folder, "--loop", loop, workers=4) as server, contextlib.ExitStack() as stack:
         counts: Counter[int] = Counter()
@@ -82,7 +82,7 @@ def test_open_connections_become_even(folder: Path, loop: str, pause: float) -> 
         assert sorted(worker["open"] for worker in status(folder)["workers"]) == sorted(counts.values())
 
 
-def test_short_connections_become_even(folder: Path) -> None:
+def test_short_connections_are_shared_evenly(folder: Path) -> None:
     with serving(folder, workers=4) as server:
         counts: Counter[int] = Counter()
         turns = []
@@ -112,7 +112,7 @@ def test_a_worker_that_was_replaced_catches_up(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["blocked", "stopped"])
-def test_a_worker_that_does_not_move_hoards_nothing(folder: Path, how: str) -> None:
+def test_a_blocked_worker_gets_no_more_connections(folder: Path, how: str) -> None:
     """It has the fewest, and whoever waited for it would wait for long: at most a batch of eight does."""
     with serving(folder, workers=4) as server:
         with connections(server, 1) as (sock,):

@@ -59,7 +59,7 @@ def ask(server: Server, word: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("how", ["sleep", "spin", "hold the lock", "stop"])
-def test_a_hung_worker_is_found_told_and_replaced(folder: Path, how: str) -> None:
+def test_a_hung_worker_is_logged_with_its_stacks_and_replaced(folder: Path, how: str) -> None:
     with run_server("service:handle", "-w", "2", "--hang-timeout", "1", cwd=folder) as server:
         before = set(server.worker_pids())
         with connect(server) as sock:
@@ -87,7 +87,7 @@ def test_a_busy_worker_whose_loop_turns_is_left_alone(folder: Path) -> None:
         assert "hangs" not in server.stderr()
 
 
-def test_a_freeze_of_everybody_kills_nobody(folder: Path) -> None:
+def test_a_freeze_of_the_whole_server_kills_no_worker(folder: Path) -> None:
     """As a suspended machine or a frozen container has it; whoever wakes first."""
     with run_server("service:handle", "-w", "2", "--hang-timeout", "0.8", cwd=folder) as server:
         before = server.worker_pids()

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers.servers import command, gone, ready, serving, upgrade
+from helpers.proc import gone
+from helpers.servers import command, ready, serving, upgrade
 from helpers.support import run_script, wait_until
 
 from prefork.testing import Server, run_server
@@ -130,7 +131,7 @@ def free(port: int) -> bool:
 
 
 @pytest.mark.parametrize("how", [*IN_GROUP, *ESCAPED])
-def test_after_a_stop_nothing_is_left(folder: Path, how: str) -> None:
+def test_after_a_stop_no_process_and_no_socket_is_left(folder: Path, how: str) -> None:
     with run_server("service:handle", "-w", "2", cwd=folder, bind=["127.0.0.1:0", f"unix:{folder}/s"]) as server:
         port = server.port
         _, pid, held = start(server, how)
@@ -142,7 +143,7 @@ def test_after_a_stop_nothing_is_left(folder: Path, how: str) -> None:
         assert not (folder / "s").exists()
 
 
-def test_a_listener_that_something_else_holds_refuses(folder: Path) -> None:
+def test_a_listener_that_another_process_holds_refuses_after_a_stop(folder: Path) -> None:
     """A program to which the service has passed the socket, and which may stay."""
     with run_server("service:handle", "-w", "2", "--leave-daemons", cwd=folder) as server:
         port = server.port
@@ -207,7 +208,7 @@ def test_what_a_worker_has_started_dies_with_it(folder: Path, how: str) -> None:
         wait_until(lambda: len(ready(folder)) == 2)
 
 
-def test_nothing_is_left_of_one_that_does_not_boot(folder: Path) -> None:
+def test_nothing_is_left_of_a_worker_that_does_not_boot(folder: Path) -> None:
     """It is killed at its boot timeout, and so is what it has started by then."""
     (folder / "service.py").write_text(
         "import os, subprocess, sys, time\\n".replace("\\n", "\n")
@@ -230,7 +231,7 @@ def reload(server: Server, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("end", [hang, reload])
-def test_nor_of_one_that_is_replaced(folder: Path, end: Callable[[Server, Path], None]) -> None:
+def test_nothing_is_left_of_a_worker_that_is_replaced(folder: Path, end: Callable[[Server, Path], None]) -> None:
     with serving(folder, "--hang-timeout", "0.5", workers=1) as server:
         _, pid, _ = start(server, "subprocess")
         end(server, folder)
@@ -238,7 +239,7 @@ def test_nor_of_one_that_is_replaced(folder: Path, end: Callable[[Server, Path],
 
 
 @pytest.mark.parametrize("how", ESCAPED)
-def test_what_has_left_the_group_lives_as_long_as_the_supervisor(folder: Path, how: str) -> None:
+def test_a_process_that_left_the_workers_group_outlives_the_worker(folder: Path, how: str) -> None:
     with serving(folder, workers=1) as server:
         worker, pid, _ = start(server, how)
         os.kill(worker, signal.SIGKILL)
@@ -251,7 +252,7 @@ def test_what_has_left_the_group_lives_as_long_as_the_supervisor(folder: Path, h
 
 
 @pytest.mark.parametrize("how", ESCAPED)
-def test_daemons_can_be_meant(folder: Path, how: str) -> None:
+def test_leave_daemons_keeps_daemons_of_workers(folder: Path, how: str) -> None:
     with serving(folder, "--leave-daemons", workers=1) as server:
         _, pid, _ = start(server, how)
         assert server.stop() == 0

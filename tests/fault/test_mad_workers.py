@@ -6,14 +6,14 @@ import contextlib
 import os
 import signal
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from helpers.opened import open_folder, run_opened
-from helpers.servers import command, cpu_seconds, gone, ready, serving, status
-from helpers.support import need_root, open_files, wait_until
+from helpers.proc import cpu_share, gone, open_files
+from helpers.servers import command, ready, serving, status
+from helpers.support import need_root, wait_until
 
 SERVICE = """
 import contextlib, fcntl, json, os, socket, threading
@@ -72,7 +72,7 @@ def tell(address: str, line: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("depth", [100, 800, 4000, 12000])
-def test_nested_deeply(folder: Path, depth: int) -> None:
+def test_a_deeply_nested_message_of_a_worker_is_survived(folder: Path, depth: int) -> None:
     with serving(folder) as server:
         tell(server.addresses[0], b"deep %d\n" % depth)
         assert status(folder)["state"] == "serving"
@@ -80,7 +80,7 @@ def test_nested_deeply(folder: Path, depth: int) -> None:
         assert "Traceback" not in server.stderr()
 
 
-def test_lines_that_would_be_somebody_elses(folder: Path) -> None:
+def test_a_worker_cannot_forge_log_lines_of_the_supervisor(folder: Path) -> None:
     with serving(folder) as server:
         tell(server.addresses[0], b"forge\n")
         for pid in server.worker_pids():
@@ -90,13 +90,11 @@ def test_lines_that_would_be_somebody_elses(folder: Path) -> None:
         assert "\x1b" not in server.stderr()
 
 
-def test_talk_without_end_costs_nothing(folder: Path) -> None:
+def test_a_worker_that_floods_its_status_pipe_costs_little_cpu(folder: Path) -> None:
     with serving(folder) as server:
         tell(server.addresses[0], b"flood\n")
-        before, started = cpu_seconds(server.pid), time.monotonic()
-        wait_until(lambda: time.monotonic() > started + 1.5)
         # Read at its full speed, it would keep a core busy.
-        assert cpu_seconds(server.pid) - before < 0.5
+        assert cpu_share(server.pid) < 0.3
         assert len(server.stderr()) < 4000
         assert command(folder, "status").returncode == 0
         assert server.stop() == 0
@@ -263,7 +261,7 @@ OPEN, SHARE, STOPPED = 1, 2, 5
     ("field", "value"),
     [(OPEN, 2**63 - 1), (OPEN, -(2**63)), (SHARE, 2**63 - 1), (SHARE, -(2**63)), (STOPPED, 1), (0, 2**63 - 1)],
 )
-def test_a_number_that_cannot_be_costs_the_others_nothing(attacked: Path, field: int, value: int) -> None:
+def test_an_impossible_number_in_a_row_does_not_harm_siblings(attacked: Path, field: int, value: int) -> None:
     with serving(attacked, "--max-connections", "50", "--hang-timeout", "1", workers=3) as server:
         address = server.addresses[0]
         tell(address, f"lie {field} {value}\n".encode())
@@ -288,7 +286,7 @@ def test_a_worker_that_claims_more_than_it_has_is_replaced(attacked: Path) -> No
         assert tell(address, b"pid\n")
 
 
-def test_to_wait_for_a_place_costs_next_to_nothing(attacked: Path) -> None:
+def test_waiting_for_connection_capacity_costs_little_cpu(attacked: Path) -> None:
     """At the limit all workers look for a place now and then: nothing wakes them that another one could write to."""
     with serving(attacked, "--max-connections", "3", workers=3) as server, contextlib.ExitStack() as stack:
         host, _, port = server.addresses[0].rpartition(":")
@@ -301,10 +299,7 @@ def test_to_wait_for_a_place_costs_next_to_nothing(attacked: Path) -> None:
         for pid in server.worker_pids():
             links = open_files(pid).values()
             assert "anon_inode:[eventfd]" not in links
-        before, begun = [cpu_seconds(pid) for pid in server.worker_pids()], time.monotonic()
-        wait_until(lambda: time.monotonic() > begun + 1)
-        used = [cpu_seconds(pid) - earlier for pid, earlier in zip(server.worker_pids(), before, strict=True)]
-        assert max(used) < 0.1, used
+        assert cpu_share(*server.worker_pids()) < 0.1
         assert server.stderr().count("accepting on") == 3
         # A place is used again.
         socks.pop().close()
@@ -332,7 +327,7 @@ async def handle(stream):
 
 
 @pytest.mark.parametrize("pidfd", [True, False])
-def test_a_byte_in_a_pipe_ends_nobody(tmp_path: Path, pidfd: bool) -> None:
+def test_a_byte_in_the_parent_death_pipe_ends_no_worker(tmp_path: Path, pidfd: bool) -> None:
     (tmp_path / "service.py").write_text(WRITER if pidfd else "import os\ndel os.pidfd_open\n" + WRITER)
     with serving(tmp_path, workers=3) as server:
         before = set(server.worker_pids())

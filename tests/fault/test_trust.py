@@ -88,7 +88,7 @@ with run_server("service:handle", *OPTIONS) as server:
     assert run(code, folder) == "True 65534 65534\n"
 
 
-def test_nor_by_the_successor_of_an_upgrade(folder: Path) -> None:
+def test_a_default_file_that_appears_later_is_not_adopted_by_an_upgrade(folder: Path) -> None:
     code = """
 with run_server("service:handle", *OPTIONS) as server:
     nobody('open("prefork.toml", "w").write("group = \\\\"shadow\\\\"\\\\nuser = \\\\"root\\\\"\\\\n")')
@@ -193,7 +193,7 @@ def test_a_file_that_others_can_change_is_refused_with_the_path_and_the_cure(fol
     assert f"({cure} {weak}, or allow it by --insecure-paths)" in line
 
 
-def test_each_path_has_a_line(folder: Path, certs: dict[str, str]) -> None:
+def test_each_untrusted_option_has_a_line(folder: Path, certs: dict[str, str]) -> None:
     for name in ("cert", "key"):
         (folder.parent / name).write_bytes(Path(certs[name]).read_bytes())
         os.chown(folder.parent / name, NOBODY, 0)
@@ -216,7 +216,7 @@ def _serve(folder: Path, *options: str, env: dict[str, str] | None = None) -> su
     )
 
 
-def test_a_file_that_is_not_believed_changes_nothing(folder: Path) -> None:
+def test_a_reload_of_an_untrusted_file_changes_nothing(folder: Path) -> None:
     """A worker leaves it for the next start: the pidfile of another program would be written to, and removed."""
     other = folder.parent / "other.pid"
     other.write_text("4242\n")
@@ -267,7 +267,7 @@ def test_a_file_cannot_vouch_for_itself(folder: Path) -> None:
     assert "a file cannot vouch for itself" in done.stderr
 
 
-def test_it_can_be_meant(folder: Path) -> None:
+def test_insecure_paths_accepts_untrusted_files(folder: Path) -> None:
     (folder / "prefork.toml").write_text("workers = 1\n")
     code = """
 with run_server("service:handle", *OPTIONS, "--insecure-paths") as server:
@@ -279,7 +279,7 @@ with run_server("service:handle", *OPTIONS, "--insecure-paths") as server:
 # --- code -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_module_in_the_current_folder_is_not_the_supervisors(folder: Path) -> None:
+def test_the_supervisor_does_not_import_from_the_current_directory(folder: Path) -> None:
     """The command imports difflib, and so does the successor of an upgrade."""
     code = """
 with run_server("service:handle", *OPTIONS) as server:
@@ -303,7 +303,7 @@ with run_server("service:handle", *OPTIONS) as server:
         ("OPENSSL_CONF", "{folder}/openssl.cnf"),
     ],
 )
-def test_a_variable_that_names_code_is_looked_at(folder: Path, name: str, value: str) -> None:
+def test_an_environment_variable_that_names_code_is_checked(folder: Path, name: str, value: str) -> None:
     """An empty entry of LD_LIBRARY_PATH is the current folder."""
     done = command_line(folder, *CHECK, **{name: value.format(folder=folder)})
     assert done.returncode == 2
@@ -311,12 +311,12 @@ def test_a_variable_that_names_code_is_looked_at(folder: Path, name: str, value:
     assert line.startswith(f"prefork: {name}: {folder}: it belongs to uid 65534")
 
 
-def test_a_variable_that_names_nothing_is_no_weakness(folder: Path) -> None:
+def test_an_environment_variable_that_names_no_file_is_accepted(folder: Path) -> None:
     done = command_line(folder, *CHECK, PYTHONPYCACHEPREFIX="/dev/null", OPENSSL_CONF="/dev/null", LD_LIBRARY_PATH="")
     assert done.returncode == 0, done.stderr
 
 
-def test_what_python_would_load_later_is_looked_at(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_python_would_load_later_are_checked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import site
 
     from prefork.assembly import code_paths, trust
@@ -380,7 +380,7 @@ print(done.returncode, done.stderr)
     assert "3 prefork: service service:handle: RuntimeError: 65534" in "\n".join(lines)
 
 
-def test_code_that_has_become_weak_is_not_upgraded_to(folder: Path) -> None:
+def test_code_that_others_can_change_by_now_is_not_upgraded_to(folder: Path) -> None:
     library = folder.parent / "library"
     library.mkdir()
     code = f"""
@@ -394,7 +394,7 @@ with run_server("service:handle", *OPTIONS, env={{"PYTHONPATH": {str(library)!r}
     assert run(code, folder) == "True 65534 65534\n"
 
 
-def test_a_key_that_has_become_weak_is_not_reloaded(folder: Path, certs: dict[str, str]) -> None:
+def test_a_key_that_others_can_change_by_now_is_not_reloaded(folder: Path, certs: dict[str, str]) -> None:
     key = folder.parent / "key"
     key.write_bytes(Path(certs["key"]).read_bytes())
     cert = folder.parent / "cert"
@@ -420,7 +420,7 @@ while True:
 
 
 @pytest.mark.deadline(90)
-def test_a_link_in_the_place_of_a_socket_opens_no_other_file(folder: Path) -> None:
+def test_a_link_at_the_path_of_a_socket_opens_no_other_file(folder: Path) -> None:
     victim = folder.parent / "victim"
     victim.write_text("secret")
     victim.chmod(0o600)
@@ -484,7 +484,7 @@ with prefork.bind_unix_socket("merged/s") as bound, socket.socket(socket.AF_UNIX
     assert said == "bound\n"
 
 
-def test_no_link_of_another_user_leads_to_a_folder(folder: Path) -> None:
+def test_a_link_of_another_user_to_a_directory_is_not_followed(folder: Path) -> None:
     target = folder.parent / "etc"
     target.mkdir()
     (folder / "run").symlink_to(target)
@@ -496,7 +496,7 @@ def test_no_link_of_another_user_leads_to_a_folder(folder: Path) -> None:
     assert not list(target.iterdir())
 
 
-def test_a_folder_inside_one_of_another_user_is_held_while_it_is_bound_in(folder: Path) -> None:
+def test_a_directory_inside_one_of_another_user_is_held_open_during_the_bind(folder: Path) -> None:
     """It may be exchanged meanwhile; and it goes on working, with its plain name in the log."""
     (folder / "run").mkdir()
     with _serving(folder, "--bind", "unix:run/s", "--bind", "127.0.0.1:0") as (process, log):
@@ -510,7 +510,7 @@ def test_a_folder_inside_one_of_another_user_is_held_while_it_is_bound_in(folder
     assert not (folder / "run" / "s").exists()
 
 
-def test_a_folder_that_was_exchanged_loses_nothing(folder: Path) -> None:
+def test_an_exchanged_directory_loses_no_file(folder: Path) -> None:
     """At the end the name is removed where it was made, or not at all."""
     (folder / "run").mkdir()
     precious = folder.parent / "etc"
@@ -551,7 +551,7 @@ with run_server("service:handle", *options, bind=(), cwd="run") as server:
 
 
 @pytest.mark.parametrize("how", ["symlink", "dangling", "hard link", "owner"])
-def test_what_stands_in_the_place_of_a_log_file_is_not_written_to(folder: Path, how: str) -> None:
+def test_a_foreign_file_at_the_path_of_a_log_is_not_written_to(folder: Path, how: str) -> None:
     log = folder / "log"
     victim = folder.parent / "victim"
     if how != "dangling":
@@ -573,7 +573,7 @@ def test_what_stands_in_the_place_of_a_log_file_is_not_written_to(folder: Path, 
         assert victim.read_text() == "secret\n"
 
 
-def test_a_new_log_file_has_no_right_that_the_owner_of_the_one_before_gave_it(folder: Path) -> None:
+def test_a_new_log_file_does_not_copy_rights_given_by_another_owner(folder: Path) -> None:
     """Until it is given away it is root's, and set-user-ID would make it a program of root's."""
     need("strace")
     log = folder / "log"
@@ -754,7 +754,7 @@ def test_what_fails_after_a_file_was_made_removes_it(folder: Path, call: str) ->
     assert sorted(path.name for path in folder.iterdir()) == ["service.py"]
 
 
-def test_the_watch_is_quick_and_holds_no_descriptor(folder: Path) -> None:
+def test_checking_paths_in_threads_leaks_no_descriptor(folder: Path) -> None:
     """Threads that walk at once have folders of their own."""
     from prefork.system import paths
 

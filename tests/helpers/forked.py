@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from helpers.support import kill_session, session_members, wait_until
+from helpers.proc import session_members
+from helpers.support import kill_session, wait_until
 
 DEADLINE = 30.0
 #: What several processes print stays in one piece: unbuffered, `print` writes its parts one by one.

@@ -12,11 +12,13 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from helpers.proc import session_members
 
 
 def _missing(what: str) -> None:
@@ -116,24 +118,15 @@ def kill_session(leader: int) -> None:
         time.sleep(0.01)
 
 
-def open_files(pid: int) -> dict[int, str]:
-    """What each descriptor of a process names. One that the process closes meanwhile is left out."""
-    found = {}
-    for entry in os.listdir(f"/proc/{pid}/fd"):
-        with contextlib.suppress(FileNotFoundError):
-            found[int(entry)] = os.readlink(f"/proc/{pid}/fd/{entry}")
-    return found
-
-
-def session_members(leader: int) -> list[int]:
-    """The living processes of a session."""
-    members = []
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                fields = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if int(fields[3]) == leader and fields[0] != "Z":
-                members.append(int(entry))
-    return members
+@contextlib.contextmanager
+def traced(pid: int, *options: str, log: str | os.PathLike[str] = os.devnull) -> Iterator[None]:
+    """Have strace attached to a process within the block, with `options`; what it sees goes to the file `log`."""
+    need("strace")
+    need_root()
+    command = ["strace", "-qq", "-p", str(pid), "-o", os.fspath(log), *options]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as tracer:
+        try:
+            wait_until(lambda: "TracerPid:\t0\n" not in Path(f"/proc/{pid}/status").read_text(), what="strace attached")
+            yield
+        finally:
+            tracer.terminate()

@@ -370,7 +370,7 @@ def test_a_parent_that_cannot_fork_at_all_can_still_be_stopped() -> None:
         assert script.end() == 0
 
 
-def test_without_pidfds_everything_works_as_well() -> None:
+def test_without_pidfds_children_are_still_supervised() -> None:
     need("strace")
     trace = ("strace", "-D", "-f", "-o", "/dev/null", "-e", "trace=pidfd_open", "-e", "inject=pidfd_open:error=ENOSYS")
     with running(WAITING, prefix=trace) as script:
@@ -456,7 +456,7 @@ def test_a_child_cannot_fork_its_own_fleet() -> None:
     assert result.stdout == "fork_processes: this process is already child 0 of an earlier call\n", result.stderr
 
 
-def test_the_signature_is_the_ancestors() -> None:
+def test_the_signature_is_that_of_tornado() -> None:
     assert list(inspect.signature(fork_processes).parameters) == list(
         inspect.signature(process.fork_processes).parameters
     )

@@ -94,7 +94,7 @@ while not loop.is_running(): pass
     ],
     ids=["imported", "finished", "closed", "tornado-imported", "inherited", "eventfd", "proxy"],
 )
-def test_what_is_no_loop_of_this_process_is_no_reason_to_refuse(before: str) -> None:
+def test_a_fork_is_allowed_if_no_loop_of_this_process_is_left(before: str) -> None:
     result = run("import warnings\nwarnings.simplefilter('error')\n" + before + CHILD)
     assert result.stdout == "forked\n", result.stderr
     assert result.stderr == ""

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from helpers.proc import children
 from helpers.support import kill_session, need, need_root, run_script, wait_until
 
 SERVICE = """
@@ -60,7 +61,7 @@ def say(port: int, word: str) -> int:
 
 def all_pids(pid: int) -> list[int]:
     """Return the pids of the supervisor and its workers."""
-    return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+    return [pid, *children(pid)]
 
 
 def writes_to(pid: int, path: Path) -> bool:

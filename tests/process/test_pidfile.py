@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.support import need, need_root, open_files, run_script, wait_until
+from helpers.proc import open_files
+from helpers.support import need, need_root, run_script, wait_until
 
 from prefork.errors import ConfigError
 from prefork.system.pidfile import claim

@@ -59,18 +59,13 @@ IDENTITY = """
 import json, os, signal, socket
 from pathlib import Path
 from prefork.testing import run_server
+from helpers.proc import gone
 from helpers.support import wait_until
 
 def ask(port, word):
     with socket.create_connection(("127.0.0.1", port), timeout=10) as sock, sock.makefile("rb") as file:
         sock.sendall(word + b"\\n")
         return file.readline()
-
-def lives(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 options = ["--user", "nobody", "--group", "daemon", "--umask", "027", "-w", "2"]
 with run_server("service:handle", *options) as server:
@@ -83,11 +78,11 @@ with run_server("service:handle", *options) as server:
     # setuid clears the kernel's promise; the workers have asked for it again, and have the pipe besides.
     workers = server.worker_pids()
     os.kill(server.pid, signal.SIGKILL)
-    wait_until(lambda: not any(map(lives, workers)), what="the end of the workers")
+    wait_until(lambda: all(map(gone, workers)), what="the end of the workers")
 """
 
 
-def test_a_worker_is_its_user_and_nobody_else(folder: Path) -> None:
+def test_a_worker_has_only_the_rights_of_its_user(folder: Path) -> None:
     lines = run_opened(IDENTITY, folder).splitlines()
     assert len(lines) == 2
     for line in lines:
@@ -101,7 +96,7 @@ def test_a_worker_is_its_user_and_nobody_else(folder: Path) -> None:
         assert told["umask"] == 0o027
 
 
-def test_a_program_that_a_handler_starts_finds_nothing_of_ours(folder: Path) -> None:
+def test_a_program_of_a_handler_inherits_no_descriptor(folder: Path) -> None:
     with run_server("service:handle", "-w", "1", cwd=folder) as server:
         held = {int(fd) for fd in ask(server.port, b"child").split()}
         # 0 to 2, and the folder that ls reads.
@@ -137,7 +132,7 @@ def test_a_low_port_is_kept_over_a_reload(folder: Path) -> None:
         (["--umask", "9"], "--umask 9: must be up to three octal digits"),
     ],
 )
-def test_who_cannot_be(folder: Path, options: list[str], text: str) -> None:
+def test_an_unknown_user_or_group_is_refused(folder: Path, options: list[str], text: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "prefork", "check", "service:handle", *options],
         cwd=folder,
@@ -182,7 +177,7 @@ def test_a_worker_that_cannot_give_up_root_does_not_serve(folder: Path, call: st
         assert "ready: " not in server.stderr()
 
 
-def test_one_who_can_get_root_back_does_not_serve(folder: Path) -> None:
+def test_a_worker_that_can_regain_root_does_not_serve(folder: Path) -> None:
     """The kernel says that the user was changed, and it was not: the proof notices."""
     need("strace")
     trace = ("strace", "-f", "-qq", "-e", "trace=setresuid", "-e", "inject=setresuid:retval=0", "-o", "/dev/null")
@@ -220,7 +215,7 @@ def test_a_set_user_id_program_gains_nothing(folder: Path) -> None:
     assert run_opened(HELPER, folder) == "65534\n"
 
 
-def test_files_are_for_their_owner_whatever_the_umask(folder: Path) -> None:
+def test_control_socket_pidfile_and_socket_have_their_modes_whatever_the_umask(folder: Path) -> None:
     shell = ("sh", "-c", 'umask 0 && exec "$@"', "sh")
     options = ["--control", f"{folder}/control", "--pidfile", f"{folder}/pid", "-w", "1"]
     bind = ["127.0.0.1:0", f"unix:{folder}/socket"]
@@ -260,7 +255,7 @@ async def handle(stream):
 
 
 @pytest.mark.parametrize("word", ["pipe", "page"])
-def test_a_worker_that_went_mad_costs_itself_alone(tmp_path: Path, word: str) -> None:
+def test_a_misbehaving_worker_affects_only_itself(tmp_path: Path, word: str) -> None:
     (tmp_path / "service.py").write_text(MAD)
     control = str(tmp_path / "control")
     with run_server("service:handle", "-w", "3", "--control", control, cwd=tmp_path) as server:

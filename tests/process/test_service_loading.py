@@ -159,7 +159,7 @@ def test_a_worker_that_dies_while_it_loads_the_service_is_named_with_its_cause(
 ) -> None:
     (tmp_path / "dies.py").write_text(code)
     done = serve("dies:handle", tmp_path)
-    assert re.match(r"prefork: worker [01] \(pid \d+\) died while it started: ", complaint(done))
+    assert re.match(r"prefork: worker [01] \(pid \d+\) died while starting: ", complaint(done))
     assert cause in complaint(done)
     assert done.returncode == 3
 

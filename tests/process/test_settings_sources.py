@@ -111,7 +111,7 @@ def test_every_option_can_stand_in_a_file(folder: Path) -> None:
         ("workers = 1\n\x1b[31m = 2", "--config prefork.toml: not a TOML file: "),
     ],
 )
-def test_what_is_wrong_in_a_file_is_said_with_its_place(folder: Path, text: str, message: str) -> None:
+def test_an_error_in_a_file_names_its_location(folder: Path, text: str, message: str) -> None:
     (folder / "prefork.toml").write_text(text)
     with pytest.raises(ConfigError) as caught:
         settings()
@@ -119,7 +119,7 @@ def test_what_is_wrong_in_a_file_is_said_with_its_place(folder: Path, text: str,
     assert str(caught.value).isprintable()
 
 
-def test_what_is_wrong_in_the_environment_is_said_with_its_name(folder: Path) -> None:
+def test_an_error_in_the_environment_names_the_variable(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"--backlog many: must be a whole number \(in PREFORK_BACKLOG\)"):
         settings(PREFORK_BACKLOG="many")
     # Others may use the prefix for what they like.
@@ -127,7 +127,7 @@ def test_what_is_wrong_in_the_environment_is_said_with_its_name(folder: Path) ->
 
 
 @pytest.mark.parametrize(("name", "reason"), [("gone.toml", "no such file"), (".", "is a directory")])
-def test_a_file_that_cannot_be_read(folder: Path, name: str, reason: str) -> None:
+def test_an_unreadable_file_is_one_line(folder: Path, name: str, reason: str) -> None:
     with pytest.raises(ConfigError, match=f"--config {re.escape(name)}: {reason}"):
         settings({"config": [name]})
 
@@ -191,7 +191,7 @@ class Configured:
         return listeners
 
 
-def test_listeners_come_and_go_and_those_that_stay_are_not_touched(folder: Path) -> None:
+def test_a_reload_adds_and_removes_listeners_and_keeps_the_rest(folder: Path) -> None:
     path = folder / "socket"
     configured = Configured(folder, bind=["127.0.0.1:0", f"unix:{path}"], workers=2)
     with configured.run() as server:
@@ -222,7 +222,7 @@ def test_listeners_come_and_go_and_those_that_stay_are_not_touched(folder: Path)
         assert server.stop() == 0
 
 
-def test_an_address_that_cannot_be_bound_changes_nothing(folder: Path) -> None:
+def test_a_reload_with_an_address_that_cannot_be_bound_changes_nothing(folder: Path) -> None:
     configured = Configured(folder, bind=["127.0.0.1:0"], workers=1)
     with configured.run() as server, socket.create_server(("127.0.0.1", 0)) as taken:
         workers = server.worker_pids()
@@ -235,7 +235,7 @@ def test_an_address_that_cannot_be_bound_changes_nothing(folder: Path) -> None:
         assert ask(("127.0.0.1", server.port))
 
 
-def test_new_listeners_go_again_when_the_reload_fails(folder: Path) -> None:
+def test_a_failed_reload_closes_its_new_listeners(folder: Path) -> None:
     configured = Configured(folder, bind=["127.0.0.1:0"], workers=2)
     with configured.run() as server:
         (folder / "service.py").write_text("raise RuntimeError")
@@ -248,7 +248,7 @@ def test_new_listeners_go_again_when_the_reload_fails(folder: Path) -> None:
         assert ask(("127.0.0.1", server.port))
 
 
-def test_the_number_of_workers_holds_from_the_reload_on(folder: Path) -> None:
+def test_a_reload_applies_the_number_of_workers(folder: Path) -> None:
     configured = Configured(folder, bind=["127.0.0.1:0"], workers=1)
     with configured.run() as server:
         configured.write(bind=["127.0.0.1:0"], workers=3)
@@ -264,7 +264,7 @@ def test_the_number_of_workers_holds_from_the_reload_on(folder: Path) -> None:
         wait_until(lambda: len(server.worker_pids()) == 2)
 
 
-def test_tls_can_be_switched_on_and_off(folder: Path, certs: dict[str, str]) -> None:
+def test_a_reload_switches_tls_on_and_off(folder: Path, certs: dict[str, str]) -> None:
     configured = Configured(folder, bind=["127.0.0.1:0"], workers=1)
     with configured.run() as server:
         assert ask(("127.0.0.1", server.port))
@@ -282,7 +282,7 @@ def test_tls_can_be_switched_on_and_off(folder: Path, certs: dict[str, str]) -> 
         assert ask(("127.0.0.1", server.port))
 
 
-def test_settings_of_workers_hold_in_new_workers(folder: Path) -> None:
+def test_a_reload_applies_worker_settings_to_new_workers(folder: Path) -> None:
     need_root()
     configured = Configured(folder, bind=["127.0.0.1:0"], workers=1, umask="022")
     with configured.run() as server:
@@ -301,7 +301,7 @@ def test_settings_of_workers_hold_in_new_workers(folder: Path) -> None:
         ({"group": "nogroup"}, "--group"),
     ],
 )
-def test_what_cannot_change_while_it_runs_is_refused_with_the_cure(
+def test_a_setting_that_needs_a_restart_is_refused_with_the_cure(
     folder: Path, values: dict[str, Any], option: str
 ) -> None:
     configured = Configured(folder, bind=["127.0.0.1:0"], workers=1)
@@ -312,7 +312,7 @@ def test_what_cannot_change_while_it_runs_is_refused_with_the_cure(
         assert server.worker_pids() == workers
 
 
-def test_a_release_behind_a_symbolic_link(folder: Path) -> None:
+def test_a_reload_follows_a_symbolic_link_to_the_new_release(folder: Path) -> None:
     """As deployments have it: the link is set to the next folder, and a reload goes there."""
     for version in ("one", "two"):
         (folder / version).mkdir()

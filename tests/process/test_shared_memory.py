@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from subprocess import DEVNULL, Popen
 
+from helpers.proc import children
 from helpers.support import kill_session, wait_until
 
 PROGRAM = """
@@ -47,7 +48,7 @@ def test_a_garbage_collection_in_a_worker_copies_no_memory_from_before_the_fork(
     try:
         wait_until(lambda: "ready: " in log.read_text())
         (port,) = re.findall(r"127.0.0.1:(\d+)", log.read_text())
-        (worker,) = map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
+        (worker,) = children(process.pid)
         with socket.create_connection(("127.0.0.1", int(port)), timeout=20) as sock:
             for _ in range(2):
                 sock.sendall(b"collect\n")

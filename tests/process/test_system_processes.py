@@ -424,7 +424,7 @@ time.sleep(60)
         assert "alive" not in script.out
 
 
-def test_a_parent_in_another_pid_namespace_is_not_taken_for_dead() -> None:
+def test_a_parent_in_another_pid_namespace_counts_as_alive() -> None:
     need("unshare")
     need_root()
     code = """

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.support import free_port, kill_session, need, session_members, slow, wait_until
+from helpers.proc import session_members
+from helpers.support import free_port, kill_session, need, slow, wait_until
 
 from prefork.testing import run_server
 
@@ -45,7 +46,7 @@ def command(*options: str) -> list[str]:
     return [sys.executable, "-m", "prefork", "serve", "service:handle", "-w", "2", "--control", "off", *options]
 
 
-def test_socket_activation(folder: Path) -> None:
+def test_sockets_of_systemd_are_served(folder: Path) -> None:
     need("systemd-socket-activate")
     first, second = free_port(), free_port()
     activator = subprocess.Popen(
@@ -94,7 +95,7 @@ def refused(folder: Path, *options: str, **variables: str) -> str:
     return line
 
 
-def test_sockets_that_were_not_passed(folder: Path) -> None:
+def test_sockets_that_were_not_passed_are_refused(folder: Path) -> None:
     assert "no sockets were passed to this process" in refused(folder, "--bind", "systemd")
     # Those of another process: an environment that went too far.
     line = refused(folder, "--bind", "systemd", LISTEN_PID="1", LISTEN_FDS="1")
@@ -156,7 +157,9 @@ ONE = {"LISTEN_PID": "PID", "LISTEN_FDS": "1"}
         (["tcp"], {**ONE, "LISTEN_FDNAMES": "app"}, "it is not a listening stream socket"),
     ],
 )
-def test_what_systemd_would_not_pass(folder: Path, kinds: list[str], variables: dict[str, str], reason: str) -> None:
+def test_sockets_and_variables_that_systemd_would_not_pass_are_refused(
+    folder: Path, kinds: list[str], variables: dict[str, str], reason: str
+) -> None:
     arguments = [repr(kinds), repr(variables), repr(command("--bind", "systemd:app"))]
     done = subprocess.run(
         [sys.executable, "-c", ACTIVATE, *arguments], cwd=folder, capture_output=True, text=True, timeout=30
@@ -166,7 +169,7 @@ def test_what_systemd_would_not_pass(folder: Path, kinds: list[str], variables: 
     assert reason in line
 
 
-def test_sockets_that_nobody_asked_for_do_not_reach_what_a_handler_starts(folder: Path) -> None:
+def test_unused_sockets_do_not_reach_programs_of_a_handler(folder: Path) -> None:
     (folder / "service.py").write_text(
         "import subprocess\n"
         "async def handle(stream):\n"
@@ -193,7 +196,7 @@ def test_sockets_that_nobody_asked_for_do_not_reach_what_a_handler_starts(folder
         process.wait()
 
 
-def test_after_an_upgrade_the_manager_is_told_who_the_main_process_is(folder: Path, manager: socket.socket) -> None:
+def test_an_upgrade_notifies_systemd_of_the_main_pid(folder: Path, manager: socket.socket) -> None:
     env = {"NOTIFY_SOCKET": str(folder / "notify"), "WATCHDOG_USEC": "60000000"}
     with run_server("service:handle", "-w", "1", cwd=folder, env=env) as server:
         states(manager, "READY=1")
@@ -208,7 +211,7 @@ def test_after_an_upgrade_the_manager_is_told_who_the_main_process_is(folder: Pa
         wait_until(lambda: session_members(server.pid) == [])
 
 
-def test_a_socket_by_its_number(folder: Path) -> None:
+def test_a_socket_is_inherited_by_its_descriptor_number(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         process = subprocess.Popen(
@@ -249,7 +252,7 @@ def states(manager: socket.socket, until: str) -> list[dict[str, str]]:
             return seen
 
 
-def test_the_manager_is_told(folder: Path, manager: socket.socket) -> None:
+def test_systemd_is_notified_of_each_state(folder: Path, manager: socket.socket) -> None:
     env = {"NOTIFY_SOCKET": str(folder / "notify")}
     (folder / "prefork.toml").touch()
     with run_server("service:handle", "-w", "2", cwd=folder, env=env) as server:
@@ -278,7 +281,7 @@ def test_the_manager_is_told(folder: Path, manager: socket.socket) -> None:
         assert server.wait() == 0
 
 
-def test_the_watchdog_is_patted_while_a_worker_serves(folder: Path, manager: socket.socket) -> None:
+def test_the_watchdog_is_notified_only_while_a_worker_serves(folder: Path, manager: socket.socket) -> None:
     env = {"NOTIFY_SOCKET": str(folder / "notify"), "WATCHDOG_USEC": "400000"}
     with run_server("service:handle", "-w", "1", "--hang-timeout", "20", cwd=folder, env=env) as server:
         states(manager, "READY=1")
@@ -302,7 +305,7 @@ def test_the_watchdog_is_patted_while_a_worker_serves(folder: Path, manager: soc
             manager.recv(100)
 
 
-def test_a_manager_that_is_gone_costs_nothing(folder: Path) -> None:
+def test_a_missing_notify_socket_is_ignored(folder: Path) -> None:
     env = {"NOTIFY_SOCKET": "@nobody-listens-here", "WATCHDOG_USEC": "100000"}
     with run_server("service:handle", "-w", "1", cwd=folder, env=env) as server:
         assert ask(server.port) == b"hello\n"

@@ -61,7 +61,7 @@ class Callable_:
         (Service(), Kind.LIFESPAN),
     ],
 )
-def test_the_kinds_of_service(target: object, kind: Kind) -> None:
+def test_each_kind_of_handler_is_recognised(target: object, kind: Kind) -> None:
     handler = classify(target)
     assert handler.kind is kind
     assert classify(handler) is handler
@@ -104,7 +104,7 @@ async def keyword(stream: Any, *, token: str) -> None: ...
         (HalfService(), "handle must be async def handle(stream)"),
     ],
 )
-def test_what_is_none_of_them_is_refused_in_one_line(target: object, text: str) -> None:
+def test_an_unsupported_handler_is_rejected_in_one_line(target: object, text: str) -> None:
     with pytest.raises(ServiceError) as caught:
         classify(target)
     message = str(caught.value)

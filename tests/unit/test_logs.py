@@ -222,7 +222,7 @@ def test_no_input_can_forge_a_line_or_control_a_terminal(theirs: str, name: str)
         assert all(each.startswith("    ") and each.isprintable() for each in rest)
 
 
-def test_letters_of_every_script_stay_letters() -> None:
+def test_letters_of_every_script_are_not_escaped() -> None:
     log = Log()
     logging.getLogger("shop").info("Grüße, привет, 你好 🙂")
     assert log.texts() == ["shop: Grüße, привет, 你好 🙂"]
@@ -568,7 +568,7 @@ def test_a_closed_stream_raises_nothing() -> None:
     logging.getLogger("shop").error("x")
 
 
-def test_no_standard_error_at_all() -> None:
+def test_logging_works_without_standard_error() -> None:
     done = run_script(
         """
         import sys

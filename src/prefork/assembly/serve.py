@@ -81,7 +81,7 @@ def run(source: SettingsSource, target: object) -> ExitCode:
         # Once a worker has been ready the supervisor survives these, so it was the start that failed.
         failure = ServiceError(f"the server cannot start: {reason_of(exc)} (in {place_of(exc)})")
     if predecessor is not None:
-        predecessor.tell(UnableMessage(str(failure)))
+        predecessor.send(UnableMessage(str(failure)))
     raise failure from None
 
 
@@ -132,7 +132,7 @@ def _supervise(
     ) as supervisor:
         outcome = supervisor.run()
         if isinstance(outcome, ForkContext):
-            run_worker(outcome, supervisor.plan_of(outcome).equipment, resources, target)
+            run_worker(outcome, supervisor.spec_of(outcome).config, resources, target)
         # While signals are still blocked; otherwise a second one could end the process before files are removed.
         resources.close(shared=predecessor is not None and not predecessor.gone)
     return outcome

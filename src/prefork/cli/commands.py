@@ -50,8 +50,8 @@ def _usage_error(exc: click.UsageError) -> str:
             missing = "requires an argument" in exc.message
             return f"{exc.option_name}: {'a value is needed after it' if missing else 'takes no value'}"
         case click.MissingParameter() if exc.param is not None:
-            forms = f": {options.TARGET_FORMS}" if exc.param.name == "target" else ""
-            return f"{exc.param.metavar} is missing{forms}"
+            is_target = exc.param.name == "target"
+            return f"TARGET is missing: {options.TARGET_FORMS}" if is_target else f"{exc.param.metavar} is missing"
     text = exc.format_message().rstrip(".")
     return text[:1].lower() + text[1:]
 

@@ -120,7 +120,7 @@ class Sources:
             if self._file is None and not self._named:
                 self._file = ""
                 return []
-            gone = " any more, but it was read at the start" if self._file else ""
+            gone = " any more, and it was read at the start" if self._file else ""
             raise ConfigError(f"--config {shown_path}: no such file{gone}") from None
         except OSError as exc:
             raise ConfigError(f"--config {shown_path}: {reason_of(exc)}") from None

@@ -16,6 +16,7 @@ import ssl
 from collections.abc import Iterable
 
 from ..config import Limits
+from ..core.time_limits import ABORT_TIMEOUT
 from ..errors import ListenerError, OutOfResourcesError
 from ..events import ConnectionRefused, Emit
 from ..text import escape_ascii, format_address
@@ -25,9 +26,6 @@ from .channel import DONTWAIT
 from .connection import Connection, ProtocolConnection, StreamConnection, handler_failed
 from .handlers import Handler, Kind
 from .server_state import ServerState
-
-#: Seconds that tasks may take to end after their connections were aborted and they were cancelled.
-ABORT_TIMEOUT = 1.0
 
 
 class State(enum.Enum):

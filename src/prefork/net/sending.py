@@ -44,7 +44,7 @@ _OPEN, _OUTPUT_OPEN = Phase.OPEN, Output.OPEN
 
 
 class Sending(Channel):
-    """The layer that sends."""
+    """The layer of a stream that buffers and sends output."""
 
     __slots__ = ("_backlog", "_corked", "_corked_size", "_in_callback", "_output", "_retrying", "_water", "_writers")
 
@@ -118,7 +118,7 @@ class Sending(Channel):
     async def drain(self) -> None:
         """Send what was written. If more than the high water mark stays unsent, wait until the low one is reached.
 
-        The marks are `Limits.drain_above` and a quarter of it, unless they were set for this stream. Raises
+        The marks are `Limits.drain_above` and 25 % of it, unless they were set for this stream. Raises
         ConnectionResetError once the peer is gone or the stream is closed; ConnectionOverflowError or
         ConnectionTimeoutError if prefork aborted the connection. Cancelling it only ends the wait.
         """
@@ -131,7 +131,7 @@ class Sending(Channel):
             await asyncio.sleep(0)
             raise self._failure()
         self._budget -= 1
-        if self._budget <= 0:
+        if not self._budget:
             self._budget = MAX_IO_PER_TICK
             await asyncio.sleep(0)
 
@@ -159,7 +159,7 @@ class Sending(Channel):
 
     @property
     def drain_above(self) -> int:
-        """The high water mark of `drain()` in bytes. Setting it makes the low one a quarter of it; None restores
+        """The high water mark of `drain()` in bytes. Setting it makes the low one 25 % of it; None restores
         `Limits.drain_above`."""
         return self._water_marks()[1]
 

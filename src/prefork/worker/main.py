@@ -16,6 +16,7 @@ import sys
 
 from ..core.messages import DrainingMessage, Message, ReadyMessage, RecycleMessage, UnableMessage, encode
 from ..core.recycling import RecycleLimits
+from ..core.time_limits import WORKER_EXIT_TIMEOUT
 from ..errors import ExitCode, ListenerError, PreforkError, place_of, reason_of
 from ..events import Drained, Emit, WorkerFailed
 from ..net.base_server import BaseServer
@@ -36,8 +37,6 @@ from .loader import load_handler
 from .recycling import RecyclingCheck
 from .reuseport import ReuseportSockets
 
-#: Seconds from the end of the drain to the end of the process: `stop()`, then stuck tasks, threads and exit handlers.
-END_TIMEOUT = lifespan.STOP_TIMEOUT + 3.0
 #: Connections accepted from one queue before a stop; otherwise a stream of new ones would delay it without end.
 MAX_WAITING = 4096
 
@@ -98,7 +97,7 @@ def _load_and_serve(context: WorkerContext) -> int:
         _report(context.emit, "worker failed", exc)
         return ExitCode.BUG
     finally:
-        exit_deadline(END_TIMEOUT)
+        exit_deadline(WORKER_EXIT_TIMEOUT)
 
 
 async def _serve(context: WorkerContext, handler: Handler) -> int:
@@ -134,7 +133,7 @@ async def _serve(context: WorkerContext, handler: Handler) -> int:
     context.emit(Drained(aborted))
     # Stop the heartbeat, because shutdown code may block: `exit_deadline` bounds it from here.
     heartbeat.stop()
-    exit_deadline(END_TIMEOUT)
+    exit_deadline(WORKER_EXIT_TIMEOUT)
     failure = await lifespan.stop_service(handler)
     if failure is not None:
         _report(context.emit, "stop() failed", failure)
@@ -174,7 +173,7 @@ def _check_recycling(loop: asyncio.AbstractEventLoop, context: WorkerContext) ->
     limits = RecycleLimits(settings.max_connections_served, settings.max_worker_age, settings.max_worker_rss)
     if not limits:
         return None
-    own = limits.drawn(random.random())
+    own = limits.with_jitter(random.random())
     return RecyclingCheck(loop, context.row, own, lambda reason: _send(context, RecycleMessage(reason)))
 
 

@@ -35,8 +35,8 @@ class RecyclingCheck:
 
     def _check(self) -> None:
         rss = 0 if self._limits.rss is None else resident_bytes()
-        reason = self._limits.spent(self._row[WorkerStat.ACCEPTED], self._loop.time() - self._started, rss)
-        if reason:
+        reason = self._limits.reached(self._row[WorkerStat.ACCEPTED], self._loop.time() - self._started, rss)
+        if reason is not None:
             self._on_limit(reason)
         else:
             self._timer = self._loop.call_later(INTERVAL, self._check)
