@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import json
 import re
 import shutil
@@ -15,7 +16,9 @@ from helpers.support import need, need_root, run_script
 from prefork.cli.sources import Sources
 from prefork.config import Limits, Settings
 from prefork.core import time_limits as limits
+from prefork.core import worker_state
 from prefork.errors import ExitCode
+from prefork.net import acceptor, channel
 from prefork.system.tls_contexts import build_context
 from prefork.testing import run_server
 
@@ -320,6 +323,19 @@ def test_events_and_commands_that_the_architecture_names_exist() -> None:
     names = set(re.findall(r"\b(?:event|command) ([A-Z]\w+)", TEXT["ARCHITECTURE.md"]))
     assert len(names) > 5
     assert {name for name in names if f"class {name}(" not in source and f"class {name}:" not in source} == set()
+
+
+@pytest.mark.parametrize(
+    ("heading", "states"),
+    [
+        ("worker state", worker_state.State),
+        ("phase of a stream", channel.Phase),
+        ("state of an acceptor", acceptor.State),
+    ],
+)
+def test_tables_of_states_have_the_states_of_the_code(heading: str, states: type[enum.Enum]) -> None:
+    rows = TEXT["ARCHITECTURE.md"].split(f"| {heading} |")[1].split("\n\n")[0].splitlines()[2:]
+    assert [row.split(" | ")[0].strip("| ") for row in rows] == [state.name for state in states]
 
 
 def anchors(text: str) -> set[str]:
