@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import inspect
 import json
 import re
 import shutil
@@ -20,7 +21,7 @@ from prefork.core import worker_state
 from prefork.errors import ExitCode
 from prefork.net import acceptor, channel
 from prefork.system.tls_contexts import build_context
-from prefork.testing import run_server
+from prefork.testing import Server, run_server
 
 ROOT = Path(__file__).parents[2]
 PAGES = {path.name: path for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]}
@@ -293,6 +294,25 @@ def test_log_lines_have_the_documented_form(form: str, tmp_path: Path) -> None:
     else:
         keys = {key for line in lines for key in json.loads(line)}
         assert keys <= set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", section, re.M))))
+
+
+# --- prefork.testing --------------------------------------------------------------------------------------------------
+
+
+def test_the_table_of_arguments_of_run_server_is_its_signature() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| .*? \|$", TEXT["testing.md"], re.M)
+    stated = {name: default.strip("`") for name, default in rows}
+    words = {None: {"this directory", "empty"}, (): {"empty"}}
+    parameters = list(inspect.signature(run_server).parameters.values())[2:]
+    assert list(stated) == [each.name for each in parameters]
+    for each in parameters:
+        assert stated[each.name].replace('"', "'") in words.get(each.default, {repr(each.default)}), each
+
+
+def test_the_table_of_the_server_has_its_members() -> None:
+    section = TEXT["testing.md"].split("| `server` has |")[1].split("\n\n")[0]
+    stated = set(re.findall(r"`(\w+)", "".join(line.split(" | ")[0] for line in section.splitlines())))
+    assert stated == {name for name in vars(Server) if not name.startswith("_")}
 
 
 # --- files and links --------------------------------------------------------------------------------------------------
