@@ -43,6 +43,9 @@ def _collected(work: str, exchanges: int) -> int:
                 sock.sendall(message)
                 if answers.read(len(message)) != message:
                     raise BenchError(f"wrong answer to {work}")
+            # The server must be idle when it is stopped, otherwise the handler's traceback is counted as well.
+            sock.shutdown(socket.SHUT_WR)
+            answers.read()
         process.send_signal(signal.SIGINT)
         report = process.communicate(timeout=SECONDS)[1].decode(errors="replace")
     collected = re.search(r"Collected : (\d+)", report)

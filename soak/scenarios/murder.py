@@ -122,7 +122,7 @@ def _look(fleet: Fleet, descriptors: int) -> list[str]:
         wrong.append(f"zombies: {zombies}")
     if now != descriptors:
         wrong.append(f"{now} descriptors in the supervisor, {descriptors} before")
-    status = fleet.server.stop(deadline=60)
+    status = fleet.server.stop(timeout=60)
     if status:
         wrong.append(f"exit status {status} after TERM")
     files = [*os.listdir(fleet.folder / "tmp"), *(path.name for path in fleet.folder.glob("*.sock"))]

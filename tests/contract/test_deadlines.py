@@ -147,14 +147,18 @@ def test_the_handler_receives_connection_timed_out_with_the_reason(world: World)
             await stream.read()
         except ConnectionTimedOut as exc:
             seen.append(exc)
+            with pytest.raises(ConnectionAbortedError) as again:
+                await stream.read()
+            seen.append(again.value)
             raise
 
     async def main() -> None:
         async with Serving(curious, Limits(idle_timeout=SHORT)) as serving:
             reader, writer = await serving.connect()
             await ends(reader)
-            await eventually(lambda: seen)
-            assert str(seen[0]) == f"no data for {SHORT:g} s (--idle-timeout)"
+            await eventually(lambda: len(seen) == 2)
+            assert [str(exc) for exc in seen] == [f"no data for {SHORT:g} s (--idle-timeout)"] * 2
+            assert [isinstance(exc, TimeoutError) for exc in seen] == [True, False], "a loop must not spin on it"
             writer.close()
 
     world.run(main)

@@ -23,7 +23,7 @@ VALUE = re.compile(r"…|\b(?!TARGET is|PREFORK_|CAP_NET_BIND_SERVICE|PEM|TOML|I
 #: What libc says, which no source of prefork has.
 SYSTEM = [os.strerror(code).lower() for code in errno.errorcode] + ["name or service not known"]
 #: Calls that make a message that ends a start or refuses a command.
-RAISES = {"ConfigError", "ServiceError", "BindError", "reject", "_refused"}
+RAISES = {"ConfigError", "ServiceError", "BindError", "reject", "_rejected"}
 #: Checks of single values, whose messages state what is allowed.
 CHECKS = {"addresses.py", "checks.py", "config.py", "options.py"}
 

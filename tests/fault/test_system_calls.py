@@ -215,7 +215,7 @@ def test_a_reload_whose_current_directory_is_gone_is_survived(folder: Path) -> N
     with serving(folder) as server:
         with traced(server.pid, "-f", "-e", "trace=getcwd", "-e", "inject=getcwd:error=ENOENT"):
             server.signal(signal.SIGHUP)
-            wait_until(lambda: "the current folder is gone" in server.stderr() or "reloaded: " in server.stderr())
+            wait_until(lambda: "the current directory is gone" in server.stderr() or "reloaded: " in server.stderr())
         assert echo(("127.0.0.1", server.port)) == b"hello\n"
         assert "Traceback" not in server.stderr()
         assert "bug" not in server.stderr()

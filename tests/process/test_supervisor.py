@@ -209,7 +209,7 @@ def test_a_current_directory_that_is_gone_is_one_line(folder: Path) -> None:
     prefix = ["sh", "-c", 'rm -r ../place; exec "$@"', "sh"]
     with run_server("service:handle", "-w", "1", cwd=place, prefix=prefix, wait_ready=False) as server:
         assert server.wait() == 3
-        assert "service service:handle: the current folder is gone" in server.stderr()
+        assert "service service:handle: the current directory is gone" in server.stderr()
         assert "Traceback" not in server.stderr()
 
 

@@ -46,7 +46,7 @@ class GenerationBuilder:
     def identity(self, settings: Settings) -> Identity | None:
         """Return the user and group of the workers; None: the supervisor's. Raises ConfigError.
 
-        Looked up once for each name, because a directory on another machine may take its time.
+        Looked up once for each name, because users may be kept on another machine, where each lookup takes time.
         """
         wanted = (settings.user, settings.group)
         if wanted != self._looked_up[0]:
@@ -61,14 +61,14 @@ class GenerationBuilder:
         # them. A key of another type gets its own: in one context both certificates would be served.
         context = None if certificate is None else self._tls_context(certificate)
         workers = worker_count(settings)
-        identity, folder = self.identity(settings), physical_folder()
+        identity, directory = self.identity(settings), physical_directory()
         listeners = self._listeners.bind(settings.bind, listen_options(settings, identity))
         return GenerationSpec(
             workers=workers,
             timing=Timing(settings.drain_timeout, settings.boot_timeout, settings.hang_timeout),
             limits=_fleet_limits(settings.limits),
             listeners=tuple(_with_tls(text, context) for each in listeners for text in each.describe()),
-            config=GenerationConfig(settings, listeners, context, certificate, identity, folder),
+            config=GenerationConfig(settings, listeners, context, certificate, identity, directory),
         )
 
     def _tls_context(self, certificate: tls_contexts.CertificatePair) -> ssl.SSLContext:
@@ -91,8 +91,8 @@ def listen_options(settings: Settings, identity: Identity | None) -> ListenOptio
     return dataclasses.replace(options, sharing=Sharing.CLAIMED, group_size=worker_count(settings))
 
 
-def physical_folder() -> str:
-    """Return the current folder without symbolic links; "" if it is gone."""
+def physical_directory() -> str:
+    """Return the current directory without symbolic links; "" if it is gone."""
     with contextlib.suppress(OSError):
         return os.getcwd()
     return ""

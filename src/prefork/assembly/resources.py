@@ -28,7 +28,7 @@ from ..system.signals import block_signals
 from ..text import escape_controls
 from ..worker.context import GenerationConfig
 from . import trust
-from .generation_builder import GenerationBuilder, listen_options, physical_folder, worker_count
+from .generation_builder import GenerationBuilder, listen_options, physical_directory, worker_count
 from .listener_repair import ListenerRepair, replaced
 from .settings_source import SettingsSource
 from .validation import SettingsWarnings, require_unchanged, validate
@@ -57,7 +57,7 @@ class ServerResources:
         self._inherited = inherited
         self._notifier = notifier
         self._emit = emit
-        self._home = _logical_folder()
+        self._home = _logical_directory()
         paths.set_base_directory(self._home)
         self._ownership = FileOwnership.OWNER if inherited is None else FileOwnership.PROVISIONAL
         self._listeners = Listeners(() if inherited is None else inherited.listeners)
@@ -163,21 +163,21 @@ class ServerResources:
         """Return the spec for a reload, made from the settings as they are now. Raises PreforkError, and nothing has
         changed then."""
         self._reset_listeners()
-        before = physical_folder()
-        _change_folder(self._home)
+        before = physical_directory()
+        _change_directory(self._home)
         try:
             settings = self._source.settings()
             require_unchanged(self._settings, settings)
             validate(settings, starting=False)
             return self._builder.build(settings, self._builder.load_certificate(settings))
         finally:
-            # A worker that is forked before the reload begins is of the old generation, and belongs in its folder.
-            _change_folder(before)
+            # A worker that is forked before the reload begins is of the old generation, and belongs in its directory.
+            _change_directory(before)
 
     def prepare_fork(self, spec: GenerationSpec[GenerationConfig]) -> None:
-        """Go to the generation's folder, and load its certificate, before a worker of it is forked."""
+        """Go to the generation's directory, and load its certificate, before a worker of it is forked."""
         config = spec.config
-        _change_folder(config.folder)
+        _change_directory(config.directory)
         if config.tls_context is None or config.certificate is None or config.certificate is self._loaded:
             return
         tls_contexts.load(config.tls_context, config.certificate)
@@ -242,7 +242,7 @@ class ServerResources:
         successor runs as root, too.
         """
         self._reset_listeners()
-        _change_folder(self._home)
+        _change_directory(self._home)
         trust.require_trusted((), self._settings, self._builder.identity(self._settings))
         state = InheritedState(
             listeners=self._listeners.all(),
@@ -273,7 +273,7 @@ class ServerResources:
         return [each for each in (self._pidfile, self._old_pidfile, self._ready_fd) if each is not None]
 
     def release_in_worker(self, config: GenerationConfig) -> None:
-        """In a worker: close the listening sockets of other generations, and let paths be relative to its folder."""
+        """In a worker: close the listening sockets of other generations, and let the service change directory."""
         self._listeners.close_unused_in_worker(config.listeners)
         paths.set_base_directory("")
 
@@ -299,15 +299,15 @@ class _ReadyDescriptor:
         self._fd = None
 
 
-def _change_folder(folder: str) -> None:
-    """Go to `folder`; stay if it is "" or no longer exists."""
-    if folder:
+def _change_directory(directory: str) -> None:
+    """Go to `directory`; stay if it is "" or no longer exists."""
+    if directory:
         with contextlib.suppress(OSError):
-            os.chdir(folder)
+            os.chdir(directory)
 
 
-def _logical_folder() -> str:
-    """Return the current folder as the user names it; "" if it is gone."""
+def _logical_directory() -> str:
+    """Return the current directory as the user names it; "" if it is gone."""
     with contextlib.suppress(OSError):
         return paths.logical_directory()
     return ""

@@ -1,8 +1,8 @@
 """Refuse to start, reload or upgrade while the workers' user can change what the supervisor reads or runs.
 
 Root that reads a file which the workers' user can change makes that user root. So with `--user` the configuration, the
-certificates and all code are checked, with the folders and links that lead to them, as sshd's StrictModes does. How a
-path is walked is in `system/paths.py`, what makes it weak in `core/trust.py`.
+certificates and all code are checked, with the directories and links that lead to them, as sshd's StrictModes does.
+How a path is walked is in `system/paths.py`, what makes it weak in `core/trust.py`.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _has_members(group: int) -> bool:
 
 
 def _code_weaknesses() -> Iterator[tuple[str, Weakness]]:
-    """Yield how another user could change what this program loads, or the folders above it."""
+    """Yield how another user could change what this program loads, or the directories above it."""
     for origin, path in dict.fromkeys(code_paths.load_paths()):
         yield from ((origin, weakness) for weakness in _weaknesses(path))
     for origin, path in dict.fromkeys(code_paths.loadable_files()):
@@ -110,7 +110,7 @@ def _code_weaknesses() -> Iterator[tuple[str, Weakness]]:
 
 
 def _weaknesses(path: str) -> tuple[Weakness, ...]:
-    """Return the weaknesses of `path`, or of the folder that another user could make it in if it is missing."""
+    """Return the weaknesses of `path`, or of the directory that another user could make it in if it is missing."""
     if path == os.devnull or path.startswith(os.devnull + "/"):
         # Any user may write to /dev/null. A variable that names it says that there is no such file.
         return ()

@@ -43,9 +43,9 @@ def ask(request: Request, control: str, as_json: bool, timeout: float = TIMEOUT)
     from ..system import control_client
 
     path = control or Sources({}).control() or control_client.find_socket()
-    line = control_client.request(path, encode_request(request), timeout)
+    answer = control_client.request(path, encode_request(request), timeout)
     try:
-        reply = decode_reply(line)
+        reply = decode_reply(answer)
     except ValueError:
         reject("--control", path, "not a prefork control socket")
     if as_json:

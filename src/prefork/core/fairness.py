@@ -10,7 +10,7 @@ What each worker knows. Two numbers of every sibling, read from shared memory wi
   (MAX_LAG), otherwise it would be given every connection until it has caught up.
 
 What a worker does. When a sibling has less, the worker defers: it stops watching the socket for DEFERRAL seconds. An
-idle sibling accepts within half of that. No worker can hold a connection back for long, because nothing is locked:
+idle sibling accepts within 0.1 ms. No worker can hold a connection back for long, because nothing is locked:
 * After `max_deferrals` deferrals the worker accepts. A sibling that did not move meanwhile counts as unresponsive
   (blocked, stopped or dead), and nothing is left to it until its numbers change.
 * When the queue is long, a worker accepts if its fair share of the queue would not put it ahead of its siblings.

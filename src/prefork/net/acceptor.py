@@ -18,6 +18,7 @@ from ..errors import OutOfResources
 from ..events import AcceptPaused, AcceptSkipped, Emit, ListenerBroken, log
 from ..system.sockets import describe
 from .admission import Admission, Blocked, Permit, RetryAfter, Unlimited
+from .cpython import accept_descriptor
 from .short_timer import ShortTimer
 
 #: Connections accepted per readiness event. More would let one worker hoard a burst that others could share, and keep
@@ -28,9 +29,6 @@ PAUSE = 0.5
 _TCP_INFO = getattr(socket, "TCP_INFO", 11)
 #: The offset of tcpi_unacked in struct tcp_info (linux/tcp.h): of a listener, the length of its queue (tcp(7)).
 _UNACKED_AT = 24
-#: What `accept()` does, without making enums of the family and the type: saves 1 us a connection. Not public, so every
-#: Python without it uses `accept()`.
-_HAS_RAW_ACCEPT = hasattr(socket.socket, "_accept")
 
 OnAccepted = Callable[[socket.socket, Any], object]
 
@@ -80,8 +78,8 @@ class Acceptor:
         sock.setblocking(False)
         self._sock = sock
         self._fd = sock.fileno()
-        # A class of the caller's that overrides accept() wants it to be called.
-        self._raw = _HAS_RAW_ACCEPT and getattr(type(sock), "accept", None) is socket.socket.accept
+        # The accept() of a subclass that overrides it must be called, and what it returns be handed over.
+        self._own_accept = getattr(type(sock), "accept", None) is not socket.socket.accept
         self._kind = (int(sock.family), int(sock.type), sock.proto)
         self._callback = callback
         self._batch = batch
@@ -193,11 +191,11 @@ class Acceptor:
             if answer is not Permit.GRANTED:
                 return answer
             try:
-                if self._raw:
-                    fd, address = self._sock._accept()  # type: ignore[attr-defined]  # typeshed leaves it out
-                    connection = socket.socket(*self._kind, fileno=fd)
-                else:
+                if self._own_accept:
                     connection, address = self._sock.accept()
+                else:
+                    fd, address = accept_descriptor(self._sock)
+                    connection = socket.socket(*self._kind, fileno=fd)
             except OSError as exc:
                 self._admission.cancel()
                 # At the end a sibling may have shut the socket down, because the queue was empty.

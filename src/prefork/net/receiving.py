@@ -83,7 +83,7 @@ class Receiving(Sending):
             while not buffer.size:
                 state = self._input
                 if state is _READABLE:
-                    if self._budget > 0 and (self._backlog is None or not self._reads_paused()):
+                    if self._budget and (self._backlog is None or not self._reads_paused()):
                         data = self._receive(size)
                         if not data:
                             self._process(data)
@@ -227,7 +227,7 @@ class Receiving(Sending):
                 self._break_output(error)
         if mask & WRITE and self._backlog is not None:
             self._on_writable()
-        if mask & _READ_EVENTS and self._input is not _FIN:
+        if mask & _READ_EVENTS:
             if self._phase is not _OPEN:
                 self._discard_input()
                 return
@@ -264,7 +264,7 @@ class Receiving(Sending):
     def _fill(self, wanted: int = 0) -> bool:
         """Receive once into the buffer, more than usual if more is `wanted`. Return False if nothing came or the input
         has ended, and the caller has to wait."""
-        if self._input is not _READABLE or self._budget <= 0 or self._reads_paused():
+        if self._input is not _READABLE or not self._budget or self._reads_paused():
             return False
         self._process(self._receive(RECEIVE_SIZE if wanted <= RECEIVE_SIZE else min(wanted, MAX_RECEIVE_SIZE)))
         return self._buffer.size > 0 or self._input is _READABLE

@@ -131,7 +131,7 @@ class Sending(Channel):
             await asyncio.sleep(0)
             raise self._failure()
         self._budget -= 1
-        if self._budget <= 0:
+        if not self._budget:
             self._budget = MAX_IO_PER_TICK
             await asyncio.sleep(0)
 

@@ -225,7 +225,7 @@ class Stream(Receiving):
     async def _receive_raw(self) -> bytes:
         """Return bytes as they came over the wire. Raises ConnectionError at the end of input."""
         while True:
-            if self._input is Input.READABLE and self._budget > 0:
+            if self._input is Input.READABLE and self._budget:
                 self._budget -= 1
                 data = self._receive()
                 if data:

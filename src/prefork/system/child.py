@@ -85,7 +85,7 @@ class Child:
         return self._pidfd.fileno()
 
     def signal(self, sig: int) -> bool:
-        """Send `sig`. Return False, and do nothing, if the child is reaped, closed, or may not be signalled by us."""
+        """Send `sig`. Return False, and do nothing, if the child is reaped or closed, or must not be signalled."""
         if self._status is not None:
             return False
         try:

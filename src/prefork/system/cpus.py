@@ -1,6 +1,6 @@
-"""How many processors this process may use: by its affinity and by the quotas of the control groups it is in.
+"""The number of CPUs that this process may use, by its affinity mask and the quotas of its control groups.
 
-Reads /proc and /sys; nothing is changed.
+Reads /proc and /sys, and changes nothing.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from . import cgroups
 
 
 def cpu_count(root: str | os.PathLike[str] = "/") -> int:
-    """The number of usable CPUs, at least 1: the processors of the affinity mask, less if a cgroup's quota is lower.
+    """Return the number of usable CPUs, at least 1: those of the affinity mask, or a lower quota of a cgroup.
 
-    A quota is rounded up: a container with 1.5 CPUs gets two workers. `root` is where /proc and /sys are looked for.
+    A quota is rounded up: a container with 1.5 CPUs gets two workers. `root` is the directory that has proc and sys.
     """
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for quota in _quotas(Path(root)):
@@ -25,7 +25,7 @@ def cpu_count(root: str | os.PathLike[str] = "/") -> int:
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """The quota of each control group from ours up to the root, in CPUs (cgroup-v2.rst, cpu.max)."""
+    """Yield the quota of each control group from this process's up to the root, in CPUs (cgroup-v2.rst, cpu.max)."""
     for folder in cgroups.unified(root):
         yield from _ratio(cgroups.read(folder / "cpu.max").split())
     for folder in cgroups.legacy("cpu", root):
@@ -34,7 +34,7 @@ def _quotas(root: Path) -> Iterator[float]:
 
 
 def _ratio(fields: list[str]) -> Iterator[float]:
-    """`["150000", "100000"]` is 1.5; "max" and -1 are no limit."""
+    """Yield 1.5 for `["150000", "100000"]`, and nothing for "max" and -1, which are no limit."""
     try:
         quota, period = int(fields[0]), int(fields[1])
     except (IndexError, ValueError):

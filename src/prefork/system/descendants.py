@@ -21,7 +21,7 @@ _POLL_INTERVAL = 0.005
 
 
 class AdoptedProcesses:
-    """Children that this process did not fork. Makes this process a subreaper, where the system can do that.
+    """Children that this process did not fork. Makes this process a subreaper if the system can do that.
 
     Children that exist at construction are left alone: they belong to other code in this process.
     """
@@ -33,26 +33,26 @@ class AdoptedProcesses:
             prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         self._ignored = frozenset(_children() or ())
 
-    def reap(self, ours: Collection[int]) -> None:
-        """Reap the adopted children that have ended. `ours` are pids that the caller forked and reaps itself."""
+    def reap(self, own: Collection[int]) -> None:
+        """Reap the adopted children that have ended. `own` are pids that the caller forked and reaps itself."""
         children = _children()
         if children is not None:
-            self._system.reap(self._adopted(children, ours))
+            self._system.reap(self._adopted(children, own))
         elif os.getpid() == 1:
-            self._system.reap_adopted(ours)
+            self._system.reap_adopted(own)
 
-    def kill(self, ours: Collection[int], seconds: float) -> None:
+    def kill(self, own: Collection[int], seconds: float) -> None:
         """Kill the adopted children, and those that arrive as they die; give up after `seconds`."""
         deadline = self._system.monotonic() + seconds
-        while left := self._adopted(_children() or (), ours):
+        while left := self._adopted(_children() or (), own):
             if self._system.monotonic() > deadline:
                 return
             self._system.kill(left)
             self._system.reap(left)
             self._system.sleep(_POLL_INTERVAL)
 
-    def _adopted(self, children: Collection[int], ours: Collection[int]) -> list[int]:
-        return [pid for pid in children if pid not in ours and pid not in self._ignored]
+    def _adopted(self, children: Collection[int], own: Collection[int]) -> list[int]:
+        return [pid for pid in children if pid not in own and pid not in self._ignored]
 
 
 def _children() -> list[int] | None:

@@ -1,7 +1,7 @@
-"""What makes a fork of this process unsafe, found before it is made and called by its name.
+"""Checks before a fork: refuse what breaks the children silently, warn of what may.
 
-Refuses what breaks silently in the children (an event loop, a thread other than the main one as the caller); warns of
-what may (other threads, open connections). It looks, and changes nothing.
+Refused are an event loop, and a fork in a thread other than the main one. Other threads and open connections get a
+warning. Nothing is changed.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import threading
 import warnings
 from collections.abc import Collection
 
-#: Kernel objects of event loops, as /proc/self/fd names them. A lone eventfd may well be meant to be shared.
+#: Kernel objects of event loops, as /proc/self/fd names them. Not eventfd, which may be meant to be shared.
 _LOOP_OBJECTS = ("anon_inode:[eventpoll]", "anon_inode:[io_uring]")
 
 
 def refuse_unsafe_fork(caller: str, stacklevel: int, known: Collection[int] = ()) -> None:
-    """Raise RuntimeError, which names the reason, when `caller` must not fork now; warn when it should not.
+    """Raise RuntimeError, which names the reason, if `caller` must not fork now; warn if it should not.
 
-    `stacklevel` is that of `warnings.warn`, counted from this function; `known` are descriptors that are in order.
+    `stacklevel` is that of `warnings.warn`, counted from this function. Descriptors in `known` are not looked at.
     """
     if threading.get_ident() != threading.main_thread().ident:
         raise RuntimeError(
@@ -33,22 +33,22 @@ def refuse_unsafe_fork(caller: str, stacklevel: int, known: Collection[int] = ()
     found = running_loop() or existing_loop() or loop_descriptor()
     if found:
         raise RuntimeError(
-            f"{caller}: {found}; the children would share its descriptors and take each other's events; create it "
+            f"{caller}: {found}; the children would share its descriptors and receive each other's events; create it "
             "after the fork, in each child"
         )
     threads = other_threads()
     if threads:
         warnings.warn(
             f"{caller}: forking while {len(threads)} other thread{'s are' if len(threads) > 1 else ' is'} running "
-            f"({', '.join(threads)}); the children have none of them, and a lock that one holds now stays locked: "
-            "start threads after the fork, in each child",
+            f"({', '.join(threads)}); the children have none of them, and a lock that one holds now stays locked "
+            "there: start threads after the fork, in each child",
             RuntimeWarning,
             stacklevel,
         )
     connections = open_connections(known)
     if connections:
         warnings.warn(
-            f"{caller}: forking with connections open: {', '.join(connections)}; the children share them, and take "
+            f"{caller}: forking with connections open: {', '.join(connections)}; the children share them, and receive "
             "each other's answers: connect after the fork, in each child",
             RuntimeWarning,
             stacklevel,
@@ -56,7 +56,7 @@ def refuse_unsafe_fork(caller: str, stacklevel: int, known: Collection[int] = ()
 
 
 def running_loop() -> str:
-    """The asyncio loop that runs in this thread, described; "" when there is none."""
+    """Describe the asyncio loop that runs in this thread; "" if there is none."""
     asyncio = sys.modules.get("asyncio")
     if asyncio is None:
         return ""
@@ -67,33 +67,33 @@ def running_loop() -> str:
 
 
 def existing_loop() -> str:
-    """An asyncio loop, running or not, that exists and is not closed, described; "" when there is none.
+    """Describe an asyncio loop that exists and is not closed, running or not; "" if there is none.
 
-    Looks at the objects alive: a loop need not be the current one, and asking the policy for that makes one, or warns.
+    Look at all objects, because a loop need not be the current one, and asking the policy for it makes one or warns.
     """
     asyncio = sys.modules.get("asyncio")
     if asyncio is None:
         return ""
     for thing in gc.get_objects():
-        # By its type: isinstance() asks a proxy's __class__, which may run anybody's code.
+        # By its type, because isinstance() reads a proxy's __class__, which may run any code.
         if issubclass(type(thing), asyncio.AbstractEventLoop):
-            with contextlib.suppress(Exception):  # half-made
+            with contextlib.suppress(Exception):  # not completely initialized
                 if not thing.is_closed():
                     return f"an event loop exists in this process ({thing!r})"
     return ""
 
 
 def loop_descriptor() -> str:
-    """An epoll or io_uring descriptor that this process made, described; "" when there is none, or no /proc.
+    """Describe an epoll or io_uring descriptor that this process made; "" if there is none, or no /proc.
 
-    One without close-on-exec is passed over: it may come from the program that started this one.
+    Skip one without close-on-exec, which may come from the program that started this one.
     """
     try:
         numbers = [int(name) for name in os.listdir("/proc/self/fd")]
     except OSError:
         return ""
     for fd in numbers:
-        with contextlib.suppress(OSError):  # the listing's own descriptor is closed by now
+        with contextlib.suppress(OSError):  # the descriptor of listdir itself is closed by now
             target = os.readlink(f"/proc/self/fd/{fd}")
             if target in _LOOP_OBJECTS and fcntl.fcntl(fd, fcntl.F_GETFD) & fcntl.FD_CLOEXEC:
                 return f"an event loop's descriptor is open in this process (descriptor {fd}, {target})"
@@ -101,9 +101,9 @@ def loop_descriptor() -> str:
 
 
 def open_connections(known: Collection[int] = ()) -> list[str]:
-    """The connected sockets that this process made, described, but for those in `known`; [] where there is no /proc.
+    """Describe the connected sockets that this process made, except those in `known`; [] if there is no /proc.
 
-    One without close-on-exec is passed over: it may come from the program that started this one.
+    Skip one without close-on-exec, which may come from the program that started this one.
     """
     found = []
     with contextlib.suppress(OSError):
@@ -118,14 +118,14 @@ def open_connections(known: Collection[int] = ()) -> list[str]:
 
 def _describe_peer(fd: int) -> list[str]:
     with socket.socket(fileno=os.dup(fd)) as sock:
-        # Raises OSError for one that has no peer: a listening socket, or a fresh one.
+        # OSError for a socket without a peer: listening, or not connected.
         peer = sock.getpeername()
         where = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else f"unix:{os.fsdecode(peer)}"
         return [f"{where} (descriptor {fd})"]
 
 
 def other_threads() -> list[str]:
-    """The names of all threads but the calling one, those that Python did not start (where there is /proc) included."""
+    """Return the names of all other threads. With /proc also of those that Python did not start."""
     known = {thread.native_id: thread.name for thread in threading.enumerate()}
     own = threading.get_native_id()
     names = [f"Thread {name!r}" for tid, name in known.items() if tid != own]

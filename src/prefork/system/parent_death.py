@@ -37,7 +37,7 @@ def die_with_parent(parent_pid: int, sig: int) -> None:
     """Have the kernel send `sig` to this process when the thread that forked it ends (PR_SET_PDEATHSIG, prctl(2)).
 
     `parent_pid` is the parent's `os.getpid()` from before the fork. If the parent has died since, exit at once. setuid
-    and setgid clear the setting, so call this after them. Does nothing where there is no prctl.
+    and setgid clear the setting, so call this after them. Do nothing if there is no prctl.
     """
     prctl = load_prctl()
     if prctl is None:
@@ -49,7 +49,7 @@ def die_with_parent(parent_pid: int, sig: int) -> None:
 
 
 def open_parent(parent_pid: int) -> Descriptor | None:
-    """Return a descriptor that becomes readable when the parent exits (pidfd_open(2)); None where there is none.
+    """Return a descriptor that becomes readable when the parent exits (pidfd_open(2)); None if there is none.
 
     No other process can make it readable by writing. `parent_pid` is as in `die_with_parent`, and if the parent has
     died already, exit at once.
@@ -69,6 +69,16 @@ def open_parent(parent_pid: int) -> Descriptor | None:
     if found != 0:
         os._exit(ExitCode.OK)
     return None
+
+
+def signal_when_readable(fd: int, sig: int, owner: int) -> None:
+    """Have the kernel send `sig` to the process `owner`, or the group -`owner`, when `fd` becomes readable or closes.
+
+    The right to signal is the one held at this moment (F_SETOWN and F_SETSIG, fcntl(2); Linux). Raise OSError.
+    """
+    fcntl.fcntl(fd, fcntl.F_SETSIG, int(sig))
+    fcntl.fcntl(fd, fcntl.F_SETOWN, owner)
+    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
 
 
 class Lifeline:
@@ -101,11 +111,10 @@ class Lifeline:
             return False
 
     def arm(self, sig: int) -> bool:
-        """Have the kernel send `sig` to this process, a child, at the end of file (F_SETSIG, fcntl(2)).
+        """Have the kernel send `sig` to this process, a child, at the end of file (`signal_when_readable`).
 
-        For code that cannot watch `fileno()`. Unlike PR_SET_PDEATHSIG it survives a later setuid, because the right to
-        signal is the one held when it was armed. Return False, with nothing changed, where the system cannot do it. If
-        the parent has exited already, exit at once.
+        For code that cannot watch `fileno()`. Unlike PR_SET_PDEATHSIG it survives a later setuid. Return False, with
+        nothing changed, if the system cannot do it. If the parent has exited already, exit at once.
         """
         if sys.platform != "linux":
             return False
@@ -115,10 +124,7 @@ class Lifeline:
         except OSError:
             return False
         try:
-            fcntl.fcntl(own.fileno(), fcntl.F_SETSIG, int(sig))
-            fcntl.fcntl(own.fileno(), fcntl.F_SETOWN, os.getpid())
-            flags = fcntl.fcntl(own.fileno(), fcntl.F_GETFL)
-            fcntl.fcntl(own.fileno(), fcntl.F_SETFL, flags | os.O_ASYNC)
+            signal_when_readable(own.fileno(), sig, os.getpid())
         except OSError:
             own.close()
             return False

@@ -1,7 +1,7 @@
-"""Processes: the only place where prefork forks, kills and reaps.
+"""Fork processes, and end adopted ones. Only this file and `child.py` make, kill or reap a process.
 
-Everything that makes, kills or reaps a process goes through `System` and `Child`, so that a test can replace both. The
-callers decide which child is wanted, and when. No event loop appears here.
+A test can replace both, because everything else goes through `System` and `Child`. The callers decide which child is
+wanted, and when. No event loop appears here.
 """
 
 from __future__ import annotations
@@ -139,8 +139,8 @@ class System:
         finally:
             os._exit(127)
 
-    def reap_adopted(self, ours: Collection[int]) -> None:
-        """Reap dead children that are not in `ours`: process 1 inherits the orphans of its whole container.
+    def reap_adopted(self, own: Collection[int]) -> None:
+        """Reap dead children that are not in `own`: process 1 inherits the orphans of its whole container.
 
         For process 1 only: in any other one it would take exit statuses that other code in the process waits for.
         """
@@ -149,8 +149,8 @@ class System:
                 found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
                 return
-            # One of ours is reported again until its owner reaps it.
-            if found is None or found.si_pid in ours:
+            # One of own is reported again until its owner reaps it.
+            if found is None or found.si_pid in own:
                 return
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(found.si_pid, os.WNOHANG)

@@ -7,11 +7,12 @@ for the other ways in which a worker learns of its supervisor's death.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
 import socket
 import sys
+
+from .parent_death import signal_when_readable
 
 
 class Tether:
@@ -31,18 +32,13 @@ class Tether:
         self._child_end.close()
 
     def arm(self) -> None:
-        """Have the kernel kill the group when the parent's end closes (F_SETOWN and F_SETSIG, fcntl(2)).
+        """Have the kernel kill the group when the parent's end closes. Do nothing if the system cannot.
 
-        Call it in the child, which leads its group, after it has changed its user: the right to signal is the one that
-        the process has at this moment. Does nothing where the system cannot do it.
+        Call it in the child, which leads its group, after it has changed its user (`signal_when_readable`).
         """
-        if sys.platform != "linux" or os.getpgrp() != os.getpid():
-            return
-        fd = self._child_end.fileno()
-        with contextlib.suppress(OSError):
-            fcntl.fcntl(fd, fcntl.F_SETSIG, int(signal.SIGKILL))
-            fcntl.fcntl(fd, fcntl.F_SETOWN, -os.getpid())
-            fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
+        if sys.platform == "linux" and os.getpgrp() == os.getpid():
+            with contextlib.suppress(OSError):
+                signal_when_readable(self._child_end.fileno(), signal.SIGKILL, -os.getpid())
 
     def close(self) -> None:
         """Close both ends (idempotent). In the parent, this kills what is left of an armed group."""

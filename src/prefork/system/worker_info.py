@@ -1,6 +1,6 @@
 """Which worker this process is. State of the process by its nature, set at most once, right after the fork.
 
-Standard library only: the public functions below must cost nothing to import. `fork_processes` sets it, and so does a
+Standard library only, because the public functions must cost nothing to import. Set by `fork_processes`, and by a
 worker of `prefork serve` before it loads the service.
 """
 

@@ -1,4 +1,4 @@
-"""What users test their own services with: `run_server` runs the real command."""
+"""Test your own services: `run_server` runs them by the real command."""
 
 from .harness import Server, run_server
 

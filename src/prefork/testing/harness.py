@@ -1,6 +1,6 @@
-"""`run_server`: the real command in a process of its own, for tests of services.
+"""`run_server`: run the real command in a process of its own, for tests of services.
 
-Standard library alone, no test framework. Whatever happens in the block, nobody of the server stays behind.
+Standard library only, no test framework. Whatever happens in the block, no process of the server survives it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LISTENING = re.compile(r"listening on (\S+) \(")
 
 
 class Server:
-    """A running `prefork serve`. Made by `run_server`."""
+    """A running `prefork serve`, as `run_server` yields it."""
 
     def __init__(self, process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
         self._process = process
@@ -30,44 +30,47 @@ class Server:
 
     @property
     def pid(self) -> int:
-        """The supervisor's."""
+        """The process id of the supervisor."""
         return self._process.pid
 
     @property
     def addresses(self) -> list[str]:
-        """Where it listens, as it says: `127.0.0.1:9000`, `[::1]:9000`, `unix:/path`."""
+        """The addresses that it listens on, as it logs them: `127.0.0.1:9000`, `[::1]:9000`, `unix:/path`."""
         return _LISTENING.findall(self.stderr())
 
     @property
     def port(self) -> int:
-        """The port of the first TCP address."""
+        """The port of the first TCP address. Raises LookupError if there is none."""
         for address in self.addresses:
             if not address.startswith("unix:"):
                 return int(address.rpartition(":")[2])
         raise LookupError(f"no TCP address among {self.addresses}")
 
     def stderr(self) -> str:
-        """What it has logged up to now."""
+        """Return everything that it has logged so far."""
         return Path(self._log.name).read_text(errors="replace")
 
     def worker_pids(self) -> list[int]:
-        """Its living children, which lead process groups of their own: others are orphans of what workers started."""
+        """Return the process ids of the living workers.
+
+        A worker is a child of the supervisor that leads a process group. Other children are adopted orphans.
+        """
         text = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
         stats = {int(pid): _stat(int(pid)) for pid in text.split()}
         return [pid for pid, stat in stats.items() if stat[:1] not in ([], ["Z"]) and stat[2:3] == [str(pid)]]
 
     def signal(self, number: int) -> None:
-        """Send a signal to the supervisor."""
+        """Send a signal to the supervisor only."""
         self._process.send_signal(number)
 
-    def wait(self, deadline: float = 30.0) -> int:
-        """The exit status, when it has ended. subprocess.TimeoutExpired after `deadline` seconds."""
-        return self._process.wait(deadline)
+    def wait(self, timeout: float = 30.0) -> int:
+        """Wait for its end and return the exit status. Raise subprocess.TimeoutExpired after `timeout` seconds."""
+        return self._process.wait(timeout)
 
-    def stop(self, number: int = SIGTERM, deadline: float = 30.0) -> int:
-        """Send a signal, and wait for the exit status."""
+    def stop(self, number: int = SIGTERM, timeout: float = 30.0) -> int:
+        """Send a signal to the supervisor, then `wait`."""
         self.signal(number)
-        return self.wait(deadline)
+        return self.wait(timeout)
 
 
 @contextlib.contextmanager
@@ -79,22 +82,22 @@ def run_server(
     env: Mapping[str, str] | None = None,
     prefix: Sequence[str] = (),
     wait_ready: bool = True,
-    deadline: float = 30.0,
+    timeout: float = 30.0,
 ) -> Iterator[Server]:
-    """`prefork serve TARGET OPTIONS`, ready to serve; by default on a free port of 127.0.0.1.
+    """Run `prefork serve TARGET OPTIONS` for the block, by default on a free port of 127.0.0.1, and wait until ready.
 
-    `prefix` is a command to run it under. Raises RuntimeError, with what was logged, if it ends or is not ready within
-    `deadline` seconds (`wait_ready=False` does not wait). At the end of the block every process of it is killed.
+    `prefix` is a command to run it under. `wait_ready=False` does not wait. Raise RuntimeError, with what was logged,
+    if it ends or is not ready within `timeout` seconds. At the end of the block every process of it is killed.
     """
-    ready, told = os.pipe()
+    ready, writer = os.pipe()
     with tempfile.NamedTemporaryFile(prefix="prefork-log-") as log, contextlib.ExitStack() as stack:
         stack.callback(os.close, ready)
         try:
             process = subprocess.Popen(
                 [
                     *prefix,
-                    *(sys.executable, "-m", "prefork", "serve", target, "--ready-fd", str(told)),
-                    # A server that is killed would leave its socket in the user's folder.
+                    *(sys.executable, "-m", "prefork", "serve", target, "--ready-fd", str(writer)),
+                    # Otherwise a server that is killed leaves its control socket in the user's directory.
                     *(() if "--control" in options else ("--control", "off")),
                     *(part for address in bind for part in ("--bind", address)),
                     *options,
@@ -103,15 +106,15 @@ def run_server(
                 stderr=log,
                 cwd=cwd,
                 env={**os.environ, **(env or {})},
-                pass_fds=(told,),
+                pass_fds=(writer,),
                 start_new_session=True,
             )
         finally:
-            os.close(told)
+            os.close(writer)
         stack.callback(_kill_session, process)
         server = Server(process, log)
         if wait_ready:
-            _await_ready(server, ready, time.monotonic() + deadline)
+            _await_ready(server, ready, time.monotonic() + timeout)
         yield server
 
 
@@ -119,9 +122,9 @@ def _await_ready(server: Server, ready: int, end: float) -> None:
     poll = select.poll()
     poll.register(ready, select.POLLIN)
     if not poll.poll(max(0.0, end - time.monotonic()) * 1000):
-        raise RuntimeError(f"the server is not ready in time; it logged:\n{server.stderr()}")
+        raise RuntimeError(f"the server was not ready in time; it logged:\n{server.stderr()}")
     if os.read(ready, 16) != b"READY\n":
-        # The end of file comes a moment before the exit status.
+        # End of file on the pipe comes a moment before the exit status.
         with contextlib.suppress(subprocess.TimeoutExpired):
             server.wait(5)
         raise RuntimeError(f"the server ended (exit status {server._process.poll()}); it logged:\n{server.stderr()}")
@@ -133,7 +136,7 @@ def _kill_session(process: subprocess.Popen[bytes]) -> None:
     end = time.monotonic() + 10
     while members := _session(process.pid):
         if time.monotonic() > end:
-            raise RuntimeError(f"processes that do not die: {members}")
+            raise RuntimeError(f"processes survive SIGKILL: {members}")
         for pid in members:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, SIGKILL)

@@ -30,8 +30,8 @@ class GenerationConfig:
     """The certificate to load into the context before a worker of this generation is forked."""
     identity: Identity | None
     """The user to become before the service is loaded; None: the supervisor's."""
-    folder: str
-    """The current folder of a worker, from which the service is loaded, without symbolic links."""
+    directory: str
+    """The current directory of a worker, from which the service is loaded, without symbolic links."""
 
     def endpoints(self) -> list[tuple[socket.socket, ...]]:
         """Return the sockets of each address: one that all workers share, or with --reuse-port one for each worker."""
