@@ -189,8 +189,8 @@ class Broken:
     def register(self, *_): pass
     def poll(self, *_): raise OSError(12, "Cannot allocate memory")
 select.poll = Broken
-from prefork.net.acceptor import _waits
-print(_waits(0))
+from prefork.net.acceptor import _is_readable
+print(_is_readable(0))
 """
     assert run_script(code).stdout == "True\n"
 

@@ -113,7 +113,7 @@ def test_connections_queued_at_a_stop_are_served(folder: Path, options: list[str
 
 
 def at_a_stop_beyond_the_limit(server: Server, connections: int) -> int:
-    """How many of so many connections, which are more than there may be, have been served; the rest was refused."""
+    """Stop a server that has more connections than its limit; return how many were served. It refuses the rest."""
     socks = [connect(server) for _ in range(connections)]
     wait_until(lambda: "paused" in server.stderr(), what="accepting rests")
     server.signal(signal.SIGTERM)

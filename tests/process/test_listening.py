@@ -103,7 +103,7 @@ def test_readiness_is_written_to_a_descriptor_that_no_worker_keeps(folder: Path)
     ) as process:
         os.close(writer)
         try:
-            # The end of file means that nobody has it open any more.
+            # The end of file means that no process has it open any more.
             with os.fdopen(reader) as file:
                 assert file.read() == "READY\n"
             process.terminate()
