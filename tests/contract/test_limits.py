@@ -1,4 +1,4 @@
-"""Limits over the connections of one server: how many, of whom, how fast, and how much of theirs it keeps in memory."""
+"""Limits of one server: the number of connections, in total and per address, their rate, and their unsent bytes."""
 
 from __future__ import annotations
 

@@ -475,7 +475,7 @@ def test_a_paused_reader_learns_that_the_peer_is_gone(world: World) -> None:
 
 
 def test_a_cancellation_reaches_the_task_that_it_was_meant_for(world: World) -> None:
-    """Somebody else reads before the cancelled one was told."""
+    """Another task reads before the cancelled one has received its cancellation."""
 
     async def main() -> None:
         async with world.connected() as (stream, _, writer):
@@ -740,7 +740,7 @@ def test_on_closed_is_called_once_whatever_ends_the_connection(world: World) -> 
     world.run(main)
 
 
-# --- who is there -----------------------------------------------------------------------------------------------------
+# --- information ------------------------------------------------------------------------------------------------------
 
 
 def test_get_extra_info_and_the_transport_answer_as_asyncio_does(world: World) -> None:

@@ -171,7 +171,7 @@ def test_plaintext_on_a_tls_port_ends_the_handshake(world: World, garbage: bytes
 
 
 def test_start_tls_refuses_plaintext_sent_ahead(world: World) -> None:
-    """Commands that somebody injected before TLS begins must not be obeyed as if TLS had protected them."""
+    """Commands injected before TLS begins must not be obeyed as if TLS had protected them."""
 
     async def main() -> None:
         async with world.raw() as (stream, sock):

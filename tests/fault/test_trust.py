@@ -1,6 +1,6 @@
 """A worker that was given a user tries to be root again, by every path that the supervisor touches.
 
-The service's folder belongs to that user (nobody, 65534), as a working directory often does.
+The service's directory belongs to that user (`nobody`, 65534), as a working directory often does.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ async def handle(stream):
     async for line in stream:
         stream.write(b"%d %d\\n" % (os.getuid(), os.getgid()))
 """
-#: What every script begins with: a server whose folder is nobody's, what its workers are, and nobody itself.
+#: Every script begins with it: a server in a directory of `nobody`, the users of its workers, and code run as `nobody`.
 PRELUDE = """
 import ctypes, os, re, signal, socket, subprocess, sys, time
 from pathlib import Path
@@ -111,7 +111,7 @@ def test_a_default_file_that_was_there_is_mandatory(folder: Path) -> None:
 
 @contextmanager
 def _serving(folder: Path, *options: str, stderr: Path | None = None) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """A server that root runs for root: what it believes is nobody else's business."""
+    """Serve as root, so that only root may be able to change what the server reads."""
     log = folder.parent / "log" if stderr is None else stderr
     bind = () if "--bind" in options or (folder / "prefork.toml").exists() else ("--bind", "127.0.0.1:0")
     with log.open("ab") as out:
@@ -180,7 +180,7 @@ def test_a_file_that_others_can_change_is_refused_with_the_path_and_the_cure(fol
         os.chown(config, 0, NOBODY)
         config.chmod(0o664)
     elif how == "list":
-        # In the bits it shows as the mask alone, and root's group is trusted.
+        # In the mode only the mask shows, and root's group is trusted.
         config.chmod(0o644)
         let_write(config, NOBODY)
     done = subprocess.run(
@@ -441,7 +441,7 @@ with run_server("service:handle", *OPTIONS, bind=["127.0.0.1:0", "unix:s,mode=66
 
 
 def test_a_socket_of_root_that_is_put_there_while_we_bind_is_left_alone(folder: Path) -> None:
-    """Two sockets of root in a folder of somebody else's: one is not given the mode of the other."""
+    """Two sockets of root in a directory of another user: one does not get the mode of the other."""
     need("strace")
     with socket.socket(socket.AF_UNIX) as other:
         os.fchmod(other.fileno(), 0o600)
@@ -665,8 +665,7 @@ def test_a_link_in_the_place_of_the_control_socket_leads_to_no_other_server(fold
         assert done.returncode == 2
         assert "--config prefork.toml: " in done.stderr
         assert (
-            f"root does not believe where the control socket is; say so by --control {folder.parent}/other"
-            in done.stderr
+            f"root does not trust the control socket named there (use --control {folder.parent}/other)" in done.stderr
         )
         with pytest.raises(BlockingIOError):
             other.accept()
@@ -763,8 +762,8 @@ def test_checking_paths_in_threads_leaks_no_descriptor(folder: Path) -> None:
     def walk() -> None:
         for _ in range(50):
             assert paths.weaknesses(folder / "service.py")
-            with paths.resolve(folder / "service.py") as place:
-                assert place.look()
+            with paths.resolve(folder / "service.py") as entry:
+                assert entry.stat()
 
     threads = [threading.Thread(target=walk) for _ in range(4)]
     for thread in threads:

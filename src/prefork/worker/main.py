@@ -129,8 +129,9 @@ async def _serve(context: WorkerContext, handler: Handler) -> int:
     if recycling is not None:
         recycling.stop()
     _stop_accepting(server, sockets, context)
+    connections = server.connections
     aborted = await server.drain(settings.drain_timeout)
-    context.emit(Drained(aborted))
+    context.emit(Drained(connections - aborted, aborted))
     # Stop the heartbeat, because shutdown code may block: `exit_deadline` bounds it from here.
     heartbeat.stop()
     exit_deadline(WORKER_EXIT_TIMEOUT)
