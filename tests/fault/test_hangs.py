@@ -1,4 +1,4 @@
-"""A worker whose loop does not turn is found, told and replaced; a healthy one is never killed."""
+"""A worker whose loop does not run is found, logged and replaced; a healthy one is never killed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def handle(stream):
         elif word == b"stop":
             os.kill(os.getpid(), 19)
         elif word == b"busy":
-            # Much to do, but the loop turns.
+            # Much to do, but the loop runs.
             end = time.monotonic() + 3
             while time.monotonic() < end:
                 time.sleep(0.05)
@@ -88,7 +88,7 @@ def test_a_busy_worker_whose_loop_turns_is_left_alone(folder: Path) -> None:
 
 
 def test_a_freeze_of_the_whole_server_kills_no_worker(folder: Path) -> None:
-    """As a suspended machine or a frozen container has it; whoever wakes first."""
+    """As after a suspend of the machine or a freeze of its container, in either order of waking."""
     with run_server("service:handle", "-w", "2", "--hang-timeout", "0.8", cwd=folder) as server:
         before = server.worker_pids()
         for turn in range(4):

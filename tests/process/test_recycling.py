@@ -1,4 +1,4 @@
-"""Workers that have served enough are replaced, one at a time, and nobody notices."""
+"""Workers that reach a limit are replaced, one at a time, and no client notices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""--reuse-port: a socket for each worker, and nothing is lost of what waits in any of them."""
+"""--reuse-port: a socket for each worker, and no connection that waits in one of them is lost."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def answer(sock: socket.socket, word: bytes = b"hello\n") -> int:
 
 
 def stop_all(server: Server) -> list[int]:
-    """So that connections queue up: nobody accepts."""
+    """Stop every worker with SIGSTOP, so that connections wait in the queues."""
     pids = server.worker_pids()
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
@@ -95,7 +95,7 @@ def test_connections_queued_for_a_busy_worker_are_accepted_by_siblings(folder: P
 
 
 def test_scaling_keeps_every_socket_served(folder: Path) -> None:
-    """Sockets stay, whoever serves them: the kernel goes on sharing connections out to all."""
+    """The sockets stay when the number of workers changes, because the kernel spreads connections over all of them."""
     with run_server("service:handle", "-w", "3", "--reuse-port", cwd=folder) as server:
         fewer = [(signal.SIGTTOU, 2), (signal.SIGTTOU, 1)]
         for number, count in [*fewer, *((signal.SIGTTIN, count) for count in (2, 3, 4, 5))]:
@@ -121,7 +121,7 @@ def test_a_reload_keeps_the_sockets(folder: Path) -> None:
 
 @pytest.mark.parametrize("first", [True, False])
 def test_a_second_server_on_the_port_is_refused(folder: Path, first: bool) -> None:
-    """It would silently be given a part of the connections."""
+    """Otherwise it would silently get a part of the connections."""
     options = ["--reuse-port"] if first else []
     with run_server("service:handle", "-w", "2", *options, cwd=folder) as server:
         command = [sys.executable, "-m", "prefork", "serve", "service:handle", "--control", "off"]

@@ -1,4 +1,4 @@
-"""One worker: what it holds and does not hold, and that it ends in time whatever the service has left running."""
+"""One worker: the descriptors that it has, and that it ends in time whatever the service has left running."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def held(pid: int) -> dict[int, tuple[str, bool]]:
-    """The descriptors of a process from 3 up: what each is, and whether it can be written to."""
+    """Return the descriptors of a process from 3 up: what each is, and whether it can be written to."""
     found = {}
     for entry in Path(f"/proc/{pid}/fd").iterdir():
         if int(entry.name) > 2:
@@ -109,8 +109,8 @@ def things(pid: int, kind: str) -> set[tuple[str, bool]]:
 
 
 def test_a_worker_holds_only_its_own_and_the_shared_descriptors(folder: Path) -> None:
-    """A worker that held a sibling's pipe or pidfd would keep its end of file from ever coming. The first, the second
-    and the last worker that are forked, and one that came later."""
+    """With a copy of a sibling's pipe in another worker, its end of file would never come. Three workers, of which one
+    was forked later."""
     bind = ["127.0.0.1:0", f"unix:{folder / 'socket'}"]
     with run_server("app:handle", "-w", "3", bind=bind, cwd=folder) as server:
         victim = server.worker_pids()[1]
@@ -130,17 +130,17 @@ def test_a_worker_holds_only_its_own_and_the_shared_descriptors(folder: Path) ->
         sockets = {pid: {name for name, _ in things(pid, "socket:")} for pid in server.worker_pids()}
         listeners = set.intersection(*sockets.values())
         assert len(listeners) == 2
-        # Of the tether of each worker the supervisor has the other end, alone.
+        # Only the supervisor has the other end of each worker's tether.
         ends = {name for name, _ in supervisor.values() if name.startswith("socket:")} - listeners
         assert len(ends) == 3
         pipes = {pid: things(pid, "pipe:") for pid in server.worker_pids()}
         common = set.intersection(*pipes.values())
-        # The lifeline: everybody reads, the supervisor alone writes.
+        # The lifeline: every worker can read it, only the supervisor can write it.
         assert [writable for _, writable in common] == [False]
         (lifeline, _) = next(iter(common))
         assert (lifeline, True) in supervisor.values()
         for pid, mine in pipes.items():
-            # The status pipe: this worker alone writes, the supervisor alone reads.
+            # The status pipe: only this worker can write it, only the supervisor can read it.
             ((status, writable),) = mine - common
             assert writable
             assert [name for name, _ in supervisor.values()].count(status) == 1
@@ -152,7 +152,7 @@ def test_a_worker_holds_only_its_own_and_the_shared_descriptors(folder: Path) ->
             assert len(own) == 3
             assert not own & ends
             assert not any(own & other for sibling, other in sockets.items() if sibling != pid)
-            # Its loops' and pollers', a timer of its own, the supervisor.
+            # Those of its loop and its poller, one timer, and one for the supervisor's death.
             allowed = {f"anon_inode:[{kind}]" for kind in ("eventpoll", "timerfd", "pidfd")}
             assert {name for name, _ in things(pid, "anon_inode:")} <= allowed
             rest = {
@@ -210,7 +210,7 @@ def test_a_stop_ends_whatever_the_service_left_running(folder: Path, name: str) 
 
 
 def test_a_worker_with_a_broken_listener_ends_even_if_the_service_blocks(folder: Path) -> None:
-    """Its listener broke, and nobody waits for it: the kernel ends it."""
+    """Its listener broke, and the supervisor has set no deadline, so the kernel ends it (SIGALRM)."""
     with run_server("app:blocking", "-w", "1", cwd=folder) as server:
         (victim,) = server.worker_pids()
         with traced(victim, "-e", "inject=accept4:error=EINVAL"):
@@ -228,7 +228,7 @@ def test_a_service_that_exits_outside_of_a_handler_ends_only_its_worker(folder: 
 
 
 def test_serve_never_returns_in_a_worker(folder: Path) -> None:
-    """Whoever gets past `serve` prints it."""
+    """A process that returns from `serve` prints so."""
     result = run_script(
         """
 import os, sys, prefork
