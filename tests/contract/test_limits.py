@@ -1,4 +1,4 @@
-"""Limits over the connections of one server: how many, of whom, how fast, and how much of theirs it keeps in memory."""
+"""Limits of one server: the number of connections, in total and per address, their rate, and their unsent bytes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from helpers import streams
 from helpers.streams import FLAVOURS, Serving, World, eventually
 
 from prefork import Limits, Stream
-from prefork.errors import ConnectionOverflow
+from prefork.errors import ConnectionOverflowError
 from prefork.events import AcceptPaused, ConnectionAborted, ConnectionRefused
 from prefork.net.handshake_throttle import HandshakeThrottle
 
@@ -168,7 +168,7 @@ def test_beyond_the_budget_the_largest_backlog_is_aborted_first(world: World) ->
             stream.write(bytes(size))
             await stream.drain()
             await stream.read()
-        except ConnectionOverflow as exc:
+        except ConnectionOverflowError as exc:
             failed.append((size, str(exc)))
             raise
 

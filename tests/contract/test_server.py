@@ -56,7 +56,7 @@ async def echo(stream: prefork.Stream) -> None:
 
 
 async def asyncio_echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """As in asyncio's documentation."""
+    """Echo as the example in asyncio's documentation does."""
     while data := await reader.read(100):
         assert writer.get_extra_info("peername")[0] == "127.0.0.1"
         writer.write(data)
@@ -210,7 +210,7 @@ def test_a_handler_that_raises_keyboard_interrupt_ends_only_its_connection(world
 
 
 def test_a_connection_counts_before_its_handler_runs(world: World) -> None:
-    """Which is at once: a handler's own "too many" counts itself, and a drain waits for whoever asks for it."""
+    """A handler's own limit counts its connection, and a drain waits for the handler that asks for the drain."""
     seen: list[object] = []
 
     async def handle(stream: prefork.Stream) -> None:

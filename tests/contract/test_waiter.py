@@ -1,4 +1,4 @@
-"""The direct-step waiter behaves as a future does for whoever awaits it, on every loop."""
+"""The direct-step waiter behaves as a future does for the task that awaits it, on every loop."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ ask("pid")
 
 @rounds(4, 12)
 def test_a_pid_that_is_used_again_is_not_mistaken_for_a_worker(folder: Path, rounds: int) -> None:
-    """With a few hundred process numbers, those of dead workers soon are somebody else's: nobody else is signalled."""
+    """With a few hundred PIDs, those of dead workers soon belong to other processes, which must not be signalled."""
     check = """
 limit = Path("/proc/sys/kernel/pid_max")
 try:

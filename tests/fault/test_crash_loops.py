@@ -1,4 +1,4 @@
-"""Workers that keep dying: few forks, siblings untouched, an end with a status of its own when nobody is left."""
+"""Workers that keep dying: few forks, siblings untouched, and an exit status of its own when no worker is left."""
 
 from __future__ import annotations
 

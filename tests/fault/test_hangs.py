@@ -1,4 +1,4 @@
-"""A worker whose loop does not run is found, logged and replaced; a healthy one is never killed."""
+"""A worker whose loop is blocked is found, logged and replaced; a healthy one is never killed."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_busy_worker_whose_loop_turns_is_left_alone(folder: Path) -> None:
 
 
 def test_a_freeze_of_the_whole_server_kills_no_worker(folder: Path) -> None:
-    """As after a suspend of the machine or a freeze of its container, in either order of waking."""
+    """As in a suspended machine or a frozen container, whichever process wakes first."""
     with run_server("service:handle", "-w", "2", "--hang-timeout", "0.8", cwd=folder) as server:
         before = server.worker_pids()
         for turn in range(4):

@@ -1,4 +1,4 @@
-"""What a reload finds may be rubbish, out of reach or half of what it was: what runs goes on as it is, and says why."""
+"""A reload may find rubbish or nothing at all: running workers then go on unchanged, and the log says why."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import signal
 import socket
 import ssl
 import stat
-import time
 from pathlib import Path
 
 import pytest
@@ -152,7 +151,7 @@ def _certificate(server: Server, sigalgs: str = "") -> bytes:
 
 @pytest.mark.parametrize(("first", "then"), [("RSA", "ECDSA"), ("ECDSA", "RSA")])
 def test_a_key_of_another_kind_replaces_the_previous_one(folder: Path, first: str, then: str) -> None:
-    """OpenSSL keeps one of each kind in a context: who asks for the old kind would get the old certificate."""
+    """OpenSSL keeps one key of each kind in a context, so a client could still ask for the old certificate."""
 
     def install(kind: str) -> None:
         leaf = streams.authority()[0].issue_cert("localhost", key_type=trustme.KeyType[kind])
@@ -229,7 +228,7 @@ def test_a_crash_loop_after_a_reload_does_not_end_draining_connections(folder: P
             (folder / "service.py").write_text(code + ECHO)
             assert command(folder, "reload").returncode == 0
             wait_until(lambda: "giving up: every worker keeps dying" in server.stderr(), 30)
-            time.sleep(0.1)
+            wait_until(lambda: len(server.worker_pids()) == 1, what="only the draining worker")
             sock.sendall(b"after\n")
             assert file.readline() == b"after\n"
         assert server.wait() == 5

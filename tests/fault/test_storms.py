@@ -151,7 +151,7 @@ def test_any_sequence_of_requests_ends_in_a_clean_stop(folder: Path, rounds: int
                 _disturb(server, folder, dice)
                 time.sleep(dice.choice([0, 0.01, 0.1, 0.3]))
             (folder / "service.py").write_text(SERVICE)
-            wait_until(lambda: _someone_serves(server), 30)
+            wait_until(lambda: _serves(server), 30)
             for pid in _supervisors(server.pid):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGTERM)
@@ -209,7 +209,7 @@ def _supervisors(leader: int) -> list[int]:
     return found
 
 
-def _someone_serves(server: Server) -> bool:
+def _serves(server: Server) -> bool:
     try:
         return ask(server) > 0
     except (OSError, ValueError):
@@ -218,7 +218,7 @@ def _someone_serves(server: Server) -> bool:
 
 @rounds(2, 5)
 def test_connections_are_accepted_as_soon_as_ready_is_reported(folder: Path, rounds: int) -> None:
-    """Who connects upon the word is served."""
+    """A client that connects as soon as READY is written is served."""
     for _ in range(rounds):
         with run_server("service:handle", "-w", "2", bind=[f"unix:{folder}/socket"], cwd=folder) as server:
             for _ in range(3):
@@ -235,8 +235,9 @@ def test_status_and_events_agree_after_a_storm(folder: Path) -> None:
         for _ in range(3):
             os.kill(server.worker_pids()[0], signal.SIGKILL)
             wait_until(lambda: len(server.worker_pids()) == 3)
+            begun = server.stderr().count("reloading (")
             server.signal(signal.SIGHUP)
-            time.sleep(0.05)
+            wait_until(lambda begun=begun: server.stderr().count("reloading (") > begun)
         wait_until(lambda: _at_rest(folder / "control") == 3)
         told = request(folder / "control", command="status")
         assert {worker["pid"] for worker in told["workers"]} == set(server.worker_pids())

@@ -109,7 +109,7 @@ def test_no_worker_outlives_a_supervisor_killed_during_its_start(folder: Path, r
 
 @pytest.mark.parametrize("module", ["service", "untied"])
 def test_no_worker_outlives_a_supervisor_killed_while_they_serve(folder: Path, module: str) -> None:
-    """With the kernel's signal, and with the pipe alone."""
+    """With the kernel's parent-death signal, and with only the pipe."""
     with run_server(f"{module}:handle", "-w", "3", cwd=folder) as server:
         clients = [connect(server.port) for _ in range(30)]
         for sock in clients:

@@ -1,6 +1,6 @@
 """A worker that was given a user tries to be root again, by every path that the supervisor touches.
 
-The service's directory belongs to the workers' user (uid 65534), as a working directory often does.
+The service's directory belongs to that user (`nobody`, 65534), as a working directory often does.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ async def handle(stream):
     async for line in stream:
         stream.write(b"%d %d\\n" % (os.getuid(), os.getgid()))
 """
-#: The beginning of every script. `who` asks a worker for its user, and `nobody` runs code as uid 65534.
+#: Every script begins with it: a server in a directory of `nobody`, the users of its workers, and code run as `nobody`.
 PRELUDE = """
 import ctypes, os, re, signal, socket, subprocess, sys, time
 from pathlib import Path
@@ -180,7 +180,7 @@ def test_a_file_that_others_can_change_is_refused_with_the_path_and_the_cure(fol
         os.chown(config, 0, NOBODY)
         config.chmod(0o664)
     elif how == "list":
-        # The mode bits show only the list's mask, for a group that is root's and so trusted.
+        # In the mode only the mask shows, and root's group is trusted.
         config.chmod(0o644)
         let_write(config, NOBODY)
     done = subprocess.run(
@@ -441,7 +441,7 @@ with run_server("service:handle", *OPTIONS, bind=["127.0.0.1:0", "unix:s,mode=66
 
 
 def test_a_socket_of_root_that_is_put_there_while_we_bind_is_left_alone(folder: Path) -> None:
-    """One socket of root does not get the mode of another one in a directory of another user."""
+    """Two sockets of root in a directory of another user: one does not get the mode of the other."""
     need("strace")
     with socket.socket(socket.AF_UNIX) as other:
         os.fchmod(other.fileno(), 0o600)

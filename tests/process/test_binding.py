@@ -434,7 +434,7 @@ def test_a_name_of_the_abstract_namespace_has_no_file() -> None:
 
 
 def test_many_starters_at_once_end_with_one_server(tmp_path: Path) -> None:
-    """Each finds the same stale file; whoever loses says so, and the winner's file stays."""
+    """Each finds the same stale file; a loser raises, and the winner's file stays."""
     path = tmp_path / "s"
     prefork.bind_unix_socket(path).close()
     code = f"""
@@ -457,7 +457,7 @@ else:
 
 
 def test_a_blocking_listener_becomes_non_blocking_for_every_holder() -> None:
-    """The flag is of the open file description: set once by whoever accepts first."""
+    """The flag belongs to the open file description, and the first process that accepts sets it once."""
     code = """
 import asyncio, fcntl, os, prefork, socket
 listener = socket.create_server(("127.0.0.1", 0))

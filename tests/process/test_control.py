@@ -186,7 +186,7 @@ def test_clients_that_say_too_much_or_nothing_cost_nothing(server: Server, folde
 
 def test_other_users_are_turned_away(server: Server, folder: Path) -> None:
     need_root()
-    # As if its owner had opened the file to everybody.
+    # As if its owner had opened the file to every user.
     (folder / "control").chmod(0o666)
     folder.chmod(0o755)
     code = """

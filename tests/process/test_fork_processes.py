@@ -434,7 +434,7 @@ def test_a_handler_of_the_parent_that_raises_leaves_no_child() -> None:
 
 
 def test_what_a_child_raises_stays_in_the_child() -> None:
-    """The traceback is the caller's alone: the child is not inside the parent's loop."""
+    """The traceback has only the caller's frames, because the child is not inside the parent's loop."""
     result = run("import prefork\ntask = prefork.fork_processes(1, 0)\nraise LookupError('mine')")
     child, _, parent = result.stderr.partition("exited with status 1")
     assert "LookupError: mine" in child

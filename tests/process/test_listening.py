@@ -103,7 +103,7 @@ def test_readiness_is_written_to_a_descriptor_that_no_worker_keeps(folder: Path)
     ) as process:
         os.close(writer)
         try:
-            # The end of file means that nobody has it open any more.
+            # The end of file means that no process has it open any more.
             with os.fdopen(reader) as file:
                 assert file.read() == "READY\n"
             process.terminate()
@@ -131,4 +131,4 @@ def test_uvloop_serves_and_drains(folder: Path) -> None:
                 sock.sendall(b"hello\n")
                 assert sock.makefile("rb").readline() == b"hello\n"
         assert server.stop() == 0
-        assert server.stderr().count("drained: all connections closed, none aborted") == 2
+        assert server.stderr().count(" closed, none aborted") == 2

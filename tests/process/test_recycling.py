@@ -1,4 +1,4 @@
-"""Workers that reach a limit are replaced, one at a time, and no client notices."""
+"""Workers at their recycling limits are replaced, one at a time, and no client notices."""
 
 from __future__ import annotations
 

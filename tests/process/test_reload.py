@@ -140,7 +140,7 @@ def test_certificates_are_renewed_and_sessions_go_on(folder: Path, certs: dict[s
 
         first, session, _ = shake_hands()
         key.write_text("rubbish")
-        reload(server, "not reloading (SIGHUP): --tls-cert")
+        reload(server, "not reloading (SIGHUP): --tls-key")
         assert shake_hands()[0] == first
 
         leaf = streams.authority()[0].issue_cert("localhost", key_type=trustme.KeyType.ECDSA)
@@ -159,7 +159,7 @@ def test_sigttin_and_sigttou_add_and_remove_a_worker(folder: Path) -> None:
             wait_until(lambda count=count: len(server.worker_pids()) == count, what=f"{count} workers")
             assert ask(server)[0] == "one"
         server.signal(signal.SIGTTOU)
-        time.sleep(0.1)
+        wait_until(lambda: server.stderr().count("scaled (SIGTTOU)") == 3)
         assert ask(server)[0] == "one"
         assert re.findall(r"scaled \((\w+)\): (\d)", server.stderr())[:2] == [("SIGTTIN", "2"), ("SIGTTIN", "3")]
         assert server.stop() == 0
@@ -175,7 +175,7 @@ def test_a_stop_during_a_reload_ends_the_server(folder: Path) -> None:
 
 
 def test_disabled_deadlines_are_logged_once_and_when_they_change(tmp_path: Path) -> None:
-    """A peer may be silent for ever by default: whoever runs the server reads it at the start."""
+    """A peer may be silent for ever by default, which an operator must read in the log."""
     (tmp_path / "service.py").write_text("async def handle(stream): ...\n")
     config = tmp_path / "prefork.toml"
 

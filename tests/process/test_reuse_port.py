@@ -49,7 +49,7 @@ def answer(sock: socket.socket, word: bytes = b"hello\n") -> int:
 
 
 def stop_all(server: Server) -> list[int]:
-    """Stop every worker with SIGSTOP, so that connections wait in the queues."""
+    """Stop all workers with SIGSTOP, so that connections queue up."""
     pids = server.worker_pids()
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
@@ -95,7 +95,7 @@ def test_connections_queued_for_a_busy_worker_are_accepted_by_siblings(folder: P
 
 
 def test_scaling_keeps_every_socket_served(folder: Path) -> None:
-    """The sockets stay when the number of workers changes, because the kernel spreads connections over all of them."""
+    """Sockets stay open, whichever worker serves them, because the kernel goes on sharing connections out to all."""
     with run_server("service:handle", "-w", "3", "--reuse-port", cwd=folder) as server:
         fewer = [(signal.SIGTTOU, 2), (signal.SIGTTOU, 1)]
         for number, count in [*fewer, *((signal.SIGTTIN, count) for count in (2, 3, 4, 5))]:

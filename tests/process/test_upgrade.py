@@ -374,7 +374,7 @@ NEW = ["lseek", "listen", "ftruncate", "signalfd4", "pipe2", "clone", "sendto"]
 def test_a_kill_at_any_system_call_of_the_hand_over_leaves_one_server(
     folder: Path, victim: str, calls: list[str]
 ) -> None:
-    """Whoever dies, and when: one of the two serves, and owns the files."""
+    """Whichever supervisor dies, and when: one of the two serves, and owns the files."""
     need("strace")
     outcomes = set()
     for call in calls:

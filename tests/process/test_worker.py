@@ -130,17 +130,17 @@ def test_a_worker_holds_only_its_own_and_the_shared_descriptors(folder: Path) ->
         sockets = {pid: {name for name, _ in things(pid, "socket:")} for pid in server.worker_pids()}
         listeners = set.intersection(*sockets.values())
         assert len(listeners) == 2
-        # Only the supervisor has the other end of each worker's tether.
+        # The supervisor, and no worker, has the other end of the tether of each worker.
         ends = {name for name, _ in supervisor.values() if name.startswith("socket:")} - listeners
         assert len(ends) == 3
         pipes = {pid: things(pid, "pipe:") for pid in server.worker_pids()}
         common = set.intersection(*pipes.values())
-        # The lifeline: every worker can read it, only the supervisor can write it.
+        # The parent-death pipe: every worker reads, only the supervisor writes.
         assert [writable for _, writable in common] == [False]
         (lifeline, _) = next(iter(common))
         assert (lifeline, True) in supervisor.values()
         for pid, mine in pipes.items():
-            # The status pipe: only this worker can write it, only the supervisor can read it.
+            # The status pipe: only this worker writes, only the supervisor reads.
             ((status, writable),) = mine - common
             assert writable
             assert [name for name, _ in supervisor.values()].count(status) == 1
@@ -210,7 +210,7 @@ def test_a_stop_ends_whatever_the_service_left_running(folder: Path, name: str) 
 
 
 def test_a_worker_with_a_broken_listener_ends_even_if_the_service_blocks(folder: Path) -> None:
-    """Its listener broke, and the supervisor has set no deadline, so the kernel ends it (SIGALRM)."""
+    """Its listener broke, and no stop request bounds its end: SIGALRM does."""
     with run_server("app:blocking", "-w", "1", cwd=folder) as server:
         (victim,) = server.worker_pids()
         with traced(victim, "-e", "inject=accept4:error=EINVAL"):
@@ -228,7 +228,7 @@ def test_a_service_that_exits_outside_of_a_handler_ends_only_its_worker(folder: 
 
 
 def test_serve_never_returns_in_a_worker(folder: Path) -> None:
-    """A process that returns from `serve` prints so."""
+    """A process that gets past `serve` prints it."""
     result = run_script(
         """
 import os, sys, prefork

@@ -1,4 +1,4 @@
-"""What a service may be is told apart by its shape alone, and what it is not is said in one line."""
+"""The kind of a handler is told only by its shape, and an unsupported one is rejected in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who can change a file, by its owner, group and mode."""
+"""Users that can change a file, by its owner, group and mode."""
 
 from __future__ import annotations
 
