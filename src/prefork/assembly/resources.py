@@ -39,7 +39,7 @@ _CONTROL_BACKLOG = 16
 class ServerResources:
     """Owns the sockets and files of one server; `close` it in the end.
 
-    `settings` are those of the start; `source` gives them anew for each reload. `inherited` is what the predecessor of
+    `settings` are those of the start; `source` gives those of each reload. `inherited` is what the predecessor of
     an upgrade has passed on.
     """
 
@@ -210,7 +210,7 @@ class ServerResources:
 
     def repair_listeners(self, spec: GenerationSpec[GenerationConfig]) -> GenerationSpec[GenerationConfig] | None:
         """Repair what a worker may have done to the shared sockets. Return `spec` with other sockets if some had to be
-        bound anew, else None."""
+        bound again, else None."""
         config = spec.config
         listeners = replaced(config.listeners, self._reset_listeners())
         if listeners == config.listeners:
@@ -218,7 +218,7 @@ class ServerResources:
         return dataclasses.replace(spec, config=dataclasses.replace(config, listeners=listeners))
 
     def _reset_listeners(self) -> dict[Listener, Listener]:
-        """Repair the sockets, and return each listener that was bound anew with its replacement."""
+        """Repair the sockets, and return each listener that was bound again, with its replacement."""
         return self._listener_repair.repair(self._emit)
 
     # --- files, and the processes before and after --------------------------------------------------------------------
