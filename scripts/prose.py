@@ -52,7 +52,7 @@ RULES = {
     "alone": (r"\balone\b", 'write "only", or name what is left out'),
     "business": (r"\bbusiness\b(?!\s+logic)", "name the file or the process that does it"),
 }
-#: Where people are meant, or where "alone" is not "only".
+#: People, and the `alone` that does not mean "only".
 ALLOWED = re.compile(
     rf"\b(?:{PEOPLE}|those|anyone)s?,?\s+(?:who|whom|whose)\b"
     r"|\b(?:leav\w+|left|let|lets)\s+(?:\S+\s+){0,5}?alone\b|\b(?:runs?|stands?|works?)\s+alone\b",

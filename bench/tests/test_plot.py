@@ -21,7 +21,7 @@ CHARTS = {f"bench-{name}{end}.svg" for name in ("cpu", "works", "growth", "memor
 
 
 def everything() -> Results:
-    """A run in which everybody did everything, and one of them failed once."""
+    """A run in which every contestant did every work, and one of them failed once."""
     results = Results(environment={"Python": "3"}, rounds=2, missing=["the sea"])
     for work in works.FULL:
         table = results.works[work.name] = {}

@@ -1,4 +1,4 @@
-"""Medians, ratios and verdicts; who comes when; which core; what a run says of its targets."""
+"""Medians, ratios and verdicts; the order of contestants; cores; the verdicts of a run on its targets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_a_spread_is_of_the_rounds_that_have_a_value() -> None:
 
 
 def test_a_ratio_is_computed_within_each_round() -> None:
-    # The last two rounds were twice as dear for everybody.
+    # The last two rounds were twice as dear for both.
     found = ratio([10.0, 12.0, 10.0, 24.0, 36.0], [20.0, 20.0, 20.0, 40.0, 40.0])
     assert found is not None
     assert found.value == 12 / 20

@@ -401,7 +401,7 @@ def test_every_scenario_that_is_listed_exists(name: str) -> None:
 
 
 def soak(*arguments: str, deadline: float = 50.0) -> subprocess.CompletedProcess[str]:
-    """`python -m soak`, in a session of its own of which nobody stays."""
+    """Run `python -m soak` in a session of its own, all of which is killed afterwards."""
     process = subprocess.Popen(
         [sys.executable, "-m", "soak", *arguments],
         stdout=subprocess.PIPE,
@@ -440,7 +440,7 @@ def test_known_losses_are_counted_and_a_good_server_has_none() -> None:
 
 
 def test_a_bad_network_is_bad_and_nothing_is_lost_in_it() -> None:
-    """A hundredth and a half of what `make soak` does."""
+    """This is 0.6 % of what `make soak` does."""
     need("unshare", "nsenter", "ip")
     need_root()
     done = soak("network", "--scale", "0.006", "--stay", "0.5")

@@ -60,7 +60,7 @@ class Script:
 
 @contextmanager
 def running(code: str, *arguments: str, prefix: tuple[str, ...] = (), terminal: int | None = None) -> Iterator[Script]:
-    """Run `code` in a session of its own, all of whose processes are killed at the end of the block.
+    """Run `code` in a session of its own, and kill all processes of it at the end of the block.
 
     `prefix` is a command before Python's; `terminal` becomes its standard input and controlling terminal.
     """
