@@ -277,14 +277,14 @@ class Stopped(Event):
 
 
 class Drained(Event):
-    """A worker has closed its connections; `aborted` of them had to be aborted."""
+    """A worker has no connections any more: `closed` of them ended by themselves, and `aborted` had to be aborted."""
 
+    closed: int
     aborted: int
 
     def __str__(self) -> str:
-        if not self.aborted:
-            return "drained: all connections closed, none aborted"
-        return f"drained: {count_of(self.aborted, 'connection')} aborted at the drain timeout (--drain-timeout)"
+        end = f"{self.aborted} aborted (--drain-timeout)" if self.aborted else "none aborted"
+        return f"drained: {count_of(self.closed, 'connection')} closed, {end}"
 
 
 class WorkerFailed(Event, level=ERROR):

@@ -158,4 +158,4 @@ def test_a_context_that_had_to_fall_back_says_so_at_debug_level(monkeypatch: pyt
         tls_contexts.make_context(events.append)
         assert [type(event) for event in events] == [GroupsReduced]
         assert events[0].level == 10
-        assert "P-256 alone" in str(events[0])
+        assert "only the group P-256" in str(events[0])

@@ -14,7 +14,7 @@ from helpers.streams import FLAVOURS, Serving, World, eventually
 from helpers.support import slow
 
 from prefork import Limits, Stream
-from prefork.errors import ConfigError, ConnectionTimedOut
+from prefork.errors import ConfigError, ConnectionTimeoutError
 from prefork.events import ConnectionAborted
 
 SHORT = 0.3
@@ -145,7 +145,7 @@ def test_the_handler_receives_connection_timed_out_with_the_reason(world: World)
     async def curious(stream: Stream) -> None:
         try:
             await stream.read()
-        except ConnectionTimedOut as exc:
+        except ConnectionTimeoutError as exc:
             seen.append(exc)
             with pytest.raises(ConnectionAbortedError) as again:
                 await stream.read()

@@ -13,7 +13,7 @@ from helpers import streams
 from helpers.streams import FLAVOURS, Serving, World, eventually
 
 from prefork import Limits, Stream
-from prefork.errors import ConnectionOverflow
+from prefork.errors import ConnectionOverflowError
 from prefork.events import AcceptPaused, ConnectionAborted, ConnectionRefused
 from prefork.net.handshake_throttle import HandshakeThrottle
 
@@ -168,7 +168,7 @@ def test_beyond_the_budget_the_largest_backlog_is_aborted_first(world: World) ->
             stream.write(bytes(size))
             await stream.drain()
             await stream.read()
-        except ConnectionOverflow as exc:
+        except ConnectionOverflowError as exc:
             failed.append((size, str(exc)))
             raise
 

@@ -14,7 +14,7 @@ import pytest
 from helpers.streams import FLAVOURS, TRANSPORTS, World, eventually, settled
 
 from prefork.config import Limits
-from prefork.errors import ConnectionOverflow, ConnectionTimedOut, LineTooLong, StreamBusy
+from prefork.errors import ConnectionOverflowError, ConnectionTimeoutError, LineTooLongError, StreamBusyError
 from prefork.events import ConnectionAborted
 from prefork.net.stream import call_when_closed
 
@@ -156,7 +156,7 @@ def test_readline_drops_an_overlong_line_and_goes_on(world: World) -> None:
         async with world.connected() as (stream, _, writer):
             writer.write(b"x" * 11 + b"\nnext\n")
             await eventually(lambda: True)
-            with pytest.raises(LineTooLong):
+            with pytest.raises(LineTooLongError):
                 await stream.readline()
             assert await stream.readline() == b"next\n"
 
@@ -191,7 +191,7 @@ def test_two_readers_at_once_are_refused_and_the_first_keeps_waiting(world: Worl
         async with world.connected() as (stream, _, writer):
             first = asyncio.ensure_future(stream.readline())
             await asyncio.sleep(0)
-            with pytest.raises(StreamBusy):
+            with pytest.raises(StreamBusyError):
                 await stream.read(1)
             writer.write(b"for the first\n")
             assert await settled(first) == b"for the first\n"
@@ -503,9 +503,9 @@ def test_too_much_unsent_aborts_the_connection_and_says_so(world: World) -> None
             for _ in range(200):
                 stream.write(b"m" * 100_000)
             assert stream.is_closing()
-            with pytest.raises(ConnectionOverflow):
+            with pytest.raises(ConnectionOverflowError):
                 await stream.drain()
-            with pytest.raises(ConnectionOverflow):
+            with pytest.raises(ConnectionOverflowError):
                 await stream.read(1)
             stream.write(b"dropped")
             assert stream.unsent == 0
@@ -522,7 +522,7 @@ def test_a_peer_that_reads_nothing_is_aborted_after_the_write_timeout(world: Wor
     async def main() -> None:
         async with world.connected() as (stream, _, writer):
             writer.transport.pause_reading()
-            with pytest.raises(ConnectionTimedOut):
+            with pytest.raises(ConnectionTimeoutError):
                 while True:
                     await stream.send(b"s" * 100_000)
 

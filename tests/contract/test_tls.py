@@ -11,7 +11,7 @@ import pytest
 from helpers.streams import FLAVOURS, World, client_context, eventually, server_context, settled
 
 from prefork.config import Limits
-from prefork.errors import ConnectionTimedOut
+from prefork.errors import ConnectionTimeoutError
 from prefork.net.stream import Stream, call_when_closed
 
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
@@ -138,7 +138,7 @@ def test_the_handshake_has_a_deadline_in_total(world: World, how: str) -> None:
 
             attacking = asyncio.ensure_future(attack())
             started = asyncio.get_running_loop().time()
-            with pytest.raises(ConnectionTimedOut):
+            with pytest.raises(ConnectionTimeoutError):
                 await stream.start_tls(server_context())
             assert asyncio.get_running_loop().time() - started >= 0.3
             assert stream.is_closing()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import enum
+import inspect
 import json
 import re
 import shutil
@@ -14,9 +16,12 @@ from helpers.support import need, need_root, run_script
 
 from prefork.cli.sources import Sources
 from prefork.config import Limits, Settings
+from prefork.core import time_limits as limits
+from prefork.core import worker_state
 from prefork.errors import ExitCode
+from prefork.net import acceptor, channel
 from prefork.system.tls_contexts import build_context
-from prefork.testing import run_server
+from prefork.testing import Server, run_server
 
 ROOT = Path(__file__).parents[2]
 PAGES = {path.name: path for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]}
@@ -255,7 +260,6 @@ def test_the_table_of_tls_defaults_is_the_contexts(certs: dict[str, str]) -> Non
 
 
 def test_the_table_of_fixed_timeouts_is_the_codes() -> None:
-    limits = pytest.importorskip("prefork.core.time_limits", reason="the timeouts are in several modules")
     rows = {what: text for what, (text, *_) in table("running.md", "Timeouts that are fixed").items()}
 
     def seconds(what: str) -> float:
@@ -292,16 +296,26 @@ def test_log_lines_have_the_documented_form(form: str, tmp_path: Path) -> None:
         assert keys <= set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", section, re.M))))
 
 
-# --- files and links --------------------------------------------------------------------------------------------------
+# --- prefork.testing --------------------------------------------------------------------------------------------------
 
-#: Files of the layout that is being built. Remove a name when its file is there.
-PLANNED = {
-    "core/rolling_restart.py",
-    "core/time_limits.py",
-    "parent/reload.py",
-    "parent/takeover.py",
-    "system/socket_snapshot.py",
-}
+
+def test_the_table_of_arguments_of_run_server_is_its_signature() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| .*? \|$", TEXT["testing.md"], re.M)
+    stated = {name: default.strip("`") for name, default in rows}
+    words = {None: {"this directory", "empty"}, (): {"empty"}}
+    parameters = list(inspect.signature(run_server).parameters.values())[2:]
+    assert list(stated) == [each.name for each in parameters]
+    for each in parameters:
+        assert stated[each.name].replace('"', "'") in words.get(each.default, {repr(each.default)}), each
+
+
+def test_the_table_of_the_server_has_its_members() -> None:
+    section = TEXT["testing.md"].split("| `server` has |")[1].split("\n\n")[0]
+    stated = set(re.findall(r"`(\w+)", "".join(line.split(" | ")[0] for line in section.splitlines())))
+    assert stated == {name for name in vars(Server) if not name.startswith("_")}
+
+
+# --- files and links --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("page", sorted(TEXT))
@@ -310,12 +324,10 @@ def test_files_that_pages_name_exist(page: str) -> None:
     for path in re.findall(r"`((?:tests|docs|src|examples|scripts|bench|soak|inject)/[\w./-]+)`", text):
         assert (ROOT / path).exists(), f"{page} names {path}"
     for path in re.findall(r"`((?:core|net|system|parent|worker|cli|observe|assembly|testing)/\w+\.py)`", text):
-        assert path in PLANNED or (ROOT / "src" / "prefork" / path).exists(), f"{page} names {path}"
+        assert (ROOT / "src" / "prefork" / path).exists(), f"{page} names {path}"
 
 
 def test_functions_that_the_architecture_names_are_in_the_files_beside_them() -> None:
-    if any(not (ROOT / "src" / "prefork" / path).exists() for path in PLANNED):
-        pytest.skip("the layout is being built")
     named = re.findall(r"`(\w+/\w+\.py)`((?: `\w+`,?)+)", TEXT["ARCHITECTURE.md"])
     assert len(named) > 10
     for path, names in named:
@@ -327,12 +339,23 @@ def test_functions_that_the_architecture_names_are_in_the_files_beside_them() ->
 
 
 def test_events_and_commands_that_the_architecture_names_exist() -> None:
-    if any(not (ROOT / "src" / "prefork" / path).exists() for path in PLANNED):
-        pytest.skip("the layout is being built")
     source = "".join((ROOT / "src" / "prefork" / path).read_text() for path in ("events.py", "core/facts.py"))
     names = set(re.findall(r"\b(?:event|command) ([A-Z]\w+)", TEXT["ARCHITECTURE.md"]))
     assert len(names) > 5
     assert {name for name in names if f"class {name}(" not in source and f"class {name}:" not in source} == set()
+
+
+@pytest.mark.parametrize(
+    ("heading", "states"),
+    [
+        ("worker state", worker_state.State),
+        ("phase of a stream", channel.Phase),
+        ("state of an acceptor", acceptor.State),
+    ],
+)
+def test_tables_of_states_have_the_states_of_the_code(heading: str, states: type[enum.Enum]) -> None:
+    rows = TEXT["ARCHITECTURE.md"].split(f"| {heading} |")[1].split("\n\n")[0].splitlines()[2:]
+    assert [row.split(" | ")[0].strip("| ") for row in rows] == [state.name for state in states]
 
 
 def anchors(text: str) -> set[str]:

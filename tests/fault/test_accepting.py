@@ -164,7 +164,7 @@ def test_serve_forever_raises_when_a_listener_breaks(world: World) -> None:
             no_listener.bind(("127.0.0.1", 0))
             async with observed_server(handle, lambda event: None) as server:
                 server.add_socket(no_listener)
-                with pytest.raises(prefork.ListenerFailed):
+                with pytest.raises(prefork.ListenerError):
                     await server.serve_forever()
 
     world.run(main)
@@ -227,7 +227,7 @@ async def main():
             asyncio.open_connection("127.0.0.1", server.sockets[0].getsockname()[1]))
         try:
             await server.serve_forever()
-        except prefork.ListenerFailed as exc:
+        except prefork.ListenerError as exc:
             print("left:", exc.errno)
 asyncio.run(main())
 """

@@ -93,7 +93,7 @@ def test_a_limit_below_the_number_of_polled_descriptors_ends_nothing(folder: Pat
 
 @pytest.mark.parametrize("error", ["OSError(23, 'Too many open files in system')", "ImportError('cannot map it')"])
 def test_a_command_that_cannot_be_imported_is_one_line(folder: Path, error: str) -> None:
-    (folder / "typer.py").write_text(f"raise {error}\n")
+    (folder / "click.py").write_text(f"raise {error}\n")
     done = command(folder, "status", env={"PYTHONPATH": str(folder)})
     assert done.returncode == 3
     assert done.stderr.startswith("prefork: the command cannot run: ")
@@ -189,8 +189,8 @@ class Broken:
     def register(self, *_): pass
     def poll(self, *_): raise OSError(12, "Cannot allocate memory")
 select.poll = Broken
-from prefork.net.acceptor import _waits
-print(_waits(0))
+from prefork.net.acceptor import _is_readable
+print(_is_readable(0))
 """
     assert run_script(code).stdout == "True\n"
 

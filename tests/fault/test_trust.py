@@ -454,7 +454,7 @@ def test_a_socket_of_root_that_is_put_there_while_we_bind_is_left_alone(folder: 
         wait_until((folder / "s").exists)
         os.rename(folder / "private", folder / "s")
         error = process.communicate(timeout=20)[1]
-        assert "another file was put in its place while it was bound" in error
+        assert "another file replaced it while it was bound" in error
         assert stat.S_IMODE((folder / "s").stat().st_mode) == 0o600
         # Nor is it removed.
         assert command(folder, "status").returncode == 2
@@ -665,8 +665,7 @@ def test_a_link_in_the_place_of_the_control_socket_leads_to_no_other_server(fold
         assert done.returncode == 2
         assert "--config prefork.toml: " in done.stderr
         assert (
-            f"root does not believe where the control socket is; say so by --control {folder.parent}/other"
-            in done.stderr
+            f"root does not trust the control socket named there (use --control {folder.parent}/other)" in done.stderr
         )
         with pytest.raises(BlockingIOError):
             other.accept()
@@ -763,8 +762,8 @@ def test_checking_paths_in_threads_leaks_no_descriptor(folder: Path) -> None:
     def walk() -> None:
         for _ in range(50):
             assert paths.weaknesses(folder / "service.py")
-            with paths.resolve(folder / "service.py") as place:
-                assert place.look()
+            with paths.resolve(folder / "service.py") as entry:
+                assert entry.stat()
 
     threads = [threading.Thread(target=walk) for _ in range(4)]
     for thread in threads:

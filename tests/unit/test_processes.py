@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefork.system.processes import Child, Descriptor, ExitStatus, Lifeline
+from prefork.system.child import Child, ExitStatus
+from prefork.system.descriptors import Descriptor
+from prefork.system.parent_death import Lifeline
 
 
 @given(st.integers(0, 255))

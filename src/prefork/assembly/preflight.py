@@ -13,7 +13,8 @@ from ..config import Settings
 from ..errors import ExitCode, PreforkError, ServiceError
 from ..system.credentials import Identity, drop_privileges, resolve_identity
 from ..system.descriptors import Descriptor
-from ..system.processes import System, unblock_signals
+from ..system.processes import System
+from ..system.signals import unblock_signals
 from ..worker.loader import load_handler
 from . import trust
 from .settings_source import SettingsSource

@@ -238,7 +238,7 @@ class ServerResources:
     def export(self, channel: int, workers: int) -> tuple[HandoverWriter, Mapping[str, str]]:
         """Return what a successor with `workers` workers gets: descriptors, and variables for its environment.
 
-        Raises OSError. Raises UntrustedPaths if another user could have changed the program since the start: the
+        Raises OSError. Raises UntrustedPathsError if another user could have changed the program since the start: the
         successor runs as root, too.
         """
         self._reset_listeners()

@@ -17,7 +17,7 @@ from pathlib import PurePath
 
 from ..config import Settings
 from ..core.trust import ROOT, Weakness
-from ..errors import UntrustedPaths
+from ..errors import UntrustedPathsError
 from ..system import paths, tls_contexts
 from ..system.credentials import Identity
 from ..text import escape_controls
@@ -33,8 +33,8 @@ def load_certificate(
 ) -> tls_contexts.CertificatePair | None:
     """Return the certificate that the settings name, or None if they name none.
 
-    Raises ConfigError if it cannot be used. Raises UntrustedPaths if workers are another user, and that user could have
-    changed the certificate, the settings, or the code that runs.
+    Raises ConfigError if it cannot be used. Raises UntrustedPathsError if workers are another user, and that user could
+    have changed the certificate, the settings, or the code that runs.
     """
     # The settings first, and on their own: a file that root must not trust says where the rest is.
     _require(source.weaknesses, settings, identity)
@@ -44,8 +44,8 @@ def load_certificate(
 
 
 def require_trusted(weaknesses: Iterable[tuple[str, Weakness]], settings: Settings, identity: Identity | None) -> None:
-    """Raise UntrustedPaths if workers are another user, and that user could change the code that runs or the files of
-    `weaknesses`, which come with the option that named each."""
+    """Raise UntrustedPathsError if workers are another user, and that user could change the code that runs or the files
+    of `weaknesses`, which come with the option that named each."""
     if _is_needed(settings, identity):
         _require((*weaknesses, *_code_weaknesses()), settings, identity)
 
@@ -70,7 +70,7 @@ def _require(weaknesses: Iterable[tuple[str, Weakness]], settings: Settings, ide
     if len(origins) > MAX_PROBLEMS:
         problems.append(f"{len(origins) - MAX_PROBLEMS} more paths can be changed by other users than root")
     if problems:
-        raise UntrustedPaths(*problems)
+        raise UntrustedPathsError(*problems)
 
 
 def _describe(origin: str, weakness: Weakness) -> str:

@@ -43,6 +43,7 @@ def ask(request: Request, control: str, as_json: bool, timeout: float = TIMEOUT)
     from ..system import control_client
 
     path = control or Sources({}).control() or control_client.find_socket()
+    # Outside of the `try`, because the ConfigError that it raises is a ValueError too.
     answer = control_client.request(path, encode_request(request), timeout)
     try:
         reply = decode_reply(answer)

@@ -143,7 +143,10 @@ class Abandon:
 
 @dataclass(frozen=True, slots=True)
 class RollBack:
-    """Own everything again and serve, because the successor is gone after it served."""
+    """Own everything again and serve, because the successor `pid` is gone after it served."""
+
+    pid: int
+    cause: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +240,9 @@ class Upgrade:
         if step is Step.STARTING:
             reason = self._failure or f"the new supervisor died while starting: {fact.cause}"
             return [Abandon(reason), EmitEvent(UpgradeFailed(reason))]
-        return [EmitEvent(RolledBack(self.pid, fact.cause)), RollBack()] if step is Step.LEADING else []
+        if step is Step.LEADING:
+            return [EmitEvent(RolledBack(self.pid, fact.cause)), RollBack(self.pid, fact.cause)]
+        return []
 
     def _stop(self, fact: StopRequested, now: float) -> list[UpgradeCommand]:
         match self.step:

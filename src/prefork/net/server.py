@@ -91,13 +91,17 @@ class TCPServer(BaseServer):
         self.add_sockets(sockets)
 
     def close(self) -> None:
+        """Stop accepting, at once (idempotent), and close the sockets of `listen`. Open connections go on.
+
+        `wait_closed` waits for them. The queue of a socket from `add_socket` is left to other processes that hold it.
+        """
         super().close()
         for sock in self._own_sockets:
             sock.close()
         self._own_sockets.clear()
 
     async def serve_forever(self) -> None:
-        """Wait until `close()`. Raise ListenerFailed if a listening socket itself has failed.
+        """Wait until `close()`. Raise ListenerError if a listening socket itself has failed.
 
         Cancelling it drains the server; cancelling it again aborts what is open.
         """

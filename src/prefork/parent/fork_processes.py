@@ -13,18 +13,10 @@ import sys
 
 from ..events import ChildExited, ChildFailed, Emit, ForkDelayed, log
 from ..system import forksafety
-from ..system.processes import (
-    REAP_INTERVAL,
-    RESOURCE_ERRNOS,
-    Child,
-    ExitStatus,
-    Lifeline,
-    System,
-    block_signals,
-    die_with_parent,
-    unblock_signals,
-)
-from ..system.signals import SignalQueue
+from ..system.child import Child, ExitStatus
+from ..system.parent_death import Lifeline, die_with_parent
+from ..system.processes import REAP_INTERVAL, RESOURCE_ERRNOS, System
+from ..system.signals import SignalQueue, block_signals, unblock_signals
 from ..system.worker_info import describe_role, set_task_id
 
 DEFAULT_MAX_RESTARTS = 100

@@ -27,7 +27,7 @@ from ..core.upgrade import (
     UpgradeRequested,
 )
 from ..core.worker_state import Timing
-from ..events import Emit, TookOver, UpgradeFailed
+from ..events import Emit, RolledBack, TookOver, UpgradeFailed
 from ..system.file_ownership import FileOwnership
 from ..system.processes import System
 from .control_server import ControlSocket
@@ -170,6 +170,7 @@ class Takeover:
                 self.outcome = Failure(str(UpgradeFailed(command.reason)))
                 self._set_ownership(FileOwnership.OWNER)
             case RollBack():
+                self.outcome = Failure(str(RolledBack(command.pid, command.cause)))
                 self._set_ownership(FileOwnership.OWNER)
                 return [SuccessorRolledBack()]
             case StopToo():

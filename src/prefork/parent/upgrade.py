@@ -23,8 +23,9 @@ from ..core.upgrade import (
     UpgradeFact,
 )
 from ..errors import PreforkError, reason_of
+from ..system.child import Child
 from ..system.handover import VARIABLE, HandoverWriter
-from ..system.processes import REAP_INTERVAL, Child, System
+from ..system.processes import REAP_INTERVAL, System
 from ..text import escape_ascii
 
 #: Puts together what a successor inherits, with a channel of this number, and variables of its environment.

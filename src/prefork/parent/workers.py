@@ -28,10 +28,11 @@ from ..core.facts import (
 from ..core.messages import Decoder, DrainingMessage, ReadyMessage, RecycleMessage, StackLine, UnableMessage
 from ..errors import reason_of
 from ..events import Emit, WorkerStacks
+from ..system.child import Child, ExitStatus
 from ..system.descriptors import Descriptor, count_descriptors, raise_limit
 from ..system.fork_context import ForkContext
 from ..system.memory import OomKills
-from ..system.processes import REAP_INTERVAL, RESOURCE_ERRNOS, Child, ExitStatus, System
+from ..system.processes import REAP_INTERVAL, RESOURCE_ERRNOS, System
 from ..system.scoreboard import FleetSetting, Row, Scoreboard, WorkerStat
 from ..system.tether import Tether
 from ..text import escape_ascii

@@ -1,1 +1,1 @@
-"""Blocking system calls: the only place that forks, kills, waits, binds and opens files. No asyncio."""
+"""Blocking system calls: the only way in which prefork reaches processes, signals, sockets and files. No asyncio."""

@@ -116,7 +116,7 @@ class Child:
         self._leads_group = True
 
     def reap(self) -> ExitStatus | None:
-        """Return how the child ended, or None while it runs. Never blocks, reaps no other child, may be repeated."""
+        """Return how the child ended, or None while it runs. Never block, reap no other child; may be repeated."""
         if self._status is None:
             self._status = self._wait(os.WNOHANG)
         return self._status

@@ -32,7 +32,7 @@ class Notifier:
             self.variables["WATCHDOG_USEC"] = usec
 
     def send(self, **states: str | int) -> None:
-        """Send states, as in `send(READY=1, STATUS="...")`. Never waits and never raises."""
+        """Send states, as in `send(READY=1, STATUS="...")`. Never wait, never raise."""
         if self._address:
             text = "\n".join(f"{name}={value}" for name, value in states.items())
             with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:

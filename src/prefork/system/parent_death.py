@@ -104,7 +104,7 @@ class Lifeline:
         return self._reader.fileno()
 
     def broken(self) -> bool:
-        """Return whether the parent has exited. Never blocks. Discards bytes in the pipe, which mean nothing."""
+        """Return whether the parent has exited. Never block. Discard bytes in the pipe, which mean nothing."""
         try:
             return os.read(self.fileno(), 65536) == b""
         except BlockingIOError:

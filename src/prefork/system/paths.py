@@ -16,10 +16,8 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
 from ..core.trust import Weakness, weakness, weakness_of_entry
 from .descriptors import Descriptor
@@ -36,7 +34,7 @@ _base = ""
 
 
 class Entry:
-    """A name in an open directory (openat(2)). `close` it, or use it as a context manager.
+    """A name in an open directory (openat(2)). `resolve` opens and closes the directory.
 
     Every method raises OSError as its system call does, and acts on the name itself, never on what a link points to.
     """
@@ -48,17 +46,6 @@ class Entry:
         self._directory = directory
         self._exposed = exposed
         """Whether another user can replace the directory, so that its path may lead elsewhere the next time."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._directory.close()
 
     def stat(self) -> os.stat_result:
         """Return the status of the file that has the name now."""
@@ -91,27 +78,25 @@ class Entry:
         return f"{directory}/{self.name}" if self._exposed and directory else self.path
 
 
-def resolve(path: str | os.PathLike[str]) -> Entry:
-    """Open the directory of `path`. The name itself may be missing. Raise OSError.
+@contextlib.contextmanager
+def resolve(path: str | os.PathLike[str]) -> Iterator[Entry]:
+    """Open the directory of `path` for the block. The name itself may be missing. Raise OSError.
 
     As root, do not follow a symbolic link that another user can change (ELOOP). Otherwise root would create, change or
     remove any file that a link of the workers' user names.
     """
     # Another user has no less privileged user to be protected from.
     strictly = os.geteuid() == 0
-    walk = _Walk(absolute(path))
-    try:
+    with contextlib.closing(_Walk(absolute(path))) as walk:
         name = walk.to_directory(strictly)
-    except BaseException:
-        walk.close()
-        raise
-    return Entry(walk.path, walk.detach(), name, exposed=strictly and bool(walk.weak))
+        directory = walk.detach()
+    with contextlib.closing(directory):
+        yield Entry(walk.path, directory, name, exposed=strictly and bool(walk.weak))
 
 
 def open_path(path: str | os.PathLike[str]) -> Descriptor:
     """Open the file at `path` with O_PATH (open(2)), through the links that `resolve` would follow. Raise OSError."""
-    walk = _Walk(absolute(path))
-    with contextlib.closing(walk):
+    with contextlib.closing(_Walk(absolute(path))) as walk:
         return walk.to_file(_STAT_ONLY, strictly=os.geteuid() == 0)
 
 
@@ -135,8 +120,7 @@ def read(path: str | os.PathLike[str], max_bytes: int) -> Content:
     The open descriptor is judged, not the path. Raise OSError, also for a file that is not regular or is larger than
     `max_bytes`.
     """
-    walk = _Walk(absolute(path))
-    with contextlib.closing(walk):
+    with contextlib.closing(_Walk(absolute(path))) as walk:
         fd = walk.to_file(os.O_RDONLY | os.O_NONBLOCK)
         with contextlib.closing(fd):
             found = os.fstat(fd.fileno())
@@ -150,8 +134,7 @@ def read(path: str | os.PathLike[str], max_bytes: int) -> Content:
 
 def weaknesses(path: str | os.PathLike[str]) -> tuple[Weakness, ...]:
     """Return how other users can change the file or directory at `path`, or one on the way to it. Raise OSError."""
-    walk = _Walk(absolute(path))
-    with contextlib.closing(walk), contextlib.closing(walk.to_file(_STAT_ONLY)):
+    with contextlib.closing(_Walk(absolute(path))) as walk, contextlib.closing(walk.to_file(_STAT_ONLY)):
         return tuple(walk.weak)
 
 

@@ -19,24 +19,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NoReturn
 
 from ..errors import ExitCode, place_of, reason_of
-from .child import Child, ExitStatus
+from .child import Child
 from .descriptors import Closeable, Descriptor
-from .parent_death import Lifeline, die_with_parent, load_prctl
-from .signals import BLOCKABLE, block_signals, restore_default_signals, unblock_signals
-
-#: What code that forks needs, in one import.
-__all__ = [
-    "Child",
-    "Closeable",
-    "Descriptor",
-    "ExitStatus",
-    "Lifeline",
-    "System",
-    "block_signals",
-    "die_with_parent",
-    "restore_default_signals",
-    "unblock_signals",
-]
+from .parent_death import Lifeline, load_prctl
+from .signals import BLOCKABLE, restore_default_signals, unblock_signals
 
 #: errno values that mean the system lacks a resource that may be free again in a moment (fork(2), accept(2)).
 RESOURCE_ERRNOS = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOBUFS})
@@ -59,7 +45,10 @@ class System:
         time.sleep(seconds)
 
     def exit(self, code: int) -> NoReturn:
-        """End this process at once, as a forked child must: otherwise the parent's atexit handlers would run twice."""
+        """End this process at once, as a forked child must.
+
+        Otherwise atexit handlers and finalizers of the parent would run twice.
+        """
         _flush_standard_streams()
         os._exit(code)
 
@@ -149,7 +138,7 @@ class System:
                 found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
                 return
-            # One of own is reported again until its owner reaps it.
+            # A child in `own` is reported again until its owner reaps it.
             if found is None or found.si_pid in own:
                 return
             with contextlib.suppress(ChildProcessError):
@@ -180,9 +169,9 @@ class System:
             try:
                 pidfd = os.pidfd_open(pid)
             except OSError:
-                orphan = Child(pid, None)
-                orphan.signal(signal.SIGKILL)
-                orphan.wait()
+                child = Child(pid, None)
+                child.signal(signal.SIGKILL)
+                child.wait()
                 raise
         child = Child(pid, pidfd)
         self.close_in_child(child)

@@ -118,7 +118,7 @@ class SignalQueue:
         return [self._reader, *([self._signalfd] if self._signalfd else [])]
 
     def drain(self) -> list[Received]:
-        """Return the signals that arrived since the last call. Never blocks."""
+        """Return the signals that arrived since the last call. Never block."""
         came = [Received(number, False) for number in _read(self._reader) if number in self._handlers]
         if self._signalfd is not None:
             # struct signalfd_siginfo: signo, errno, code, and padding to 128 bytes (signalfd(2)).

@@ -18,25 +18,14 @@ import struct
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 Value = int | bytes
 #: The value of each setting, by name. A setting that this kernel or this kind of socket does not have is missing.
 Snapshot = Mapping[str, Value]
 
 
-class Setting(Protocol):
-    """One setting of a listening socket; `name` is that of the manual pages.
-
-    `read` and `write` raise OSError if this socket has no such setting. Read again to see whether `write` worked.
-    """
-
-    @property
-    def name(self) -> str: ...
-
-    def read(self, sock: socket.socket) -> Value: ...
-
-    def write(self, sock: socket.socket, value: Value) -> None: ...
+# Each class below is a kind of setting, with its `name` in the manual pages. Its `read` and `write` raise OSError if a
+# socket has no such setting. Read again to see whether `write` worked.
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +133,8 @@ class UnixShutdown:
     def write(self, sock: socket.socket, value: Value) -> None:
         """Do nothing, because a shutdown cannot be undone."""
 
+
+Setting = Option | StatusFlag | Filter | QueueLength | UnixShutdown
 
 _EACCES = 13
 _SO_GET_FILTER, _SO_DETACH_FILTER, _SO_DETACH_REUSEPORT_BPF = 26, 27, 68

@@ -266,7 +266,7 @@ def _remove_stale(entry: Entry, name: str) -> None:
 
 @contextlib.contextmanager
 def _opened(entry: Entry) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield a path that leads to the file that is at `place` now, whatever replaces it later, and its stat result.
+    """Yield a path that leads to the file that is at `entry` now, whatever replaces it later, and its stat result.
 
     For connect(2), chown(2) and chmod(2), which take no descriptor, or none of this kind (open(2), O_PATH).
     """

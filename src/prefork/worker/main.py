@@ -17,7 +17,7 @@ import sys
 from ..core.messages import DrainingMessage, Message, ReadyMessage, RecycleMessage, UnableMessage, encode
 from ..core.recycling import RecycleLimits
 from ..core.time_limits import WORKER_EXIT_TIMEOUT
-from ..errors import ExitCode, ListenerFailed, PreforkError, place_of, reason_of
+from ..errors import ExitCode, ListenerError, PreforkError, place_of, reason_of
 from ..events import Drained, Emit, WorkerFailed
 from ..net.base_server import BaseServer
 from ..net.connection import handler_failed
@@ -129,8 +129,9 @@ async def _serve(context: WorkerContext, handler: Handler) -> int:
     if recycling is not None:
         recycling.stop()
     _stop_accepting(server, sockets, context)
+    connections = server.connections
     aborted = await server.drain(settings.drain_timeout)
-    context.emit(Drained(aborted))
+    context.emit(Drained(connections - aborted, aborted))
     # Stop the heartbeat, because shutdown code may block: `exit_deadline` bounds it from here.
     heartbeat.stop()
     exit_deadline(WORKER_EXIT_TIMEOUT)
@@ -139,7 +140,7 @@ async def _serve(context: WorkerContext, handler: Handler) -> int:
         _report(context.emit, "stop() failed", failure)
     try:
         await serving
-    except ListenerFailed:
+    except ListenerError:
         # Reported already. The supervisor still has the socket, and will see whether another worker can use it.
         return ExitCode.BIND
     return ExitCode.OK
