@@ -278,10 +278,10 @@ def test_deadlines_of_many_leave_nothing_behind(world: World) -> None:
                     assert await reader.readline() == b"x\n"
                     writer.close()
             await eventually(lambda: serving.server.connections == 0)
-            hub = serving.server._shared
-            assert hub is not None
-            assert len(hub.deadlines) == 0
-            assert hub.deadlines._wheel.buckets < 50, "buckets, and none for each connection"
+            shared = serving.server._shared
+            assert shared is not None
+            assert len(shared.deadlines) == 0
+            assert shared.deadlines._wheel.buckets < 50, "buckets, and none for each connection"
 
     world.run(main)
 

@@ -218,15 +218,15 @@ def test_of_all_that_is_unsent_the_worst_goes_first(world: World) -> None:
             ((size, reason),) = failed
             assert size == 14 * mib
             assert "the most of any connection" in reason
-            hub = serving.server._shared
-            assert hub is not None
-            assert 0 < hub.buffered_bytes <= 20 * mib
-            assert hub.buffered_bytes == sum(each._buffered_bytes() for each in hub.backlogged)
+            shared = serving.server._shared
+            assert shared is not None
+            assert 0 < shared.buffered_bytes <= 20 * mib
+            assert shared.buffered_bytes == sum(each._buffered_bytes() for each in shared.backlogged)
             assert len(serving.told(ConnectionAborted)) == 1
             for sock in socks:
                 sock.close()
             await eventually(lambda: serving.server.connections == 0)
-            assert (hub.buffered_bytes, len(hub.backlogged)) == (0, 0)
+            assert (shared.buffered_bytes, len(shared.backlogged)) == (0, 0)
 
     world.run(main)
 
@@ -246,9 +246,9 @@ def test_what_is_unsent_is_counted_right_whatever_becomes_of_it(world: World) ->
                     total += len(await loop.sock_recv(sock, 65536))
                 sock.close()
             await eventually(lambda: serving.server.connections == 0)
-            hub = serving.server._shared
-            assert hub is not None
-            assert (hub.buffered_bytes, len(hub.backlogged)) == (0, 0)
+            shared = serving.server._shared
+            assert shared is not None
+            assert (shared.buffered_bytes, len(shared.backlogged)) == (0, 0)
 
     world.run(main)
 

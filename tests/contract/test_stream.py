@@ -785,8 +785,8 @@ def test_wait_draining_returns_when_the_server_wants_to_stop(world: World) -> No
             waiting = asyncio.ensure_future(stream.wait_draining())
             await asyncio.sleep(0)
             assert not waiting.done()
-            assert world.hub is not None
-            world.hub.draining.set()
+            assert world.shared is not None
+            world.shared.draining.set()
             await settled(waiting)
             assert stream.draining
 

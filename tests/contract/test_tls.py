@@ -333,7 +333,7 @@ def test_nothing_that_came_before_a_handshake_reaches_the_handler(world: World) 
 
 def test_failed_handshakes_leave_nothing_behind(world: World) -> None:
     async def main() -> None:
-        assert world.hub is not None
+        assert world.shared is not None
         context = server_context()
         for i in range(60):
             async with world.raw() as (stream, sock):
@@ -347,7 +347,7 @@ def test_failed_handshakes_leave_nothing_behind(world: World) -> None:
                     await asyncio.sleep(0)
                     task.cancel()
                     await asyncio.wait({task})
-        assert len(world.hub.deadlines) == 0
+        assert len(world.shared.deadlines) == 0
         assert len(asyncio.all_tasks()) == 1
 
     world.run(main)

@@ -67,7 +67,7 @@ class World:
     transport: str
     limits: Limits = field(default_factory=Limits)
     events: list[Event] = field(default_factory=list)
-    hub: ServerState | None = None
+    shared: ServerState | None = None
 
     def run(self, main: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         """Run `main` on a loop of this flavour, under a deadline."""
@@ -79,12 +79,12 @@ class World:
             if self.flavour == "eager":
                 loop.set_task_factory(asyncio.eager_task_factory)
             poller = LoopPoller(loop) if self.flavour == "no-epoll" else None
-            self.hub = ServerState(loop, self.limits, self.events.append, poller)
+            self.shared = ServerState(loop, self.limits, self.events.append, poller)
             try:
                 async with asyncio.timeout(DEADLINE):
                     result = await main()
             finally:
-                self.hub.close()
+                self.shared.close()
             assert not failures, failures
             return result
 
@@ -120,12 +120,12 @@ class World:
         return ours, theirs
 
     def stream(self, ours: socket.socket) -> Stream:
-        assert self.hub is not None
+        assert self.shared is not None
         try:
             address: object = ours.getpeername()
         except OSError:
             address = None
-        return Stream(ours, address, self.hub)
+        return Stream(ours, address, self.shared)
 
     @contextlib.asynccontextmanager
     async def connected(
