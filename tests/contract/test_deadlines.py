@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from helpers import streams
-from helpers.streams import FLAVOURS, World, eventually
+from helpers.streams import FLAVOURS, World, eventually, settled
 from helpers.support import slow
 
 from prefork import Limits, Stream
@@ -214,6 +214,33 @@ def test_a_handler_sets_its_own(world: World) -> None:
             ]
             for _, writer in (patient, impatient, old):
                 writer.close()
+
+    world.run(main)
+
+
+def test_an_idle_timeout_counts_for_a_read_that_waits_already(world: World) -> None:
+    async def main() -> None:
+        async with world.raw() as (stream, _):
+            reading = asyncio.ensure_future(stream.read(1))
+            await asyncio.sleep(0)
+            stream.timeouts.idle = SHORT
+            with pytest.raises(ConnectionTimedOut, match=r"no data for .* \(stream\.timeouts\.idle\)"):
+                await settled(reading)
+            stream.timeouts.idle = SHORT
+            assert world.shared is not None
+            assert len(world.shared.deadlines) == 0
+
+    world.run(main)
+
+
+def test_a_write_timeout_can_be_set_while_bytes_are_unsent(world: World) -> None:
+    async def main() -> None:
+        async with world.raw() as (stream, _):
+            sending = asyncio.ensure_future(stream.send(bytes(12 << 20)))
+            await asyncio.sleep(0.01)
+            stream.timeouts.write = SHORT
+            with pytest.raises(ConnectionTimedOut, match=r"peer read nothing for .* \(stream\.timeouts\.write\)"):
+                await settled(sending)
 
     world.run(main)
 
