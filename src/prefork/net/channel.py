@@ -47,7 +47,7 @@ MOVES = {
     Phase.OPEN: {Phase.CLOSING, Phase.CLOSED},
     Phase.CLOSING: {Phase.LINGERING, Phase.CLOSED},
     Phase.LINGERING: {Phase.CLOSED},
-    Phase.CLOSED: frozenset[Phase](),
+    Phase.CLOSED: set[Phase](),
 }
 
 
@@ -106,8 +106,12 @@ class Channel:
         """Discard what was received and not read."""
         raise NotImplementedError
 
-    def _release(self) -> None:
-        """Drop the output and wake all waiting tasks: the connection is closed."""
+    def _release_input(self) -> None:
+        """End the input and wake the reader: the connection is closed."""
+        raise NotImplementedError
+
+    def _release_output(self) -> None:
+        """Drop the output and wake the writers: the connection is closed."""
         raise NotImplementedError
 
     # --- state --------------------------------------------------------------------------------------------------------
@@ -186,11 +190,11 @@ class Channel:
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
 
     def _dispose(self) -> None:
-        """Close the socket and release everything: the one way into Phase.CLOSED."""
+        """Close the socket and release everything: the one way into Phase.CLOSED, legal from each other phase."""
         before = self._phase
         if before is Phase.CLOSED:
             return
-        self._enter(Phase.CLOSED)
+        self._phase = Phase.CLOSED
         shared = self._shared
         # Before the close, because a descriptor that another process still holds would go on reporting.
         shared.poller.remove(self._fd, self, self._socket_exposed or shared.forked)
@@ -200,7 +204,8 @@ class Channel:
         if self._timeouts is not None:
             self._timeouts.close()
             self._timeouts = None
-        self._release()
+        self._release_input()
+        self._release_output()
         self._sock.close()
         if self._on_closed is not None:
             on_closed, self._on_closed = self._on_closed, None

@@ -56,7 +56,7 @@ class Receiving(Sending):
     __slots__ = ("_buffer", "_input", "_reader", "_short_read_empties")
 
     def __init__(self, sock: socket.socket, address: object, shared: ServerState) -> None:
-        super().__init__(sock, address, shared)
+        Sending.__init__(self, sock, address, shared)
         self._buffer = ReadBuffer()
         self._input = Input.READABLE
         self._reader: Waiter | None = None
@@ -377,11 +377,10 @@ class Receiving(Sending):
     def _discard_received(self) -> None:
         self._buffer.clear()
 
-    def _release(self) -> None:
+    def _release_input(self) -> None:
         self._input = _FIN
         if self._reader is not None:
             self._reader.wake_soon()
-        super()._release()
 
 
 class _PendingTLSOutput:

@@ -49,7 +49,8 @@ class Sending(Channel):
     __slots__ = ("_backlog", "_corked", "_corked_size", "_in_callback", "_output", "_retrying", "_water", "_writers")
 
     def __init__(self, sock: socket.socket, address: object, shared: ServerState) -> None:
-        super().__init__(sock, address, shared)
+        # Not super(), whose search costs 0.3 % of a short connection for each layer.
+        Channel.__init__(self, sock, address, shared)
         self._output = Output.OPEN
         self._corked = _NOTHING
         self._corked_size = 0
@@ -392,7 +393,8 @@ class Sending(Channel):
             shared.deadlines.clear(self, Deadline.WRITE)
             shared.deadlines.clear(self, Deadline.SEND_RETRY)
 
-    def _release(self) -> None:
+    def _release_output(self) -> None:
         self._output = Output.BROKEN
         self._drop_output()
-        self._wake_writers_soon()
+        if self._writers:
+            self._wake_writers_soon()

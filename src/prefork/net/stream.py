@@ -41,7 +41,7 @@ class Stream(Receiving):
     """Unique among the connections of this server, counted from 1."""
 
     def __init__(self, sock: socket.socket, address: object, shared: ServerState) -> None:
-        super().__init__(sock, address, shared)
+        Receiving.__init__(self, sock, address, shared)
         self.id = next(shared.ids)
         # The last statement that can fail: the kernel may have no room for one more registration.
         shared.poller.add(self._fd, self)
@@ -63,7 +63,7 @@ class Stream(Receiving):
         self._enter(Phase.CLOSING)
         if self._input is not Input.FIN:
             self._input = Input.ENDED
-        self._discard_received()
+        self._buffer.clear()
         if self._reader is not None:
             self._reader.wake_soon()
         if self._output is Output.BROKEN:
