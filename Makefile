@@ -1,5 +1,5 @@
-# The commands of this repository. Nothing is needed but make and a Python from 3.11 on; everything else is installed into
-# .venv here (and Debian packages that some tests need, when run as root).
+# The commands of this repository. They need make and Python 3.11 or newer, and install everything else into .venv here
+# (and Debian packages that some tests need, when run as root).
 
 PYTHON ?= $(shell scripts/find-python)
 VENV   ?= .venv
@@ -29,9 +29,10 @@ test-all:
 	@scripts/install-debian-packages
 	@scripts/test-all
 
-## A million steps of random histories for the supervisor's decisions; some minutes.
+## 2 million steps of random histories for the supervisor's decisions; some minutes.
 histories: $(VENV)/.developing
-	HISTORIES=20000 STEPS=100 $(BIN)/python -m pytest -q -s -o faulthandler_timeout=0 tests/unit/test_roster_histories.py $(PYTEST_ARGS)
+	HISTORIES=20000 STEPS=100 $(BIN)/python -m pytest -q -s -o faulthandler_timeout=0 \
+		tests/unit/test_roster_histories.py $(PYTEST_ARGS)
 
 ## Prove that no connection is lost: load and faults, for most of an hour. For less: SOAK_ARGS="reload --scale 0.01".
 soak: $(VENV)/.developing
@@ -54,7 +55,7 @@ format: $(VENV)/.developing
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-## How fast prefork is beside its peers, into docs/benchmarks.md; a quarter of an hour. BENCH_ARGS=--help says what else.
+## Compare prefork with its peers, and write docs/benchmarks.md; 15 minutes. BENCH_ARGS=--help lists the options.
 bench: $(BENCH)/.benching
 	@scripts/install-debian-packages bench
 	$(BENCH)/bin/python -m bench $(BENCH_ARGS)
@@ -68,7 +69,8 @@ clean:
 	rm -rf .venv .venv-* build dist
 
 $(VENV)/.created:
-	@test -n "$(PYTHON)" || { echo "No Python from 3.11 on was found; install one, or say make PYTHON=/path/to/python3"; exit 1; }
+	@test -n "$(PYTHON)" || \
+		{ echo "no Python 3.11 or newer found: install one, or use make PYTHON=/path/to/python3"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	@touch $@

@@ -30,7 +30,7 @@ PARTS = ("works", "memory", "commands", "redis")
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The options."""
+    """Parse the options of the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure prefork beside its peers.")
     parser.add_argument("--quick", action="store_true", help="what matters most, in less than a minute")
     parser.add_argument("--rounds", type=int, help="how often each contestant does each work (default: 5, quick 3)")
@@ -51,7 +51,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     """Exit status: 0; 1, with one line that says why, if something is missing or does not start; 130 if stopped."""
     options = parse()
-    # Ended by TERM as by ^C, through every `finally`: nobody of ours stays behind.
+    # TERM ends it as ^C does, through every `finally`, so that no process stays behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return _run(options)
@@ -158,7 +158,7 @@ def _feasible(scale: works.Scale, results: Results, programs: Programs, descript
 
 @contextlib.contextmanager
 def _survived(results: Results, what: str) -> Iterator[None]:
-    """A part that fails is left out; what was measured before it took a quarter of an hour."""
+    """Leave a failing part out, because measuring those before it took 15 minutes."""
     try:
         yield
     except (BenchError, Failure) as exc:

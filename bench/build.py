@@ -16,7 +16,7 @@ DEADLINE = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Programs:
-    """Where they are."""
+    """The paths of the compiled programs."""
 
     folder: Path
     tls: bool
@@ -24,7 +24,6 @@ class Programs:
 
     @property
     def load(self) -> Path:
-        """The generator."""
         return self.folder / "load"
 
 

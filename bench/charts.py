@@ -96,7 +96,9 @@ def _panel(axes: Any, panel: Panel, unit: str, theme: Theme) -> None:
     for at in range(max((len(bar.parts) for bar in panel.bars), default=0)):
         widths = [bar.parts[at] if at < len(bar.parts) else 0.0 for bar in panel.bars]
         colours = [theme.of(bar.kind) for bar in panel.bars]
-        axes.barh(labels, widths, left=left, color=colours, alpha=0.5 if at else 1.0, height=0.65)
+        alpha = 0.5 if at else 1.0
+        # Unclipped, because the name of a clip path depends on the last bits of the layout, which differ between runs.
+        axes.barh(labels, widths, left=left, color=colours, alpha=alpha, height=0.65, clip_on=False)
         left = [start + width for start, width in zip(left, widths, strict=True)]
     for row, total in enumerate(left):
         axes.annotate(f"{readable(total)} {unit}", (total, row), (4, 0), textcoords="offset points", va="center")
@@ -117,7 +119,8 @@ def lines(title: str, note: str, ticks: Sequence[int], data: Sequence[Line], uni
         for line in data:
             values = [math.nan if value is None else value for value in line.values]
             style = {"ours": (2.5, "-"), "theirs": (1.5, "-"), "floor": (1.5, "--")}[line.kind]
-            axes.plot(range(len(ticks)), values, color=theme.of(line.kind), linewidth=style[0], linestyle=style[1])
+            colour = theme.of(line.kind)
+            axes.plot(range(len(ticks)), values, color=colour, linewidth=style[0], linestyle=style[1], clip_on=False)
         axes.set_yscale("log")
         axes.set_xticks(range(len(ticks)), [f"{tick:,}" for tick in ticks])
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -15,7 +15,7 @@ from .errors import BenchError
 
 @dataclass(frozen=True, slots=True)
 class Cores:
-    """Two CPUs by number."""
+    """The CPUs of server and generator, by number."""
 
     server: int
     generator: int

@@ -18,7 +18,7 @@ PACKAGES = ("uvloop", "tornado", "gevent", "trio", "twisted", "hiredis")
 
 
 def describe(cores: Cores, generator: str) -> dict[str, str]:
-    """Name and value of everything that may matter to somebody who compares; `generator`: what it is built with."""
+    """Return what may matter in a comparison, by name; `generator` is the compiler and TLS library of the generator."""
     return {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "prefork": f"{_version('prefork')}, {_commit()}",

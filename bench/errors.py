@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class BenchError(Exception):
-    """The text is for whoever started the benchmark: what is wrong and what helps. No traceback is needed."""
+    """The text tells the user what is wrong and what helps. No traceback is needed."""

@@ -50,7 +50,7 @@ class Sample:
 
     @property
     def rate(self) -> float:
-        """Exchanges a second."""
+        """The number of exchanges a second."""
         return self.requests / self.seconds
 
 
@@ -67,7 +67,7 @@ class Generator:
         return self.run(server, [*_options(work), *timing], warm_up + seconds)
 
     def count(self, work: Work, server: Server, requests: int) -> Sample:
-        """Do exactly so many exchanges. Raises Failure."""
+        """Do exactly `requests` exchanges. Raises Failure."""
         return self.run(server, [*_options(work), "--requests", str(requests)], 0)
 
     def warm(self, server: Server, tls: str) -> None:
@@ -96,7 +96,7 @@ class Generator:
 
     @contextlib.contextmanager
     def holding(self, server: Server, connections: int, tls: str) -> Iterator[None]:
-        """Within the block so many connections are open and idle; each was used once. Raises Failure."""
+        """Keep `connections` open and idle within the block; each was used once before. Raises Failure."""
         options = ["--work", "hold", "--connections", str(connections), *(["--tls", tls] if tls else [])]
         process = subprocess.Popen(
             self._command(server, options),

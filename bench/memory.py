@@ -1,7 +1,7 @@
-"""How much memory idle connections keep: thousands are opened, used once each, and left alone.
+"""The memory of idle connections: thousands are opened, used once each, and left idle.
 
-What counts is the server's resident memory before and after, divided by their number. The kernel's own memory for a
-socket is the same for everybody and is not in it.
+The result is the growth of the server's resident memory, divided by their number. The kernel's own memory for a
+socket is the same for every contestant and is not in it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DEADLINE = 10.0
 
 
 def affordable(wanted: int, descriptor_limit: int, available: int, tls: bool) -> int:
-    """How many of `wanted` connections the limits allow; half of the `available` bytes of memory are left to others."""
+    """Return how many of `wanted` connections the limits allow, with 50 % of the `available` bytes left to others."""
     count = min(wanted, descriptor_limit - SPARE)
     return max(1, min(count, available // 2 // DEAREST) if tls else count)
 

@@ -1,9 +1,9 @@
-"""The words of the report: what is measured, how, and what is not. Text alone."""
+"""The text of the report: what is measured, how, and what is not. No code lives here."""
 
 INTRODUCTION = """
 This page compares the cost of prefork with the cost of its peers. All its figures come from one run of
 
-    make bench          # a quarter of an hour; writes this page
+    make bench          # 15 minutes; writes this page
     make bench-quick    # less than a minute; prints the most important ratios
 
 The figure that counts is **the server's CPU time per exchange**, as a ratio of two servers in the same round of the
@@ -12,7 +12,7 @@ a round vary by a few percent on a quiet machine. A ratio is the median over the
 """
 
 SHORT = """
-Each cell is prefork's CPU time divided by the peer's, for the same work: 0.50 means that prefork needs half the CPU
+Each cell is prefork's CPU time divided by the peer's, for the same work: 0.50 means that prefork needs 50 % of the CPU
 time, 2.00 that it needs twice as much. **Bold** means that prefork is cheaper by more than 3 %. The C server is a
 lower bound: it does nothing but receive and send.
 """

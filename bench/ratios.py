@@ -1,7 +1,7 @@
 """Medians, ratios and verdicts, from lists of what each round measured. Pure: numbers in, numbers out.
 
 A round in which something failed is None. A ratio is taken in each round, in which both sides met the same weather,
-and its median is what counts: on a machine that is shared some rounds are dearer than others for everybody, and the
+and its median is the result: on a shared machine some rounds are dearer than others for every contestant, and the
 ratio of two medians may then be one that hardly any round has seen.
 """
 
@@ -36,12 +36,10 @@ class Ratio:
 
     @property
     def least(self) -> float:
-        """Of the rounds."""
         return min(self.rounds)
 
     @property
     def most(self) -> float:
-        """Of the rounds."""
         return max(self.rounds)
 
 
@@ -77,7 +75,7 @@ def split(cpu: Rounds, user: Rounds) -> tuple[float, float] | None:
 
 
 def growth(few: Rounds, many: Rounds) -> Rounds:
-    """How much more each round measured for many than for few: 1.2 is a fifth more."""
+    """Return how much more each round measured for many than for few: 1.2 is 20 % more."""
     return [b / a if a is not None and b is not None and a > 0 else None for a, b in zip(few, many, strict=True)]
 
 

@@ -32,7 +32,7 @@ def why_not() -> str:
 
 def _server_program() -> str | None:
     # Debian's redis-check-rdb, of redis-tools, is the server's own program, which looks at the name it is called by.
-    # So nobody has to install a package that starts a daemon.
+    # So no package that starts a daemon need be installed.
     return shutil.which("redis-server") or shutil.which("redis-check-rdb")
 
 
@@ -93,7 +93,7 @@ def _rates(lines: Sequence[str]) -> dict[str, float]:
 
 @contextlib.contextmanager
 def _redis_server(core: int) -> Iterator[tuple[int, int]]:
-    """Its pid and port."""
+    """Run Redis within the block; yield its PID and port."""
     program = _server_program()
     assert program is not None
     with socket.socket() as probe:

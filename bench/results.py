@@ -36,7 +36,7 @@ class Series:
     """What went wrong last, if anything did."""
 
     def add(self, sample: Sample | None, failure: str = "") -> None:
-        """One round more."""
+        """Add the result of one round."""
         self.failure = failure or self.failure
         for name, value in _columns(sample).items():
             getattr(self, name).append(value)
@@ -89,7 +89,7 @@ class Command:
 
 @dataclass
 class Results:
-    """Everything."""
+    """The results of one run of the benchmark."""
 
     environment: dict[str, str] = field(default_factory=dict)
     rounds: int = 0

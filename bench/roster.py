@@ -1,4 +1,4 @@
-"""Who takes part: the contestants, their names, and how each is started.
+"""The contestants of the benchmark: their names, and how each is started.
 
 A table. The servers themselves are in `contestants/`.
 """

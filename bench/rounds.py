@@ -19,8 +19,10 @@ Progress = Callable[[str], None]
 
 
 def turns(contestants: Sequence[Contestant], work: Work, number: int) -> list[Contestant]:
-    """Those who do `work`, in the order of round `number`: rotated each time, and backwards in every second round, so
-    nobody always comes first, or always after the same one."""
+    """Return the contestants that do `work`, in the order of round `number`.
+
+    It rotates each time and runs backwards in every second round, so that none is always first or after the same one.
+    """
     able = [each for each in contestants if each.does(work)]
     if not able:
         return []

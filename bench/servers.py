@@ -34,7 +34,7 @@ class Server:
 
 
 def bound_to(core: int | None) -> Callable[[], None]:
-    """For `preexec_fn`: run on that core (None: on any), and die with whoever started us."""
+    """Return a `preexec_fn`: run on that core (None: on any), and die with the parent."""
     libc = ctypes.CDLL(None, use_errno=True)
 
     def prepare() -> None:

@@ -1,6 +1,6 @@
 """What is asked of the servers: the works, and how much of them a full and a quick run do.
 
-Numbers and names alone. How a work is measured is in `generator.py` and `rounds.py`, what it may cost in `targets.py`.
+Only numbers and names. How a work is measured is in `generator.py` and `rounds.py`, what it may cost in `targets.py`.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ class Scale:
     redis_requests: int
 
     def seconds_for(self, work: Work) -> float:
-        """Of one measurement."""
+        """The seconds of one measurement of `work`."""
         seconds = self.seconds if work.headline else self.grid_seconds
         return 2 * seconds if work.slow else seconds
 

@@ -3,8 +3,8 @@
     prefork serve chat:handle --bind :9000 --workers 1
     nc localhost 9000
 
-The first line is your name and a room, `ann kitchen`; every further line goes to everybody in the room. The rooms are
-those of one worker, as memory is: with more workers each has rooms of its own, which is why it says `--workers 1`.
+The first line is your name and a room, `ann kitchen`. Every further line goes to all guests of the room. Memory is per
+worker, so each worker would have rooms of its own: hence `--workers 1`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections import defaultdict
 
 from prefork import Stream
 
-#: A guest whose peer does not read gets this much behind and is then shown the door: one slow reader must not cost the
-#: others memory or time.
+#: Unsent bytes above which a guest that does not read is disconnected, because a slow reader must not cost the others
+#: memory or time.
 MAX_UNSENT = 256 * 1024
 
 rooms: defaultdict[str, set[Stream]] = defaultdict(set)
@@ -45,7 +45,7 @@ async def handle(stream: Stream) -> None:
 
 
 def say(room: str, text: str) -> None:
-    """To everybody in the room. Nobody is waited for: `write` never does."""
+    """Send `text` to all guests of the room. `write` never waits, so a slow guest does not delay the others."""
     for guest in list(rooms[room]):
         if guest.unsent > MAX_UNSENT:
             guest.abort()
@@ -54,7 +54,7 @@ def say(room: str, text: str) -> None:
 
 
 async def say_goodbye(stream: Stream) -> None:
-    """When the worker wants to stop, end the conversation politely."""
+    """Wait until the worker is about to stop, and then end the conversation politely."""
     await stream.wait_draining()
     stream.write(b"* the server is going down, goodbye\n")
     stream.close()

@@ -1,4 +1,4 @@
-"""Every line comes back: the smallest service.
+"""Send every line back: the smallest service.
 
 prefork serve echo:handle --bind :9000
 nc localhost 9000

@@ -3,7 +3,8 @@
     prefork serve kv:handle --bind 127.0.0.1:6380 --workers 1
     redis-cli -p 6380 set greeting hello
 
-Parsing is hiredis's (`pip install hiredis`). The keys are those of one worker, as memory is: hence `--workers 1`.
+hiredis parses the protocol (`pip install hiredis`). Memory is per worker, so each worker would have keys of its own:
+hence `--workers 1`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import hiredis
 
 from prefork import Stream
 
-#: Bounds of what one client may make us hold.
+#: Bounds of what one client may make the server keep.
 MAX_ARGUMENTS = 1024
 MAX_BYTES = 512 * 1024
 MAX_KEYS = 1_000_000
@@ -24,44 +25,44 @@ MAX_KEYS = 1_000_000
 OK = b"+OK\r\n"
 NIL = b"$-1\r\n"
 
-#: Values, and the monotonic times at which keys end.
+#: Values, and the monotonic times at which keys expire.
 values: dict[bytes, bytes] = {}
 deadlines: dict[bytes, float] = {}
 
 
 class WrongCommand(Exception):
-    """A command that cannot be obeyed; the text goes to the client."""
+    """Raised for a command that cannot be executed; the client gets the text."""
 
 
 async def handle(stream: Stream) -> None:
     reader = hiredis.Reader(notEnoughData=None)
     typed: bytes | None = None
-    held = 0
+    unparsed = 0
     while data := await stream.read(65536):
-        if not held and typed is None and data[0] != ord("*"):
-            # Not the protocol: a person at a terminal, who stays one.
+        if not unparsed and typed is None and data[0] != ord("*"):
+            # Not the protocol: a person types commands at a terminal, on this connection until its end.
             typed = b""
         if typed is not None:
             lines, _, typed = (typed + data).rpartition(b"\n")
             data = inline(lines)
         reader.feed(data)
-        held += len(data) or 1
+        unparsed += len(data) or 1
         try:
-            # All that came at once is answered at once: writes go out when there is nothing more to read.
+            # Requests that came together are answered together: writes are corked until the next read has to wait.
             while (request := reader.gets()) is not None:
-                held = 1
+                unparsed = 1
                 if not answer(stream, request):
                     return
         except hiredis.ProtocolError as exc:
             stream.write(b"-ERR Protocol error: %s\r\n" % str(exc).encode())
             return
-        if held + len(typed or b"") > MAX_BYTES:
+        if unparsed + len(typed or b"") > MAX_BYTES:
             stream.write(b"-ERR request too large\r\n")
             return
 
 
 def inline(data: bytes) -> bytes:
-    """Lines of words, as a person types them, in the protocol's own form."""
+    """Return lines of words, as a person types them, in the protocol's form."""
     requests = []
     for line in data.splitlines():
         words = line.split()
@@ -71,7 +72,7 @@ def inline(data: bytes) -> bytes:
 
 
 def answer(stream: Stream, request: object) -> bool:
-    """Obey one request; False if the client wants to leave."""
+    """Execute one request. Return False if the client wants to leave."""
     if not isinstance(request, list) or not request or len(request) > MAX_ARGUMENTS:
         stream.write(b"-ERR Protocol error: expected an array of strings\r\n")
         return False
@@ -83,8 +84,8 @@ def answer(stream: Stream, request: object) -> bool:
     if command is None:
         stream.write(b"-ERR unknown command '%s'\r\n" % b" ".join(name[:64].split()))
         return True
-    least, most = ARITY[command]
-    if not least <= len(arguments) <= most:
+    min_arguments, max_arguments = ARITY[command]
+    if not min_arguments <= len(arguments) <= max_arguments:
         stream.write(b"-ERR wrong number of arguments for '%s' command\r\n" % name.lower())
         return True
     try:
@@ -102,7 +103,7 @@ def bulk(value: bytes | None) -> bytes:
 
 
 def lookup(key: bytes) -> bytes | None:
-    """The value, unless its time is over."""
+    """Return the value of a key that has not expired."""
     if key in deadlines and deadlines[key] <= time.monotonic():
         forget(key)
     return values.get(key)
@@ -140,7 +141,7 @@ def set_(key: bytes, value: bytes, *options: bytes) -> bytes:
 
 
 def set_options(options: tuple[bytes, ...]) -> tuple[float | None, bool | None]:
-    """EX seconds, PX milliseconds, NX (only if there is none), XX (only if there is one)."""
+    """Parse EX seconds, PX milliseconds, NX (only if there is no value) and XX (only if there is one)."""
     lifetime: float | None = None
     condition: bool | None = None
     words = iter(options)
@@ -193,7 +194,7 @@ def leave() -> bytes:
 
 
 def nothing(*arguments: bytes) -> bytes:
-    """What clients ask for on connecting, and do well without."""
+    """Answer what clients ask for when they connect, and do not need."""
     return b"*0\r\n"
 
 
@@ -213,10 +214,10 @@ COMMANDS: dict[bytes, Callable[..., bytes]] = {
 
 
 def arity(command: Callable[..., bytes]) -> tuple[int, int]:
-    """The least and the most arguments that a command takes."""
+    """Return the minimum and the maximum number of arguments that a command takes."""
     parameters = inspect.signature(command).parameters.values()
-    least = sum(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
-    return least, MAX_ARGUMENTS if any(p.kind is p.VAR_POSITIONAL for p in parameters) else len(parameters)
+    required = sum(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
+    return required, MAX_ARGUMENTS if any(p.kind is p.VAR_POSITIONAL for p in parameters) else len(parameters)
 
 
 ARITY = {command: arity(command) for command in COMMANDS.values()}

@@ -73,7 +73,7 @@ def _start_of_python(role: Role, trace: Sequence[str]) -> range:
 
 
 def positions(numbers: Sequence[int], most: int = MOST_POSITIONS) -> list[int]:
-    """At most so many of them: the first two, the last, and what lies evenly between."""
+    """The maximum number of them: the first two, the last, and some spread evenly between."""
     if len(numbers) <= most:
         return list(numbers)
     step = (len(numbers) - 2) / (most - 2)

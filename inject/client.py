@@ -15,7 +15,7 @@ _SIZES = (200, 20_000, 1)
 
 
 def converse(host: str, port: int, count: int) -> Counter[Bin]:
-    """So many connections at once, a request and its answer on each; how they ended."""
+    """Open `count` connections at once, send a request on each, and return how each ended."""
     end = time.monotonic() + PATIENCE
     bins: Counter[Bin] = Counter()
     asked = []

@@ -1,6 +1,6 @@
 """One run: a server is started, used, reloaded, upgraded and stopped while one of its system calls fails.
 
-Effects alone: what there is to be seen is collected here, and judged in `verdict.py`.
+Only effects: this module collects what can be seen, and `verdict.py` judges it.
 """
 
 from __future__ import annotations
@@ -358,7 +358,7 @@ def _lives(pid: int) -> bool:
 
 
 def _ends(pid: int) -> bool:
-    """Whether it ends within a second: who has been told to may be on its way."""
+    """Return whether it ends within a second, because a process that was signalled may still be on its way."""
     end = time.monotonic() + 1
     while _lives(pid) and time.monotonic() < end:
         time.sleep(0.01)

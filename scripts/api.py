@@ -9,6 +9,8 @@ docstrings of fields exist only there. To change the content of the page, change
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import inspect
 import sys
 import textwrap
@@ -23,23 +25,12 @@ import prefork.testing
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "api.md"
 WIDTH = 118
-#: Classes that a user gets from an attribute and does not import.
-RESULTS = ("net.tls.TLSInfo", "net.timeouts.Timeouts")
-#: Classes that a user makes by calling them, besides dataclasses. prefork makes the others.
-CONSTRUCTED = {"TCPServer"}
-#: Methods of `Stream` that the poller and the server call. They are no part of the interface.
-INTERNAL = {
-    "begin_deadlines",
-    "flush",
-    "held_back",
-    "limit_age",
-    "limit_idle",
-    "limit_write",
-    "on_closed",
-    "on_expired",
-    "on_ready",
-    "shed",
-}
+#: Classes of values that a user gets and does not import.
+RESULTS = ("net.tls.TLSInfo", "net.timeouts.Timeouts", "system.worker_info.WorkerInfo")
+#: Classes that a user makes by calling them, with all arguments that they take.
+CONSTRUCTED = {"TCPServer", "TLS"}
+#: Methods that only a worker of prefork calls.
+HIDDEN = {"accept_waiting"}
 HEAD = """# The Python interface
 
 Generated from the docstrings by `scripts/api.py`. Import every name from `prefork`, except those of `prefork.testing`.
@@ -66,7 +57,7 @@ def _page() -> Iterator[str]:
     classes = [each for each in classes if each not in errors]
     yield from _section("Functions", source, [_path(each) for each in functions])
     yield from _section("Classes", source, [_path(each) for each in classes])
-    yield from _section("Attributes of a stream", source, [f"prefork.{path}" for path in RESULTS])
+    yield from _section("Values that prefork returns", source, [f"prefork.{path}" for path in RESULTS])
     yield from _section("Exceptions", source, [_path(each) for each in errors])
     testing = [getattr(prefork.testing, name) for name in prefork.testing.__all__]
     yield from _section("prefork.testing", source, [_path(each) for each in testing])
@@ -79,53 +70,70 @@ def _path(value: object) -> str:
 def _section(title: str, source: griffe.Object | griffe.Alias, paths: list[str]) -> Iterator[str]:
     yield f"## {title}\n"
     for path in sorted(paths, key=lambda each: each.rpartition(".")[2].lower()):
-        found = source[path.removeprefix("prefork.")]
+        found = _target(source[path.removeprefix("prefork.")])
         yield f"### {found.name}\n"
-        yield from _function(found) if found.is_function else _class(found)
+        if isinstance(found, griffe.Function):
+            yield textwrap.indent(_signature(found, found.name), "    ") + "\n"
+        elif isinstance(found, griffe.Class):
+            yield from _call_or_bases(found)
+        yield _text(found) + "\n"
+        if isinstance(found, griffe.Class):
+            yield from map(_item, _members(found))
 
 
-def _function(found: griffe.Object | griffe.Alias) -> Iterator[str]:
-    yield textwrap.indent(_signature(found, found.name), "    ") + "\n"
-    yield _text(found) + "\n"
+def _target(found: griffe.Object | griffe.Alias) -> griffe.Object:
+    return found.final_target if isinstance(found, griffe.Alias) else found
 
 
-def _class(found: griffe.Object | griffe.Alias) -> Iterator[str]:
-    bases = ", ".join(str(base).rpartition(".")[2] for base in found.bases)
+def _call_or_bases(found: griffe.Class) -> Iterator[str]:
     made = found.members.get("__init__")
-    if made is not None and made.is_function and found.name in CONSTRUCTED:
+    if found.name in CONSTRUCTED and isinstance(made, griffe.Function):
         yield textwrap.indent(_signature(made, found.name), "    ") + "\n"
-    elif bases:
-        yield f"Base classes: `{bases}`\n"
-    yield _text(found) + "\n"
-    yield from map(_item, _members(found))
+    elif found.path.startswith("prefork.errors."):
+        yield f"Base classes: `{', '.join(str(base) for base in found.bases)}`\n"
 
 
-def _members(found: griffe.Object | griffe.Alias) -> Iterator[griffe.Object | griffe.Alias]:
-    """Yield the documented public members, inherited ones too, in the order of the source."""
-    hidden = INTERNAL if found.name == "Stream" else ()
-    for name, member in sorted(found.all_members.items(), key=lambda item: item[0] in found.inherited_members):
-        if name.startswith("_") or name in hidden or member.docstring is None:
+def _members(found: griffe.Class) -> Iterator[griffe.Function | griffe.Attribute]:
+    """Yield the documented public members in the order of the source; those of base classes before the class's own."""
+    # What all errors inherit stands at PreforkError.
+    bases = [] if found.path.startswith("prefork.errors.") else found.mro()
+    names = dict.fromkeys(name for each in (*bases, found) for name in each.members)
+    for name in names:
+        if name.startswith("_") or name in HIDDEN:
             continue
-        yield member
+        # A method that only extends the base's may leave the docstring to it.
+        defined = [_target(each.members[name]) for each in (found, *bases) if name in each.members]
+        target = next((each for each in defined if each.docstring), None)
+        if isinstance(target, griffe.Function | griffe.Attribute):
+            yield target
 
 
-def _item(member: griffe.Object | griffe.Alias) -> str:
-    if member.is_function:
+def _item(member: griffe.Function | griffe.Attribute) -> str:
+    if isinstance(member, griffe.Function):
         title = _signature(member, member.name)
     else:
         title = member.name if member.annotation is None else f"{member.name}: {member.annotation}"
-        if "dataclass" in member.parent.labels and member.value is not None:
-            title += f" = {member.value}"
-    title = textwrap.fill(" ".join(title.split()), WIDTH - 4, break_long_words=False, break_on_hyphens=False)
+        title += _default(member)
+    title = " ".join(title.split()).replace("( ", "(").replace(", )", ")")
+    title = textwrap.fill(title, WIDTH - 4, break_long_words=False, break_on_hyphens=False)
     return textwrap.indent(f"* `{title}`\n\n{_text(member)}\n", "  ").removeprefix("  ")
 
 
-def _signature(found: griffe.Object | griffe.Alias, name: str) -> str:
+def _default(member: griffe.Attribute) -> str:
+    """Return the default of a dataclass's field, from the class itself: the source may compute it."""
+    if member.parent is None or "dataclass" not in member.parent.labels:
+        return ""
+    owner = getattr(importlib.import_module(member.parent.module.path), member.parent.name)
+    (value,) = [each.default for each in dataclasses.fields(owner) if each.name == member.name]
+    return "" if value is dataclasses.MISSING else f" = {value!r}"
+
+
+def _signature(found: griffe.Function, name: str) -> str:
     """Return the call on one line, or with one parameter a line if it is longer than the page."""
     parameters = [each for each in found.parameters if each.name != "self"]
     texts: list[str] = []
     for each in parameters:
-        if each.kind is griffe.ParameterKind.keyword_only and "*" not in texts:
+        if each.kind is griffe.ParameterKind.keyword_only and not any(text.startswith("*") for text in texts):
             texts.append("*")
         star = {griffe.ParameterKind.var_positional: "*", griffe.ParameterKind.var_keyword: "**"}.get(each.kind, "")
         text = f"{star}{each.name}" + (f": {each.annotation}" if each.annotation is not None else "")
@@ -134,11 +142,13 @@ def _signature(found: griffe.Object | griffe.Alias, name: str) -> str:
         texts.append(text if default is None or star else f"{text} = {default}")
     start = ("await " if "async" in found.labels else "") + name
     end = f" -> {found.returns}" if found.returns is not None and name == found.name else ""
+    if any("contextmanager" in str(each.value) for each in found.decorators):
+        start, end = f"with {name}", f" as {str(found.returns).removeprefix('Iterator[').removesuffix(']')}"
     line = f"{start}({', '.join(texts)}){end}"
     return line if len(line) <= WIDTH - 4 else f"{start}(\n    " + ",\n    ".join(texts) + f",\n){end}"
 
 
-def _text(found: griffe.Object | griffe.Alias) -> str:
+def _text(found: griffe.Object) -> str:
     return "" if found.docstring is None else found.docstring.value
 
 

@@ -30,13 +30,12 @@ class Target:
 
     @property
     def name(self) -> str:
-        """`tcp`, `unix` or `tls`."""
         return "tls" if self.tls else "unix" if isinstance(self.address, str) else "tcp"
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """What one attempt does: for each step wait so many seconds (inf: until `Pump.go`), then exchange so many bytes."""
+    """The steps of one attempt: for each, the seconds to wait (inf: until `Pump.go`) and the bytes to exchange then."""
 
     name: str
     steps: tuple[tuple[float, int], ...]
@@ -56,7 +55,7 @@ class Phase(enum.Enum):
 
 
 class Attempt:
-    """One connection. `end` is its bin when it has one, `pid` who answered last, `began` and `answered` monotonic."""
+    """One connection. `end` is its bin once it has one, `pid` the worker of the last answer; times are monotonic."""
 
     __slots__ = (
         "_sequence",

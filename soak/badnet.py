@@ -1,7 +1,7 @@
 """A bad network: two namespaces, and a process between them that delays, loses, doubles, reorders and damages packets.
 
-By TUN devices (Documentation/networking/tuntap.rst of the kernel), as not every kernel has netem. `bad_network` starts
-the process, which is `python -m soak.badnet`. Needs root, and iproute2. What is sent through is its users' business.
+By TUN devices (Documentation/networking/tuntap.rst of the kernel), because not every kernel has netem. `bad_network`
+starts the process, which is `python -m soak.badnet`. Needs root and iproute2.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Network:
     _process: subprocess.Popen[str]
 
     def cut(self) -> None:
-        """From now on nothing comes through, and nobody is told."""
+        """Drop every packet from now on, without telling either side."""
         assert self._process.stdin is not None
         self._process.stdin.write("cut\n")
         self._process.stdin.flush()
@@ -105,7 +105,7 @@ class _Relay:
         self._cut = False
 
     def run(self) -> None:
-        """Until standard input ends."""
+        """Forward packets until standard input ends."""
         poll = select.poll()
         for fd in (0, *self._other):
             poll.register(fd, select.POLLIN)

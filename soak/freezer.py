@@ -1,6 +1,6 @@
-"""Freezing whole process trees at once: by the cgroup freezer of either version, else by SIGSTOP to everybody.
+"""Freezing whole process trees at once: by the cgroup freezer of either version, else by SIGSTOP to every process.
 
-Only the means; why, and what must not come of it, is in `scenarios/freezes.py`.
+Only the means. `scenarios/freezes.py` says why, and what must not follow.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _FILES = {1: ("freezer.state", ("FROZEN", "THAWED")), 2: ("cgroup.freeze", ("1",
 
 @dataclass(frozen=True, slots=True)
 class Freezer:
-    """`freeze` returns when everybody is frozen; `means` is by what."""
+    """The means that was found. `freeze` returns once every process is frozen."""
 
     means: str
     freeze: Callable[[], None]

@@ -1,6 +1,6 @@
-"""Control groups of the harness's own, in either version: where they can be made, who is in them, and leaving them.
+"""Control groups of the harness, of either version: where to make them, how to fill them and how to leave them.
 
-What a group is for is said by who makes it: `freezer.py`, `quota.py`.
+Their users are `freezer.py` and `quota.py`.
 """
 
 from __future__ import annotations
@@ -42,6 +42,6 @@ def group(parent: Path, name: str, pids: Iterable[int]) -> Iterator[Path]:
         for member in (made / "cgroup.procs").read_text().split():
             with contextlib.suppress(OSError):
                 (parent / "cgroup.procs").write_text(member)
-        # Whoever is dying still counts for a moment.
+        # A process that is dying still counts for a moment.
         proc.wait_until(lambda: not (made / "cgroup.procs").read_text(), 10, f"an empty {made}")
         made.rmdir()

@@ -1,15 +1,15 @@
 """What the kernel counts of TCP in this network namespace: the third witness, which belongs to neither side.
 
-Reads /proc/net alone. `nstat -az` shows the same numbers under the same names.
+Reads only /proc/net. `nstat -az` shows the same numbers under the same names.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-#: Connections that a full queue, or a lack of memory, has cost; nobody's fault but the backlog's.
+#: Connections lost to a full queue or a lack of memory.
 QUEUE = ("ListenOverflows", "ListenDrops", "TCPReqQFullDrop", "TCPBacklogDrop")
-#: Connections that were reset because of how somebody closed them.
+#: Connections that were reset because of how either side closed them.
 ABORTS = ("TCPAbortOnClose", "TCPAbortOnData", "TCPAbortOnMemory", "TCPAbortOnTimeout", "TCPAbortOnLinger")
 #: Connections made, from both ends, resets, and packets that were sent again.
 MADE = ("ActiveOpens", "PassiveOpens", "AttemptFails", "EstabResets", "OutRsts", "RetransSegs")
@@ -40,7 +40,7 @@ def since(before: Counters) -> Counters:
 
 
 def in_words(counters: Counters) -> str:
-    """Those that have moved, and the two that everybody looks for."""
+    """Return the counters that have moved, and in any case the two of the accept queue."""
     always = ("ListenOverflows", "ListenDrops")
     return ", ".join(f"{name} {value}" for name, value in counters.items() if value or name in always)
 

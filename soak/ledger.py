@@ -1,6 +1,6 @@
 """The ledger: every attempt of a client ends in exactly one bin, once, and the bins sum to the attempts.
 
-Bookkeeping alone. What happened on a socket, and so which bin it is, is decided in `attempt.py`.
+Only bookkeeping: `attempt.py` decides what happened on a socket, and so which bin it is.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Ledger:
 
     @property
     def lost(self) -> int:
-        """Attempts that did not."""
+        """Attempts that did not end as they should."""
         return self.bins().total() - self.ok
 
     def balance(self) -> None:

@@ -57,12 +57,11 @@ class Plan:
     """The certificate that TLS servers are checked by, a PEM file."""
 
     def encode(self) -> str:
-        """One line."""
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
     def decode(cls, line: str) -> Plan:
-        """What `encode` gave."""
+        """Return the plan of a line that `encode` made."""
         value = json.loads(line)
         targets = tuple((part, Target(_address(each.pop("address")), **each)) for part, each in value.pop("targets"))
         return cls(targets, mix=Mix(**value.pop("mix")), **value)
@@ -73,7 +72,7 @@ def _address(value: Any) -> tuple[str, int] | str:
 
 
 def size_of_body(dice: random.Random) -> int:
-    """Mostly up to half a KiB, some KiB in a quarter of all cases, up to 128 KiB in a twentieth; now and then none."""
+    """Return a random size: below 512 bytes in 70 % of cases, up to 8 KiB in 25 %, up to 128 KiB in 5 %."""
     throw = dice.random()
     if throw < 0.7:
         return dice.randrange(0, 512)
@@ -152,7 +151,7 @@ def _told_to_stop() -> bool:
     except BlockingIOError:
         return False
     if not data:
-        # Nobody is there any more who wants to know.
+        # The parent is gone, so no process reads the result.
         os._exit(1)
     return True
 
@@ -259,7 +258,7 @@ def plans(count: int, targets: Sequence[tuple[float, Target]], rate: float, seed
 
 
 def main() -> None:
-    """Be a client process."""
+    """Run as a client process: read the plan from standard input, and print the ledger."""
     line = b""
     while not line.endswith(b"\n"):
         # Byte by byte: what comes behind the line is for later.

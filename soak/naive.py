@@ -1,7 +1,7 @@
 """A pre-fork echo server that loses connections, for the control run: each worker binds a socket of its own.
 
-SO_REUSEPORT spreads new connections over all of them, and nobody but the worker holds its socket: what waits in a
-killed worker's queue is reset by the kernel. Not prefork, and it shares no code with it.
+SO_REUSEPORT spreads new connections over all of them, and only the worker holds its socket, so the kernel resets what
+waits in the queue of a killed worker. It shares no code with prefork.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def serving(port: int, workers: int) -> Iterator[list[int]]:
 
 
 def _be_worker(port: int, ready: int) -> None:
-    """The child; never returns."""
+    """Run as a child; never return."""
     try:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

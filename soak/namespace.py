@@ -1,4 +1,4 @@
-"""A network namespace of the harness's own: its counters are ours alone, its ports clash with nobody's.
+"""A network namespace of the harness: no other program moves its counters or uses its ports.
 
 Enters by running the same command again under unshare(1); there is no way back. The limits of the kernel that would
 measure the machine instead of the server are raised inside.

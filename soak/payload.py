@@ -9,7 +9,7 @@ import random
 import struct
 import zlib
 
-#: Length of the body, sequence number, CRC32 of both and the body, and who answers (its pid; 0 in a request).
+#: Length of the body, sequence number, CRC32 of both and the body, and the PID of the worker (0 in a request).
 HEAD = struct.Struct("!IQII")
 #: A longer body is no body of ours.
 LONGEST = 1 << 20
@@ -60,7 +60,7 @@ def missing(received: bytes | bytearray) -> int:
 
 
 def verify(received: bytes | bytearray, sequence: int, size: int) -> int:
-    """Who answered: the pid in a whole frame. Raises Wrong unless it is the answer to `request(sequence, size)`."""
+    """Return the PID of the worker that answered. Raises Wrong unless it answers `request(sequence, size)`."""
     length, number, crc, pid = HEAD.unpack_from(received)
     if number != sequence:
         raise Wrong(f"answer to request {number} instead of {sequence}")

@@ -28,8 +28,6 @@ _NICE = -15
 
 
 class Prober:
-    """Made by `probing`."""
-
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 

@@ -27,7 +27,7 @@ def wait_until(condition: Callable[[], object], deadline: float, what: str, paus
 
 
 def stat(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat after the name: state, parent, group, session ...; none if nobody has the pid."""
+    """Return the fields of /proc/PID/stat after the name: state, parent, group, session ...; none without a process."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -59,7 +59,7 @@ def session(leader: int) -> list[int]:
 
 
 def children(pid: int) -> list[int]:
-    """All children, zombies included."""
+    """Return all children of a process, zombies included."""
     try:
         return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
@@ -67,7 +67,7 @@ def children(pid: int) -> list[int]:
 
 
 def descriptors(pid: int, looks: int = 20) -> int:
-    """How many files a process has open at the least, in some looks within half a second: a few come and go."""
+    """Return the minimum of the numbers of open files within 0.5 s, because a few files come and go."""
     counts = []
     for _ in range(looks):
         counts.append(len(os.listdir(f"/proc/{pid}/fd")))

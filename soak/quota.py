@@ -18,8 +18,10 @@ _PERIOD = 100_000
 
 @contextlib.contextmanager
 def quota(pids: Iterable[int], part: float) -> Iterator[None]:
-    """These processes, and the children that they will have, together get so much of one processor; in the end they are
-    where they were before. Raises HarnessError where that cannot be had."""
+    """Limit these processes and their future children together to `part` of one CPU within the block.
+
+    Afterwards they are in their former groups. Raises HarnessError if no control group can be made for it.
+    """
     found, refused = list(pids), "there is no controller of processors"
     for version, parent in groups.places("cpu"):
         with contextlib.ExitStack() as stack:

@@ -50,13 +50,13 @@ class Context:
         return random.Random(f"{self.seed} {purpose}")
 
     def certificates(self) -> Certificates:
-        """For TLS; made once."""
+        """Return the certificates for TLS, made once."""
         if self._certificates is None:
             self._certificates = make_certificates(self.folder)
         return self._certificates
 
     def say(self, text: str) -> None:
-        """Progress, to standard error."""
+        """Write progress to standard error."""
         if not self.quiet:
             sys.stderr.write(f"soak: {time.strftime('%H:%M:%S')} {text}\n")
             sys.stderr.flush()

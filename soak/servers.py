@@ -1,6 +1,6 @@
-"""Starting prefork for a scenario, and asking it: the real command, its control socket, and the tally of its workers.
+"""Start prefork for a scenario, and ask it: the real command, its control socket, and the tally of its workers.
 
-What is done to the server, and what it means, is the scenarios' business.
+The scenarios decide what is done to the server, and what it means.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Certificates:
 
 
 def make_certificates(folder: Path) -> Certificates:
-    """Fresh ones, in `folder`."""
+    """Make new certificates in `folder`."""
     made = Certificates(*(str(folder / f"{name}.pem") for name in ("cert", "key", "authority")))
     authority = trustme.CA(key_type=trustme.KeyType.ECDSA)
     leaf = authority.issue_cert("localhost", key_type=trustme.KeyType.ECDSA)
@@ -85,7 +85,6 @@ class Fleet:
 
     @functools.cached_property
     def port(self) -> int:
-        """The TCP port."""
         return self.server.port
 
     def targets(self) -> list[Target]:
@@ -94,9 +93,9 @@ class Fleet:
         return [*found, Target(self.unix)] if self.unix else found
 
     def ask(self, command: str, timeout: float = 30.0) -> dict[str, Any]:
-        """What the control socket answers. Raises HarnessError if nobody does within `timeout` seconds."""
+        """Return the reply of the control socket. Raises HarnessError if none comes within `timeout` seconds."""
         try:
-            return decode_reply(control_client.ask(self.control, encode_request(Request(command)), timeout))
+            return decode_reply(control_client.request(self.control, encode_request(Request(command)), timeout))
         except (ConfigError, ValueError) as exc:
             raise HarnessError(f"{command} by the control socket: {exc}; the server logged:\n{self.tail()}") from exc
 
@@ -109,9 +108,9 @@ class Fleet:
         return [int(each["pid"]) for each in self.status()["workers"] if each["state"] == state]
 
     def wait_ready(self, count: int, deadline: float = 60.0) -> list[int]:
-        """Until so many workers are ready and nobody else is there; their pids.
+        """Wait until `count` workers are ready and there is no other; return their PIDs.
 
-        One that was killed a moment ago may still be in the status: end it with `proc.kill_and_wait`, and it is not.
+        A worker killed a moment ago may still be in the status; after `proc.kill_and_wait` it is not.
         """
         found: list[int] = []
 

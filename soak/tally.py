@@ -36,7 +36,7 @@ class Word(enum.IntEnum):
 
 
 class Tally:
-    """This process's words."""
+    """The counters of this process, in a file of its own."""
 
     def __init__(self) -> None:
         path = os.path.join(os.environ[FOLDER], f"{os.getpid()}-{time.monotonic_ns()}")

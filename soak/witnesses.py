@@ -22,12 +22,11 @@ class Testimony:
 
     @property
     def agree(self) -> bool:
-        """Whether it does."""
         return not self.contradictions
 
     @property
     def all(self) -> list[str]:
-        """Both, in words."""
+        """All lines, and the verdict at their end."""
         verdict = [f"CONTRADICTION: {each}" for each in self.contradictions] or ["the witnesses agree"]
         return [*self.lines, *verdict]
 

@@ -14,8 +14,6 @@ from .common import LONGEST_LINE, announce, listener, options, run
 
 
 class Echo(asyncio.Protocol):
-    """Bytes as they come."""
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Not `isinstance`: uvloop's transports are no subclass of asyncio's.
         self.transport: asyncio.Transport = transport  # type: ignore[assignment]  # asyncio's signature says less
@@ -31,8 +29,6 @@ class Echo(asyncio.Protocol):
 
 
 class Lines(Echo):
-    """Line by line."""
-
     rest = b""
 
     def data_received(self, data: bytes) -> None:
@@ -56,7 +52,6 @@ class JoinedLines(Lines):
 
 
 async def main(joined: bool) -> None:
-    """Serve for ever."""
     given = options()
     sock = listener()
     protocol = Echo if given.work == "echo" else JoinedLines if joined else Lines

@@ -1,6 +1,6 @@
 """What every contestant is given: its command line, a listening socket, a TLS context, an event loop to run on.
 
-The socket is the same for all: loopback, TCP_NODELAY (Linux hands it down to accepted connections, so nobody has to set
+The socket is the same for all: loopback, TCP_NODELAY (accepted connections inherit it on Linux, so no contestant sets
 it for each), a backlog that no burst of this benchmark fills. No handler lives here.
 """
 
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 BACKLOG = 1024
 #: How much a stream API is asked for at a time.
 CHUNK = 256 * 1024
-#: The longest line that anybody accepts, where the library does not set a limit itself.
+#: The longest line that a contestant accepts if its library does not set a limit itself.
 LONGEST_LINE = 64 * 1024
 
 
@@ -42,7 +42,7 @@ class Options:
 
 
 def options() -> Options:
-    """From the command line."""
+    """Parse the options of the command line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--work", choices=("echo", "lines"), default="echo")
     parser.add_argument("--tls", nargs=2, metavar=("CERT", "KEY"))

@@ -16,7 +16,6 @@ from .common import CHUNK, announce, listener, options
 
 
 def echo(sock: socket, address: tuple[str, int]) -> None:
-    """Bytes as they come."""
     while data := sock.recv(CHUNK):
         sock.sendall(data)
 
@@ -29,7 +28,6 @@ def lines(sock: socket, address: tuple[str, int]) -> None:
 
 
 def main() -> None:
-    """Serve for ever."""
     given = options()
     sock = listener()
     tls: dict[str, Any] = {}

@@ -8,7 +8,6 @@ from .common import CHUNK
 
 
 async def echo(reader: StreamReader, writer: StreamWriter) -> None:
-    """Bytes as they come."""
     while data := await reader.read(CHUNK):
         writer.write(data)
         await writer.drain()

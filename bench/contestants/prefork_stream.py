@@ -8,7 +8,6 @@ from .common import CHUNK, announce, listener, options, run
 
 
 async def echo(stream: prefork.Stream) -> None:
-    """Bytes as they come."""
     while data := await stream.read(CHUNK):
         stream.write(data)
 
@@ -20,7 +19,6 @@ async def lines(stream: prefork.Stream) -> None:
 
 
 async def main() -> None:
-    """Serve for ever."""
     given = options()
     tls = prefork.TLS(*given.tls) if given.tls else None
     async with prefork.TCPServer(lines if given.work == "lines" else echo, tls=tls) as server:

@@ -9,7 +9,6 @@ from .common import announce, listener, options, run
 
 
 async def main() -> None:
-    """Serve for ever."""
     given = options()
     tls = prefork.TLS(*given.tls) if given.tls else None
     handle = handlers.lines if given.work == "lines" else handlers.echo

@@ -12,8 +12,6 @@ from .common import CHUNK, announce, listener, options
 
 
 class Echo(TCPServer):
-    """Bytes as they come."""
-
     async def handle_stream(self, stream: IOStream, address: tuple[str, int]) -> None:
         with contextlib.suppress(StreamClosedError):
             while True:
@@ -22,8 +20,6 @@ class Echo(TCPServer):
 
 
 class Lines(TCPServer):
-    """Line by line."""
-
     async def handle_stream(self, stream: IOStream, address: tuple[str, int]) -> None:
         with contextlib.suppress(StreamClosedError):
             while True:
@@ -32,7 +28,6 @@ class Lines(TCPServer):
 
 
 async def main() -> None:
-    """Serve for ever."""
     given = options()
     kind = Lines if given.work == "lines" else Echo
     server = kind(ssl_options=given.context)

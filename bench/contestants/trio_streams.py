@@ -11,7 +11,6 @@ from .common import LONGEST_LINE, announce, listener, options
 
 
 async def echo(stream: trio.abc.Stream) -> None:
-    """Bytes as they come."""
     with contextlib.suppress(trio.BrokenResourceError):
         async for data in stream:
             await stream.send_all(data)
@@ -30,7 +29,6 @@ async def lines(stream: trio.abc.Stream) -> None:
 
 
 async def main() -> None:
-    """Serve for ever."""
     given = options()
     sock = listener()
     plain = trio.SocketListener(trio.socket.from_stdlib_socket(sock))

@@ -14,15 +14,11 @@ from .common import LONGEST_LINE, announce, listener, options
 
 
 class Echo(Protocol):
-    """Bytes as they come."""
-
     def dataReceived(self, data: bytes) -> None:
         self.transport.write(data)
 
 
 class Lines(LineReceiver):
-    """Line by line."""
-
     delimiter = b"\n"
     MAX_LENGTH = LONGEST_LINE
 
@@ -31,7 +27,6 @@ class Lines(LineReceiver):
 
 
 def main() -> None:
-    """Serve for ever."""
     given = options()
     sock = listener()
     factory = Factory.forProtocol(Lines if given.work == "lines" else Echo)

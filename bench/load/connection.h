@@ -27,7 +27,7 @@ struct connection {
     uint64_t begun_ns;
 };
 
-/* What connections share, and whom they tell. Each is called with the connection in the state that its name says. */
+/* What connections share, and their callbacks. Each is called with the connection in the state of its comment. */
 struct club {
     int epoll;
     int port;
@@ -45,7 +45,7 @@ uint64_t now_ns(void);
 /* CLOSED only. The time of a connection's first message runs from here. */
 void connection_open(struct connection *c);
 
-/* RESTING only: send the payload. `begun_ns` is for whoever measures. */
+/* RESTING only: send the payload. `begun_ns` is for the caller, which measures. */
 void connection_ask(struct connection *c);
 
 /* Any state but CLOSED. `polite`: wait for the peer's end, as TLS peers should. */

@@ -129,7 +129,7 @@ static void turn(int timeout_ms)
         connection_ready(events[i].data.ptr, events[i].events);
 }
 
-/* All connections ask and ask again, for so long or so often; returns when the last answer is here. */
+/* Have all connections ask again and again, for a time or a number of requests; return with the last answer. */
 static void period(enum phase which, uint64_t duration_ns, bool counted)
 {
     phase = which;

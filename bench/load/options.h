@@ -21,11 +21,11 @@ struct options {
     enum tls tls;
     bool resume; /* TLS: offer the session of the connection before */
     int port;
-    pid_t pid; /* whose CPU time is read; 0: nobody's */
+    pid_t pid; /* the process to read the CPU time of; 0: none */
     size_t connections;
     size_t size, lines;
     uint64_t warm_up_ns, duration_ns;
-    uint64_t requests; /* stop after so many; 0: after the duration */
+    uint64_t requests; /* stop after this number; 0: after the duration */
 };
 
 /* Exits with a line that says what is wrong. */

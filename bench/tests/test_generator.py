@@ -41,7 +41,7 @@ def small(work: works.Work) -> works.Work:
 @pytest.mark.parametrize(
     "contestant", [roster.PREFORK, roster.PREFORK_STREAMS, roster.FLOOR], ids=lambda each: each.name
 )
-def test_it_counts_what_it_was_asked_for(
+def test_the_generator_counts_the_requests_it_was_given(
     contestant: roster.Contestant, generator: Generator, programs: Programs
 ) -> None:
     commands = {handler: contestant.command(programs.folder, handler, None) for handler in ("echo", "lines")}
@@ -106,13 +106,15 @@ def answering(answer: Callable[[bytes], bytes]) -> Iterator[Server]:
     ],
     ids=["one byte wrong", "another's answer", "too much", "too little"],
 )
-def test_it_sees_a_wrong_answer(answer: Callable[[bytes], bytes], said: str, generator: Generator) -> None:
+def test_the_generator_reports_a_wrong_answer(
+    answer: Callable[[bytes], bytes], said: str, generator: Generator
+) -> None:
     work = dataclasses.replace(works.ECHO, size=64, connections=1)
     with answering(answer) as server, pytest.raises(Failure, match=said):
         generator.count(work, server, 1)
 
 
-def test_it_refuses_what_it_does_not_understand(programs: Programs) -> None:
+def test_the_generator_rejects_unknown_options(programs: Programs) -> None:
     for options, said in (
         (["--port", "0"], r"--port 0: must be a whole number from 1 to 65535"),
         (["--port", "9", "--size", "many"], r"--size many: must be a whole number"),
@@ -125,7 +127,7 @@ def test_it_refuses_what_it_does_not_understand(programs: Programs) -> None:
         assert re.fullmatch(f"load: {said}.*\n", done.stderr)
 
 
-def test_it_refuses_a_process_that_is_not_there(generator: Generator, programs: Programs) -> None:
+def test_the_generator_rejects_the_pid_of_no_process(generator: Generator, programs: Programs) -> None:
     with running({"c": roster.FLOOR.command(programs.folder, "echo", None)}, CORE) as servers:
         gone = subprocess.Popen(["true"])
         gone.wait()

@@ -21,7 +21,7 @@ CHARTS = {f"bench-{name}{end}.svg" for name in ("cpu", "works", "growth", "memor
 
 
 def everything() -> Results:
-    """A run in which everybody did everything, and one of them failed once."""
+    """A run in which every contestant did every work, and one of them failed once."""
     results = Results(environment={"Python": "3"}, rounds=2, missing=["the sea"])
     for work in works.FULL:
         table = results.works[work.name] = {}
@@ -105,11 +105,11 @@ def test_numbers_are_short() -> None:
     ]
 
 
-def test_a_table_is_one_and_its_numbers_are_to_the_right() -> None:
+def test_a_table_aligns_its_numbers_to_the_right() -> None:
     assert grid(("a", "b"), [("x", "1")]).splitlines() == ["| a | b |", "| --- | ---: |", "| x | 1 |"]
 
 
-def test_the_document_has_everything(charts: dict[str, str]) -> None:
+def test_the_document_has_every_work_and_server(charts: dict[str, str]) -> None:
     results = everything()
     text = markdown(results, charts)
     for work in works.FULL:
@@ -133,7 +133,7 @@ def test_json_is_read_as_it_was_written(tmp_path: Path, charts: dict[str, str]) 
     assert "not measured" in report.summary(Results())
 
 
-def test_what_cannot_be_read_says_what_to_do(tmp_path: Path) -> None:
+def test_an_unreadable_results_file_names_the_cure(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="run make bench first"):
         report.load(tmp_path)
     (tmp_path / "benchmarks.json").write_text('{"rounds": 1}')

@@ -1,4 +1,4 @@
-"""Medians, ratios and verdicts; who comes when; which core; what a run says of its targets."""
+"""Medians, ratios and verdicts; the order of contestants; cores; the verdicts of a run on its targets."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def test_a_spread_is_of_the_rounds_that_have_a_value() -> None:
     assert spread([]) is None
 
 
-def test_a_ratio_is_that_of_the_rounds() -> None:
-    # The last two rounds were twice as dear for everybody.
+def test_a_ratio_is_computed_within_each_round() -> None:
+    # The last two rounds were twice as dear for both.
     found = ratio([10.0, 12.0, 10.0, 24.0, 36.0], [20.0, 20.0, 20.0, 40.0, 40.0])
     assert found is not None
     assert found.value == 12 / 20
     assert (found.least, found.most) == (0.5, 0.9)
 
 
-def test_a_ratio_takes_the_rounds_that_both_have() -> None:
+def test_a_ratio_uses_the_rounds_that_both_servers_have() -> None:
     found = ratio([10.0, None, 8.0], [None, 5.0, 16.0])
     assert found == Ratio((0.5,))
     assert ratio([None, 1.0], [1.0, None]) is None
@@ -40,7 +40,7 @@ def test_a_ratio_takes_the_rounds_that_both_have() -> None:
         ratio([1.0], [1.0, 2.0])
 
 
-def test_the_split_is_that_of_all_rounds_together() -> None:
+def test_the_split_adds_up_all_rounds() -> None:
     assert split([10.0, 30.0, 20.0], [10.0, 0.0, 5.0]) == (5.0, 15.0)
     assert split([4.0, None], [1.0, None]) == (1.0, 3.0)
     assert split([None], [None]) is None
@@ -64,11 +64,11 @@ def test_a_verdict_says_where_rounds_disagree(rounds: tuple[float, ...], said: s
     assert verdict(Ratio(rounds), 0.9) == said
 
 
-def test_what_was_not_measured_is_not_judged() -> None:
+def test_a_target_without_a_measurement_has_no_verdict() -> None:
     assert verdict(None, 1.0) == "not measured"
 
 
-def test_everybody_has_a_turn_in_each_round_and_nobody_is_always_first() -> None:
+def test_each_server_runs_once_in_each_round_and_none_is_always_first() -> None:
     orders = [turns(roster.ALL, works.ECHO, number) for number in range(5)]
     able = [each for each in roster.ALL if each.does(works.ECHO)]
     assert roster.UVLOOP_JOINED not in able
@@ -79,7 +79,7 @@ def test_everybody_has_a_turn_in_each_round_and_nobody_is_always_first() -> None
     assert (able[1].name, able[0].name) in followers
 
 
-def test_nobody_is_asked_for_what_it_cannot_do() -> None:
+def test_a_server_runs_only_the_works_that_it_supports() -> None:
     assert roster.FLOOR not in turns(roster.ALL, works.TLS_ECHO, 0)
     assert roster.UVLOOP_JOINED in turns(roster.ALL, works.LINES, 0)
     assert turns([roster.FLOOR], works.TLS_ECHO, 1) == []

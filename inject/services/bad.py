@@ -11,7 +11,7 @@ import traceback
 
 
 def main() -> None:
-    """Answer with half of what was asked, and leave a mess at the end."""
+    """Answer with 50 % of what was asked, and leave a mess at the end."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(_end()))
     signal.signal(signal.SIGHUP, lambda number, frame: _say("reloaded: nothing"))
     listener = socket.create_server((sys.argv[1], int(sys.argv[2])), backlog=128)

@@ -29,7 +29,7 @@ ENDED = Observed(True, False, 3, "prefork: the server cannot start: out of memor
 # --- the verdict ------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_well() -> None:
+def test_good_outcomes_pass() -> None:
     assert judge(WELL) is Good.SERVED
     assert judge(ENDED) is Good.ENDED
     assert judge(replace(WELL, injected=False)) is Good.UNREACHED
@@ -58,7 +58,7 @@ def test_what_is_well() -> None:
         (replace(ENDED, files=("pid",)), Failure.FILE),
     ],
 )
-def test_what_is_not(seen: Observed, failure: Failure) -> None:
+def test_bad_outcomes_fail(seen: Observed, failure: Failure) -> None:
     assert judge(seen) == (failure,)
     # Also where the fault was not reached: it was seen all the same.
     assert judge(replace(seen, injected=False)) == (failure,)
@@ -78,7 +78,7 @@ TRACE = [
 ]
 
 
-def test_the_start_of_python_is_not_ours() -> None:
+def test_calls_of_pythons_own_start_are_left_out() -> None:
     assert eligible(Role.SUPERVISOR, TRACE) == {"newfstatat": [2], "read": [2], "listen": [1]}
     before = ["listen(4, 1) = 0", *TRACE]
     assert eligible(Role.SUCCESSOR, before) == {
@@ -110,7 +110,7 @@ def test_a_sample_tries_every_call_first(scale: float, seed: int) -> None:
     assert chosen == sample(reversed(cases), scale, seed)
 
 
-def test_the_table_of_errors() -> None:
+def test_the_table_names_only_errnos_that_exist() -> None:
     for errors in ERRORS.values():
         assert all(hasattr(errno, name) for name in errors.split())
     assert not EXEMPT.keys() & ERRORS.keys()
@@ -149,7 +149,7 @@ def harness(*options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_few_faults() -> None:
+def test_a_run_with_a_few_faults_passes() -> None:
     """That a server that does everything wrong is seen to, the harness shows before each run."""
     done = harness("--only", "memfd_create", "--role", "supervisor", "--scale", "0.001")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -157,7 +157,7 @@ def test_a_few_faults() -> None:
     assert "1 served" in done.stdout
 
 
-def test_a_harness_that_sees_nothing_measures_nothing() -> None:
+def test_a_harness_that_misses_a_bad_server_stops() -> None:
     code = (
         "import sys, inject.__main__ as command, inject.verdict as verdict\n"
         "command.judge = lambda seen: verdict.Good.SERVED\n"

@@ -92,8 +92,8 @@ def _measure(context: Context, fleet: Fleet, folder: Path, seconds: float) -> li
 def _forks(imports: str, log: str) -> Mapping[int, Sequence[float]]:
     """When each slot was forked, in seconds: what the broken code wrote, and the slots that the server's log names.
 
-    Raises HarnessError if a worker died that never wrote, or wrote and nobody knows of: one of the two is not to be
-    believed.
+    Raises HarnessError if a worker died that never wrote, or wrote without being in the log: one of the two sources is
+    wrong.
     """
     wrote = {int(pid): int(when) / 1e9 for pid, when in map(str.split, imports.splitlines())}
     died = {int(pid): int(slot) for slot, pid in re.findall(r"worker (\d+) \(pid (\d+)\) died: (?!signal 9)", log)}

@@ -19,7 +19,7 @@ CONNECTIONS = 9_000
 FIRST_BYTE, IDLE, AGE = 6.0, 8.0, 14.0
 #: Seconds between the bytes of those that trickle: each renews the deadline of silence.
 TRICKLE = 2.0
-#: Seconds over which they connect: nobody's deadline is everybody's.
+#: Seconds over which they connect, so that their deadlines do not coincide.
 SPREAD = 4.0
 #: Seconds in which nothing happens, and the part of a processor that deadlines may cost then.
 IDLE_SECONDS, COST = 20.0, 0.001
@@ -58,7 +58,7 @@ class _Crowd:
         self._epoll.register(sock, select.EPOLLRDHUP)
 
     def turn(self, seconds: float) -> None:
-        """Notice who was ended, and trickle."""
+        """Close the connections that the server ended, and send the trickle of the others."""
         for fd, _ in self._epoll.poll(seconds, 100):
             kind, sock, due = self._socks.pop(fd)
             self.late[kind].append(time.monotonic() - due)
@@ -72,14 +72,13 @@ class _Crowd:
                 heapq.heappush(self._due, (now + TRICKLE, fd))
 
     def close(self) -> None:
-        """Leave."""
         for _, sock, _ in self._socks.values():
             sock.close()
         self._epoll.close()
 
 
 def run(context: Context) -> list[Row]:
-    """A third of each kind; meanwhile somebody honest asks."""
+    """Open as many silent, idle and trickling connections, while an honest client asks."""
     count = context.count(CONNECTIONS, 90)
     options = ("--first-byte-timeout", str(FIRST_BYTE), "--idle-timeout", str(IDLE), "--max-age", str(AGE))
     with serving("soak.services.sharing:handle", "--max-connections", str(count + 100), *options, workers=1) as fleet:

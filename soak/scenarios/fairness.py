@@ -1,4 +1,4 @@
-"""Who gets how many connections, and what it costs in time: beside a server in which the kernel alone decides."""
+"""How many connections each worker gets and what that costs in time, beside a server in which the kernel decides."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def _observe(port: int, way: Way, count: int) -> Observed:
     seen = Observed()
     for sock in way(port, count, seen):
         sock.close()
-    # The next round begins when nobody has anything left.
+    # The next round begins when no worker has a connection left.
     time.sleep(0.2)
     return seen
 
@@ -166,7 +166,7 @@ def _list(values: list[float]) -> str:
 
 
 def _blocked(context: Context) -> Row:
-    """One of four stands still; whoever is delayed by that is counted."""
+    """Block one worker of 4, and count the connections that this delays."""
     rounds, most = context.count(BLOCKED_ROUNDS, 2), 0
     for _ in range(rounds):
         with serving("soak.services.sharing:handle", workers=4) as fleet, _connect(fleet.port) as stop:
@@ -187,7 +187,7 @@ def _blocked(context: Context) -> Row:
 
 
 def _busy(context: Context) -> Row:
-    """More clients than workers, and all of them work: whoever is chosen badly waits for a whole piece of work."""
+    """Have more clients than workers, all of which work: one at a busy worker waits for a whole piece of work."""
     with serving("soak.services.sharing:handle", workers=4) as fleet, _plain(4) as plain:
         ours, others = (_work(port, context.count(REQUESTS, 10)) for port in (fleet.port, plain))
     spread, other_spread = statistics.pstdev(ours), statistics.pstdev(others)

@@ -1,4 +1,4 @@
-"""Half of `hangs`: everybody is frozen for longer than the hang timeout, and nobody is condemned for it."""
+"""A part of `hangs`: the whole server is frozen for longer than the hang timeout, and no worker is killed for it."""
 
 from __future__ import annotations
 

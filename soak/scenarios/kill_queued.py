@@ -1,4 +1,4 @@
-"""A worker is killed while connections wait in the queue: whoever holds the socket answers them, none is lost."""
+"""A worker is killed while connections wait in the queue: its siblings or successor answer them, none is lost."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ KILLS = 500
 QUEUE = 40
 #: Every fourth connection goes to the unix socket.
 UNIX_EVERY = 4
-#: Kills of each worker of one server: so many deaths in a row are answered at once, without a back-off.
+#: Kills of each worker of one server: the deaths in a row that are answered at once, without a back-off.
 KILLS_PER_SLOT = 3
 
 
 @dataclass
 class _Result:
-    """Of all servers together."""
+    """The result of all servers together."""
 
     ledger: Ledger = field(default_factory=Ledger)
     by_successor: int = 0
@@ -80,7 +80,7 @@ def _one_kill(result: _Result, ledger: Ledger, fleet: Fleet, slot: int) -> None:
     workers = fleet.wait_ready(WORKERS)
     victim = next(int(each["pid"]) for each in fleet.status()["workers"] if each["slot"] == slot)
     with by_hand(ledger) as pump:
-        # From here on nobody accepts, so what is opened now is no worker's own.
+        # From here on no worker accepts, so a connection opened now belongs to none.
         proc.stop(workers)
         queued = _fill(fleet, pump.begin)
         proc.kill_and_wait(victim)

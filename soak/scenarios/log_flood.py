@@ -15,7 +15,7 @@ from ..servers import serving
 
 SECONDS = 8.0
 ROUNDS = 3
-#: At the level of errors it does not say where it listens. The namespace is ours alone.
+#: At the level of errors it does not say where it listens. No other program is in this namespace.
 PORT = 4433
 FLOODERS = 2
 #: Lines a second and a worker; and the part of the processor time that logging may cost.

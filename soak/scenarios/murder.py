@@ -25,12 +25,12 @@ RATE = 200.0
 AFTERWARDS = 100
 #: Seconds until the last slot has its worker back: the longest back-off, and the budget of a minute.
 HEALING = 120.0
-#: What a kill may cost: connections of that worker. Nobody may be turned away, or left waiting.
+#: What a kill may cost: connections of that worker. No client may be turned away or left waiting.
 OWN = (Bin.OK, Bin.RESET_BEFORE, Bin.RESET_AFTER, Bin.EARLY_END)
 
 
 def run(context: Context) -> list[Row]:
-    """Kill, heal, and look."""
+    """Kill workers under load, let them be replaced, and compare the witnesses."""
     seconds = context.seconds(SECONDS, 5.0)
     with serving(workers=WORKERS, unix=True) as fleet:
         fleet.wait_ready(WORKERS)

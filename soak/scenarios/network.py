@@ -14,10 +14,10 @@ from ..servers import serving
 
 WORKERS = 2
 SESSIONS = 10_000
-#: A session takes some seconds; so many a second keep a few hundred open.
+#: Sessions a second. Each takes some seconds, so a few hundred are open.
 RATE = 60.0
 FAULTS = Faults(delay=0.2, jitter=0.05, loss=0.05, reorder=0.1, duplicate=0.02, corrupt=0.001)
-#: Where a twentieth of all packets is lost a connection may have to be asked for four times, and an answer takes long.
+#: Seconds. With 5 % of packets lost, a client may have to send 4 SYNs, and an answer takes long.
 PATIENCE = 180.0
 
 

@@ -1,4 +1,4 @@
-"""The supervisor is killed at a random moment: soon after it nobody of it is alive, and its port is free."""
+"""The supervisor is killed at a random moment: soon afterwards no worker is alive, and the port is free."""
 
 from __future__ import annotations
 

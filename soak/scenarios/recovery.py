@@ -1,6 +1,6 @@
 """From the kill of a worker to its replacement accepting, where no back-off and no budget of forks is due.
 
-Measured from the outside: all other workers are stopped and a client waits in the queue, so nobody but the replacement
+Measured from the outside: all other workers are stopped and a client waits in the queue, so only the replacement
 can answer it. The time runs from before the SIGKILL to the arrival of the answer.
 """
 
@@ -17,7 +17,7 @@ from ..servers import Fleet, serving
 
 WORKERS = 16
 KILLS = 300
-#: So many deaths of a slot in a row are answered at once (`core/restart_policy.py`); then comes another server.
+#: Deaths of a slot in a row that are answered at once (`core/restart_policy.py`); then another server is started.
 KILLS_PER_SLOT = 3
 #: Seconds, for the 99th percentile.
 TARGET = 0.050

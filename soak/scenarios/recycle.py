@@ -16,7 +16,7 @@ OPTION = "--max-connections-served"
 
 
 def run(context: Context) -> list[Row]:
-    """So many connections, and as many replacements as they ask for."""
+    """Make connections, and count the replacements that they cause."""
     if not has_option(OPTION):
         return [absent("recycle", f"workers replaced every {EACH:,} connections", f"option {OPTION}")]
     wanted = context.count(CONNECTIONS, 200)

@@ -26,7 +26,7 @@ def run(context: Context) -> list[Row]:
 
 
 def measure(context: Context, name: str, wanted: int, reloads: int, *options: str) -> list[Row]:
-    """At least so many connections and reloads, of servers with these options."""
+    """Make at least `wanted` connections and `reloads` reloads, of servers with these options."""
     with (
         serving(SERVICE, *options, workers=WORKERS, unix=True) as plain,
         serving(SERVICE, *options, workers=WORKERS, certificates=context.certificates()) as secure,
@@ -53,7 +53,7 @@ def measure(context: Context, name: str, wanted: int, reloads: int, *options: st
 
 
 def _reload_on_and_on(context: Context, fleets: Sequence[Fleet], load: Clients, wanted: int, reloads: int) -> list[str]:
-    """So many reloads of each server, spread evenly over the load; what the failed ones said."""
+    """Reload each server `reloads` times, spread evenly over the load; return the errors of failed ones."""
     failed: list[str] = []
     done = 0
     while True:

@@ -17,13 +17,13 @@ CLIENTS = 5_000
 #: Asked for by each, in pieces of 64 KiB: many times the budget all together.
 PIECES = 16
 BUDGET = 256 * 2**20
-#: What is not counted in the budget: a twentieth of it, and for each connection what Python's objects take.
+#: Memory outside the budget: 5 % of it, and the bytes of Python's objects for each connection.
 ROOM, EACH = 1.05, 8192
 WRITE_TIMEOUT = 5.0
 
 
 def run(context: Context) -> list[Row]:
-    """All connect, all ask; nobody reads. One that does read goes on being answered."""
+    """Connect clients that ask and do not read. One more that does read is still answered."""
     count = context.count(CLIENTS, 200)
     budget = max(2**20, round(BUDGET * context.scale))
     options = ("--max-unsent", str(budget), "--write-timeout", f"{WRITE_TIMEOUT:g}")
@@ -74,7 +74,7 @@ def _deaf(fleet: Fleet) -> socket.socket:
 
 
 def _until_ended(fleet: Fleet, worker: int, deadline: float) -> tuple[int, float]:
-    """The most memory that was seen, and when nobody was there any more but the one that reads."""
+    """Return the maximum of memory seen, and when only the client that reads was left."""
     most = 0
     while time.monotonic() < deadline:
         most = max(most, proc.resident(worker))

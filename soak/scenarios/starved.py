@@ -1,4 +1,4 @@
-"""A server with hardly any processor time: nobody is taken for hung, and deadlines pass late, but pass."""
+"""A server with hardly any CPU time: no worker is taken for hung, and deadlines pass late, but pass."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from ..servers import Fleet, reload, serving
 WORKERS = 4
 CONNECTIONS = 1000
 BATCH = 50
-#: At most so many seconds from the end of the reload, or the beginning of the stop, to the request.
+#: The maximum of seconds from the end of the reload, or the beginning of the stop, to the request.
 LATEST = 0.2
 
 _LATE = Script("unread", ((math.inf, 64),))

@@ -16,7 +16,7 @@ from ..servers import Fleet, has_command, serving
 WORKERS = 4
 UPGRADES = 50
 COMMAND = "upgrade"
-#: Connections stay so long at the most that the old ones soon leave.
+#: The maximum of seconds that a connection stays, so that the old supervisor soon ends.
 STAY = 1.5
 DEADLINE = 60.0
 

@@ -1,1 +1,1 @@
-"""Services that prefork runs for the scenarios, imported in workers alone; they import as little as they can."""
+"""Services that prefork runs for the scenarios, imported only in workers; they import as little as they can."""

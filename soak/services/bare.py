@@ -12,16 +12,14 @@ class Service:
     """Answers each line with its pid and the moment at which it was started."""
 
     async def start(self) -> None:
-        """Remember when."""
         self._answer = b"%d %d\n" % (os.getpid(), time.monotonic_ns())
 
     async def handle(self, stream: Stream) -> None:
-        """Answer line after line."""
         async for _ in stream:
             stream.write(self._answer)
 
     async def stop(self) -> None:
-        """Nothing."""
+        pass
 
 
 service = Service()

@@ -15,7 +15,6 @@ class Service:
     """A lifespan object: the tally is made in each worker."""
 
     async def start(self) -> None:
-        """Make this worker's tally."""
         self._words = Tally().words
         self._pid = os.getpid()
 
@@ -34,7 +33,7 @@ class Service:
         words[Word.ENDED] += 1
 
     async def stop(self) -> None:
-        """Nothing: the files stay."""
+        pass
 
 
 async def _head(stream: Stream) -> bytes:

@@ -44,11 +44,9 @@ class Service:
     """Each line is a way to hang; any other is echoed."""
 
     async def start(self) -> None:
-        """Make this worker's tally."""
         self._words = Tally().words
 
     async def handle(self, stream: Stream) -> None:
-        """Hang, or echo."""
         async for line in stream:
             hang = WAYS.get(line.strip())
             if hang is not None:
@@ -57,7 +55,7 @@ class Service:
             stream.write(line)
 
     async def stop(self) -> None:
-        """Nothing: the files stay."""
+        pass
 
 
 service = Service()

@@ -1,7 +1,7 @@
-"""The service of `sharing` where nobody knows who has how many connections: whoever the kernel wakes accepts.
+"""The service of `sharing` without fairness: whichever worker the kernel wakes accepts.
 
 `python -m soak.services.plain WORKERS` prints its port, and serves until it is told to end. It is made of prefork's own
-functions: the streams are the same, and what differs is who takes a connection.
+functions: the streams are the same, and only the choice of the worker differs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ async def _serve(sockets: list[socket.socket]) -> None:
 
 
 def main(workers: int) -> None:
-    """Bind, fork, serve."""
+    """Bind, fork the workers, and serve in each."""
     sockets = prefork.bind_sockets(0, "127.0.0.1", backlog=BACKLOG)
     sys.stdout.write(f"{sockets[0].getsockname()[1]}\n")
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""A service that says who answers, and can be told to be busy, blocked, or lavish."""
+"""A service that answers with its PID, and works, blocks or floods on request."""
 
 from __future__ import annotations
 
@@ -21,8 +21,11 @@ def _stand_still(seconds: float) -> None:
 
 
 async def handle(stream: Stream) -> None:
-    """`who`: the worker's pid; `work S`: the same, after so much processor time; `block S`: the same, and then the loop
-    stands still; `flood N`: so many pieces of 64 KiB, without waiting for room. Anything else is echoed."""
+    """Answer each line.
+
+    `who` gets the worker's PID; `work S` the same, after S seconds of CPU time; `block S` the same, and then the loop
+    blocks for S seconds; `flood N` N pieces of 64 KiB, without `drain()`. Any other line is echoed.
+    """
     letter = b"x"
     async for line in stream:
         word, *rest = line.split()

@@ -48,7 +48,7 @@ def test_every_attempt_ends_in_one_bin_and_the_bins_sum_to_the_attempts() -> Non
     assert (twice.attempts, twice.ok, twice.lost) == (16, 2, 14)
 
 
-def test_a_ledger_that_has_lost_count_is_not_believed() -> None:
+def test_a_ledger_that_does_not_balance_is_rejected() -> None:
     ledger = Ledger()
     attempt = ledger.begin()
     with pytest.raises(Unbalanced):
@@ -69,14 +69,14 @@ def answered(sequence: int, size: int) -> bytearray:
 
 
 @pytest.mark.parametrize("size", [0, 1, 511, 70_000, payload.LARGEST])
-def test_an_honest_answer_passes_and_says_whose_it_is(size: int) -> None:
+def test_an_intact_answer_passes_and_names_its_worker(size: int) -> None:
     frame = answered(2**40 + 7, size)
     assert payload.missing(frame) == 0
     assert payload.verify(frame, 2**40 + 7, size) == 4711
 
 
 @pytest.mark.parametrize("damage", ["bit", "sequence", "cut", "longer", "head"])
-def test_a_damaged_answer_does_not(damage: str) -> None:
+def test_a_damaged_answer_is_rejected(damage: str) -> None:
     frame = answered(7, 300)
     if damage == "bit":
         frame[200] ^= 4
@@ -242,7 +242,7 @@ TCP_ALONE = (reset_before, reset_in_the_middle)
     [(*each, socket.AF_INET) for each in BEHAVIOURS]
     + [(*each, socket.AF_UNIX) for each in BEHAVIOURS if each[0] not in TCP_ALONE],
 )
-def test_what_a_server_does_ends_in_its_bin(behaviour: Behaviour, end: Bin, family: int, tmp_path: Path) -> None:
+def test_each_behaviour_of_a_server_has_its_bin(behaviour: Behaviour, end: Bin, family: int, tmp_path: Path) -> None:
     unix = family == socket.AF_UNIX
     with serving(behaviour, family, str(tmp_path / "s") if unix else ("127.0.0.1", 0)) as listener:
         found, ledger = attempt(Target(listener.getsockname()), read_timeout=0.5)
@@ -257,7 +257,7 @@ def test_a_reset_instead_of_the_servers_end_is_a_loss() -> None:
     assert ledger.exchanges == 1
 
 
-def test_an_idle_connection_that_is_ended_before_it_asked() -> None:
+def test_an_idle_connection_closed_before_its_request_has_its_bin() -> None:
     with serving(lambda connection: None, socket.AF_INET, ("127.0.0.1", 0)) as listener:
         found, _ = attempt(Target(listener.getsockname()), Script("idle", ((10.0, 10),)))
     assert found is Bin.EARLY_END
@@ -280,7 +280,7 @@ def test_an_attempt_goes_on_when_it_is_told_to_and_not_before_it_waits() -> None
     assert made.end is Bin.OK
 
 
-def test_nobody_listens(tmp_path: Path) -> None:
+def test_a_port_without_a_listener_is_a_refusal(tmp_path: Path) -> None:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         assert attempt(Target(sock.getsockname()))[0] is Bin.REFUSED
@@ -288,7 +288,7 @@ def test_nobody_listens(tmp_path: Path) -> None:
     assert attempt(Target(str(tmp_path / "nobody")))[0] is Bin.REFUSED
 
 
-def test_a_full_queue(tmp_path: Path) -> None:
+def test_a_full_queue_is_a_timeout_on_tcp_and_a_refusal_on_a_unix_socket(tmp_path: Path) -> None:
     """TCP drops what comes then; a unix socket says so at once."""
     with contextlib.ExitStack() as stack:
         for family, address in ((socket.AF_INET, ("127.0.0.1", 0)), (socket.AF_UNIX, str(tmp_path / "s"))):
@@ -303,7 +303,7 @@ def test_a_full_queue(tmp_path: Path) -> None:
 # --- the load ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_plan_comes_out_of_its_line_as_it_was() -> None:
+def test_a_plan_survives_being_text() -> None:
     plan = Plan(((0.5, Target(("127.0.0.1", 9), source="127.1.0.1")), (0.5, Target("/s", tls=True))), 100.0, 3)
     assert Plan.decode(plan.encode()) == plan
 
@@ -326,7 +326,7 @@ COUNTS = Counts(handled=3, ended=3, exchanges=5)
 COUNTERS = {"PassiveOpens": 2, "ListenOverflows": 0, "TCPAbortOnClose": 0}
 
 
-def test_witnesses_that_tell_the_same() -> None:
+def test_witnesses_that_agree_find_no_difference() -> None:
     assert compare(LEDGER, COUNTS, COUNTERS, {1: 3}, {1: 3}).agree
 
 
@@ -350,7 +350,7 @@ def test_witnesses_that_contradict_each_other(counts: Counts, counters: dict[str
 # --- verdicts ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_zero_of_nothing_is_no_good_and_any_zero_has_its_bound() -> None:
+def test_zero_losses_need_attempts_and_carry_an_upper_bound() -> None:
     assert report.zero("s", "w", 0, 0, "connections", []).verdict is Verdict.BAD
     assert report.zero("s", "w", 0, 1000, "connections", []).bound == "<= 0.003"
     assert report.zero("s", "w", 0, 1000, "connections", [], sound=False).verdict is Verdict.BAD
@@ -358,7 +358,7 @@ def test_a_zero_of_nothing_is_no_good_and_any_zero_has_its_bound() -> None:
     assert not report.absent("s", "w", "option --x").passed
 
 
-def test_a_harness_that_is_blind_measures_nothing_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_harness_that_misses_known_losses_stops(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: list[str] = []
 
     def find(name: str) -> Callable[[Context], list[Row]]:
@@ -401,7 +401,7 @@ def test_every_scenario_that_is_listed_exists(name: str) -> None:
 
 
 def soak(*arguments: str, deadline: float = 50.0) -> subprocess.CompletedProcess[str]:
-    """`python -m soak`, in a session of its own of which nobody stays."""
+    """Run `python -m soak` in a session of its own, all of which is killed afterwards."""
     process = subprocess.Popen(
         [sys.executable, "-m", "soak", *arguments],
         stdout=subprocess.PIPE,
@@ -421,7 +421,7 @@ def soak(*arguments: str, deadline: float = 50.0) -> subprocess.CompletedProcess
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-def test_loss_is_seen_where_there_is_loss_and_none_where_there_is_none() -> None:
+def test_known_losses_are_counted_and_a_good_server_has_none() -> None:
     need("unshare")
     need_root()
     done = soak("reload", "kill-queued", "--scale", "0.0005", "--rate", "400", "--stay", "0.5")
@@ -440,7 +440,7 @@ def test_loss_is_seen_where_there_is_loss_and_none_where_there_is_none() -> None
 
 
 def test_a_bad_network_is_bad_and_nothing_is_lost_in_it() -> None:
-    """A hundredth and a half of what `make soak` does."""
+    """This is 0.6 % of what `make soak` does."""
     need("unshare", "nsenter", "ip")
     need_root()
     done = soak("network", "--scale", "0.006", "--stay", "0.5")
@@ -451,7 +451,7 @@ def test_a_bad_network_is_bad_and_nothing_is_lost_in_it() -> None:
     assert int(retransmitted[1]) > 20, "a network in which nothing is lost is not a bad one"
 
 
-def test_what_cannot_be_measured_is_said_in_one_line() -> None:
+def test_an_unknown_scenario_is_one_line() -> None:
     done = soak("nonsense")
     assert done.returncode == 2
     assert "no scenario 'nonsense'" in done.stderr

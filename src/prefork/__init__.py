@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from .config import Limits as Limits
     from .errors import BindError as BindError
     from .errors import ConfigError as ConfigError
-    from .errors import ConnectionOverflow as ConnectionOverflow
-    from .errors import ConnectionTimedOut as ConnectionTimedOut
-    from .errors import LineTooLong as LineTooLong
-    from .errors import ListenerFailed as ListenerFailed
+    from .errors import ConnectionOverflowError as ConnectionOverflowError
+    from .errors import ConnectionTimeoutError as ConnectionTimeoutError
+    from .errors import LineTooLongError as LineTooLongError
+    from .errors import ListenerError as ListenerError
     from .errors import PreforkError as PreforkError
     from .errors import ServiceError as ServiceError
-    from .errors import StreamBusy as StreamBusy
+    from .errors import StreamBusyError as StreamBusyError
     from .net.acceptor import add_accept_handler as add_accept_handler
     from .net.server import TCPServer as TCPServer
     from .net.stream import Stream as Stream
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 _NAMES_BY_MODULE = {
     "assembly.serve": "serve",
     "config": "TLS Limits",
-    "errors": "BindError ConfigError ConnectionOverflow ConnectionTimedOut LineTooLong ListenerFailed PreforkError "
-    "ServiceError StreamBusy",
+    "errors": "BindError ConfigError ConnectionOverflowError ConnectionTimeoutError LineTooLongError ListenerError "
+    "PreforkError ServiceError StreamBusyError",
     "net.acceptor": "add_accept_handler",
     "net.server": "TCPServer",
     "net.stream": "Stream",
@@ -56,9 +56,9 @@ __all__ = ["__version__", *_MODULE_OF]  # noqa: PLE0604  # a table of text
 
 if "PREFORK_HANDOVER" in os.environ:
     # Started by an upgrade: the descriptors it passed on must not be inherited by a program started before we serve.
-    from .system.handover import secure
+    from .system.handover import mark_cloexec
 
-    secure()
+    mark_cloexec()
 
 
 if not TYPE_CHECKING:

@@ -9,7 +9,7 @@ import os
 import re
 from dataclasses import dataclass
 
-from .checks import MAX_DESCRIPTOR, check_whole, reject
+from .checks import MAX_DESCRIPTOR, check_int, reject
 from .text import escape_controls
 
 #: Maximum length of the path of a unix socket in bytes (unix(7): sun_path has 108, including the final NUL).
@@ -27,7 +27,7 @@ class TCPAddress:
     port: int
 
     def __post_init__(self) -> None:
-        check_whole("--bind port", self.port, 0, 65535)
+        check_int("--bind port", self.port, 0, 65535)
         error = None if self.host is None else _host_error(self.host)
         if error:
             reject("--bind host", self.host, error)
@@ -49,7 +49,7 @@ class UnixAddress:
         error = _unix_path_error(self.path)
         if error:
             reject("--bind", f"unix:{self.path}", error)
-        check_whole("--bind unix mode", self.mode, 0, 0o777)
+        check_int("--bind unix mode", self.mode, 0, 0o777)
 
     def __str__(self) -> str:
         return f"unix:{self.path}" + ("" if self.mode == 0o600 else f",mode={self.mode:03o}")
@@ -62,7 +62,7 @@ class FdAddress:
     fd: int
 
     def __post_init__(self) -> None:
-        check_whole("--bind fd", self.fd, 3, MAX_DESCRIPTOR)
+        check_int("--bind fd", self.fd, 3, MAX_DESCRIPTOR)
 
     def __str__(self) -> str:
         return f"fd:{self.fd}"

@@ -33,7 +33,7 @@ def format_value(value: object) -> str:
         return f"(a value of type {type(value).__name__})"
 
 
-def check_whole(option: str, value: object, minimum: int, maximum: int, meaning: str = "") -> None:
+def check_int(option: str, value: object, minimum: int, maximum: int, meaning: str = "") -> None:
     """Check a whole number; `meaning` follows the minimum in the message."""
     if not isinstance(value, int) or isinstance(value, bool):
         reject(option, value, "must be a whole number")

@@ -18,14 +18,14 @@ from .checks import (
     check_bytes,
     check_choice,
     check_flag,
+    check_int,
     check_rate,
     check_seconds,
     check_text,
-    check_whole,
     reject,
 )
 from .errors import ConfigError
-from .text import escape_controls
+from .text import did_you_mean, escape_controls
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -33,7 +33,7 @@ MIB = 1024 * KIB
 #: A larger value is a typing error, and would exhaust the machine or never end.
 MAX_WORKERS = 4096
 MAX_BACKLOG = 2**20
-MAX_WHOLE = 2**62
+MAX_INT = 2**62
 #: Ten years. The age of a worker is compared, not waited for, so it may be longer than a timeout.
 MAX_AGE = 10 * 366 * 24 * 3600
 #: A longer refusal would not fit into the send buffer of a fresh socket.
@@ -46,7 +46,7 @@ def _option(default: Any, check: Callable[..., None], none: bool = False, comman
     return field(default=default, metadata=metadata)
 
 
-_count = functools.partial(check_whole, minimum=1, maximum=MAX_WHOLE)
+_positive = functools.partial(check_int, minimum=1, maximum=MAX_INT)
 _timeout = functools.partial(check_seconds, zero=False)
 
 
@@ -72,15 +72,15 @@ class Limits:
     """
 
     # --- one connection
-    read_limit: int = _option(64 * KIB, _count)
+    read_limit: int = _option(64 * KIB, _positive)
     """Maximum length of what `readuntil` and `readline` return; a stream buffers at most this and one more read."""
-    flush_at: int = _option(64 * KIB, _count, command=False)
+    flush_at: int = _option(64 * KIB, _positive, command=False)
     """Corked writes are sent at once when this much is buffered."""
-    drain_above: int = _option(64 * KIB, _count, command=False)
-    """`drain()` waits while more than this is unsent, until a quarter of it is left."""
-    pause_reads_above: int = _option(1 * MIB, _count, command=False)
+    drain_above: int = _option(64 * KIB, _positive, command=False)
+    """`drain()` waits while more than this is unsent, until 25 % of it is left."""
+    pause_reads_above: int = _option(1 * MIB, _positive, command=False)
     """Reads wait while more than this is unsent."""
-    abort_above: int = _option(16 * MIB, _count, command=False)
+    abort_above: int = _option(16 * MIB, _positive, command=False)
     """The connection is aborted when more than this is unsent."""
     handshake_timeout: float = _option(5.0, _timeout)
     """Maximum time of the whole TLS handshake."""
@@ -100,11 +100,11 @@ class Limits:
     """Maximum time that a closed connection waits for the close_notify of the peer."""
 
     # --- the whole server
-    accept_batch: int = _option(8, _count, command=False)
+    accept_batch: int = _option(8, _positive, command=False)
     """Maximum number of connections accepted per readiness event of a listening socket."""
-    max_connections: int | None = _option(None, _count)
+    max_connections: int | None = _option(None, _positive)
     """Maximum number of open connections of all workers. None: the descriptor limit of each process, less a reserve."""
-    max_connections_per_ip: int | None = _option(None, _count)
+    max_connections_per_ip: int | None = _option(None, _positive)
     """Maximum number of open connections per IPv4 address or IPv6 /64 network, in all workers."""
     accept_rate: float | None = _option(None, check_rate)
     """Connections accepted per second by all workers; the connections of one second may come at once."""
@@ -112,9 +112,9 @@ class Limits:
     """At `max_connections`: "wait" leaves new connections in the kernel's queue, "refuse" closes them at once."""
     refusal: bytes = _option(b"", check_bytes, maximum=MAX_REFUSAL)
     """Sent to a refused connection before it is closed, unless it uses TLS."""
-    max_handshakes: int = _option(128, _count)
+    max_handshakes: int = _option(128, _positive)
     """Maximum number of pending TLS handshakes per worker; above this the worker stops accepting."""
-    max_unsent: int = _option(256 * MIB, _count)
+    max_unsent: int = _option(256 * MIB, _positive)
     """Maximum number of unsent bytes per worker; above this the connection with the most is aborted. A buffer that is
     sent in part counts in full."""
 
@@ -148,8 +148,8 @@ class Settings:
     """
 
     bind: tuple[Address, ...] = (TCPAddress(None, 9000),)
-    workers: int = _option(0, check_whole, minimum=0, maximum=MAX_WORKERS, meaning=" (0: one per usable CPU)")
-    backlog: int = _option(1024, check_whole, minimum=1, maximum=MAX_BACKLOG)
+    workers: int = _option(0, check_int, minimum=0, maximum=MAX_WORKERS, meaning=" (0: one per usable CPU)")
+    backlog: int = _option(1024, check_int, minimum=1, maximum=MAX_BACKLOG)
     reuse_port: bool = _option(False, check_flag)
     """One listening socket per worker and address (SO_REUSEPORT); the supervisor keeps all of them open."""
     tls: tuple[TLS, ...] = ()
@@ -164,20 +164,20 @@ class Settings:
     """Accept code, certificates and settings that the user of the workers can change."""
     leave_daemons: bool = _option(False, check_flag)
     """Let processes that left the process group of their worker outlive the supervisor."""
-    umask: int | None = _option(None, check_whole, minimum=0, maximum=0o777)
+    umask: int | None = _option(None, check_int, minimum=0, maximum=0o777)
     pidfile: str = _option("", check_text)
     """File for the pid of the supervisor, which locks it; "" is no file."""
-    max_connections_served: int | None = _option(None, _count)
+    max_connections_served: int | None = _option(None, _positive)
     """A worker is recycled after this number of connections; None means never."""
     max_worker_age: float | None = _option(None, check_seconds, zero=False, maximum=MAX_AGE)
     """A worker is recycled after this number of seconds; None means never."""
     max_worker_rss: int | None = _option(
-        None, check_whole, minimum=MIB, maximum=MAX_WHOLE, meaning=" bytes (no worker is that small)"
+        None, check_int, minimum=MIB, maximum=MAX_INT, meaning=" bytes (no worker is that small)"
     )
     """A worker is recycled when its resident memory exceeds this number of bytes; None means never."""
     control: str = _option("", check_text)
     """Path of the control socket; "" is one in a directory of the current user, "off" is none."""
-    ready_fd: int | None = _option(None, check_whole, minimum=0, maximum=MAX_DESCRIPTOR)
+    ready_fd: int | None = _option(None, check_int, minimum=0, maximum=MAX_DESCRIPTOR)
     """Descriptor that receives `READY` and a newline once every worker accepts."""
     loop: str = _option("asyncio", check_choice, choices=("asyncio", "uvloop"))
     log_format: str = _option("text", check_choice, choices=("text", "json"))
@@ -236,22 +236,15 @@ def settings_of(options: ServeOptions) -> Settings:
     values: dict[str, Any] = dict(options)
     known = [each.name for each in fields(Settings)]
     for name in values:
+        if name in Limits.__slots__:
+            raise ConfigError(f"serve: {name} is a limit: give it as limits=prefork.Limits({name}=...)")
         if name not in known:
-            raise ConfigError(f"serve: there is no option {escape_controls(name)}{_suggestion(name, known)}")
+            raise ConfigError(f"serve: there is no option {escape_controls(name)}{did_you_mean(name, known)}")
     if "bind" in values:
         values["bind"] = _addresses(values["bind"])
     if "tls" in values:
         values["tls"] = () if values["tls"] is None else (values["tls"],)
     return Settings(**values)
-
-
-def _suggestion(name: str, known: Sequence[str]) -> str:
-    import difflib
-
-    if name in Limits.__slots__:
-        return f": it is a limit, given as limits=prefork.Limits({name}=...)"
-    near = difflib.get_close_matches(name, known, 1)
-    return f", did you mean {near[0]}?" if near else ""
 
 
 def _addresses(bind: object) -> tuple[Address, ...]:

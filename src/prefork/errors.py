@@ -55,7 +55,7 @@ class ConfigError(PreforkError, ValueError):
     exit_code = ExitCode.USAGE
 
 
-class UntrustedPaths(ConfigError):
+class UntrustedPathsError(ConfigError):
     """Raised when the workers' user could change what the supervisor reads or runs; `lines()` has one per path."""
 
     def __init__(self, *problems: str) -> None:
@@ -96,29 +96,29 @@ class BindError(PreforkError, OSError):
         return type(self), (self.address, self.errno, self.cure)
 
 
-class ListenerFailed(PreforkError, OSError):
+class ListenerError(PreforkError, OSError):
     """Raised by `TCPServer.serve_forever` when accept(2) reports that the listening socket itself is broken."""
 
 
-class OutOfResources(OSError):
+class OutOfResourcesError(OSError):
     """Raised when the system has no memory or epoll watch for a connection: close it, and pause accepting."""
 
 
-class StreamBusy(RuntimeError):
+class StreamBusyError(RuntimeError):
     """Raised in the second of two tasks that wait for the same direction of a stream; the first keeps waiting."""
 
 
-class ConnectionOverflow(ConnectionAbortedError):
+class ConnectionOverflowError(ConnectionAbortedError):
     """Raised in a handler whose connection was aborted because more bytes were unsent than a limit allows."""
 
 
-class ConnectionTimedOut(ConnectionAbortedError, TimeoutError):
+class ConnectionTimeoutError(ConnectionAbortedError, TimeoutError):
     """Raised in a handler whose connection was aborted because a deadline passed. Its `errno` is None.
 
-    Raised once for a connection; afterwards its reads and drains raise ConnectionAbortedError. Otherwise a handler that
-    catches the TimeoutError of its own deadline, and reads again, would loop forever.
+    It is raised once; later reads and drains of the connection raise ConnectionAbortedError. Otherwise a handler
+    that catches the TimeoutError of its own deadline, and reads again, would loop for ever.
     """
 
 
-class LineTooLong(ValueError):
+class LineTooLongError(ValueError):
     """Raised by `readline` for a line longer than the limit, where asyncio's streams raise a bare ValueError."""

@@ -210,7 +210,7 @@ class NoDeadline(Event):
 
 
 class Ready(Event):
-    """Every worker accepts connections."""
+    """Every worker accepts connections; logged once, at the start."""
 
     template = "ready: {workers:worker}"
     workers: int
@@ -277,14 +277,14 @@ class Stopped(Event):
 
 
 class Drained(Event):
-    """A worker has closed its connections; `aborted` of them had to be aborted."""
+    """A worker has no connections any more: `closed` of them ended by themselves, and `aborted` had to be aborted."""
 
+    closed: int
     aborted: int
 
     def __str__(self) -> str:
-        if not self.aborted:
-            return "drained: all connections closed, none aborted"
-        return f"drained: {count_of(self.aborted, 'connection')} aborted at the drain timeout (--drain-timeout)"
+        end = f"{self.aborted} aborted (--drain-timeout)" if self.aborted else "none aborted"
+        return f"drained: {count_of(self.closed, 'connection')} closed, {end}"
 
 
 class WorkerFailed(Event, level=ERROR):
@@ -340,6 +340,13 @@ class Reloaded(Event):
     """Every slot has a worker of the new generation; the older workers drain or have exited."""
 
     template = "reloaded: every worker is of generation {generation}"
+    generation: int
+
+
+class OldWorkersGone(Event):
+    """After a reload, the last worker of an earlier generation has exited."""
+
+    template = "every worker before generation {generation} has exited"
     generation: int
 
 

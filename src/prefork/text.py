@@ -5,6 +5,8 @@ Nothing here logs, prints, or knows an event.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 #: The maximum length of one value in a log line, in characters.
 FIELD_LIMIT = 256
 
@@ -45,6 +47,14 @@ def escape_controls(value: object, limit: int = FIELD_LIMIT) -> str:
 def count_of(number: int, noun: str) -> str:
     """Return a number and its noun: `1 worker`, `2 workers`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return `, did you mean NAME?` with the known name that is most like a wrong one, or nothing."""
+    import difflib
+
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f", did you mean {near[0]}?" if near else ""
 
 
 def format_address(address: object) -> str:

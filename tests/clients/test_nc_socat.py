@@ -33,19 +33,19 @@ def test_all_interfaces_are_one_port_on_both_families(server: Server) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_nc(server: Server, host: str) -> None:
+def test_nc_talks_to_the_echo_example(server: Server, host: str) -> None:
     need("nc")
     text = b"".join(b"line %d\n" % i for i in range(5000))
     assert run(["nc", "-N", host, str(server.port)], text) == text
 
 
-def test_nc_over_a_unix_socket(server: Server) -> None:
+def test_nc_talks_over_a_unix_socket(server: Server) -> None:
     need("nc")
     assert run(["nc", "-N", "-U", server.addresses[2].removeprefix("unix:")], b"local\n") == b"local\n"
 
 
 @pytest.mark.parametrize("kind", ["TCP4", "TCP6", "UNIX"])
-def test_socat(server: Server, kind: str) -> None:
+def test_socat_talks_over_tcp_and_unix_sockets(server: Server, kind: str) -> None:
     need("socat")
     where = {"TCP4": f"127.0.0.1:{server.port}", "TCP6": f"[::1]:{server.port}"}.get(kind)
     address = f"{kind}:{where}" if where else f"UNIX-CONNECT:{server.addresses[2].removeprefix('unix:')}"

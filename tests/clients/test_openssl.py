@@ -65,14 +65,14 @@ def ask(server: Server, *options: str, ca: str) -> re.Match[str]:
 
 
 @pytest.mark.parametrize(("option", "version"), [("-tls1_2", "TLSv1.2"), ("-tls1_3", "TLSv1.3")])
-def test_both_versions(server: Server, certs: dict[str, str], option: str, version: str) -> None:
+def test_openssl_talks_tls_1_2_and_1_3(server: Server, certs: dict[str, str], option: str, version: str) -> None:
     answer = ask(server, option, ca=certs["ca"])
     assert answer[2] == version
     assert answer[3] == "False"
     assert answer[4] == "localhost"
 
 
-def test_old_versions_are_refused(server: Server) -> None:
+def test_tls_1_0_and_1_1_are_refused(server: Server) -> None:
     need("openssl")
     for option in ("-tls1", "-tls1_1"):
         done = subprocess.run(

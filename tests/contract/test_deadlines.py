@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 from helpers import streams
-from helpers.streams import FLAVOURS, World, eventually, settled
+from helpers.streams import FLAVOURS, Serving, World, eventually, settled
 from helpers.support import slow
 
 from prefork import Limits, Stream
-from prefork.errors import ConfigError, ConnectionTimedOut
-from prefork.events import ConnectionAborted, Event
+from prefork.errors import ConfigError, ConnectionTimeoutError
+from prefork.events import ConnectionAborted
 
 SHORT = 0.3
 #: What a busy machine may add.
@@ -33,30 +33,6 @@ def world(request: pytest.FixtureRequest) -> World:
     return World(request.param, "tcp")
 
 
-class Serving:
-    """A server of this process, and what it has told."""
-
-    def __init__(self, handler: object, limits: Limits, tls: bool = False) -> None:
-        self.events: list[Event] = []
-        context = streams.server_context() if tls else None
-        self.server = streams.observed_server(handler, self.events.append, limits=limits, tls=context)
-
-    async def __aenter__(self) -> Serving:
-        await self.server.__aenter__()
-        self.server.listen(0, "127.0.0.1")
-        return self
-
-    async def __aexit__(self, *exc: Any) -> None:
-        await self.server.drain(0)
-        await self.server.__aexit__(*exc)
-
-    async def connect(self, **options: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection(*self.server.sockets[0].getsockname(), **options)
-
-    def aborted(self) -> list[str]:
-        return [event.reason for event in self.events if isinstance(event, ConnectionAborted)]
-
-
 async def echo(stream: Stream) -> None:
     async for line in stream:
         stream.write(line)
@@ -71,13 +47,13 @@ async def ends(reader: asyncio.StreamReader, began: float | None = None) -> floa
     return time.monotonic() - began
 
 
-def test_a_peer_that_says_nothing(world: World) -> None:
+def test_a_peer_that_sends_nothing_is_aborted_after_the_first_byte_timeout(world: World) -> None:
     async def main() -> None:
         async with Serving(echo, Limits(first_byte_timeout=SHORT)) as serving:
             began = time.monotonic()
             reader, writer = await serving.connect()
             assert SHORT * 0.9 <= await ends(reader, began) < SHORT + LATE
-            assert serving.aborted() == [f"no data within {SHORT:g} s (--first-byte-timeout)"]
+            assert serving.reasons(ConnectionAborted) == [f"no data within {SHORT:g} s (--first-byte-timeout)"]
             writer.close()
             # One that has said something may be silent as long as it likes.
             reader, writer = await serving.connect()
@@ -90,7 +66,7 @@ def test_a_peer_that_says_nothing(world: World) -> None:
     world.run(main)
 
 
-def test_a_peer_that_falls_silent(world: World) -> None:
+def test_a_peer_that_stops_sending_is_aborted_after_the_idle_timeout(world: World) -> None:
     async def main() -> None:
         async with Serving(echo, Limits(idle_timeout=SHORT)) as serving:
             reader, writer = await serving.connect()
@@ -100,13 +76,13 @@ def test_a_peer_that_falls_silent(world: World) -> None:
                 assert await reader.readline() == b"hello\n"
                 await asyncio.sleep(SHORT / 3)
             assert SHORT * 0.9 <= await ends(reader, began) < SHORT + LATE
-            assert serving.aborted() == [f"no data for {SHORT:g} s (--idle-timeout)"]
+            assert serving.reasons(ConnectionAborted) == [f"no data for {SHORT:g} s (--idle-timeout)"]
             writer.close()
 
     world.run(main)
 
 
-def test_silence_counts_while_the_handler_waits_for_its_peer_alone(world: World) -> None:
+def test_idle_time_counts_only_while_the_handler_waits_for_its_peer(world: World) -> None:
     async def slow(stream: Stream) -> None:
         async for line in stream:
             # Busy with something else for longer than the peer may be silent: it is not the peer's turn.
@@ -119,14 +95,14 @@ def test_silence_counts_while_the_handler_waits_for_its_peer_alone(world: World)
             for _ in range(2):
                 writer.write(b"hello\n")
                 assert await reader.readline() == b"hello\n"
-            assert serving.aborted() == []
+            assert serving.reasons(ConnectionAborted) == []
             assert await ends(reader) < SHORT + LATE
             writer.close()
 
     world.run(main)
 
 
-def test_what_the_server_sends_does_not_make_a_silent_peer_lively(world: World) -> None:
+def test_sending_to_a_silent_peer_does_not_extend_its_idle_timeout(world: World) -> None:
     async def ping(stream: Stream) -> None:
         with contextlib.suppress(ConnectionError):
             while True:
@@ -140,13 +116,13 @@ def test_what_the_server_sends_does_not_make_a_silent_peer_lively(world: World) 
         async with Serving(ping, Limits(idle_timeout=SHORT)) as serving:
             reader, writer = await serving.connect()
             assert await ends(reader) < SHORT + LATE
-            assert serving.aborted() == [f"no data for {SHORT:g} s (--idle-timeout)"]
+            assert serving.reasons(ConnectionAborted) == [f"no data for {SHORT:g} s (--idle-timeout)"]
             writer.close()
 
     world.run(main)
 
 
-def test_no_trickle_extends_a_connections_age(world: World) -> None:
+def test_a_trickle_of_bytes_does_not_extend_the_maximum_age(world: World) -> None:
     async def main() -> None:
         limits = Limits(max_age=2 * SHORT, idle_timeout=SHORT, first_byte_timeout=SHORT)
         async with Serving(echo, limits) as serving:
@@ -154,22 +130,24 @@ def test_no_trickle_extends_a_connections_age(world: World) -> None:
             reader, writer = await serving.connect()
             ended = asyncio.ensure_future(ends(reader, began))
             while not ended.done():
-                writer.write(b"x")
+                if not writer.transport.is_closing():
+                    # uvloop raises for a write to a closed transport, which the reader may hear of later.
+                    writer.write(b"x")
                 await asyncio.sleep(SHORT / 10)
             assert 1.8 * SHORT <= await ended < 2 * SHORT + LATE
-            assert serving.aborted() == [f"open for {2 * SHORT:g} s (--max-age)"]
+            assert serving.reasons(ConnectionAborted) == [f"open for {2 * SHORT:g} s (--max-age)"]
             writer.close()
 
     world.run(main)
 
 
-def test_the_handler_is_told_why(world: World) -> None:
+def test_the_handler_receives_connection_timed_out_with_the_reason(world: World) -> None:
     seen: list[BaseException] = []
 
     async def curious(stream: Stream) -> None:
         try:
             await stream.read()
-        except ConnectionTimedOut as exc:
+        except ConnectionTimeoutError as exc:
             seen.append(exc)
             with pytest.raises(ConnectionAbortedError) as again:
                 await stream.read()
@@ -188,7 +166,7 @@ def test_the_handler_is_told_why(world: World) -> None:
     world.run(main)
 
 
-def test_a_handler_sets_its_own(world: World) -> None:
+def test_a_handler_sets_deadlines_of_its_connection(world: World) -> None:
     async def chooses(stream: Stream) -> None:
         async for line in stream:
             name, _, value = line.decode().strip().partition(" ")
@@ -208,7 +186,7 @@ def test_a_handler_sets_its_own(world: World) -> None:
             await asyncio.sleep(2 * SHORT)
             patient[1].write(b"idle 5\n")
             assert (await patient[0].readline()).startswith(b"<Timeouts idle=5")
-            assert sorted(serving.aborted()) == [
+            assert sorted(serving.reasons(ConnectionAborted)) == [
                 "no data for 0.1 s (stream.timeouts.idle)",
                 "open for 0.2 s (stream.timeouts.age)",
             ]
@@ -224,11 +202,11 @@ def test_an_idle_timeout_counts_for_a_read_that_waits_already(world: World) -> N
             reading = asyncio.ensure_future(stream.read(1))
             await asyncio.sleep(0)
             stream.timeouts.idle = SHORT
-            with pytest.raises(ConnectionTimedOut, match=r"no data for .* \(stream\.timeouts\.idle\)"):
+            with pytest.raises(ConnectionTimeoutError, match=r"no data for .* \(stream\.timeouts\.idle\)"):
                 await settled(reading)
             stream.timeouts.idle = SHORT
-            assert world.shared is not None
-            assert len(world.shared.deadlines) == 0
+            assert world.server_state is not None
+            assert len(world.server_state.deadlines) == 0
 
     world.run(main)
 
@@ -239,14 +217,14 @@ def test_a_write_timeout_can_be_set_while_bytes_are_unsent(world: World) -> None
             sending = asyncio.ensure_future(stream.send(bytes(12 << 20)))
             await asyncio.sleep(0.01)
             stream.timeouts.write = SHORT
-            with pytest.raises(ConnectionTimedOut, match=r"peer read nothing for .* \(stream\.timeouts\.write\)"):
+            with pytest.raises(ConnectionTimeoutError, match=r"peer read nothing for .* \(stream\.timeouts\.write\)"):
                 await settled(sending)
 
     world.run(main)
 
 
 @pytest.mark.parametrize("value", [0, -1, "x", float("nan"), float("inf"), True])
-def test_what_is_no_time_is_refused(world: World, value: Any) -> None:
+def test_a_timeout_that_is_no_positive_number_is_rejected(world: World, value: Any) -> None:
     async def main() -> None:
         async with world.raw() as (stream, _):
             for name in ("idle", "write", "age"):
@@ -256,7 +234,7 @@ def test_what_is_no_time_is_refused(world: World, value: Any) -> None:
     world.run(main)
 
 
-def test_a_protocol_has_an_age_too(world: World) -> None:
+def test_the_maximum_age_holds_for_a_protocol(world: World) -> None:
     class Quiet(asyncio.Protocol):
         pass
 
@@ -265,20 +243,20 @@ def test_a_protocol_has_an_age_too(world: World) -> None:
             began = time.monotonic()
             reader, writer = await serving.connect()
             assert SHORT * 0.9 <= await ends(reader, began) < SHORT + LATE
-            assert serving.aborted() == [f"open for {SHORT:g} s (--max-age)"]
+            assert serving.reasons(ConnectionAborted) == [f"open for {SHORT:g} s (--max-age)"]
             await eventually(lambda: serving.server.connections == 0)
             writer.close()
 
     world.run(main)
 
 
-def test_with_tls_the_first_byte_is_the_first_of_the_service(world: World) -> None:
+def test_with_tls_the_first_byte_is_the_first_after_the_handshake(world: World) -> None:
     async def main() -> None:
         async with Serving(echo, Limits(first_byte_timeout=SHORT), tls=True) as serving:
             options = {"ssl": streams.client_context(), "server_hostname": "localhost"}
             reader, writer = await serving.connect(**options)
             assert await ends(reader) < SHORT + LATE
-            assert serving.aborted() == [f"no data within {SHORT:g} s (--first-byte-timeout)"]
+            assert serving.reasons(ConnectionAborted) == [f"no data within {SHORT:g} s (--first-byte-timeout)"]
             writer.close()
             reader, writer = await serving.connect(**options)
             writer.write(b"hello\n")
@@ -291,7 +269,7 @@ def test_with_tls_the_first_byte_is_the_first_of_the_service(world: World) -> No
     world.run(main)
 
 
-def test_deadlines_of_many_leave_nothing_behind(world: World) -> None:
+def test_deadlines_of_closed_connections_are_forgotten(world: World) -> None:
     """200 connections that set three deadlines each, and end before any has passed: nothing of them is kept."""
 
     async def main() -> None:
@@ -305,33 +283,33 @@ def test_deadlines_of_many_leave_nothing_behind(world: World) -> None:
                     assert await reader.readline() == b"x\n"
                     writer.close()
             await eventually(lambda: serving.server.connections == 0)
-            shared = serving.server._shared
-            assert shared is not None
-            assert len(shared.deadlines) == 0
-            assert shared.deadlines._wheel.buckets < 50, "buckets, and none for each connection"
+            state = serving.server._shared
+            assert state is not None
+            assert len(state.deadlines) == 0
+            assert state.deadlines._wheel.buckets < 50, "buckets, and none for each connection"
 
     world.run(main)
 
 
-def test_two_deadlines_of_one_connection_that_pass_together_are_told_once(world: World) -> None:
+def test_two_deadlines_of_one_connection_that_pass_together_are_one_event(world: World) -> None:
     async def main() -> None:
         async with Serving(echo, Limits(first_byte_timeout=SHORT, idle_timeout=SHORT, max_age=SHORT)) as serving:
             reader, writer = await serving.connect()
             await ends(reader)
             await asyncio.sleep(0.05)
-            assert len(serving.aborted()) == 1
+            assert len(serving.reasons(ConnectionAborted)) == 1
             writer.close()
 
     world.run(main)
 
 
-def test_many_deadlines_that_pass_together_are_all_kept(world: World) -> None:
+def test_many_deadlines_that_pass_together_all_expire(world: World) -> None:
     async def main() -> None:
         async with Serving(echo, Limits(first_byte_timeout=SHORT)) as serving:
             pairs = [await serving.connect() for _ in range(150)]
             seconds = await asyncio.gather(*(ends(reader) for reader, _ in pairs))
             assert max(seconds) < SHORT + LATE
-            assert len(serving.aborted()) == 150
+            assert len(serving.reasons(ConnectionAborted)) == 150
             for _, writer in pairs:
                 writer.close()
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from helpers.streams import FLAVOURS, World, settled
 
-from prefork.errors import StreamBusy
+from prefork.errors import StreamBusyError
 from prefork.net import cpython, handshake_throttle, receiving, sending, tls, waiter
 
 
@@ -82,7 +82,7 @@ def test_a_cancelled_wait_leaves_the_stream_to_the_next_task(world: World, futur
         async with world.connected() as (stream, _, writer):
             cancelled = asyncio.ensure_future(stream.read(100))
             await asyncio.sleep(0.01)
-            with pytest.raises(StreamBusy):
+            with pytest.raises(StreamBusyError):
                 await stream.read(1)
 
             async def other() -> bytes:

@@ -1,4 +1,4 @@
-"""Limits over the connections of one server: how many, of whom, how fast, and how much of theirs it keeps in memory."""
+"""Limits of one server: the number of connections, in total and per address, their rate, and their unsent bytes."""
 
 from __future__ import annotations
 
@@ -7,52 +7,20 @@ import contextlib
 import itertools
 import socket
 import ssl
-from typing import Any
 
 import pytest
 from helpers import streams
-from helpers.streams import FLAVOURS, World, eventually
+from helpers.streams import FLAVOURS, Serving, World, eventually
 
 from prefork import Limits, Stream
-from prefork.errors import ConnectionOverflow
-from prefork.events import AcceptPaused, ConnectionAborted, ConnectionRefused, Event
+from prefork.errors import ConnectionOverflowError
+from prefork.events import AcceptPaused, ConnectionAborted, ConnectionRefused
 from prefork.net.handshake_throttle import HandshakeThrottle
 
 
 @pytest.fixture(params=FLAVOURS)
 def world(request: pytest.FixtureRequest) -> World:
     return World(request.param, "tcp")
-
-
-class Serving:
-    """A server of this process, and what it has told."""
-
-    def __init__(self, handler: object, limits: Limits, tls: bool = False) -> None:
-        self.events: list[Event] = []
-        context = streams.server_context() if tls else None
-        self.server = streams.observed_server(handler, self.events.append, limits=limits, tls=context)
-
-    async def __aenter__(self) -> Serving:
-        await self.server.__aenter__()
-        self.server.listen(0, "127.0.0.1")
-        return self
-
-    async def __aexit__(self, *exc: Any) -> None:
-        await self.server.drain(0)
-        await self.server.__aexit__(*exc)
-
-    @property
-    def where(self) -> Any:
-        return self.server.sockets[0].getsockname()
-
-    def connect(self, source: str = "127.0.0.1") -> socket.socket:
-        """The kernel accepts it at once; whether we do is another thing."""
-        sock = socket.create_connection(self.where, source_address=(source, 0))
-        sock.setblocking(False)
-        return sock
-
-    def told(self, kind: type[Event]) -> list[str]:
-        return [event.reason for event in self.events if isinstance(event, kind)]  # type: ignore[attr-defined]  # all have one
 
 
 async def greet(stream: Stream) -> None:
@@ -77,10 +45,10 @@ async def silent(sock: socket.socket) -> bool:
     return False
 
 
-def test_before_a_stop_what_waits_beyond_the_limit_is_refused(world: World) -> None:
+def test_connections_queued_beyond_the_limit_are_refused_before_a_stop(world: World) -> None:
     async def main() -> None:
         async with Serving(greet, Limits(max_connections=2, refusal=b"busy\n")) as serving:
-            clients = [serving.connect() for _ in range(4)]
+            clients = [serving.connect_socket() for _ in range(4)]
             for client in clients[:2]:
                 assert await receive(client) == b"hello\n"
             assert await silent(clients[2])
@@ -88,7 +56,7 @@ def test_before_a_stop_what_waits_beyond_the_limit_is_refused(world: World) -> N
             serving.server.close()
             for client in clients[2:]:
                 assert await receive(client) == b"busy\n"
-            assert len(serving.told(ConnectionRefused)) == 2
+            assert len(serving.reasons(ConnectionRefused)) == 2
             for client in clients:
                 client.close()
 
@@ -98,7 +66,7 @@ def test_before_a_stop_what_waits_beyond_the_limit_is_refused(world: World) -> N
 def test_beyond_the_limit_connections_wait_and_are_served_when_others_end(world: World) -> None:
     async def main() -> None:
         async with Serving(greet, Limits(max_connections=3)) as serving:
-            socks = [serving.connect() for _ in range(8)]
+            socks = [serving.connect_socket() for _ in range(8)]
             for sock in socks[:3]:
                 assert await receive(sock) == b"hello\n"
             assert all([await silent(sock) for sock in socks[3:5]])
@@ -109,26 +77,26 @@ def test_beyond_the_limit_connections_wait_and_are_served_when_others_end(world:
                 assert serving.server.connections <= 3
             for sock in socks[5:]:
                 sock.close()
-            assert "connection limit reached (--max-connections)" in serving.told(AcceptPaused)
+            assert "connection limit reached (--max-connections)" in serving.reasons(AcceptPaused)
 
     world.run(main)
 
 
-def test_beyond_the_limit_connections_are_refused_with_a_word(world: World) -> None:
+def test_beyond_the_limit_connections_get_the_refusal(world: World) -> None:
     async def main() -> None:
         limits = Limits(max_connections=2, at_limit="refuse", refusal=b"421 busy\r\n")
         async with Serving(greet, limits) as serving:
-            socks = [serving.connect() for _ in range(2)]
+            socks = [serving.connect_socket() for _ in range(2)]
             for sock in socks:
                 assert await receive(sock) == b"hello\n"
             for _ in range(3):
-                with serving.connect() as refused:
+                with serving.connect_socket() as refused:
                     assert await receive(refused) == b"421 busy\r\n"
                     assert await receive(refused) == b""
-            assert len(serving.told(ConnectionRefused)) == 3
+            assert len(serving.reasons(ConnectionRefused)) == 3
             socks.pop().close()
             await eventually(lambda: serving.server.connections == 1)
-            socks.append(serving.connect())
+            socks.append(serving.connect_socket())
             assert await receive(socks[-1]) == b"hello\n"
             for sock in socks:
                 sock.close()
@@ -136,48 +104,48 @@ def test_beyond_the_limit_connections_are_refused_with_a_word(world: World) -> N
     world.run(main)
 
 
-def test_with_tls_a_refusal_is_no_plain_word(world: World) -> None:
+def test_with_tls_a_refused_connection_gets_no_plaintext(world: World) -> None:
     async def main() -> None:
         limits = Limits(max_connections=1, at_limit="refuse", refusal=b"421 busy\r\n")
         async with Serving(greet, limits, tls=True) as serving:
-            with serving.connect() as first:
+            with serving.connect_socket() as first:
                 await eventually(lambda: serving.server.connections == 1)
-                with serving.connect() as refused:
+                with serving.connect_socket() as refused:
                     assert await receive(refused) in (b"", b"reset")
                 first.close()
 
     world.run(main)
 
 
-def test_of_one_peer_no_more_than_its_part(world: World) -> None:
+def test_one_address_gets_no_more_than_its_limit(world: World) -> None:
     async def main() -> None:
         async with Serving(greet, Limits(max_connections_per_ip=2)) as serving:
-            greedy = [serving.connect("127.0.0.2") for _ in range(2)]
+            greedy = [serving.connect_socket("127.0.0.2") for _ in range(2)]
             for sock in greedy:
                 assert await receive(sock) == b"hello\n"
             for _ in range(3):
-                with serving.connect("127.0.0.2") as refused:
+                with serving.connect_socket("127.0.0.2") as refused:
                     assert await receive(refused) in (b"", b"reset")
-            with serving.connect("127.0.0.3") as other:
+            with serving.connect_socket("127.0.0.3") as other:
                 assert await receive(other) == b"hello\n"
-            assert set(serving.told(ConnectionRefused)) == {
+            assert set(serving.reasons(ConnectionRefused)) == {
                 "per-address connection limit reached (--max-connections-per-ip)"
             }
             greedy.pop().close()
             await eventually(lambda: serving.server.connections == 1)
-            with serving.connect("127.0.0.2") as again:
+            with serving.connect_socket("127.0.0.2") as again:
                 assert await receive(again) == b"hello\n"
             greedy.pop().close()
 
     world.run(main)
 
 
-def test_no_faster_than_the_rate(world: World) -> None:
+def test_connections_are_accepted_no_faster_than_the_rate(world: World) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         async with Serving(greet, Limits(accept_rate=20)) as serving:
             began = loop.time()
-            socks = [serving.connect() for _ in range(30)]
+            socks = [serving.connect_socket() for _ in range(30)]
             for sock in socks:
                 assert await receive(sock) == b"hello\n"
                 sock.close()
@@ -190,7 +158,7 @@ def test_no_faster_than_the_rate(world: World) -> None:
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
-def test_of_all_that_is_unsent_the_worst_goes_first(world: World) -> None:
+def test_beyond_the_budget_the_largest_backlog_is_aborted_first(world: World) -> None:
     """Three slow peers, of which one is owed most; together they are owed more than may be."""
     failed: list[tuple[int, str]] = []
 
@@ -200,7 +168,7 @@ def test_of_all_that_is_unsent_the_worst_goes_first(world: World) -> None:
             stream.write(bytes(size))
             await stream.drain()
             await stream.read()
-        except ConnectionOverflow as exc:
+        except ConnectionOverflowError as exc:
             failed.append((size, str(exc)))
             raise
 
@@ -209,7 +177,7 @@ def test_of_all_that_is_unsent_the_worst_goes_first(world: World) -> None:
         async with Serving(pour, Limits(max_unsent=20 * mib, abort_above=64 * mib)) as serving:
             socks = []
             for size in (8 * mib, 14 * mib, 9 * mib):
-                sock = serving.connect()
+                sock = serving.connect_socket()
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
                 sock.send(b"%d\n" % size)
                 socks.append(sock)
@@ -218,20 +186,20 @@ def test_of_all_that_is_unsent_the_worst_goes_first(world: World) -> None:
             ((size, reason),) = failed
             assert size == 14 * mib
             assert "the most of any connection" in reason
-            shared = serving.server._shared
-            assert shared is not None
-            assert 0 < shared.buffered_bytes <= 20 * mib
-            assert shared.buffered_bytes == sum(each._buffered_bytes() for each in shared.backlogged)
-            assert len(serving.told(ConnectionAborted)) == 1
+            state = serving.server._shared
+            assert state is not None
+            assert 0 < state.buffered_bytes <= 20 * mib
+            assert state.buffered_bytes == sum(each._buffered_bytes() for each in state.backlogged)
+            assert len(serving.reasons(ConnectionAborted)) == 1
             for sock in socks:
                 sock.close()
             await eventually(lambda: serving.server.connections == 0)
-            assert (shared.buffered_bytes, len(shared.backlogged)) == (0, 0)
+            assert (state.buffered_bytes, len(state.backlogged)) == (0, 0)
 
     world.run(main)
 
 
-def test_what_is_unsent_is_counted_right_whatever_becomes_of_it(world: World) -> None:
+def test_unsent_bytes_are_counted_exactly_however_a_connection_ends(world: World) -> None:
     async def pour(stream: Stream) -> None:
         for _ in range(4):
             await stream.send(bytes(400_000))
@@ -239,16 +207,16 @@ def test_what_is_unsent_is_counted_right_whatever_becomes_of_it(world: World) ->
     async def main() -> None:
         loop = asyncio.get_running_loop()
         async with Serving(pour, Limits(linger_timeout=0.2)) as serving:
-            socks = [serving.connect() for _ in range(12)]
+            socks = [serving.connect_socket() for _ in range(12)]
             for number, sock in enumerate(socks):
                 total = 0
                 while total < 1_600_000 * (number % 3) // 2:
                     total += len(await loop.sock_recv(sock, 65536))
                 sock.close()
             await eventually(lambda: serving.server.connections == 0)
-            shared = serving.server._shared
-            assert shared is not None
-            assert (shared.buffered_bytes, len(shared.backlogged)) == (0, 0)
+            state = serving.server._shared
+            assert state is not None
+            assert (state.buffered_bytes, len(state.backlogged)) == (0, 0)
 
     world.run(main)
 
@@ -263,11 +231,11 @@ def client_hello() -> bytes:
     return outgoing.read()
 
 
-def test_only_so_many_handshakes_wait_for_their_turn_and_the_rest_to_be_accepted(world: World) -> None:
+def test_beyond_the_handshake_limit_connections_wait_to_be_accepted(world: World) -> None:
     async def main() -> None:
         limits = Limits(max_handshakes=4, handshake_timeout=30, accept_batch=8)
         async with Serving(greet, limits, tls=True) as serving:
-            socks = [serving.connect() for _ in range(60)]
+            socks = [serving.connect_socket() for _ in range(60)]
             for sock in socks:
                 sock.sendall(client_hello())
             most = 0
@@ -276,7 +244,7 @@ def test_only_so_many_handshakes_wait_for_their_turn_and_the_rest_to_be_accepted
                 assert serving.server._shared is not None
                 most = max(most, len(serving.server._shared.handshakes._queue))
             assert 4 <= most <= 4 + 8, "a batch may have been accepted before the last one waited"
-            assert any("--max-handshakes" in reason for reason in serving.told(AcceptPaused))
+            assert any("--max-handshakes" in reason for reason in serving.reasons(AcceptPaused))
             for sock in socks:
                 sock.close()
             await greeted(serving)
@@ -293,12 +261,12 @@ async def greeted(serving: Serving) -> None:
 
 
 @pytest.mark.parametrize("say", [b"", b"hello"])
-def test_peers_that_do_not_go_on_with_their_handshake_keep_nobody_out(world: World, say: bytes) -> None:
+def test_peers_that_stall_their_handshake_block_no_other(world: World, say: bytes) -> None:
     """They say nothing at all, or nothing after their first word, and would hold every place until the deadline."""
 
     async def main() -> None:
         async with Serving(greet, Limits(max_handshakes=4, handshake_timeout=30), tls=True) as serving:
-            socks = [serving.connect() for _ in range(40)]
+            socks = [serving.connect_socket() for _ in range(40)]
             for sock in socks:
                 sock.sendall(client_hello() if say else b"")
             await eventually(lambda: serving.server.connections == 40)
@@ -309,11 +277,11 @@ def test_peers_that_do_not_go_on_with_their_handshake_keep_nobody_out(world: Wor
     world.run(main)
 
 
-def test_handshakes_that_fail_give_their_places_back(world: World) -> None:
+def test_failed_handshakes_release_their_slots(world: World) -> None:
     async def main() -> None:
         async with Serving(greet, Limits(max_handshakes=2), tls=True) as serving:
             for number in range(20):
-                sock = serving.connect()
+                sock = serving.connect_socket()
                 if number % 2:
                     sock.send(b"GET / HTTP/1.0\r\n\r\n")
                     assert await receive(sock) != b"hello\n"
@@ -327,10 +295,10 @@ def test_handshakes_that_fail_give_their_places_back(world: World) -> None:
     world.run(main)
 
 
-def test_one_step_of_one_handshake_in_each_turn_of_the_loop(world: World) -> None:
+def test_each_loop_iteration_does_one_handshake_step(world: World) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        turnstile = HandshakeThrottle(loop, 100)
+        throttle = HandshakeThrottle(loop, 100)
         turns: list[int] = []
         steps: list[int] = []
 
@@ -341,7 +309,7 @@ def test_one_step_of_one_handshake_in_each_turn_of_the_loop(world: World) -> Non
 
         async def shake_hands(number: int) -> None:
             for _ in range(3):
-                await turnstile.acquire_turn()
+                await throttle.acquire_turn()
                 steps.append(number)
 
         loop.call_soon(turn)

@@ -56,7 +56,7 @@ async def echo(stream: prefork.Stream) -> None:
 
 
 async def asyncio_echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """As in asyncio's documentation."""
+    """Echo as the example in asyncio's documentation does."""
     while data := await reader.read(100):
         assert writer.get_extra_info("peername")[0] == "127.0.0.1"
         writer.write(data)
@@ -107,7 +107,7 @@ class Lifespan:
     [echo, asyncio_echo, ProtocolEcho, BufferedEcho, Lifespan()],
     ids=["stream", "asyncio", "protocol", "buffered", "lifespan"],
 )
-def test_every_kind_of_service(world: World, handler: object, tls: bool) -> None:
+def test_every_kind_of_handler_serves(world: World, handler: object, tls: bool) -> None:
     async def main() -> None:
         async with serving(handler, tls=server_context() if tls else None) as (server, port):
             ssl = client_context() if tls else None
@@ -158,7 +158,7 @@ def _swallowing(seconds: float) -> Any:
 
 
 @pytest.mark.parametrize("exception", [ValueError, Custom, SystemExit, asyncio.CancelledError, StopAsyncIteration])
-def test_whatever_a_handler_raises_costs_its_own_connection_alone(world: World, exception: type[BaseException]) -> None:
+def test_what_a_handler_raises_ends_only_its_own_connection(world: World, exception: type[BaseException]) -> None:
     events: list[Event] = []
 
     async def handle(stream: prefork.Stream) -> None:
@@ -190,7 +190,7 @@ def test_whatever_a_handler_raises_costs_its_own_connection_alone(world: World, 
             assert "in handle" in event.traceback
 
 
-def test_a_handler_that_raises_keyboard_interrupt_where_nobody_is_at_the_keyboard(world: World) -> None:
+def test_a_handler_that_raises_keyboard_interrupt_ends_only_its_connection(world: World) -> None:
     """A worker ignores SIGINT, so there it can only be the handler's own."""
     events: list[Event] = []
 
@@ -209,8 +209,8 @@ def test_a_handler_that_raises_keyboard_interrupt_where_nobody_is_at_the_keyboar
     assert [type(event) for event in events] == [HandlerFailed]
 
 
-def test_a_connection_is_known_before_its_handler_runs(world: World) -> None:
-    """Which is at once: a handler's own "too many" counts itself, and a drain waits for whoever asks for it."""
+def test_a_connection_counts_before_its_handler_runs(world: World) -> None:
+    """A handler's own limit counts its connection, and a drain waits for the handler that asks for the drain."""
     seen: list[object] = []
 
     async def handle(stream: prefork.Stream) -> None:
@@ -254,7 +254,7 @@ def test_a_handler_may_stop_the_server_while_what_waits_is_accepted(world: World
     world.run(main)
 
 
-def test_no_connection_sees_the_context_variables_of_another_one(world: World) -> None:
+def test_no_connection_sees_the_context_variables_of_another(world: World) -> None:
     """Also where its place was made by the end of that one."""
     user: contextvars.ContextVar[str] = contextvars.ContextVar("user", default="nobody")
     seen: list[str] = []
@@ -279,7 +279,7 @@ def test_no_connection_sees_the_context_variables_of_another_one(world: World) -
 
 
 @pytest.mark.parametrize("how", ["dup", "stdin"])
-def test_the_end_reaches_a_peer_whose_socket_somebody_else_has(world: World, how: str) -> None:
+def test_the_peer_gets_the_end_even_if_another_process_holds_the_socket(world: World, how: str) -> None:
     async def handle(stream: prefork.Stream) -> None:
         sock = stream.get_extra_info("socket")
         if how == "dup":
@@ -305,7 +305,7 @@ def test_the_end_reaches_a_peer_whose_socket_somebody_else_has(world: World, how
         child.wait()
 
 
-def test_what_the_peer_did_is_not_reported_as_a_bug_of_the_service(world: World) -> None:
+def test_errors_of_the_peer_are_logged_at_debug_and_not_as_handler_failures(world: World) -> None:
     events: list[Event] = []
 
     async def handle(stream: prefork.Stream) -> None:
@@ -542,7 +542,7 @@ def test_what_was_accepted_before_the_drain_is_served(world: World) -> None:
     world.run(main)
 
 
-def test_churn_never_mixes_connections_up(world: World) -> None:
+def test_connections_under_churn_are_never_mixed_up(world: World) -> None:
     """Descriptors' numbers are reused within a round of events; each connection still hears its own words only."""
 
     async def handle(stream: prefork.Stream) -> None:
@@ -594,6 +594,6 @@ def test_hundreds_of_connections_at_once(world: World) -> None:
     world.run(main)
 
 
-def test_the_wrong_handler_is_refused_when_the_server_is_made() -> None:
+def test_a_wrong_handler_is_rejected_by_the_constructor() -> None:
     with pytest.raises(prefork.ServiceError):
         prefork.TCPServer(functools.partial)

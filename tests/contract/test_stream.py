@@ -14,7 +14,7 @@ import pytest
 from helpers.streams import FLAVOURS, TRANSPORTS, World, eventually, settled
 
 from prefork.config import Limits
-from prefork.errors import ConnectionOverflow, ConnectionTimedOut, LineTooLong, StreamBusy
+from prefork.errors import ConnectionOverflowError, ConnectionTimeoutError, LineTooLongError, StreamBusyError
 from prefork.events import ConnectionAborted
 from prefork.net.channel import Phase
 from prefork.net.stream import call_when_closed
@@ -29,7 +29,7 @@ def world(request: pytest.FixtureRequest) -> World:
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def test_read_returns_what_is_there_and_at_most_n(world: World) -> None:
+def test_read_returns_what_is_buffered_up_to_n(world: World) -> None:
     async def main() -> None:
         async with world.connected() as (stream, _, writer):
             writer.write(b"abcdef")
@@ -75,7 +75,7 @@ def test_read_to_the_end_of_input(world: World) -> None:
     world.run(main)
 
 
-def test_readexactly_and_an_end_that_comes_too_soon(world: World) -> None:
+def test_readexactly_raises_if_the_end_comes_too_soon(world: World) -> None:
     async def main() -> None:
         async with world.connected() as (stream, _, writer):
             writer.write(b"12345")
@@ -92,7 +92,7 @@ def test_readexactly_and_an_end_that_comes_too_soon(world: World) -> None:
     world.run(main)
 
 
-def test_lines_and_the_last_one_without_an_end(world: World) -> None:
+def test_readline_returns_each_line_and_the_unfinished_last_one(world: World) -> None:
     async def main() -> None:
         async with world.connected() as (stream, _, writer):
             writer.write(b"one\ntwo\n\nlast")
@@ -102,7 +102,7 @@ def test_lines_and_the_last_one_without_an_end(world: World) -> None:
     world.run(main)
 
 
-def test_readuntil_takes_a_separator_that_comes_in_pieces(world: World) -> None:
+def test_readuntil_finds_a_separator_that_comes_in_pieces(world: World) -> None:
     async def main() -> None:
         async with world.connected() as (stream, _, writer):
             reading = asyncio.ensure_future(stream.readuntil(b"\r\n\r\n"))
@@ -116,7 +116,7 @@ def test_readuntil_takes_a_separator_that_comes_in_pieces(world: World) -> None:
     world.run(main)
 
 
-def test_readuntil_with_several_separators_takes_the_one_that_ends_first(world: World) -> None:
+def test_readuntil_with_several_separators_uses_the_one_that_ends_first(world: World) -> None:
     async def main() -> None:
         async with world.connected() as (stream, _, writer):
             writer.write(b"a;b\r\nc\nd")
@@ -150,21 +150,21 @@ def test_readuntil_stops_at_the_limit_and_loses_nothing(world: World) -> None:
     world.run(main)
 
 
-def test_readline_throws_an_overlong_line_away_and_goes_on(world: World) -> None:
+def test_readline_drops_an_overlong_line_and_goes_on(world: World) -> None:
     world.limits = Limits(read_limit=10)
 
     async def main() -> None:
         async with world.connected() as (stream, _, writer):
             writer.write(b"x" * 11 + b"\nnext\n")
             await eventually(lambda: True)
-            with pytest.raises(LineTooLong):
+            with pytest.raises(LineTooLongError):
                 await stream.readline()
             assert await stream.readline() == b"next\n"
 
     world.run(main)
 
 
-def test_reading_is_bounded_while_nobody_reads(world: World) -> None:
+def test_buffered_input_is_bounded_while_the_handler_does_not_read(world: World) -> None:
     """What the peer sends stays in the kernel, whose buffers are full at some point; ours never grows past one read."""
 
     async def main() -> None:
@@ -192,7 +192,7 @@ def test_two_readers_at_once_are_refused_and_the_first_keeps_waiting(world: Worl
         async with world.connected() as (stream, _, writer):
             first = asyncio.ensure_future(stream.readline())
             await asyncio.sleep(0)
-            with pytest.raises(StreamBusy):
+            with pytest.raises(StreamBusyError):
                 await stream.read(1)
             writer.write(b"for the first\n")
             assert await settled(first) == b"for the first\n"
@@ -234,7 +234,7 @@ def test_a_cancelled_read_loses_no_byte(world: World) -> None:
     world.run(main)
 
 
-def test_timeouts_around_reads(world: World) -> None:
+def test_a_timeout_around_a_read_loses_no_byte(world: World) -> None:
     async def main() -> None:
         async with world.connected() as (stream, _, writer):
             with pytest.raises(TimeoutError):
@@ -293,7 +293,7 @@ def test_what_is_written_arrives_in_order(world: World) -> None:
     world.run(main)
 
 
-def test_write_takes_bytes_alone(world: World) -> None:
+def test_write_rejects_what_is_not_bytes(world: World) -> None:
     async def main() -> None:
         async with world.connected() as (stream, _, _writer):
             for wrong in ("text", 5, None, [1]):
@@ -368,7 +368,7 @@ def test_drain_waits_while_the_peer_does_not_read(world: World) -> None:
     world.run(main)
 
 
-def test_several_tasks_may_wait_for_room(world: World) -> None:
+def test_several_tasks_may_wait_in_drain(world: World) -> None:
     async def main() -> None:
         async with world.connected() as (stream, reader, _):
             chunk = b"q" * 3_000_000
@@ -385,7 +385,7 @@ def test_several_tasks_may_wait_for_room(world: World) -> None:
     world.run(main)
 
 
-def test_bulk_arrives_whole(world: World) -> None:
+def test_a_large_write_arrives_whole(world: World) -> None:
     async def main() -> None:
         async with world.connected() as (stream, reader, _):
             data = b"".join(i.to_bytes(4, "big") for i in range(500_000))
@@ -429,7 +429,7 @@ def test_reads_wait_while_too_much_is_unsent(world: World) -> None:
     assert world.events == []
 
 
-def test_who_is_held_back_after_the_end_of_input_waits_and_does_not_spin(world: World) -> None:
+def test_a_paused_reader_after_the_end_of_input_does_not_spin(world: World) -> None:
     """A last question without a newline, a large answer, and a peer that does not read."""
     if world.transport == "tls":
         pytest.skip("TLS has no half-close")
@@ -460,7 +460,7 @@ def test_who_is_held_back_after_the_end_of_input_waits_and_does_not_spin(world: 
     world.run(main)
 
 
-def test_who_is_held_back_hears_that_the_peer_is_gone(world: World) -> None:
+def test_a_paused_reader_learns_that_the_peer_is_gone(world: World) -> None:
     async def main() -> None:
         async with world.raw() as (stream, peer):
             stream.write(bytes(12 << 20))
@@ -476,7 +476,7 @@ def test_who_is_held_back_hears_that_the_peer_is_gone(world: World) -> None:
 
 
 def test_a_cancellation_reaches_the_task_that_it_was_meant_for(world: World) -> None:
-    """Somebody else reads before the cancelled one was told."""
+    """Another task reads before the cancelled one has received its cancellation."""
 
     async def main() -> None:
         async with world.connected() as (stream, _, writer):
@@ -504,9 +504,9 @@ def test_too_much_unsent_aborts_the_connection_and_says_so(world: World) -> None
             for _ in range(200):
                 stream.write(b"m" * 100_000)
             assert stream.is_closing()
-            with pytest.raises(ConnectionOverflow):
+            with pytest.raises(ConnectionOverflowError):
                 await stream.drain()
-            with pytest.raises(ConnectionOverflow):
+            with pytest.raises(ConnectionOverflowError):
                 await stream.read(1)
             stream.write(b"dropped")
             assert stream.unsent == 0
@@ -517,13 +517,13 @@ def test_too_much_unsent_aborts_the_connection_and_says_so(world: World) -> None
     assert "unsent, limit 1000000 (Limits.abort_above)" in str(event)
 
 
-def test_a_peer_that_takes_nothing_is_cut_off_after_the_write_timeout(world: World) -> None:
+def test_a_peer_that_reads_nothing_is_aborted_after_the_write_timeout(world: World) -> None:
     world.limits = Limits(write_timeout=0.2)
 
     async def main() -> None:
         async with world.connected() as (stream, _, writer):
             writer.transport.pause_reading()
-            with pytest.raises(ConnectionTimedOut):
+            with pytest.raises(ConnectionTimeoutError):
                 while True:
                     await stream.send(b"s" * 100_000)
 
@@ -549,7 +549,7 @@ def test_drain_raises_once_the_peer_is_gone_and_writes_are_dropped(world: World)
 
 
 @pytest.mark.parametrize("world", [f"{flavour}/tcp" for flavour in FLAVOURS], indirect=True)
-def test_urgent_data_is_not_data(world: World) -> None:
+def test_urgent_data_is_not_part_of_the_stream(world: World) -> None:
     """A byte out of band (RFC 6093) is neither read in its place nor does it shift what comes before and after it."""
 
     async def main() -> None:
@@ -588,7 +588,7 @@ def test_half_close_from_the_peer_leaves_our_direction_open(world: World) -> Non
     world.run(main)
 
 
-def test_half_close_from_us_leaves_the_peers_direction_open(world: World) -> None:
+def test_write_eof_leaves_the_peers_direction_open(world: World) -> None:
     async def main() -> None:
         async with world.connected() as (stream, reader, writer):
             if world.transport == "tls":
@@ -670,7 +670,7 @@ def test_close_gives_a_waiting_reader_the_end_and_stops_writes(world: World) -> 
     world.run(main)
 
 
-def test_a_closed_stream_lets_go_of_its_descriptor_when_the_peer_has_ended(world: World) -> None:
+def test_a_closed_stream_closes_its_descriptor_when_the_peer_has_closed(world: World) -> None:
     async def main() -> None:
         closed: list[bool] = []
         async with world.connected() as (stream, reader, writer):
@@ -741,10 +741,10 @@ def test_on_closed_is_called_once_whatever_ends_the_connection(world: World) -> 
     world.run(main)
 
 
-# --- who is there -----------------------------------------------------------------------------------------------------
+# --- information ------------------------------------------------------------------------------------------------------
 
 
-def test_extra_info_and_the_transport(world: World) -> None:
+def test_get_extra_info_and_the_transport_answer_as_asyncio_does(world: World) -> None:
     async def main() -> None:
         async with world.connected() as (stream, _, _writer):
             sock = stream.get_extra_info("socket")
@@ -827,14 +827,14 @@ def test_a_phase_cannot_be_skipped_back(world: World) -> None:
     world.run(main)
 
 
-def test_wait_draining_returns_when_the_server_wants_to_stop(world: World) -> None:
+def test_wait_draining_returns_when_the_server_drains(world: World) -> None:
     async def main() -> None:
         async with world.connected() as (stream, _, _writer):
             waiting = asyncio.ensure_future(stream.wait_draining())
             await asyncio.sleep(0)
             assert not waiting.done()
-            assert world.shared is not None
-            world.shared.draining.set()
+            assert world.server_state is not None
+            world.server_state.draining.set()
             await settled(waiting)
             assert stream.draining
 

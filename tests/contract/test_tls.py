@@ -12,7 +12,7 @@ import pytest
 from helpers.streams import FLAVOURS, World, client_context, eventually, server_context, settled
 
 from prefork.config import Limits
-from prefork.errors import ConnectionTimedOut
+from prefork.errors import ConnectionTimeoutError
 from prefork.net.stream import Stream, call_when_closed
 
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
@@ -76,7 +76,7 @@ class Client:
 
 
 @pytest.mark.parametrize("version", list(VERSIONS))
-def test_both_versions_talk(world: World, version: str) -> None:
+def test_tls_1_2_and_1_3_work(world: World, version: str) -> None:
     async def main() -> None:
         async with world.raw() as (stream, sock):
             client = Client(sock, version)
@@ -98,7 +98,7 @@ def test_both_versions_talk(world: World, version: str) -> None:
     world.run(main)
 
 
-def test_records_in_single_bytes(world: World) -> None:
+def test_records_that_come_byte_by_byte_are_read(world: World) -> None:
     async def main() -> None:
         async with world.raw() as (stream, sock):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -139,7 +139,7 @@ def test_the_handshake_has_a_deadline_in_total(world: World, how: str) -> None:
 
             attacking = asyncio.ensure_future(attack())
             started = asyncio.get_running_loop().time()
-            with pytest.raises(ConnectionTimedOut):
+            with pytest.raises(ConnectionTimeoutError):
                 await stream.start_tls(server_context())
             assert asyncio.get_running_loop().time() - started >= 0.3
             assert stream.is_closing()
@@ -172,7 +172,7 @@ def test_plaintext_on_a_tls_port_ends_the_handshake(world: World, garbage: bytes
 
 
 def test_start_tls_refuses_plaintext_sent_ahead(world: World) -> None:
-    """Commands that somebody injected before TLS begins must not be obeyed as if TLS had protected them."""
+    """Commands injected before TLS begins must not be obeyed as if TLS had protected them."""
 
     async def main() -> None:
         async with world.raw() as (stream, sock):
@@ -316,7 +316,7 @@ def test_a_forged_record_ends_the_connection_with_an_alert(world: World) -> None
     world.run(main)
 
 
-def test_a_peer_that_never_answers_close_notify_is_not_waited_for_long(world: World) -> None:
+def test_closing_waits_only_briefly_for_close_notify_of_the_peer(world: World) -> None:
     world.limits = Limits(tls_shutdown_timeout=0.1, linger_timeout=30)
 
     async def main() -> None:
@@ -333,7 +333,7 @@ def test_a_peer_that_never_answers_close_notify_is_not_waited_for_long(world: Wo
     assert world.events == []
 
 
-def test_our_end_is_a_close_notify(world: World) -> None:
+def test_close_sends_close_notify(world: World) -> None:
     async def main() -> None:
         async with world.raw() as (stream, sock):
             client = await _established(stream, sock)
@@ -379,7 +379,7 @@ def test_nothing_that_came_before_a_handshake_reaches_the_handler(world: World) 
 
 def test_failed_handshakes_leave_nothing_behind(world: World) -> None:
     async def main() -> None:
-        assert world.shared is not None
+        assert world.server_state is not None
         context = server_context()
         for i in range(60):
             async with world.raw() as (stream, sock):
@@ -393,7 +393,7 @@ def test_failed_handshakes_leave_nothing_behind(world: World) -> None:
                     await asyncio.sleep(0)
                     task.cancel()
                     await asyncio.wait({task})
-        assert len(world.shared.deadlines) == 0
+        assert len(world.server_state.deadlines) == 0
         assert len(asyncio.all_tasks()) == 1
 
     world.run(main)

@@ -62,7 +62,7 @@ asyncio.run(main())
 """
 
 
-def test_tornado_runs_on_them() -> None:
+def test_tornado_runs_on_our_bind_sockets_and_accept_handler() -> None:
     done = run_script(PROGRAM)
     assert done.stdout == "served\n", done.stderr
 

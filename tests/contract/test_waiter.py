@@ -1,4 +1,4 @@
-"""The direct-step waiter behaves as a future does for whoever awaits it, on every loop."""
+"""The direct-step waiter behaves as a future does for the task that awaits it, on every loop."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_cancelling_raises_in_the_task_with_its_message(world: World) -> None:
 
 
 @pytest.mark.parametrize("first", ["cancel", "wake"])
-def test_cancel_and_wake_in_one_turn(world: World, first: str) -> None:
+def test_cancel_and_wake_in_one_iteration_lose_nothing(world: World, first: str) -> None:
     """Whichever came first decides; the other changes nothing, and the waiter can be used again."""
 
     async def main() -> None:
@@ -115,7 +115,7 @@ def test_cancel_and_wake_in_one_turn(world: World, first: str) -> None:
     world.run(main)
 
 
-def test_timeouts_and_task_groups(world: World) -> None:
+def test_timeouts_and_task_groups_cancel_a_wait(world: World) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         waiter, other = Waiter(loop), Waiter(loop)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -54,3 +55,11 @@ def test_timeouts_of_the_service_unit_contain_preforks_own() -> None:
     unit = dict(re.findall(r"^(\w+)=(.*)$", shown_files()["app.service"], re.M))
     assert int(unit["TimeoutStartSec"]) > Settings().boot_timeout
     assert int(unit["TimeoutStopSec"]) >= Settings().drain_timeout + 10
+
+
+def test_the_dockerfile_starts_the_server_without_a_shell() -> None:
+    (dockerfile,) = re.findall(r"```dockerfile\n(.*?)```", PAGE, re.S)
+    commands = [json.loads(each) for each in re.findall(r"^(?:ENTRYPOINT|HEALTHCHECK CMD) (.*)$", dockerfile, re.M)]
+    assert [command[:2] for command in commands] == [["prefork", "status"], ["prefork", "serve"]]
+    # A shell as process 1 would get TERM in place of the supervisor.
+    assert all(isinstance(command, list) for command in commands)

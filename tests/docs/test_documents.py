@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import enum
+import inspect
+import json
 import re
 import shutil
 import sys
@@ -13,9 +16,12 @@ from helpers.support import need, need_root, run_script
 
 from prefork.cli.sources import Sources
 from prefork.config import Limits, Settings
+from prefork.core import time_limits as limits
+from prefork.core import worker_state
 from prefork.errors import ExitCode
+from prefork.net import acceptor, channel
 from prefork.system.tls_contexts import build_context
-from prefork.testing import run_server
+from prefork.testing import Server, run_server
 
 ROOT = Path(__file__).parents[2]
 PAGES = {path.name: path for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]}
@@ -160,8 +166,8 @@ def default_of(option: str) -> str:
         return "none"
     if value is None:
         return "`off`"
-    if option == "max-unsent":
-        return f"`{value >> 20}M`"
+    if option in ("max-unsent", "read-limit"):
+        return f"`{value >> 20}M`" if option == "max-unsent" else f"`{value >> 10}K`"
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
 
 
@@ -254,7 +260,6 @@ def test_the_table_of_tls_defaults_is_the_contexts(certs: dict[str, str]) -> Non
 
 
 def test_the_table_of_fixed_timeouts_is_the_codes() -> None:
-    limits = pytest.importorskip("prefork.core.time_limits", reason="the timeouts are in several modules")
     rows = {what: text for what, (text, *_) in table("running.md", "Timeouts that are fixed").items()}
 
     def seconds(what: str) -> float:
@@ -270,6 +275,46 @@ def test_the_table_of_fixed_timeouts_is_the_codes() -> None:
     )
 
 
+# --- logs -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_log_lines_have_the_documented_form(form: str, tmp_path: Path) -> None:
+    (tmp_path / "echo.py").write_text(readme_program("# echo.py"))
+    with run_server("echo:handle", "--workers", "1", "--log-format", form, cwd=tmp_path) as server:
+        assert server.stop() == 0
+        lines = server.stderr().splitlines()
+    section = TEXT["running.md"].split("\n## Logs\n")[1]
+    if form == "text":
+        (shown,) = re.findall(r"```\n(.*?)```", section, re.S)
+        for example in shown.splitlines():
+            start, message = example.split("]: ")
+            pattern = re.sub(r"\d+", r"\\d+", re.escape(start)).replace(r"\+\d", r"[+-]\d")
+            assert any(re.match(pattern, line) and line.endswith(message) for line in lines), (pattern, lines)
+    else:
+        keys = {key for line in lines for key in json.loads(line)}
+        assert keys <= set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", section, re.M))))
+
+
+# --- prefork.testing --------------------------------------------------------------------------------------------------
+
+
+def test_the_table_of_arguments_of_run_server_is_its_signature() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| .*? \|$", TEXT["testing.md"], re.M)
+    stated = {name: default.strip("`") for name, default in rows}
+    words = {None: {"this directory", "empty"}, (): {"empty"}}
+    parameters = list(inspect.signature(run_server).parameters.values())[2:]
+    assert list(stated) == [each.name for each in parameters]
+    for each in parameters:
+        assert stated[each.name].replace('"', "'") in words.get(each.default, {repr(each.default)}), each
+
+
+def test_the_table_of_the_server_has_its_members() -> None:
+    section = TEXT["testing.md"].split("| `server` has |")[1].split("\n\n")[0]
+    stated = set(re.findall(r"`(\w+)", "".join(line.split(" | ")[0] for line in section.splitlines())))
+    assert stated == {name for name in vars(Server) if not name.startswith("_")}
+
+
 # --- files and links --------------------------------------------------------------------------------------------------
 
 
@@ -280,6 +325,37 @@ def test_files_that_pages_name_exist(page: str) -> None:
         assert (ROOT / path).exists(), f"{page} names {path}"
     for path in re.findall(r"`((?:core|net|system|parent|worker|cli|observe|assembly|testing)/\w+\.py)`", text):
         assert (ROOT / "src" / "prefork" / path).exists(), f"{page} names {path}"
+
+
+def test_functions_that_the_architecture_names_are_in_the_files_beside_them() -> None:
+    named = re.findall(r"`(\w+/\w+\.py)`((?: `\w+`,?)+)", TEXT["ARCHITECTURE.md"])
+    assert len(named) > 10
+    for path, names in named:
+        source = (ROOT / "src" / "prefork" / path).read_text()
+        missing = [
+            name for name in re.findall(r"`(\w+)`", names) if not re.search(rf"\b(?:def|class) {name}\b", source)
+        ]
+        assert not missing, f"ARCHITECTURE.md says that {path} has {missing}"
+
+
+def test_events_and_commands_that_the_architecture_names_exist() -> None:
+    source = "".join((ROOT / "src" / "prefork" / path).read_text() for path in ("events.py", "core/facts.py"))
+    names = set(re.findall(r"\b(?:event|command) ([A-Z]\w+)", TEXT["ARCHITECTURE.md"]))
+    assert len(names) > 5
+    assert {name for name in names if f"class {name}(" not in source and f"class {name}:" not in source} == set()
+
+
+@pytest.mark.parametrize(
+    ("heading", "states"),
+    [
+        ("worker state", worker_state.State),
+        ("phase of a stream", channel.Phase),
+        ("state of an acceptor", acceptor.State),
+    ],
+)
+def test_tables_of_states_have_the_states_of_the_code(heading: str, states: type[enum.Enum]) -> None:
+    rows = TEXT["ARCHITECTURE.md"].split(f"| {heading} |")[1].split("\n\n")[0].splitlines()[2:]
+    assert [row.split(" | ")[0].strip("| ") for row in rows] == [state.name for state in states]
 
 
 def anchors(text: str) -> set[str]:

@@ -19,11 +19,11 @@ SOURCE = ROOT / "src" / "prefork"
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text()
 QUOTED: list[str] = re.findall(r"^\| `(.*?)` \|", PAGE, re.M)
 #: A word in capitals stands for a value, except for those that the messages themselves have.
-VALUE = re.compile(r"…|\b(?!TARGET is|PREFORK_|CAP_NET_BIND_SERVICE|PEM|TOML|IPv6)[A-Z]+\b")
+VALUE = re.compile(r"…|\b(?!PREFORK_|CAP_NET_BIND_SERVICE|PEM|TOML|IPv6)[A-Z]+\b")
 #: What libc says, which no source of prefork has.
 SYSTEM = [os.strerror(code).lower() for code in errno.errorcode] + ["name or service not known"]
 #: Calls that make a message that ends a start or refuses a command.
-RAISES = {"ConfigError", "ServiceError", "BindError", "reject", "_refused"}
+RAISES = {"ConfigError", "ServiceError", "BindError", "reject", "_rejected"}
 #: Checks of single values, whose messages state what is allowed.
 CHECKS = {"addresses.py", "checks.py", "config.py", "options.py"}
 

@@ -1,4 +1,4 @@
-"""Each example runs, and real clients talk to it."""
+"""Run each example and talk to it with real clients."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def client(server: Server) -> socket.socket:
     return socket.create_connection(("127.0.0.1", server.port), timeout=10)
 
 
-def test_every_example_says_how_it_is_run_and_is_tested_here() -> None:
+def test_every_example_states_its_command_and_has_a_test() -> None:
     for path in EXAMPLES.glob("*.py"):
         assert f"prefork serve {path.stem}:handle" in path.read_text().split('"""')[1]
         assert f'"{path.stem}:handle"' in Path(__file__).read_text(), f"{path.name} has no test"
 
 
-def test_echo() -> None:
+def test_echo_sends_each_line_back() -> None:
     with run_server("echo:handle", cwd=EXAMPLES) as server:
         with client(server) as sock:
             sock.sendall(b"one\ntwo\nthree")
@@ -35,7 +35,7 @@ def test_echo() -> None:
         assert server.stop() == 0
 
 
-def test_chat() -> None:
+def test_chat_sends_lines_to_the_guests_of_one_room() -> None:
     with run_server("chat:handle", "--workers", "1", cwd=EXAMPLES) as server:
         with client(server) as ann, client(server) as bob, client(server) as eve:
             guests = {}
@@ -53,31 +53,31 @@ def test_chat() -> None:
             assert guests["ann"].readline() == b"* bob left\n"
             server.signal(signal.SIGTERM)
             assert guests["ann"].read() == b"* the server is going down, goodbye\n"
-            # The cellar heard none of it.
+            # The other room got none of it.
             assert guests["eve"].read() == b"* the server is going down, goodbye\n"
         assert server.wait() == 0
         assert "error" not in server.stderr()
 
 
-def test_chat_shows_a_guest_who_does_not_read_the_door() -> None:
+def test_chat_disconnects_a_guest_that_does_not_read() -> None:
     with (
         run_server("chat:handle", "--workers", "1", cwd=EXAMPLES) as server,
-        client(server) as deaf,
+        client(server) as idle,
         client(server) as talker,
-        talker.makefile("rb") as heard,
+        talker.makefile("rb") as received,
     ):
-        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        deaf.sendall(b"deaf hall\n")
+        idle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        idle.sendall(b"idle hall\n")
         talker.sendall(b"talker hall\n")
-        heard.readline()
-        heard.readline()
+        received.readline()
+        received.readline()
         line = b"x" * 60_000 + b"\n"
         for _ in range(200):
             talker.sendall(line)
-            if heard.readline() == b"* deaf left\n":
+            if received.readline() == b"* idle left\n":
                 break
         else:
-            pytest.fail("the deaf guest is still there")
+            pytest.fail("the guest that does not read is still connected")
 
 
 @pytest.fixture
@@ -92,8 +92,7 @@ def redis_cli(server: Server, *words: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
 
 
-def test_kv_with_redis_cli(kv: Server) -> None:
-    """kv.py, `"kv:handle"`."""
+def test_kv_answers_redis_cli(kv: Server) -> None:
     assert redis_cli(kv, "ping") == "PONG"
     assert redis_cli(kv, "echo", "two words") == '"two words"'
     assert redis_cli(kv, "set", "a", "1\r\n2") == "OK"
@@ -115,7 +114,7 @@ def test_kv_with_redis_cli(kv: Server) -> None:
     assert "invalid expire" in redis_cli(kv, "set", "a", "b", "ex", "0")
 
 
-def test_kv_with_redis_benchmark(kv: Server) -> None:
+def test_kv_answers_redis_benchmark(kv: Server) -> None:
     need("redis-benchmark")
     done = subprocess.run(
         ["redis-benchmark", "-p", str(kv.port), "-t", "ping,set,get", "-P", "16", "-n", "20000", "-q", "-d", "100"],
@@ -130,17 +129,17 @@ def test_kv_with_redis_benchmark(kv: Server) -> None:
     assert redis_cli(kv, "exists", "key:__rand_int__") == "(integer) 1"
 
 
-def test_kv_with_requests_in_pieces_and_rubbish(kv: Server) -> None:
+def test_kv_parses_requests_in_pieces_and_survives_garbage(kv: Server) -> None:
     request = b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$5\r\nv*\r\nv\r\n*2\r\n$3\r\nGET\r\n$1\r\nk\r\n"
     with client(kv) as sock, sock.makefile("rb") as file:
         for cut in range(1, len(request), 3):
             sock.sendall(request[:cut])
             sock.sendall(request[cut:])
             assert file.read(5 + 4 + 7) == b"+OK\r\n$5\r\nv*\r\nv\r\n"
-    for rubbish in (b"*1\r\n:5\r\n", b"*-7\r\n", b"*1\r\n$9999999999\r\n", b"*1000000\r\n" + b"$1\r\na\r\n" * 200_000):
+    for garbage in (b"*1\r\n:5\r\n", b"*-7\r\n", b"*1\r\n$9999999999\r\n", b"*1000000\r\n" + b"$1\r\na\r\n" * 200_000):
         with client(kv) as sock:
             try:
-                sock.sendall(rubbish)
+                sock.sendall(garbage)
                 sock.shutdown(socket.SHUT_WR)
                 with sock.makefile("rb") as file:
                     answer = file.read()

@@ -1,4 +1,4 @@
-"""Networks that lose, and peers that vanish: behind two TUN devices, as no loopback is that bad."""
+"""Networks that lose packets and peers that vanish, behind two TUN devices, because no loopback is that bad."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ asyncio.run(main())
 """
 
 
-def test_a_peer_that_vanished_is_given_up() -> None:
-    """Its cable is cut: whoever is silent is asked by the kernel, and who owes an acknowledgement is not waited for."""
+def test_a_peer_that_vanished_is_dropped_by_keepalive_or_write_timeout() -> None:
+    """Its cable is cut: keepalive probes a silent peer, and TCP_USER_TIMEOUT drops one that acknowledges nothing."""
     need("unshare", "nsenter", "ip")
     need_root()
     done = run_script(VANISHED, str(ROOT), prefix=("unshare", "-n"), cwd=ROOT)

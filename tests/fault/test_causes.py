@@ -100,7 +100,7 @@ def deaths(folder: Path) -> dict[str, int]:
         ("hang", "hang", r"signal 9 \(SIGKILL\)"),
     ],
 )
-def test_a_death_by_itself(folder: Path, word: str, kind: str, text: str) -> None:
+def test_a_worker_that_ends_itself_has_its_exit_code_as_cause(folder: Path, word: str, kind: str, text: str) -> None:
     if word == "abort" and not _cores(folder):
         kind, text = "signal", r"signal 6 \(SIGABRT\)"
     with serving(folder, "--hang-timeout", "0.5") as server:
@@ -127,7 +127,7 @@ def _cores(folder: Path) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGVTALRM])
-def test_a_death_by_somebody_elses_hand(folder: Path, number: int) -> None:
+def test_a_worker_that_is_killed_has_the_signal_as_cause(folder: Path, number: int) -> None:
     with serving(folder) as server:
         (before,) = server.worker_pids()
         os.kill(before, number)
@@ -141,7 +141,7 @@ def test_a_death_by_somebody_elses_hand(folder: Path, number: int) -> None:
         wait_until(lambda: len(server.worker_pids()) == 1 and before not in server.worker_pids())
 
 
-def test_a_boot_that_fails_and_one_that_takes_too_long(folder: Path) -> None:
+def test_a_boot_that_fails_or_takes_too_long_has_the_cause_boot(folder: Path) -> None:
     with serving(folder, "--boot-timeout", "0.5") as server:
         (folder / "service.py").write_text("raise RuntimeError")
         server.signal(signal.SIGHUP)
@@ -153,12 +153,12 @@ def test_a_boot_that_fails_and_one_that_takes_too_long(folder: Path) -> None:
         assert deaths(folder) == {"boot": 2}
 
 
-def test_one_that_does_not_end_when_it_is_retired(folder: Path) -> None:
+def test_a_retired_worker_that_does_not_end_has_the_cause_overdue(folder: Path) -> None:
     with serving(folder, "--drain-timeout", "0") as server:
         say(server, "deaf")
         server.signal(signal.SIGHUP)
         wait_until(lambda: "still there after the drain timeout: killed" in server.stderr(), 30)
-        wait_until(lambda: deaths(folder) == {"overdue": 1})
+        wait_until(lambda: deaths(folder) == {"drain_timeout": 1})
         assert server.stop() == 0
 
 
@@ -166,7 +166,7 @@ def test_one_that_does_not_end_when_it_is_retired(folder: Path) -> None:
 GROUP = 'mkdir -p "$1" && echo "$2" > "$1/$3" && echo $$ > "$1/cgroup.procs" && shift 3 && exec "$@"'
 
 
-def test_out_of_memory_by_the_control_group(folder: Path) -> None:
+def test_a_worker_killed_by_the_memory_limit_has_the_cause_memory(folder: Path) -> None:
     need_root()
     root = Path("/sys/fs/cgroup/memory")
     limit = "memory.limit_in_bytes"

@@ -1,5 +1,5 @@
-"""A handler starts children: one that holds the sockets of all connections, and whose peers notice nothing of it; one
-that has a connection as its standard input, and makes it block."""
+"""Children that a handler starts: one holds the sockets of all connections, one has a connection as its standard input
+and makes it block. No other connection notices either."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def in_container(folder: Path, check: str, *options: str) -> tuple[str, str, int
     return done.stdout, done.stderr, done.returncode
 
 
-def test_orphans_of_the_container_are_reaped_and_taken_for_nobody(folder: Path) -> None:
+def test_orphans_of_the_container_are_reaped_and_taken_for_no_worker(folder: Path) -> None:
     check = """
 wait_until(lambda: len({ask("pid") for _ in range(30)}) == 2)
 workers = {ask("pid") for _ in range(30)}
@@ -121,7 +121,7 @@ assert ask("status") == "50"
     assert "died" not in err
 
 
-def test_workers_are_replaced_as_ever(folder: Path) -> None:
+def test_as_process_1_it_replaces_workers_that_die(folder: Path) -> None:
     check = """
 wait_until(lambda: len({ask("pid") for _ in range(30)}) == 2)
 before = {ask("pid") for _ in range(30)}
@@ -140,12 +140,12 @@ ask("pid")
     assert (out, code) == ("well\n", 0), err
     assert "died: exit status 1" in err
     assert "reloaded: " in err
-    assert "not upgrading (SIGUSR2): process 1 cannot leave to another" in err
+    assert "not upgrading (SIGUSR2): process 1 cannot be replaced" in err
 
 
 @rounds(4, 12)
-def test_numbers_that_come_again_are_not_mistaken(folder: Path, rounds: int) -> None:
-    """With a few hundred process numbers, those of dead workers soon are somebody else's: nobody else is signalled."""
+def test_a_pid_that_is_used_again_is_not_mistaken_for_a_worker(folder: Path, rounds: int) -> None:
+    """With a few hundred PIDs, those of dead workers soon belong to other processes, which must not be signalled."""
     check = """
 limit = Path("/proc/sys/kernel/pid_max")
 try:
@@ -173,7 +173,7 @@ for canary in canaries:
     assert "Traceback" not in err
 
 
-def test_at_the_limit_of_processes_what_runs_goes_on(folder: Path) -> None:
+def test_at_the_limit_of_processes_running_workers_serve_on(folder: Path) -> None:
     need("prlimit")
     code = """
 import os, resource, signal, socket, sys, time

@@ -1,4 +1,4 @@
-"""Workers that keep dying: few forks, siblings untouched, an end with a status of its own when nobody is left."""
+"""Workers that keep dying: few forks, siblings untouched, and an exit status of its own when no worker is left."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import os
 import re
 import signal
 import socket
-import subprocess
 from pathlib import Path
 
 import pytest
-from helpers.support import need, need_root, wait_until
+from helpers.proc import cpu_seconds
+from helpers.support import traced, wait_until
 
 from prefork.testing import Server, run_server
 
@@ -60,13 +60,8 @@ def deaths(server: Server) -> list[str]:
     return re.findall(r"worker \d+ \(pid \d+\) died: .*", server.stderr())
 
 
-def processor_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 @pytest.mark.parametrize("how", ["raises at start", "exits when ready"])
-def test_when_every_worker_keeps_dying_it_gives_up_with_its_own_status(folder: Path, how: str) -> None:
+def test_when_every_worker_keeps_dying_the_server_exits_with_status_5(folder: Path, how: str) -> None:
     with run_server("app:service", "-w", "2", cwd=folder) as server:
         (folder / "broken").write_text(how)
         for pid in server.worker_pids():
@@ -80,24 +75,24 @@ def test_when_every_worker_keeps_dying_it_gives_up_with_its_own_status(folder: P
         assert "Traceback" not in server.stderr()
 
 
-def test_a_sibling_serves_on_meanwhile_and_the_worker_is_back_when_it_can(folder: Path) -> None:
+def test_a_sibling_serves_while_a_worker_cannot_start(folder: Path) -> None:
     with run_server("app:service", "-w", "2", cwd=folder) as server:
         victim, survivor = server.worker_pids()
         (folder / "broken").write_text("raises at import")
-        spent = processor_seconds(server.pid)
+        spent = cpu_seconds(server.pid)
         os.kill(victim, signal.SIGKILL)
         answers = set()
         while len(deaths(server)) < 3:
             answers.add(ask(server))
         assert answers == {survivor}
-        assert processor_seconds(server.pid) - spent < 1.0
+        assert cpu_seconds(server.pid) - spent < 1.0
         assert "worker 0 cannot start: service app:service: RuntimeError: the configuration is gone" in server.stderr()
         (folder / "broken").unlink()
         wait_until(lambda: len(server.worker_pids()) == 2 and ask(server) not in answers, 30, "the replacement")
         assert server.stop() == 0
 
 
-def test_deaths_are_answered_later_and_later(folder: Path) -> None:
+def test_repeated_deaths_are_restarted_after_growing_delays(folder: Path) -> None:
     with run_server("app:service", "-w", "2", cwd=folder) as server:
         (folder / "broken").write_text("exits at import")
         os.kill(server.worker_pids()[0], signal.SIGKILL)
@@ -119,23 +114,12 @@ def test_a_stop_does_not_wait_for_a_replacement(folder: Path) -> None:
 
 def test_a_worker_whose_listener_breaks_is_replaced(folder: Path) -> None:
     """accept(2) fails in one worker with what no waiting can cure."""
-    need("strace")
-    need_root()
     with run_server("app:service", "-w", "2", cwd=folder) as server:
         before = server.worker_pids()
         victim = before[0]
         trace = folder / "trace"
-        tracer = subprocess.Popen(
-            ["strace", "-qq", "-p", str(victim), "-o", str(trace), "-e", "trace=accept4"]
-            + ["-e", "inject=accept4:error=EINVAL"],
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            wait_until(lambda: "TracerPid:\t0" not in Path(f"/proc/{victim}/status").read_text())
+        with traced(victim, "-e", "trace=accept4", "-e", "inject=accept4:error=EINVAL", log=trace):
             wait_until(lambda: ask(server) and victim not in server.worker_pids(), 30, "the victim's end")
-        finally:
-            tracer.terminate()
-            tracer.wait()
         wait_until(lambda: len(server.worker_pids()) == 2)
         assert f"listening socket 127.0.0.1:{server.port} failed" in server.stderr()
         assert f"(pid {victim}) died: exit status 4, restarting" in server.stderr()

@@ -1,4 +1,4 @@
-"""Who gets a connection: the worker that has the fewest, and never one that does not move. `make soak` has figures."""
+"""The worker with the fewest connections gets the next, never one that is blocked. `make soak` has figures."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ async def handle(stream):
             stream.write(b"%d\\n" % os.getpid())
 """
 
-#: So many times 200 connections come, at the most, until the balance is there. A worker that waits for a processor
-#: counts as busy, and no connection waits for it: on a busy machine a burst may be taken before it runs. It is given
-#: more of those that follow. The kernel alone does not come to a balance, however many follow.
+#: Bursts of 200 connections until they must be balanced. A worker that waits for a CPU counts as busy, and no
+#: connection waits for it: on a busy machine its siblings may accept a burst before it runs. It gets more of the next.
+#: Without prefork's fairness the kernel never comes to a balance.
 MAX_TURNS = 5
 #: The most that a worker has, over the mean.
 EVEN = 1.1
@@ -70,8 +70,8 @@ def imbalance(counts: Counter[int], workers: int) -> float:
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 @pytest.mark.parametrize("pause", [0.0, 0.001])
-def test_open_connections_become_even(folder: Path, loop: str, pause: float) -> None:
-    """The kernel alone gives one of four workers nearly all of a trickle, and 1.5 times the mean of a burst."""
+def test_open_connections_are_shared_evenly(folder: Path, loop: str, pause: float) -> None:
+    """The kernel by itself gives one of 4 workers nearly all of a trickle, and 1.5 times the mean of a burst."""
     with serving(folder, "--loop", loop, workers=4) as server, contextlib.ExitStack() as stack:
         counts: Counter[int] = Counter()
         turns = []
@@ -82,7 +82,7 @@ def test_open_connections_become_even(folder: Path, loop: str, pause: float) -> 
         assert sorted(worker["open"] for worker in status(folder)["workers"]) == sorted(counts.values())
 
 
-def test_short_connections_become_even(folder: Path) -> None:
+def test_short_connections_are_shared_evenly(folder: Path) -> None:
     with serving(folder, workers=4) as server:
         counts: Counter[int] = Counter()
         turns = []
@@ -112,8 +112,8 @@ def test_a_worker_that_was_replaced_catches_up(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["blocked", "stopped"])
-def test_a_worker_that_does_not_move_hoards_nothing(folder: Path, how: str) -> None:
-    """It has the fewest, and whoever waited for it would wait for long: at most a batch of eight does."""
+def test_a_blocked_worker_gets_no_more_connections(folder: Path, how: str) -> None:
+    """It has the fewest connections. At most a batch of 8 waits for it."""
     with serving(folder, workers=4) as server:
         with connections(server, 1) as (sock,):
             pid = int(sock.recv(100))

@@ -1,4 +1,4 @@
-"""A worker whose loop does not turn is found, told and replaced; a healthy one is never killed."""
+"""A worker whose loop is blocked is found, logged and replaced; a healthy one is never killed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def handle(stream):
         elif word == b"stop":
             os.kill(os.getpid(), 19)
         elif word == b"busy":
-            # Much to do, but the loop turns.
+            # Much to do, but the loop runs.
             end = time.monotonic() + 3
             while time.monotonic() < end:
                 time.sleep(0.05)
@@ -59,7 +59,7 @@ def ask(server: Server, word: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("how", ["sleep", "spin", "hold the lock", "stop"])
-def test_a_hung_worker_is_found_told_and_replaced(folder: Path, how: str) -> None:
+def test_a_hung_worker_is_logged_with_its_stacks_and_replaced(folder: Path, how: str) -> None:
     with run_server("service:handle", "-w", "2", "--hang-timeout", "1", cwd=folder) as server:
         before = set(server.worker_pids())
         with connect(server) as sock:
@@ -87,8 +87,8 @@ def test_a_busy_worker_whose_loop_turns_is_left_alone(folder: Path) -> None:
         assert "hangs" not in server.stderr()
 
 
-def test_a_freeze_of_everybody_kills_nobody(folder: Path) -> None:
-    """As a suspended machine or a frozen container has it; whoever wakes first."""
+def test_a_freeze_of_the_whole_server_kills_no_worker(folder: Path) -> None:
+    """As in a suspended machine or a frozen container, whichever process wakes first."""
     with run_server("service:handle", "-w", "2", "--hang-timeout", "0.8", cwd=folder) as server:
         before = server.worker_pids()
         for turn in range(4):

@@ -1,4 +1,4 @@
-"""What workers have started, and the sockets that it holds: nothing of it is left when it should be gone."""
+"""Processes that workers have started, and the sockets that these hold, are gone when they should be."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers.servers import command, gone, ready, serving, upgrade
+from helpers.proc import gone
+from helpers.servers import command, ready, serving, upgrade
 from helpers.support import run_script, wait_until
 
 from prefork.testing import Server, run_server
 
-#: Ways to start a process from a handler, each of which answers with the pid and the number of descriptors it has of
-#: listening sockets and pipes.
+#: Ways to start a process from a handler. Each answers with its pid, and the number of listening sockets that it has.
 SERVICE = """
 import multiprocessing, os, signal, socket, subprocess, sys, time
 
@@ -78,7 +78,7 @@ async def handle(stream):
         if word == "block":
             time.sleep(60)
         elif word == "pass":
-            # A listening socket, in a program that knows nothing of it.
+            # Pass a listening socket to a program that does not know of it.
             fds = [fd for fd in map(int, os.listdir("/proc/self/fd")) if listens(fd)]
             pid = subprocess.Popen([sys.executable, "-c", PROGRAM], pass_fds=fds, start_new_session=True).pid
             stream.write(b"%d %d %d\\n" % (os.getpid(), pid, len(fds)))
@@ -103,7 +103,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def start(server: Server, how: str) -> tuple[int, int, int]:
-    """What a worker starts: the worker's pid, the new one, and the listening sockets that it holds."""
+    """Have a worker start a process; return both pids, and the number of listening sockets that the process has."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as sock:
         sock.sendall(how.encode() + b"\n")
         worker, pid, held = map(int, sock.makefile().readline().split())
@@ -130,7 +130,7 @@ def free(port: int) -> bool:
 
 
 @pytest.mark.parametrize("how", [*IN_GROUP, *ESCAPED])
-def test_after_a_stop_nothing_is_left(folder: Path, how: str) -> None:
+def test_after_a_stop_no_process_and_no_socket_is_left(folder: Path, how: str) -> None:
     with run_server("service:handle", "-w", "2", cwd=folder, bind=["127.0.0.1:0", f"unix:{folder}/s"]) as server:
         port = server.port
         _, pid, held = start(server, how)
@@ -142,8 +142,8 @@ def test_after_a_stop_nothing_is_left(folder: Path, how: str) -> None:
         assert not (folder / "s").exists()
 
 
-def test_a_listener_that_something_else_holds_refuses(folder: Path) -> None:
-    """A program to which the service has passed the socket, and which may stay."""
+def test_a_listener_that_another_process_holds_refuses_after_a_stop(folder: Path) -> None:
+    """The service has passed the socket to a program that may outlive the server."""
     with run_server("service:handle", "-w", "2", "--leave-daemons", cwd=folder) as server:
         port = server.port
         _, pid, held = start(server, "pass")
@@ -207,8 +207,8 @@ def test_what_a_worker_has_started_dies_with_it(folder: Path, how: str) -> None:
         wait_until(lambda: len(ready(folder)) == 2)
 
 
-def test_nothing_is_left_of_one_that_does_not_boot(folder: Path) -> None:
-    """It is killed at its boot timeout, and so is what it has started by then."""
+def test_nothing_is_left_of_a_worker_that_does_not_boot(folder: Path) -> None:
+    """It is killed at its boot timeout, with everything that it has started by then."""
     (folder / "service.py").write_text(
         "import os, subprocess, sys, time\\n".replace("\\n", "\n")
         + "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
@@ -230,7 +230,7 @@ def reload(server: Server, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("end", [hang, reload])
-def test_nor_of_one_that_is_replaced(folder: Path, end: Callable[[Server, Path], None]) -> None:
+def test_nothing_is_left_of_a_worker_that_is_replaced(folder: Path, end: Callable[[Server, Path], None]) -> None:
     with serving(folder, "--hang-timeout", "0.5", workers=1) as server:
         _, pid, _ = start(server, "subprocess")
         end(server, folder)
@@ -238,20 +238,20 @@ def test_nor_of_one_that_is_replaced(folder: Path, end: Callable[[Server, Path],
 
 
 @pytest.mark.parametrize("how", ESCAPED)
-def test_what_has_left_the_group_lives_as_long_as_the_supervisor(folder: Path, how: str) -> None:
+def test_a_process_that_left_the_workers_group_outlives_the_worker(folder: Path, how: str) -> None:
     with serving(folder, workers=1) as server:
         worker, pid, _ = start(server, how)
         os.kill(worker, signal.SIGKILL)
         wait_until(lambda: [each["pid"] != worker for each in ready(folder)] == [True])
         assert not gone(pid)
-        # It is the supervisor's, which takes its exit status: no zombie stays.
+        # The supervisor has adopted it and reaps it, so that no zombie stays.
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not Path(f"/proc/{pid}").exists())
         assert server.stop() == 0
 
 
 @pytest.mark.parametrize("how", ESCAPED)
-def test_daemons_can_be_meant(folder: Path, how: str) -> None:
+def test_leave_daemons_keeps_daemons_of_workers(folder: Path, how: str) -> None:
     with serving(folder, "--leave-daemons", workers=1) as server:
         _, pid, _ = start(server, how)
         assert server.stop() == 0

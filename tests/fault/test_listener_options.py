@@ -1,4 +1,4 @@
-"""What a worker sets on a listening socket holds for all, and outlives it: it is noticed, mended, and told."""
+"""What a worker sets on a listening socket affects all, and outlives it: it is noticed, repaired and reported."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from helpers.servers import echo, serving, upgrade
 from helpers.support import need_root, run_script, wait_until
 
 from prefork.addresses import FdAddress, TCPAddress, UnixAddress
-from prefork.assembly.listener_repair import ANEW_INTERVAL, ListenerRepair
+from prefork.assembly.listener_repair import REBIND_INTERVAL, ListenerRepair
 from prefork.events import Event, ListenerDamaged, ListenerRebound, ListenerRestored
+from prefork.system.listen_options import ListenOptions
 from prefork.system.listeners import Listener, Listeners
 from prefork.testing import Server
 
 SOCKET, TCP, IP, IPV6 = socket.SOL_SOCKET, socket.IPPROTO_TCP, socket.IPPROTO_IP, socket.IPPROTO_IPV6
-#: Level, number, and what a mad worker sets: for all sockets, for TCP, for one family.
+#: Level, number, and the value that a misbehaving worker sets: for all sockets, for TCP, for one family.
 ALL = {
     "SO_BINDTODEVICE": (SOCKET, 25, b"lo"),
     "SO_RCVBUF": (SOCKET, 8, 4096),
@@ -90,11 +91,11 @@ def options_of(family: int) -> dict[str, tuple[int, int, int | bytes]]:
 
 @contextlib.contextmanager
 def listening(family: int, folder: Path) -> Iterator[tuple[Listeners, Listener, socket.socket]]:
-    """All of them, the only one, and a worker's descriptor of its socket."""
+    """Yield all listeners, the only one of them, and a worker's descriptor of its socket."""
     unix = UnixAddress(str(folder / "socket"), 0o640)
     address = {socket.AF_INET: TCPAddress("127.0.0.1", 0), socket.AF_INET6: TCPAddress("::1", 0)}.get(family, unix)
     with contextlib.closing(Listeners()) as listeners:
-        (listener,) = listeners.arrange([address], 100, None)
+        (listener,) = listeners.bind([address], ListenOptions(100))
         with listener.sockets()[0].dup() as theirs:
             yield listeners, listener, theirs
 
@@ -110,7 +111,7 @@ CASES = [(family, name) for family in FAMILIES for name in options_of(family)]
 
 
 @pytest.mark.parametrize(("family", "name"), CASES, ids=[f"{family.name}-{name}" for family, name in CASES])
-def test_each_option_is_set_back(tmp_path: Path, family: int, name: str) -> None:
+def test_each_option_is_restored(tmp_path: Path, family: int, name: str) -> None:
     level, number, bad = options_of(family)[name]
     with listening(family, tmp_path) as (listeners, listener, theirs):
         before = theirs.getsockopt(level, number, 16)
@@ -119,43 +120,43 @@ def test_each_option_is_set_back(tmp_path: Path, family: int, name: str) -> None
         except OSError as exc:
             pytest.skip(f"this process, or this kernel, cannot set {name}: {exc}")
         assert theirs.getsockopt(level, number, 16) != before
-        (damage,) = listeners.mend(100)
+        (damage,) = listeners.repair()
         assert name in damage.options
-        assert damage.lasting == ()
+        assert damage.unrepaired == ()
         assert theirs.getsockopt(level, number, 16) == before
-        assert listeners.mend(100) == []
+        assert listeners.repair() == []
         assert connects(listener)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("flag", ["O_NONBLOCK", "O_ASYNC"])
-def test_flags_of_the_open_file_description(tmp_path: Path, family: int, flag: str) -> None:
+def test_the_flags_of_the_open_file_description_are_restored(tmp_path: Path, family: int, flag: str) -> None:
     with listening(family, tmp_path) as (listeners, _, theirs):
         before = fcntl.fcntl(theirs, fcntl.F_GETFL)
         fcntl.fcntl(theirs, fcntl.F_SETFL, before ^ getattr(os, flag))
-        (damage,) = listeners.mend(100)
+        (damage,) = listeners.repair()
         assert damage.options == (flag,)
         assert fcntl.fcntl(theirs, fcntl.F_GETFL) == before
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
-def test_the_queue_the_filter_and_the_shutdown_of_an_internet_socket(tmp_path: Path, family: int) -> None:
+def test_backlog_filter_and_shutdown_of_a_tcp_socket_are_undone(tmp_path: Path, family: int) -> None:
     with listening(family, tmp_path) as (listeners, listener, theirs):
         theirs.listen(0)
         attach_filter(theirs)
-        (damage,) = listeners.mend(100)
+        (damage,) = listeners.repair()
         assert set(damage.options) == {"backlog", "SO_ATTACH_FILTER"}
         assert connects(listener)
-        listeners.adjust([listener], [TCPAddress("127.0.0.1", 0)], 50, None)
-        assert listeners.mend(50) == [], "a queue of another length, by a reload, is no damage"
+        listeners.apply_options([listener], [TCPAddress("127.0.0.1", 0)], ListenOptions(50))
+        assert listeners.repair() == [], "another backlog, set by a reload, is no damage"
         theirs.shutdown(socket.SHUT_RDWR)
-        (damage,) = listeners.mend(50)
+        (damage,) = listeners.repair()
         assert damage.shut_down
-        assert damage.lasting == ()
+        assert damage.unrepaired == ()
         assert connects(listener)
 
 
-LASTING: list[tuple[int, str, Callable[[socket.socket], object]]] = [
+UNREPAIRABLE: list[tuple[int, str, Callable[[socket.socket], object]]] = [
     (socket.AF_INET, "SO_LOCK_FILTER", lock_filter),
     (socket.AF_INET6, "SO_LOCK_FILTER", lock_filter),
     (socket.AF_INET, "TCP_WINDOW_CLAMP", lambda sock: sock.setsockopt(TCP, 10, 2000)),
@@ -163,69 +164,70 @@ LASTING: list[tuple[int, str, Callable[[socket.socket], object]]] = [
 ]
 
 
-@pytest.mark.parametrize(("family", "name", "spoil"), LASTING)
-def test_what_cannot_be_set_back_is_bound_anew(
+@pytest.mark.parametrize(("family", "name", "spoil"), UNREPAIRABLE)
+def test_a_socket_that_cannot_be_repaired_is_rebound(
     tmp_path: Path, family: int, name: str, spoil: Callable[[socket.socket], object]
 ) -> None:
     now = [0.0]
     events: list[Event] = []
     with listening(family, tmp_path) as (listeners, listener, theirs):
-        mender = ListenerRepair(listeners, lambda: now[0])
+        repair = ListenerRepair(listeners, lambda: now[0])
         where = theirs.getsockname()
         spoil(theirs)
-        fresh = mender.repair(100, events.append)[listener]
+        fresh = repair.repair(events.append)[listener]
         assert fresh.sockets()[0].getsockname() == where
         assert [type(event) for event in events] == [ListenerRebound]
         assert name in str(events[0])
-        assert mender.repair(100, events.append) == {}, "the one that is given up is looked at no more"
+        assert repair.repair(events.append) == {}, "the replaced listener is not checked any more"
         if family == socket.AF_UNIX:
             assert (tmp_path / "socket").stat().st_mode & 0o777 == 0o640
-        # As when the reload is done.
+        # As at the end of the reload.
         theirs.close()
-        listeners.keep([fresh])
+        listeners.close_except([fresh])
         assert listener.sockets()[0].fileno() == -1
         assert all(connects(fresh) for _ in range(8))
-        # A service that does it again at once does not keep the server busy with that.
+        # A service that does it again at once does not keep the server busy.
         with fresh.sockets()[0].dup() as again:
             spoil(again)
-            assert mender.repair(100, events.append) == {}
+            assert repair.repair(events.append) == {}
             assert isinstance(events[-1], ListenerDamaged)
-            now[0] += ANEW_INTERVAL
-            assert fresh in mender.repair(100, events.append)
+            now[0] += REBIND_INTERVAL
+            assert fresh in repair.repair(events.append)
 
 
-def test_a_socket_that_was_passed_on_is_mended_and_never_bound_anew() -> None:
+def test_a_passed_socket_is_repaired_but_never_rebound() -> None:
     events: list[Event] = []
     with socket.create_server(("127.0.0.1", 0)) as theirs, contextlib.closing(Listeners()) as listeners:
         theirs.setsockopt(SOCKET, socket.SO_PRIORITY, 2)
-        (listener,) = listeners.arrange([FdAddress(os.dup(theirs.fileno()))], 100, None)
-        mender = ListenerRepair(listeners)
+        (listener,) = listeners.bind([FdAddress(os.dup(theirs.fileno()))], ListenOptions(100))
+        repair = ListenerRepair(listeners)
         theirs.setsockopt(SOCKET, socket.SO_PRIORITY, 3)
         theirs.setsockopt(IP, 21, 255)
-        assert mender.repair(100, events.append) == {}
+        assert repair.repair(events.append) == {}
         assert [type(event) for event in events] == [ListenerRestored]
         assert theirs.getsockopt(SOCKET, socket.SO_PRIORITY) == 2, "as its owner has set it"
         assert connects(listener)
         lock_filter(theirs)
         for _ in range(2):
-            assert mender.repair(100, events.append) == {}
-        assert [type(event) for event in events[1:]] == [ListenerDamaged], "told once"
+            assert repair.repair(events.append) == {}
+        assert [type(event) for event in events[1:]] == [ListenerDamaged], "reported once"
 
 
-def test_a_device_without_the_right_to_unset_it() -> None:
-    """Anybody may bind a socket to a device once; to undo it takes CAP_NET_RAW."""
+def test_a_device_binding_that_cannot_be_undone() -> None:
+    """Any user may bind a socket to a device once; undoing it requires CAP_NET_RAW."""
     need_root()
     code = """
         import encodings.idna, os, socket
         from prefork.addresses import TCPAddress
         from prefork.assembly.listener_repair import ListenerRepair
+        from prefork.system.listen_options import ListenOptions
         from prefork.system.listeners import Listeners
         os.setuid(65534)
         listeners = Listeners()
-        (listener,) = listeners.arrange([TCPAddress("127.0.0.1", 0)], 100, None)
+        (listener,) = listeners.bind([TCPAddress("127.0.0.1", 0)], ListenOptions(100))
         where = listener.sockets()[0].getsockname()
         listener.sockets()[0].setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")
-        fresh = ListenerRepair(listeners).repair(100, print)[listener]
+        fresh = ListenerRepair(listeners).repair(print)[listener]
         assert fresh.sockets()[0].getsockname() == where
         assert fresh.sockets()[0].getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16) == b""
     """
@@ -258,7 +260,7 @@ def spoil(sock):
             sock.setsockopt(level, number, value)
         except OSError:
             pass
-    # Nothing else is to stand in the way of what these two do.
+    # Reset everything else that would hide the effect of these two.
     sock.setsockopt(socket.SOL_SOCKET, 26, struct.pack("HL", 1, ctypes.addressof(DROP)))
     sock.listen(0)
 
@@ -290,7 +292,7 @@ def binds(folder: Path) -> list[str]:
     return ["127.0.0.1:0", "[::1]:0", f"unix:{folder}/socket"]
 
 
-def tell(server: Server, line: bytes) -> None:
+def send_line(server: Server, line: bytes) -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
         sock.sendall(line)
         with contextlib.suppress(ConnectionError):
@@ -298,7 +300,7 @@ def tell(server: Server, line: bytes) -> None:
 
 
 def all_answer(server: Server, folder: Path) -> bool:
-    """Each address, several times: as many sockets as there may be have their turn."""
+    """Return whether each address answers, several times, so that each of its sockets is used."""
     six = int(server.addresses[1].rpartition(":")[2])
     try:
         with socket.create_connection(("::1", six), timeout=2) as sock:
@@ -320,7 +322,7 @@ def lines(server: Server) -> list[str]:
 
 
 @pytest.mark.parametrize("how", ["death", "reload"])
-def test_what_a_worker_has_set_is_set_back(folder: Path, how: str) -> None:
+def test_what_a_worker_has_set_is_restored(folder: Path, how: str) -> None:
     with serving(folder, workers=1, bind=binds(folder)) as server:
         assert all_answer(server, folder)
         os.kill(server.worker_pids()[0], signal.SIGKILL)
@@ -328,16 +330,16 @@ def test_what_a_worker_has_set_is_set_back(folder: Path, how: str) -> None:
         assert all_answer(server, folder)
         assert lines(server) == [], "what workers of ours set is no damage"
         if how == "death":
-            tell(server, b"spoil and die\n")
+            send_line(server, b"spoil and die\n")
             wait_until(lambda: server.stderr().count("restarting") == 2)
         else:
-            tell(server, b"spoil\n")
+            send_line(server, b"spoil\n")
             reload(server)
         wait_until(lambda: len(lines(server)) == 3)
         for line, family in zip(lines(server), FAMILIES, strict=True):
             assert line.endswith("; set back")
             missing = [name for name in options_of(family) if name not in line]
-            # Some take rights or kernels that are not there.
+            # Some require privileges or kernels that are missing here.
             assert set(missing) <= {"SO_MARK", "SO_PRIORITY", "SO_DONTROUTE", "TCP_CONGESTION"}, line
             assert "SO_ATTACH_FILTER" in line
         assert all_answer(server, folder)
@@ -345,9 +347,9 @@ def test_what_a_worker_has_set_is_set_back(folder: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["death", "reload"])
-def test_workers_get_another_socket_where_it_cannot_be_set_back(folder: Path, how: str) -> None:
+def test_workers_get_a_new_socket_if_the_old_one_cannot_be_repaired(folder: Path, how: str) -> None:
     with serving(folder, workers=1, bind=binds(folder)) as server:
-        tell(server, b"lock and die\n" if how == "death" else b"lock\n")
+        send_line(server, b"lock and die\n" if how == "death" else b"lock\n")
         if how == "reload":
             reload(server)
         wait_until(lambda: len(lines(server)) == 3)
@@ -359,9 +361,9 @@ def test_workers_get_another_socket_where_it_cannot_be_set_back(folder: Path, ho
         assert not (folder / "socket").exists()
 
 
-def test_an_upgrade_does_not_hand_it_on(folder: Path) -> None:
+def test_an_upgrade_does_not_pass_the_damage_on(folder: Path) -> None:
     with serving(folder, workers=1, bind=binds(folder)) as server:
-        tell(server, b"spoil\n")
+        send_line(server, b"spoil\n")
         upgrade(folder)
         assert len(lines(server)) == 3
         assert all_answer(server, folder)

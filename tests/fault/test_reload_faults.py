@@ -1,4 +1,4 @@
-"""What a reload finds may be rubbish, out of reach or half of what it was: what runs goes on as it is, and says why."""
+"""A reload may find rubbish or nothing at all: running workers then go on unchanged, and the log says why."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import signal
 import socket
 import ssl
 import stat
-import time
 from pathlib import Path
 
 import pytest
@@ -54,15 +53,15 @@ WRONG = [
     ("workers = " + "9" * 5000, "not a TOML file: "),
     ("workers = " + "[" * 5000, "not a TOML file: "),
     ("workers", "not a TOML file: "),
-    ('bind = ["127.0.0.1:0", "fd:3"]', "--bind fd:3: can be taken at the start alone; restart"),
-    ('bind = ["127.0.0.1:0", "systemd:web"]', "--bind systemd:web: can be taken at the start alone; restart"),
-    ('bind = ["127.0.0.1:0", "some.host.example:9"]', "a name is not looked up while the server runs"),
-    ('bind = ["127.0.0.1:0"]\nreuse_port = true', "--reuse-port: cannot be changed while it runs; restart"),
-    ('bind = ["127.0.0.1:0"]\nworkers = 257', "257 workers: there can be"),
+    ('bind = ["127.0.0.1:0", "fd:3"]', "--bind fd:3: can be used at the start only; restart"),
+    ('bind = ["127.0.0.1:0", "systemd:web"]', "--bind systemd:web: can be used at the start only; restart"),
+    ('bind = ["127.0.0.1:0", "some.host.example:9"]', "a host name is not looked up while the server runs"),
+    ('bind = ["127.0.0.1:0"]\nreuse_port = true', "--reuse-port: cannot be changed by a reload"),
+    ('bind = ["127.0.0.1:0"]\nworkers = 257', "workers = 257: at most"),
 ]
 
 
-def test_settings_that_are_wrong(folder: Path) -> None:
+def test_a_reload_with_wrong_settings_changes_nothing(folder: Path) -> None:
     config = folder / "prefork.toml"
     config.write_text('bind = ["127.0.0.1:0"]\n')
     with run_server("service:handle", "--config", str(config), cwd=folder, bind=[]) as server:
@@ -73,7 +72,7 @@ def test_settings_that_are_wrong(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("which", ["config", "cert"])
-def test_a_file_that_would_block(folder: Path, which: str, certs: dict[str, str]) -> None:
+def test_a_reload_of_a_file_that_would_block_fails_at_once(folder: Path, which: str, certs: dict[str, str]) -> None:
     """A FIFO in its place would be opened for ever."""
     config, cert = folder / "prefork.toml", folder / "cert.pem"
     config.write_text("")
@@ -90,7 +89,7 @@ def test_a_file_that_would_block(folder: Path, which: str, certs: dict[str, str]
 
 
 @pytest.mark.parametrize("spare", [0, 1, 2])
-def test_no_descriptor_is_left(folder: Path, spare: int, certs: dict[str, str]) -> None:
+def test_failed_reloads_leave_no_descriptor_open(folder: Path, spare: int, certs: dict[str, str]) -> None:
     need("prlimit")
     with serving(folder, "--tls-cert", certs["cert"], "--tls-key", certs["key"], workers=1) as server:
         leave_descriptors(server.pid, spare)
@@ -104,7 +103,7 @@ def test_no_descriptor_is_left(folder: Path, spare: int, certs: dict[str, str]) 
         assert server.stop() == 0
 
 
-def test_a_reload_that_fails_changes_nothing_that_is_shared(folder: Path, certs: dict[str, str]) -> None:
+def test_a_failed_reload_changes_nothing_that_workers_share(folder: Path, certs: dict[str, str]) -> None:
     """The certificate, the mode of a socket's file, the log level: all of it belongs to what was to come."""
     path, config = folder / "socket", folder / "prefork.toml"
     config.write_text(f'bind = ["127.0.0.1:0", "unix:{path},mode=600"]\ntls_cert = "cert.pem"\ntls_key = "key.pem"\n')
@@ -151,8 +150,8 @@ def _certificate(server: Server, sigalgs: str = "") -> bytes:
 
 
 @pytest.mark.parametrize(("first", "then"), [("RSA", "ECDSA"), ("ECDSA", "RSA")])
-def test_a_key_of_another_kind_takes_the_place_of_the_one_before(folder: Path, first: str, then: str) -> None:
-    """OpenSSL keeps one of each kind in a context: who asks for the old kind would get the old certificate."""
+def test_a_key_of_another_kind_replaces_the_previous_one(folder: Path, first: str, then: str) -> None:
+    """OpenSSL keeps one key of each kind in a context, so a client could still ask for the old certificate."""
 
     def install(kind: str) -> None:
         leaf = streams.authority()[0].issue_cert("localhost", key_type=trustme.KeyType[kind])
@@ -170,7 +169,7 @@ def test_a_key_of_another_kind_takes_the_place_of_the_one_before(folder: Path, f
             _certificate(server, f"ECDHE-{first}-AES128-GCM-SHA256")
 
 
-def test_workers_that_are_asked_for_meanwhile_are_new_ones(folder: Path) -> None:
+def test_workers_added_during_a_reload_run_the_new_code(folder: Path) -> None:
     (folder / "service.py").write_text("import os, time\nwhile os.path.exists('wait'): time.sleep(0.01)\n" + ECHO)
     with serving(folder) as server:
         (folder / "wait").touch()
@@ -183,7 +182,7 @@ def test_workers_that_are_asked_for_meanwhile_are_new_ones(folder: Path) -> None
         assert {(worker["slot"], worker["generation"]) for worker in ready(folder)} == {(n, 1) for n in range(4)}
 
 
-def test_who_asks_while_another_reload_is_under_way(folder: Path) -> None:
+def test_a_reload_requested_during_another_is_refused_or_comes_next(folder: Path) -> None:
     """One that is refused is told at once, and the other one is none the worse."""
     (folder / "service.py").write_text("import os, time\nwhile os.path.exists('wait'): time.sleep(0.01)\n" + ECHO)
     config = folder / "prefork.toml"
@@ -205,7 +204,7 @@ def test_who_asks_while_another_reload_is_under_way(folder: Path) -> None:
         assert second.reply() == {"ok": True, "generation": 2}
 
 
-def test_while_the_first_workers_start_nothing_can_be_asked_for(folder: Path) -> None:
+def test_commands_are_refused_until_the_first_workers_are_ready(folder: Path) -> None:
     (folder / "service.py").write_text("import os, time\nwhile os.path.exists('wait'): time.sleep(0.01)\n" + ECHO)
     (folder / "wait").touch()
     with serving(folder, wait_ready=False) as server:
@@ -219,7 +218,7 @@ def test_while_the_first_workers_start_nothing_can_be_asked_for(folder: Path) ->
         assert len(server.worker_pids()) == 2
 
 
-def test_a_crash_loop_after_it_leaves_those_that_drain_alone(folder: Path) -> None:
+def test_a_crash_loop_after_a_reload_does_not_end_draining_connections(folder: Path) -> None:
     """Their connections are none the worse."""
     with serving(folder, "--drain-timeout", "60", workers=1) as server:
         with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock, sock.makefile("rb") as file:
@@ -229,21 +228,21 @@ def test_a_crash_loop_after_it_leaves_those_that_drain_alone(folder: Path) -> No
             (folder / "service.py").write_text(code + ECHO)
             assert command(folder, "reload").returncode == 0
             wait_until(lambda: "giving up: every worker keeps dying" in server.stderr(), 30)
-            time.sleep(0.1)
+            wait_until(lambda: len(server.worker_pids()) == 1, what="only the draining worker")
             sock.sendall(b"after\n")
             assert file.readline() == b"after\n"
         assert server.wait() == 5
 
 
-def test_an_address_that_the_server_has_in_another_way(folder: Path) -> None:
+def test_a_new_address_that_overlaps_one_of_the_server_is_refused(folder: Path) -> None:
     config = folder / "prefork.toml"
     config.write_text('bind = ["127.0.0.1:0"]\n')
     with serving(folder, "--config", str(config), bind=[]) as server:
         config.write_text(f'bind = [":{server.port}"]\n')
-        refused(server, "this server has it on another address, which has to go first, by a reload of its own")
+        refused(server, "this server has it for another --bind; remove that one and reload first")
 
 
-def test_the_file_of_a_socket_goes_to_the_group(folder: Path) -> None:
+def test_the_file_of_a_socket_gets_its_group(folder: Path) -> None:
     need_root()
     path = folder / "socket"
     with serving(folder, "--group", "65534", bind=[f"unix:{path},mode=660"]):

@@ -16,7 +16,7 @@ from helpers.support import kill_session, need
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
-def test_tiny_kernel_buffers_and_random_pieces(flavour: str) -> None:
+def test_bytes_survive_tiny_kernel_buffers_and_random_pieces(flavour: str) -> None:
     """Every send is short and every read cuts somewhere else."""
     world = World(flavour, "tcp")
 
@@ -77,7 +77,7 @@ asyncio.run(main())
 """
 
 
-def test_interrupted_system_calls() -> None:
+def test_interrupted_system_calls_are_retried() -> None:
     need("strace")
     command = ["strace", "-qq", "-f", "-o", "/dev/null", "-e", "trace=recvfrom,sendto"]
     command += ["-e", "inject=recvfrom,sendto:error=EINTR:when=3+3", sys.executable, "-c", textwrap.dedent(SERVER)]

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.support import need, rounds, session_members, wait_until
+from helpers.proc import session_members, zombies
+from helpers.support import need, rounds, wait_until
 
 from prefork.testing import Server, run_server
 
@@ -73,19 +74,8 @@ class Clients:
             assert self.served
 
 
-def zombies(server: Server) -> list[str]:
-    text = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text()
-    states = []
-    for pid in text.split():
-        try:
-            states.append(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0])
-        except OSError:
-            continue
-    return [state for state in states if state == "Z"]
-
-
 @rounds(100, 500)
-def test_a_storm_of_signals_loses_nobody_and_ends_with_the_right_number(folder: Path, rounds: int) -> None:
+def test_a_storm_of_signals_loses_no_connection_and_ends_with_the_right_number(folder: Path, rounds: int) -> None:
     """HUP, TTIN, TTOU and CHLD, a hundred a second, under load; a minute of them is the catalogue's."""
     dice = random.Random(5)
     control = folder / "control"
@@ -95,7 +85,7 @@ def test_a_storm_of_signals_loses_nobody_and_ends_with_the_right_number(folder: 
             time.sleep(dice.uniform(0, 0.02))
         # The number is that of the last word.
         wait_until(lambda: _at_rest(control) == int(re.findall(r"scaled \(\w+\): (\d+)", server.stderr())[-1]), 30)
-        wait_until(lambda: zombies(server) == [])
+        wait_until(lambda: zombies(server.pid) == [])
         assert "Traceback" not in server.stderr()
         assert "died" not in server.stderr()
         assert server.stderr().count("reloading (") <= server.stderr().count("reloaded:") + 1
@@ -110,7 +100,7 @@ def _at_rest(control: Path) -> int:
 
 
 @rounds(5, 15)
-def test_up_and_down_again_and_again_each_that_goes_is_asked_once(folder: Path, rounds: int) -> None:
+def test_scaling_up_and_down_signals_each_leaving_worker_once(folder: Path, rounds: int) -> None:
     """1, 8, 1 workers under load, with every signal that the supervisor sends on record."""
     need("strace")
     trace = folder / "trace"
@@ -150,7 +140,7 @@ def request(path: Path, **words: Any) -> dict[str, Any]:
 
 
 @rounds(3, 8)
-def test_any_sequence_of_requests_ends_as_it_should(folder: Path, rounds: int) -> None:
+def test_any_sequence_of_requests_ends_in_a_clean_stop(folder: Path, rounds: int) -> None:
     """Random sequences of reloads (good and bad), upgrades, scaling, deaths and stops; thousands of them, without
     processes, are in tests/unit."""
     for seed in range(rounds):
@@ -161,7 +151,7 @@ def test_any_sequence_of_requests_ends_as_it_should(folder: Path, rounds: int) -
                 _disturb(server, folder, dice)
                 time.sleep(dice.choice([0, 0.01, 0.1, 0.3]))
             (folder / "service.py").write_text(SERVICE)
-            wait_until(lambda: _someone_serves(server), 30)
+            wait_until(lambda: _serves(server), 30)
             for pid in _supervisors(server.pid):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGTERM)
@@ -219,7 +209,7 @@ def _supervisors(leader: int) -> list[int]:
     return found
 
 
-def _someone_serves(server: Server) -> bool:
+def _serves(server: Server) -> bool:
     try:
         return ask(server) > 0
     except (OSError, ValueError):
@@ -227,8 +217,8 @@ def _someone_serves(server: Server) -> bool:
 
 
 @rounds(2, 5)
-def test_it_accepts_at_the_very_moment_it_says_ready(folder: Path, rounds: int) -> None:
-    """Who connects upon the word is served."""
+def test_connections_are_accepted_as_soon_as_ready_is_reported(folder: Path, rounds: int) -> None:
+    """A client that connects as soon as READY is written is served."""
     for _ in range(rounds):
         with run_server("service:handle", "-w", "2", bind=[f"unix:{folder}/socket"], cwd=folder) as server:
             for _ in range(3):
@@ -245,8 +235,9 @@ def test_status_and_events_agree_after_a_storm(folder: Path) -> None:
         for _ in range(3):
             os.kill(server.worker_pids()[0], signal.SIGKILL)
             wait_until(lambda: len(server.worker_pids()) == 3)
+            begun = server.stderr().count("reloading (")
             server.signal(signal.SIGHUP)
-            time.sleep(0.05)
+            wait_until(lambda begun=begun: server.stderr().count("reloading (") > begun)
         wait_until(lambda: _at_rest(folder / "control") == 3)
         told = request(folder / "control", command="status")
         assert {worker["pid"] for worker in told["workers"]} == set(server.worker_pids())

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from helpers.support import kill_session, rounds, session_members, wait_until
+from helpers.proc import session_members, tcp_sockets
+from helpers.support import kill_session, rounds, wait_until
 
 from prefork.testing import run_server
 
@@ -68,12 +69,6 @@ def assert_port_is_free(port: int) -> None:
     socket.create_server(("127.0.0.1", port)).close()
 
 
-def unread(port: int) -> int:
-    """How many bytes of its clients the server has not read, in /proc/net/tcp."""
-    rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return sum(int(row[4].partition(":")[2], 16) for row in rows if row[1].endswith(f":{port:04X}") and row[3] == "01")
-
-
 def bury(leader: int) -> None:
     wait_until(lambda: not session_members(leader), DEADLINE, f"the end of {session_members(leader)}")
 
@@ -89,7 +84,7 @@ def starting(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @rounds(5, 15)
-def test_at_random_moments_of_its_start(folder: Path, rounds: int) -> None:
+def test_no_worker_outlives_a_supervisor_killed_during_its_start(folder: Path, rounds: int) -> None:
     """Before, while and after it binds and forks."""
     with run_server("service:handle", "-w", "1", cwd=folder) as server:
         port = server.port
@@ -113,8 +108,8 @@ def test_at_random_moments_of_its_start(folder: Path, rounds: int) -> None:
 
 
 @pytest.mark.parametrize("module", ["service", "untied"])
-def test_while_its_workers_serve(folder: Path, module: str) -> None:
-    """With the kernel's signal, and with the pipe alone."""
+def test_no_worker_outlives_a_supervisor_killed_while_they_serve(folder: Path, module: str) -> None:
+    """With the kernel's parent-death signal, and with only the pipe."""
     with run_server(f"{module}:handle", "-w", "3", cwd=folder) as server:
         clients = [connect(server.port) for _ in range(30)]
         for sock in clients:
@@ -128,11 +123,11 @@ def test_while_its_workers_serve(folder: Path, module: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["spin", "sleep", "sleep in C", "suspend", "block signals"])
-def test_while_a_worker_hangs(folder: Path, how: str) -> None:
+def test_no_hung_worker_outlives_a_killed_supervisor(folder: Path, how: str) -> None:
     with run_server("service:handle", "-w", "1", cwd=folder) as server, connect(server.port) as sock:
         sock.sendall(how.encode() + b"\n")
         # It hangs as soon as it has read that.
-        wait_until(lambda: unread(server.port) == 0)
+        wait_until(lambda: not any(tcp_sockets(server.port, "01")))
         # The queue is not looked at any more.
         with connect(server.port) as unserved:
             unserved.sendall(b"anybody?\n")
@@ -144,7 +139,7 @@ def test_while_a_worker_hangs(folder: Path, how: str) -> None:
         assert_port_is_free(server.port)
 
 
-def test_while_it_waits_for_connections_to_end(folder: Path) -> None:
+def test_no_draining_worker_outlives_a_killed_supervisor(folder: Path) -> None:
     with run_server("service:stay", "-w", "2", cwd=folder) as server, connect(server.port):
         server.signal(signal.SIGTERM)
         wait_until(lambda: "stopping" in server.stderr())
@@ -153,7 +148,7 @@ def test_while_it_waits_for_connections_to_end(folder: Path) -> None:
         assert_port_is_free(server.port)
 
 
-def test_a_program_that_a_handler_has_started_ends_too(folder: Path) -> None:
+def test_a_program_of_a_handler_ends_with_a_killed_supervisor(folder: Path) -> None:
     with run_server("service:handle", "-w", "1", cwd=folder) as server, connect(server.port) as sock:
         sock.sendall(b"program\n")
         assert int(sock.recv(100))
@@ -162,7 +157,7 @@ def test_a_program_that_a_handler_has_started_ends_too(folder: Path) -> None:
         assert_port_is_free(server.port)
 
 
-def test_the_file_of_its_unix_socket_does_not_stop_a_successor(folder: Path) -> None:
+def test_a_socket_file_left_by_a_killed_supervisor_does_not_block_the_next(folder: Path) -> None:
     path = folder / "socket"
     for _ in range(2):
         with run_server("service:handle", "-w", "1", bind=[f"unix:{path}"], cwd=folder) as server:

@@ -1,4 +1,4 @@
-"""System calls that fail: before a worker is ready the start ends in one line; after it, what serves goes on.
+"""System calls that fail: before the first worker is ready the start ends with one line; later the server goes on.
 
 `make inject` tries every call and every error; here is one of each kind.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from helpers.servers import ECHO, command, echo, ready, serving, upgrade
-from helpers.support import need, run_script, wait_until
+from helpers.support import need, run_script, traced, wait_until
 
 from prefork.core.messages import ReadyMessage, encode
 from prefork.parent.upgrade import Predecessor
@@ -47,8 +47,8 @@ def serve(folder: Path, *prefix: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("call", "error"), [("pipe2", "EMFILE"), ("pipe2", "ENFILE"), ("signalfd4", "EINVAL"), ("socketpair", "ENOMEM")]
 )
-def test_at_the_start_it_is_one_line(folder: Path, call: str, error: str) -> None:
-    """Or it can be done without, and then it serves: stopped after 6 seconds, here: a busy machine starts late."""
+def test_a_failing_system_call_at_the_start_is_one_line(folder: Path, call: str, error: str) -> None:
+    """Or the server does without and is stopped after 6 s, because a busy machine starts late."""
     done = serve(folder, *injecting(call, f"error={error}"), "timeout", "--preserve-status", "6")
     lines = [line for line in done.stderr.splitlines() if line.startswith("prefork: ")]
     assert (done.returncode, len(lines)) in ((3, 1), (0, 0)), done.stderr
@@ -56,7 +56,7 @@ def test_at_the_start_it_is_one_line(folder: Path, call: str, error: str) -> Non
     assert sorted(path.name for path in folder.iterdir()) == ["service.py"]
 
 
-def test_what_a_sandbox_refuses_is_done_without(folder: Path, certs: dict[str, str]) -> None:
+def test_calls_that_a_sandbox_refuses_are_done_without(folder: Path, certs: dict[str, str]) -> None:
     tls = ["--tls-cert", certs["cert"], "--tls-key", certs["key"]]
     with serving(folder, *tls, prefix=injecting("memfd_create", "error=ENOSYS")) as server:
         assert len(ready(folder)) == 2
@@ -68,22 +68,17 @@ def test_what_a_sandbox_refuses_is_done_without(folder: Path, certs: dict[str, s
 @pytest.mark.parametrize("error", ["ENOMEM", "EINVAL"])
 def test_a_poll_that_fails_ends_nothing(folder: Path, error: str) -> None:
     with serving(folder) as server:
-        strace = subprocess.Popen([*injecting("poll", f"error={error}:when=1..3"), "-p", str(server.pid)])
-        try:
-            wait_until(lambda: "TracerPid:\t0\n" not in Path(f"/proc/{server.pid}/status").read_text())
+        with traced(server.pid, "-f", "-e", "trace=poll", "-e", f"inject=poll:error={error}:when=1..3"):
             for pid in server.worker_pids():
                 os.kill(pid, signal.SIGKILL)
             wait_until(lambda: "a system call of the supervisor failed: " in server.stderr())
             wait_until(lambda: echo(("127.0.0.1", server.port)) == b"hello\n")
-        finally:
-            strace.terminate()
-            strace.wait()
         wait_until(lambda: len(ready(folder)) == 2)
         assert server.stop() == 0
         assert "Traceback" not in server.stderr()
 
 
-def test_fewer_descriptors_than_are_polled_end_nothing(folder: Path) -> None:
+def test_a_limit_below_the_number_of_polled_descriptors_ends_nothing(folder: Path) -> None:
     need("prlimit")
     with serving(folder) as server:
         subprocess.run(["prlimit", "--pid", str(server.pid), "--nofile=6:"], check=True)
@@ -97,15 +92,15 @@ def test_fewer_descriptors_than_are_polled_end_nothing(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("error", ["OSError(23, 'Too many open files in system')", "ImportError('cannot map it')"])
-def test_the_command_cannot_be_imported(folder: Path, error: str) -> None:
-    (folder / "typer.py").write_text(f"raise {error}\n")
+def test_a_command_that_cannot_be_imported_is_one_line(folder: Path, error: str) -> None:
+    (folder / "click.py").write_text(f"raise {error}\n")
     done = command(folder, "status", env={"PYTHONPATH": str(folder)})
     assert done.returncode == 3
     assert done.stderr.startswith("prefork: the command cannot run: ")
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_forked_process_that_cannot_begin(folder: Path) -> None:
+def test_a_child_that_cannot_begin_exits_with_3_in_one_line(folder: Path) -> None:
     code = """
 import signal
 from prefork.system.processes import System
@@ -121,7 +116,7 @@ print(child.wait())
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_what_cannot_be_told_to_the_supervisor_before_is_told_later() -> None:
+def test_a_status_that_cannot_be_sent_at_once_is_sent_later() -> None:
     ours, theirs = socket.socketpair()
     predecessor = Predecessor(1, theirs.detach())
     with ours, contextlib.closing(predecessor), socket.socket(fileno=os.dup(predecessor.fileno())) as filler:
@@ -129,11 +124,11 @@ def test_what_cannot_be_told_to_the_supervisor_before_is_told_later() -> None:
         with contextlib.suppress(BlockingIOError):
             while True:
                 filled += filler.send(bytes(65536))
-        predecessor.tell(ReadyMessage())
+        predecessor.send(ReadyMessage())
         assert predecessor.next_due(5.0) is not None
         while filled:
             filled -= len(ours.recv(min(filled, 65536)))
-        predecessor.take()
+        predecessor.check()
         assert ours.recv(100) == encode(ReadyMessage())
         assert predecessor.next_due(5.0) is None
 
@@ -167,7 +162,7 @@ print(worker_exit.run_until_complete_bounded(loop, main(), print))
     assert (done.stdout, done.stderr) == ("7\n", "")
 
 
-def test_a_worker_that_may_not_ask_for_its_limit_of_descriptors(folder: Path) -> None:
+def test_a_worker_that_may_not_read_its_descriptor_limit_serves(folder: Path) -> None:
     reject = "import resource\ndef refuse(*_):\n    raise PermissionError(1, 'no')\nresource.getrlimit = refuse\n"
     (folder / "service.py").write_text(reject + ECHO)
     with serving(folder, workers=1) as server:
@@ -176,7 +171,7 @@ def test_a_worker_that_may_not_ask_for_its_limit_of_descriptors(folder: Path) ->
         assert "Traceback" not in server.stderr()
 
 
-def test_a_worker_that_cannot_heed_signals(folder: Path) -> None:
+def test_a_worker_that_cannot_handle_signals_fails_the_start_in_one_line(folder: Path) -> None:
     reject = "import signal\ndef refuse(*_, **__):\n    raise OSError(22, 'Invalid argument')\n"
     (folder / "service.py").write_text(reject + "signal.set_wakeup_fd = refuse\n" + ECHO)
     done = serve(folder)
@@ -187,20 +182,20 @@ def test_a_worker_that_cannot_heed_signals(folder: Path) -> None:
     assert lines[0].startswith("prefork: invalid argument (in ")
 
 
-def test_a_look_at_the_queue_that_fails() -> None:
+def test_a_failing_look_at_the_accept_queue_is_survived() -> None:
     code = """
 import select
 class Broken:
     def register(self, *_): pass
     def poll(self, *_): raise OSError(12, "Cannot allocate memory")
 select.poll = Broken
-from prefork.net.acceptor import _waits
-print(_waits(0))
+from prefork.net.acceptor import _is_readable
+print(_is_readable(0))
 """
     assert run_script(code).stdout == "True\n"
 
 
-def test_groups_that_may_not_be_looked_at(folder: Path) -> None:
+def test_control_groups_that_may_not_be_read_are_survived(folder: Path) -> None:
     code = """
 from prefork.system.memory import OomKills
 from pathlib import Path
@@ -211,28 +206,22 @@ class Denied(type(Path())):
         if "memory" in str(self):
             raise PermissionError(13, "Permission denied")
         return super().read_text(*_)
-print(OomKills(Denied("/")).claim(1.0))
+print(OomKills(Denied("/")).attribute(1.0))
 """
     assert run_script(code).stdout == "False\n"
 
 
-def test_the_current_folder_is_gone_at_a_reload(folder: Path) -> None:
+def test_a_reload_whose_current_directory_is_gone_is_survived(folder: Path) -> None:
     with serving(folder) as server:
-        trace = injecting("getcwd", "error=ENOENT", "-p", str(server.pid))
-        strace = subprocess.Popen(trace)
-        try:
-            wait_until(lambda: "TracerPid:\t0\n" not in Path(f"/proc/{server.pid}/status").read_text())
+        with traced(server.pid, "-f", "-e", "trace=getcwd", "-e", "inject=getcwd:error=ENOENT"):
             server.signal(signal.SIGHUP)
-            wait_until(lambda: "the current folder is gone" in server.stderr() or "reloaded: " in server.stderr())
-        finally:
-            strace.terminate()
-            strace.wait()
+            wait_until(lambda: "the current directory is gone" in server.stderr() or "reloaded: " in server.stderr())
         assert echo(("127.0.0.1", server.port)) == b"hello\n"
         assert "Traceback" not in server.stderr()
         assert "bug" not in server.stderr()
 
 
-def test_no_pidfile_of_a_dead_process_after_a_full_disk(folder: Path) -> None:
+def test_a_full_disk_leaves_no_pidfile_of_a_dead_process(folder: Path) -> None:
     prefix = injecting("pwrite64", "error=ENOSPC:when=1")
     with serving(folder, "--pidfile", str(folder / "pid"), prefix=prefix) as server:
         pid = upgrade(folder)
@@ -247,7 +236,7 @@ def test_no_pidfile_of_a_dead_process_after_a_full_disk(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("value", ["0", "2", "-1", "99999", "x", "9" * 30, "pipe", "folder", "json"])
-def test_a_hand_over_that_is_none(folder: Path, value: str) -> None:
+def test_an_invalid_hand_over_is_refused(folder: Path, value: str) -> None:
     fds: list[int] = []
     if value == "pipe":
         fds += os.pipe()
@@ -287,7 +276,7 @@ class Silent(Exception):
 """
 
 
-def test_an_exception_without_a_text(folder: Path) -> None:
+def test_an_exception_whose_text_raises_is_logged_by_its_name(folder: Path) -> None:
     (folder / "service.py").write_text(SILENT + "async def handle(stream):\n    raise Silent\n")
     with run_server("service:handle", "-w", "1", cwd=folder) as server:
         assert echo(("127.0.0.1", server.port)) == b""
@@ -301,7 +290,7 @@ def test_an_exception_without_a_text(folder: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_signal_that_a_pidfd_cannot_send_is_sent_all_the_same(folder: Path) -> None:
+def test_a_signal_that_a_pidfd_cannot_send_is_sent_by_kill(folder: Path) -> None:
     with serving(folder, prefix=injecting("pidfd_send_signal", "error=EBADF")) as server:
         assert command(folder, "reload").returncode == 0
         assert command(folder, "stop").returncode == 0

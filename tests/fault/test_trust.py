@@ -1,6 +1,6 @@
 """A worker that was given a user tries to be root again, by every path that the supervisor touches.
 
-The service's folder belongs to that user (nobody, 65534), as a working directory often does.
+The service's directory belongs to that user (`nobody`, 65534), as a working directory often does.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ async def handle(stream):
     async for line in stream:
         stream.write(b"%d %d\\n" % (os.getuid(), os.getgid()))
 """
-#: What every script begins with: a server whose folder is nobody's, what its workers are, and nobody itself.
+#: Every script begins with it: a server in a directory of `nobody`, the users of its workers, and code run as `nobody`.
 PRELUDE = """
 import ctypes, os, re, signal, socket, subprocess, sys, time
 from pathlib import Path
@@ -88,7 +88,7 @@ with run_server("service:handle", *OPTIONS) as server:
     assert run(code, folder) == "True 65534 65534\n"
 
 
-def test_nor_by_the_successor_of_an_upgrade(folder: Path) -> None:
+def test_a_default_file_that_appears_later_is_not_adopted_by_an_upgrade(folder: Path) -> None:
     code = """
 with run_server("service:handle", *OPTIONS) as server:
     nobody('open("prefork.toml", "w").write("group = \\\\"shadow\\\\"\\\\nuser = \\\\"root\\\\"\\\\n")')
@@ -111,7 +111,7 @@ def test_a_default_file_that_was_there_is_mandatory(folder: Path) -> None:
 
 @contextmanager
 def _serving(folder: Path, *options: str, stderr: Path | None = None) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """A server that root runs for root: what it believes is nobody else's business."""
+    """Run a server whose workers are root, so that no path is checked."""
     log = folder.parent / "log" if stderr is None else stderr
     bind = () if "--bind" in options or (folder / "prefork.toml").exists() else ("--bind", "127.0.0.1:0")
     with log.open("ab") as out:
@@ -146,7 +146,7 @@ CHECK = ["check", "service:handle", "--user", "nobody"]
 
 
 def let_write(path: Path, uid: int) -> None:
-    """What `setfacl -m u:UID:rw` does (linux/posix_acl_xattr.h)."""
+    """Do what `setfacl -m u:UID:rw` does (linux/posix_acl_xattr.h)."""
     entries = [(0x01, 6, -1), (0x02, 6, uid), (0x04, 4, -1), (0x10, 6, -1), (0x20, 4, -1)]
     try:
         os.setxattr(
@@ -180,7 +180,7 @@ def test_a_file_that_others_can_change_is_refused_with_the_path_and_the_cure(fol
         os.chown(config, 0, NOBODY)
         config.chmod(0o664)
     elif how == "list":
-        # In the bits it shows as the mask alone, and root's group is trusted.
+        # In the mode only the mask shows, and root's group is trusted.
         config.chmod(0o644)
         let_write(config, NOBODY)
     done = subprocess.run(
@@ -190,10 +190,10 @@ def test_a_file_that_others_can_change_is_refused_with_the_path_and_the_cure(fol
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"prefork: --config: {weak}: ")
     cure = {"mode": "chmod o-w", "group": "chmod g-w", "list": "setfacl -b"}.get(how, "chown 0")
-    assert f"{cure} {weak}, or accept it by --insecure-paths" in line
+    assert f"({cure} {weak}, or allow it by --insecure-paths)" in line
 
 
-def test_each_path_has_a_line(folder: Path, certs: dict[str, str]) -> None:
+def test_each_untrusted_option_has_a_line(folder: Path, certs: dict[str, str]) -> None:
     for name in ("cert", "key"):
         (folder.parent / name).write_bytes(Path(certs[name]).read_bytes())
         os.chown(folder.parent / name, NOBODY, 0)
@@ -216,8 +216,8 @@ def _serve(folder: Path, *options: str, env: dict[str, str] | None = None) -> su
     )
 
 
-def test_a_file_that_is_not_believed_changes_nothing(folder: Path) -> None:
-    """A worker leaves it for the next start: the pidfile of another program would be written to, and removed."""
+def test_a_reload_of_an_untrusted_file_changes_nothing(folder: Path) -> None:
+    """A worker leaves a prefork.toml for the next start, which would overwrite and remove another program's pidfile."""
     other = folder.parent / "other.pid"
     other.write_text("4242\n")
     (folder / "prefork.toml").write_text(f'pidfile = "{other}"\n')
@@ -229,7 +229,7 @@ def test_a_file_that_is_not_believed_changes_nothing(folder: Path) -> None:
 
 @pytest.mark.parametrize("members", [False, True])
 def test_a_group_is_trusted_while_there_is_no_user_in_it(folder: Path, members: bool) -> None:
-    """Debian's /usr/local/lib/python3 is staff's, 2775."""
+    """As on Debian, where /usr/local/lib/python3 has mode 2775 and belongs to group staff."""
     safe = folder.parent / "etc"
     safe.mkdir()
     (safe / "my.toml").write_text("workers = 1\n")
@@ -267,7 +267,7 @@ def test_a_file_cannot_vouch_for_itself(folder: Path) -> None:
     assert "a file cannot vouch for itself" in done.stderr
 
 
-def test_it_can_be_meant(folder: Path) -> None:
+def test_insecure_paths_accepts_untrusted_files(folder: Path) -> None:
     (folder / "prefork.toml").write_text("workers = 1\n")
     code = """
 with run_server("service:handle", *OPTIONS, "--insecure-paths") as server:
@@ -279,7 +279,7 @@ with run_server("service:handle", *OPTIONS, "--insecure-paths") as server:
 # --- code -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_module_in_the_current_folder_is_not_the_supervisors(folder: Path) -> None:
+def test_the_supervisor_does_not_import_from_the_current_directory(folder: Path) -> None:
     """The command imports difflib, and so does the successor of an upgrade."""
     code = """
 with run_server("service:handle", *OPTIONS) as server:
@@ -303,20 +303,20 @@ with run_server("service:handle", *OPTIONS) as server:
         ("OPENSSL_CONF", "{folder}/openssl.cnf"),
     ],
 )
-def test_a_variable_that_names_code_is_looked_at(folder: Path, name: str, value: str) -> None:
-    """An empty entry of LD_LIBRARY_PATH is the current folder."""
+def test_an_environment_variable_that_names_code_is_checked(folder: Path, name: str, value: str) -> None:
+    """An empty entry of LD_LIBRARY_PATH is the current directory."""
     done = command_line(folder, *CHECK, **{name: value.format(folder=folder)})
     assert done.returncode == 2
     line = done.stderr.splitlines()[-1]
     assert line.startswith(f"prefork: {name}: {folder}: it belongs to uid 65534")
 
 
-def test_a_variable_that_names_nothing_is_no_weakness(folder: Path) -> None:
+def test_an_environment_variable_that_names_no_file_is_accepted(folder: Path) -> None:
     done = command_line(folder, *CHECK, PYTHONPYCACHEPREFIX="/dev/null", OPENSSL_CONF="/dev/null", LD_LIBRARY_PATH="")
     assert done.returncode == 0, done.stderr
 
 
-def test_what_python_would_load_later_is_looked_at(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_python_would_load_later_are_checked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import site
 
     from prefork.assembly import code_paths, trust
@@ -330,7 +330,7 @@ def test_what_python_would_load_later_is_looked_at(folder: Path, monkeypatch: py
     assert weak() - before == {str(folder)}
     monkeypatch.undo()
     library = folder.parent / "library"
-    # Data of the workers' user beside a program is not code; a package that a name is imported from is.
+    # Data of the workers' user beside a program is no code; a directory named like an imported package is.
     for name in ("data", "json", "sub/__pycache__"):
         (library / name).mkdir(parents=True)
         os.chown(library / name, NOBODY, 0)
@@ -344,7 +344,7 @@ def test_what_python_would_load_later_is_looked_at(folder: Path, monkeypatch: py
 
 
 def test_a_program_that_is_named_by_a_link_of_another_user_is_not_upgraded_to(folder: Path) -> None:
-    """`cd current && bin/prefork ...`: at an upgrade `current` may be another folder."""
+    """After `cd current && bin/prefork ...` the link `current` may lead to another directory at an upgrade."""
     release = folder.parent / "release"
     (release / "bin").mkdir(parents=True)
     (release / "service.py").write_text(SERVICE)
@@ -380,7 +380,7 @@ print(done.returncode, done.stderr)
     assert "3 prefork: service service:handle: RuntimeError: 65534" in "\n".join(lines)
 
 
-def test_code_that_has_become_weak_is_not_upgraded_to(folder: Path) -> None:
+def test_code_that_others_can_change_by_now_is_not_upgraded_to(folder: Path) -> None:
     library = folder.parent / "library"
     library.mkdir()
     code = f"""
@@ -394,7 +394,7 @@ with run_server("service:handle", *OPTIONS, env={{"PYTHONPATH": {str(library)!r}
     assert run(code, folder) == "True 65534 65534\n"
 
 
-def test_a_key_that_has_become_weak_is_not_reloaded(folder: Path, certs: dict[str, str]) -> None:
+def test_a_key_that_others_can_change_by_now_is_not_reloaded(folder: Path, certs: dict[str, str]) -> None:
     key = folder.parent / "key"
     key.write_bytes(Path(certs["key"]).read_bytes())
     cert = folder.parent / "cert"
@@ -420,7 +420,7 @@ while True:
 
 
 @pytest.mark.deadline(90)
-def test_a_link_in_the_place_of_a_socket_opens_no_other_file(folder: Path) -> None:
+def test_a_link_at_the_path_of_a_socket_opens_no_other_file(folder: Path) -> None:
     victim = folder.parent / "victim"
     victim.write_text("secret")
     victim.chmod(0o600)
@@ -441,7 +441,7 @@ with run_server("service:handle", *OPTIONS, bind=["127.0.0.1:0", "unix:s,mode=66
 
 
 def test_a_socket_of_root_that_is_put_there_while_we_bind_is_left_alone(folder: Path) -> None:
-    """Two sockets of root in a folder of somebody else's: one is not given the mode of the other."""
+    """Two sockets of root in a directory of another user: one does not get the mode of the other."""
     need("strace")
     with socket.socket(socket.AF_UNIX) as other:
         os.fchmod(other.fileno(), 0o600)
@@ -454,14 +454,14 @@ def test_a_socket_of_root_that_is_put_there_while_we_bind_is_left_alone(folder: 
         wait_until((folder / "s").exists)
         os.rename(folder / "private", folder / "s")
         error = process.communicate(timeout=20)[1]
-        assert "another file was put in its place while it was bound" in error
+        assert "another file replaced it while it was bound" in error
         assert stat.S_IMODE((folder / "s").stat().st_mode) == 0o600
-        # Nor is it removed.
+        # It is not removed either.
         assert command(folder, "status").returncode == 2
 
 
 def test_a_socket_is_bound_where_stat_tells_another_device_than_the_kernel(folder: Path) -> None:
-    """overlayfs, of layers on two file systems; btrfs does, too."""
+    """As on overlayfs with layers on two file systems, and on btrfs."""
     code = """
 Path("lower").mkdir()
 Path("upper").mkdir()
@@ -484,7 +484,7 @@ with prefork.bind_unix_socket("merged/s") as bound, socket.socket(socket.AF_UNIX
     assert said == "bound\n"
 
 
-def test_no_link_of_another_user_leads_to_a_folder(folder: Path) -> None:
+def test_a_link_of_another_user_to_a_directory_is_not_followed(folder: Path) -> None:
     target = folder.parent / "etc"
     target.mkdir()
     (folder / "run").symlink_to(target)
@@ -496,8 +496,8 @@ def test_no_link_of_another_user_leads_to_a_folder(folder: Path) -> None:
     assert not list(target.iterdir())
 
 
-def test_a_folder_inside_one_of_another_user_is_held_while_it_is_bound_in(folder: Path) -> None:
-    """It may be exchanged meanwhile; and it goes on working, with its plain name in the log."""
+def test_a_directory_inside_one_of_another_user_is_held_open_during_the_bind(folder: Path) -> None:
+    """Otherwise it could be exchanged meanwhile. The socket works, and the log shows its plain path."""
     (folder / "run").mkdir()
     with _serving(folder, "--bind", "unix:run/s", "--bind", "127.0.0.1:0") as (process, log):
         assert f"listening on unix:{folder}/run/s (unix)" in log.read_text()
@@ -510,8 +510,8 @@ def test_a_folder_inside_one_of_another_user_is_held_while_it_is_bound_in(folder
     assert not (folder / "run" / "s").exists()
 
 
-def test_a_folder_that_was_exchanged_loses_nothing(folder: Path) -> None:
-    """At the end the name is removed where it was made, or not at all."""
+def test_an_exchanged_directory_loses_no_file(folder: Path) -> None:
+    """At the end the name is removed from the directory that it was made in, or not at all."""
     (folder / "run").mkdir()
     precious = folder.parent / "etc"
     precious.mkdir()
@@ -525,7 +525,7 @@ def test_a_folder_that_was_exchanged_loses_nothing(folder: Path) -> None:
 
 
 def test_a_relative_path_does_not_follow_the_current_folder_elsewhere(folder: Path) -> None:
-    """The current folder is in one of the workers' user, which puts a link in its place before a reload."""
+    """The workers' user replaces the current directory by a link before a reload."""
     (folder / "run").mkdir()
     target = folder.parent / "etc"
     target.mkdir()
@@ -551,7 +551,7 @@ with run_server("service:handle", *options, bind=(), cwd="run") as server:
 
 
 @pytest.mark.parametrize("how", ["symlink", "dangling", "hard link", "owner"])
-def test_what_stands_in_the_place_of_a_log_file_is_not_written_to(folder: Path, how: str) -> None:
+def test_a_foreign_file_at_the_path_of_a_log_is_not_written_to(folder: Path, how: str) -> None:
     log = folder / "log"
     victim = folder.parent / "victim"
     if how != "dangling":
@@ -573,8 +573,8 @@ def test_what_stands_in_the_place_of_a_log_file_is_not_written_to(folder: Path, 
         assert victim.read_text() == "secret\n"
 
 
-def test_a_new_log_file_has_no_right_that_the_owner_of_the_one_before_gave_it(folder: Path) -> None:
-    """Until it is given away it is root's, and set-user-ID would make it a program of root's."""
+def test_a_new_log_file_does_not_copy_rights_given_by_another_owner(folder: Path) -> None:
+    """The new file belongs to root until its owner is changed: set-user-ID would make it a program of root's."""
     need("strace")
     log = folder / "log"
     log.touch()
@@ -590,7 +590,7 @@ def test_a_new_log_file_has_no_right_that_the_owner_of_the_one_before_gave_it(fo
 
 
 def test_a_log_file_of_another_user_stays_that_users(folder: Path) -> None:
-    """A rotation that renames and does not make a new file: it is made as the one before was."""
+    """The new file after a rotation has the owner of the renamed one."""
     log = folder / "log"
     log.touch()
     os.chown(log, NOBODY, NOBODY)
@@ -606,7 +606,7 @@ def test_a_log_file_of_another_user_stays_that_users(folder: Path) -> None:
 
 
 def test_a_socket_of_another_user_is_not_asked(folder: Path) -> None:
-    """A worker that puts its own in the place of ours would have root believe that it has stopped."""
+    """Otherwise a worker that replaces the control socket could tell root that the server has stopped."""
     path = folder / "control"
     code = f"""
 import os, socket
@@ -630,7 +630,7 @@ print(connection.recv(100), flush=True)
 
 
 def test_a_worker_that_answers_on_a_socket_of_roots_is_not_believed(folder: Path) -> None:
-    """The service's own socket in the place of the control socket: root has bound it, and a worker accepts."""
+    """The service's socket is moved to the control socket's path: root has bound it, and a worker accepts."""
     (folder / "service.py").write_text(
         'async def handle(stream):\n    await stream.readline()\n    stream.write(b\'{"ok": true, "pid": 1}\\n\')\n'
     )
@@ -659,14 +659,13 @@ def test_a_link_in_the_place_of_the_control_socket_leads_to_no_other_server(fold
         other.setblocking(False)
         with pytest.raises(BlockingIOError):
             other.accept()
-        # Nor does a file of that user.
+        # A file of that user leads nowhere else either.
         (folder / "prefork.toml").write_text(f'control = "{folder.parent}/other"\n')
         done = command_line(folder, "stop")
         assert done.returncode == 2
         assert "--config prefork.toml: " in done.stderr
         assert (
-            f"root does not believe where the control socket is; say so by --control {folder.parent}/other"
-            in done.stderr
+            f"root does not trust the control socket named there (use --control {folder.parent}/other)" in done.stderr
         )
         with pytest.raises(BlockingIOError):
             other.accept()
@@ -690,7 +689,7 @@ with run_server("service:handle", *OPTIONS, "--control", "", env={variables!r}) 
 
 
 def test_a_worker_has_no_terminal_to_type_into(folder: Path) -> None:
-    """TIOCSTI would be root's next command."""
+    """Otherwise TIOCSTI could type root's next command."""
     (folder / "service.py").write_text(
         "import fcntl, os, termios\n"
         "def attempt(call, *arguments):\n"
@@ -733,7 +732,7 @@ def test_a_pidfile_with_another_name_is_not_taken(folder: Path) -> None:
     os.link(other, folder / "pid")
     done = _serve(folder, "--pidfile", "pid")
     assert done.returncode == 2
-    assert f"--pidfile {folder}/pid: it has another name besides (a hard link)" in done.stderr
+    assert f"--pidfile {folder}/pid: it has a second name (a hard link)" in done.stderr
     assert other.read_text() == "4242\n"
 
 
@@ -754,8 +753,8 @@ def test_what_fails_after_a_file_was_made_removes_it(folder: Path, call: str) ->
     assert sorted(path.name for path in folder.iterdir()) == ["service.py"]
 
 
-def test_the_watch_is_quick_and_holds_no_descriptor(folder: Path) -> None:
-    """Threads that walk at once have folders of their own."""
+def test_checking_paths_in_threads_leaks_no_descriptor(folder: Path) -> None:
+    """Threads that walk at the same time have descriptors of their own."""
     from prefork.system import paths
 
     before = len(os.listdir("/proc/self/fd"))
@@ -763,8 +762,8 @@ def test_the_watch_is_quick_and_holds_no_descriptor(folder: Path) -> None:
     def walk() -> None:
         for _ in range(50):
             assert paths.weaknesses(folder / "service.py")
-            with paths.hold(folder / "service.py") as place:
-                assert place.look()
+            with paths.resolve(folder / "service.py") as entry:
+                assert entry.stat()
 
     threads = [threading.Thread(target=walk) for _ in range(4)]
     for thread in threads:

@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.servers import ECHO, command, echo, end, gone, leave_descriptors, serves, serving, status, upgrade
-from helpers.support import kill_session, need, session_members, wait_until
+from helpers.proc import gone, session_members
+from helpers.servers import ECHO, command, echo, end, leave_descriptors, serves, serving, status, upgrade
+from helpers.support import kill_session, need, wait_until
 
 #: Workers of another supervisor than the one whose number is in the file `good` die soon after they have come to serve.
 DOOMED = (
@@ -31,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("spare", [0, 1, 2])
-def test_no_descriptor_is_left(folder: Path, spare: int) -> None:
+def test_failed_upgrades_leave_no_descriptor_open(folder: Path, spare: int) -> None:
     need("prlimit")
     with serving(folder, workers=1) as server:
         leave_descriptors(server.pid, spare)
@@ -45,7 +46,7 @@ def test_no_descriptor_is_left(folder: Path, spare: int) -> None:
         assert server.wait() == 0
 
 
-def test_a_successor_that_gives_up_while_the_one_before_drains(folder: Path) -> None:
+def test_the_predecessor_serves_again_if_its_successor_gives_up_during_the_drain(folder: Path) -> None:
     """It had taken everything over; the one before serves again, and finds its files as they were."""
     (folder / "service.py").write_text(DOOMED)
     path = folder / "socket"
@@ -70,7 +71,7 @@ def test_a_successor_that_gives_up_while_the_one_before_drains(folder: Path) -> 
         assert {each.name for each in folder.iterdir()} <= {"service.py", "good", "__pycache__"}
 
 
-def test_a_stop_does_not_shut_down_what_the_one_before_has_still(folder: Path) -> None:
+def test_a_stop_does_not_shut_down_sockets_of_the_predecessor(folder: Path) -> None:
     """Its workers took that for a failure, and it listened again where nothing was to listen."""
     with serving(folder, "--drain-timeout", "20", workers=1) as server:
         with socket.create_connection(("127.0.0.1", server.port), 20) as held:
@@ -89,7 +90,7 @@ def test_a_stop_does_not_shut_down_what_the_one_before_has_still(folder: Path) -
         assert "listening again" not in server.stderr()
 
 
-def test_one_that_fails_takes_what_it_has_made_with_it(folder: Path) -> None:
+def test_a_failed_successor_removes_the_files_it_made(folder: Path) -> None:
     """New addresses and another pidfile are its own; what it was given is not."""
     config, path = folder / "prefork.toml", folder / "socket"
     config.write_text(f'bind = ["127.0.0.1:0", "unix:{path}"]\npidfile = "pid"\n')
@@ -111,7 +112,7 @@ def test_one_that_fails_takes_what_it_has_made_with_it(folder: Path) -> None:
         assert not list(folder.glob("other")) + list(folder.glob("new")) + list(folder.glob("socket"))
 
 
-def test_one_that_gives_up_while_its_successor_starts_waits_for_it(folder: Path) -> None:
+def test_a_supervisor_that_gives_up_waits_for_its_starting_successor(folder: Path) -> None:
     """It may be the cure."""
     path = folder / "socket"
     code = "import os, time\nwhile os.path.exists('wait') and os.getppid() != int(open('old').read()):\n"
@@ -136,7 +137,7 @@ def test_one_that_gives_up_while_its_successor_starts_waits_for_it(folder: Path)
         assert not path.exists()
 
 
-def test_the_number_that_was_scaled_to_stays(folder: Path) -> None:
+def test_an_upgrade_keeps_the_scaled_number_of_workers(folder: Path) -> None:
     with serving(folder) as server:
         assert command(folder, "scale", "4").returncode == 0
         successor = upgrade(folder)
@@ -145,7 +146,7 @@ def test_the_number_that_was_scaled_to_stays(folder: Path) -> None:
         end(successor)
 
 
-def test_log_files_are_opened_again_after_it(folder: Path) -> None:
+def test_log_files_are_reopened_after_an_upgrade(folder: Path) -> None:
     """The successor has the descriptor; by what name it is to be opened again, the one before has told."""
     log = folder / "log"
     with serving(folder, prefix=["sh", "-c", f'exec "$@" 2>>{log}', "sh"]) as server:
@@ -160,7 +161,7 @@ def test_log_files_are_opened_again_after_it(folder: Path) -> None:
         end(successor)
 
 
-def test_programs_started_before_it_serves_hold_no_socket(folder: Path) -> None:
+def test_programs_started_before_the_successor_serves_hold_no_socket(folder: Path) -> None:
     """The successor's own code runs before `serve` does; what it starts must not keep sockets open for ever."""
     (folder / "program.py").write_text(
         "import os, subprocess, sys, prefork\n"
@@ -199,7 +200,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def test_stopped_at_once_both_end_at_once(folder: Path) -> None:
+def test_an_immediate_stop_ends_both_supervisors_at_once(folder: Path) -> None:
     with serving(folder, "--drain-timeout", "60", workers=1) as server, socket.socket() as sock:
         sock.settimeout(10)
         sock.connect(("127.0.0.1", server.port))

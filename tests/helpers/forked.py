@@ -1,4 +1,4 @@
-"""A Python script that forks, running beside the test: what it prints, whom it started, and a certain end."""
+"""A Python script that forks and runs beside the test: its output, its children, and a certain end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from helpers.support import kill_session, session_members, wait_until
+from helpers.proc import session_members
+from helpers.support import kill_session, wait_until
 
 DEADLINE = 30.0
 #: What several processes print stays in one piece: unbuffered, `print` writes its parts one by one.
@@ -22,7 +23,7 @@ TAKE_TERMINAL = "import fcntl, termios\nfcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
 
 
 class Script:
-    """A running script. What it and its children print goes to files, so nobody ever blocks on a full pipe."""
+    """A running script. It and its children print to files, so that none of them blocks on a full pipe."""
 
     def __init__(self, process: subprocess.Popen[bytes], out: Path, err: Path) -> None:
         self.process = process
@@ -59,7 +60,7 @@ class Script:
 
 @contextmanager
 def running(code: str, *arguments: str, prefix: tuple[str, ...] = (), terminal: int | None = None) -> Iterator[Script]:
-    """Run `code` in a session of its own; whatever happens, nobody of it is alive afterwards.
+    """Run `code` in a session of its own, and kill all processes of it at the end of the block.
 
     `prefix` is a command before Python's; `terminal` becomes its standard input and controlling terminal.
     """

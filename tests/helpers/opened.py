@@ -45,8 +45,10 @@ def run_opened(code: str, folder: Path) -> str:
 
 @contextlib.contextmanager
 def open_folder() -> Iterator[Path]:
-    """A folder that any user can reach, and root alone can write to. Not pytest's own: each of its processes shuts the
-    one above to other users when it begins."""
+    """Make a directory that any user can reach and only root can write to, and remove it after the block.
+
+    It is not one of pytest's, because each process of pytest closes their parent to other users when it begins.
+    """
     folder = Path(tempfile.mkdtemp(prefix="prefork-open-", dir="/tmp"))
     try:
         folder.chmod(0o755)

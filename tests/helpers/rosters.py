@@ -1,6 +1,6 @@
-"""A roster and the processes that its commands would have made: what the tests of its histories share.
+"""A roster and the processes that its commands would have made, shared by the tests of its histories.
 
-Obeys commands, keeps the books, and asserts what holds at any moment.
+Carries out commands, remembers what they led to, and asserts what always holds.
 """
 
 from __future__ import annotations
@@ -9,15 +9,19 @@ import random
 
 from prefork.core.facts import (
     AnnounceReady,
+    BeginGeneration,
     Command,
     Drain,
-    Dump,
+    DumpStacks,
     EmitEvent,
     Fact,
     Finish,
+    GenerationFailed,
+    GenerationServes,
     HeartbeatsRead,
     Kill,
     ReadHeartbeats,
+    ScaleRequested,
     Spawn,
     Spawned,
     SpawnFailed,
@@ -27,8 +31,9 @@ from prefork.core.facts import (
     WorkerDraining,
     WorkerReady,
 )
+from prefork.core.phase import Phase
 from prefork.core.roster import Roster
-from prefork.core.worker_state import Phase, Timing
+from prefork.core.worker_state import Timing
 
 
 class Machine:
@@ -37,14 +42,19 @@ class Machine:
     def __init__(self, slots: int, seed: int = 0) -> None:
         self.slots = slots
         self.obedient = True
-        """Whether workers stop accepting as soon as they are asked to."""
+        """Whether workers stop accepting as soon as they are asked to drain."""
         self.now = 1000.0
-        self.dice = random.Random(seed)
-        self.roster = Roster(slots, Timing(), self.dice.random)
+        self.roster = Roster(slots, Timing(), random.Random(seed).random)
         self.alive: dict[int, int] = {}
         self.drained: list[int] = []
         self.killed: list[int] = []
         self.announced = 0
+        self.begun = 0
+        """The last generation that began."""
+        self.served: list[tuple[int, int]] = []
+        """Each generation that came to serve, with the one before it."""
+        self.failed = 0
+        """Reloads that were rolled back."""
         self.finish: Finish | None = None
         self.notes: list[str] = []
         self.refuse_forks = False
@@ -60,47 +70,55 @@ class Machine:
             self._obey(command)
 
     def _obey(self, command: Command) -> None:
-        assert self.finish is None, "a command after the end"
+        assert self.finish is None or isinstance(command, Finish), "a command after the end"
         match command:
             case Spawn():
                 assert self.serving(command.slot) <= 1, "no more than a worker and its successor"
                 if self.refuse_forks:
-                    self.tell(SpawnFailed(command.worker, "no room"))
+                    self.tell(SpawnFailed(command.worker_id, "no room"))
                     return
                 self.spawned += 1
                 assert command.generation in self.roster.generations()
-                self.alive[command.worker] = command.slot
-                self.tell(Spawned(command.worker, 5000 + command.worker))
+                self.alive[command.worker_id] = command.slot
+                self.tell(Spawned(command.worker_id, 5000 + command.worker_id))
             case Drain():
-                assert command.worker in self.alive
-                assert command.worker not in self.drained, "asked twice"
-                self.drained.append(command.worker)
+                assert command.worker_id in self.alive
+                assert command.worker_id not in self.drained, "asked twice"
+                self.drained.append(command.worker_id)
                 if self.obedient:
-                    self.tell(WorkerDraining(command.worker))
-                self.retired_at[command.worker] = self.now
+                    self.tell(WorkerDraining(command.worker_id))
+                self.retired_at[command.worker_id] = self.now
             case ReadHeartbeats():
                 now = self.now
                 self.tell(HeartbeatsRead({w: now - self.hangs_since.get(w, now) for w in self.alive}))
-            case Dump():
-                self.dumped.append(command.worker)
+            case DumpStacks():
+                self.dumped.append(command.worker_id)
             case Kill():
-                assert command.worker in self.alive
-                assert command.worker not in self.killed, "killed twice"
-                self.killed.append(command.worker)
+                assert command.worker_id in self.alive
+                assert command.worker_id not in self.killed, "killed twice"
+                self.killed.append(command.worker_id)
+            case BeginGeneration():
+                assert command.generation > self.begun
+                self.begun = command.generation
+            case GenerationServes():
+                assert command.previous == (self.served[-1][0] if self.served else 0)
+                self.served.append((command.generation, command.previous))
+            case GenerationFailed():
+                self.failed += 1
             case EmitEvent():
                 self.notes.append(str(command.event))
             case AnnounceReady():
                 self.announced += 1
             case Finish():
-                assert not self.alive, "somebody is left"
+                assert not self.alive, "a worker is left"
                 self.finish = command
 
     def serving(self, slot: int) -> int:
-        """Workers of a slot that nobody has asked to end."""
+        """Count the workers of a slot that were not asked to end."""
         return sum(at == slot and w not in self.asked() for w, at in self.alive.items())
 
     def asked(self) -> set[int]:
-        """Those that were asked to end, and those that hang: they are killed in a moment."""
+        """Return the workers that were asked to end, and those that hang, which are about to be killed."""
         return {*self.drained, *self.killed, *self.dumped}
 
     def die(self, worker: int, cause: str = "exit status 1", clean: bool = False) -> None:
@@ -110,7 +128,7 @@ class Machine:
         self.tell(WorkerDied(worker, cause, clean))
 
     def check(self) -> None:
-        """What holds at any moment."""
+        """Assert what holds at any moment."""
         if self.roster.phase not in (Phase.BOOTING, Phase.SERVING):
             return
         target = len(self.roster.slots)
@@ -118,12 +136,12 @@ class Machine:
         assert len(set(self.alive) - asked) <= target + 1, "at most one more than wanted"
         dying = [worker for worker in (*self.killed, *self.dumped) if worker in self.alive]
         for slot in self.roster.slots:
-            # One that was killed has a successor when it has been reaped.
+            # A killed worker gets its successor once it is reaped.
             provided = self.serving(slot.number) or slot.number in [self.alive[worker] for worker in dying]
-            provided = provided or (self.roster.rolling is not None and slot.number in self.roster.rolling.left)
+            provided = provided or (self.roster.rolling is not None and slot.number in self.roster.rolling.remaining)
             assert provided or slot.due is not None, "a slot forgotten"
         for worker, slot_number in self.alive.items():
-            assert worker in asked or slot_number < target, "a worker that nobody wants"
+            assert worker in asked or slot_number < target, "a worker that is not wanted"
         for slot in self.roster.slots:
             failures, back_off = self.back_off.get(slot.number, (0, 0.0))
             history = slot.history
@@ -131,7 +149,10 @@ class Machine:
             self.back_off[slot.number] = (history.failures, history.back_off)
         if self.roster.rolling is not None:
             waits_for = {self.roster.rolling.successor, *self.roster.rolling.retired}
-            assert waits_for & set(self.alive), "a reload that waits for nobody"
+            assert waits_for & set(self.alive), "a reload that waits for no worker"
+
+    def scale(self, more: int) -> None:
+        self.tell(ScaleRequested("SIGTTIN", max(1, len(self.roster.slots) + more)))
 
     def boot(self) -> None:
         self.tell(Started())
@@ -139,7 +160,7 @@ class Machine:
             self.tell(WorkerReady(worker))
 
     def sleep(self, seconds: float) -> None:
-        """Time passes as the supervisor lets it: it wakes when something is due."""
+        """Let time pass as the supervisor does, which wakes when something is due."""
         end = self.now + seconds
         while (due := self.roster.next_due(self.now)) is not None and due <= end and self.finish is None:
             self.now = max(self.now, due)

@@ -1,5 +1,4 @@
-"""Running servers as the tests of several files use them: the commands that talk to one, and what is seen of it from
-outside."""
+"""Running servers for tests: start one, send it commands, and observe it from outside."""
 
 from __future__ import annotations
 
@@ -16,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from helpers.proc import gone
 from helpers.support import wait_until
 from prefork.testing import Server, run_server
 
@@ -28,14 +28,14 @@ async def handle(stream):
 
 @contextlib.contextmanager
 def serving(folder: Path, *options: str, workers: int = 2, **more: Any) -> Iterator[Server]:
-    """`service:handle` of this folder, with its control socket there."""
+    """Serve `service:handle` of this directory, with the control socket in it."""
     control = ["--control", str(folder / "control")]
     with run_server("service:handle", "-w", str(workers), *control, *options, cwd=folder, **more) as server:
         yield server
 
 
 def command(folder: Path, *words: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """`prefork WORDS` in this folder; to its control socket, unless `env` says where there is one."""
+    """Run `prefork WORDS` in this directory, with its control socket unless `env` is given."""
     path = () if env else ("--control", str(folder / "control"))
     return subprocess.run(
         [sys.executable, "-m", "prefork", *words, *path],
@@ -48,27 +48,27 @@ def command(folder: Path, *words: str, env: Mapping[str, str] | None = None) -> 
 
 
 def status(folder: Path) -> dict[str, Any]:
-    """What the server says of itself. Not by the command: a process of its own costs 0.2 s of a processor, and many
-    tests ask again and again."""
+    """Return the status of the server. It does not run the command, because a process costs 0.2 s of CPU time and many
+    tests ask repeatedly."""
     told = answer(asking(folder, {"command": "status"}))
     assert told["ok"], told
     return told
 
 
 def ready(folder: Path) -> list[dict[str, Any]]:
-    """Those of its workers that accept."""
+    """Return the workers that accept connections."""
     return [worker for worker in status(folder)["workers"] if worker["state"] == "ready"]
 
 
 def upgrade(folder: Path) -> int:
-    """Upgrade; the pid of the successor."""
+    """Upgrade the server, and return the PID of the successor."""
     done = command(folder, "upgrade", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     return int(json.loads(done.stdout)["pid"])
 
 
 def asking(folder: Path, request: Mapping[str, Any] | bytes) -> socket.socket:
-    """A conversation with the control socket that has begun."""
+    """Connect to the control socket, send a request, and return the connection."""
     sock = socket.socket(socket.AF_UNIX)
     # Blocking: with a timeout it is refused where the queue is full (connect(2), EAGAIN).
     sock.connect(str(folder / "control"))
@@ -78,7 +78,7 @@ def asking(folder: Path, request: Mapping[str, Any] | bytes) -> socket.socket:
 
 
 def answer(sock: socket.socket) -> dict[str, Any]:
-    """How it ends."""
+    """Return the reply to a request, and close the connection."""
     with sock, sock.makefile("rb") as file:
         value: dict[str, Any] = json.loads(file.readline())
     return value
@@ -97,13 +97,13 @@ class Asked:
         self._reply = answer(self._sock)
 
     def reply(self) -> dict[str, Any]:
-        """When it is there."""
+        """Wait for the reply, and return it."""
         self._thread.join()
         return self._reply
 
 
 def echo(address: tuple[str, int] | str, line: bytes = b"hello\n") -> bytes:
-    """What comes back for this line."""
+    """Send a line, and return the line that comes back."""
     with socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET) as sock:
         sock.settimeout(10)
         sock.connect(address)
@@ -112,35 +112,21 @@ def echo(address: tuple[str, int] | str, line: bytes = b"hello\n") -> bytes:
 
 
 def serves(server: Server) -> bool:
-    """Whether it answers on its first TCP address."""
+    """Return whether the server answers on its first TCP address."""
     return echo(("127.0.0.1", server.port)) == b"hello\n"
 
 
 def end(pid: int) -> None:
-    """A supervisor that is not ours to wait for."""
+    """Stop a supervisor that is no child of this process."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGTERM)
     wait_until(lambda: gone(pid), 20, f"the end of {pid}")
 
 
-def gone(pid: int) -> bool:
-    """Whether the process has ended."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-
-
-def cpu_seconds(pid: int) -> float:
-    """What the process has used up to now."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def leave_descriptors(pid: int, spare: int) -> None:
-    """Let the process open so many more, and not one beyond, counted from what it has when it has nothing to do."""
+    """Let a process open `spare` descriptors more, and no further one, counted from those it has while it sleeps."""
     used = _open_at_rest(pid)
-    # The lowest free number is taken: so many of those below the limit are to be free.
+    # The kernel uses the lowest free number, so `spare` numbers below the limit must be free.
     limit = spare
     while sum(number not in used for number in range(limit)) < spare or limit in used:
         limit += 1
@@ -149,7 +135,7 @@ def leave_descriptors(pid: int, spare: int) -> None:
 
 
 def _open_at_rest(pid: int) -> set[int]:
-    """What it has open while it sleeps: what is open for a moment (the ready pipe, at the start) does not count."""
+    """Return the descriptors that a process has while it sleeps, without those open for a moment (the ready pipe)."""
     seen: list[set[int]] = []
 
     def slept() -> bool:
@@ -162,7 +148,7 @@ def _open_at_rest(pid: int) -> set[int]:
 
 
 def _sleeps(pid: int) -> str | None:
-    """How often it has gone to sleep, if it sleeps now."""
+    """Return how often a process has gone to sleep if it sleeps now, else None."""
     status = dict(
         line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line
     )

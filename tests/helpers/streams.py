@@ -67,7 +67,7 @@ class World:
     transport: str
     limits: Limits = field(default_factory=Limits)
     events: list[Event] = field(default_factory=list)
-    shared: ServerState | None = None
+    server_state: ServerState | None = None
 
     def run(self, main: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         """Run `main` on a loop of this flavour, under a deadline."""
@@ -79,12 +79,12 @@ class World:
             if self.flavour == "eager":
                 loop.set_task_factory(asyncio.eager_task_factory)
             poller = LoopPoller(loop) if self.flavour == "no-epoll" else None
-            self.shared = ServerState(loop, self.limits, self.events.append, poller)
+            self.server_state = ServerState(loop, self.limits, self.events.append, poller)
             try:
                 async with asyncio.timeout(DEADLINE):
                     result = await main()
             finally:
-                self.shared.close()
+                self.server_state.close()
             assert not failures, failures
             return result
 
@@ -120,12 +120,12 @@ class World:
         return ours, theirs
 
     def stream(self, ours: socket.socket) -> Stream:
-        assert self.shared is not None
+        assert self.server_state is not None
         try:
             address: object = ours.getpeername()
         except OSError:
             address = None
-        return Stream(ours, address, self.shared)
+        return Stream(ours, address, self.server_state)
 
     @contextlib.asynccontextmanager
     async def connected(
@@ -166,6 +166,41 @@ class World:
                 yield stream, theirs
             finally:
                 stream.abort()
+
+
+class Serving:
+    """A server of this process, and the events that it emitted."""
+
+    def __init__(self, handler: object, limits: Limits, tls: bool = False) -> None:
+        self.events: list[Event] = []
+        context = server_context() if tls else None
+        self.server = observed_server(handler, self.events.append, limits=limits, tls=context)
+
+    async def __aenter__(self) -> Serving:
+        await self.server.__aenter__()
+        self.server.listen(0, "127.0.0.1")
+        return self
+
+    async def __aexit__(self, *exc: Any) -> None:
+        await self.server.drain(0)
+        await self.server.__aexit__(*exc)
+
+    @property
+    def where(self) -> Any:
+        return self.server.sockets[0].getsockname()
+
+    async def connect(self, **options: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection(*self.where, **options)
+
+    def connect_socket(self, source: str = "127.0.0.1") -> socket.socket:
+        """Connect a socket. It then waits in the accept queue, whether the server accepts or not."""
+        sock = socket.create_connection(self.where, source_address=(source, 0))
+        sock.setblocking(False)
+        return sock
+
+    def reasons(self, kind: type[Event]) -> list[str]:
+        """Return the reasons of the events of one kind that has them."""
+        return [event.reason for event in self.events if isinstance(event, kind)]  # type: ignore[attr-defined]  # it has
 
 
 async def eventually(condition: Callable[[], object], what: str = "condition") -> None:

@@ -1,4 +1,4 @@
-"""What many tests need: real programs, root, conditions to wait for, scripts in processes of their own."""
+"""What many tests need: real programs, root, conditions to wait for, scripts in processes of their own, strace."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from helpers.proc import session_members
 
 
 def _missing(what: str) -> None:
@@ -27,31 +29,30 @@ def _missing(what: str) -> None:
 
 
 def need(*programs: str) -> None:
-    """Skip, and say so, where a program is missing; with CI=true fail: there everything has to be tested."""
+    """Skip the test if a program is missing; with CI=true fail it, because everything must be tested there."""
     for program in programs:
         if shutil.which(program) is None:
             _missing(f"{program} is not installed")
 
 
 def need_root() -> None:
-    """The same for what only root can do."""
+    """Skip the test unless it runs as root; with CI=true fail it."""
     if os.geteuid() != 0:
         _missing("this needs root")
 
 
 def slow(*values: object) -> Any:
-    """Values of a parametrization for `make test-all` alone."""
+    """Mark values of a parametrization as only for `make test-all`."""
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
 def rounds(few: int, many: int) -> pytest.MarkDecorator:
-    """How often a test with chance in it tries its luck: `many` times with `make test-all`."""
+    """Set how often a test with random timing runs: `few` times, or `many` with `make test-all`."""
     return pytest.mark.parametrize("rounds", [few, slow(many)])
 
 
 def free_port() -> int:
-    """One that was free a moment ago. Below those that the kernel hands out: a client of a test beside this one may be
-    given any of them."""
+    """Return a port that was free a moment ago, below those that the kernel hands out to clients of other tests."""
     lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     while True:
         port = random.randrange(max(1024, lowest // 2), lowest)
@@ -77,7 +78,7 @@ def run_script(
     cwd: str | os.PathLike[str] | None = None,
     pass_fds: tuple[int, ...] = (),
 ) -> subprocess.CompletedProcess[str]:
-    """Run Python code (text, or the path of a file) in a session of its own, and leave nobody of it alive.
+    """Run Python code (text, or the path of a file) in a session of its own, and kill what is left of it.
 
     `prefix` is a command before Python's (strace, unshare). AssertionError, with what was printed, after `deadline`.
     """
@@ -116,24 +117,15 @@ def kill_session(leader: int) -> None:
         time.sleep(0.01)
 
 
-def open_files(pid: int) -> dict[int, str]:
-    """What each descriptor of a process names. One that the process closes meanwhile is left out."""
-    found = {}
-    for entry in os.listdir(f"/proc/{pid}/fd"):
-        with contextlib.suppress(FileNotFoundError):
-            found[int(entry)] = os.readlink(f"/proc/{pid}/fd/{entry}")
-    return found
-
-
-def session_members(leader: int) -> list[int]:
-    """The living processes of a session."""
-    members = []
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                fields = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if int(fields[3]) == leader and fields[0] != "Z":
-                members.append(int(entry))
-    return members
+@contextlib.contextmanager
+def traced(pid: int, *options: str, log: str | os.PathLike[str] = os.devnull) -> Iterator[None]:
+    """Have strace attached to a process within the block, with `options`; what it sees goes to the file `log`."""
+    need("strace")
+    need_root()
+    command = ["strace", "-qq", "-p", str(pid), "-o", os.fspath(log), *options]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as tracer:
+        try:
+            wait_until(lambda: "TracerPid:\t0\n" not in Path(f"/proc/{pid}/status").read_text(), what="strace attached")
+            yield
+        finally:
+            tracer.terminate()

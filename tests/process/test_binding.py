@@ -58,7 +58,7 @@ def test_all_interfaces_on_both_families_with_one_free_port(bind: Any, address: 
         assert bound[0].getsockname()[0] == "0.0.0.0"
 
 
-def test_what_every_socket_is(bind: Any) -> None:
+def test_each_socket_listens_non_blocking_and_is_not_inheritable(bind: Any) -> None:
     for sock in bind(0):
         assert not sock.getblocking()
         assert not sock.get_inheritable()
@@ -91,7 +91,7 @@ def test_the_backlog_is_passed_on(bind: Any) -> None:
 
 
 @needs_ipv6
-def test_the_family_restricts(bind: Any) -> None:
+def test_a_family_restricts_the_addresses(bind: Any) -> None:
     assert [s.family for s in bind(0, family=socket.AF_INET)] == [socket.AF_INET]
     assert [s.family for s in bind(0, family=socket.AF_INET6)] == [socket.AF_INET6]
 
@@ -109,7 +109,7 @@ def test_a_host_name_is_all_of_its_addresses(bind: Any, monkeypatch: pytest.Monk
     assert len({s.getsockname()[1] for s in bound}) == 1
 
 
-def test_a_name_that_nobody_knows(bind: Any) -> None:
+def test_an_unknown_host_name_raises_gaierror(bind: Any) -> None:
     with pytest.raises(socket.gaierror):
         bind(0, "no-such-host.invalid")
 
@@ -128,7 +128,7 @@ def test_flags_go_to_getaddrinfo(bind: Any, monkeypatch: pytest.MonkeyPatch) -> 
     assert seen == [socket.AI_PASSIVE, socket.AI_NUMERICHOST]
 
 
-def test_reuse_port(bind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reuse_port_binds_a_port_twice(bind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (first,) = bind(0, "127.0.0.1", reuse_port=True)
     (second,) = bind(first.getsockname()[1], "127.0.0.1", reuse_port=True)
     assert first.getsockname() == second.getsockname()
@@ -141,7 +141,7 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-def test_all_or_nothing(bind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_bind_closes_what_was_bound(bind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     real = socket.getaddrinfo
 
     def several(host: Any, *rest: Any) -> Any:
@@ -158,7 +158,7 @@ def test_all_or_nothing(bind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no interface of this machine" in str(caught.value)
 
 
-def test_an_address_in_use(bind: Any) -> None:
+def test_an_address_in_use_raises_with_the_address(bind: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(prefork.BindError, match=f"bind 127.0.0.1:{port}: address already in use") as caught:
@@ -190,7 +190,7 @@ def test_a_free_port_that_is_taken_on_the_second_family_is_tried_again(
 
 
 @needs_ipv6
-def test_a_port_that_was_asked_for_is_not_exchanged(bind: Any) -> None:
+def test_a_given_port_is_not_replaced_by_another(bind: Any) -> None:
     with socket.socket(socket.AF_INET6) as taken:
         taken.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         taken.bind(("::", 0))
@@ -287,7 +287,7 @@ print(json.dumps([sorted(map(list, families), key=str), errors]))
         ("no address", '["AF_INET", "AF_INET6"]', ["bind 192.0.2.7", "bind [::1]"]),
     ],
 )
-def test_networks_with_ipv6_off_or_without_an_address(setup: str, wildcard: str, errors: list[str]) -> None:
+def test_ipv6_that_is_off_or_has_no_address_is_skipped(setup: str, wildcard: str, errors: list[str]) -> None:
     need("unshare", "ip")
     need_root()
     done = run_script(NETWORK, setup, "300", prefix=("unshare", "-n"))
@@ -303,7 +303,7 @@ def test_networks_with_ipv6_off_or_without_an_address(setup: str, wildcard: str,
         assert found[None][0] == "AF_INET"
 
 
-def test_low_ports_name_the_cure() -> None:
+def test_a_low_port_without_rights_names_the_cure() -> None:
     need("setpriv", "unshare", "ip")
     need_root()
     code = "import prefork\ntry: prefork.bind_sockets(80, '127.0.0.1')\nexcept prefork.BindError as exc: print(exc)"
@@ -320,7 +320,7 @@ def test_low_ports_name_the_cure() -> None:
 
 @pytest.mark.parametrize("mode", [0o600, 0o660, 0o666, 0o400])
 @pytest.mark.parametrize("mask", [0, 0o022, 0o777])
-def test_the_mode_is_what_was_asked_for_whatever_the_umask(tmp_path: Path, mode: int, mask: int) -> None:
+def test_a_socket_file_has_its_mode_whatever_the_umask(tmp_path: Path, mode: int, mask: int) -> None:
     before = os.umask(mask)
     try:
         with prefork.bind_unix_socket(tmp_path / "s", mode) as sock:
@@ -332,7 +332,7 @@ def test_the_mode_is_what_was_asked_for_whatever_the_umask(tmp_path: Path, mode:
         os.umask(before)
 
 
-def test_there_is_no_moment_at_which_the_file_is_more_open(tmp_path: Path) -> None:
+def test_a_socket_file_is_never_more_accessible_than_its_mode(tmp_path: Path) -> None:
     """The mode is set before there is a file: in the order of system calls, and under the eyes of a watcher."""
     need("strace")
     path = tmp_path / "s"
@@ -367,7 +367,7 @@ def test_there_is_no_moment_at_which_the_file_is_more_open(tmp_path: Path) -> No
     assert seen <= {0o600}
 
 
-def test_a_stale_socket_is_replaced(tmp_path: Path) -> None:
+def test_a_stale_socket_file_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "s"
     prefork.bind_unix_socket(path).close()
     with prefork.bind_unix_socket(path) as sock, socket.socket(socket.AF_UNIX) as client:
@@ -376,7 +376,7 @@ def test_a_stale_socket_is_replaced(tmp_path: Path) -> None:
         connection.close()
 
 
-def test_a_live_socket_is_left_alone(tmp_path: Path) -> None:
+def test_a_live_socket_file_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "s"
     with prefork.bind_unix_socket(path, backlog=1) as live:
         inode = path.stat().st_ino
@@ -390,7 +390,7 @@ def test_a_live_socket_is_left_alone(tmp_path: Path) -> None:
         connection.close()
 
 
-def test_files_of_another_kind_are_left_alone(tmp_path: Path) -> None:
+def test_files_of_another_kind_are_kept(tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.write_text("data")
     link = tmp_path / "link"
@@ -407,7 +407,7 @@ def test_files_of_another_kind_are_left_alone(tmp_path: Path) -> None:
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_paths_that_cannot_be(tmp_path: Path) -> None:
+def test_impossible_socket_paths_raise(tmp_path: Path) -> None:
     for path, code in (
         ("", errno.EINVAL),
         ("not\0abstract", errno.EINVAL),
@@ -434,7 +434,7 @@ def test_a_name_of_the_abstract_namespace_has_no_file() -> None:
 
 
 def test_many_starters_at_once_end_with_one_server(tmp_path: Path) -> None:
-    """Each finds the same stale file; whoever loses says so, and the winner's file stays."""
+    """Each finds the same stale file; a loser raises, and the winner's file stays."""
     path = tmp_path / "s"
     prefork.bind_unix_socket(path).close()
     code = f"""
@@ -456,8 +456,8 @@ else:
     assert sorted(words) == ["bound"] + ["refused"] * 5
 
 
-def test_a_blocking_listener_is_made_non_blocking_for_all_who_hold_it() -> None:
-    """The flag is of the open file description: set once by whoever accepts first."""
+def test_a_blocking_listener_becomes_non_blocking_for_every_holder() -> None:
+    """The flag belongs to the open file description, and the first process that accepts sets it once."""
     code = """
 import asyncio, fcntl, os, prefork, socket
 listener = socket.create_server(("127.0.0.1", 0))

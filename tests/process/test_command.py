@@ -44,7 +44,7 @@ def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]
 # --- what it says about itself ----------------------------------------------------------------------------------------
 
 
-def test_both_spellings_are_one_command() -> None:
+def test_prefork_and_python_m_prefork_are_one_command() -> None:
     script = str(Path(sys.executable).with_name("prefork"))
     for arguments in (["--version"], ["--help"], ["serve", "--help"], ["serve"], ["serve", "x:y", "--nope"]):
         results = [
@@ -56,7 +56,7 @@ def test_both_spellings_are_one_command() -> None:
         assert results[0].stderr == results[1].stderr
 
 
-def test_the_version(capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capfd.readouterr() == (f"prefork {prefork.__version__}\n", "")
 
@@ -77,6 +77,8 @@ def test_help_names_every_option_and_its_default(capfd: pytest.CaptureFixture[st
         "-b, --bind ADDR": ":9000",
         "-w, --workers N": "0",
         "--backlog N": "1024",
+        "--max-unsent BYTES": "256M",
+        "--read-limit BYTES": "64K",
         "--handshake-timeout SECONDS": "5",
         "--write-timeout SECONDS": "60",
         "--drain-timeout SECONDS": "30",
@@ -106,7 +108,7 @@ def test_check_takes_the_options_of_serve(capfd: pytest.CaptureFixture[str]) -> 
     assert options[0] == options[1] != ""
 
 
-def test_nothing_asked_is_the_help_but_no_success(capfd: pytest.CaptureFixture[str]) -> None:
+def test_no_arguments_print_the_help_and_fail(capfd: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     out, err = capfd.readouterr()
     assert out == ""
@@ -119,7 +121,7 @@ def test_help_imports_no_server() -> None:
         import sys
         import prefork.cli.main
         assert not [name for name in sys.modules if name.startswith("prefork.net")]
-        assert "typer" not in sys.modules
+        assert "click" not in sys.modules
         assert prefork.cli.main.main(["serve", "--help"]) == 0
         heavy = {"asyncio", "ssl", "rich", "uvloop", *(f"prefork.{n}" for n in ("assembly", "net", "worker", "parent"))}
         assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()
@@ -134,7 +136,7 @@ def test_help_imports_no_server() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("serv", r"no such command 'serv'.*'serve'.* \(see prefork --help\)"),
+        ("serv", r"no such command 'serv', did you mean serve\? \(see prefork --help\)"),
         ("--nope", r"--nope: no such option \(see prefork --help\)"),
         ("serve", r"TARGET is missing: module:attribute or .* \(see prefork serve --help\)"),
         ("check echo:handle more", r"got unexpected extra argument.*more.*"),
@@ -143,6 +145,9 @@ def test_help_imports_no_server() -> None:
             r"--worker: no such option, did you mean --workers\? \(see prefork check --help\)",
         ),
         ("check echo:handle --reload", r"--reload: no such option.*"),
+        ("check echo:handle --reuse-port=3", r"--reuse-port: takes no value \(see prefork check --help\)"),
+        ("scale", r"N is missing \(see prefork scale --help\)"),
+        ("scale four", r"N four: must be a whole number"),
         ("check echo:handle -x", r"-x: no such option.*"),
         ("check echo:handle --bind", r"--bind: a value is needed after it \(see prefork check --help\)"),
         ("check echo", r"TARGET echo: expected module:attribute or path/to/file.py:attribute, such as echo:handle"),
@@ -213,7 +218,7 @@ def test_a_wrong_option_is_one_line_with_its_cause(
         [""],
     ],
 )
-def test_strange_characters_are_named_harmlessly(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+def test_control_characters_in_arguments_are_escaped(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
     out, err = capfd.readouterr()
     assert out == ""
@@ -223,7 +228,7 @@ def test_strange_characters_are_named_harmlessly(arguments: list[str], capfd: py
     assert len(err) < 2100
 
 
-def test_a_descriptor_that_cannot_be_written(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_ready_fd_that_cannot_be_written_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
     reader, writer = os.pipe()
     try:
         assert main(["check", "echo:handle", "--ready-fd", str(reader)]) == 2
@@ -233,7 +238,7 @@ def test_a_descriptor_that_cannot_be_written(capfd: pytest.CaptureFixture[str]) 
     assert re.fullmatch(rf"prefork: --ready-fd {reader}: is open for reading only.*\n", capfd.readouterr().err)
 
 
-def test_uvloop_is_missed_by_name() -> None:
+def test_a_missing_uvloop_is_named() -> None:
     done = run_script(
         """
         import importlib.util, sys
@@ -262,7 +267,9 @@ def test_uvloop_is_missed_by_name() -> None:
         ("handle = 3", "service\nprefork: ready", r"service service\\nprefork: ready: .*"),
     ],
 )
-def test_a_service_that_cannot_be_loaded(word: str, text: str, target: str, message: str, tmp_path: Path) -> None:
+def test_a_service_that_cannot_be_loaded_exits_with_3(
+    word: str, text: str, target: str, message: str, tmp_path: Path
+) -> None:
     (tmp_path / "service.py").write_text(text)
     options = ["--bind", "127.0.0.1:0", "--workers", "1"] if word == "serve" else []
     done = command(word, target, *options, "--log-level", "error", cwd=tmp_path)
@@ -274,7 +281,7 @@ def test_a_service_that_cannot_be_loaded(word: str, text: str, target: str, mess
     assert done.stderr.replace("\n", "").isprintable()
 
 
-def test_an_address_that_is_taken(folder: Path) -> None:
+def test_an_address_in_use_exits_with_4(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         done = command("serve", "echo:handle", "--bind", address, cwd=folder)
@@ -283,7 +290,7 @@ def test_an_address_that_is_taken(folder: Path) -> None:
     assert re.fullmatch(rf"prefork: bind {address}: address already in use.*\n", done.stderr)
 
 
-def test_a_name_that_does_not_resolve(folder: Path) -> None:
+def test_an_unknown_host_name_exits_with_4(folder: Path) -> None:
     done = command("serve", "echo:handle", "--bind", "does-not-exist.invalid:9000", cwd=folder)
     assert done.returncode == 4
     assert re.fullmatch(r"prefork: bind does-not-exist\.invalid:9000: .*\n", done.stderr)
@@ -313,7 +320,7 @@ def test_check_reads_the_certificates(folder: Path, certs: dict[str, str]) -> No
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["check", "echo:handle"]])
-def test_nobody_reads_standard_output(arguments: list[str], folder: Path) -> None:
+def test_a_closed_standard_output_is_no_traceback(arguments: list[str], folder: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     try:
@@ -323,7 +330,7 @@ def test_nobody_reads_standard_output(arguments: list[str], folder: Path) -> Non
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_standard_output_is_full(folder: Path) -> None:
+def test_a_full_standard_output_is_one_line(folder: Path) -> None:
     with open("/dev/full", "w") as full:
         done = command("check", "echo:handle", stdout=full, cwd=folder)
     assert done.returncode == 2
@@ -332,7 +339,7 @@ def test_standard_output_is_full(folder: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [["--version"], ["serve", "echo:handle", "-w", "x"]])
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", "2>/dev/full"])
-def test_standard_streams_that_are_closed(arguments: list[str], closed: str, folder: Path) -> None:
+def test_closed_standard_streams_are_survived(arguments: list[str], closed: str, folder: Path) -> None:
     line = " ".join([sys.executable, "-m", "prefork", *arguments, closed])
     done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=30, cwd=folder, check=False)
     assert done.returncode == (0 if arguments == ["--version"] else 2)
@@ -395,7 +402,7 @@ def test_an_interruption_is_silent() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
-def test_an_interruption_while_the_service_is_imported(tmp_path: Path) -> None:
+def test_an_interruption_during_the_import_is_silent(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text("import time\nprint('here', flush=True)\ntime.sleep(60)\n")
     process = subprocess.Popen(
         [sys.executable, "-m", "prefork", "check", "slow:handle"],
@@ -415,7 +422,7 @@ def test_an_interruption_while_the_service_is_imported(tmp_path: Path) -> None:
     assert len(err.splitlines()) <= 1
 
 
-def test_a_bug_is_told_with_its_traceback_and_70() -> None:
+def test_a_bug_prints_its_traceback_and_exits_with_70() -> None:
     done = run_with(r"raise RuntimeError('peer\x1b[31m\nprefork: fine')")
     assert (done.returncode, done.stdout) == (70, "")
     lines = done.stderr.splitlines()
@@ -432,7 +439,7 @@ def test_a_broken_pipe_inside_is_not_taken_for_a_reader_that_left() -> None:
 
 
 @pytest.mark.parametrize(("failure", "code"), [("ConfigError", 2), ("ServiceError", 3), ("PreforkError", 70)])
-def test_exit_codes_are_those_of_the_failures(failure: str, code: int) -> None:
+def test_each_failure_has_its_exit_code(failure: str, code: int) -> None:
     done = run_with(f"from prefork import errors; raise errors.{failure}('what\\x1b\\nhappened')")
     assert (done.returncode, done.stdout, done.stderr) == (code, "", "prefork: what\\x1b\\nhappened\n")
 
@@ -446,7 +453,7 @@ def connected(port: int) -> Iterator[socket.socket]:
         yield client
 
 
-def test_it_serves_and_says_so_and_stops(folder: Path) -> None:
+def test_serve_logs_its_address_serves_and_stops(folder: Path) -> None:
     path = folder / "echo.sock"
     with run_server(
         "echo:handle", "--workers", "2", bind=("127.0.0.1:0", f"unix:{path},mode=660"), cwd=folder
@@ -464,6 +471,16 @@ def test_it_serves_and_says_so_and_stops(folder: Path) -> None:
     assert texts[3] == "ready: 2 workers"
     assert re.search(r" info worker [01]\[\d+\]: ", log)
     assert not path.exists()
+
+
+def test_the_read_limit_ends_a_connection_with_a_longer_line(folder: Path) -> None:
+    with run_server("echo:handle", "-w", "1", "--read-limit", "16", "--log-level", "debug", cwd=folder) as server:
+        with connected(server.port) as client:
+            client.sendall(b"short\n")
+            assert client.recv(100) == b"short\n"
+            client.sendall(b"longer than sixteen bytes\n")
+            assert client.recv(100) == b""
+        wait_until(lambda: "LineTooLongError" in server.stderr())
 
 
 def test_json_logs_of_all_processes_are_json(folder: Path) -> None:
@@ -523,7 +540,7 @@ def test_the_level_applies_in_every_process(folder: Path) -> None:
         assert all(" info " not in line for line in server.stderr().splitlines())
 
 
-def test_a_log_that_nobody_reads_does_not_stop_the_server(folder: Path) -> None:
+def test_a_log_that_is_not_read_does_not_stop_the_server(folder: Path) -> None:
     (folder / "noisy.py").write_text(
         "import logging\n"
         "async def handle(stream):\n"

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.servers import ECHO, Asked, answer, asking, command, cpu_seconds, leave_descriptors, serving, status
-from helpers.support import need, need_root, open_files, run_script, wait_until
+from helpers.proc import cpu_share, open_files
+from helpers.servers import ECHO, Asked, answer, asking, command, leave_descriptors, serving, status
+from helpers.support import need, need_root, run_script, wait_until
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -67,7 +68,7 @@ def test_reload_waits_and_says_whether_it_worked(server: Server, folder: Path) -
     assert len(server.worker_pids()) >= 2
 
 
-def test_scale(server: Server, folder: Path) -> None:
+def test_scale_changes_the_number_of_workers(server: Server, folder: Path) -> None:
     assert command(folder, "scale", "4").stdout == "scaled: 4 workers\n"
     wait_until(lambda: len(server.worker_pids()) == 4)
     assert command(folder, "scale", "1").stdout == "scaled: 1 worker\n"
@@ -79,7 +80,7 @@ def test_scale(server: Server, folder: Path) -> None:
     assert len(server.worker_pids()) == 1
 
 
-def test_stop(server: Server, folder: Path) -> None:
+def test_stop_ends_the_server(server: Server, folder: Path) -> None:
     path = folder / "control"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert command(folder, "stop").stdout == f"stopping: supervisor {server.pid}\n"
@@ -126,7 +127,7 @@ def test_rubbish_is_answered_and_changes_nothing(server: Server, folder: Path) -
         assert status(folder)["state"] == "serving"
 
 
-def test_nested_deeply(server: Server, folder: Path) -> None:
+def test_a_deeply_nested_request_is_refused(server: Server, folder: Path) -> None:
     for depth in (500, 1000, 30000):
         reply = answer(asking(folder, b"[" * depth + b"\n"))
         assert reply["ok"] is False
@@ -138,14 +139,12 @@ def test_without_a_descriptor_a_client_waits_and_costs_nothing(server: Server, f
     need("prlimit")
     leave_descriptors(server.pid, 0)
     with asking(folder, {"command": "status"}) as sock, sock.makefile("rb") as file:
-        before, started = cpu_seconds(server.pid), time.monotonic()
-        wait_until(lambda: time.monotonic() > started + 1.5)
-        assert cpu_seconds(server.pid) - before < 0.5, "it would try again and again"
+        assert cpu_share(server.pid) < 0.3, "it tries again and again"
         leave_descriptors(server.pid, 5)
         assert json.loads(file.readline())["ok"] is True
 
 
-def test_those_that_wait_for_a_reload_leave_room_for_others(server: Server, folder: Path) -> None:
+def test_clients_waiting_for_a_reload_do_not_block_other_commands(server: Server, folder: Path) -> None:
     (folder / "service.py").write_text("import os, time\nwhile os.path.exists('wait'): time.sleep(0.01)\n" + ECHO)
     (folder / "wait").touch()
     waiting = [Asked(folder, {"command": "reload"}) for _ in range(24)]
@@ -187,7 +186,7 @@ def test_clients_that_say_too_much_or_nothing_cost_nothing(server: Server, folde
 
 def test_other_users_are_turned_away(server: Server, folder: Path) -> None:
     need_root()
-    # As if its owner had opened the file to everybody.
+    # As if its owner had opened the file to every user.
     (folder / "control").chmod(0o666)
     folder.chmod(0o755)
     code = """

@@ -1,4 +1,4 @@
-"""Limits over all workers: exact, whoever accepts, whoever dies, and as the settings of today have them."""
+"""Limits over all workers: exact whichever worker accepts or dies, and as the current settings have them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.proc import cpu_share
 from helpers.servers import answer, asking
 from helpers.support import need, need_root, run_script, wait_until
 
@@ -62,12 +63,16 @@ class Crowd:
             self.socks[sock.fileno()] = sock
             self._poll.register(sock, select.POLLIN)
 
-    def listen(self) -> None:
-        """Who has been greeted by now."""
-        for fd, _ in self._poll.poll(0):
-            assert int(self.socks[fd].recv(100))
-            self.served.add(fd)
-            self._poll.unregister(fd)
+    def listen(self, seconds: float = 0.0) -> None:
+        """Receive the greetings that come within `seconds`."""
+        end = time.monotonic() + seconds
+        while True:
+            for fd, _ in self._poll.poll(max(0.0, end - time.monotonic()) * 1000):
+                assert int(self.socks[fd].recv(100))
+                self.served.add(fd)
+                self._poll.unregister(fd)
+            if time.monotonic() >= end:
+                return
 
     def wait(self, served: int) -> None:
         def come() -> bool:
@@ -77,7 +82,7 @@ class Crowd:
         wait_until(come, 20, f"{served} of {len(self.socks)} served, {len(self.served)} are")
 
     def leave(self, count: int) -> None:
-        """So many of those that are served."""
+        """Close `count` of the served connections."""
         for _ in range(count):
             fd = self.served.pop()
             self.socks.pop(fd).close()
@@ -125,7 +130,7 @@ class Watcher:
 
 
 @pytest.mark.parametrize("options", [[], ["--reuse-port"]])
-def test_never_more_than_the_limit_and_each_place_is_used_again(
+def test_the_limit_holds_and_each_released_slot_is_used_again(
     folder: Path, crowds: list[Crowd], options: list[str]
 ) -> None:
     """200 may be open, 240 come, 60 leave; 1,000 of 1,200 is the catalogue's."""
@@ -137,8 +142,7 @@ def test_never_more_than_the_limit_and_each_place_is_used_again(
         crowds.append(crowd)
         crowd.join(240)
         crowd.wait(200)
-        time.sleep(0.3)
-        crowd.listen()
+        crowd.listen(0.3)
         assert len(crowd.served) == 200
         assert open_now(folder) == 200
         for _ in range(60):
@@ -196,7 +200,7 @@ def test_the_limit_holds_at_every_moment(folder: Path) -> None:
         assert (now, most) == (0, 5)
 
 
-def test_places_of_a_worker_that_dies_are_free(folder: Path, crowds: list[Crowd]) -> None:
+def test_slots_of_a_dead_worker_are_free_again(folder: Path, crowds: list[Crowd]) -> None:
     control = str(folder / "control")
     with run_server("service:handle", "-w", "2", "--control", control, "--max-connections", "20", cwd=folder) as server:
         crowd = Crowd(server)
@@ -211,7 +215,7 @@ def test_places_of_a_worker_that_dies_are_free(folder: Path, crowds: list[Crowd]
         assert open_now(folder) <= 20
 
 
-def test_places_of_workers_that_drain_count_until_they_are_left(folder: Path, crowds: list[Crowd]) -> None:
+def test_slots_of_draining_workers_count_until_released(folder: Path, crowds: list[Crowd]) -> None:
     control = str(folder / "control")
     with run_server("service:handle", "-w", "2", "--control", control, "--max-connections", "10", cwd=folder) as server:
         crowd = Crowd(server)
@@ -222,8 +226,7 @@ def test_places_of_workers_that_drain_count_until_they_are_left(folder: Path, cr
         late = Crowd(server)
         crowds.append(late)
         late.join(4)
-        time.sleep(0.3)
-        late.listen()
+        late.listen(0.3)
         assert late.served == set()
         # The old workers do not accept; the new ones are told that there is room.
         crowd.leave(4)
@@ -244,15 +247,14 @@ def test_a_reload_changes_the_limit_for_those_that_run(folder: Path, crowds: lis
         config.write_text("max_connections = 2\n")
         assert request(folder, command="reload")["ok"]
         crowd.leave(3)
-        time.sleep(0.3)
-        crowd.listen()
+        crowd.listen(0.3)
         assert len(crowd.served) == 5, "nobody is sent away, and nobody is let in"
         config.write_text("")
         assert request(folder, command="reload")["ok"]
         crowd.wait(9)
 
 
-def test_of_one_address_no_more_than_its_part_over_all_workers(folder: Path) -> None:
+def test_the_limit_of_one_address_holds_over_all_workers(folder: Path) -> None:
     with run_server("service:handle", "-w", "4", "--max-connections-per-ip", "10", cwd=folder) as server:
         served: list[socket.socket] = []
         refused = 0
@@ -341,7 +343,7 @@ with run_server("service:handle", "-w", "2", "--max-connections-per-ip", "3", bi
     assert done.stdout == "[True, True, True, False, False]\n[True, True, True, False]\n", done.stderr
 
 
-def test_no_faster_than_the_rate_over_all_workers(folder: Path, crowds: list[Crowd]) -> None:
+def test_the_accept_rate_holds_over_all_workers(folder: Path, crowds: list[Crowd]) -> None:
     with run_server("service:handle", "-w", "2", "--accept-rate", "40", cwd=folder) as server:
         began = time.monotonic()
         crowd = Crowd(server)
@@ -351,7 +353,7 @@ def test_no_faster_than_the_rate_over_all_workers(folder: Path, crowds: list[Cro
         assert time.monotonic() - began >= 30 / 40 * 0.9
 
 
-def test_the_limit_of_descriptors_is_raised_as_far_as_it_may_be(folder: Path) -> None:
+def test_the_soft_limit_of_descriptors_is_raised_to_the_hard_one(folder: Path) -> None:
     need("prlimit")
     with (
         run_server("service:handle", "-w", "1", cwd=folder, prefix=("prlimit", "--nofile=64:500")) as server,
@@ -364,9 +366,9 @@ def test_the_limit_of_descriptors_is_raised_as_far_as_it_may_be(folder: Path) ->
         file.close()
 
 
-def test_a_worker_without_descriptors_rests_and_its_siblings_go_on(folder: Path, crowds: list[Crowd]) -> None:
+def test_a_worker_without_descriptors_pauses_and_its_siblings_accept(folder: Path, crowds: list[Crowd]) -> None:
     """A worker may have 64 descriptors, and 300 connections come: the other one takes what it cannot; then both are
-    poor, and what is too much waits, and is served when others leave. Nothing is lost, and nobody spins."""
+    poor, and what is too much waits, and is served when others leave. Nothing is lost, and no worker spins."""
     options = ["--control", f"{folder}/control", "--drain-timeout", "0.5"]
     with run_server("service:handle", "-w", "2", *options, cwd=folder) as server:
         poor, other = server.worker_pids()
@@ -380,11 +382,8 @@ def test_a_worker_without_descriptors_rests_and_its_siblings_go_on(folder: Path,
         held = len(os.listdir(f"/proc/{other}/fd"))
         resource.prlimit(other, resource.RLIMIT_NOFILE, (held + 20, held + 20))
         crowd.join(60)
-        time.sleep(0.5)
-        crowd.listen()
-        before = [_spent(pid) for pid in (poor, other)]
-        time.sleep(1.0)
-        assert [_spent(pid) - b for pid, b in zip((poor, other), before, strict=True)] < [10, 10], "nobody spins"
+        crowd.listen(0.5)
+        assert cpu_share(poor, other) < 0.2, "a worker spins"
         waiting = len(crowd.socks) - len(crowd.served)
         assert waiting > 0
         crowd.leave(len(crowd.served) - 10)
@@ -394,12 +393,6 @@ def test_a_worker_without_descriptors_rests_and_its_siblings_go_on(folder: Path,
         # Those that are at the limit can still open what they need.
         assert request(folder, command="status")["ok"]
         assert server.stop() == 0
-
-
-def _spent(pid: int) -> int:
-    """Ticks of processor time."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return int(fields[11]) + int(fields[12])
 
 
 def test_a_restart_with_thousands_in_time_wait_binds_at_once(folder: Path) -> None:
@@ -417,8 +410,8 @@ def test_a_restart_with_thousands_in_time_wait_binds_at_once(folder: Path) -> No
             assert server.stop() == 0
 
 
-def test_a_full_queue_is_the_kernels_to_refuse_and_is_served_again(folder: Path) -> None:
-    """Nobody accepts, and more come than the queue holds: those that the kernel has taken are served in the end."""
+def test_connections_beyond_a_full_queue_are_retried_and_served(folder: Path) -> None:
+    """No worker accepts, and more connections come than the queue holds: those in the queue are served in the end."""
     need_root()
     need("unshare", "ip")
     code = """
@@ -441,8 +434,8 @@ with run_server("service:handle", "-w", "2", "--backlog", "50") as server:
         sock.setblocking(False)
         sock.connect_ex(("127.0.0.1", server.port))
         socks.append(sock)
-    time.sleep(0.5)
-    assert overflows() > 0, "the queue is full"
+    while not overflows():
+        time.sleep(0.01)
     for pid in workers:
         os.kill(pid, signal.SIGCONT)
     for sock in socks:
@@ -456,7 +449,7 @@ with run_server("service:handle", "-w", "2", "--backlog", "50") as server:
     assert done.stdout == "well 0\n", done.stderr
 
 
-def test_an_address_that_is_refused_is_told_once_in_a_while_and_never_raw(folder: Path) -> None:
+def test_a_refused_address_is_logged_at_a_limited_rate_and_escaped(folder: Path) -> None:
     with run_server("service:handle", "-w", "1", "--max-connections-per-ip", "1", cwd=folder) as server:
         with socket.create_connection(("127.0.0.1", server.port), timeout=20) as first:
             first.recv(100)

@@ -370,7 +370,7 @@ def test_a_parent_that_cannot_fork_at_all_can_still_be_stopped() -> None:
         assert script.end() == 0
 
 
-def test_without_pidfds_everything_works_as_well() -> None:
+def test_without_pidfds_children_are_still_supervised() -> None:
     need("strace")
     trace = ("strace", "-D", "-f", "-o", "/dev/null", "-e", "trace=pidfd_open", "-e", "inject=pidfd_open:error=ENOSYS")
     with running(WAITING, prefix=trace) as script:
@@ -434,7 +434,7 @@ def test_a_handler_of_the_parent_that_raises_leaves_no_child() -> None:
 
 
 def test_what_a_child_raises_stays_in_the_child() -> None:
-    """The traceback is the caller's alone: the child is not inside the parent's loop."""
+    """The traceback has only the caller's frames, because the child is not inside the parent's loop."""
     result = run("import prefork\ntask = prefork.fork_processes(1, 0)\nraise LookupError('mine')")
     child, _, parent = result.stderr.partition("exited with status 1")
     assert "LookupError: mine" in child
@@ -456,7 +456,7 @@ def test_a_child_cannot_fork_its_own_fleet() -> None:
     assert result.stdout == "fork_processes: this process is already child 0 of an earlier call\n", result.stderr
 
 
-def test_the_signature_is_the_ancestors() -> None:
+def test_the_signature_is_that_of_tornado() -> None:
     assert list(inspect.signature(fork_processes).parameters) == list(
         inspect.signature(process.fork_processes).parameters
     )

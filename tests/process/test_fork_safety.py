@@ -86,7 +86,7 @@ while not loop.is_running(): pass
         "import asyncio\nasyncio.run(asyncio.sleep(0))",
         "import uvloop, asyncio\nuvloop.run(asyncio.sleep(0))\nloop = uvloop.new_event_loop()\nloop.close()",
         "import tornado.netutil, tornado.httpserver, tornado.process",
-        # Came from whoever started this program: without close-on-exec.
+        # Inherited from the program that started this one: without close-on-exec.
         "import os, select\nepoll = select.epoll()\nos.set_inheritable(epoll.fileno(), True)",
         "import os\nevent = os.eventfd(0)",
         # Proxies that run code when they are looked at closely.
@@ -94,7 +94,7 @@ while not loop.is_running(): pass
     ],
     ids=["imported", "finished", "closed", "tornado-imported", "inherited", "eventfd", "proxy"],
 )
-def test_what_is_no_loop_of_this_process_is_no_reason_to_refuse(before: str) -> None:
+def test_a_fork_is_allowed_if_no_loop_of_this_process_is_left(before: str) -> None:
     result = run("import warnings\nwarnings.simplefilter('error')\n" + before + CHILD)
     assert result.stdout == "forked\n", result.stderr
     assert result.stderr == ""

@@ -1,4 +1,4 @@
-"""Log files that are moved away and opened again (USR1), and disks that are full."""
+"""Log files that are rotated and reopened (USR1), and full disks."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from helpers.proc import children
 from helpers.support import kill_session, need, need_root, run_script, wait_until
 
 SERVICE = """
@@ -34,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
 
 @contextmanager
 def logging_to(path: Path, folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """A server as a shell starts it with `2>> path`, and its port."""
+    """Start a server as a shell does with `2>> path`; yield it and its port."""
     with path.open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "prefork", "serve", "service:handle", "-w", "2", "--control", "off"]
@@ -58,13 +59,13 @@ def say(port: int, word: str) -> int:
         return int(sock.makefile("rb").readline())
 
 
-def everybody(pid: int) -> list[int]:
-    """The supervisor, and its workers."""
-    return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+def all_pids(pid: int) -> list[int]:
+    """Return the pids of the supervisor and its workers."""
+    return [pid, *children(pid)]
 
 
 def writes_to(pid: int, path: Path) -> bool:
-    """Whether it has this file open."""
+    """Return whether a process has this file open."""
     files = []
     for each in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):
@@ -72,19 +73,19 @@ def writes_to(pid: int, path: Path) -> bool:
     return path.exists() and any(os.path.samestat(path.stat(), each) for each in files)
 
 
-def test_after_a_rotation_everybody_writes_to_the_new_file(folder: Path) -> None:
+def test_after_a_rotation_every_process_writes_to_the_new_file(folder: Path) -> None:
     path, old = folder / "log", folder / "log.1"
     with logging_to(path, folder) as (process, port):
         path.rename(old)
         say(port, "before")
         wait_until(lambda: "worker says before" in old.read_text())
         process.send_signal(signal.SIGUSR1)
-        wait_until(lambda: all(writes_to(pid, path) for pid in everybody(process.pid)))
+        wait_until(lambda: all(writes_to(pid, path) for pid in all_pids(process.pid)))
         seen = set()
         while len(seen) < 2:
             seen.add(say(port, "after"))
         wait_until(lambda: path.read_text().count("worker says after") >= 2)
-        # Workers of later have it, too, and once more after another rotation.
+        # Later workers write to it too, and so they do after another rotation.
         path.rename(folder / "log.2")
         process.send_signal(signal.SIGUSR1)
         wait_until(path.exists)
@@ -96,7 +97,7 @@ def test_after_a_rotation_everybody_writes_to_the_new_file(folder: Path) -> None
         assert "after" not in old.read_text()
 
 
-def test_a_file_that_cannot_be_opened_again_is_told_in_the_old_one(folder: Path) -> None:
+def test_a_file_that_cannot_be_reopened_is_reported_in_the_old_one(folder: Path) -> None:
     place = folder / "logs"
     place.mkdir()
     with logging_to(place / "log", folder) as (process, port):
@@ -109,7 +110,7 @@ def test_a_file_that_cannot_be_opened_again_is_told_in_the_old_one(folder: Path)
         assert process.poll() is None
 
 
-def test_a_signal_to_a_worker_that_is_just_being_started_does_not_end_it(folder: Path) -> None:
+def test_a_signal_to_a_starting_worker_does_not_end_it(folder: Path) -> None:
     path = folder / "log"
     with logging_to(path, folder) as (process, port):
         for _ in range(20):
@@ -121,7 +122,7 @@ def test_a_signal_to_a_worker_that_is_just_being_started_does_not_end_it(folder:
         assert "died" not in path.read_text()
 
 
-def test_a_full_disk_costs_lines_and_no_connection(folder: Path) -> None:
+def test_a_full_disk_costs_log_lines_but_no_connection(folder: Path) -> None:
     need_root()
     need("unshare", "mount")
     code = """

@@ -1,4 +1,4 @@
-"""The pidfile: one supervisor has it, and what is in it is never believed."""
+"""The pidfile: only one supervisor holds it, and its content is never trusted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.support import need, need_root, open_files, run_script, wait_until
+from helpers.proc import open_files
+from helpers.support import need, need_root, run_script, wait_until
 
 from prefork.errors import ConfigError
 from prefork.system.pidfile import claim
@@ -29,7 +30,7 @@ def start(folder: Path, path: str, *options: str) -> subprocess.CompletedProcess
     )
 
 
-def test_it_has_the_number_while_it_runs_and_a_second_one_is_refused(folder: Path) -> None:
+def test_the_file_holds_the_pid_while_the_server_runs_and_a_second_server_is_rejected(folder: Path) -> None:
     path = folder / "pid"
     with run_server("service:handle", "--pidfile", "pid", "-w", "1", cwd=folder) as server:
         assert path.read_text() == f"{server.pid}\n"
@@ -42,10 +43,10 @@ def test_it_has_the_number_while_it_runs_and_a_second_one_is_refused(folder: Pat
     assert not path.exists()
 
 
-def test_one_that_was_left_behind_is_taken_over_and_nobody_is_signalled(folder: Path) -> None:
+def test_a_stale_pidfile_is_taken_over_and_no_process_is_signalled(folder: Path) -> None:
     path = folder / "pid"
     with subprocess.Popen(["sleep", "60"]) as bystander:
-        # Its number has come to somebody else.
+        # The pid belongs to another process by now.
         path.write_text(f"{bystander.pid}\n")
         with run_server("service:handle", "--pidfile", str(path), "-w", "1", cwd=folder) as server:
             assert path.read_text() == f"{server.pid}\n"
@@ -57,27 +58,27 @@ def test_one_that_was_left_behind_is_taken_over_and_nobody_is_signalled(folder: 
         bystander.kill()
 
 
-def test_one_that_somebody_else_has_replaced_is_not_removed(folder: Path) -> None:
+def test_a_replaced_pidfile_is_not_removed(folder: Path) -> None:
     path = folder / "pid"
     with run_server("service:handle", "--pidfile", str(path), "-w", "1", cwd=folder) as server:
         path.unlink()
-        path.write_text("somebody else's\n")
+        path.write_text("another process's\n")
         assert server.stop() == 0
-    assert path.read_text() == "somebody else's\n"
+    assert path.read_text() == "another process's\n"
 
 
-def test_somebodys_notes_are_not_taken_for_a_number(folder: Path) -> None:
+def test_a_file_with_other_text_is_rejected(folder: Path) -> None:
     path = folder / "notes.txt"
     path.write_text("dear diary\n")
     done = start(folder, str(path))
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"prefork: --pidfile {path}: it holds something else than a number")
+    assert line.startswith(f"prefork: --pidfile {path}: it does not hold a pid")
     assert path.read_text() == "dear diary\n"
 
 
 @pytest.mark.parametrize("kind", ["folder", "link", "fifo", "missing folder"])
-def test_what_is_no_file_is_refused(folder: Path, kind: str) -> None:
+def test_a_path_that_is_not_a_regular_file_is_rejected(folder: Path, kind: str) -> None:
     path = folder / "pid"
     victim = folder / "victim"
     victim.write_text("precious")
@@ -104,7 +105,7 @@ def test_workers_do_not_hold_the_lock(folder: Path) -> None:
             assert str(path) not in links
 
 
-def test_of_many_that_start_at_once_one_wins(folder: Path) -> None:
+def test_of_several_servers_that_start_at_once_one_wins(folder: Path) -> None:
     path = str(folder / "pid")
     starters = [
         subprocess.Popen(
@@ -128,8 +129,8 @@ def test_of_many_that_start_at_once_one_wins(folder: Path) -> None:
             each.communicate(timeout=30)
 
 
-def test_removed_between_opening_and_locking_it_is_made_again(tmp_path: Path) -> None:
-    """The one before removes it while it lets the lock go."""
+def test_a_file_removed_between_opening_and_locking_is_created_again(tmp_path: Path) -> None:
+    """The previous owner removes the file while it releases the lock."""
     path = str(tmp_path / "pid")
     before = claim(path)
     with pytest.raises(ConfigError):
@@ -142,7 +143,7 @@ def test_removed_between_opening_and_locking_it_is_made_again(tmp_path: Path) ->
     assert not Path(path).exists()
 
 
-def test_a_full_disk_costs_the_number_alone(folder: Path) -> None:
+def test_a_full_disk_costs_only_the_pid(folder: Path) -> None:
     need_root()
     need("unshare", "mount")
     code = """

@@ -1,4 +1,4 @@
-"""Workers that are given a user are it for good; the supervisor keeps what needs root."""
+"""Workers that are given a user cannot become root again; the supervisor keeps what needs root."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def handle(stream):
                 "no_new_privs": status["NoNewPrivs"], "caps": status["CapEff"], "back": back, "umask": mask,
             }).encode() + b"\\n"
         elif line == b"child\\n":
-            # What a program that the handler starts finds open.
+            # The descriptors that a program started by the handler finds open.
             out = subprocess.run(["ls", "/proc/self/fd"], capture_output=True, close_fds=False).stdout
             line = b" ".join(out.split()) + b"\\n"
         stream.write(line)
@@ -59,18 +59,13 @@ IDENTITY = """
 import json, os, signal, socket
 from pathlib import Path
 from prefork.testing import run_server
+from helpers.proc import gone
 from helpers.support import wait_until
 
 def ask(port, word):
     with socket.create_connection(("127.0.0.1", port), timeout=10) as sock, sock.makefile("rb") as file:
         sock.sendall(word + b"\\n")
         return file.readline()
-
-def lives(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 options = ["--user", "nobody", "--group", "daemon", "--umask", "027", "-w", "2"]
 with run_server("service:handle", *options) as server:
@@ -80,14 +75,14 @@ with run_server("service:handle", *options) as server:
         server.signal(signal.SIGHUP)
         wait_until(lambda: server.stderr().count("reloaded: ") > turn)
     assert "Uid:\\t0\\t0\\t0\\t0" in Path(f"/proc/{server.pid}/status").read_text()
-    # setuid clears the kernel's promise; the workers have asked for it again, and have the pipe besides.
+    # setuid clears PR_SET_PDEATHSIG, so the workers set it afterwards; and they watch the lifeline.
     workers = server.worker_pids()
     os.kill(server.pid, signal.SIGKILL)
-    wait_until(lambda: not any(map(lives, workers)), what="the end of the workers")
+    wait_until(lambda: all(map(gone, workers)), what="the end of the workers")
 """
 
 
-def test_a_worker_is_its_user_and_nobody_else(folder: Path) -> None:
+def test_a_worker_has_only_the_rights_of_its_user(folder: Path) -> None:
     lines = run_opened(IDENTITY, folder).splitlines()
     assert len(lines) == 2
     for line in lines:
@@ -101,10 +96,10 @@ def test_a_worker_is_its_user_and_nobody_else(folder: Path) -> None:
         assert told["umask"] == 0o027
 
 
-def test_a_program_that_a_handler_starts_finds_nothing_of_ours(folder: Path) -> None:
+def test_a_program_of_a_handler_inherits_no_descriptor(folder: Path) -> None:
     with run_server("service:handle", "-w", "1", cwd=folder) as server:
         held = {int(fd) for fd in ask(server.port, b"child").split()}
-        # 0 to 2, and the folder that ls reads.
+        # 0 to 2, and the directory that ls reads.
         assert held <= {0, 1, 2, 3}
 
 
@@ -137,7 +132,7 @@ def test_a_low_port_is_kept_over_a_reload(folder: Path) -> None:
         (["--umask", "9"], "--umask 9: must be up to three octal digits"),
     ],
 )
-def test_who_cannot_be(folder: Path, options: list[str], text: str) -> None:
+def test_an_unknown_user_or_group_is_refused(folder: Path, options: list[str], text: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "prefork", "check", "service:handle", *options],
         cwd=folder,
@@ -156,12 +151,12 @@ def test_only_root_can_change_the_user() -> None:
 import os
 os.setresuid(65534, 65534, 65534)
 from prefork.errors import ConfigError
-from prefork.system.credentials import look_up
+from prefork.system.credentials import resolve_identity
 try:
-    look_up("root", "")
+    resolve_identity("root", "")
 except ConfigError as exc:
     print(exc)
-print(look_up("", ""))
+print(resolve_identity("", ""))
 """
     # Imported before the change: another user may not read this Python.
     preamble = "import prefork.system.credentials, pwd, grp"
@@ -182,15 +177,15 @@ def test_a_worker_that_cannot_give_up_root_does_not_serve(folder: Path, call: st
         assert "ready: " not in server.stderr()
 
 
-def test_one_who_can_get_root_back_does_not_serve(folder: Path) -> None:
-    """The kernel says that the user was changed, and it was not: the proof notices."""
+def test_a_worker_that_can_regain_root_does_not_serve(folder: Path) -> None:
+    """The system call reports success and changes nothing; the check afterwards notices."""
     need("strace")
     trace = ("strace", "-f", "-qq", "-e", "trace=setresuid", "-e", "inject=setresuid:retval=0", "-o", "/dev/null")
     with run_server(
         "service:handle", "--user", "nobody", "-w", "1", cwd=folder, prefix=trace, wait_ready=False
     ) as server:
         assert server.wait(30) == 3
-        assert "not the user that was asked for" in server.stderr()
+        assert "the user or group did not change" in server.stderr()
 
 
 HELPER = """
@@ -220,7 +215,7 @@ def test_a_set_user_id_program_gains_nothing(folder: Path) -> None:
     assert run_opened(HELPER, folder) == "65534\n"
 
 
-def test_files_are_for_their_owner_whatever_the_umask(folder: Path) -> None:
+def test_control_socket_pidfile_and_socket_have_their_modes_whatever_the_umask(folder: Path) -> None:
     shell = ("sh", "-c", 'umask 0 && exec "$@"', "sh")
     options = ["--control", f"{folder}/control", "--pidfile", f"{folder}/pid", "-w", "1"]
     bind = ["127.0.0.1:0", f"unix:{folder}/socket"]
@@ -237,7 +232,7 @@ async def handle(stream):
     async for line in stream:
         word = line.decode().strip()
         if word == "pipe":
-            # Whatever it can write to its supervisor: rubbish, huge lines, other workers' words, its own too often.
+            # Write to the supervisor: rubbish, huge lines, messages of other workers, its own again and again.
             dice = random.Random(7)
             lines = [b'{"ready": true}', b'{"draining": true}', b'{"spent": "again"}', b'{"unable": "\\x1b[31mno"}',
                      b'{"stopping": true}', b"[" * 5000, b'{"ready": 1e999}', b"File x\\n  stack", b"\\x00\\xff" * 999]
@@ -250,7 +245,7 @@ async def handle(stream):
                 except OSError:
                     continue
         elif word == "page":
-            # Its own page of the scoreboard, full of nonsense.
+            # Fill its own page of the scoreboard with nonsense.
             for entry in open("/proc/self/maps"):
                 if "prefork-scoreboard" in entry and " rw-s " in entry:
                     start, end = (int(part, 16) for part in entry.split()[0].split("-"))
@@ -260,7 +255,7 @@ async def handle(stream):
 
 
 @pytest.mark.parametrize("word", ["pipe", "page"])
-def test_a_worker_that_went_mad_costs_itself_alone(tmp_path: Path, word: str) -> None:
+def test_a_misbehaving_worker_affects_only_itself(tmp_path: Path, word: str) -> None:
     (tmp_path / "service.py").write_text(MAD)
     control = str(tmp_path / "control")
     with run_server("service:handle", "-w", "3", "--control", control, cwd=tmp_path) as server:

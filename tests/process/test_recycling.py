@@ -1,4 +1,4 @@
-"""Workers that have served enough are replaced, one at a time, and nobody notices."""
+"""Workers at their recycling limits are replaced, one at a time, and no client notices."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def recycled(server: Server) -> list[tuple[str, str]]:
     return re.findall(r"recycling worker (\d) \(pid \d+\): (.*)", server.stderr())
 
 
-def test_after_so_many_connections(folder: Path) -> None:
+def test_a_worker_is_replaced_after_its_number_of_connections(folder: Path) -> None:
     with run_server("service:handle", "-w", "2", "--max-connections-served", "10", cwd=folder) as server:
         before = set(server.worker_pids())
         wait_until(lambda: ask(server) and not before & set(server.worker_pids()), 30, "the end of both workers")
@@ -51,7 +51,7 @@ def test_after_so_many_connections(folder: Path) -> None:
         assert "died" not in server.stderr()
 
 
-def test_after_so_long(folder: Path) -> None:
+def test_a_worker_is_replaced_after_its_lifetime(folder: Path) -> None:
     with run_server("service:handle", "-w", "2", "--max-worker-age", "0.5", cwd=folder) as server:
         before = set(server.worker_pids())
         wait_until(lambda: not before & set(server.worker_pids()), what="the end of both workers")
@@ -59,7 +59,7 @@ def test_after_so_long(folder: Path) -> None:
         assert server.stop() == 0
 
 
-def test_with_so_much_memory_the_worker_goes_and_its_connections_end_in_peace(folder: Path) -> None:
+def test_a_worker_above_its_memory_limit_is_replaced_after_its_connections_end(folder: Path) -> None:
     with run_server("service:handle", "-w", "1", "--max-worker-rss", "100M", cwd=folder) as server:
         with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock, sock.makefile("rb") as file:
             sock.sendall(b"hoard\n")
@@ -75,7 +75,7 @@ def test_with_so_much_memory_the_worker_goes_and_its_connections_end_in_peace(fo
         assert server.stop() == 0
 
 
-def test_limits_that_are_too_low_do_not_make_it_fork_all_the_time(folder: Path) -> None:
+def test_limits_that_are_too_low_do_not_cause_endless_forks(folder: Path) -> None:
     with run_server("service:handle", "-w", "2", "--max-connections-served", "1", cwd=folder) as server:
         for _ in range(300):
             ask(server)

@@ -1,4 +1,4 @@
-"""--reuse-port: a socket for each worker, and nothing is lost of what waits in any of them."""
+"""--reuse-port: a socket for each worker, and no connection that waits in one of them is lost."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.proc import state, tcp_sockets
 from helpers.support import need, wait_until
 
 from prefork.testing import Server, run_server
@@ -33,12 +34,6 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def listening(port: int) -> int:
-    """How many sockets listen on the port."""
-    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
-    return sum(line.split()[1].endswith(f":{port:04X}") and line.split()[3] == "0A" for line in lines)
-
-
 def connect(server: Server) -> socket.socket:
     return socket.create_connection(("127.0.0.1", server.port), timeout=20)
 
@@ -54,25 +49,25 @@ def answer(sock: socket.socket, word: bytes = b"hello\n") -> int:
 
 
 def stop_all(server: Server) -> list[int]:
-    """So that connections queue up: nobody accepts."""
+    """Stop all workers with SIGSTOP, so that connections queue up."""
     pids = server.worker_pids()
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     for pid in pids:
-        wait_until(lambda pid=pid: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+        wait_until(lambda pid=pid: state(pid) == "T")
     return pids
 
 
 def test_each_worker_has_a_socket_of_its_own_and_all_serve(folder: Path) -> None:
     with run_server("service:handle", "-w", "3", "--reuse-port", cwd=folder) as server:
-        assert listening(server.port) == 3
+        assert len(tcp_sockets(server.port, "0A")) == 3
         assert {ask(server) for _ in range(100)} == set(server.worker_pids())
         assert len(re.findall("listening on", server.stderr())) == 1
         assert server.stop() == 0
-        assert listening(server.port) == 0
+        assert not tcp_sockets(server.port, "0A")
 
 
-def test_what_waits_for_a_worker_that_dies_is_served(folder: Path) -> None:
+def test_connections_queued_for_a_dead_worker_are_served(folder: Path) -> None:
     with run_server("service:handle", "-w", "3", "--reuse-port", cwd=folder) as server:
         pids = stop_all(server)
         queued = [connect(server) for _ in range(60)]
@@ -88,7 +83,7 @@ def test_what_waits_for_a_worker_that_dies_is_served(folder: Path) -> None:
             sock.close()
 
 
-def test_what_waits_for_a_worker_that_is_busy_is_taken_by_others(folder: Path) -> None:
+def test_connections_queued_for_a_busy_worker_are_accepted_by_siblings(folder: Path) -> None:
     with run_server("service:handle", "-w", "2", "--reuse-port", cwd=folder) as server, connect(server) as blocked:
         busy = answer(blocked)
         blocked.sendall(b"block\n")
@@ -99,8 +94,8 @@ def test_what_waits_for_a_worker_that_is_busy_is_taken_by_others(folder: Path) -
         assert int(said.readline()) == busy
 
 
-def test_fewer_workers_and_more(folder: Path) -> None:
-    """Sockets stay, whoever serves them: the kernel goes on sharing connections out to all."""
+def test_scaling_keeps_every_socket_served(folder: Path) -> None:
+    """Sockets stay open, whichever worker serves them, because the kernel goes on sharing connections out to all."""
     with run_server("service:handle", "-w", "3", "--reuse-port", cwd=folder) as server:
         fewer = [(signal.SIGTTOU, 2), (signal.SIGTTOU, 1)]
         for number, count in [*fewer, *((signal.SIGTTIN, count) for count in (2, 3, 4, 5))]:
@@ -108,7 +103,7 @@ def test_fewer_workers_and_more(folder: Path) -> None:
             wait_until(lambda count=count: len(server.worker_pids()) == count, what=f"{count} workers")
             for _ in range(40):
                 ask(server)
-            assert listening(server.port) == 3
+            assert len(tcp_sockets(server.port, "0A")) == 3
         wait_until(lambda: ask(server) in server.worker_pids() and len({ask(server) for _ in range(60)}) == 5)
 
 
@@ -120,13 +115,13 @@ def test_a_reload_keeps_the_sockets(folder: Path) -> None:
             server.signal(signal.SIGHUP)
             while server.stderr().count("reloaded:") == count:
                 ask(server)
-        assert listening(server.port) == 2
+        assert len(tcp_sockets(server.port, "0A")) == 2
         assert not old & set(server.worker_pids())
 
 
 @pytest.mark.parametrize("first", [True, False])
 def test_a_second_server_on_the_port_is_refused(folder: Path, first: bool) -> None:
-    """It would silently be given a part of the connections."""
+    """Otherwise it would silently get a part of the connections."""
     options = ["--reuse-port"] if first else []
     with run_server("service:handle", "-w", "2", *options, cwd=folder) as server:
         command = [sys.executable, "-m", "prefork", "serve", "service:handle", "--control", "off"]
@@ -144,7 +139,7 @@ def test_a_second_server_on_the_port_is_refused(folder: Path, first: bool) -> No
         assert {ask(server) for _ in range(60)} == set(server.worker_pids()), "nobody else got any"
 
 
-def test_both_families(folder: Path) -> None:
+def test_reuse_port_works_on_both_families(folder: Path) -> None:
     need("ss")
     with run_server("service:handle", "-w", "2", "--reuse-port", bind=[":0"], cwd=folder) as server:
         listed = subprocess.run(["ss", "-Hltn", f"sport = :{server.port}"], capture_output=True, text=True).stdout

@@ -1,4 +1,4 @@
-"""The scoreboard over processes: what a worker may write, and what it may not."""
+"""The scoreboard across processes: what a worker can write, and what it cannot."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from prefork.system.scoreboard import FleetSetting, WorkerStat, Scoreboard
 board = Scoreboard(8)
 mine, other = board.row(1), board.row(2)
 other[WorkerStat.HEARTBEAT] = 5
-board.notices[FleetSetting.SLOTS] = 3
+board.settings[FleetSetting.SLOTS] = 3
 
 def child(do):
     pid = os.fork()
     if pid == 0:
         try:
-            do(board.enter(1))
+            do(board.become_writer(1))
             os._exit(0)
         except BaseException as exc:
             print("raised", repr(exc), flush=True)
@@ -31,7 +31,7 @@ def child(do):
 def test_a_worker_writes_its_own_row_and_reads_the_others() -> None:
     code = BOARD + (
         "def do(row):\n"
-        "    assert (row.number, board.row(2)[WorkerStat.HEARTBEAT], board.notices[FleetSetting.SLOTS]) == (1, 5, 3)\n"
+        "    assert (row.number, board.row(2)[WorkerStat.HEARTBEAT], board.settings[FleetSetting.SLOTS]) == (1, 5, 3)\n"
         "    row.reserve(2); row.accepted(5); row.accepted(6); row.reserve(-1); row[WorkerStat.HEARTBEAT] = 77\n"
         "print(child(do), mine[WorkerStat.ACCEPTED], mine[WorkerStat.OPEN], mine[WorkerStat.HEARTBEAT])\n"
         "mine = board.clear(1)\n"
@@ -45,8 +45,8 @@ def test_a_worker_writes_its_own_row_and_reads_the_others() -> None:
 def test_writing_to_another_row_kills_the_worker_and_changes_nothing() -> None:
     code = BOARD + (
         "def sibling(row):\n    board.row(2)[WorkerStat.HEARTBEAT] = 1\n"
-        "def supervisor(row):\n    board.notices[FleetSetting.SLOTS] = 1\n"
-        "print(child(sibling), child(supervisor), other[WorkerStat.HEARTBEAT], board.notices[FleetSetting.SLOTS])\n"
+        "def supervisor(row):\n    board.settings[FleetSetting.SLOTS] = 1\n"
+        "print(child(sibling), child(supervisor), other[WorkerStat.HEARTBEAT], board.settings[FleetSetting.SLOTS])\n"
     )
     with running(code) as script:
         assert script.end() == 0
@@ -55,8 +55,8 @@ def test_writing_to_another_row_kills_the_worker_and_changes_nothing() -> None:
         assert (beat, slots) == (5, 3)
 
 
-def test_a_worker_cannot_get_the_right_back() -> None:
-    """Neither by another protection of the same memory, nor by a descriptor: none is left."""
+def test_a_worker_cannot_regain_the_right_to_write() -> None:
+    """Neither by changing the protection of the memory, nor by a descriptor, because none is left."""
     code = BOARD + (
         "def protect(row):\n"
         "    libc = ctypes.CDLL(None, use_errno=True)\n"

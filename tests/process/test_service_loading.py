@@ -1,4 +1,4 @@
-"""How a service is found, and what its author reads when it cannot be loaded or does not start."""
+"""How a service is found, and the message if it cannot be loaded or does not start."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def serve(target: str, folder: Path, *options: str, command: str = "serve") -> s
 
 
 def complaint(done: subprocess.CompletedProcess[str]) -> str:
-    """The one line of standard error that is no log line."""
+    """Return the one line of standard error that is no log line."""
     said = [line for line in done.stderr.splitlines() if not re.match(r"\d{4}-\d\d-\d\dT", line)]
     assert len(said) == 1, done.stderr
     assert "Traceback" not in done.stderr
@@ -101,7 +101,7 @@ NONE = ["echo", ":handle", "echo:", "", "a..b:handle", ".echo:handle", "my modul
 
 
 def test_what_is_wrong_is_said_in_one_line(folder: Path) -> None:
-    """Each target, as a worker loads it."""
+    """Load each target as a worker does."""
     script = """
         import json, sys
         from prefork.errors import ServiceError
@@ -136,7 +136,14 @@ def test_a_service_that_cannot_be_loaded_is_one_line_and_exit_status_3(target: s
 def test_an_object_that_cannot_be_served_says_what_could_be(target: str, folder: Path) -> None:
     done = serve(target, folder)
     assert done.returncode == 3
+    assert complaint(done).startswith(f"prefork: service {target}: ")
     assert "expected async def handle(stream), async def handle(reader, writer), an asyncio.Protocol" in complaint(done)
+
+
+def test_a_control_socket_that_cannot_be_bound_names_its_option(folder: Path) -> None:
+    done = serve("echo:handle", folder, "--control", "nosuch/control")
+    assert complaint(done) == "prefork: --control nosuch/control: the directory does not exist"
+    assert done.returncode == 4
 
 
 @pytest.mark.parametrize(
@@ -152,7 +159,7 @@ def test_a_worker_that_dies_while_it_loads_the_service_is_named_with_its_cause(
 ) -> None:
     (tmp_path / "dies.py").write_text(code)
     done = serve("dies:handle", tmp_path)
-    assert re.match(r"prefork: worker [01] \(pid \d+\) died while it started: ", complaint(done))
+    assert re.match(r"prefork: worker [01] \(pid \d+\) died while starting: ", complaint(done))
     assert cause in complaint(done)
     assert done.returncode == 3
 
@@ -188,7 +195,7 @@ def test_a_service_that_does_not_start_is_one_line_and_exit_status_3(body: str, 
 
 @pytest.mark.parametrize("target", ["sub/app.py:handle", "{folder}/sub/app.py:handle", "sub/signal.py:handle"])
 def test_a_file_is_served_with_its_neighbours_importable(target: str, tmp_path: Path) -> None:
-    """Whatever it is called: a file with the name of a module of Python's does not take its place."""
+    """A file called like a module of Python, such as signal.py, does not replace that module."""
     (tmp_path / "sub").mkdir()
     uses_signal = ECHO.replace("    async", "    import signal\n    signal.SIGTERM\n    async")
     (tmp_path / "sub" / "neighbour.py").write_text(uses_signal)

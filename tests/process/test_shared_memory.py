@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from subprocess import DEVNULL, Popen
 
+from helpers.proc import children
 from helpers.support import kill_session, wait_until
 
 PROGRAM = """
@@ -16,7 +17,7 @@ import sys
 
 import prefork
 
-# Some twenty megabytes of objects that a collection looks at, one by one.
+# About 20 MB of objects that a garbage collection visits one by one.
 hoard = [[number] for number in range(300_000)]
 
 
@@ -32,12 +33,12 @@ prefork.serve(handle, bind="127.0.0.1:0", workers=1, control="off")
 
 
 def private(pid: int) -> int:
-    """Kilobytes that this process does not share with another."""
+    """Return the kilobytes that a process does not share with another."""
     (size,) = re.findall(r"^Private_Dirty: +(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.M)
     return int(size)
 
 
-def test_a_collection_in_a_worker_does_not_copy_what_was_there_before_the_fork(tmp_path: Path) -> None:
+def test_a_garbage_collection_in_a_worker_copies_no_memory_from_before_the_fork(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(PROGRAM)
     log = tmp_path / "log"
     with log.open("wb") as stderr:
@@ -47,7 +48,7 @@ def test_a_collection_in_a_worker_does_not_copy_what_was_there_before_the_fork(t
     try:
         wait_until(lambda: "ready: " in log.read_text())
         (port,) = re.findall(r"127.0.0.1:(\d+)", log.read_text())
-        (worker,) = map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
+        (worker,) = children(process.pid)
         with socket.create_connection(("127.0.0.1", int(port)), timeout=20) as sock:
             for _ in range(2):
                 sock.sendall(b"collect\n")

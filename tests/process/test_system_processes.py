@@ -12,7 +12,9 @@ from helpers.support import need, need_root, run_script, wait_until
 
 PRELUDE = """
 import errno, os, select, signal, sys, time
-from prefork.system.processes import *
+from prefork.system.child import ExitStatus
+from prefork.system.processes import System
+from prefork.system.signals import block_signals, unblock_signals
 system = System()
 def end(child, deadline=10):
     limit = time.monotonic() + deadline
@@ -35,7 +37,7 @@ def script(body: str, *arguments: str, prefix: tuple[str, ...] = ()) -> subproce
 
 
 @kernels
-def test_the_contract_of_a_child(prefix: tuple[str, ...]) -> None:
+def test_a_child_is_polled_signalled_and_reaped(prefix: tuple[str, ...]) -> None:
     script(
         """
 child = system.fork()
@@ -75,7 +77,7 @@ assert len(os.listdir("/proc/self/fd")) == 4, os.listdir("/proc/self/fd")
 
 
 @kernels
-def test_the_children_of_others_are_left_alone(prefix: tuple[str, ...]) -> None:
+def test_children_of_other_code_are_not_reaped(prefix: tuple[str, ...]) -> None:
     script(
         """
 import subprocess
@@ -90,7 +92,7 @@ assert stranger.wait() == 7
     )
 
 
-def test_a_child_that_others_reaped_is_gone_and_its_pid_is_not_signalled() -> None:
+def test_a_child_that_other_code_reaped_is_not_signalled() -> None:
     script(
         """
 child = system.fork()
@@ -116,7 +118,7 @@ assert end(child) == ExitStatus(3)
 
 
 def test_signals_wait_for_a_child_until_it_is_ready_and_none_is_lost() -> None:
-    """A storm: SIGTERM at a random moment of a child's start; every one must end by its own handler."""
+    """SIGTERM at random moments of a child's start, in a storm: each child must end by its own handler."""
     script(
         """
 import random
@@ -196,7 +198,7 @@ assert len(os.listdir("/proc/self/fd")) == 4
     )
 
 
-def test_no_room_for_a_process_is_an_error_that_changes_nothing() -> None:
+def test_a_failed_fork_changes_nothing() -> None:
     need("strace")
     script(
         """
@@ -213,7 +215,7 @@ assert len(os.listdir("/proc/self/fd")) == 4
     )
 
 
-def test_no_room_for_a_descriptor_is_found_out_before_there_is_a_child() -> None:
+def test_a_lack_of_descriptors_is_found_before_the_fork() -> None:
     script(
         """
 import resource
@@ -288,7 +290,7 @@ assert end(child).clean
 """
     )
     fresh, blocked, unblocked, timers, wakeup = json.loads(result.stdout)
-    # Signals 32 and 33 are the C library's own: posix_spawn, which may have started the fresh one, ignores them.
+    # Signals 32 and 33 are the C library's own. posix_spawn, which may have started the other Python, ignores them.
     libc = 0b11 << 31
     assert {name: bits & ~libc for name, bits in unblocked.items()} == {n: bits & ~libc for n, bits in fresh.items()}
     assert unblocked["SigBlk"] == 0
@@ -301,7 +303,7 @@ assert end(child).clean
     assert wakeup == -1
 
 
-def test_a_child_holds_nothing_of_its_siblings_or_of_its_parent_alone() -> None:
+def test_a_child_holds_no_descriptor_of_its_siblings_or_private_to_its_parent() -> None:
     script(
         """
 import selectors
@@ -336,7 +338,7 @@ for _ in range(4):
 for result in results:
     same, ends, mine = eval(result)
     assert same, mine
-    assert ends == [os.O_RDONLY], "the reading end of the lifeline alone"
+    assert ends == [os.O_RDONLY], "only the reading end of the lifeline"
 """
     )
 
@@ -359,7 +361,8 @@ print("parent")
 
 ORPHANS = """
 import ctypes, os, signal, sys, time
-from prefork.system.processes import *
+from prefork.system.parent_death import die_with_parent
+from prefork.system.processes import System
 system = System()
 line = system.lifeline()
 parent = os.getpid()
@@ -384,8 +387,8 @@ while True:
 """
 
 
-def test_every_way_of_a_child_to_notice_its_parents_death() -> None:
-    """Each child ignores all that can be ignored; one has dropped root, which clears PR_SET_PDEATHSIG."""
+def test_every_way_in_which_a_child_notices_its_parents_death() -> None:
+    """Each child ignores every signal that it can. One has dropped root, which clears PR_SET_PDEATHSIG."""
     need_root()
     with running(ORPHANS) as script:
         assert {line[0] for line in script.lines(4)} == {"pdeathsig", "armed", "armed+setuid", "watched"}
@@ -395,11 +398,12 @@ def test_every_way_of_a_child_to_notice_its_parents_death() -> None:
         wait_until(lambda: not script.others(), 5, "orphans are left")
 
 
-def test_a_parent_that_died_before_the_child_asked_is_noticed() -> None:
-    """The child asks only when its parent is gone: the kernel would say nothing any more."""
+def test_a_parent_that_died_before_the_child_armed_is_noticed() -> None:
+    """The child arms only after its parent is gone, when the kernel would send nothing."""
     code = """
 import os, signal, sys, time
-from prefork.system.processes import *
+from prefork.system.parent_death import die_with_parent
+from prefork.system.processes import System
 system = System()
 line = system.lifeline()
 parent = os.getpid()
@@ -424,12 +428,13 @@ time.sleep(60)
         assert "alive" not in script.out
 
 
-def test_a_parent_in_another_pid_namespace_is_not_taken_for_dead() -> None:
+def test_a_parent_in_another_pid_namespace_counts_as_alive() -> None:
     need("unshare")
     need_root()
     code = """
 import os, signal
-from prefork.system.processes import *
+from prefork.system.parent_death import die_with_parent
+from prefork.system.processes import System
 system = System()
 parent = os.getpid()
 os.unshare(os.CLONE_NEWPID) if hasattr(os, "unshare") else __import__("ctypes").CDLL(None).unshare(0x20000000)

@@ -1,4 +1,4 @@
-"""Sockets that somebody else has bound, and telling the service manager how it goes."""
+"""Sockets that a parent or systemd has bound, and notifications to the service manager."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.support import free_port, kill_session, need, session_members, slow, wait_until
+from helpers.proc import session_members
+from helpers.support import free_port, kill_session, need, slow, wait_until
 
 from prefork.testing import run_server
 
@@ -45,7 +46,7 @@ def command(*options: str) -> list[str]:
     return [sys.executable, "-m", "prefork", "serve", "service:handle", "-w", "2", "--control", "off", *options]
 
 
-def test_socket_activation(folder: Path) -> None:
+def test_sockets_of_systemd_are_served(folder: Path) -> None:
     need("systemd-socket-activate")
     first, second = free_port(), free_port()
     activator = subprocess.Popen(
@@ -56,7 +57,7 @@ def test_socket_activation(folder: Path) -> None:
         start_new_session=True,
     )
     try:
-        # The first connection starts it, and is served by it.
+        # The first connection starts the server, which then serves it.
         assert _patiently(first) == b"hello\n"
         assert ask(second) == b"hello\n"
         names = ask(first, b"environment\n").decode().split()
@@ -94,9 +95,9 @@ def refused(folder: Path, *options: str, **variables: str) -> str:
     return line
 
 
-def test_sockets_that_were_not_passed(folder: Path) -> None:
+def test_sockets_that_were_not_passed_are_refused(folder: Path) -> None:
     assert "no sockets were passed to this process" in refused(folder, "--bind", "systemd")
-    # Those of another process: an environment that went too far.
+    # The variables of another process, which were inherited too far.
     line = refused(folder, "--bind", "systemd", LISTEN_PID="1", LISTEN_FDS="1")
     assert "no sockets were passed to this process" in line
     assert "bind fd:77: bad file descriptor" in refused(folder, "--bind", "fd:77")
@@ -110,7 +111,7 @@ def test_sockets_that_were_not_passed(folder: Path) -> None:
         os.close(reader)
         os.close(writer)
     assert done.returncode == 4
-    assert "it is no socket" in done.stderr
+    assert "it is not a socket" in done.stderr
 
 
 #: Starts prefork as systemd would, in this process: variables, and descriptors from 3 on.
@@ -150,13 +151,15 @@ ONE = {"LISTEN_PID": "PID", "LISTEN_FDS": "1"}
         slow(["listening"], {"LISTEN_PID": "PID", "LISTEN_FDS": "abc"}, "no sockets were passed"),
         (["listening"], {"LISTEN_PID": "PID", "LISTEN_FDS": "\u00b2"}, "no sockets were passed"),
         ([], {"LISTEN_PID": "PID", "LISTEN_FDS": str(2**31)}, "no sockets were passed"),
-        (["listening"], {**ONE, "LISTEN_FDNAMES": "web"}, "no socket of that name was passed; there are: web"),
-        (["file"], {**ONE, "LISTEN_FDNAMES": "app"}, "it is no socket"),
-        (["udp"], {**ONE, "LISTEN_FDNAMES": "app"}, "it is no listening stream socket"),
-        (["tcp"], {**ONE, "LISTEN_FDNAMES": "app"}, "it is no listening stream socket"),
+        (["listening"], {**ONE, "LISTEN_FDNAMES": "web"}, "no socket with that name was passed; there are: web"),
+        (["file"], {**ONE, "LISTEN_FDNAMES": "app"}, "it is not a socket"),
+        (["udp"], {**ONE, "LISTEN_FDNAMES": "app"}, "it is not a listening stream socket"),
+        (["tcp"], {**ONE, "LISTEN_FDNAMES": "app"}, "it is not a listening stream socket"),
     ],
 )
-def test_what_systemd_would_not_pass(folder: Path, kinds: list[str], variables: dict[str, str], reason: str) -> None:
+def test_sockets_and_variables_that_systemd_would_not_pass_are_refused(
+    folder: Path, kinds: list[str], variables: dict[str, str], reason: str
+) -> None:
     arguments = [repr(kinds), repr(variables), repr(command("--bind", "systemd:app"))]
     done = subprocess.run(
         [sys.executable, "-c", ACTIVATE, *arguments], cwd=folder, capture_output=True, text=True, timeout=30
@@ -166,7 +169,7 @@ def test_what_systemd_would_not_pass(folder: Path, kinds: list[str], variables: 
     assert reason in line
 
 
-def test_sockets_that_nobody_asked_for_do_not_reach_what_a_handler_starts(folder: Path) -> None:
+def test_unused_sockets_do_not_reach_programs_of_a_handler(folder: Path) -> None:
     (folder / "service.py").write_text(
         "import subprocess\n"
         "async def handle(stream):\n"
@@ -193,13 +196,13 @@ def test_sockets_that_nobody_asked_for_do_not_reach_what_a_handler_starts(folder
         process.wait()
 
 
-def test_after_an_upgrade_the_manager_is_told_who_the_main_process_is(folder: Path, manager: socket.socket) -> None:
+def test_an_upgrade_notifies_systemd_of_the_main_pid(folder: Path, manager: socket.socket) -> None:
     env = {"NOTIFY_SOCKET": str(folder / "notify"), "WATCHDOG_USEC": "60000000"}
     with run_server("service:handle", "-w", "1", cwd=folder, env=env) as server:
         states(manager, "READY=1")
         server.signal(signal.SIGUSR2)
         told = states(manager, "MAINPID=")
-        # The successor speaks as well, and to the same place.
+        # The successor notifies the same socket.
         assert any(each.get("STATUS") == "ready: 1 worker" for each in told)
         successor = int(told[-1]["MAINPID"])
         assert server.wait() == 0
@@ -208,7 +211,7 @@ def test_after_an_upgrade_the_manager_is_told_who_the_main_process_is(folder: Pa
         wait_until(lambda: session_members(server.pid) == [])
 
 
-def test_a_socket_by_its_number(folder: Path) -> None:
+def test_a_socket_is_inherited_by_its_descriptor_number(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         process = subprocess.Popen(
@@ -222,7 +225,7 @@ def test_a_socket_by_its_number(folder: Path) -> None:
             assert _patiently(port) == b"hello\n"
             process.terminate()
             assert process.wait(20) == 0
-            # It is still ours.
+            # The test's own descriptor is still open.
             with socket.create_connection(("127.0.0.1", port), timeout=5):
                 pass
         finally:
@@ -232,7 +235,7 @@ def test_a_socket_by_its_number(folder: Path) -> None:
 
 @pytest.fixture
 def manager(tmp_path: Path) -> Iterator[socket.socket]:
-    """What systemd listens on."""
+    """Yield a socket that receives notifications as systemd does."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(str(tmp_path / "notify"))
         sock.settimeout(10)
@@ -240,7 +243,7 @@ def manager(tmp_path: Path) -> Iterator[socket.socket]:
 
 
 def states(manager: socket.socket, until: str) -> list[dict[str, str]]:
-    """What is told, up to a message that has `until` in it."""
+    """Return the notifications up to one that contains `until`."""
     seen = []
     while True:
         text = manager.recv(4096).decode()
@@ -249,7 +252,7 @@ def states(manager: socket.socket, until: str) -> list[dict[str, str]]:
             return seen
 
 
-def test_the_manager_is_told(folder: Path, manager: socket.socket) -> None:
+def test_systemd_is_notified_of_each_state(folder: Path, manager: socket.socket) -> None:
     env = {"NOTIFY_SOCKET": str(folder / "notify")}
     (folder / "prefork.toml").touch()
     with run_server("service:handle", "-w", "2", cwd=folder, env=env) as server:
@@ -266,7 +269,7 @@ def test_the_manager_is_told(folder: Path, manager: socket.socket) -> None:
         _, kept = states(manager, "READY=1")
         assert kept["STATUS"].startswith("reload failed, the running workers stay")
         assert "NOTIFY_SOCKET" not in ask(server.port, b"environment\n").decode().split()
-        # Who asks by a signal waits for both, whatever becomes of it (Type=notify-reload).
+        # A manager that requested a reload by a signal waits for both states (Type=notify-reload).
         (folder / "prefork.toml").write_text("rubbish")
         server.signal(signal.SIGHUP)
         reloading, refused = states(manager, "READY=1")
@@ -278,15 +281,15 @@ def test_the_manager_is_told(folder: Path, manager: socket.socket) -> None:
         assert server.wait() == 0
 
 
-def test_the_watchdog_is_patted_while_a_worker_serves(folder: Path, manager: socket.socket) -> None:
+def test_the_watchdog_is_notified_only_while_a_worker_serves(folder: Path, manager: socket.socket) -> None:
     env = {"NOTIFY_SOCKET": str(folder / "notify"), "WATCHDOG_USEC": "400000"}
+    began = time.monotonic()
     with run_server("service:handle", "-w", "1", "--hang-timeout", "20", cwd=folder, env=env) as server:
         states(manager, "READY=1")
-        started = time.monotonic()
         for _ in range(5):
             assert manager.recv(100) == b"WATCHDOG=1"
-        assert time.monotonic() - started > 0.5
-        # No worker that serves, no pat: the watchdog is for the service.
+        assert time.monotonic() - began > 0.5
+        # Without a worker that serves there is no ping, because the watchdog is for the service.
         os.kill(server.worker_pids()[0], signal.SIGSTOP)
         (folder / "service.py").write_text("raise SystemExit(1)")
         os.kill(server.worker_pids()[0], signal.SIGKILL)
@@ -297,13 +300,13 @@ def test_the_watchdog_is_patted_while_a_worker_serves(folder: Path, manager: soc
                 manager.recv(100)
             except BlockingIOError:
                 break
-        time.sleep(0.6)
-        with pytest.raises(BlockingIOError):
+        manager.settimeout(0.6)
+        with pytest.raises(TimeoutError):
             manager.recv(100)
 
 
-def test_a_manager_that_is_gone_costs_nothing(folder: Path) -> None:
-    env = {"NOTIFY_SOCKET": "@nobody-listens-here", "WATCHDOG_USEC": "100000"}
+def test_a_missing_notify_socket_is_ignored(folder: Path) -> None:
+    env = {"NOTIFY_SOCKET": "@no-listener-here", "WATCHDOG_USEC": "100000"}
     with run_server("service:handle", "-w", "1", cwd=folder, env=env) as server:
         assert ask(server.port) == b"hello\n"
         assert server.stop() == 0

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.servers import command, end, gone, serving, status, upgrade
-from helpers.support import need, rounds, session_members, slow, wait_until
+from helpers.proc import gone, session_members
+from helpers.servers import command, end, serving, status, upgrade
+from helpers.support import need, rounds, slow, wait_until
 
 from prefork.testing import Server, run_server
 
@@ -49,7 +50,7 @@ def ask(server: Server, family: int = socket.AF_INET, where: Any = None) -> list
         return sock.makefile("rb").readline().decode().split()
 
 
-def test_the_installed_program_takes_over(folder: Path) -> None:
+def test_an_upgrade_runs_the_installed_program(folder: Path) -> None:
     path = folder / "socket"
     with serving(folder, "--pidfile", "pid", bind=["127.0.0.1:0", f"unix:{path}"]) as server:
         inode = path.stat().st_ino
@@ -91,7 +92,7 @@ def test_the_installed_program_takes_over(folder: Path) -> None:
         ("import os; os.kill(os.getppid(), 9)", "signal 9 (SIGKILL)"),
     ],
 )
-def test_one_that_fails_leaves_everything_as_it_was(folder: Path, broken: str, reason: str) -> None:
+def test_a_failed_upgrade_changes_nothing(folder: Path, broken: str, reason: str) -> None:
     path = folder / "socket"
     with serving(folder, "--pidfile", "pid", bind=["127.0.0.1:0", f"unix:{path}"]) as server:
         workers = set(server.worker_pids())
@@ -113,7 +114,7 @@ def test_one_that_fails_leaves_everything_as_it_was(folder: Path, broken: str, r
         assert server.wait() == 0
 
 
-def test_one_that_hangs_is_killed(folder: Path) -> None:
+def test_a_successor_that_hangs_is_killed(folder: Path) -> None:
     with serving(folder, "--boot-timeout", "0.5") as server:
         install(folder, "two", "time.sleep(60)")
         done = command(folder, "upgrade")
@@ -123,7 +124,7 @@ def test_one_that_hangs_is_killed(folder: Path) -> None:
         assert server.stop() == 0
 
 
-def test_settings_that_are_wrong_by_now(folder: Path) -> None:
+def test_an_upgrade_with_wrong_settings_changes_nothing(folder: Path) -> None:
     (folder / "prefork.toml").write_text("workers = 2\n")
     with serving(folder) as server:
         (folder / "prefork.toml").write_text("backlog = 'many'\n")
@@ -189,7 +190,7 @@ def test_nothing_is_lost_while_it_upgrades_again_and_again(folder: Path, rounds:
         assert session_members(server.pid) == []
 
 
-def test_one_at_a_time_and_not_while_the_one_before_drains(folder: Path) -> None:
+def test_a_second_upgrade_is_refused_until_the_predecessor_has_drained(folder: Path) -> None:
     with serving(folder) as server:
         with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock, sock.makefile("rb") as file:
             sock.sendall(b"stay\n")
@@ -197,7 +198,7 @@ def test_one_at_a_time_and_not_while_the_one_before_drains(folder: Path) -> None
             successor = upgrade(folder)
             done = command(folder, "upgrade")
             assert done.returncode == 3
-            assert f"the supervisor before this one ({server.pid}) is still draining" in done.stderr
+            assert f"the previous supervisor ({server.pid}) is still draining" in done.stderr
             # The one before does not begin another one, either.
             server.signal(signal.SIGUSR2)
             wait_until(lambda: f"this supervisor has handed over to {successor}" in server.stderr())
@@ -208,7 +209,7 @@ def test_one_at_a_time_and_not_while_the_one_before_drains(folder: Path) -> None
         end(upgrade(folder))
 
 
-def test_a_successor_that_dies_while_the_one_before_drains_is_replaced_by_it(folder: Path) -> None:
+def test_a_draining_predecessor_replaces_a_successor_that_dies(folder: Path) -> None:
     path = folder / "socket"
     with serving(folder, "--pidfile", "pid", bind=["127.0.0.1:0", f"unix:{path}"]) as server:
         with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock, sock.makefile("rb") as file:
@@ -227,7 +228,7 @@ def test_a_successor_that_dies_while_the_one_before_drains_is_replaced_by_it(fol
         assert not path.exists()
 
 
-def test_the_one_before_may_be_killed_at_any_time(folder: Path) -> None:
+def test_a_killed_predecessor_does_not_harm_its_successor(folder: Path) -> None:
     """Before the successor serves, and after: it goes on, and owns everything."""
     for delay in (0.0, 0.1, 0.2, 0.3, None):
         path = folder / "socket"
@@ -270,7 +271,7 @@ def _serves(server: Server) -> bool:
         return False
 
 
-def test_a_stop_ends_both(folder: Path) -> None:
+def test_a_stop_during_an_upgrade_ends_both_supervisors(folder: Path) -> None:
     for delay in (0.0, 0.05, 0.15, 0.25):
         with serving(folder) as server:
             server.signal(signal.SIGUSR2)
@@ -289,7 +290,7 @@ def test_a_stop_ends_both(folder: Path) -> None:
             assert "Traceback" not in server.stderr()
 
 
-def test_a_successor_that_is_stopped_stops_the_one_before(folder: Path) -> None:
+def test_stopping_the_successor_stops_its_predecessor(folder: Path) -> None:
     with serving(folder) as server:
         with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
             sock.sendall(b"stay\n")
@@ -339,7 +340,7 @@ def test_what_a_handler_starts_holds_no_socket_after_an_upgrade(folder: Path) ->
         end(successor)
 
 
-def test_a_hand_over_that_is_none_is_refused(folder: Path) -> None:
+def test_an_invalid_hand_over_is_refused(folder: Path) -> None:
     for text in ("99", "rubbish", "0"):
         done = subprocess.run(
             [sys.executable, "-m", "prefork", "serve", "service:handle", "--bind", "127.0.0.1:0", "--control", "off"],
@@ -352,7 +353,7 @@ def test_a_hand_over_that_is_none_is_refused(folder: Path) -> None:
         )
         assert done.returncode == 2
         (line,) = done.stderr.splitlines()
-        assert "no hand-over of another prefork" in line
+        assert "not a hand-over from another prefork" in line
 
 
 #: System calls of each side of the hand-over, in their order; each is tried until it is made no more.
@@ -370,8 +371,10 @@ NEW = ["lseek", "listen", "ftruncate", "signalfd4", "pipe2", "clone", "sendto"]
         slow("new", NEW),
     ],
 )
-def test_a_kill_at_each_system_call_of_the_hand_over(folder: Path, victim: str, calls: list[str]) -> None:
-    """Whoever dies, and when: one of the two serves, and owns the files."""
+def test_a_kill_at_any_system_call_of_the_hand_over_leaves_one_server(
+    folder: Path, victim: str, calls: list[str]
+) -> None:
+    """Whichever supervisor dies, and when: one of the two serves, and owns the files."""
     need("strace")
     outcomes = set()
     for call in calls:

@@ -13,7 +13,7 @@ pieces = st.lists(st.binary(max_size=40), max_size=20)
 
 
 @given(pieces, st.lists(st.integers(1, 60), max_size=40))
-def test_what_is_taken_is_what_was_fed(chunks: list[bytes], sizes: list[int]) -> None:
+def test_the_buffer_returns_the_bytes_that_were_fed(chunks: list[bytes], sizes: list[int]) -> None:
     buffer = ReadBuffer()
     taken = bytearray()
     turns = iter(sizes)
@@ -62,7 +62,7 @@ def test_of_several_separators_the_one_that_ends_first_is_found(chunks: list[byt
 
 
 @given(st.lists(st.sampled_from([b"a", b"\n", b"bc\nd", b"eeeeee"]), max_size=30), st.integers(0, 6))
-def test_lines_are_those_that_find_and_take_would_give(chunks: list[bytes], limit: int) -> None:
+def test_lines_equal_those_found_one_by_one(chunks: list[bytes], limit: int) -> None:
     buffer = ReadBuffer()
     data = b""
     for chunk in chunks:
@@ -76,7 +76,7 @@ def test_lines_are_those_that_find_and_take_would_give(chunks: list[bytes], limi
         assert buffer.find(b"c") == data.find(b"c")
 
 
-def test_a_new_separator_is_searched_from_the_start() -> None:
+def test_a_new_separator_is_searched_for_from_the_start() -> None:
     buffer = ReadBuffer()
     buffer.feed(b"a;b")
     assert buffer.find(b"\n") == -1
@@ -125,7 +125,7 @@ def test_the_backlog_sends_everything_in_order(chunks: list[bytes], room: list[i
     assert backlog.memory == 0
 
 
-def test_a_million_small_writes_do_not_become_a_million_objects() -> None:
+def test_many_small_writes_are_joined_into_few_objects() -> None:
     backlog = WriteBacklog()
     for _ in range(100_000):
         backlog.append(b"ab")

@@ -52,17 +52,17 @@ def eight_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
         ("rubbish", {"cpu.max": "0 0\n"}, 8),
     ],
 )
-def test_quotas(tmp_path: Path, groups: str, files: dict[str, str], count: int) -> None:
+def test_cpu_quotas_limit_the_number_of_cpus(tmp_path: Path, groups: str, files: dict[str, str], count: int) -> None:
     assert cpu_count(machine(tmp_path, groups, files)) == count
 
 
-def test_a_system_without_affinity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_any_information_one_cpu_is_assumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert cpu_count(tmp_path) == 1
 
 
-def test_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_affinity_of_this_process_limits_the_number_of_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     assert 1 <= cpu_count() <= HERE
     before = os.sched_getaffinity(0)

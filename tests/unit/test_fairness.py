@@ -143,7 +143,7 @@ def test_no_rate_is_no_bound_and_a_token_that_was_not_used_comes_back() -> None:
         (("fe80::1%eth0", 1, 0, 2), ("fe80::2", 1, 0, 2), True),
     ],
 )
-def test_which_addresses_are_one_peer(one: object, other: object, same: bool) -> None:
+def test_an_ipv6_network_of_64_bits_is_one_peer(one: object, other: object, same: bool) -> None:
     assert (peer_key(one) == peer_key(other)) is same
 
 
@@ -156,7 +156,7 @@ def test_a_unix_socket_has_no_peer(address: object) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(1, 60), st.booleans()), max_size=300))
-def test_counts_are_right_or_refused(history: list[tuple[int, bool]]) -> None:
+def test_a_count_is_exact_or_refused(history: list[tuple[int, bool]]) -> None:
     """A few keys in two buckets, which each of them may use: those that have no room are refused, and nothing of the
     others changes."""
     counts = CountTable([0] * CountTable.words(2), 0, 2)

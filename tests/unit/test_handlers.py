@@ -1,4 +1,4 @@
-"""What a service may be is told apart by its shape alone, and what it is not is said in one line."""
+"""The kind of a handler is told only by its shape, and an unsupported one is rejected in one line."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Callable_:
         (Service(), Kind.LIFESPAN),
     ],
 )
-def test_the_kinds_of_service(target: object, kind: Kind) -> None:
+def test_each_kind_of_handler_is_recognised(target: object, kind: Kind) -> None:
     handler = classify(target)
     assert handler.kind is kind
     assert classify(handler) is handler
@@ -104,7 +104,7 @@ async def keyword(stream: Any, *, token: str) -> None: ...
         (HalfService(), "handle must be async def handle(stream)"),
     ],
 )
-def test_what_is_none_of_them_is_refused_in_one_line(target: object, text: str) -> None:
+def test_an_unsupported_handler_is_rejected_in_one_line(target: object, text: str) -> None:
     with pytest.raises(ServiceError) as caught:
         classify(target)
     message = str(caught.value)

@@ -1,4 +1,4 @@
-"""Logs: one record is one line whatever a peer sends, repeats are counted, and what cannot be written never hurts."""
+"""Logs: one record is one line whatever a peer sends, repeats are counted, and failed writes harm nothing."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from prefork.observe.logs import EventLog, configure
 from prefork.observe.rates import LogRateLimiter
 from prefork.text import escape_ascii
 
-LINE = re.compile(r"(?P<time>\S+) (?P<level>[a-z]+) (?P<who>supervisor|worker \d+)\[(?P<pid>\d+)\]: (?P<text>.*)")
+LINE = re.compile(r"(?P<time>\S+) (?P<level>[a-z]+) (?P<origin>supervisor|worker \d+)\[(?P<pid>\d+)\]: (?P<text>.*)")
 
 
 class EmitEvent(events.Event):
-    """An event that says what a test gives it."""
+    """An event whose text a test chooses."""
 
     text: str
     number: float = 1.5
@@ -73,10 +73,10 @@ def _restored() -> Iterator[None]:
 
 
 class Log:
-    """What was written to a stream in memory, line by line."""
+    """Collects what is written to a stream in memory, line by line."""
 
     def __init__(self, format: str = "text", level: str = "debug", worker: int | None = None) -> None:
-        # pytest's own, which raise what cannot be formatted, and print what was logged.
+        # pytest's own handlers raise for a record that cannot be formatted, and print what was logged.
         logging.getLogger().handlers[:] = []
         self.stream = io.StringIO()
         self.emit = configure(format, level, worker, self.stream)
@@ -104,15 +104,15 @@ class Log:
 # --- what a line is ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("worker", "who"), [(None, "supervisor"), (2, "worker 2")])
-def test_a_line_says_when_how_grave_who_and_what(worker: int | None, who: str) -> None:
+@pytest.mark.parametrize(("worker", "origin"), [(None, "supervisor"), (2, "worker 2")])
+def test_a_line_has_time_level_origin_and_message(worker: int | None, origin: str) -> None:
     log = Log(worker=worker)
     before = time.time()
     log.emit(events.Ready(4))
     (line,) = log.lines()
     found = LINE.fullmatch(line)
     assert found is not None
-    assert (found["level"], found["who"], found["pid"]) == ("info", who, str(os.getpid()))
+    assert (found["level"], found["origin"], found["pid"]) == ("info", origin, str(os.getpid()))
     assert found["text"] == "ready: 4 workers"
     stamp = datetime.fromisoformat(found["time"])
     assert stamp.tzinfo is not None
@@ -141,7 +141,7 @@ def test_json_has_the_same_and_the_fields_of_the_event() -> None:
 def test_the_service_and_asyncio_log_in_the_same_format(format: str) -> None:
     log = Log(format)
     logging.getLogger("shop.db").warning("connected to %s", "db-1")
-    logging.warning("from nobody")
+    logging.warning("from the root")
 
     async def main() -> None:
         asyncio.get_running_loop().call_exception_handler({"message": "left\nalone", "exception": ValueError("x\ny")})
@@ -150,12 +150,12 @@ def test_the_service_and_asyncio_log_in_the_same_format(format: str) -> None:
     if format == "json":
         found = [(line["logger"], line["level"], line["message"]) for line in log.objects()]
         assert ("shop.db", "warning", "connected to db-1") in found
-        assert ("root", "warning", "from nobody") in found
+        assert ("root", "warning", "from the root") in found
         assert ("asyncio", "error", "left\nalone") in found
     else:
         lines = log.lines()
         assert any(line.endswith(": shop.db: connected to db-1") for line in lines)
-        assert any(line.endswith("]: from nobody") for line in lines)
+        assert any(line.endswith("]: from the root") for line in lines)
         at = next(i for i, line in enumerate(lines) if line.endswith(r": asyncio: left\nalone"))
         assert [line.strip() for line in lines[at + 1 :]] == ["ValueError: x", "y"]
 
@@ -184,7 +184,7 @@ def test_a_traceback_follows_its_line_indented() -> None:
     assert any("info supervisor[1]: ready" in line for line in lines[:second])
 
 
-def test_a_traceback_without_end_is_cut_in_the_middle() -> None:
+def test_a_very_long_traceback_is_cut_in_the_middle() -> None:
     log = Log()
     log.emit(events.HandlerFailed("p", "E", "\n".join(f"line {n}" for n in range(5000))))
     lines = log.lines()
@@ -203,7 +203,7 @@ nasty = st.one_of(
 
 @settings(max_examples=300, deadline=None)
 @given(nasty, nasty)
-def test_nothing_forges_a_line_or_reaches_a_terminal_raw(theirs: str, name: str) -> None:
+def test_no_input_can_forge_a_line_or_control_a_terminal(theirs: str, name: str) -> None:
     with logging_as_it_was():
         log = Log()
         log.emit(EmitEvent(theirs))
@@ -222,7 +222,7 @@ def test_nothing_forges_a_line_or_reaches_a_terminal_raw(theirs: str, name: str)
         assert all(each.startswith("    ") and each.isprintable() for each in rest)
 
 
-def test_letters_of_every_script_stay_letters() -> None:
+def test_letters_of_every_script_are_not_escaped() -> None:
     log = Log()
     logging.getLogger("shop").info("Grüße, привет, 你好 🙂")
     assert log.texts() == ["shop: Grüße, привет, 你好 🙂"]
@@ -242,7 +242,7 @@ def test_json_is_one_valid_ascii_object_a_line(theirs: str) -> None:
         assert len(second) < 4096
         assert json.loads(first)["event"] == "EmitEvent"
         found = json.loads(second)
-        # JSON has no way to tell two lone surrogates from the pair.
+        # JSON cannot distinguish two lone surrogates from a pair.
         assert found.get("truncated") or found["their"] == theirs or "\ud800\udcff" in theirs
 
 
@@ -272,7 +272,7 @@ def test_json_is_valid_whatever_the_service_adds(value: object) -> None:
     assert line["process"] == "supervisor"
 
 
-def test_json_extras_do_not_replace_what_prefork_says() -> None:
+def test_json_extras_do_not_replace_the_fields_of_prefork() -> None:
     log = Log("json")
     logging.getLogger("shop").info(
         "text", extra={"level": "error", "pid": 1, "time": "never", "process_": 1, "user": "u"}
@@ -295,7 +295,7 @@ def test_json_keeps_the_end_of_a_long_traceback() -> None:
 
 
 @pytest.mark.parametrize("format", ["text", "json"])
-def test_a_log_call_that_cannot_be_formatted_is_told_in_one_line(format: str) -> None:
+def test_a_log_call_that_cannot_be_formatted_is_reported_in_one_line(format: str) -> None:
     log = Log(format)
     logging.getLogger("shop").info("%d apples", "no\nnumber")
     logging.getLogger("shop").info("%s", Unspeakable())
@@ -317,7 +317,7 @@ class Clock:
         return self.now
 
 
-def test_what_repeats_gets_a_line_a_second_and_the_next_one_counts_the_rest() -> None:
+def test_a_repeated_event_gets_one_line_a_second_which_counts_the_others() -> None:
     log, clock = Log(), Clock()
     emit = EventLog(logging.getLogger("prefork"), clock)
     for _ in range(1000):
@@ -351,14 +351,14 @@ def test_a_flood_of_causes_gets_a_few_lines_a_second() -> None:
     told = log.texts()
     assert any("KeyError" in text for text in told)
     clock.now += 60
-    emit(events.Drained(0))
+    emit(events.Drained(3, 0))
     told += log.texts()
-    assert len(told) <= 8, "what is said of the suppressed ones is no flood, either"
+    assert len(told) <= 8, "the lines about suppressed events are no flood either"
     assert sum(int(text.split()[0]) for text in told if " more of " in text) == 20_000 - 3
 
 
-def test_numbers_do_not_make_another_cause() -> None:
-    """How many bytes, of how many: each of a crowd of slow readers has its own."""
+def test_different_numbers_are_one_cause() -> None:
+    """Each of many slow readers has its own number of unsent bytes."""
     log, clock = Log(), Clock()
     emit = EventLog(logging.getLogger("prefork"), clock)
     for n in range(100):
@@ -369,20 +369,20 @@ def test_numbers_do_not_make_another_cause() -> None:
     assert log.texts() == ["aborted connection of p: 7 bytes unsent, of 8 (and 99 more like it)"]
 
 
-def test_what_was_suppressed_is_said_even_if_nothing_like_it_follows() -> None:
+def test_suppressed_events_are_counted_even_if_none_of_their_cause_follows() -> None:
     log, clock = Log(), Clock()
     emit = EventLog(logging.getLogger("prefork"), clock)
     for _ in range(3):
         emit(Repeated("x", reason="KeyError: 1"))
     log.raw()
     clock.now += 60
-    emit(events.Drained(0))
+    emit(events.Drained(3, 0))
     assert log.texts() == [
         "2 more of Repeated (KeyError) were not logged",
-        "drained: all connections closed, none aborted",
+        "drained: 3 connections closed, none aborted",
     ]
     clock.now += 60
-    emit(events.Drained(0))
+    emit(events.Drained(3, 0))
     assert len(log.lines()) == 1
 
 
@@ -393,7 +393,7 @@ def test_unrated_events_are_all_logged() -> None:
     assert len(log.lines()) == 50
 
 
-def test_json_counts_too() -> None:
+def test_json_has_the_suppressed_count() -> None:
     log, clock = Log("json"), Clock()
     emit = EventLog(logging.getLogger("prefork"), clock)
     for _ in range(5):
@@ -416,7 +416,7 @@ happenings = st.lists(
 def test_every_event_is_admitted_or_counted_once(
     happened: list[tuple[str, str, float]], causes: int, most: int
 ) -> None:
-    rates: LogRateLimiter[str] = LogRateLimiter(interval=1.0, per_kind=most, causes=causes)
+    rates: LogRateLimiter[str] = LogRateLimiter(interval=1.0, per_kind=most, max_causes=causes)
     now, admitted, counted = 0.0, [], 0
     for kind, detail, passed in happened:
         now += passed
@@ -425,9 +425,9 @@ def test_every_event_is_admitted_or_counted_once(
             admitted.append((kind, detail, now))
             counted += before
         assert len(rates) <= causes + 2
-    assert len(admitted) + counted + sum(count for _, _, count in rates.settle(now + 10)) == len(happened)
-    assert rates.settle(now + 10) == []
-    # `at + interval` may round beyond a time of which the difference to `at` is the interval.
+    assert len(admitted) + counted + sum(count for _, _, count in rates.flush_expired(now + 10)) == len(happened)
+    assert rates.flush_expired(now + 10) == []
+    # `at + interval` may be rounded up beyond a time whose difference to `at` is the interval.
     interval = 1.0 - 1e-9
     for kind, detail, at in admitted:
         same = [t for k, d, t in admitted if (k, d) == (kind, detail) and at <= t < at + interval]
@@ -466,7 +466,7 @@ def test_configuring_again_replaces_the_handler_and_leaks_nothing() -> None:
         assert b"worker 4[" in data
 
 
-def test_the_descriptor_we_were_given_stays_as_it_was() -> None:
+def test_the_inherited_descriptor_keeps_its_flags() -> None:
     with pipe() as (_, stream):
         flags = fcntl.fcntl(stream.fileno(), fcntl.F_GETFL)
         emit = configure("text", "info", None, stream)
@@ -476,8 +476,8 @@ def test_the_descriptor_we_were_given_stays_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("blocking", [True, False])
-def test_a_reader_that_does_not_read_costs_lines_not_time(blocking: bool) -> None:
-    # A process of its own: should it block, only the deadline ends it.
+def test_a_reader_that_does_not_read_costs_lines_but_no_time(blocking: bool) -> None:
+    # In a process of its own, because if it blocks only the deadline ends it.
     done = run_script(
         f"""
         import os, sys, time
@@ -501,7 +501,7 @@ def test_a_reader_that_does_not_read_costs_lines_not_time(blocking: bool) -> Non
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_terminal_that_was_stopped_does_not_stop_us() -> None:
+def test_a_stopped_terminal_does_not_stop_the_process() -> None:
     done = run_script(
         """
         import os, pty
@@ -517,7 +517,7 @@ def test_a_terminal_that_was_stopped_does_not_stop_us() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_reader_that_left_hurts_nobody() -> None:
+def test_a_reader_that_closed_the_pipe_raises_nothing() -> None:
     with pipe() as (reader, stream):
         emit = configure("text", "info", None, stream)
         os.close(reader)
@@ -526,15 +526,15 @@ def test_a_reader_that_left_hurts_nobody() -> None:
             logging.getLogger("shop").error("x")
 
 
-def test_a_full_disk_hurts_nobody() -> None:
+def test_a_full_disk_raises_nothing() -> None:
     with open("/dev/full", "w") as stream:
         emit = configure("text", "info", None, stream)
         emit(events.Ready(1))
         logging.getLogger("shop").error("x")
 
 
-def test_a_line_torn_by_a_full_disk_is_ended_before_the_next(tmp_path: Any) -> None:
-    # RLIMIT_FSIZE cuts a write short as a full disk does, and is lifted again.
+def test_a_line_cut_by_a_full_disk_is_ended_before_the_next(tmp_path: Any) -> None:
+    # RLIMIT_FSIZE cuts a write short as a full disk does, and can be raised again.
     done = run_script(
         f"""
         import resource, signal
@@ -560,7 +560,7 @@ def test_a_line_torn_by_a_full_disk_is_ended_before_the_next(tmp_path: Any) -> N
     assert last.endswith("ready: 4 workers")
 
 
-def test_a_closed_stream_hurts_nobody() -> None:
+def test_a_closed_stream_raises_nothing() -> None:
     stream = io.StringIO()
     emit = configure("text", "info", None, stream)
     stream.close()
@@ -568,7 +568,7 @@ def test_a_closed_stream_hurts_nobody() -> None:
     logging.getLogger("shop").error("x")
 
 
-def test_no_standard_error_at_all() -> None:
+def test_logging_works_without_standard_error() -> None:
     done = run_script(
         """
         import sys
@@ -582,7 +582,7 @@ def test_no_standard_error_at_all() -> None:
 
 
 def test_standard_error_may_be_a_socket() -> None:
-    # journald's is one.
+    # As under systemd, where it is journald's socket.
     ours, theirs = socket.socketpair()
     with ours, theirs, theirs.makefile("w") as stream:
         emit = configure("text", "info", None, stream)
@@ -593,7 +593,7 @@ def test_standard_error_may_be_a_socket() -> None:
         assert theirs.gettimeout() is None
 
 
-def test_processes_that_share_a_pipe_do_not_mix_their_lines() -> None:
+def test_processes_that_share_a_pipe_do_not_interleave_their_lines() -> None:
     script = """
         import logging, sys
         from prefork import events
@@ -688,7 +688,7 @@ def test_a_handler_of_the_service_that_raises_does_not_reach_the_server() -> Non
         logging.getLogger("prefork").removeHandler(broken)
 
 
-def test_other_handlers_stay_but_for_the_one_that_says_the_same_twice(tmp_path: Any) -> None:
+def test_other_handlers_stay_except_one_that_would_log_everything_twice(tmp_path: Any) -> None:
     done = run_script(
         f"""
         import logging
@@ -704,7 +704,7 @@ def test_other_handlers_stay_but_for_the_one_that_says_the_same_twice(tmp_path: 
     assert (tmp_path / "own.log").read_text() == "ready: 1 worker\n"
 
 
-def test_the_wall_clock_may_jump_without_an_effect_on_rates() -> None:
+def test_a_jump_of_the_wall_clock_does_not_affect_rates() -> None:
     done = run_script(
         """
         import time
@@ -723,7 +723,7 @@ def test_the_wall_clock_may_jump_without_an_effect_on_rates() -> None:
     assert done.stderr.count("paused") <= 2, done.stderr
 
 
-def test_text_does_without_the_json_library() -> None:
+def test_the_text_format_does_not_need_the_json_library() -> None:
     done = run_script(
         """
         import sys

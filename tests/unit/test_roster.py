@@ -1,18 +1,18 @@
-"""The roster, one story at a time: who runs, who is replaced, who is told what."""
+"""The roster, one story at a time: which workers run, which are replaced, and what is reported."""
 
 from __future__ import annotations
 
+import pytest
 from helpers.rosters import Machine
 
 from prefork.core.facts import (
-    Cause,
+    ExitCause,
     Finish,
     HandedOver,
     RecycleRequested,
-    ReloadAsked,
-    ScaleAsked,
+    ReloadRequested,
     Started,
-    StopAsked,
+    StopRequested,
     SuccessorRolledBack,
     TimePassed,
     WorkerDied,
@@ -20,7 +20,8 @@ from prefork.core.facts import (
     WorkerReady,
     WorkerUnable,
 )
-from prefork.core.worker_state import Phase, State, Timing
+from prefork.core.phase import Phase
+from prefork.core.worker_state import State, Timing, Worker
 from prefork.errors import ExitCode
 
 
@@ -69,7 +70,7 @@ def test_once_one_has_served_a_boot_failure_is_tried_again() -> None:
     assert sorted(machine.alive.values()) == [0, 1]
 
 
-def test_a_crash_loop_ends_only_when_nobody_serves() -> None:
+def test_a_crash_loop_ends_the_server_only_when_no_worker_serves() -> None:
     machine = Machine(2)
     machine.boot()
     for _ in range(20):
@@ -86,7 +87,7 @@ def test_a_crash_loop_ends_only_when_nobody_serves() -> None:
     assert machine.finish.code is ExitCode.CRASH_LOOP
 
 
-def test_a_refused_fork_is_told_once_and_tried_until_it_works() -> None:
+def test_a_failed_fork_is_logged_once_and_retried() -> None:
     machine = Machine(1)
     machine.refuse_forks = True
     machine.tell(Started())
@@ -99,12 +100,12 @@ def test_a_refused_fork_is_told_once_and_tried_until_it_works() -> None:
     assert list(machine.alive.values()) == [0]
 
 
-def test_a_worker_that_crashes_while_it_drains_is_told() -> None:
+def test_a_worker_that_crashes_while_it_drains_is_logged() -> None:
     machine = Machine(3)
     machine.tell(Started())
     machine.tell(WorkerReady(0))
     machine.tell(WorkerReady(1))
-    machine.tell(StopAsked("SIGTERM"))
+    machine.tell(StopRequested("SIGTERM"))
     machine.tell(WorkerDied(0, "exit status 0", clean=True))
     machine.tell(WorkerDied(1, "signal 11 (SIGSEGV)"))
     machine.tell(WorkerDied(1, "signal 11 (SIGSEGV)"))
@@ -115,15 +116,15 @@ def test_a_worker_that_crashes_while_it_drains_is_told() -> None:
     assert machine.finish == Finish(ExitCode.OK)
 
 
-def test_a_second_stop_is_at_once() -> None:
+def test_a_second_stop_does_not_drain() -> None:
     machine = Machine(2)
     machine.boot()
-    machine.tell(StopAsked("SIGTERM"))
+    machine.tell(StopRequested("SIGTERM"))
     assert (sorted(machine.drained), machine.killed) == ([0, 1], [])
     machine.die(0, "exit status 0")
-    machine.tell(StopAsked("SIGINT"))
+    machine.tell(StopRequested("SIGINT"))
     assert machine.killed == [1]
-    machine.tell(StopAsked("SIGINT"))
+    machine.tell(StopRequested("SIGINT"))
     machine.die(1, "signal 9 (SIGKILL)")
     assert machine.finish == Finish(ExitCode.OK)
 
@@ -138,10 +139,10 @@ def newest(machine: Machine) -> int:
 def test_a_reload_replaces_one_slot_at_a_time_each_successor_ready_first() -> None:
     machine = Machine(3)
     machine.boot()
-    machine.tell(ReloadAsked("SIGHUP", Timing()))
+    machine.tell(ReloadRequested("SIGHUP", Timing()))
     for slot in range(3):
         assert len(machine.alive) == 4
-        assert machine.drained == list(range(slot)), "nobody drains before the successor is ready"
+        assert machine.drained == list(range(slot)), "none drains before its successor is ready"
         assert machine.alive[newest(machine)] == slot
         machine.tell(WorkerReady(newest(machine)))
         assert machine.drained == list(range(slot + 1))
@@ -152,11 +153,11 @@ def test_a_reload_replaces_one_slot_at_a_time_each_successor_ready_first() -> No
     assert not machine.killed
 
 
-def test_a_reload_is_done_when_nobody_old_accepts_any_more() -> None:
+def test_a_reload_is_done_when_no_old_worker_accepts() -> None:
     machine = Machine(2)
     machine.obedient = False
     machine.boot()
-    machine.tell(ReloadAsked("SIGHUP", Timing()))
+    machine.tell(ReloadRequested("SIGHUP", Timing()))
     machine.tell(WorkerReady(2))
     machine.tell(WorkerReady(3))
     assert machine.drained == [0, 1]
@@ -164,19 +165,27 @@ def test_a_reload_is_done_when_nobody_old_accepts_any_more() -> None:
     assert "reloaded: every worker is of generation 1" not in machine.notes
     machine.die(1, "signal 9 (SIGKILL)")
     assert "reloaded: every worker is of generation 1" in machine.notes
+    assert machine.served == [(1, 0)]
     assert machine.roster.rolling is None
+    gone = "every worker before generation 1 has exited"
+    assert gone not in machine.notes, "one of them drains"
+    machine.die(0, "exit status 0", clean=True)
+    assert machine.notes[-1] == gone
+    machine.sleep(100)
+    assert machine.notes.count(gone) == 1
 
 
-def test_what_does_not_boot_never_replaces_what_runs() -> None:
+def test_code_that_does_not_boot_never_replaces_a_running_worker() -> None:
     machine = Machine(3)
     machine.boot()
-    machine.tell(ReloadAsked("SIGHUP", Timing()))
+    machine.tell(ReloadRequested("SIGHUP", Timing()))
     machine.tell(WorkerReady(newest(machine)))
     bad = newest(machine)
     machine.tell(WorkerUnable(bad, "service x:y: SyntaxError"))
     machine.die(bad, "exit status 3")
     assert machine.drained == [0]
     assert machine.roster.rolling is None
+    assert (machine.begun, machine.served, machine.failed) == (1, [], 1)
     assert any("reload failed" in note and "SyntaxError" in note for note in machine.notes)
     machine.sleep(100)
     assert sorted(machine.alive) == [0, 1, 2, 3]
@@ -185,7 +194,7 @@ def test_what_does_not_boot_never_replaces_what_runs() -> None:
 def test_a_successor_that_is_not_ready_in_time_is_killed_and_the_reload_is_off() -> None:
     machine = Machine(1)
     machine.boot()
-    machine.tell(ReloadAsked("SIGHUP", Timing()))
+    machine.tell(ReloadRequested("SIGHUP", Timing()))
     machine.sleep(61)
     assert machine.killed == [1]
     machine.die(1, "signal 9 (SIGKILL)")
@@ -196,7 +205,7 @@ def test_a_successor_that_is_not_ready_in_time_is_killed_and_the_reload_is_off()
 def test_a_predecessor_that_dies_meanwhile_leaves_its_slot_to_the_successor() -> None:
     machine = Machine(1)
     machine.boot()
-    machine.tell(ReloadAsked("SIGHUP", Timing()))
+    machine.tell(ReloadRequested("SIGHUP", Timing()))
     machine.die(0)
     machine.sleep(100 - 50)
     assert list(machine.alive) == [1], "no third one"
@@ -208,18 +217,19 @@ def test_a_predecessor_that_dies_meanwhile_leaves_its_slot_to_the_successor() ->
 def test_when_both_die_the_slot_is_filled_again() -> None:
     machine = Machine(1)
     machine.boot()
-    machine.tell(ReloadAsked("SIGHUP", Timing()))
+    machine.tell(ReloadRequested("SIGHUP", Timing()))
     machine.die(0)
     machine.die(1)
     machine.sleep(1)
     assert list(machine.alive) == [2]
 
 
-def test_asked_twice_it_reloads_twice_and_not_at_once() -> None:
+def test_two_requests_are_two_reloads_one_after_the_other() -> None:
     machine = Machine(2)
     machine.boot()
     for _ in range(3):
-        machine.tell(ReloadAsked("SIGHUP", Timing()))
+        machine.tell(ReloadRequested("SIGHUP", Timing()))
+    assert machine.roster.generations() == {0, 1, 2}, "the queued one is needed, too"
     for _ in range(4):
         machine.tell(WorkerReady(newest(machine)))
     assert machine.roster.generation == 2
@@ -230,8 +240,8 @@ def test_asked_twice_it_reloads_twice_and_not_at_once() -> None:
 def test_a_stop_ends_a_reload() -> None:
     machine = Machine(2)
     machine.boot()
-    machine.tell(ReloadAsked("SIGHUP", Timing()))
-    machine.tell(StopAsked("SIGTERM"))
+    machine.tell(ReloadRequested("SIGHUP", Timing()))
+    machine.tell(StopRequested("SIGTERM"))
     assert sorted(machine.drained) == [0, 1, 2]
     for worker in list(machine.alive):
         machine.die(worker, "exit status 0")
@@ -239,7 +249,7 @@ def test_a_stop_ends_a_reload() -> None:
 
 
 def crash_into_back_off(machine: Machine, slot: int) -> None:
-    """So often that the slot has to wait for its next worker."""
+    """Kill the slot's workers until it has to wait for the next one."""
     for _ in range(10):
         if machine.roster.slots[slot].occupant is None:
             break
@@ -248,13 +258,13 @@ def crash_into_back_off(machine: Machine, slot: int) -> None:
     assert machine.roster.slots[slot].due > machine.now
 
 
-def test_an_empty_slot_has_its_successor_prove_itself_as_well() -> None:
-    """A reload that fails leaves it for a worker of the kind that there was, when that one was due."""
+def test_the_successor_of_an_empty_slot_must_also_boot_first() -> None:
+    """A failed reload leaves the slot to a worker of the old generation, forked when it was due."""
     machine = Machine(2)
     machine.boot()
     crash_into_back_off(machine, 0)
     due = machine.roster.slots[0].due
-    machine.tell(ReloadAsked("SIGHUP", Timing()))
+    machine.tell(ReloadRequested("SIGHUP", Timing()))
     successor = newest(machine)
     assert machine.alive[successor] == 0
     machine.tell(WorkerUnable(successor, "wrong settings"))
@@ -266,11 +276,11 @@ def test_an_empty_slot_has_its_successor_prove_itself_as_well() -> None:
     assert machine.roster.generations() == {0}
 
 
-def test_slots_that_come_during_a_reload_have_workers_of_the_new_kind() -> None:
+def test_slots_added_during_a_reload_run_the_new_generation() -> None:
     machine = Machine(1)
     machine.boot()
-    machine.tell(ReloadAsked("SIGHUP", Timing()))
-    machine.tell(ScaleAsked("SIGTTIN", 1))
+    machine.tell(ReloadRequested("SIGHUP", Timing()))
+    machine.scale(1)
     assert sorted(machine.alive.values()) == [0, 0], "one successor at a time"
     machine.tell(WorkerReady(newest(machine)))
     machine.die(0, "exit status 0", clean=True)
@@ -281,32 +291,32 @@ def test_slots_that_come_during_a_reload_have_workers_of_the_new_kind() -> None:
     assert {worker.generation for worker in machine.roster.workers.values()} == {1}
 
 
-def test_a_slot_that_goes_takes_its_successor_along() -> None:
+def test_removing_a_slot_removes_its_successor() -> None:
     machine = Machine(2)
     machine.boot()
-    machine.tell(ReloadAsked("SIGHUP", Timing()))
+    machine.tell(ReloadRequested("SIGHUP", Timing()))
     machine.tell(WorkerReady(newest(machine)))
     successor = newest(machine)
     assert machine.alive[successor] == 1
-    machine.tell(ScaleAsked("SIGTTOU", -1))
+    machine.scale(-1)
     assert successor in machine.drained
     assert machine.roster.rolling is None
     assert "reloaded: every worker is of generation 1" in machine.notes
 
 
-def test_nothing_can_be_asked_for_while_the_first_ones_start() -> None:
+def test_requests_are_refused_until_the_first_workers_are_ready() -> None:
     machine = Machine(1)
     machine.tell(Started())
-    machine.tell(ScaleAsked("SIGTTIN", 2))
-    machine.tell(ReloadAsked("SIGHUP", Timing()))
+    machine.scale(2)
+    machine.tell(ReloadRequested("SIGHUP", Timing()))
     assert len(machine.alive) == 1
     assert [note.split(":")[0] for note in machine.notes] == ["not scaling (SIGTTIN)", "not reloading (SIGHUP)"]
 
 
-def test_giving_up_leaves_those_alone_that_drain() -> None:
+def test_giving_up_does_not_kill_draining_workers() -> None:
     machine = Machine(1)
     machine.boot()
-    machine.tell(ReloadAsked("SIGHUP", Timing()))
+    machine.tell(ReloadRequested("SIGHUP", Timing()))
     machine.tell(WorkerReady(newest(machine)))
     assert machine.drained == [0]
     while machine.roster.phase is Phase.SERVING:
@@ -319,16 +329,16 @@ def test_giving_up_leaves_those_alone_that_drain() -> None:
     assert machine.finish.code == ExitCode.CRASH_LOOP
 
 
-def test_one_more_and_one_fewer() -> None:
+def test_slots_are_added_and_removed_one_at_a_time() -> None:
     machine = Machine(1)
     machine.boot()
-    machine.tell(ScaleAsked("SIGTTIN", 1))
+    machine.scale(1)
     assert sorted(machine.alive.values()) == [0, 1]
     machine.tell(WorkerReady(1))
-    machine.tell(ScaleAsked("SIGTTOU", -1))
+    machine.scale(-1)
     assert machine.drained == [1]
     machine.die(1, "exit status 0")
-    machine.tell(ScaleAsked("SIGTTOU", -1))
+    machine.scale(-1)
     assert sorted(machine.alive) == [0], "the last one stays"
     machine.sleep(100)
     assert sorted(machine.alive) == [0]
@@ -352,8 +362,8 @@ def test_a_hung_worker_is_dumped_killed_and_replaced() -> None:
     assert any("worker 0 (pid 5000) hangs" in note for note in machine.notes)
 
 
-def test_after_a_pause_of_everybody_nobody_is_judged_by_it() -> None:
-    """The machine slept, or the whole group was frozen: our clock ran, theirs did not."""
+def test_one_pause_of_the_whole_server_kills_no_worker() -> None:
+    """The machine slept, or the cgroup was frozen: the clock went on, and no worker could beat."""
     machine = Machine(2)
     machine.boot()
     machine.sleep(20)
@@ -361,14 +371,14 @@ def test_after_a_pause_of_everybody_nobody_is_judged_by_it() -> None:
     machine.now += 3600
     machine.tell(TimePassed())
     assert machine.dumped == []
-    # They wake a moment later than we do, and beat before the next look.
+    # The workers wake a moment after the supervisor, and beat before its next check.
     machine.hangs_since.clear()
     machine.sleep(100)
     assert machine.dumped == []
 
 
-def test_pause_after_pause_nobody_is_judged_who_beats_in_between() -> None:
-    """A laptop's lid, or a group that is frozen again and again: each look comes late, and finds everybody stale."""
+def test_repeated_pauses_kill_no_worker_that_beats_in_between() -> None:
+    """A laptop's lid, or a cgroup that is frozen again and again: each check is late, and finds every worker stale."""
     machine = Machine(2)
     machine.boot()
     machine.sleep(20)
@@ -381,7 +391,7 @@ def test_pause_after_pause_nobody_is_judged_who_beats_in_between() -> None:
     assert machine.dumped == []
 
 
-def test_pause_after_pause_one_that_never_beats_is_found() -> None:
+def test_repeated_pauses_do_not_hide_a_worker_that_never_beats() -> None:
     machine = Machine(2)
     machine.boot()
     machine.sleep(20)
@@ -393,7 +403,7 @@ def test_pause_after_pause_one_that_never_beats_is_found() -> None:
     assert machine.dumped == [0]
 
 
-def test_slots_that_go_and_come_during_a_reload_get_nobody_when_they_are_gone() -> None:
+def test_slots_removed_during_a_reload_get_no_worker() -> None:
     machine = Machine(4)
 
     def all_ready() -> None:
@@ -401,17 +411,17 @@ def test_slots_that_go_and_come_during_a_reload_get_nobody_when_they_are_gone() 
             machine.tell(WorkerReady(number))
 
     machine.boot()
-    machine.tell(ScaleAsked("SIGTTIN", 2))
-    machine.tell(ReloadAsked("SIGHUP", Timing()))
+    machine.scale(2)
+    machine.tell(ReloadRequested("SIGHUP", Timing()))
     for _ in range(2):
         all_ready()
     for more in (-3, 2):
-        machine.tell(ScaleAsked("scale", more))
+        machine.scale(more)
         machine.check()
     for _ in range(2):
         all_ready()
     made = machine.spawned
-    machine.tell(ScaleAsked("scale", -3))
+    machine.scale(-3)
     machine.check()
     assert machine.spawned == made, "for a slot that goes in the same moment"
     for _ in range(5):
@@ -419,11 +429,11 @@ def test_slots_that_go_and_come_during_a_reload_get_nobody_when_they_are_gone() 
         machine.check()
 
 
-def test_one_that_hangs_while_it_drains_is_not_waited_for() -> None:
+def test_a_worker_that_hangs_while_it_drains_is_killed() -> None:
     machine = Machine(1)
     machine.boot()
     machine.sleep(5)
-    machine.tell(StopAsked("SIGTERM"))
+    machine.tell(StopRequested("SIGTERM"))
     machine.hangs_since[0] = machine.now - 31
     machine.sleep(2)
     assert machine.killed == [0]
@@ -432,7 +442,7 @@ def test_one_that_hangs_while_it_drains_is_not_waited_for() -> None:
 # --- recycling --------------------------------------------------------------------------------------------------------
 
 
-def test_spent_workers_are_replaced_one_at_a_time_each_when_its_successor_is_ready() -> None:
+def test_recycled_workers_are_replaced_one_at_a_time_successor_first() -> None:
     machine = Machine(3)
     machine.boot()
     for worker in range(3):
@@ -450,7 +460,7 @@ def test_spent_workers_are_replaced_one_at_a_time_each_when_its_successor_is_rea
     assert not machine.roster.deaths
 
 
-def test_who_is_spent_again_and_again_does_not_keep_others_from_being_recycled() -> None:
+def test_a_slot_recycled_again_and_again_does_not_starve_the_others() -> None:
     machine = Machine(2)
     machine.boot()
     machine.tell(RecycleRequested(0, "served"))
@@ -462,7 +472,7 @@ def test_who_is_spent_again_and_again_does_not_keep_others_from_being_recycled()
     assert machine.alive[newest(machine)] == 1
 
 
-def test_a_spent_worker_whose_successor_fails_goes_on_and_is_tried_again_later() -> None:
+def test_a_worker_whose_successor_fails_serves_on_and_is_recycled_later() -> None:
     machine = Machine(1)
     machine.boot()
     machine.tell(RecycleRequested(0, "old"))
@@ -475,11 +485,11 @@ def test_a_spent_worker_whose_successor_fails_goes_on_and_is_tried_again_later()
     assert sorted(machine.alive) == [0, 2]
 
 
-def test_a_reload_asked_for_while_one_is_recycled_comes_next() -> None:
+def test_a_reload_requested_during_recycling_comes_next() -> None:
     machine = Machine(2)
     machine.boot()
     machine.tell(RecycleRequested(0, "old"))
-    machine.tell(ReloadAsked("SIGHUP", Timing()))
+    machine.tell(ReloadRequested("SIGHUP", Timing()))
     for _ in range(3):
         machine.tell(WorkerReady(newest(machine)))
     assert machine.roster.generation == 1
@@ -490,7 +500,7 @@ def test_a_reload_asked_for_while_one_is_recycled_comes_next() -> None:
 # --- another supervisor -----------------------------------------------------------------------------------------------
 
 
-def test_handed_over_everybody_drains_and_nobody_is_forked() -> None:
+def test_after_a_hand_over_all_workers_drain_and_none_is_forked() -> None:
     machine = Machine(2)
     machine.boot()
     machine.tell(HandedOver())
@@ -502,7 +512,29 @@ def test_handed_over_everybody_drains_and_nobody_is_forked() -> None:
     assert machine.finish == Finish(ExitCode.OK)
 
 
-def test_taken_back_every_slot_gets_a_worker_and_the_draining_ones_go_on() -> None:
+def test_a_server_that_gave_up_has_not_failed_if_its_successor_serves() -> None:
+    for late in (False, True):
+        machine = Machine(2)
+        machine.tell(Started())
+        machine.die(1)
+        assert machine.roster.phase is Phase.STOPPING
+        if late:
+            machine.die(0)
+            assert machine.finish is not None
+            assert machine.finish.code is ExitCode.SERVICE
+        machine.tell(HandedOver())
+        if not late:
+            machine.die(0)
+        assert machine.finish == Finish(ExitCode.OK)
+
+
+def test_a_worker_cannot_go_back() -> None:
+    worker = Worker(0, 0, 0, Timing(), State.DRAINING, pid=5000)
+    with pytest.raises(RuntimeError, match=r"worker 0 \(pid 5000\) cannot go from DRAINING to READY"):
+        worker.become(State.READY)
+
+
+def test_after_a_roll_back_every_slot_gets_a_worker_and_drains_go_on() -> None:
     machine = Machine(2)
     machine.boot()
     machine.tell(HandedOver())
@@ -520,11 +552,11 @@ def test_taken_back_every_slot_gets_a_worker_and_the_draining_ones_go_on() -> No
 # --- causes -----------------------------------------------------------------------------------------------------------
 
 
-def test_deaths_are_counted_by_what_we_know_of_their_cause() -> None:
+def test_deaths_are_counted_by_cause() -> None:
     machine = Machine(1)
     machine.boot()
 
-    def die(kind: Cause) -> None:
+    def die(kind: ExitCause) -> None:
         worker = newest(machine)
         del machine.alive[worker]
         machine.tell(WorkerDied(worker, "somehow", False, kind))
@@ -534,18 +566,18 @@ def test_deaths_are_counted_by_what_we_know_of_their_cause() -> None:
         machine.tell(WorkerReady(newest(machine)))
         machine.sleep(20)
 
-    die(Cause.SIGNAL)
-    die(Cause.EXIT)  # it was not ready
+    die(ExitCause.SIGNAL)
+    die(ExitCause.EXIT)  # it was not ready
     ready()
-    die(Cause.EXIT)
+    die(ExitCause.EXIT)
     ready()
-    die(Cause.MEMORY)
+    die(ExitCause.MEMORY)
     ready()
     machine.hangs_since[newest(machine)] = machine.now - 31
     machine.sleep(3)
-    die(Cause.SIGNAL)
+    die(ExitCause.SIGNAL)
     machine.sleep(30)  # it is not ready in time
-    die(Cause.SIGNAL)
+    die(ExitCause.SIGNAL)
     assert machine.roster.deaths == {
-        Cause.SIGNAL: 1, Cause.EXIT: 1, Cause.MEMORY: 1, Cause.HANG: 1, Cause.BOOT: 2,
+        ExitCause.SIGNAL: 1, ExitCause.EXIT: 1, ExitCause.MEMORY: 1, ExitCause.HANG: 1, ExitCause.BOOT: 2,
     }  # fmt: skip

@@ -24,17 +24,17 @@ from hypothesis.stateful import (
 from prefork.core.facts import (
     HandedOver,
     RecycleRequested,
-    ReloadAsked,
-    ScaleAsked,
+    ReloadRequested,
     Started,
-    StopAsked,
+    StopRequested,
     SuccessorRolledBack,
     WorkerDied,
     WorkerDraining,
     WorkerReady,
     WorkerUnable,
 )
-from prefork.core.worker_state import Phase, Timing
+from prefork.core.phase import Phase
+from prefork.core.worker_state import Timing
 from prefork.errors import ExitCode
 
 #: How many histories, and of how many steps: the command for the long run sets them.
@@ -82,7 +82,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(number=which)
     def drained(self, number: int) -> None:
-        """One that was asked to end does so."""
+        """End a worker that was asked to end."""
         ending = sorted(set(self.machine.alive) & set(self.machine.drained + self.machine.killed))
         if ending:
             self.machine.die(ending[number % len(ending)], "exit status 0", True)
@@ -100,7 +100,7 @@ class Histories(RuleBasedStateMachine):
             self.machine.tell(WorkerUnable(worker, "broken"))
 
     @rule(number=which)
-    def spent(self, number: int) -> None:
+    def recycle(self, number: int) -> None:
         worker = self._pick(number)
         if worker is not None:
             self.machine.tell(RecycleRequested(worker, "1000 connections served"))
@@ -112,7 +112,7 @@ class Histories(RuleBasedStateMachine):
             self.machine.hangs_since.setdefault(worker, self.machine.now)
 
     @rule()
-    def news_of_a_stranger(self) -> None:
+    def facts_about_an_unknown_worker(self) -> None:
         self.machine.tell(WorkerReady(99_000))
         self.machine.tell(WorkerDied(99_000, "exit status 0"))
 
@@ -122,7 +122,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([1.0, 40.0, 3600.0]))
     def freeze(self, seconds: float) -> None:
-        """The machine is suspended: everybody's clock runs, nobody does anything."""
+        """Suspend the machine: the clock goes on, and no process runs."""
         self.machine.now += seconds
 
     @rule(reject=st.booleans())
@@ -131,12 +131,12 @@ class Histories(RuleBasedStateMachine):
 
     @rule()
     def reload(self) -> None:
-        self.machine.tell(ReloadAsked("SIGHUP", Timing()))
+        self.machine.tell(ReloadRequested("SIGHUP", Timing()))
 
     @rule(more=st.sampled_from([-3, -1, 1, 2]))
     def scale(self, more: int) -> None:
         if len(self.machine.roster.slots) + more <= 8:
-            self.machine.tell(ScaleAsked("SIGTTIN", more))
+            self.machine.scale(more)
 
     @rule()
     def hand_over(self) -> None:
@@ -144,13 +144,13 @@ class Histories(RuleBasedStateMachine):
 
     @precondition(lambda self: self.machine.roster.phase is Phase.LEAVING)
     @rule()
-    def take_back(self) -> None:
+    def roll_back(self) -> None:
         self.machine.tell(SuccessorRolledBack())
 
     @rule(by=st.sampled_from(["SIGTERM", "SIGQUIT"]), rare=st.integers(0, 5))
     def stop(self, by: str, rare: int) -> None:
         if rare == 0:
-            self.machine.tell(StopAsked(by, at_once=by == "SIGQUIT"))
+            self.machine.tell(StopRequested(by, at_once=by == "SIGQUIT"))
 
     @invariant()
     def holds(self) -> None:
@@ -158,12 +158,12 @@ class Histories(RuleBasedStateMachine):
         self.machine.check()
 
     def teardown(self) -> None:
-        """Whatever has happened, a stop ends it: everybody is asked, then killed, and nobody is forked any more."""
+        """Stop the server whatever has happened: every worker is asked, then killed, and none is forked any more."""
         machine = getattr(self, "machine", None)
         if machine is None or machine.finish is not None:
             return
         given_up = machine.roster.phase is Phase.STOPPING and set(machine.killed) >= set(machine.alive)
-        machine.tell(StopAsked("SIGTERM"))
+        machine.tell(StopRequested("SIGTERM"))
         spawned = machine.spawned
         machine.sleep(60)
         assert set(machine.killed) >= set(machine.alive), "a worker that does not end is killed"
@@ -176,7 +176,7 @@ class Histories(RuleBasedStateMachine):
 
 
 @pytest.mark.deadline(3600)
-def test_any_history() -> None:
+def test_every_random_history_of_a_roster_keeps_its_invariants() -> None:
     Histories.steps = 0
     for done in range(0, HISTORIES, BATCH):
         count = min(BATCH, HISTORIES - done)

@@ -172,7 +172,7 @@ def test_options_of_a_program_become_settings() -> None:
         ({"x\n": 2}, r"serve: there is no option x\n"),
         (
             {"idle_timeout": 2},
-            "serve: there is no option idle_timeout: it is a limit, given as limits=prefork.Limits(idle_timeout=...)",
+            "serve: idle_timeout is a limit: give it as limits=prefork.Limits(idle_timeout=...)",
         ),
         ({"bind": 9000}, '--bind 9000: must be text, or a list of text, such as ":9000"'),
         ({"bind": [9000]}, '--bind [9000]: must be text, or a list of text, such as ":9000"'),

@@ -1,4 +1,4 @@
-"""Who can change a file, by its owner, group and mode."""
+"""Users that can change a file, by its owner, group and mode."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Found:
         (Found(0o775, 0, 50), "group 50 can write to it", "chmod g-w"),
     ],
 )
-def test_what_others_can_change(found: Found, reason: str, cure: str) -> None:
+def test_paths_that_others_can_change_are_named(found: Found, reason: str, cure: str) -> None:
     told = weakness("/x", found, own=0)
     assert told is not None
     assert (told.path, told.reason, told.cure) == ("/x", reason, cure)
 
 
 @pytest.mark.parametrize("found", [Found(0o700), Found(0o755, 7), Found(0o775, 0, 0), Found(0o444, 7, 50)])
-def test_what_nobody_else_can_change(found: Found) -> None:
+def test_paths_that_no_other_user_can_change_pass(found: Found) -> None:
     assert weakness("/x", found, own=7) is None
 
 
@@ -45,7 +45,7 @@ def test_no_permission_of_another_user_is_overlooked(mode: int, uid: int, gid: i
     assert (weakness("/x", Found(mode, uid, gid), own, listed) is not None) == writable
 
 
-def test_a_group_is_named_where_its_members_alone_can_change_it() -> None:
+def test_a_group_is_named_if_only_its_members_can_change_a_path() -> None:
     told = [
         weakness("/x", found, 0, listed)
         for found, listed in ((Found(0o775, 0, 50), False), (Found(0o775, 0, 50), True))
@@ -64,5 +64,5 @@ def test_a_group_is_named_where_its_members_alone_can_change_it() -> None:
         (Found(0o1777), Found(stat.S_IFLNK | 0o777, 1001), False),
     ],
 )
-def test_a_sticky_folder_protects_what_is_in_it(holder: Found, entry: Found, safe: bool) -> None:
+def test_a_sticky_directory_protects_its_files(holder: Found, entry: Found, safe: bool) -> None:
     assert (weakness_of_entry("/tmp", holder, entry, own=0) is None) == safe

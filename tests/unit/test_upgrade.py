@@ -1,30 +1,31 @@
-"""The decisions of an upgrade: whatever the successor does, and whoever asks for what, one of the two serves."""
+"""The decisions of an upgrade: whatever the successor does, and whatever is requested, one of the two serves."""
 
 from __future__ import annotations
 
 import hypothesis
+import pytest
 from hypothesis import strategies as st
 
+from prefork.core.facts import EmitEvent, Failure, StopRequested, TimePassed
 from prefork.core.upgrade import (
-    Command,
-    EmitEvent,
-    Fact,
+    Abandon,
     HandOver,
     Launch,
-    Signal,
+    RollBack,
+    SignalSuccessor,
     Step,
-    Stopping,
     StopToo,
     SuccessorDied,
     SuccessorReady,
     SuccessorStarted,
     SuccessorStopping,
     SuccessorUnable,
-    TakeBack,
-    TimePassed,
     Upgrade,
-    UpgradeAsked,
+    UpgradeCommand,
+    UpgradeFact,
+    UpgradeRequested,
 )
+from prefork.core.worker_state import Timing
 
 
 class Machine:
@@ -35,28 +36,31 @@ class Machine:
         self.upgrade = Upgrade()
         self.running = False
         self.serving = True
-        """Whether ours serve."""
+        """Whether the workers of this supervisor serve."""
         self.signals: list[bool] = []
         self.stopped = False
         self.notes: list[str] = []
 
-    def tell(self, fact: Fact) -> None:
+    def tell(self, fact: UpgradeFact) -> None:
         for command in self.upgrade.apply(fact, self.now):
             self.obey(command)
 
-    def obey(self, command: Command) -> None:
+    def obey(self, command: UpgradeCommand) -> None:
         match command:
             case Launch():
                 assert not self.running, "one at a time"
                 self.running = True
                 self.signals = []
                 self.tell(SuccessorStarted(7))
-            case Signal():
+            case SignalSuccessor():
                 self.signals.append(command.at_once)
             case HandOver():
                 assert self.serving
                 self.serving = False
-            case TakeBack():
+            case Abandon():
+                assert self.serving
+                assert not self.running
+            case RollBack():
                 assert not self.serving
                 assert not self.running, "two would serve"
                 self.serving = True
@@ -65,54 +69,57 @@ class Machine:
             case EmitEvent():
                 self.notes.append(str(command.event))
 
+    def ask(self) -> None:
+        self.tell(UpgradeRequested("SIGUSR2", Timing()))
+
     def die(self, cause: str = "exit status 1") -> None:
         self.running = False
         self.tell(SuccessorDied(cause))
 
 
-def test_it_takes_over_when_it_is_ready_and_not_before() -> None:
+def test_a_successor_serves_only_once_it_is_ready() -> None:
     machine = Machine()
-    machine.tell(UpgradeAsked("SIGUSR2"))
+    machine.ask()
     assert machine.serving
     machine.tell(SuccessorReady())
     assert not machine.serving
     assert machine.notes[-1] == "upgraded: supervisor 7 is serving; draining this one"
 
 
-def test_one_that_cannot_start_changes_nothing_and_says_why() -> None:
+def test_a_successor_that_cannot_start_changes_nothing_and_says_why() -> None:
     machine = Machine()
-    machine.tell(UpgradeAsked("SIGUSR2"))
+    machine.ask()
     machine.tell(SuccessorUnable("service x:y: SyntaxError"))
     machine.die("exit status 3")
     assert machine.serving
     assert machine.notes[-1] == "upgrade failed, this server stays: service x:y: SyntaxError"
-    machine.tell(UpgradeAsked("SIGUSR2"))
+    machine.ask()
     machine.die("signal 11 (SIGSEGV)")
-    assert machine.notes[-1].endswith("it died while it started: signal 11 (SIGSEGV)")
-    machine.tell(UpgradeAsked("SIGUSR2"))
+    assert machine.notes[-1].endswith("the new supervisor died while starting: signal 11 (SIGSEGV)")
+    machine.ask()
     machine.tell(SuccessorReady())
     assert not machine.serving, "the third try works"
 
 
-def test_one_that_was_stopped_while_it_started_says_so() -> None:
+def test_a_successor_stopped_during_its_start_says_so() -> None:
     machine = Machine()
-    machine.tell(UpgradeAsked("SIGUSR2"))
+    machine.ask()
     machine.tell(SuccessorStopping())
     machine.die("exit status 0")
-    assert machine.notes[-1].endswith("this server stays: it was asked to stop")
+    assert machine.notes[-1].endswith("this server stays: the new supervisor was asked to stop")
     assert not machine.stopped
 
 
-def test_at_once_means_both() -> None:
+def test_an_immediate_stop_reaches_both_supervisors() -> None:
     machine = Machine()
-    machine.tell(UpgradeAsked("SIGUSR2"))
+    machine.ask()
     machine.tell(SuccessorReady())
     assert machine.upgrade.apply(SuccessorStopping(at_once=True), machine.now) == [StopToo(at_once=True)]
 
 
-def test_one_that_hangs_is_killed() -> None:
+def test_a_successor_that_hangs_is_killed() -> None:
     machine = Machine()
-    machine.tell(UpgradeAsked("SIGUSR2"))
+    machine.ask()
     assert machine.upgrade.next_due() == 175.0
     machine.now = 175.0
     machine.tell(TimePassed())
@@ -120,34 +127,35 @@ def test_one_that_hangs_is_killed() -> None:
     machine.tell(SuccessorReady())
     assert machine.serving, "too late: it is as good as dead"
     machine.die("signal 9 (SIGKILL)")
-    assert machine.notes[-1].endswith("it does not serve after 75 s")
+    assert machine.notes[-1].endswith("the new supervisor did not serve within 75 s (--boot-timeout plus 15 s)")
 
 
 def test_asked_twice() -> None:
     machine = Machine()
-    machine.tell(UpgradeAsked("SIGUSR2", "the server is booting"))
-    assert machine.notes == ["not upgrading (SIGUSR2): the server is booting"]
-    machine.tell(UpgradeAsked("SIGUSR2"))
-    machine.tell(UpgradeAsked("SIGUSR2"))
-    assert machine.notes[-1] == "not upgrading (SIGUSR2): an upgrade is under way"
+    assert machine.upgrade.refusal() is None
+    machine.ask()
+    assert machine.upgrade.refusal() == Failure("an upgrade is under way")
+    with pytest.raises(RuntimeError, match="cannot go from STARTING to STARTING"):
+        machine.ask()
     machine.tell(SuccessorReady())
-    machine.tell(UpgradeAsked("SIGUSR2"))
-    assert machine.notes[-1] == "not upgrading (SIGUSR2): this supervisor has handed over to 7"
+    assert machine.upgrade.refusal() == Failure("this supervisor has handed over to 7")
+    machine.tell(StopRequested("SIGTERM"))
+    assert machine.upgrade.refusal() == Failure("the server is stopping")
 
 
-def test_one_that_dies_while_ours_drain_is_replaced_by_ours() -> None:
+def test_a_successor_that_dies_during_the_drain_is_replaced_by_our_workers() -> None:
     machine = Machine()
-    machine.tell(UpgradeAsked("SIGUSR2"))
+    machine.ask()
     machine.tell(SuccessorReady())
     machine.die("signal 9 (SIGKILL)")
     assert machine.serving
-    machine.tell(UpgradeAsked("SIGUSR2"))
+    machine.ask()
     assert machine.running
 
 
-def test_one_that_is_stopped_while_ours_drain_is_not() -> None:
+def test_a_successor_that_is_stopped_during_the_drain_is_not_replaced() -> None:
     machine = Machine()
-    machine.tell(UpgradeAsked("SIGUSR2"))
+    machine.ask()
     machine.tell(SuccessorReady())
     machine.tell(SuccessorStopping())
     assert machine.stopped
@@ -155,27 +163,27 @@ def test_one_that_is_stopped_while_ours_drain_is_not() -> None:
     assert not machine.serving
 
 
-def test_a_stop_ends_one_that_has_not_come_to_serve_and_waits_for_it() -> None:
+def test_a_stop_ends_a_starting_successor_and_waits_for_it() -> None:
     machine = Machine()
-    machine.tell(UpgradeAsked("SIGUSR2"))
-    machine.tell(Stopping(at_once=False))
+    machine.ask()
+    machine.tell(StopRequested("SIGTERM"))
     assert machine.signals == [False]
-    assert machine.upgrade.waits()
+    assert machine.upgrade.must_wait()
     machine.tell(SuccessorReady())
-    assert machine.upgrade.waits()
-    machine.tell(Stopping(at_once=True))
+    assert machine.upgrade.must_wait()
+    machine.tell(StopRequested("SIGQUIT", at_once=True))
     assert machine.signals == [False, True]
     machine.die()
-    assert not machine.upgrade.waits()
+    assert not machine.upgrade.must_wait()
 
 
-def test_a_stop_leaves_one_that_serves_alone() -> None:
+def test_a_stop_does_not_end_a_serving_successor() -> None:
     machine = Machine()
-    machine.tell(UpgradeAsked("SIGUSR2"))
+    machine.ask()
     machine.tell(SuccessorReady())
-    machine.tell(Stopping(at_once=False))
+    machine.tell(StopRequested("SIGTERM"))
     assert machine.signals == []
-    assert not machine.upgrade.waits()
+    assert not machine.upgrade.must_wait()
     machine.die()
     assert machine.upgrade.step is Step.LEFT
     assert not machine.serving
@@ -185,12 +193,12 @@ happenings = st.sampled_from(["ask", "ready", "unable", "stopping", "die", "stop
 
 
 @hypothesis.given(st.lists(happenings, max_size=30))
-def test_any_history(history: list[str]) -> None:
+def test_every_random_history_of_an_upgrade_keeps_its_invariants(history: list[str]) -> None:
     machine = Machine()
     stopping = False
     for each in history:
-        if each == "ask":
-            machine.tell(UpgradeAsked("SIGUSR2"))
+        if each == "ask" and machine.upgrade.refusal() is None:
+            machine.ask()
         elif each == "ready" and machine.running:
             machine.tell(SuccessorReady())
         elif each == "unable" and machine.running:
@@ -201,17 +209,17 @@ def test_any_history(history: list[str]) -> None:
             machine.die()
         elif each in ("stop", "kill"):
             stopping = True
-            machine.tell(Stopping(at_once=each == "kill"))
+            machine.tell(StopRequested("SIGTERM", at_once=each == "kill"))
         elif each == "wait":
             machine.now += 50
             machine.tell(TimePassed())
         stopping = stopping or machine.stopped
         if not stopping:
-            assert machine.serving or machine.running, "nobody serves"
-    machine.tell(Stopping(at_once=False))
+            assert machine.serving or machine.running, "neither serves"
+    machine.tell(StopRequested("SIGTERM"))
     machine.now += 1000
     machine.tell(TimePassed())
-    if machine.upgrade.waits():
+    if machine.upgrade.must_wait():
         assert machine.signals[-1], "it is killed in the end"
         machine.die()
-    assert not machine.upgrade.waits()
+    assert not machine.upgrade.must_wait()

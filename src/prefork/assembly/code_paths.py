@@ -18,7 +18,7 @@ from ..system import paths
 NamedPath = tuple[str, str]
 
 _CODE = "the code of prefork"
-#: Ends of the names that Python loads from a folder: modules, and paths and code in .pth files (site).
+#: Ends of the names that Python loads from a directory: modules, and paths and code in .pth files (site).
 _LOADABLE = (".py", ".pyc", ".pth", ".so", ".zip")
 #: Variables that name what the dynamic linker (ld.so(8)), iconv(3) and OpenSSL (openssl-env(7)) load code from, with
 #: the separators of their entries; "": one path.
@@ -30,24 +30,24 @@ _VARIABLES = {
 
 
 def load_paths() -> Iterator[NamedPath]:
-    """Yield programs, and the folders that code is loaded from: each, and every folder above it, must be trusted."""
+    """Yield programs, and the directories that code is loaded from: each must be trusted, and every one above it."""
     yield from _environment()
     if sys.pycache_prefix:
         yield "PYTHONPYCACHEPREFIX", paths.absolute(sys.pycache_prefix)
     site = sys.modules.get("site")
     if site is not None and site.ENABLE_USER_SITE:
         # Python looks for it at each start, and another user may create it if HOME is that user's.
-        yield "the user's folder of Python (PYTHONNOUSERSITE=1 does without)", site.getusersitepackages()
-    for path in (*_programs(), *_folders(), *_folders_of((*_loaded(), *_mapped()))):
+        yield "the user's directory of Python (PYTHONNOUSERSITE=1 does without)", site.getusersitepackages()
+    for path in (*_programs(), *_directories(), *_directories_of((*_loaded(), *_mapped()))):
         yield _CODE, path
 
 
 def loadable_files() -> Iterator[NamedPath]:
-    """Yield what may be loaded from inside those folders. Folders above it need a check only if it is a link."""
+    """Yield what may be loaded from those directories: the ones above it need a check only if it is a link."""
     known = {*sys.stdlib_module_names, *(name.partition(".")[0] for name in sys.modules)}
-    importable = dict.fromkeys(_folders())
-    for folder in (*importable, *_folders_of(_loaded())):
-        for path in _entries(folder, known if folder in importable else ()):
+    importable = dict.fromkeys(_directories())
+    for directory in (*importable, *_directories_of(_loaded())):
+        for path in _entries(directory, known if directory in importable else ()):
             yield _CODE, path
     for path in (*_mapped(), os.path.join(sys.prefix, "pyvenv.cfg")):
         yield _CODE, path
@@ -59,18 +59,18 @@ def _programs() -> Iterator[str]:
     main = getattr(sys.modules.get("__main__"), "__file__", None)
     if main:
         yield main
-    # As it was named, because the successor of an upgrade looks it up from the folder this process was started in.
+    # As it was named, because the successor of an upgrade looks it up from the directory this process was started in.
     script = sys.orig_argv[-len(sys.argv)] if sys.argv else ""
     if script and script == sys.argv[0] and not script.startswith("-"):
         yield paths.absolute(script)
 
 
-def _folders() -> Iterator[str]:
+def _directories() -> Iterator[str]:
     yield from {sys.prefix, sys.exec_prefix, sys.base_prefix, str(Path(__file__).parents[1])}
     yield from (paths.absolute(entry) for entry in sys.path)
 
 
-def _folders_of(found: Iterable[str]) -> Iterable[str]:
+def _directories_of(found: Iterable[str]) -> Iterable[str]:
     return dict.fromkeys(map(os.path.dirname, found))
 
 
@@ -96,10 +96,10 @@ def _is_library(rights: str, path: str) -> bool:
     return "x" in rights and path.startswith("/") and not path.endswith(" (deleted)")
 
 
-def _entries(folder: str, packages: Iterable[str]) -> Iterator[str]:
-    """Yield what may be loaded from `folder`. Of the folders in it, only those named like an imported package: another
-    one holds no code, such as data/ beside a program."""
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+def _entries(directory: str, packages: Iterable[str]) -> Iterator[str]:
+    """Yield what may be loaded from `directory`. A directory in it counts only if named like an imported package:
+    another one holds no code, such as data/ beside a program."""
+    with contextlib.suppress(OSError), os.scandir(directory) as entries:
         for entry in entries:
             if entry.name.endswith(_LOADABLE) or entry.name in packages or entry.name == "__pycache__":
                 yield entry.path
@@ -111,9 +111,9 @@ def _environment() -> Iterator[NamedPath]:
         if not text:
             continue
         for entry in re.split(f"[{separators}]", text) if separators else [text]:
-            # $ORIGIN is the folder of a program, which is checked itself. A bare name in LD_PRELOAD is searched for in
-            # the library folders.
+            # $ORIGIN is the directory of a program, which is checked itself. A bare name in LD_PRELOAD is searched for
+            # in the library directories.
             if entry.startswith("$") or (name == "LD_PRELOAD" and "/" not in entry):
                 continue
-            # An empty entry is the current folder.
+            # An empty entry is the current directory.
             yield name, paths.absolute(entry or ".")

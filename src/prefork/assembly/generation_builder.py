@@ -6,6 +6,7 @@ Nothing here changes what runs: a generation that was built may still be rejecte
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,8 @@ from ..events import Emit
 from ..parent.generations import GenerationSpec
 from ..system import tls_contexts
 from ..system.cpus import cpu_count
-from ..system.credentials import Identity, look_up
+from ..system.credentials import Identity, resolve_identity
+from ..system.listen_options import ListenOptions, Sharing
 from ..system.listeners import Listeners
 from ..system.scoreboard import FleetSetting
 from ..worker.context import GenerationConfig
@@ -44,27 +46,29 @@ class GenerationBuilder:
     def identity(self, settings: Settings) -> Identity | None:
         """Return the user and group of the workers; None: the supervisor's. Raises ConfigError.
 
-        Looked up once for each name, because a directory on another machine may take its time.
+        Looked up once for each name, because users may be kept on another machine, where each lookup takes time.
         """
         wanted = (settings.user, settings.group)
         if wanted != self._looked_up[0]:
-            self._looked_up = (wanted, look_up(*wanted))
+            self._looked_up = (wanted, resolve_identity(*wanted))
         return self._looked_up[1]
 
-    def build(self, settings: Settings, certificate: tls_contexts.CertificatePair | None) -> GenerationSpec:
+    def build(
+        self, settings: Settings, certificate: tls_contexts.CertificatePair | None
+    ) -> GenerationSpec[GenerationConfig]:
         """Return the spec of a generation, with its addresses bound. Raises PreforkError; nothing has changed then."""
         # The same TLS context for every generation, because the keys of session tickets are in it and all workers share
         # them. A key of another type gets its own: in one context both certificates would be served.
         context = None if certificate is None else self._tls_context(certificate)
         workers = worker_count(settings)
-        listeners = self._listeners.arrange(settings.bind, settings.backlog, workers if settings.reuse_port else None)
-        identity, folder = self.identity(settings), physical_folder()
+        identity, directory = self.identity(settings), physical_directory()
+        listeners = self._listeners.bind(settings.bind, listen_options(settings, identity))
         return GenerationSpec(
             workers=workers,
             timing=Timing(settings.drain_timeout, settings.boot_timeout, settings.hang_timeout),
             limits=_fleet_limits(settings.limits),
             listeners=tuple(_with_tls(text, context) for each in listeners for text in each.describe()),
-            equipment=GenerationConfig(settings, listeners, context, certificate, identity, folder),
+            config=GenerationConfig(settings, listeners, context, certificate, identity, directory),
         )
 
     def _tls_context(self, certificate: tls_contexts.CertificatePair) -> ssl.SSLContext:
@@ -79,8 +83,16 @@ def worker_count(settings: Settings) -> int:
     return settings.workers or cpu_count()
 
 
-def physical_folder() -> str:
-    """Return the current folder without symbolic links; "" if it is gone."""
+def listen_options(settings: Settings, identity: Identity | None) -> ListenOptions:
+    """Return what is set on each listening socket: with --reuse-port there is one for each worker and address."""
+    options = ListenOptions(settings.backlog, gid=None if identity is None else identity.gid)
+    if not settings.reuse_port:
+        return options
+    return dataclasses.replace(options, sharing=Sharing.CLAIMED, group_size=worker_count(settings))
+
+
+def physical_directory() -> str:
+    """Return the current directory without symbolic links; "" if it is gone."""
     with contextlib.suppress(OSError):
         return os.getcwd()
     return ""

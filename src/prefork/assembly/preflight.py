@@ -11,11 +11,11 @@ from typing import NoReturn
 
 from ..config import Settings
 from ..errors import ExitCode, PreforkError, ServiceError
-from ..net.handlers import classify
-from ..system.credentials import Identity, drop_privileges, look_up
+from ..system.credentials import Identity, drop_privileges, resolve_identity
 from ..system.descriptors import Descriptor
-from ..system.processes import System, unblock_signals
-from ..worker.loader import load
+from ..system.processes import System
+from ..system.signals import unblock_signals
+from ..worker.loader import load_handler
 from . import trust
 from .settings_source import SettingsSource
 from .validation import validate
@@ -31,14 +31,14 @@ def check(source: SettingsSource, target: object) -> str:
     """
     settings = source.settings()
     validate(settings, starting=True)
-    identity = look_up(settings.user, settings.group)
+    identity = resolve_identity(settings.user, settings.group)
     trust.load_certificate(settings, source, identity)
     kind = _kind(target) if identity is None or identity.uid == os.geteuid() else _kind_as(identity, settings, target)
     return f"{target} is a {kind}"
 
 
 def _kind(target: object) -> str:
-    return (classify(load(target), target) if isinstance(target, str) else classify(target)).kind.value
+    return load_handler(target).kind.value
 
 
 def _kind_as(identity: Identity, settings: Settings, target: object) -> str:

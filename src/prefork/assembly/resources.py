@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 from collections.abc import Collection, Mapping
 
 from ..config import Settings
-from ..errors import BindError, reason_of
+from ..errors import BindError, ConfigError, reason_of
 from ..events import ControlUnavailable, Emit, FileLost, Listening, PidfileUnwritten
 from ..observe.logs import configure
 from ..observe.reopen import LogFiles
@@ -27,7 +28,7 @@ from ..system.signals import block_signals
 from ..text import escape_controls
 from ..worker.context import GenerationConfig
 from . import trust
-from .generation_builder import GenerationBuilder, physical_folder, worker_count
+from .generation_builder import GenerationBuilder, listen_options, physical_directory, worker_count
 from .listener_repair import ListenerRepair, replaced
 from .settings_source import SettingsSource
 from .validation import SettingsWarnings, require_unchanged, validate
@@ -38,7 +39,7 @@ _CONTROL_BACKLOG = 16
 class ServerResources:
     """Owns the sockets and files of one server; `close` it in the end.
 
-    `settings` are those of the start; `source` gives them anew for each reload. `inherited` is what the predecessor of
+    `settings` are those of the start; `source` gives those of each reload. `inherited` is what the predecessor of
     an upgrade has passed on.
     """
 
@@ -56,8 +57,8 @@ class ServerResources:
         self._inherited = inherited
         self._notifier = notifier
         self._emit = emit
-        self._home = _logical_folder()
-        paths.settle(self._home)
+        self._home = _logical_directory()
+        paths.set_base_directory(self._home)
         self._ownership = FileOwnership.OWNER if inherited is None else FileOwnership.PROVISIONAL
         self._listeners = Listeners(() if inherited is None else inherited.listeners)
         self._listener_repair = ListenerRepair(self._listeners)
@@ -83,7 +84,7 @@ class ServerResources:
         `shared`: the predecessor still has the sockets, so they are not shut down.
         """
         self._listeners.close(shared=shared)
-        paths.settle("")
+        paths.set_base_directory("")
         held, self._pidfile = self._pidfile, None
         if held is not None:
             if self._ownership.owns(held.inherited):
@@ -93,7 +94,7 @@ class ServerResources:
 
     # --- the start ----------------------------------------------------------------------------------------------------
 
-    def build_first(self) -> GenerationSpec:
+    def build_first(self) -> GenerationSpec[GenerationConfig]:
         """Claim the pidfile, bind the addresses, and return the spec of the first generation. Raises PreforkError."""
         # A signal that ends the start waits until this object knows what was made; otherwise files would stay behind.
         with block_signals():
@@ -114,27 +115,36 @@ class ServerResources:
     def bind_control(self) -> Listener | None:
         """Return the control socket; None if there is none.
 
-        Raises BindError if a path that --control names cannot be bound. If the default path cannot be bound, logs it.
+        Raises ConfigError if a path that --control names cannot be bound. If the default path cannot be bound, logs it.
         """
         path = self._settings.control
         if path == "off":
             return None
-        try:
-            with block_signals():
-                self._control = self._listeners.bind_control(path, _CONTROL_BACKLOG) if path else self._bind_default()
-        except OSError as exc:
-            if path:
-                raise
-            reason = str(exc) if isinstance(exc, BindError) else f"{exc.filename}: {reason_of(exc)}"
-            self._emit(ControlUnavailable(escape_controls(reason)))
+        with block_signals():
+            self._control = self._bind_named_control(path) if path else self._bind_default_control()
         return self._control
 
-    def _bind_default(self) -> Listener:
-        inherited = [each for each in self._listeners.all() if each.asked.startswith("control:")]
+    def _bind_named_control(self, path: str) -> Listener:
+        try:
+            return self._listeners.bind_control(path, _CONTROL_BACKLOG)
+        except BindError as exc:
+            reason = "the directory does not exist" if exc.errno == errno.ENOENT else exc.strerror
+            failure = ConfigError(f"--control {escape_controls(path)}: {reason}{f' ({exc.cure})' if exc.cure else ''}")
+            # The exit status is that of an address that cannot be bound.
+            failure.exit_code = exc.exit_code
+            raise failure from exc
+
+    def _bind_default_control(self) -> Listener | None:
+        inherited = [each for each in self._listeners.all() if each.requested.startswith("control:")]
         if inherited:
             return inherited[0]
-        path = control_client.make_folder() / f"{os.getpid()}.sock"
-        return self._listeners.bind_control(str(path), _CONTROL_BACKLOG)
+        try:
+            path = control_client.make_socket_directory() / f"{os.getpid()}.sock"
+            return self._listeners.bind_control(str(path), _CONTROL_BACKLOG)
+        except OSError as exc:
+            reason = str(exc) if isinstance(exc, BindError) else f"{exc.filename}: {reason_of(exc)}"
+            self._emit(ControlUnavailable(escape_controls(reason)))
+            return None
 
     def _claim_pidfile(self) -> None:
         wanted = paths.absolute(self._settings.pidfile) if self._settings.pidfile else ""
@@ -149,47 +159,47 @@ class ServerResources:
 
     # --- generations --------------------------------------------------------------------------------------------------
 
-    def rebuild(self) -> GenerationSpec:
+    def rebuild(self) -> GenerationSpec[GenerationConfig]:
         """Return the spec for a reload, made from the settings as they are now. Raises PreforkError, and nothing has
         changed then."""
         self._reset_listeners()
-        before = physical_folder()
-        _change_folder(self._home)
+        before = physical_directory()
+        _change_directory(self._home)
         try:
             settings = self._source.settings()
             require_unchanged(self._settings, settings)
             validate(settings, starting=False)
             return self._builder.build(settings, self._builder.load_certificate(settings))
         finally:
-            # A worker that is forked before the reload begins is of the old generation, and belongs in its folder.
-            _change_folder(before)
+            # A worker that is forked before the reload begins is of the old generation, and belongs in its directory.
+            _change_directory(before)
 
-    def prepare_fork(self, spec: GenerationSpec) -> None:
-        """Go to the generation's folder, and load its certificate, before a worker of it is forked."""
-        config = _config_of(spec)
-        _change_folder(config.folder)
+    def prepare_fork(self, spec: GenerationSpec[GenerationConfig]) -> None:
+        """Go to the generation's directory, and load its certificate, before a worker of it is forked."""
+        config = spec.config
+        _change_directory(config.directory)
         if config.tls_context is None or config.certificate is None or config.certificate is self._loaded:
             return
         tls_contexts.load(config.tls_context, config.certificate)
         self._loaded = config.certificate
 
-    def commit(self, spec: GenerationSpec) -> None:
+    def commit(self, spec: GenerationSpec[GenerationConfig]) -> None:
         """Apply what a generation shares with the supervisor, because every worker is of this generation now."""
         self._apply(spec)
         self._warnings.check_deadlines(self._settings.limits)
 
-    def _apply(self, spec: GenerationSpec) -> None:
-        config = _config_of(spec)
+    def _apply(self, spec: GenerationSpec[GenerationConfig]) -> None:
+        config = spec.config
         settings = self._settings = config.settings
-        gid = None if config.identity is None else config.identity.gid
-        self._listeners.adjust(config.listeners, settings.bind, settings.backlog, gid)
+        options = listen_options(settings, config.identity)
+        self._listeners.apply_options(config.listeners, settings.bind, options)
         configure(settings.log_format, settings.log_level)
         self._warnings.check_backlog(settings.backlog)
 
-    def release_unused(self, specs: Collection[GenerationSpec]) -> None:
+    def release_unused(self, specs: Collection[GenerationSpec[GenerationConfig]]) -> None:
         """Close the sockets that none of `specs` has."""
-        wanted = [listener for spec in specs for listener in _config_of(spec).listeners]
-        self._listeners.keep([*wanted, *([self._control] if self._control else [])])
+        wanted = [listener for spec in specs for listener in spec.config.listeners]
+        self._listeners.close_except([*wanted, *([self._control] if self._control else [])])
         if self._old_pidfile is not None and self._ownership is FileOwnership.OWNER:
             self._old_pidfile.remove()
             self._old_pidfile = None
@@ -198,38 +208,41 @@ class ServerResources:
         """Close all sockets but the control socket, so that the kernel refuses new connections."""
         self._listeners.close(but=self._control)
 
-    def repair_listeners(self, spec: GenerationSpec) -> GenerationSpec | None:
+    def repair_listeners(self, spec: GenerationSpec[GenerationConfig]) -> GenerationSpec[GenerationConfig] | None:
         """Repair what a worker may have done to the shared sockets. Return `spec` with other sockets if some had to be
-        bound anew, else None."""
-        config = _config_of(spec)
+        bound again, else None."""
+        config = spec.config
         listeners = replaced(config.listeners, self._reset_listeners())
         if listeners == config.listeners:
             return None
-        return dataclasses.replace(spec, equipment=dataclasses.replace(config, listeners=listeners))
+        return dataclasses.replace(spec, config=dataclasses.replace(config, listeners=listeners))
 
     def _reset_listeners(self) -> dict[Listener, Listener]:
-        """Repair the sockets, and return each listener that was bound anew with its replacement."""
-        return self._listener_repair.repair(self._settings.backlog, self._emit)
+        """Repair the sockets, and return each listener that was bound again, with its replacement."""
+        return self._listener_repair.repair(self._emit)
 
     # --- files, and the processes before and after --------------------------------------------------------------------
 
     def set_ownership(self, ownership: FileOwnership) -> None:
-        """Say which supervisor removes the unix sockets and the pidfile: it changes during an upgrade."""
-        self._ownership = self._listeners.tenure = ownership
+        """Set whether this supervisor removes the unix sockets and the pidfile, which changes during an upgrade.
+
+        As their owner it writes its number into the pidfile, and logs the sockets whose files are gone.
+        """
+        self._ownership = self._listeners.ownership = ownership
         if ownership is FileOwnership.OWNER:
             if self._pidfile is not None and (reason := self._pidfile.write()):
                 self._emit(PidfileUnwritten(escape_controls(self._pidfile.path), reason))
-            for path in self._listeners.lost():
+            for path in self._listeners.missing_files():
                 self._emit(FileLost(escape_controls(path)))
 
     def export(self, channel: int, workers: int) -> tuple[HandoverWriter, Mapping[str, str]]:
         """Return what a successor with `workers` workers gets: descriptors, and variables for its environment.
 
-        Raises OSError. Raises UntrustedPaths if another user could have changed the program since the start: the
+        Raises OSError. Raises UntrustedPathsError if another user could have changed the program since the start: the
         successor runs as root, too.
         """
         self._reset_listeners()
-        _change_folder(self._home)
+        _change_directory(self._home)
         trust.require_trusted((), self._settings, self._builder.identity(self._settings))
         state = InheritedState(
             listeners=self._listeners.all(),
@@ -260,9 +273,9 @@ class ServerResources:
         return [each for each in (self._pidfile, self._old_pidfile, self._ready_fd) if each is not None]
 
     def release_in_worker(self, config: GenerationConfig) -> None:
-        """In a worker: close the listening sockets of other generations, and let paths be relative to its folder."""
-        self._listeners.keep_in_worker(config.listeners)
-        paths.settle("")
+        """In a worker: close the listening sockets of other generations, and let the service change directory."""
+        self._listeners.close_unused_in_worker(config.listeners)
+        paths.set_base_directory("")
 
 
 class _ReadyDescriptor:
@@ -286,20 +299,15 @@ class _ReadyDescriptor:
         self._fd = None
 
 
-def _config_of(spec: GenerationSpec) -> GenerationConfig:
-    assert isinstance(spec.equipment, GenerationConfig)
-    return spec.equipment
-
-
-def _change_folder(folder: str) -> None:
-    """Go to `folder`; stay if it is "" or no longer exists."""
-    if folder:
+def _change_directory(directory: str) -> None:
+    """Go to `directory`; stay if it is "" or no longer exists."""
+    if directory:
         with contextlib.suppress(OSError):
-            os.chdir(folder)
+            os.chdir(directory)
 
 
-def _logical_folder() -> str:
-    """Return the current folder as the user names it; "" if it is gone."""
+def _logical_directory() -> str:
+    """Return the current directory as the user names it; "" if it is gone."""
     with contextlib.suppress(OSError):
-        return paths.logical_folder()
+        return paths.logical_directory()
     return ""

@@ -44,12 +44,12 @@ def serve(target: object, **options: Unpack[ServeOptions]) -> None:
     """Serve `target` as `prefork serve TARGET` does, then raise SystemExit with the command's exit code.
 
     `target` is the service itself, or the text that names it. A reload imports a named service again; an object stays
-    what it was until an upgrade starts the program again. The options are those of the command with `_` for `-` (see
-    `ServeOptions`); `limits=prefork.Limits(...)` bounds each connection and the server.
+    what it was until an upgrade starts the program again. The options are those of the command, with `_` for `-` (see
+    `ServeOptions`); `limits=prefork.Limits(...)` holds the limits of one connection and of all together.
 
-    Call it in the main thread of a program that runs no event loop, because it forks. A failure is printed in one line
-    on standard error. `finally` blocks and exit handlers of the caller run once, here: a worker never returns from this
-    function.
+    Call it in the main thread of a program that has started no event loop, because it forks. A failure is printed in
+    one line on standard error. The caller's `finally` blocks and exit handlers run once, in the supervisor: a worker
+    never returns from this function.
     """
     try:
         code = run(FixedSettings(settings_of(options)), target)
@@ -65,14 +65,14 @@ def run(source: SettingsSource, target: object) -> ExitCode:
     Raises PreforkError, whose message is one line for the user. Afterwards SIGTERM, SIGINT and SIGQUIT are ignored,
     because the process is about to end.
     """
-    handed = handover.receive()
+    handed = handover.load()
     predecessor = None
     try:
         if handed is not None:
             predecessor = Predecessor(handed.pid, handed.channel)
-            paths.settle(handed.estate.home)
-            if handed.estate.config is not None:
-                source.pin_file(handed.estate.config)
+            paths.set_base_directory(handed.state.home)
+            if handed.state.config is not None:
+                source.pin_file(handed.state.config)
         with startup_signals(ends=(signal.SIGTERM, signal.SIGQUIT), passes=IGNORED_AT_START):
             return _serve(source, target, handed, predecessor)
     except PreforkError as exc:
@@ -81,7 +81,7 @@ def run(source: SettingsSource, target: object) -> ExitCode:
         # Once a worker has been ready the supervisor survives these, so it was the start that failed.
         failure = ServiceError(f"the server cannot start: {reason_of(exc)} (in {place_of(exc)})")
     if predecessor is not None:
-        predecessor.tell(UnableMessage(str(failure)))
+        predecessor.send(UnableMessage(str(failure)))
     raise failure from None
 
 
@@ -98,7 +98,7 @@ def _serve(
     emit = notify_systemd(configure(settings.log_format, settings.log_level), notifier)
     _set_title(target)
     raise_limit()
-    inherited = None if handed is None else handed.estate
+    inherited = None if handed is None else handed.state
     with contextlib.closing(ServerResources(settings, source, inherited, notifier, emit)) as resources:
         outcome = _supervise(resources, target, emit, notifier, predecessor)
     emit(Stopped(outcome.code))
@@ -132,7 +132,7 @@ def _supervise(
     ) as supervisor:
         outcome = supervisor.run()
         if isinstance(outcome, ForkContext):
-            run_worker(outcome, supervisor.plan_of(outcome).equipment, resources, target)
+            run_worker(outcome, supervisor.spec_of(outcome).config, resources, target)
         # While signals are still blocked; otherwise a second one could end the process before files are removed.
         resources.close(shared=predecessor is not None and not predecessor.gone)
     return outcome

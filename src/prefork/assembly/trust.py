@@ -1,8 +1,8 @@
 """Refuse to start, reload or upgrade while the workers' user can change what the supervisor reads or runs.
 
 Root that reads a file which the workers' user can change makes that user root. So with `--user` the configuration, the
-certificates and all code are checked, with the folders and links that lead to them, as sshd's StrictModes does. How a
-path is walked is in `system/paths.py`, what makes it weak in `core/trust.py`.
+certificates and all code are checked, with the directories and links that lead to them, as sshd's StrictModes does.
+How a path is walked is in `system/paths.py`, what makes it weak in `core/trust.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import PurePath
 
 from ..config import Settings
 from ..core.trust import ROOT, Weakness
-from ..errors import UntrustedPaths
+from ..errors import UntrustedPathsError
 from ..system import paths, tls_contexts
 from ..system.credentials import Identity
 from ..text import escape_controls
@@ -33,19 +33,19 @@ def load_certificate(
 ) -> tls_contexts.CertificatePair | None:
     """Return the certificate that the settings name, or None if they name none.
 
-    Raises ConfigError if it cannot be used. Raises UntrustedPaths if workers are another user, and that user could have
-    changed the certificate, the settings, or the code that runs.
+    Raises ConfigError if it cannot be used. Raises UntrustedPathsError if workers are another user, and that user could
+    have changed the certificate, the settings, or the code that runs.
     """
     # The settings first, and on their own: a file that root must not trust says where the rest is.
     _require(source.weaknesses, settings, identity)
-    pair = tls_contexts.prove(settings.tls) if settings.tls else None
+    pair = tls_contexts.validate(settings.tls) if settings.tls else None
     require_trusted(pair.weaknesses if pair else (), settings, identity)
     return pair
 
 
 def require_trusted(weaknesses: Iterable[tuple[str, Weakness]], settings: Settings, identity: Identity | None) -> None:
-    """Raise UntrustedPaths if workers are another user, and that user could change the code that runs or the files of
-    `weaknesses`, which come with the option that named each."""
+    """Raise UntrustedPathsError if workers are another user, and that user could change the code that runs or the files
+    of `weaknesses`, which come with the option that named each."""
     if _is_needed(settings, identity):
         _require((*weaknesses, *_code_weaknesses()), settings, identity)
 
@@ -65,18 +65,18 @@ def _require(weaknesses: Iterable[tuple[str, Weakness]], settings: Settings, ide
     problems = [_describe(origin, weakness) for weakness, origin in list(origins.items())[:MAX_PROBLEMS]]
     if ROOT in groups:
         problems.append(
-            "--user, --group: workers would be in group 0, which can write to files of root's; give another"
+            "--user, --group: workers would be in group 0, which can write to files of root's (choose another group)"
         )
     if len(origins) > MAX_PROBLEMS:
-        problems.append(f"{len(origins) - MAX_PROBLEMS} more paths can be changed by others than root")
+        problems.append(f"{len(origins) - MAX_PROBLEMS} more paths can be changed by other users than root")
     if problems:
-        raise UntrustedPaths(*problems)
+        raise UntrustedPathsError(*problems)
 
 
 def _describe(origin: str, weakness: Weakness) -> str:
     return (
-        f"{origin}: {escape_controls(weakness.path)}: {weakness.reason}, so a worker could become root by it; "
-        f"{weakness.cure} {escape_controls(shlex.quote(weakness.path))}, or accept it by --insecure-paths"
+        f"{origin}: {escape_controls(weakness.path)}: {weakness.reason}, so a worker could become root "
+        f"({weakness.cure} {escape_controls(shlex.quote(weakness.path))}, or allow it by --insecure-paths)"
     )
 
 
@@ -101,16 +101,16 @@ def _has_members(group: int) -> bool:
 
 
 def _code_weaknesses() -> Iterator[tuple[str, Weakness]]:
-    """Yield how another user could change what this program loads, or the folders above it."""
+    """Yield how another user could change what this program loads, or the directories above it."""
     for origin, path in dict.fromkeys(code_paths.load_paths()):
         yield from ((origin, weakness) for weakness in _weaknesses(path))
     for origin, path in dict.fromkeys(code_paths.loadable_files()):
         with contextlib.suppress(OSError):
-            yield from ((origin, weakness) for weakness in paths.weaknesses_of(path))
+            yield from ((origin, weakness) for weakness in paths.file_weaknesses(path))
 
 
 def _weaknesses(path: str) -> tuple[Weakness, ...]:
-    """Return the weaknesses of `path`, or of the folder that another user could make it in if it is missing."""
+    """Return the weaknesses of `path`, or of the directory that another user could make it in if it is missing."""
     if path == os.devnull or path.startswith(os.devnull + "/"):
         # Any user may write to /dev/null. A variable that names it says that there is no such file.
         return ()

@@ -41,7 +41,7 @@ def require_unchanged(before: Settings, after: Settings) -> None:
     """Raise ConfigError if a setting differs that only a restart can change."""
     for field in _FIXED:
         if getattr(after, field) != getattr(before, field):
-            raise ConfigError(f"--{field.replace('_', '-')}: cannot be changed while it runs; restart")
+            raise ConfigError(f"--{field.replace('_', '-')}: cannot be changed by a reload (restart the server)")
 
 
 class SettingsWarnings:

@@ -24,18 +24,17 @@ from ..worker.exit import exit_process
 from .resources import ServerResources
 
 
-def run_worker(fork: ForkContext, config: object, resources: ServerResources, target: object) -> NoReturn:
+def run_worker(fork: ForkContext, config: GenerationConfig, resources: ServerResources, target: object) -> NoReturn:
     """Serve `target` as a worker, then end the process: the caller's code must not go on in two processes."""
     code: int = ExitCode.BUG
     try:
-        assert isinstance(config, GenerationConfig)
         resources.release_in_worker(config)
         emit = configure(config.settings.log_format, config.settings.log_level, worker=fork.slot)
         code = main.run(
             WorkerContext(
                 fork=fork,
                 config=config,
-                row=fork.scoreboard.enter(fork.row),
+                row=fork.scoreboard.become_writer(fork.row),
                 target=target,
                 emit=emit,
                 reopen_logs=functools.partial(resources.log_files.reopen, emit),

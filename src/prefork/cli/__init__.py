@@ -1,1 +1,1 @@
-"""The command line."""
+"""The `prefork` command: its command line, its settings, and its output."""

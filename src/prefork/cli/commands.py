@@ -1,29 +1,93 @@
-"""The words of the command, and what each of them does.
+"""The subcommands of `prefork`: parse the command line into an action, by click.
 
-A word only reads its options, and gives back what is to be done: it is done when typer has left, so that what a server
-raises hours later goes through nobody's hands but ours. What a word needs is imported when it is done.
+The action runs after click has returned (see `main.py`), so that what a server raises hours later does not pass through
+click. Imports that only one action needs are inside it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
-from typing import Annotated
+import io
+from collections.abc import Callable, Sequence
+from typing import Any
 
-import typer
+import click
 
 from .._version import __version__
+from ..checks import reject
 from ..core.control_protocol import Request
+from ..errors import ConfigError
+from ..text import did_you_mean
 from . import options, remote
 from .sources import Sources
 
-WORDS = ("serve", "check", "status", "reload", "upgrade", "scale", "stop")
-
-#: What remains to be done: it returns what is to be printed on standard output, and the exit code.
+#: Returns the text for standard output, and the exit code.
 Action = Callable[[], tuple[str, int]]
 
-app = typer.Typer(
-    name="prefork",
+
+def parse(arguments: list[str]) -> Action | str:
+    """Return the action that the arguments ask for, or the help or version to print. Raises PreforkError."""
+    printed = io.StringIO()
+    try:
+        # click would exit by itself, with status 1, if its output is not read.
+        with contextlib.redirect_stdout(printed):
+            action = _COMMANDS.main(arguments, prog_name="prefork", standalone_mode=False)
+    except click.Abort:
+        raise KeyboardInterrupt from None
+    except click.UsageError as exc:
+        command = f"prefork {arguments[0]}" if arguments[0] in _COMMANDS.commands else "prefork"
+        raise ConfigError(f"{_usage_error(exc)} (see {command} --help)") from None
+    return action if callable(action) else printed.getvalue()
+
+
+def _usage_error(exc: click.UsageError) -> str:
+    match exc:
+        case click.NoSuchOption():
+            return f"{exc.option_name}: no such option{did_you_mean(exc.option_name, exc.possibilities or ())}"
+        case click.BadOptionUsage():
+            # click has one class for both errors.
+            missing = "requires an argument" in exc.message
+            return f"{exc.option_name}: {'a value is needed after it' if missing else 'takes no value'}"
+        case click.MissingParameter() if exc.param is not None:
+            is_target = exc.param.name == "target"
+            return f"TARGET is missing: {options.TARGET_FORMS}" if is_target else f"{exc.param.metavar} is missing"
+    text = exc.format_message().rstrip(".")
+    return text[:1].lower() + text[1:]
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        # In the order of their definition, not of the alphabet.
+        return list(self.commands)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in self.commands:
+            raise ConfigError(f"no such command {name!r}{did_you_mean(name, self.commands)} (see prefork --help)")
+        return super().resolve_command(ctx, args)
+
+
+def _print_version(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        click.echo(f"prefork {__version__}")
+        context.exit()
+
+
+_VERSION = click.Option(
+    ["--version"],
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Print the version and exit.",
+)
+_COMMANDS = _Commands(
+    "prefork",
+    params=[_VERSION],
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="""The pre-forking, non-blocking TCP server: any asyncio service on every core, supervised.
 
     \b
@@ -35,32 +99,35 @@ app = typer.Typer(
     \b
     $ prefork serve echo:handle --bind :9000
     """,
-    epilog="Exit codes: 0 stopped as asked, 2 wrong options, 3 the service cannot be loaded or started, 4 an address "
-    "cannot be bound, 5 gave up as every worker keeps dying, 70 a bug in prefork.",
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 stopped on request, 2 wrong options, 3 the service cannot be loaded or started, 4 an "
+    "address cannot be bound, 5 every worker keeps dying, 70 a bug in prefork.",
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"prefork {__version__}")
-        raise typer.Exit
+# --- serve and check --------------------------------------------------------------------------------------------------
+
+_PARAMETERS = options.parameters()
+_TARGET_AND_OPTIONS = """
+
+TARGET is module:attribute or path/to/file.py:attribute. It names an async def handle(stream), an async def
+handle(reader, writer) as for asyncio.start_server, an asyncio.Protocol class or factory, or an object with async start,
+handle and stop.
+
+Each option can also stand in the environment, such as PREFORK_DRAIN_TIMEOUT, or in a TOML file (--config). The command
+line wins over the environment, and the environment over the file.
+"""
 
 
-@app.callback()
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
-    ] = False,
-) -> None: ...
+def _add_local(name: str, act: Callable[[str, Sources], tuple[str, int]], short_help: str, help: str) -> None:
+    @click.pass_context
+    def read(context: click.Context, /, target: str, **_: object) -> Action:
+        module, colon, attribute = target.rpartition(":")
+        if not (module and colon and attribute):
+            reject("TARGET", target, f"expected {options.TARGET_FORMS}")
+        return functools.partial(act, target, Sources(options.given_in(context)))
 
-
-def _word(act: Callable[[str, Sources], tuple[str, int]]) -> Callable[..., Action]:
-    """`act` as typer sees it: with TARGET and all options, and called later."""
-    return options.word(lambda target, given: functools.partial(act, target, Sources(given)))
+    help = f"{short_help} {help}{_TARGET_AND_OPTIONS}"
+    _COMMANDS.add_command(click.Command(name, callback=read, params=_PARAMETERS, short_help=short_help, help=help))
 
 
 def _serve(target: str, sources: Sources) -> tuple[str, int]:
@@ -75,59 +142,74 @@ def _check(target: str, sources: Sources) -> tuple[str, int]:
     return f"ok: {check(sources, target)}", 0
 
 
-app.command(
+_add_local(
     "serve",
-    short_help="Serve TARGET on every core until told to stop.",
-    help="""Serve TARGET on every core until told to stop.
-
-    TERM and INT drain: no new connections, open ones may end within the drain timeout. A second one, and QUIT, stop at
-    once. The log goes to standard error.
-    """,
-)(_word(_serve))
-app.command(
+    _serve,
+    "Serve TARGET on every core until stopped.",
+    "SIGTERM and SIGINT drain: the server stops accepting, and open connections have the drain timeout to end. A "
+    "second one, or SIGQUIT, stops at once. The log goes to standard error.",
+)
+_add_local(
     "check",
-    short_help="Try everything that can go wrong before serve; bind nothing.",
-    help="""Import TARGET, read the certificates and validate every option, but bind nothing.
-
-    Takes the options of serve. Says "ok" in one line, or what is wrong.
-    """,
-)(_word(_check))
+    _check,
+    "Check TARGET, certificates and options.",
+    'Binds no address. Takes the options of serve. Prints one line: "ok", or what is wrong.',
+)
 
 
-@app.command("status", short_help="Show a running server: listeners, and each worker.")
-def _status(control: remote.Control = "", as_json: remote.AsJSON = False) -> Action:
-    """Show a running server: its listeners, and for each worker its state, connections and heartbeat."""
-    return functools.partial(remote.ask, Request("status"), control, as_json)
+# --- what a running server is asked -----------------------------------------------------------------------------------
 
 
-@app.command("reload", short_help="Replace every worker by one with today's code and certificates.")
-def _reload(control: remote.Control = "", as_json: remote.AsJSON = False) -> Action:
-    """Reload a running server, and wait until every worker is new, or say why what runs was kept."""
-    return functools.partial(remote.ask, Request("reload"), control, as_json, remote.RELOAD_TIMEOUT)
+def _add_remote(
+    name: str,
+    request: Callable[..., Request],
+    short_help: str,
+    help: str,
+    params: Sequence[click.Parameter] = (),
+    timeout: float = remote.TIMEOUT,
+) -> None:
+    """Add a subcommand that sends a request, which is made of the values of `params`."""
+
+    def read(control: str, as_json: bool, **values: Any) -> Action:
+        return functools.partial(remote.ask, request(**values), control, as_json, timeout)
+
+    params = [*params, *remote.parameters()]
+    _COMMANDS.add_command(click.Command(name, callback=read, params=params, short_help=short_help, help=help))
 
 
-@app.command("upgrade", short_help="Replace a running server by the program as it is installed now.")
-def _upgrade(control: remote.Control = "", as_json: remote.AsJSON = False) -> Action:
-    """Have a running server start the installed program with the same sockets, and wait until that one has taken over,
-    or say why what runs was kept."""
-    return functools.partial(remote.ask, Request("upgrade"), control, as_json, remote.RELOAD_TIMEOUT)
-
-
-@app.command("scale", short_help="Change the number of workers.")
-def _scale(
-    workers: Annotated[str, typer.Argument(metavar="N", show_default=False, help="How many there shall be.")],
-    control: remote.Control = "",
-    as_json: remote.AsJSON = False,
-) -> Action:
-    """Change the number of workers of a running server; those that go drain first."""
-    return functools.partial(remote.ask, Request("scale", options.whole("N", workers)), control, as_json)
-
-
-@app.command("stop", short_help="Stop a running server.")
-def _stop(
-    now: Annotated[bool, typer.Option("--now", help="Without a drain.")] = False,
-    control: remote.Control = "",
-    as_json: remote.AsJSON = False,
-) -> Action:
-    """Stop a running server: drain, then exit."""
-    return functools.partial(remote.ask, Request("stop", at_once=now), control, as_json)
+_add_remote(
+    "status",
+    functools.partial(Request, "status"),
+    "Show listeners and workers of a running server.",
+    "Show a running server: its listeners, and the state, connections and heartbeat of each worker.",
+)
+_add_remote(
+    "reload",
+    functools.partial(Request, "reload"),
+    "Replace all workers, with new code and certificates.",
+    "Replace all workers of a running server, with new code, settings and certificates. Waits until every worker is "
+    "new, or prints why the running workers stay.",
+    timeout=remote.RELOAD_TIMEOUT,
+)
+_add_remote(
+    "upgrade",
+    functools.partial(Request, "upgrade"),
+    "Replace a running server by the installed program.",
+    "Start the installed program with the sockets of a running server. Waits until it has taken over, or prints why "
+    "the running server stays.",
+    timeout=remote.RELOAD_TIMEOUT,
+)
+_add_remote(
+    "scale",
+    lambda workers: Request("scale", options.parse_int("N", workers)),
+    "Change the number of workers.",
+    "Change the number of workers of a running server to N. Surplus workers drain.",
+    [click.Argument(["workers"], metavar="N")],
+)
+_add_remote(
+    "stop",
+    lambda now: Request("stop", at_once=now),
+    "Stop a running server.",
+    "Stop a running server: drain, then exit.",
+    [click.Option(["--now"], is_flag=True, help="Abort open connections at once.")],
+)

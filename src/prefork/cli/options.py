@@ -1,83 +1,81 @@
 """The options of `serve` and `check`: one table with their names, their help, and how text becomes a value.
 
-What a value may be is decided in `config.py`; here it is only read. Where the text comes from is in `sources.py`. typer
-sees every option as text, as its own messages would name neither the cause nor the cure.
+What a value may be stands in `config.py`, and where the text comes from in `sources.py`. click gets every option as
+text, because its own errors name neither the cause nor the cure.
 """
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+import click
+from click.core import ParameterSource
 
 from ..addresses import parse_address
-from ..checks import format_value
-from ..config import Limits, Settings
-from ..errors import ConfigError
+from ..checks import reject
+from ..config import KIB, MIB, Limits, Settings, option_of
 
 TARGET_FORMS = "module:attribute or path/to/file.py:attribute, such as echo:handle"
 
-_TARGET_HELP = (
-    "The service, module:attribute or path/to/file.py:attribute: async def handle(stream), async def handle(reader, "
-    "writer) as asyncio.start_server takes it, an asyncio.Protocol class or factory, or an object with async start, "
-    "handle and stop."
-)
-_CONFIG_HELP = "A TOML file of these options, with _ for -.  [default: prefork.toml, if it is there]"
+#: Given on the command line, by field; an option that was not given is missing.
+Given = Mapping[str, Sequence[str]]
 
 
 # --- from text to values ----------------------------------------------------------------------------------------------
 
 
-def text(option: str, value: str) -> str:
-    """The text itself."""
+def parse_text(option: str, value: str) -> str:
+    """Return the text as it is."""
     return value
 
 
-def whole(option: str, value: str) -> int:
-    """The number that `value` says. Raises ConfigError."""
-    # int() would take underscores, spaces and the digits of other scripts, and refuse more than 4300 digits.
+def parse_int(option: str, value: str) -> int:
+    """Return a whole number. Raises ConfigError."""
+    # int() would accept underscores, spaces and digits of other scripts, and raise for more than 4300 digits.
     if not re.fullmatch(r"[+-]?[0-9]+", value):
-        raise ConfigError(f"{option} {format_value(value)}: must be a whole number")
+        reject(option, value, "must be a whole number")
     if len(value) > 18:
-        raise ConfigError(f"{option} {format_value(value)}: the number is too large")
+        reject(option, value, "the number is too large")
     return int(value)
 
 
-def octal(option: str, value: str) -> int:
-    """Permission bits. Raises ConfigError."""
+def parse_octal(option: str, value: str) -> int:
+    """Return permission bits. Raises ConfigError."""
     if not re.fullmatch(r"0?[0-7]{1,3}", value):
-        raise ConfigError(f"{option} {format_value(value)}: must be up to three octal digits, such as 027")
+        reject(option, value, "must be up to three octal digits, such as 027")
     return int(value, 8)
 
 
-def seconds(option: str, value: str) -> float:
-    """A number of seconds. Raises ConfigError."""
+def parse_seconds(option: str, value: str) -> float:
+    """Return a number of seconds. Raises ConfigError."""
+    return _parse_decimal(option, value, "must be a number of seconds, such as 30 or 2.5")
+
+
+def parse_number(option: str, value: str) -> float:
+    """Return a number, whole or not. Raises ConfigError."""
+    return _parse_decimal(option, value, "must be a number, such as 100 or 0.5")
+
+
+def _parse_decimal(option: str, value: str, expected: str) -> float:
+    # float() would accept nan, inf, exponents and underscores.
     if not re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)", value):
-        raise ConfigError(f"{option} {format_value(value)}: must be a number of seconds, such as 30 or 2.5")
+        reject(option, value, expected)
     return float(value)
 
 
-def size(option: str, value: str) -> int:
-    """Bytes, or with K, M or G so many times 1024 of them. Raises ConfigError."""
+def parse_size(option: str, value: str) -> int:
+    """Return a number of bytes; K, M and G stand for 1024, 1024² and 1024³ bytes. Raises ConfigError."""
     found = re.fullmatch(r"([0-9]{1,15})([KMG]?)", value)
     if found is None:
-        raise ConfigError(f"{option} {format_value(value)}: must be a number of bytes, such as 536870912 or 512M")
+        reject(option, value, "must be a number of bytes, such as 536870912 or 512M")
     return int(found[1]) << 10 * " KMG".index(found[2] or " ")
 
 
-def number(option: str, value: str) -> float:
-    """A number, whole or not. Raises ConfigError."""
-    if not re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)", value):
-        raise ConfigError(f"{option} {format_value(value)}: must be a number, such as 100 or 0.5")
-    return float(value)
-
-
-def words(option: str, value: str) -> bytes:
-    """Text to be sent, with \\r, \\n, \\t, \\\\ and \\xNN for what cannot be typed."""
+def unescape(option: str, value: str) -> bytes:
+    r"""Return text as bytes; \r, \n, \t, \\ and \xNN stand for characters that cannot be typed."""
     simple = {"r": "\r", "n": "\n", "t": "\t", "\\": "\\"}
 
     def plain(found: re.Match[str]) -> str:
@@ -86,17 +84,17 @@ def words(option: str, value: str) -> bytes:
     return re.sub(r"\\([rnt\\]|x[0-9a-fA-F]{2})", plain, value).encode("utf-8", "surrogateescape")
 
 
-def flag(option: str, value: str) -> bool:
-    """True or false. Raises ConfigError."""
+def parse_flag(option: str, value: str) -> bool:
+    """Return a truth value. Raises ConfigError."""
     known = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
     if value.lower() not in known:
-        raise ConfigError(f"{option} {format_value(value)}: must be true or false")
+        reject(option, value, "must be true or false")
     return known[value.lower()]
 
 
-def unless_off(read: Callable[[str, str], Any]) -> Callable[[str, str], Any]:
-    """`read`, or None for the word off."""
-    return lambda option, value: None if value == "off" else read(option, value)
+def optional(parse: Callable[[str, str], Any]) -> Callable[[str, str], Any]:
+    """Return a parser that gives None for `off`, and otherwise calls `parse`."""
+    return lambda option, value: None if value == "off" else parse(option, value)
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
@@ -104,148 +102,174 @@ def unless_off(read: Callable[[str, str], Any]) -> Callable[[str, str], Any]:
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option. Its value goes to the field of its name in `Settings`, or in `Limits`."""
+    """One option, whose value goes to the field of its name in `Settings` or `Limits`."""
 
-    name: str
+    field: str
+    """The name in Python, in files, and after PREFORK_ in the environment."""
     metavar: str
     help: str
-    read: Callable[[str, str], Any] = text
-    many: bool = False
-    """May be given more than once; the value is a list."""
+    parse: Callable[[str, str], Any] = parse_text
+    repeatable: bool = False
+    """Whether it may be given more than once; its value is a list."""
     short: str = ""
     shown_default: str | None = None
-    """What the help says instead of the default; "" says nothing."""
+    """The default in the help, if not the value; "" shows none."""
 
     @property
-    def field(self) -> str:
-        """The name in Python and in files."""
-        return self.name.replace("-", "_")
+    def name(self) -> str:
+        """The name on the command line, with its dashes."""
+        return option_of(self.field)
 
     @property
-    def of_limits(self) -> bool:
-        """Whether it bounds one connection."""
+    def is_flag(self) -> bool:
+        """Whether it takes no value on the command line."""
+        return self.parse is parse_flag
+
+    @property
+    def is_limit(self) -> bool:
+        """Whether its field is one of `Limits`."""
         return self.field in Limits.__slots__
 
     def default_text(self) -> str:
-        """The default as a user would write it."""
+        """Return the default as a user would write it."""
         if self.shown_default is not None:
             return self.shown_default
-        value = getattr(Limits() if self.of_limits else Settings(), self.field)
+        value = getattr(Limits() if self.is_limit else Settings(), self.field)
         if value is None:
             return "off"
-        if self.read is size:
-            return f"{value >> 20}M"
+        if self.parse is parse_size:
+            return f"{value // MIB}M" if value % MIB == 0 else f"{value // KIB}K"
         return f"{value:g}" if isinstance(value, float) else str(value)
+
+    def parameter(self) -> click.Option:
+        """Return the option as click knows it."""
+        if self.is_flag:
+            return click.Option([f"{self.name}/--no-{self.name[2:]}"], default=None, help=self.help)
+        default = self.default_text()
+        return click.Option(
+            [self.name, self.short] if self.short else [self.name],
+            metavar=self.metavar,
+            multiple=self.repeatable,
+            help=self.help + (f"  [default: {default}]" if default else ""),
+        )
 
 
 OPTIONS = (
     Option(
         "bind",
         "ADDR",
-        "HOST:PORT, [V6]:PORT, :PORT (all interfaces, both families), unix:PATH[,mode=660], fd:N (passed on by the "
-        "parent) or systemd[:NAME]. Repeatable.",
+        "Listen on HOST:PORT, [V6]:PORT, :PORT (all interfaces, IPv4 and IPv6), unix:PATH[,mode=660], fd:N (inherited "
+        "descriptor) or systemd[:NAME]. Repeatable; PREFORK_BIND separates addresses by spaces.",
         lambda option, value: parse_address(value),
-        many=True,
+        repeatable=True,
         short="-b",
         shown_default=" ".join(map(str, Settings().bind)),
     ),
-    Option("workers", "N", "Processes; 0: one per usable CPU.", whole, short="-w"),
-    Option("backlog", "N", "Connections that may wait in the kernel to be accepted.", whole),
-    Option("reuse-port", "", "A listening socket for each worker (SO_REUSEPORT), held by the supervisor, too.", flag),
-    Option("tls-cert", "FILE", "Certificate chain in PEM; turns TLS on.", many=True, shown_default=""),
-    Option("tls-key", "FILE", "Its private key in PEM, not encrypted.", many=True, shown_default=""),
+    Option("workers", "N", "Number of worker processes; 0: one per usable CPU.", parse_int, short="-w"),
+    Option("backlog", "N", "Length of the kernel's accept queue per listening socket.", parse_int),
+    Option("reuse_port", "", "Give each worker a listening socket of its own (SO_REUSEPORT).", parse_flag),
+    Option("tls_cert", "FILE", "PEM file of the certificate chain; turns TLS on.", repeatable=True, shown_default=""),
+    Option("tls_key", "FILE", "PEM file of its private key, not encrypted.", repeatable=True, shown_default=""),
     Option(
-        "max-connections",
+        "max_connections",
         "N",
-        "Open at once, over all workers.",
-        unless_off(whole),
+        "Maximum number of open connections of all workers.",
+        optional(parse_int),
         shown_default="what the descriptor limit allows",
     ),
-    Option("max-connections-per-ip", "N", "Open at once of one address (IPv6: of one /64).", unless_off(whole)),
-    Option("accept-rate", "R", "Connections accepted in a second, over all workers.", unless_off(number)),
-    Option("at-limit", "NAME", "At --max-connections: wait in the kernel's queue, or refuse."),
-    Option("refusal", "TEXT", r"What a refused connection is sent, such as '421 busy\r\n'.", words, shown_default=""),
-    Option("max-handshakes", "N", "TLS handshakes that may wait for their turn, in a worker.", whole),
-    Option("max-unsent", "BYTES", "Unsent bytes of all connections of a worker.", size),
-    Option("handshake-timeout", "SECONDS", "For a whole TLS handshake.", seconds),
-    Option("first-byte-timeout", "SECONDS", "Until the peer's first byte.", unless_off(seconds)),
-    Option("idle-timeout", "SECONDS", "How long a handler may wait for its peer's next byte.", unless_off(seconds)),
-    Option("write-timeout", "SECONDS", "How long a peer may take none of what waits for it.", seconds),
-    Option("max-age", "SECONDS", "Of a connection.", unless_off(seconds)),
-    Option("drain-timeout", "SECONDS", "How long open connections may take to end at a stop.", seconds),
-    Option("hang-timeout", "SECONDS", "A worker whose loop does not turn so long is replaced.", seconds),
-    Option("boot-timeout", "SECONDS", "How long a worker may take until it accepts.", seconds),
-    Option("max-connections-served", "N", "Replace a worker after so many connections.", unless_off(whole)),
-    Option("max-worker-age", "SECONDS", "Replace a worker after so long.", unless_off(seconds)),
-    Option("max-worker-rss", "BYTES", "Replace a worker that has so much memory resident.", unless_off(size)),
-    Option("user", "NAME", "Whom the workers become, by name or number.", shown_default=""),
-    Option("group", "NAME", "Their group; by default the user's.", shown_default=""),
     Option(
-        "insecure-paths",
-        "",
-        "With --user: serve although others than root can change the configuration, certificates or code.",
-        flag,
+        "max_connections_per_ip",
+        "N",
+        "Maximum number of open connections per client address (IPv6: per /64).",
+        optional(parse_int),
     ),
-    Option("umask", "OCTAL", "The workers' umask, such as 027.", octal, shown_default=""),
-    Option("leave-daemons", "", "At the end, let processes live that have left their worker's group (setsid).", flag),
-    Option("pidfile", "PATH", "Where to write the supervisor's number; no second one may have it.", shown_default=""),
+    Option("accept_rate", "R", "Maximum number of connections accepted per second.", optional(parse_number)),
+    Option("at_limit", "NAME", "At --max-connections: wait (leave clients in the accept queue) or refuse."),
+    Option("refusal", "TEXT", r"Text sent to a refused client, such as '421 busy\r\n'.", unescape, shown_default=""),
+    Option("max_handshakes", "N", "Pending TLS handshakes per worker; above this it stops accepting.", parse_int),
+    Option(
+        "max_unsent",
+        "BYTES",
+        "Maximum of unsent data per worker; above this the connection with the most is aborted.",
+        parse_size,
+    ),
+    Option("read_limit", "BYTES", "Maximum length of a line that a handler reads.", parse_size),
+    Option("handshake_timeout", "SECONDS", "Abort a TLS handshake that takes longer.", parse_seconds),
+    Option(
+        "first_byte_timeout", "SECONDS", "Close a connection that sends no byte for this long.", optional(parse_seconds)
+    ),
+    Option(
+        "idle_timeout",
+        "SECONDS",
+        "Close a connection whose handler waits longer for the next byte.",
+        optional(parse_seconds),
+    ),
+    Option("write_timeout", "SECONDS", "Abort a connection whose peer reads nothing for this long.", parse_seconds),
+    Option("max_age", "SECONDS", "Close a connection this long after it was accepted.", optional(parse_seconds)),
+    Option("drain_timeout", "SECONDS", "Time for open connections to end at a stop or reload.", parse_seconds),
+    Option("hang_timeout", "SECONDS", "Replace a worker whose event loop is blocked for longer.", parse_seconds),
+    Option("boot_timeout", "SECONDS", "Time for a new worker to start accepting.", parse_seconds),
+    Option("max_connections_served", "N", "Recycle a worker after this number of connections.", optional(parse_int)),
+    Option("max_worker_age", "SECONDS", "Recycle a worker after this time.", optional(parse_seconds)),
+    Option("max_worker_rss", "BYTES", "Recycle a worker with more resident memory.", optional(parse_size)),
+    Option("user", "NAME", "Run workers as this user, by name or number.", shown_default=""),
+    Option("group", "NAME", "Run workers in this group; without it, in the group of --user.", shown_default=""),
+    Option(
+        "insecure_paths",
+        "",
+        "With --user: accept settings, certificates and code that a user other than root can change.",
+        parse_flag,
+    ),
+    Option("umask", "OCTAL", "The umask of workers, such as 027.", parse_octal, shown_default=""),
+    Option(
+        "leave_daemons",
+        "",
+        "Keep processes that left the process group of their worker (setsid) alive at a stop.",
+        parse_flag,
+    ),
+    Option("pidfile", "PATH", "Write the PID of the supervisor to this file and lock it.", shown_default=""),
     Option(
         "control",
         "PATH",
-        "The control socket, or off. By default one in a folder that is yours alone.",
+        "Control socket, or off; without it, one in a directory that only you can use.",
         shown_default="",
     ),
     Option(
-        "ready-fd",
+        "ready_fd",
         "N",
         "Write READY and a newline to this descriptor once every worker accepts.",
-        whole,
+        parse_int,
         shown_default="",
     ),
-    Option("loop", "NAME", "The workers' event loop: asyncio or uvloop."),
-    Option("log-format", "NAME", "text or json, on standard error."),
-    Option("log-level", "NAME", "debug, info, warning or error."),
+    Option("loop", "NAME", "Event loop of workers: asyncio or uvloop."),
+    Option("log_format", "NAME", "Format of the log on standard error: text or json."),
+    Option("log_level", "NAME", "Minimum level of the log: debug, info, warning or error."),
 )
 
 
-# --- as typer sees them -----------------------------------------------------------------------------------------------
-
-#: What was given on the command line, by field; what was not given is missing.
-Given = Mapping[str, Sequence[str]]
+# --- for click --------------------------------------------------------------------------------------------------------
 
 
-def word(act: Callable[[str, Given], Any]) -> Callable[..., Any]:
-    """A function for typer, whose parameters are TARGET, --config and the table, and which calls `act`."""
-
-    def called(target: str, **values: Any) -> Any:
-        module, colon, attribute = target.rpartition(":")
-        if not (module and colon and attribute):
-            raise ConfigError(f"TARGET {format_value(target)}: expected {TARGET_FORMS}")
-        return act(target, {field: _texts(value) for field, value in values.items() if value is not None})
-
-    target = Annotated[str, typer.Argument(metavar="TARGET", show_default=False, help=_TARGET_HELP)]
-    config = Annotated[str | None, typer.Option("--config", metavar="FILE", show_default=False, help=_CONFIG_HELP)]
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    parameters = [inspect.Parameter("target", kind, annotation=target)]
-    parameters += [inspect.Parameter(each.field, kind, default=None, annotation=_annotation(each)) for each in OPTIONS]
-    parameters += [inspect.Parameter("config", kind, default=None, annotation=config)]
-    called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # functions take attributes
-    called.__annotations__ = {each.name: each.annotation for each in parameters}
-    return called
+def parameters() -> list[click.Parameter]:
+    """Return TARGET, the table, and --config."""
+    config = click.Option(
+        ["--config"],
+        metavar="FILE",
+        help="TOML file of these options, with _ for -.  [default: prefork.toml, if it exists]",
+    )
+    return [click.Argument(["target"], metavar="TARGET"), *(each.parameter() for each in OPTIONS), config]
 
 
-def _texts(value: Any) -> Sequence[str]:
-    if isinstance(value, bool):
-        return [str(value).lower()]
-    return value if isinstance(value, list) else [value]
+def given_in(context: click.Context) -> Given:
+    """Return what the command line gave, as text."""
+    return {
+        name: _texts(value)
+        for name, value in context.params.items()
+        if name != "target" and context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    }
 
 
-def _annotation(option: Option) -> Any:
-    default = option.default_text()
-    help = option.help + (f"  [default: {default}]" if default and option.read is not flag else "")
-    if option.read is flag:
-        names = [f"--{option.name}/--no-{option.name}"]
-        return Annotated[bool | None, typer.Option(*names, show_default=False, help=help)]
-    names = [f"--{option.name}", *([option.short] if option.short else [])]
-    given = typer.Option(*names, metavar=option.metavar, show_default=False, help=help)
-    return Annotated[list[str] | None, given] if option.many else Annotated[str | None, given]
+def _texts(value: object) -> Sequence[str]:
+    if isinstance(value, tuple):
+        return [str(each) for each in value]
+    return [str(value).lower() if isinstance(value, bool) else str(value)]

@@ -1,46 +1,59 @@
-"""The words that talk to a running server: what they ask, and how the answer is shown.
+"""The client side of the control socket in the command: send a request, and format the reply.
 
-The conversation itself is in `system/control_client.py`.
+The connection itself is in `system/control_client.py`.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+import click
 
-from ..checks import format_value
+from ..checks import reject
 from ..core.control_protocol import Request, decode_reply, encode_request
-from ..errors import ConfigError, ServiceError
+from ..errors import ServiceError
+from ..text import count_of
 from .sources import Sources
 
-Control = Annotated[
-    str,
-    typer.Option("--control", metavar="PATH", show_default=False, help="The server's control socket, if not the one."),
-]
-AsJSON = Annotated[bool, typer.Option("--json", help="Answer in one line of JSON.")]
-
-#: Seconds to wait for an answer; a reload answers when the last worker is ready, or the first one is not.
+#: Seconds to wait for a reply. A reload replies when the last worker is ready, or when the first one fails.
 TIMEOUT = 10.0
 RELOAD_TIMEOUT = 3600.0
 
 
-def ask(request: Request, control: str, as_json: bool, timeout: float = TIMEOUT) -> tuple[str, int]:
-    """Ask the server, and say what it answered. Raises ConfigError if nobody answers, ServiceError if it declines."""
-    from ..system import control_client as socket
+def parameters() -> list[click.Parameter]:
+    """Return the options of every subcommand that talks to a running server."""
+    return [
+        click.Option(
+            ["--control"],
+            metavar="PATH",
+            default="",
+            help="Control socket of the server; needed if several servers run.",
+        ),
+        click.Option(["--json", "as_json"], is_flag=True, help="Print the reply as one line of JSON."),
+    ]
 
-    path = control or Sources({}).control() or socket.find()
+
+def ask(request: Request, control: str, as_json: bool, timeout: float = TIMEOUT) -> tuple[str, int]:
+    """Send a request; return the reply as text, and the exit code.
+
+    Raises ConfigError if no server replies, and ServiceError if the server rejects the request.
+    """
+    from ..system import control_client
+
+    path = control or Sources({}).control() or control_client.find_socket()
+    # Outside of the `try`, because the ConfigError that it raises is a ValueError too.
+    answer = control_client.request(path, encode_request(request), timeout)
     try:
-        reply = decode_reply(socket.ask(path, encode_request(request), timeout))
+        reply = decode_reply(answer)
     except ValueError:
-        raise ConfigError(f"--control {format_value(path)}: whoever answers there is no prefork") from None
+        reject("--control", path, "not a prefork control socket")
     if as_json:
         return json.dumps(reply), 0 if reply["ok"] else ServiceError.exit_code
     if not reply["ok"]:
-        raise ServiceError(str(reply.get("error", "it says no")))
-    return _SAID[request.command](reply), 0
+        raise ServiceError(str(reply.get("error", "the server rejected the request")))
+    return _FORMATTERS[request.command](reply), 0
 
 
 def _status(reply: dict[str, Any]) -> str:
@@ -48,6 +61,11 @@ def _status(reply: dict[str, Any]) -> str:
         f"prefork {reply['version']}, supervisor {reply['pid']}, {reply['state']}"
         f"{', reloading' if reply['reloading'] else ''}, generation {reply['generation']}, up {reply['uptime']:.0f} s"
     )
+    if reply["predecessor"] is not None:
+        head += f", while supervisor {reply['predecessor']} drains"
+    if reply["deaths"]:
+        deaths = ", ".join(f"{count} {kind}" for kind, count in sorted(reply["deaths"].items()))
+        head += f"\ndeaths of workers: {deaths}"
     columns = ("slot", "pid", "generation", "state", "open", "accepted", "refused", "heartbeat_age")
     rows = [[_cell(worker[column]) for column in columns] for worker in reply["workers"]]
     table = [
@@ -55,11 +73,6 @@ def _status(reply: dict[str, Any]) -> str:
         *sorted(rows, key=_by_slot),
     ]
     widths = [max(len(row[i]) for row in table) for i in range(len(columns))]
-    if reply["predecessor"] is not None:
-        head += f", after supervisor {reply['predecessor']}, which drains"
-    if reply["deaths"]:
-        deaths = ", ".join(f"{count} {kind}" for kind, count in sorted(reply["deaths"].items()))
-        head += f"\ndeaths of workers: {deaths}"
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
     return "\n".join([head, *(f"listening on {each}" for each in reply["listeners"]), *lines])
 
@@ -74,10 +87,10 @@ def _cell(value: Any) -> str:
     return f"{value:.1f} s" if isinstance(value, float) else str(value)
 
 
-_SAID: dict[str, Callable[[dict[str, Any]], str]] = {
+_FORMATTERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "status": _status,
     "reload": lambda reply: f"reloaded: every worker is of generation {reply['generation']}",
-    "upgrade": lambda reply: f"upgraded: supervisor {reply['pid']} serves",
-    "scale": lambda reply: f"scaled: {reply['workers']} worker{'' if reply['workers'] == 1 else 's'}",
+    "upgrade": lambda reply: f"upgraded: supervisor {reply['pid']} is serving",
+    "scale": lambda reply: f"scaled: {count_of(reply['workers'], 'worker')}",
     "stop": lambda reply: f"stopping: supervisor {reply['pid']}",
 }

@@ -1,38 +1,37 @@
-"""Where the settings come from: the command line, then `PREFORK_*` of the environment, then a TOML file.
+"""The sources of settings: the command line, then `PREFORK_*` in the environment, then a TOML file.
 
-Read whenever they are asked for, so that a reload sees the file of today. What text means is in `options.py`.
+They are read at every call of `settings`, so that a reload sees a changed file. See `options.py` for what a text means.
 """
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..checks import format_value
+from ..checks import format_value, reject
 from ..config import TLS, Limits, Settings
 from ..core.trust import Weakness
-from ..errors import ConfigError
+from ..errors import ConfigError, reason_of
 from ..system import paths
-from ..text import escape_controls
+from ..text import did_you_mean, escape_controls
 from .options import OPTIONS, Given, Option
 
-#: The file that is read when none is named, if it is there.
+#: Read if no other file is named and this one exists.
 DEFAULT_FILE = "prefork.toml"
-#: The option that no file may have.
-INSECURE = "insecure_paths"
+#: The option that a file must not have.
+_INSECURE = "insecure_paths"
 _MAX_BYTES = 1024 * 1024
 _BY_FIELD = {option.field: option for option in OPTIONS}
 
 
 class Sources:
-    """`given` is what the command line said, by field; the environment is that of the start.
+    """Read settings from the options `given` on the command line, the environment of the start, and the file.
 
-    The file is the one that is named, or the default one if it is there when the settings are asked for first. From
-    then on it is that one, and mandatory: a file that appears later may be anybody's, and one that disappears must not
-    turn a server with TLS into one without.
+    The file is the named one, or the default file if it exists at the first call of `settings`. From then on that
+    choice is fixed: a file that appears later may be of another user, and one that disappears must not turn a server
+    with TLS into one without.
     """
 
     def __init__(self, given: Given, environment: Mapping[str, str] | None = None) -> None:
@@ -41,79 +40,79 @@ class Sources:
         self._variables = {name: value for name, value in variables.items() if name.startswith("PREFORK_")}
         (self._named,) = given.get("config") or [self._variables.pop("PREFORK_CONFIG", "")]
         self._file: str | None = None
-        """The absolute path of the file; "" for none; None while it has not been looked for."""
+        """The absolute path of the file; "" is none, None is not yet looked for."""
         self.weaknesses: tuple[tuple[str, Weakness], ...] = ()
-        """Who could have changed the file that the last settings were read from, by option."""
+        """How another user could have changed the file of the last settings, by option."""
 
     def settings(self) -> Settings:
-        """The settings of this moment. Raises ConfigError, which says where a wrong value stands."""
-        texts, places = self._collect()
+        """Return the settings as they are now. Raises ConfigError, which names the source of a wrong value."""
+        texts, origins = self._collect()
         try:
             values = {field: _value(_BY_FIELD[field], each) for field, each in texts.items()}
             return _settings(values)
         except ConfigError as exc:
             option = re.match(r"--([a-z-]+)", str(exc))
-            place = places.get(option[1].replace("-", "_"), "") if option else ""
-            raise ConfigError(f"{exc} (in {place})" if place else str(exc)) from None
+            origin = origins.get(option[1].replace("-", "_"), "") if option else ""
+            raise ConfigError(f"{exc} (in {origin})" if origin else str(exc)) from None
 
     @property
     def file(self) -> str:
-        """The file that settings come from, as an absolute path; "" for none."""
+        """The absolute path of the file that settings come from; "" is none."""
         return self._file or ""
 
     def pin_file(self, file: str) -> None:
-        """Read the file that the supervisor before this one has read, or none if it had none."""
+        """Read the same file as the predecessor of this supervisor did; "" is none."""
         if not self._named:
             self._file = file
 
     def control(self) -> str:
-        """The path of the control socket that is named somewhere; "" if none is, or the file is wrong.
+        """Return the path of the control socket in the settings; "" if it has none, or if the file is wrong.
 
-        Raises ConfigError where root would take it from a file that another user can change: what root says to its
-        server would go to any other one of root's.
+        Raises ConfigError if root would read it from a file that another user can change. Otherwise that user could
+        direct the commands of root to any other server of root.
         """
         try:
-            texts, places = self._collect()
+            texts, origins = self._collect()
         except ConfigError:
             return ""
         path = texts.get("control", [""])[-1]
         if path in ("", "off"):
             return ""
-        if os.geteuid() == 0 and self.weaknesses and places["control"] == escape_controls(self._shown()):
+        if os.geteuid() == 0 and self.weaknesses and origins["control"] == escape_controls(self._file_name()):
             _, found = self.weaknesses[0]
             raise ConfigError(
-                f"--config {format_value(self._shown())}: {escape_controls(found.path)}: {found.reason}, so root does "
-                f"not believe where the control socket is; say so by --control {escape_controls(path)}"
+                f"--config {format_value(self._file_name())}: {escape_controls(found.path)}: {found.reason}, so root "
+                f"does not trust the control socket named there (use --control {escape_controls(path)})"
             )
         return path
 
     def _collect(self) -> tuple[dict[str, Sequence[str]], dict[str, str]]:
-        """The text of each option, and where it stands unless on the command line."""
+        """Return the text of each option, and the source of those that are not from the command line."""
         texts: dict[str, Sequence[str]] = {}
-        places: dict[str, str] = {}
+        origins: dict[str, str] = {}
         for field, each in self._from_file():
-            texts[field], places[field] = each, escape_controls(self._shown())
+            texts[field], origins[field] = each, escape_controls(self._file_name())
         for field, each in self._from_environment():
-            texts[field], places[field] = each, f"PREFORK_{field.upper()}"
+            texts[field], origins[field] = each, f"PREFORK_{field.upper()}"
         for field, each in self._given.items():
             texts[field] = each
-            places.pop(field, None)
-        return texts, places
+            origins.pop(field, None)
+        return texts, origins
 
     def _from_environment(self) -> list[tuple[str, Sequence[str]]]:
         found: list[tuple[str, Sequence[str]]] = []
         for name, value in self._variables.items():
             field = name.removeprefix("PREFORK_").lower()
             option = _BY_FIELD.get(field)
-            # One that is none may be somebody else's: the environment is everybody's.
+            # An unknown variable is ignored, because other programs may use the prefix.
             if option is not None:
-                found.append((field, value.split() if option.many else [value]))
+                found.append((field, value.split() if option.repeatable else [value]))
         return found
 
     def _from_file(self) -> list[tuple[str, Sequence[str]]]:
         if self._file == "":
             return []
-        shown_path = format_value(self._shown())
+        shown_path = format_value(self._file_name())
         try:
             path = self._file or paths.absolute(self._named or DEFAULT_FILE)
             content = paths.read(path, _MAX_BYTES)
@@ -124,14 +123,14 @@ class Sources:
             gone = " any more, and it was read at the start" if self._file else ""
             raise ConfigError(f"--config {shown_path}: no such file{gone}") from None
         except OSError as exc:
-            raise ConfigError(f"--config {shown_path}: {(exc.strerror or str(exc)).lower()}") from None
+            raise ConfigError(f"--config {shown_path}: {reason_of(exc)}") from None
         self._file = path
         self.weaknesses = tuple(("--config", each) for each in content.weaknesses)
-        values = _parse(self._shown(), content.data)
-        return [(field, _file_texts(self._shown(), field, value)) for field, value in values.items()]
+        values = _parse(self._file_name(), content.data)
+        return [(field, _file_texts(self._file_name(), field, value)) for field, value in values.items()]
 
-    def _shown(self) -> str:
-        """The file as the user named it."""
+    def _file_name(self) -> str:
+        """Return the file as the user named it."""
         return self._named or DEFAULT_FILE
 
 
@@ -141,49 +140,48 @@ def _parse(path: str, content: bytes) -> dict[str, Any]:
     try:
         return tomllib.loads(content.decode())
     except (ValueError, RecursionError) as exc:
-        # Also what tomllib lets pass as they come: numbers of thousands of digits, brackets nested as deeply.
-        raise ConfigError(f"--config {format_value(path)}: not a TOML file: {escape_controls(exc)}") from None
+        # tomllib also lets errors of int() and of the stack pass: thousands of digits, or of nested brackets.
+        reject("--config", path, f"not a TOML file: {escape_controls(exc)}")
 
 
 def _file_texts(path: str, field: str, value: Any) -> Sequence[str]:
     option = _BY_FIELD.get(field)
     if option is None:
-        near = difflib.get_close_matches(field, _BY_FIELD, 1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise ConfigError(f"--config {format_value(path)}: there is no option {escape_controls(field)}{hint}")
-    if field == INSECURE:
-        raise ConfigError(
-            f"--config {format_value(path)}: {field}: a file cannot vouch for itself; use the command line"
-        )
-    values = value if isinstance(value, list) and option.many else [value]
+        hint = did_you_mean(field, _BY_FIELD)
+        if isinstance(value, dict):
+            hint = f": options stand at the top level, without [{escape_controls(field)}]"
+        reject("--config", path, f"there is no option {escape_controls(field)}{hint}")
+    if field == _INSECURE:
+        reject("--config", path, f"{field}: a file cannot vouch for itself; use the command line")
+    values = value if isinstance(value, list) and option.repeatable else [value]
     if not all(isinstance(each, str | int | float) for each in values):
-        kind = "text, or a list of text" if option.many else "text, a number, true or false"
-        raise ConfigError(f"--config {format_value(path)}: {field} must be {kind}")
+        kind = "text, or a list of text" if option.repeatable else "text, a number, true or false"
+        reject("--config", path, f"{field} must be {kind}")
     if option.metavar == "OCTAL" and not isinstance(value, str):
-        raise ConfigError(f'--config {format_value(path)}: {field} must be text, such as "027"')
+        reject("--config", path, f'{field} must be text, such as "027"')
     try:
         return [str(each).lower() if isinstance(each, bool) else str(each) for each in values]
     except ValueError:
-        raise ConfigError(f"--config {format_value(path)}: {field} is too large a number") from None
+        reject("--config", path, f"{field} is too large a number")
 
 
 def _value(option: Option, texts: Sequence[str]) -> Any:
-    values = [option.read(f"--{option.name}", each) for each in texts]
-    return values if option.many else values[-1]
+    values = [option.parse(option.name, each) for each in texts]
+    return values if option.repeatable else values[-1]
 
 
 def _settings(values: dict[str, Any]) -> Settings:
     certs, keys = values.pop("tls_cert", []), values.pop("tls_key", [])
     if "bind" in values:
         values["bind"] = tuple(values["bind"])
-    limits = {field: values.pop(field) for field in list(values) if _BY_FIELD[field].of_limits}
+    limits = {field: values.pop(field) for field in list(values) if _BY_FIELD[field].is_limit}
     return Settings(**values, tls=_pairs(certs, keys), limits=Limits(**limits))
 
 
 def _pairs(certs: Sequence[str], keys: Sequence[str]) -> tuple[TLS, ...]:
     both = min(len(certs), len(keys))
     if len(certs) > both:
-        raise ConfigError(f"--tls-cert {format_value(certs[both])}: its --tls-key is missing (it may be the same file)")
+        reject("--tls-cert", certs[both], "its --tls-key is missing (it may be the same file)")
     if len(keys) > both:
-        raise ConfigError(f"--tls-key {format_value(keys[both])}: its --tls-cert is missing")
+        reject("--tls-key", keys[both], "its --tls-cert is missing")
     return tuple(TLS(cert, key) for cert, key in zip(certs, keys, strict=True))

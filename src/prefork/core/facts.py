@@ -1,6 +1,9 @@
-"""The language between supervisor and roster: facts, which are past tense, and commands, which are imperative.
+"""What the supervisor tells the roster (facts, in the past tense) and what it is told to do (commands, imperative).
 
-Values alone. What a fact leads to is decided in `roster.py`; how a command is done, in `parent/supervisor.py`.
+Values only. `roster.py` decides which commands follow from a fact; `parent/supervisor.py` carries them out.
+
+A fact names a worker by its `worker_id`, which is never used again, so that news of a dead worker cannot be taken for
+news of its successor. An event or a log line names it by its slot, as an operator does.
 """
 
 from __future__ import annotations
@@ -13,125 +16,133 @@ from ..errors import ExitCode
 from ..events import Event
 from .worker_state import Timing
 
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a request was refused or has failed, in words for its sender."""
+
+    reason: str
+
+
 # --- facts: what happened ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The supervisor is there, and holds its sockets."""
+    """The supervisor runs and has its sockets."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spawned:
-    """A worker was forked."""
+    """A worker was forked, and has this pid."""
 
-    worker: int
+    worker_id: int
     pid: int
 
 
 @dataclass(frozen=True, slots=True)
 class SpawnFailed:
-    """It could not be forked."""
+    """A worker could not be forked."""
 
-    worker: int
+    worker_id: int
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerReady:
-    """A worker says that it accepts."""
+    """A worker reports that it accepts connections."""
 
-    worker: int
+    worker_id: int
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerUnable:
-    """A worker says why it cannot start; it is about to end."""
+    """A worker reports why it cannot start; it is about to end."""
 
-    worker: int
+    worker_id: int
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerDraining:
-    """A worker accepts no more."""
+    """A worker reports that it stopped accepting."""
 
-    worker: int
+    worker_id: int
 
 
 @dataclass(frozen=True, slots=True)
 class RecycleRequested:
-    """A worker has served enough, and why; it goes on serving until it is replaced."""
+    """A worker has reached one of its recycling limits; it goes on serving until it is replaced."""
 
-    worker: int
+    worker_id: int
     reason: str
 
 
-class Cause(enum.StrEnum):
-    """What deaths are counted by. The first four are what the system says of one, the rest is what we know better."""
+class ExitCause(enum.StrEnum):
+    """What deaths are counted by: four values from the wait status, three that the supervisor knows better."""
 
     EXIT = "exit"
     SIGNAL = "signal"
     CORE = "core"
-    """By a signal that left a core, or would have, were cores switched on."""
+    """A signal that dumped a core, or would have, were cores enabled."""
     MEMORY = "memory"
-    """Killed by the kernel, as its cgroup is out of memory."""
+    """The kernel killed it, because its cgroup was out of memory."""
     HANG = "hang"
     BOOT = "boot"
-    """It could not start, or not in time."""
-    OVERDUE = "overdue"
+    """It could not start, or not within --boot-timeout."""
+    DRAIN_TIMEOUT = "drain_timeout"
     """It had not ended in time after its drain."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerDied:
-    """A worker's process has ended and has been reaped; `clean`: with exit status 0."""
+    """A worker's process ended and was reaped; `clean` means exit status 0."""
 
-    worker: int
-    cause: str
+    worker_id: int
+    description: str
     clean: bool = False
-    kind: Cause = Cause.EXIT
+    cause: ExitCause = ExitCause.EXIT
 
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatsRead:
-    """Seconds since the loop of each worker last turned; those that have not beaten yet are missing."""
+    """Seconds since each worker's loop last turned, by worker id; without those that have not beaten yet."""
 
     ages: Mapping[int, float]
 
 
 @dataclass(frozen=True, slots=True)
-class StopAsked:
-    """By a signal, `by` its name; `at_once`: without a drain."""
+class StopRequested:
+    """The server is to stop, `at_once` without a drain; `by` names the signal or the sender."""
 
     by: str
     at_once: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class ReloadAsked:
-    """Every worker is to be replaced by one with today's code and certificates, which is as patient as `timing`."""
+class ReloadRequested:
+    """Every worker is to be replaced by one of the next generation, which has these timeouts."""
 
     by: str
     timing: Timing
 
 
 @dataclass(frozen=True, slots=True)
-class ScaleAsked:
-    """So many workers more, or fewer."""
+class ScaleRequested:
+    """There are to be this many workers."""
 
     by: str
-    more: int
+    workers: int
 
 
 @dataclass(frozen=True, slots=True)
 class HandedOver:
-    """Another supervisor has taken the sockets over, and serves."""
+    """Another supervisor has the sockets and serves."""
 
 
 @dataclass(frozen=True, slots=True)
 class SuccessorRolledBack:
-    """It died while our workers were still draining."""
+    """The other supervisor died while the workers here were still draining."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +160,9 @@ Fact = (
     | RecycleRequested
     | WorkerDied
     | HeartbeatsRead
-    | StopAsked
-    | ReloadAsked
-    | ScaleAsked
+    | StopRequested
+    | ReloadRequested
+    | ScaleRequested
     | HandedOver
     | SuccessorRolledBack
     | TimePassed
@@ -162,60 +173,92 @@ Fact = (
 
 @dataclass(frozen=True, slots=True)
 class Spawn:
-    """Fork `worker` of `generation` for `slot`. Answered by Spawned or SpawnFailed before any other fact, as a fork is
-    not awaited."""
+    """Fork a worker. Answered by Spawned or SpawnFailed before any other fact, as a fork is not awaited."""
 
-    worker: int
+    worker_id: int
     slot: int
     generation: int
 
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """Ask a worker to stop accepting and to end when its connections have ended (SIGTERM). Once for each worker."""
+    """Send SIGTERM: stop accepting, and end when the connections have ended. At most once for each worker."""
 
-    worker: int
+    worker_id: int
 
 
 @dataclass(frozen=True, slots=True)
 class ReadHeartbeats:
-    """Look at the scoreboard. Answered by HeartbeatsRead at once."""
+    """Read the scoreboard. Answered by HeartbeatsRead at once."""
 
 
 @dataclass(frozen=True, slots=True)
-class Dump:
-    """Ask a worker for the stacks of its threads, which it gives also when its loop hangs."""
+class DumpStacks:
+    """Ask a worker for the stacks of its threads, which it writes even if its loop hangs."""
 
-    worker: int
+    worker_id: int
 
 
 @dataclass(frozen=True, slots=True)
 class Kill:
     """End a worker now (SIGKILL)."""
 
-    worker: int
+    worker_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class BeginGeneration:
+    """A reload begins: the limits of this generation hold for all workers from now on."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationServes:
+    """A reload succeeded: what `generation` was made of is in force, in place of the `previous` one."""
+
+    generation: int
+    previous: int
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationFailed:
+    """A reload was rolled back, because the successor in `slot` did not become ready."""
+
+    slot: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class EmitEvent:
-    """Tell who observes."""
+    """Report `event` to the observers."""
 
     event: Event
 
 
 @dataclass(frozen=True, slots=True)
 class AnnounceReady:
-    """Every worker accepts, for the first time."""
-
-    workers: int
+    """Report that every worker accepts, for the first time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """No worker is left: end with `code`; `reason` is for the person who started the program."""
+    """No worker is left: end with `code`. A `reason` is for the person who started the program."""
 
     code: ExitCode
     reason: str = ""
 
 
-Command = Spawn | Drain | ReadHeartbeats | Dump | Kill | EmitEvent | AnnounceReady | Finish
+Command = (
+    Spawn
+    | Drain
+    | ReadHeartbeats
+    | DumpStacks
+    | Kill
+    | BeginGeneration
+    | GenerationServes
+    | GenerationFailed
+    | EmitEvent
+    | AnnounceReady
+    | Finish
+)

@@ -1,7 +1,7 @@
-"""What a process tells the supervisor that started it: lines of JSON, each small enough to be written at once.
+"""The messages from a process to the supervisor that started it: lines of JSON, each small enough for one write.
 
-A worker does over its status pipe, and so does a supervisor that is to take over. Pure: bytes in, values out. Nobody is
-trusted to be well: what cannot be read is dropped.
+A worker sends them over its status pipe, and a new supervisor over its socket pair. Pure: bytes in, values out. The
+sender may be broken or hostile, so a line that cannot be read is dropped.
 """
 
 from __future__ import annotations
@@ -9,82 +9,86 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-#: A pipe takes so many bytes at once or not at all (PIPE_BUF, pipe(7)), so lines cannot mix.
+#: Bytes that a pipe takes at once or not at all (PIPE_BUF, pipe(7)), so that lines cannot mix.
 LIMIT = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class ReadyMessage:
-    """I accept; a supervisor: all of my workers do."""
+    """The worker accepts; from a supervisor: all of its workers do."""
 
 
 @dataclass(frozen=True, slots=True)
 class UnableMessage:
-    """I cannot start, and why; for a person."""
+    """The process cannot start; the reason is for a person."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class RecycleMessage:
-    """I have served enough, and why; I go on until I am replaced."""
+    """The worker has reached a recycling limit, and goes on until it is replaced."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class DrainingMessage:
-    """I do not accept any more."""
+    """The worker does not accept any more."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoppingMessage:
-    """I, a supervisor, was asked to stop; `at_once`: without a drain."""
+    """The supervisor was asked to stop; `at_once` means without a drain."""
 
     at_once: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class StackLine:
-    """A line of faulthandler's, which writes to the same pipe: it knows no JSON, and works in a hung process."""
+    """A line of plain text from faulthandler, which writes to the same pipe and works in a hung process."""
 
     text: str
 
 
 Message = ReadyMessage | UnableMessage | RecycleMessage | DrainingMessage | StoppingMessage | StackLine
 
-_PLAIN: dict[str, Message] = {
-    "ready": ReadyMessage(),
-    "draining": DrainingMessage(),
-}
-
 
 def encode(message: Message) -> bytes:
-    """One line. Raises TypeError for what is none of ours."""
-    for name, plain in _PLAIN.items():
-        if message == plain:
-            return json.dumps({name: True}).encode() + b"\n"
-    if isinstance(message, StoppingMessage):
-        return json.dumps({"stopping": True, "at_once": message.at_once}).encode() + b"\n"
-    if not isinstance(message, UnableMessage | RecycleMessage):
-        raise TypeError(f"{type(message).__name__} is not for us to send")
-    key = "unable" if isinstance(message, UnableMessage) else "spent"
+    """Return the message as one line of at most LIMIT bytes; a reason that is too long is cut.
+
+    Raise TypeError for a StackLine, which only faulthandler writes.
+    """
+    match message:
+        case ReadyMessage():
+            return _line({"ready": True})
+        case DrainingMessage():
+            return _line({"draining": True})
+        case StoppingMessage():
+            return _line({"stopping": True, "at_once": message.at_once})
+        case StackLine():
+            raise TypeError("a StackLine is written by faulthandler only")
+    key = "unable" if isinstance(message, UnableMessage) else "recycle"
     reason = message.reason
-    while len(line := json.dumps({key: reason}).encode() + b"\n") > LIMIT:
+    while len(line := _line({key: reason})) > LIMIT:
         reason = reason[: len(reason) * 3 // 4]
     return line
 
 
+def _line(value: dict[str, object]) -> bytes:
+    return json.dumps(value).encode() + b"\n"
+
+
 class Decoder:
-    """Puts lines together from what the pipe gives. Holds at most one line."""
+    """Assembles messages from what a pipe delivers. Holds at most one line."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._partial = b""
 
     def feed(self, data: bytes) -> list[Message]:
-        """The messages that are complete now."""
-        *lines, rest = (self._rest + data).split(b"\n")
-        self._rest = rest[: LIMIT + 1]
+        """Return the messages that are complete now."""
+        *lines, partial = (self._partial + data).split(b"\n")
+        self._partial = partial[: LIMIT + 1]
         return [message for line in lines if len(line) <= LIMIT and (message := _decode(line)) is not None]
 
 
@@ -94,15 +98,17 @@ def _decode(line: bytes) -> Message | None:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
-        # The second for what is nested deeply: a few thousand brackets are enough.
+        # json recurses: a few thousand nested brackets raise RecursionError.
         return None
     match value:
-        case {"ready": True} | {"draining": True}:
-            return next(plain for name, plain in _PLAIN.items() if name in value)
+        case {"ready": True}:
+            return ReadyMessage()
+        case {"draining": True}:
+            return DrainingMessage()
         case {"stopping": True}:
             return StoppingMessage(value.get("at_once") is True)
         case {"unable": str(reason)}:
             return UnableMessage(reason)
-        case {"spent": str(reason)}:
+        case {"recycle": str(reason)}:
             return RecycleMessage(reason)
     return None

@@ -1,7 +1,7 @@
-"""Who can change a file: what owner, group and permission bits say about it, as sshd's StrictModes asks.
+"""Which users can change a file: what owner, group and permission bits say, as sshd's StrictModes asks.
 
-Pure: what stat(2) tells goes in, a reason comes out. How a path is followed is in `system/paths.py`, and which paths
-must be trusted in `assembly/trust.py`.
+Pure: what stat(2) reports goes in, a weakness comes out. `system/paths.py` follows a path; `assembly/trust.py` says
+which paths must be trusted.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ ROOT = 0
 
 
 class Status(Protocol):
-    """The part of `os.stat_result` that decides."""
+    """The part of `os.stat_result` that matters here."""
 
     @property
     def st_mode(self) -> int: ...
@@ -26,22 +26,22 @@ class Status(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Weakness:
-    """A path that a user other than root and our own can change."""
+    """A path that a user other than root and the process's own can change."""
 
     path: str
     reason: str
-    """Such as "it belongs to uid 1001"."""
+    """For example "it belongs to uid 1001"."""
     cure: str
     """The command that ends it, without the path."""
     group: int | None = None
-    """The group whose members can change it, if no other user can: it may have no members."""
+    """The only group whose members can change it, if no other user can; it may have no members."""
 
 
 def weakness(path: str, found: Status, own: int, listed: bool = False) -> Weakness | None:
-    """Why the file or folder at `path`, which is no symbolic link, can be changed by others than root and uid `own`.
+    """Return why users other than root and uid `own` can change the file or directory at `path`.
 
-    `listed`: it has an access list (acl(5)). Then the bits of the group are the list's mask, and the list may let any
-    user write.
+    `path` is no symbolic link. `listed` means that it has an access list (acl(5)): then the bits of the group are the
+    list's mask, and the list may let any user write.
     """
     if found.st_uid not in (ROOT, own):
         return Weakness(path, f"it belongs to uid {found.st_uid}", f"chown {own}")
@@ -56,13 +56,13 @@ def weakness(path: str, found: Status, own: int, listed: bool = False) -> Weakne
     return None
 
 
-def weakness_of_entry(folder: str, holder: Status, entry: Status, own: int, listed: bool = False) -> Weakness | None:
-    """Why others can put something else in the place of `entry`, which is in `folder`; `listed` is of the folder.
+def weakness_of_entry(directory: str, parent: Status, entry: Status, own: int, listed: bool = False) -> Weakness | None:
+    """Return why other users can replace `entry` in `directory`. `parent` and `listed` are of the directory.
 
-    A sticky folder, such as /tmp, protects what is in it: only its owner, and the folder's, may rename or remove it
-    (unlink(2), EPERM).
+    A sticky directory, such as /tmp, protects its entries: only the entry's owner and the directory's may rename or
+    remove one (unlink(2), EPERM).
     """
-    found = weakness(folder, holder, own, listed)
-    if found is None or not holder.st_mode & stat.S_ISVTX or holder.st_uid not in (ROOT, own):
+    found = weakness(directory, parent, own, listed)
+    if found is None or not parent.st_mode & stat.S_ISVTX or parent.st_uid not in (ROOT, own):
         return found
     return None if entry.st_uid in (ROOT, own) else found

@@ -1,7 +1,25 @@
-"""An upgrade: another supervisor, of the program as it is installed now, is started beside this one and takes over.
+"""An upgrade: a second supervisor, of the program as it is installed now, starts beside this one and takes over.
 
-Pure: facts and the time go in, commands come out. Who is started, and what it is given, is the supervisor's business;
-what becomes of the workers is the roster's, which is told to hand over and to take back.
+Pure: facts and the time go in, commands come out. `parent/takeover.py` carries the commands out; `roster.py` decides
+what becomes of the workers.
+
+The hand-over, step by step. "Old" is this supervisor, "new" is its successor. No connection is lost whichever of them
+dies, and at any moment at least one of them owns the unix sockets' files, the pidfile and the control socket.
+
+1. STARTING. Old starts the same command again with its listening sockets (system/handover.py) and one end of a socket
+   pair. Both hold the sockets from here on; only old accepts. New binds what its settings add, forks its workers, and
+   reports READY when all of them accept. If new dies, hangs or reports that it is unable, old kills it if necessary,
+   takes the files back (new may have come as far as writing the pidfile), and nothing else has happened.
+2. READY. New takes the files over *before* it sends READY, because old gives them up when it reads it. READY must not
+   get lost, otherwise both would believe that they serve: `Predecessor` resends what the kernel did not take.
+3. LEADING. Old gives the files up, stops listening to commands, and its workers drain. If new dies before the last of
+   them has ended, old forks workers and serves again (RollBack), with the sockets that it still has. New in turn
+   keeps every inherited socket until old has gone, even those that it does not want.
+4. A stop is passed on. If old is asked to stop in STARTING, it ends new first and waits for that (ENDING), otherwise
+   new could come to serve afterwards and outlive the stop. If new is asked to stop in LEADING, it reports that to
+   old, which stops as well instead of serving again (LEFT).
+
+Old does not end in STARTING, even if its last worker has: new may be the cure.
 """
 
 from __future__ import annotations
@@ -9,213 +27,234 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from ..events import Event, RolledBack, Upgraded, UpgradeFailed, UpgradeIgnored, Upgrading
+from ..events import RolledBack, Upgraded, UpgradeFailed, Upgrading
+from .facts import EmitEvent, Failure, StopRequested, TimePassed
+from .time_limits import SUPERVISOR_START_MARGIN, successor_start_timeout, successor_stop_timeout
+from .transitions import move
+from .worker_state import Timing
 
 
 class Step(enum.Enum):
-    """How far it is."""
+    """How far an upgrade is, seen from the supervisor that is to be replaced."""
 
     IDLE = enum.auto()
     STARTING = enum.auto()
-    """The successor was started, and has not said that it serves. Ours serve."""
+    """The successor was started and does not serve yet. The workers here serve."""
     LEADING = enum.auto()
-    """It serves, and ours drain. Should it die now, we take back."""
+    """The successor serves, and the workers here drain. If it dies now, this supervisor serves again."""
     ENDING = enum.auto()
-    """We stop. A successor that had not come to serve was asked to end as well, and is waited for."""
+    """This supervisor stops. The successor did not serve yet, was asked to end as well, and is waited for."""
     LEFT = enum.auto()
-    """We stop, and the successor goes on, or stops for itself; it is no business of ours any more."""
+    """This supervisor stops, and no longer cares about the successor, which serves or stops for itself."""
+
+
+_NEXT_STEPS = {
+    Step.IDLE: {Step.STARTING, Step.LEFT},
+    Step.STARTING: {Step.LEADING, Step.ENDING, Step.IDLE},
+    Step.LEADING: {Step.LEFT, Step.IDLE},
+    Step.ENDING: {Step.LEFT},
+    Step.LEFT: {Step.LEFT},
+}
+
+# --- facts ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class UpgradeAsked:
-    """By a signal or a command; `obstacle` is why it cannot be, "" if it can. `patience` is the seconds that the
-    successor has until it serves, and `farewell` those that it has to end when it was asked to."""
+class UpgradeRequested:
+    """A signal or a command asks for an upgrade; `timing` is that of the workers, and so of the successor's."""
 
     by: str
-    obstacle: str = ""
-    patience: float = 75.0
-    farewell: float = 46.0
+    timing: Timing
 
 
 @dataclass(frozen=True, slots=True)
 class SuccessorStarted:
-    """Its process is there; the answer to Launch."""
+    """The successor's process runs. The answer to Launch."""
 
     pid: int
 
 
 @dataclass(frozen=True, slots=True)
 class SuccessorReady:
-    """It says that all of its workers accept."""
+    """The successor reports that all of its workers accept."""
 
 
 @dataclass(frozen=True, slots=True)
 class SuccessorUnable:
-    """It says why it cannot start, or that it could not be started at all: the other answer to Launch."""
+    """The successor reports why it cannot start, or it could not be started: the other answer to Launch."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class SuccessorStopping:
-    """It says that it was asked to stop."""
+    """The successor reports that it was asked to stop."""
 
     at_once: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class SuccessorDied:
-    """Its process has ended and has been reaped."""
+    """The successor's process ended and was reaped."""
 
     cause: str
 
 
-@dataclass(frozen=True, slots=True)
-class Stopping:
-    """We stop, whatever for."""
-
-    at_once: bool
-
-
-@dataclass(frozen=True, slots=True)
-class TimePassed:
-    """Something may be due."""
-
-
-Fact = (
-    UpgradeAsked
+UpgradeFact = (
+    UpgradeRequested
     | SuccessorStarted
     | SuccessorReady
     | SuccessorUnable
     | SuccessorStopping
     | SuccessorDied
-    | Stopping
+    | StopRequested
     | TimePassed
 )
+
+# --- commands ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """Start the successor. Answered by SuccessorStarted or SuccessorUnable and SuccessorDied, before any other fact."""
+    """Start the successor. Answered by SuccessorStarted, or by SuccessorUnable and SuccessorDied, before any other
+    fact."""
 
 
 @dataclass(frozen=True, slots=True)
-class Signal:
-    """To the successor: to end, or `at_once` by SIGKILL."""
+class SignalSuccessor:
+    """Send the successor SIGTERM, or SIGKILL if `at_once`."""
 
     at_once: bool
 
 
 @dataclass(frozen=True, slots=True)
 class HandOver:
-    """It has everything: our workers drain."""
+    """Give everything up, because the successor `pid` serves: the workers here are to drain."""
+
+    pid: int
 
 
 @dataclass(frozen=True, slots=True)
-class TakeBack:
-    """It is gone: ours serve again."""
+class Abandon:
+    """Own everything again, because the successor is gone before it served."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RollBack:
+    """Own everything again and serve, because the successor `pid` is gone after it served."""
+
+    pid: int
+    cause: str
 
 
 @dataclass(frozen=True, slots=True)
 class StopToo:
-    """Whoever stopped it wants the service to stop."""
+    """Stop as well, because the successor was asked to stop the service."""
 
     at_once: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class EmitEvent:
-    """Tell who observes."""
-
-    event: Event
-
-
-Command = Launch | Signal | HandOver | TakeBack | StopToo | EmitEvent
+UpgradeCommand = Launch | SignalSuccessor | HandOver | Abandon | RollBack | StopToo | EmitEvent
 
 
 class Upgrade:
-    """One at a time."""
+    """Decides about one upgrade at a time. Facts enter by `apply` only."""
 
     def __init__(self) -> None:
         self.step = Step.IDLE
         self.pid = 0
-        self._patience = 0.0
-        self._farewell = 0.0
-        self._reason = ""
+        """Of the last successor."""
+        self._timing = Timing()
+        self._failure: str | None = None
+        """Why the successor is not to serve any more, as far as is known."""
         self._kill_at: float | None = None
 
     def next_due(self) -> float | None:
-        """When `TimePassed` will have something to do."""
+        """Return when TimePassed will have something to do."""
         return self._kill_at
 
-    def waits(self) -> bool:
-        """Whether this process must not end yet: the successor is to be gone first, or may be the cure."""
+    def must_wait(self) -> bool:
+        """Return whether this process must not end yet: its successor has to be gone first, or may come to serve."""
         return self.step in (Step.STARTING, Step.ENDING)
 
-    def apply(self, fact: Fact, now: float) -> list[Command]:
-        """What to do about `fact`; `now` is seconds on a clock that never goes back."""
+    def refusal(self) -> Failure | None:
+        """Return why no upgrade can begin now."""
+        match self.step:
+            case Step.IDLE:
+                return None
+            case Step.STARTING:
+                return Failure("an upgrade is under way")
+            case Step.LEADING:
+                return Failure(f"this supervisor has handed over to {self.pid}")
+        return Failure("the server is stopping")
+
+    def apply(self, fact: UpgradeFact, now: float) -> list[UpgradeCommand]:
+        """Return what to do about `fact`. `now` is the time in seconds on a clock that never goes back.
+
+        Raise RuntimeError for UpgradeRequested while there is a `refusal`.
+        """
         match fact:
-            case UpgradeAsked():
-                return self._asked(fact, now)
+            case UpgradeRequested():
+                return self._requested(fact, now)
             case SuccessorStarted():
                 self.pid = fact.pid
             case SuccessorUnable():
-                self._reason = self._reason or fact.reason
-            case SuccessorReady() if self.step is Step.STARTING and not self._reason:
-                self.step = Step.LEADING
-                self._kill_at = None
-                return [EmitEvent(Upgraded(self.pid)), HandOver()]
+                self._failure = self._failure or fact.reason
+            case SuccessorReady() if self.step is Step.STARTING and self._failure is None:
+                self._enter(Step.LEADING)
+                return [EmitEvent(Upgraded(self.pid)), HandOver(self.pid)]
             case SuccessorStopping():
-                return self._successor_stops(fact)
+                return self._successor_stopping(fact)
             case SuccessorDied():
                 return self._died(fact)
-            case Stopping():
+            case StopRequested():
                 return self._stop(fact, now)
             case TimePassed() if self._kill_at is not None and now >= self._kill_at:
                 self._kill_at = None
-                self._reason = self._reason or f"it does not serve after {self._patience:g} s"
-                return [Signal(at_once=True)]
+                timeout = successor_start_timeout(self._timing.boot)
+                option = f"--boot-timeout plus {SUPERVISOR_START_MARGIN:g} s"
+                self._failure = self._failure or f"the new supervisor did not serve within {timeout:g} s ({option})"
+                return [SignalSuccessor(at_once=True)]
         return []
 
-    def _asked(self, fact: UpgradeAsked, now: float) -> list[Command]:
-        obstacle = fact.obstacle
-        if self.step is Step.STARTING:
-            obstacle = "an upgrade is under way"
-        elif self.step is not Step.IDLE:
-            obstacle = f"this supervisor has handed over to {self.pid}" if self.step is Step.LEADING else "it stops"
-        if obstacle:
-            return [EmitEvent(UpgradeIgnored(fact.by, obstacle))]
-        self.step = Step.STARTING
+    def _requested(self, fact: UpgradeRequested, now: float) -> list[UpgradeCommand]:
+        self._enter(Step.STARTING)
         self.pid = 0
-        self._reason = ""
-        self._patience, self._farewell = fact.patience, fact.farewell
-        self._kill_at = now + self._patience
+        self._failure = None
+        self._timing = fact.timing
+        self._kill_at = now + successor_start_timeout(fact.timing.boot)
         return [EmitEvent(Upgrading(fact.by)), Launch()]
 
-    def _successor_stops(self, fact: SuccessorStopping) -> list[Command]:
-        if self.step is Step.LEADING:
-            self.step = Step.LEFT
-        if self.step is Step.LEFT:
+    def _successor_stopping(self, fact: SuccessorStopping) -> list[UpgradeCommand]:
+        if self.step in (Step.LEADING, Step.LEFT):
+            self._enter(Step.LEFT)
             return [StopToo(fact.at_once)]
-        self._reason = self._reason or "it was asked to stop"
+        self._failure = self._failure or "the new supervisor was asked to stop"
         return []
 
-    def _died(self, fact: SuccessorDied) -> list[Command]:
-        step, self.step = self.step, Step.IDLE
-        self._kill_at = None
+    def _died(self, fact: SuccessorDied) -> list[UpgradeCommand]:
+        step = self.step
+        self._enter(Step.IDLE if step in (Step.STARTING, Step.LEADING) else Step.LEFT)
         if step is Step.STARTING:
-            return [EmitEvent(UpgradeFailed(self._reason or f"it died while it started: {fact.cause}"))]
+            reason = self._failure or f"the new supervisor died while starting: {fact.cause}"
+            return [Abandon(reason), EmitEvent(UpgradeFailed(reason))]
         if step is Step.LEADING:
-            return [EmitEvent(RolledBack(self.pid, fact.cause)), TakeBack()]
-        self.step = Step.LEFT
+            return [EmitEvent(RolledBack(self.pid, fact.cause)), RollBack(self.pid, fact.cause)]
         return []
 
-    def _stop(self, fact: Stopping, now: float) -> list[Command]:
-        if self.step is Step.STARTING:
-            self.step = Step.ENDING
-            self._kill_at = now + self._farewell
-            return [Signal(fact.at_once)]
-        if self.step is Step.ENDING:
-            return [Signal(at_once=True)] if fact.at_once else []
-        self.step = Step.LEFT
+    def _stop(self, fact: StopRequested, now: float) -> list[UpgradeCommand]:
+        match self.step:
+            case Step.STARTING:
+                self._enter(Step.ENDING)
+                self._kill_at = now + successor_stop_timeout(self._timing.drain)
+                return [SignalSuccessor(fact.at_once)]
+            case Step.ENDING:
+                return [SignalSuccessor(at_once=True)] if fact.at_once else []
+        self._enter(Step.LEFT)
         return []
+
+    def _enter(self, step: Step) -> None:
+        self.step = move("the upgrade", _NEXT_STEPS, self.step, step)
+        self._kill_at = None

@@ -1,6 +1,6 @@
-"""The words of the roster: the states of a worker, its slot, and a replacement that is under way.
+"""The state of one worker and of one slot, and the tables of what may follow what.
 
-Data and the table of what may follow what. When anything changes is decided in `roster.py`.
+Data only. `roster.py` and `rolling_restart.py` decide when anything changes.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ import enum
 from dataclasses import dataclass, field
 
 from .restart_policy import History
+from .transitions import move
 
 
 class State(enum.Enum):
-    """The life of a worker; `_MAY_BECOME` says what may follow what."""
+    """The life of a worker, as its supervisor sees it."""
 
     FORKING = enum.auto()
     STARTING = enum.auto()
@@ -20,12 +21,12 @@ class State(enum.Enum):
     DRAINING = enum.auto()
     """It was sent SIGTERM."""
     HUNG = enum.auto()
-    """Its loop does not turn: it was asked for its stacks, and is killed in a moment."""
+    """Its loop does not turn. It was asked for its stacks and is about to be killed."""
     KILLED = enum.auto()
-    """It was sent SIGKILL, and is still to be reaped."""
+    """It was sent SIGKILL and is not reaped yet."""
 
 
-_MAY_BECOME = {
+_NEXT_STATES = {
     State.FORKING: {State.STARTING},
     State.STARTING: {State.READY, State.DRAINING, State.KILLED},
     State.READY: {State.DRAINING, State.HUNG, State.KILLED},
@@ -35,108 +36,66 @@ _MAY_BECOME = {
 }
 
 
-class Phase(enum.Enum):
-    """The life of the roster. It goes forward, but for LEAVING to SERVING: the other supervisor has died."""
+class KillReason(enum.Enum):
+    """Why the supervisor killed a worker, which explains the death better than its signal does."""
 
-    BOOTING = enum.auto()
-    """No worker has ever been ready: one that cannot start ends the program."""
-    SERVING = enum.auto()
-    LEAVING = enum.auto()
-    """Another supervisor serves now, and ours are draining."""
-    STOPPING = enum.auto()
-    FINISHED = enum.auto()
+    HANG = enum.auto()
+    BOOT_TIMEOUT = enum.auto()
+    DRAIN_TIMEOUT = enum.auto()
+    SHUTDOWN = enum.auto()
+    """The server stops at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How patient to be, in seconds."""
+    """The timeouts of one generation of workers, in seconds."""
 
     drain: float = 30.0
-    """Until open connections are aborted at a stop."""
+    """From the request to stop until open connections are aborted."""
     boot: float = 60.0
-    """Until a worker has to accept."""
+    """From the fork until the worker has to accept."""
     hang: float = 30.0
-    """Until a loop that does not turn counts as hung."""
+    """Without a turn of its loop, until a worker counts as hung."""
 
 
 @dataclass(slots=True)
 class Worker:
-    """One process."""
+    """One worker process, from the decision to fork it until it is reaped."""
 
-    number: int
+    id: int
+    """Unique for the life of the supervisor. A slot number and a pid are used again, this is not."""
     slot: int
     generation: int
     timing: Timing
-    """That of its generation: it drains and beats by it itself."""
     state: State = State.FORKING
     pid: int = 0
     ready_since: float | None = None
     accepting: bool = False
-    """From when it is ready until it says that it has stopped, which is a moment after it was asked to drain."""
-    unable: str = ""
-    spent: str = ""
-    """Why it wants to be replaced while it goes on serving."""
-    spent_since: float = 0.0
-    fate: KillReason | None = None
-    """What we have done to it, and so the cause of its death."""
+    """From READY until the worker reports that it stopped accepting, a moment after it was asked to drain."""
+    start_error: str | None = None
+    recycle_reason: str | None = None
+    """Why the worker asks for a replacement, while it goes on serving."""
+    recycle_since: float = 0.0
+    kill_reason: KillReason | None = None
     kill_at: float | None = None
-    """When it is killed if it is still there: it has not become ready, or not ended, in time."""
+    """When the worker is killed if it has not become ready, or not ended, by then."""
 
     def become(self, state: State) -> None:
-        assert state in _MAY_BECOME[self.state], f"worker {self.number}: {self.state.name} to {state.name}"
-        self.state = state
-
-
-class KillReason(enum.Enum):
-    """Why a worker is killed."""
-
-    HANG = enum.auto()
-    BOOT = enum.auto()
-    """It was not ready in time."""
-    OVERDUE = enum.auto()
-    """It had been asked to end, and did not."""
-    ENDING = enum.auto()
-    """The server stops at once."""
+        """Enter `state`. Raise RuntimeError if it may not follow the current one."""
+        self.state = move(f"worker {self.slot} (pid {self.pid})", _NEXT_STATES, self.state, state)
 
 
 @dataclass(slots=True)
 class Slot:
-    """A place for one worker."""
+    """A numbered place for one worker."""
 
     number: int
     history: History = field(default_factory=History)
     due: float | None = None
-    """When a worker is to be forked; None while there is one, or none is wanted."""
-    refused: int = 0
-    """Forks in a row that the system refused."""
+    """When to fork a worker here; None while there is one, or if none is wanted."""
+    fork_failures: int = 0
+    """Forks in a row that failed for lack of a system resource."""
     generation: int = 0
-    """Of the worker that is forked when it is due: the last one that has served here was of it."""
+    """The generation to fork when due: that of the last worker which served here."""
     occupant: int | None = None
-    """The worker that serves here, or is to; one that was retired is none any more."""
-
-
-class Purpose(enum.Enum):
-    """Why workers are replaced while they are well."""
-
-    RELOAD = enum.auto()
-    """All of them, by a new generation."""
-    RECYCLE = enum.auto()
-    """One that has served enough, by another of its generation."""
-
-
-@dataclass(slots=True)
-class RollingRestart:
-    """One slot at a time: its successor is forked, proves that it is ready, and only then its predecessor drains."""
-
-    purpose: Purpose
-    left: list[int]
-    """Slots that still need a new worker."""
-    due_before: float = 0.0
-    """When the slot of the successor was due for one by itself, if it was."""
-    successor: int | None = None
-    """The worker that is to prove itself."""
-    retired: set[int] = field(default_factory=set)
-    """Those that were replaced. When the last of them has stopped accepting it is done: whoever connects then meets a
-    new one."""
-    again: tuple[str, Timing] | None = None
-    """A reload was asked for meanwhile, by whom and how patient: what has been replaced already may be old again."""
+    """The id of the worker that serves here, or is to. A retired worker is no occupant."""

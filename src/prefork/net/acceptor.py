@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..core.accept_errors import AcceptError
-from ..errors import OutOfResources
+from ..errors import OutOfResourcesError
 from ..events import AcceptPaused, AcceptSkipped, Emit, ListenerBroken, log
 from ..system.sockets import describe
 from .admission import Admission, Blocked, Permit, RetryAfter, Unlimited
@@ -58,9 +58,9 @@ class Acceptor:
     """Calls `callback(connection, address)` for each connection of `sock`, from construction until `close()`.
 
     The connection is non-blocking, close-on-exec, and owned by the callback. If the callback raises, the connection is
-    closed, the loop's exception handler gets the error, and accepting goes on; after OutOfResources it pauses. `sock`
-    is made non-blocking and never closed. `admission` is asked before each connection. `on_broken` is called once, if
-    the listening socket itself has failed; accepting has stopped then.
+    closed, the loop's exception handler gets the error, and accepting goes on; after OutOfResourcesError it pauses.
+    `sock` is made non-blocking and never closed. `admission` is asked before each connection. `on_broken` is called
+    once, if the listening socket itself has failed; accepting has stopped then.
     """
 
     def __init__(
@@ -241,7 +241,7 @@ class Acceptor:
             return
         try:
             self._callback(connection, address)
-        except OutOfResources as exc:
+        except OutOfResourcesError as exc:
             connection.close()
             self._pause(exc)
         except Exception as exc:
@@ -250,7 +250,7 @@ class Acceptor:
             self._loop.call_exception_handler({"message": message, "exception": exc})
 
 
-def add_accept_handler(sock: socket.socket, callback: OnAccepted) -> Callable[[], None]:
+def add_accept_handler(sock: socket.socket, callback: Callable[[socket.socket, Any], object]) -> Callable[[], None]:
     """Call `callback(connection, address)` for each connection that `sock` accepts, in the running loop.
 
     At most 8 connections are accepted per readiness event, so that nothing else starves. A connection that failed in

@@ -16,7 +16,8 @@ import ssl
 from collections.abc import Iterable
 
 from ..config import Limits
-from ..errors import ListenerFailed, OutOfResources
+from ..core.time_limits import ABORT_TIMEOUT
+from ..errors import ListenerError, OutOfResourcesError
 from ..events import ConnectionRefused, Emit
 from ..text import escape_ascii, format_address
 from .acceptor import Acceptor
@@ -25,9 +26,6 @@ from .channel import DONTWAIT
 from .connection import Connection, ProtocolConnection, StreamConnection, handler_failed
 from .handlers import Handler, Kind
 from .server_state import ServerState
-
-#: Seconds that tasks may take to end after their connections were aborted and they were cancelled.
-ABORT_TIMEOUT = 1.0
 
 
 class State(enum.Enum):
@@ -181,10 +179,10 @@ class BaseServer:
     # --- the end ------------------------------------------------------------------------------------------------------
 
     async def serve_forever(self) -> None:
-        """Wait until `close()`. Raise ListenerFailed if a listening socket itself has failed."""
+        """Wait until `close()`. Raise ListenerError if a listening socket itself has failed."""
         await self._closing.wait()
         if self._failure is not None:
-            raise ListenerFailed(*self._failure.args) from self._failure
+            raise ListenerError(*self._failure.args) from self._failure
 
     def close(self) -> None:
         """Stop accepting, at once (idempotent). Open connections go on; `wait_closed` waits for them.
@@ -249,10 +247,10 @@ class BaseServer:
                 self._shared.close()
 
 
-def _out_of_resources(exc: OSError | MemoryError) -> OutOfResources:
+def _out_of_resources(exc: OSError | MemoryError) -> OutOfResourcesError:
     code = exc.errno if isinstance(exc, OSError) and exc.errno else errno.ENOMEM
     cure = " for an epoll watch (raise fs.epoll.max_user_watches)" if code == errno.ENOSPC else ""
-    return OutOfResources(code, f"{os.strerror(code)}{cure}")
+    return OutOfResourcesError(code, f"{os.strerror(code)}{cure}")
 
 
 #: Keepalive probes without an answer until the kernel gives up a peer, and the seconds between them.

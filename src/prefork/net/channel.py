@@ -14,7 +14,7 @@ import socket
 import struct
 from collections.abc import Callable
 
-from ..errors import ConnectionOverflow, ConnectionTimedOut
+from ..errors import ConnectionOverflowError, ConnectionTimeoutError
 from ..events import ConnectionAborted
 from ..text import escape_ascii, format_address
 from .deadlines import Deadline
@@ -164,7 +164,7 @@ class Channel:
         self._discard_received()
         self._dispose()
 
-    def _abort_with(self, error: ConnectionTimedOut | ConnectionOverflow, logged: bool = True) -> None:
+    def _abort_with(self, error: ConnectionTimeoutError | ConnectionOverflowError, logged: bool = True) -> None:
         """Abort because a limit was passed."""
         if logged:
             self._shared.emit(ConnectionAborted(escape_ascii(format_address(self._address)), str(error)))

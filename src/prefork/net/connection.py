@@ -14,9 +14,9 @@ import traceback
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from ..errors import ConnectionTimedOut, LineTooLong
+from ..errors import ConnectionTimeoutError, LineTooLongError
 from ..events import ConnectionAborted, ConnectionLost, HandlerFailed, HandshakeFailed
-from ..system.signals import ignore_signals
+from ..system.signals import noop_handler
 from ..text import describe_error, escape_ascii, format_address
 from .deadlines import Deadline
 from .handlers import Handler, Kind
@@ -25,9 +25,9 @@ from .stream import Stream, call_when_closed, start_timeouts
 
 _TRACEBACK_LINES = 60
 #: Handlers of SIGINT that raise no KeyboardInterrupt. With one of them, a KeyboardInterrupt is raised by the service.
-_NO_INTERRUPT = (signal.SIG_IGN, ignore_signals)
+_NO_INTERRUPT = (signal.SIG_IGN, noop_handler)
 #: Exceptions that a handler lets pass when its peer has left or broken the rules: no bug of the service.
-_PEER_ERRORS = (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, LineTooLong)
+_PEER_ERRORS = (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, LineTooLongError)
 
 
 class Connection(Protocol):
@@ -117,7 +117,7 @@ async def _run(stream: Stream, state: ServerState, handler: Handler, context: ss
 async def _tls_handshake(stream: Stream, state: ServerState, context: ssl.SSLContext) -> bool:
     try:
         await stream.start_tls(context)
-    except ConnectionTimedOut as exc:
+    except ConnectionTimeoutError as exc:
         reason = str(exc)
     except ssl.SSLError as exc:
         reason = (exc.reason or str(exc)).lower().replace("_", " ")

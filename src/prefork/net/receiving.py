@@ -12,7 +12,7 @@ import ssl
 from typing import NoReturn, Self
 
 from ..core.buffer import ReadBuffer
-from ..errors import LineTooLong, StreamBusy
+from ..errors import LineTooLongError, StreamBusyError
 from .channel import DONTWAIT, MAX_IO_PER_TICK, Phase
 from .poller import ERROR, HANGUP_OR_ERROR, READ, WRITE
 from .sending import Bytes, Sending
@@ -51,7 +51,7 @@ _READABLE, _EMPTY, _FIN = Input.READABLE, Input.EMPTY, Input.FIN
 
 
 class Receiving(Sending):
-    """The layer of a connection that receives."""
+    """The layer of a stream that receives and buffers input."""
 
     __slots__ = ("_buffer", "_input", "_reader", "_short_read_empties")
 
@@ -70,7 +70,7 @@ class Receiving(Sending):
         """Return up to `n` bytes, as soon as there is at least one; b"" at the end of input.
 
         `n` of -1 (the default) reads to the end of input, without a limit. Raises ConnectionError (or the OSError that
-        broke the connection) once everything received before has been read; StreamBusy if another task waits.
+        broke the connection) once everything received before has been read; StreamBusyError if another task waits.
         Cancelling a read loses no byte: the next one returns what had arrived.
         """
         buffer = self._buffer
@@ -148,7 +148,7 @@ class Receiving(Sending):
     async def readline(self) -> bytes:
         """Return a line with its b"\\n"; the last one may have none. Return b"" at the end of input.
 
-        Raises LineTooLong (a ValueError) for a line longer than the limit, and discards what was received of it.
+        Raises LineTooLongError (a ValueError) for a line longer than the limit, and discards what was received of it.
         """
         if self._backlog is not None:
             await self._wait_reads_resumed()
@@ -193,7 +193,7 @@ class Receiving(Sending):
             await self._free_waiter()
 
     def _free_waiter(self) -> Waiter:
-        """Flush, and return the waiter of the reading task. Raises StreamBusy if another task waits."""
+        """Flush, and return the waiter of the reading task. Raises StreamBusyError if another task waits."""
         if self._corked:
             self._flush()
         self._budget = MAX_IO_PER_TICK
@@ -201,7 +201,7 @@ class Receiving(Sending):
         if reader is None or reader.cancel_pending:
             reader = self._reader = Waiter(self._shared.loop)
         elif reader.callback is not None:
-            raise StreamBusy("another task is already waiting for input from this stream")
+            raise StreamBusyError("another task is already waiting for input from this stream")
         return reader
 
     def _wait_input(self) -> Waiter:
@@ -359,10 +359,10 @@ class Receiving(Sending):
         return end
 
     def _reject_long_line(self) -> NoReturn:
-        """Discard what was received of an overlong line, as asyncio does, and raise LineTooLong."""
+        """Discard what was received of an overlong line, as asyncio does, and raise LineTooLongError."""
         at = self._buffer.find(b"\n")
         self._buffer.take(at + 1 if at >= 0 else self._buffer.size)
-        raise LineTooLong(_NOT_FOUND if at < 0 else _FOUND_LATE)
+        raise LineTooLongError(_NOT_FOUND if at < 0 else _FOUND_LATE)
 
     # --- hooks of the layers below ------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ import ssl
 from collections.abc import Callable, Iterable
 
 from ..core.buffer import WriteBacklog
-from ..errors import ConnectionOverflow, ConnectionTimedOut
+from ..errors import ConnectionOverflowError, ConnectionTimeoutError
 from .channel import DONTWAIT, MAX_IO_PER_TICK, Channel, Phase, reset_error
 from .deadlines import Deadline
 from .poller import WRITE
@@ -44,7 +44,7 @@ _OPEN, _OUTPUT_OPEN = Phase.OPEN, Output.OPEN
 
 
 class Sending(Channel):
-    """The layer of a connection that sends."""
+    """The layer of a stream that buffers and sends output."""
 
     __slots__ = ("_backlog", "_corked", "_corked_size", "_in_callback", "_output", "_retrying", "_water", "_writers")
 
@@ -120,8 +120,8 @@ class Sending(Channel):
         """Send what was written. If more than the high water mark stays unsent, wait until the low one is reached.
 
         The marks are `Limits.drain_above` and 25 % of it, unless they were set for this stream. Raises
-        ConnectionResetError once the peer is gone or the stream is closed; ConnectionOverflow or ConnectionTimedOut if
-        prefork aborted the connection. Cancelling it only ends the wait.
+        ConnectionResetError once the peer is gone or the stream is closed; ConnectionOverflowError or
+        ConnectionTimeoutError if prefork aborted the connection. Cancelling it only ends the wait.
         """
         if self._corked:
             self._flush()
@@ -284,14 +284,16 @@ class Sending(Channel):
         shared.buffered_bytes += backlog.memory - before
         limit = shared.limits.abort_above
         if backlog.size > limit:
-            self._abort_with(ConnectionOverflow(f"{backlog.size} bytes unsent, limit {limit} (Limits.abort_above)"))
+            self._abort_with(
+                ConnectionOverflowError(f"{backlog.size} bytes unsent, limit {limit} (Limits.abort_above)")
+            )
         elif shared.buffered_bytes > shared.limits.max_unsent:
             shared.abort_largest()
 
     def _abort_for_budget(self, total: int, limit: int) -> None:
         """Abort because all connections together keep `total` bytes unsent, and this one most of them."""
         self._abort_with(
-            ConnectionOverflow(
+            ConnectionOverflowError(
                 f"{self._buffered_bytes()} bytes unsent, the most of any connection; "
                 f"all together {total}, limit {limit} (--max-unsent)"
             )
@@ -307,7 +309,7 @@ class Sending(Channel):
     def _on_write_timeout(self) -> None:
         limit = self._write_timeout()
         option = "--write-timeout" if limit == self._shared.limits.write_timeout else "stream.timeouts.write"
-        self._abort_with(ConnectionTimedOut(f"peer read nothing for {limit:g} s ({option})"))
+        self._abort_with(ConnectionTimeoutError(f"peer read nothing for {limit:g} s ({option})"))
 
     def _wait_writable(self) -> None:
         """Wait for the kernel to report room. The deadline is for each step forward, not for the whole backlog."""

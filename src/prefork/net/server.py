@@ -14,6 +14,7 @@ from typing import Self
 
 from ..config import TLS, Limits
 from ..events import log
+from ..system.listen_options import ListenOptions
 from ..system.sockets import Resolved, bind_resolved, resolve
 from ..system.tls_contexts import build_context
 from .admission import LocalAdmission
@@ -85,18 +86,22 @@ class TCPServer(BaseServer):
 
     def _listen(self, resolved: Resolved, backlog: int) -> None:
         self._check_open()
-        sockets = bind_resolved(resolved, backlog)
+        sockets = bind_resolved(resolved, ListenOptions(backlog))
         self._own_sockets += sockets
         self.add_sockets(sockets)
 
     def close(self) -> None:
+        """Stop accepting, at once (idempotent), and close the sockets of `listen`. Open connections go on.
+
+        `wait_closed` waits for them. The queue of a socket from `add_socket` is left to other processes that hold it.
+        """
         super().close()
         for sock in self._own_sockets:
             sock.close()
         self._own_sockets.clear()
 
     async def serve_forever(self) -> None:
-        """Wait until `close()`. Raise ListenerFailed if a listening socket itself has failed.
+        """Wait until `close()`. Raise ListenerError if a listening socket itself has failed.
 
         Cancelling it drains the server; cancelling it again aborts what is open.
         """

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
-from ..errors import ConnectionTimedOut, StreamBusy
+from ..errors import ConnectionTimeoutError, StreamBusyError
 from ..text import format_address
 from .channel import Phase
 from .deadlines import Deadline
@@ -146,7 +146,9 @@ class Stream(Receiving):
             self._retry_send()
         elif deadline is Deadline.HANDSHAKE:
             # Logged by the server as a failed handshake.
-            self._abort_with(ConnectionTimedOut("handshake not finished in time (--handshake-timeout)"), logged=False)
+            self._abort_with(
+                ConnectionTimeoutError("handshake not finished in time (--handshake-timeout)"), logged=False
+            )
         elif deadline is Deadline.LINGER and self._engine is not None and self._unacknowledged():
             # The peer still reads what it was sent: closing now, with its input unread, would destroy the remainder.
             self._shared.deadlines.set(self, Deadline.DELIVERY, self._shared.limits.linger_timeout)
@@ -174,15 +176,15 @@ class Stream(Receiving):
         """Change to TLS from the next byte on, as the server's side; with `server_hostname` as the client's.
 
         The timeouts default to `Limits.handshake_timeout` and `Limits.tls_shutdown_timeout`. What was written before is
-        sent in the clear. Raises ssl.SSLError if the handshake fails, ConnectionTimedOut if it takes too long. Raises
-        ConnectionAbortedError, and aborts, if the peer has sent plaintext ahead of the handshake: an attacker could
-        inject commands that would be obeyed as if TLS protected them (CVE-2011-0411). After an error the connection is
-        of no use.
+        sent in the clear. Raises ssl.SSLError if the handshake fails, ConnectionTimeoutError if it takes too long.
+        Raises ConnectionAbortedError, and aborts, if the peer has sent plaintext ahead of the handshake: an attacker
+        could inject commands that would be obeyed as if TLS protected them (CVE-2011-0411). After an error the
+        connection is of no use.
         """
         if self._engine is not None:
             raise RuntimeError("this stream speaks TLS already")
         if self._reader is not None and self._reader.waiting:
-            raise StreamBusy("another task is already waiting for input from this stream")
+            raise StreamBusyError("another task is already waiting for input from this stream")
         if self._buffer.size:
             self.abort()
             raise ConnectionAbortedError("the peer sent plaintext ahead of the TLS handshake")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from ..checks import check_seconds
-from ..errors import ConnectionTimedOut
+from ..errors import ConnectionTimeoutError
 from .deadlines import Deadline
 from .server_state import ServerState
 
@@ -23,7 +23,7 @@ class TimedConnection(Protocol):
 
     def _restart_write_timeout(self) -> None: ...
 
-    def _abort_with(self, error: ConnectionTimedOut) -> None: ...
+    def _abort_with(self, error: ConnectionTimeoutError) -> None: ...
 
 
 class TimeoutState:
@@ -109,7 +109,7 @@ class TimeoutState:
 
     def _expire(self, what: str, by_option: bool, option: str, attribute: str = "") -> None:
         cure = f"--{option}" if by_option else f"stream.timeouts.{attribute}"
-        self._connection._abort_with(ConnectionTimedOut(f"{what} ({cure})"))
+        self._connection._abort_with(ConnectionTimeoutError(f"{what} ({cure})"))
 
 
 class Timeouts:

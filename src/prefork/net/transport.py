@@ -73,6 +73,6 @@ class StreamTransport(asyncio.Transport):
         return self._stream._water_marks()
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Set the water marks as asyncio does: `high` defaults to 4 * `low` or to `Limits.drain_above`, `low` to 25 %
-        of `high`. Raises ValueError unless high >= low >= 0."""
+        """Set the water marks as asyncio does: `high` defaults to 4 * `low` or to `Limits.drain_above`, `low` to
+        25 % of `high`. Raises ValueError unless high >= low >= 0."""
         self._stream._set_water_marks(high, low)

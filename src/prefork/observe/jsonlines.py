@@ -1,8 +1,8 @@
-"""Log records as JSON, one object a line, in ASCII; imported when asked for, as it needs python-json-logger.
+"""Format log records as JSON in ASCII, one object per line. Imported only if needed: it uses python-json-logger.
 
-Keys: time, level, process (supervisor or worker), worker, pid, logger, message; for events of prefork also event (the
-name of its class), fields (its values) and suppressed; traceback where there is one. What the service gives as `extra`
-is added at the top, and never replaces one of these.
+The keys are time, level, process (supervisor or worker), worker, pid, logger and message; traceback if there is one. An
+event of prefork adds event (the name of its class), fields (its values) and suppressed. What the service passes as
+`extra` is added at the top level, and never replaces one of these keys.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from typing import Any
 from pythonjsonlogger.json import JsonEncoder, JsonFormatter
 
 from ..text import escape_controls
-from .lines import MESSAGE_LIMIT, Origin, details, event_of, level_name, timestamp
+from .lines import MAX_MESSAGE, Origin, details, event_of, level_name, timestamp
 from .sink import LINE_BYTES
 
 
 class JSONFormatter(JsonFormatter):
-    """One line per record that fits into one write: of a long traceback its end is kept, and `truncated` says so."""
+    """Formats a record as one line that fits into one write. Of a long traceback it keeps the end (`truncated`)."""
 
     def __init__(self, origin: Origin) -> None:
         super().__init__(json_ensure_ascii=True)
         self._origin = origin
 
     def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
-        """Ours first, then the service's, under names that are still free."""
+        """Add prefork's fields, then the service's under names that are still free."""
         log_data.update(self._own_fields(record))
         theirs: dict[str, Any] = {}
         super().add_fields(
@@ -37,7 +37,7 @@ class JSONFormatter(JsonFormatter):
             log_data.setdefault(escape_controls(key, 64), value)
 
     def jsonify_log_record(self, log_data: dict[str, Any]) -> str:
-        """Valid JSON whatever the service logs, in at most a line's bytes."""
+        """Return valid JSON of less than LINE_BYTES, whatever the service logs."""
         line = _dumps(log_data)
         if len(line) < LINE_BYTES:
             return line
@@ -59,7 +59,7 @@ class JSONFormatter(JsonFormatter):
             "worker": self._origin.worker,
             "pid": os.getpid(),
             "logger": escape_controls(record.name, 64),
-            "message": record.getMessage()[:MESSAGE_LIMIT] if isinstance(record.msg, str) else "",
+            "message": record.getMessage()[:MAX_MESSAGE] if isinstance(record.msg, str) else "",
         }
         event = event_of(record)
         if event is not None:
@@ -74,13 +74,13 @@ def _dumps(log_data: dict[str, Any]) -> str:
     try:
         line = json.dumps(log_data, cls=JsonEncoder, allow_nan=False)
     except (ValueError, TypeError, RecursionError):
-        # Not a number, keys that are no text, a circle.
+        # The values contain a NaN, a key that is not a string, or a reference to themselves.
         plain = {
             key: value if isinstance(value, str | int) else escape_controls(repr(value))
             for key, value in log_data.items()
         }
         line = json.dumps(plain)
-    # ASCII, but for one control character that JSON lets pass.
+    # ASCII, except for one control character that JSON does not escape.
     return line.replace("\x7f", "\\u007f")
 
 

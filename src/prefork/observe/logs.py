@@ -1,7 +1,7 @@
-"""Logs: events, and the service's own log records, become lines on standard error, as text or as JSON.
+"""Write events, and the service's own log records, as lines to standard error, as text or as JSON.
 
-A subscriber: nothing here notices anything by itself. What a line looks like is in `lines` and `jsonlines`, how it gets
-out in `sink`, how often in `rates`.
+It only subscribes to events. `lines.py` and `jsonlines.py` format a line, `sink.py` writes it, `rates.py` limits how
+often.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ from .sink import Sink
 
 
 def configure(format: str, level: str, worker: int | None = None, stream: TextIO | None = None) -> Emit:
-    """Send all log records of this process to `stream` (standard error), and give back the `Emit` for events.
+    """Send all log records of this process to `stream` (standard error), and return the `Emit` for events.
 
-    `format` is text or json, `level` one of debug, info, warning and error. Called in the supervisor, and once more in
-    each worker with its number. The handler goes to the root logger: records of the service and of its libraries, those
-    of asyncio, warnings, and exceptions that end a thread or come from a destructor all look the same. Handlers that
-    others have put there stay, but for those that write to standard error, too.
+    `format` is text or json, `level` one of debug, info, warning and error. The supervisor calls it, and each worker
+    again with its slot. The handler is installed on the root logger. So records of the service, of its libraries and of
+    asyncio, warnings, and exceptions that end a thread or come from a destructor all look the same. Other handlers stay
+    installed, except those that also write to standard error.
 
-    The `Emit` never raises and never blocks for long; it holds rated events to a line per cause and second.
+    The `Emit` never raises, and blocks for at most WRITE_TIMEOUT. It limits rated events to one line per cause and
+    second.
     """
     stream = sys.stderr if stream is None else stream
     handler = _LineHandler(Sink(stream), _formatter(format, Origin(worker)))
@@ -57,8 +58,11 @@ def _formatter(format: str, origin: Origin) -> logging.Formatter:
 
 
 class _LineHandler(logging.Handler):
-    """Formats and writes. A record that cannot be formatted is told in one line; one that cannot be written is counted,
-    and the number is logged as soon as something can be written again."""
+    """Formats and writes records.
+
+    A record that cannot be formatted is replaced by one line about it. Records that cannot be written are counted, and
+    their number is logged as soon as a write succeeds.
+    """
 
     def __init__(self, sink: Sink, formatter: logging.Formatter) -> None:
         super().__init__()
@@ -69,7 +73,7 @@ class _LineHandler(logging.Handler):
         try:
             text = self.format(record)
         except Exception as exc:
-            # `logging` would print a traceback, raw, with whatever a peer had put into the arguments.
+            # Otherwise `logging` would print a raw traceback, with what a peer had put into the arguments.
             text = self.format(_unformattable(record, exc))
         if self._sink.lost and not self._report_lost():
             self._sink.lost += 1
@@ -77,7 +81,7 @@ class _LineHandler(logging.Handler):
         self._sink.write(text)
 
     def dispose(self) -> None:
-        """Close for good. (`close` is called by logging at exit, when others still have something to say.)"""
+        """Close the handler and its sink. Not `close`, because logging calls that at exit, before the last records."""
         self.close()
         self._sink.close()
 
@@ -100,7 +104,7 @@ def _unformattable(record: logging.LogRecord, exc: Exception) -> logging.LogReco
 
 
 class EventLog:
-    """An `Emit`: events become records of one logger; `clock` is in seconds and never goes back."""
+    """An `Emit` that turns events into records of one logger; `clock` returns monotonic seconds."""
 
     def __init__(self, logger: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
         self._logger = logger
@@ -108,7 +112,7 @@ class EventLog:
         self._rates: LogRateLimiter[type[Event]] = LogRateLimiter()
 
     def __call__(self, event: Event) -> None:
-        # A service that calls logging.config.dictConfig disables every logger it does not name.
+        # If the service calls logging.config.dictConfig, every logger that it does not name is disabled.
         self._logger.disabled = False
         if not self._logger.isEnabledFor(event.level):
             return
@@ -116,9 +120,9 @@ class EventLog:
         suppressed = self._rates.admit(type(event), _detail(event), now) if event.rated else 0
         if suppressed is None:
             return
-        # Whatever other handlers the service has put in raise: the server must not fail for a log line.
+        # A handler of the service may raise. The server must not fail because of a log line.
         with contextlib.suppress(Exception):
-            for kind, detail, count in self._rates.settle(now):
+            for kind, detail, count in self._rates.flush_expired(now):
                 self._log(kind.level, Suppressed(count, kind.__name__, detail))
             self._log(event.level, event, suppressed)
 
@@ -131,9 +135,9 @@ _NUMBER = re.compile(r"\d+")
 
 
 def _detail(event: Any) -> str:
-    """What tells one cause from another within a class of events: the kind of the error, without what peers fill in."""
+    """Return what tells causes apart within a class of events: the kind of error, without what peers influence."""
     text: str = getattr(event, "error", "") or getattr(event, "reason", "")
-    # Numbers differ from one connection to the next: a crowd of slow readers would have a line each.
+    # Numbers differ between connections: otherwise each of many slow readers would get a line.
     return _NUMBER.sub("N", text.partition(":")[0])[:64]
 
 
@@ -141,7 +145,7 @@ def _detail(event: Any) -> str:
 
 
 def _install_hooks() -> None:
-    """Python writes these to standard error raw, with what peers put into them; let them be log records."""
+    """Turn warnings and uncaught exceptions into log records: Python would write them raw, with what peers sent."""
     warnings.showwarning = _show_warning
     sys.unraisablehook = _on_unraisable
     threading.excepthook = _on_thread_exception

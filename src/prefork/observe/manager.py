@@ -1,6 +1,6 @@
-"""The service manager as a subscriber: events of the supervisor become sd_notify(3) states.
+"""Report the supervisor's events to the service manager as sd_notify(3) states.
 
-Only the supervisor's events; workers do not speak for the service.
+Only the supervisor uses it, because workers do not speak for the service.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from ..text import escape_controls
 
 
 def notify_systemd(emit: Emit, notifier: Notifier) -> Emit:
-    """`emit`, and the manager is told what concerns it."""
+    """Return an `Emit` that calls `emit` and sends the states that follow from the event to the service manager."""
 
-    def both(event: Event) -> None:
+    def emit_and_notify(event: Event) -> None:
         emit(event)
         text = escape_controls(str(event))
         if isinstance(event, Ready):
@@ -35,10 +35,10 @@ def notify_systemd(emit: Emit, notifier: Notifier) -> Emit:
         elif isinstance(event, Reloading):
             notifier.send(RELOADING=1, MONOTONIC_USEC=monotonic_usec(), STATUS=text)
         elif isinstance(event, Reloaded | ReloadFailed):
-            # Also after a failure: what ran before serves on.
+            # Also after a failure, because the running workers go on serving.
             notifier.send(READY=1, STATUS=text)
         elif isinstance(event, ReloadIgnored):
-            # Who has asked by a signal waits for both.
+            # A manager that requested the reload by a signal waits for both states.
             notifier.send(RELOADING=1, MONOTONIC_USEC=monotonic_usec())
             notifier.send(READY=1, STATUS=text)
         elif isinstance(event, Upgraded):
@@ -50,4 +50,4 @@ def notify_systemd(emit: Emit, notifier: Notifier) -> Emit:
         elif isinstance(event, Scaled):
             notifier.send(STATUS=text)
 
-    return both
+    return emit_and_notify

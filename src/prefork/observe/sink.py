@@ -1,6 +1,6 @@
-"""Where log lines go: whole lines, by one system call each, never raising and never waiting for a reader that is stuck.
+"""Write whole log lines, each by one system call. Never raise, and never wait long for a reader that is stuck.
 
-Knows bytes and descriptors; what a line says is not its business.
+It knows bytes and descriptors. See `lines.py` for what a line says.
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ import time
 from collections.abc import Iterator
 from typing import TextIO
 
-#: POSIX keeps pipe writes of at most PIPE_BUF bytes in one piece (4096 on Linux, pipe(7)). Several processes share one
-#: pipe here: longer writes could be mixed up, and the rest of one line would stand where another begins.
+from ..errors import reason_of
+
+#: PIPE_BUF: a write of up to this many bytes to a pipe is atomic (4096 on Linux, pipe(7)). Several processes share one
+#: pipe here, and a longer write could be interleaved with another process's line.
 LINE_BYTES = 4096
-#: How long to wait for a slow reader, in seconds; one that took nothing for so long is not waited for again.
-PATIENCE = 0.02
+#: Seconds to wait for a slow reader. After a timeout there is no wait until a write succeeds.
+WRITE_TIMEOUT = 0.02
 
 
 class Sink:
-    """Lines for one stream. `lost` counts the records that could not be written, `reason` says why the last was not.
+    """Writes lines to one stream. `lost` counts the records that could not be written, `reason` is that of the last.
 
-    A pipe or a terminal is opened once more, without blocking: the flag belongs to the open file description, which is
-    shared with whoever started us, so it must not be set on the one we were given. `close` closes what was opened here.
+    A pipe or a terminal is opened once more, with O_NONBLOCK. That flag belongs to the open file description, which
+    other processes share, so it must not be set on the inherited one. `close` closes what was opened here.
     """
 
     def __init__(self, stream: TextIO | None) -> None:
@@ -33,8 +35,8 @@ class Sink:
         self.reason = ""
         self._stream = stream
         self._encoding = getattr(stream, "encoding", None) or "utf-8"
-        self._patient = True
-        self._torn = False
+        self._may_wait = True
+        self._partial_line = False
         self._owned: int | None = None
         self._fd = _descriptor(stream)
         self._socket: socket.socket | None = None
@@ -43,23 +45,23 @@ class Sink:
             self._open(self._fd)
 
     def write(self, text: str) -> bool:
-        """Write one record of one or more lines; False, and counted in `lost`, if it could not be written whole."""
+        """Write one record of one or more lines. If it cannot be written whole, count it in `lost`, return False."""
         try:
             if self._fd is None:
                 self._write_stream(text)
             else:
                 self._write_all(text)
         except (OSError, ValueError) as exc:
-            # ValueError is what a closed file object raises.
+            # A closed file object raises ValueError.
             self.lost += 1
-            self._patient = False
-            self.reason = (getattr(exc, "strerror", None) or str(exc)).lower()
+            self._may_wait = False
+            self.reason = reason_of(exc) if isinstance(exc, OSError) else str(exc).lower()
             return False
-        self._patient = True
+        self._may_wait = True
         return True
 
     def close(self) -> None:
-        """Close what was opened here; what is written later is lost."""
+        """Close what was opened here. Later records are lost."""
         self._stream = self._fd = None
         if self._socket is not None:
             self._socket.close()
@@ -90,22 +92,22 @@ class Sink:
     def _write_all(self, text: str) -> None:
         deadline: float | None = None
         for chunk in _chunks(text, self._encoding):
-            rest = memoryview(b"\n" + chunk if self._torn else chunk)
-            size = len(rest)
-            while rest:
+            unsent = memoryview(b"\n" + chunk if self._partial_line else chunk)
+            size = len(unsent)
+            while unsent:
                 try:
-                    rest = rest[self._send(rest) :]
+                    unsent = unsent[self._send(unsent) :]
                 except BlockingIOError:
                     now = time.monotonic()
-                    deadline = now + PATIENCE if deadline is None else deadline
-                    if not self._patient or now >= deadline:
-                        self._torn = len(rest) < size
+                    deadline = now + WRITE_TIMEOUT if deadline is None else deadline
+                    if not self._may_wait or now >= deadline:
+                        self._partial_line = len(unsent) < size
                         raise
                     self._wait(deadline - now)
                 except OSError:
-                    self._torn = len(rest) < size or self._torn
+                    self._partial_line = len(unsent) < size or self._partial_line
                     raise
-            self._torn = False
+            self._partial_line = False
 
     def _send(self, data: memoryview) -> int:
         if self._socket is not None:
@@ -125,12 +127,12 @@ def _descriptor(stream: TextIO | None) -> int | None:
     try:
         return None if stream is None else stream.fileno()
     except (OSError, ValueError, AttributeError):
-        # A stream in memory (io.UnsupportedOperation), a closed one, or something that merely has write().
+        # A stream in memory (io.UnsupportedOperation), a closed one, or an object that only has write().
         return None
 
 
 def _chunks(text: str, encoding: str) -> Iterator[bytes]:
-    """The lines of `text`, as many of them together as one write keeps in one piece."""
+    """Yield the lines of `text` in chunks that are as large as an atomic write allows."""
     chunk = b""
     for line in text.split("\n"):
         data = line.encode(encoding, "backslashreplace")

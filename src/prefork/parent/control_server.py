@@ -1,6 +1,6 @@
-"""The control socket, served without a loop of its own: conversations that are read, answered and bounded.
+"""The control socket: connections that are read, answered and bounded, in the supervisor's own poll loop.
 
-Knows bytes and deadlines; what a request leads to is the supervisor's business.
+Knows bytes and deadlines. `control_commands.py` carries the requests out.
 """
 
 from __future__ import annotations
@@ -14,87 +14,85 @@ from ..core.control_protocol import REQUEST_LIMIT, BadRequest, Request, decode_r
 from ..system.control_client import may_control
 from ..system.processes import RESOURCE_ERRNOS
 
-#: Conversations at once, beside those that wait for what they have asked for; further clients wait in the kernel's
-#: queue.
-MOST = 16
-#: Seconds until the next attempt where there is no descriptor left to accept with.
-REST = 0.5
-#: Seconds that a client may take to say what it wants, and to take the answer.
-PATIENCE = 5.0
+#: Open connections, besides those that wait for an outcome; further clients wait in the kernel's queue.
+MAX_CONNECTIONS = 16
+#: Seconds until the next accept after one failed for lack of a descriptor.
+ACCEPT_RETRY = 0.5
+#: Seconds that a client has to send its request and to read the reply.
+IO_TIMEOUT = 5.0
 
 
 class ControlConnection:
-    """One client: a request, perhaps a while, a reply."""
+    """One client: it sends a request, perhaps waits, and gets a reply."""
 
     def __init__(self, sock: socket.socket, now: float) -> None:
         self.sock = sock
-        self.heard = b""
+        self.received = b""
         self.unsent = b""
         self.waiting = False
-        """Its request is being dealt with; there is no deadline for that."""
-        self.deadline = now + PATIENCE
+        """Its request is being carried out, for which there is no deadline."""
+        self.deadline = now + IO_TIMEOUT
 
     def close(self) -> None:
-        """End it."""
         self.sock.close()
 
 
 class ControlSocket:
-    """Serves `listener`, which is closed at the end. `own` is told of everything that a child must not hold."""
+    """Serves `listener`, and closes it in the end. `close_in_child` gets everything that no child may hold."""
 
-    def __init__(self, listener: socket.socket, own: Callable[[Any], object]) -> None:
+    def __init__(self, listener: socket.socket, close_in_child: Callable[[Any], object]) -> None:
         self._listener = listener
-        self._own = own
+        self._close_in_child = close_in_child
         self.listening = True
-        """Whether new conversations are taken. Another supervisor may hold the same socket."""
-        self._conversations: dict[int, ControlConnection] = {}
-        self._rest_until = 0.0
-        own(listener)
+        """Whether to accept connections. Another supervisor may hold the same socket."""
+        self._connections: dict[int, ControlConnection] = {}
+        self._accept_at = 0.0
+        close_in_child(listener)
 
     def interests(self, now: float) -> dict[int, int]:
-        """What to poll for: descriptors and events."""
-        wanted = {fd: select.POLLOUT if each.unsent else select.POLLIN for fd, each in self._conversations.items()}
-        if self._accepts() and now >= self._rest_until:
+        """Return the descriptors to poll, with their events."""
+        wanted = {fd: select.POLLOUT if each.unsent else select.POLLIN for fd, each in self._connections.items()}
+        if self._has_capacity() and now >= self._accept_at:
             wanted[self._listener.fileno()] = select.POLLIN
         return wanted
 
     def next_due(self, now: float) -> float | None:
-        """When a conversation takes too long, or a rest is over."""
-        times = [each.deadline for each in self._conversations.values() if not each.waiting]
-        if self._accepts() and now < self._rest_until:
-            times.append(self._rest_until)
+        """Return when a connection has taken too long, or accepting is tried again."""
+        times = [each.deadline for each in self._connections.values() if not each.waiting]
+        if self._has_capacity() and now < self._accept_at:
+            times.append(self._accept_at)
         return min(times, default=None)
 
-    def _accepts(self) -> bool:
-        return self.listening and sum(not each.waiting for each in self._conversations.values()) < MOST
+    def _has_capacity(self) -> bool:
+        return self.listening and sum(not each.waiting for each in self._connections.values()) < MAX_CONNECTIONS
 
-    def take(self, ready: set[int], now: float) -> list[tuple[ControlConnection, Request]]:
-        """The requests that are complete; `ready` are descriptors that a poll named."""
+    def receive_requests(self, ready: set[int], now: float) -> list[tuple[ControlConnection, Request]]:
+        """Accept, receive and send. Return the requests that are complete; `ready` are descriptors that poll named."""
         if self.listening and self._listener.fileno() in ready:
             self._accept(now)
         requests = []
-        for fd, each in list(self._conversations.items()):
+        for fd, each in list(self._connections.items()):
             if fd in ready and each.unsent:
                 self._send(each)
             elif fd in ready:
-                request = self._hear(each)
+                request = self._receive(each)
                 if request is not None:
                     requests.append((each, request))
             if not each.waiting and now >= each.deadline:
                 self._end(each)
         return requests
 
-    def reply(self, conversation: ControlConnection, value: dict[str, Any]) -> None:
-        """Answer; the conversation ends when the answer has been taken."""
-        if conversation.sock.fileno() < 0:
+    def reply(self, connection: ControlConnection, value: dict[str, Any]) -> None:
+        """Send a reply, and close the connection once the client has read it. Nothing, if the client has left."""
+        if connection.sock.fileno() < 0:
             return
-        conversation.waiting = False
-        conversation.unsent = encode_reply(value)
-        self._send(conversation)
+        connection.waiting = False
+        connection.unsent = encode_reply(value)
+        self._send(connection)
 
     def close(self) -> None:
-        """End all conversations, and listen no more."""
-        for each in list(self._conversations.values()):
+        """Close all connections and the listening socket."""
+        for each in list(self._connections.values()):
             self._end(each)
         self._listener.close()
 
@@ -103,8 +101,8 @@ class ControlSocket:
             sock, _ = self._listener.accept()
         except OSError as exc:
             if exc.errno in RESOURCE_ERRNOS and not isinstance(exc, BlockingIOError):
-                # It stays readable: polled for, it would keep this process busy with nothing.
-                self._rest_until = now + REST
+                # The listener stays readable, so polling it would keep this process busy with nothing.
+                self._accept_at = now + ACCEPT_RETRY
             return
         try:
             sock.setblocking(False)
@@ -114,47 +112,47 @@ class ControlSocket:
         if not allowed:
             sock.close()
             return
-        conversation = ControlConnection(sock, now)
-        self._own(conversation)
-        self._conversations[sock.fileno()] = conversation
+        connection = ControlConnection(sock, now)
+        self._close_in_child(connection)
+        self._connections[sock.fileno()] = connection
 
-    def _hear(self, conversation: ControlConnection) -> Request | None:
+    def _receive(self, connection: ControlConnection) -> Request | None:
         try:
-            data = conversation.sock.recv(REQUEST_LIMIT)
+            data = connection.sock.recv(REQUEST_LIMIT)
         except BlockingIOError:
             return None
         except OSError:
             data = b""
-        if not data or conversation.waiting:
-            # It has left, or says more than it was asked to.
-            self._end(conversation)
+        if not data or connection.waiting:
+            # The client has left, or sends more than one request.
+            self._end(connection)
             return None
-        conversation.heard += data
-        line, newline, _ = conversation.heard.partition(b"\n")
+        connection.received += data
+        line, newline, _ = connection.received.partition(b"\n")
         if not newline:
             if len(line) > REQUEST_LIMIT:
-                self.reply(conversation, {"ok": False, "error": "the request is too long"})
+                self.reply(connection, {"ok": False, "error": "the request is too long"})
             return None
         try:
             request = decode_request(line)
         except BadRequest as exc:
-            self.reply(conversation, {"ok": False, "error": str(exc)})
+            self.reply(connection, {"ok": False, "error": str(exc)})
             return None
-        conversation.waiting = True
+        connection.waiting = True
         return request
 
-    def _send(self, conversation: ControlConnection) -> None:
+    def _send(self, connection: ControlConnection) -> None:
         try:
-            sent = conversation.sock.send(conversation.unsent)
+            sent = connection.sock.send(connection.unsent)
         except BlockingIOError:
             return
         except OSError:
-            self._end(conversation)
+            self._end(connection)
             return
-        conversation.unsent = conversation.unsent[sent:]
-        if not conversation.unsent:
-            self._end(conversation)
+        connection.unsent = connection.unsent[sent:]
+        if not connection.unsent:
+            self._end(connection)
 
-    def _end(self, conversation: ControlConnection) -> None:
-        self._conversations.pop(conversation.sock.fileno(), None)
-        conversation.close()
+    def _end(self, connection: ControlConnection) -> None:
+        self._connections.pop(connection.sock.fileno(), None)
+        connection.close()

@@ -13,18 +13,10 @@ import sys
 
 from ..events import ChildExited, ChildFailed, Emit, ForkDelayed, log
 from ..system import forksafety
-from ..system.processes import (
-    REAP_INTERVAL,
-    RESOURCE_ERRNOS,
-    Child,
-    ExitStatus,
-    Lifeline,
-    System,
-    block_signals,
-    die_with_parent,
-    unblock_signals,
-)
-from ..system.signals import SignalQueue
+from ..system.child import Child, ExitStatus
+from ..system.parent_death import Lifeline, die_with_parent
+from ..system.processes import REAP_INTERVAL, RESOURCE_ERRNOS, System
+from ..system.signals import SignalQueue, block_signals, unblock_signals
 from ..system.worker_info import describe_role, set_task_id
 
 DEFAULT_MAX_RESTARTS = 100
@@ -186,10 +178,10 @@ class _Parent:
             poll.poll(None if timeout is None else int(timeout * 1000) + 1)
         except OSError:
             # No memory, or more descriptors than the limit is by now. The callers check everything without blocking.
-            self._system.rest(REAP_INTERVAL)
+            self._system.sleep(REAP_INTERVAL)
 
     def _forward_signals(self) -> None:
-        for sig, from_terminal in self._signals.take():
+        for sig, from_terminal in self._signals.drain():
             self._forwarded.add(sig)
             self._to_fork.clear()
             for child in self._children.values():
@@ -229,7 +221,7 @@ class _Parent:
             deadline = self._system.monotonic() + STOP_TIMEOUT
             while self._children and (left := deadline - self._system.monotonic()) > 0:
                 self._wait(left)
-                self._signals.take()
+                self._signals.drain()
                 self._reap_all()
             for child in self._children.values():
                 child.signal(signal.SIGKILL)

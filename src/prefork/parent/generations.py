@@ -1,110 +1,101 @@
-"""What each generation of workers is to be, and what the supervisor needs of who makes that up.
+"""What each generation of workers is made of, and what the supervisor needs from the owner of the resources.
 
-The supervisor knows a plan's numbers and nothing of what the workers get. How plans are made is `assembly`'s business;
-when they change, the roster's.
+The supervisor knows the numbers of a `GenerationSpec` and hands its `config` to the workers unread. `assembly` makes
+specs; the roster decides when a generation begins.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from ..core.worker_state import Timing
 from ..system.file_ownership import FileOwnership
 from ..system.handover import HandoverWriter
 from ..system.scoreboard import FleetSetting
 
+C = TypeVar("C")
+
 
 @dataclass(frozen=True, slots=True)
-class GenerationSpec:
-    """What a generation of workers is to be: their number, how patient the supervisor is with them, what it tells of
-    the listeners, and what they get, of which it knows nothing."""
+class GenerationSpec(Generic[C]):
+    """What one generation of workers is to be."""
 
     workers: int
     timing: Timing
     limits: Mapping[FleetSetting, int]
-    """What holds for all workers at once, as the scoreboard has it."""
+    """What holds for all workers together, published on the scoreboard."""
     listeners: tuple[str, ...]
-    equipment: object
+    """The listening sockets, as `prefork status` shows them."""
+    config: C
 
 
-class Resources(Protocol):
-    """What the supervisor needs of who has put everything together."""
+class Resources(Protocol[C]):
+    """The owner of everything that outlives workers: sockets, certificates, files."""
 
-    def rebuild(self) -> GenerationSpec:
-        """The plan for a reload, made of what the files say now. Raises PreforkError; nothing has changed then."""
+    def rebuild(self) -> GenerationSpec[C]:
+        """Return a spec made of what the files say now. Raise PreforkError; nothing has changed then."""
 
-    def prepare_fork(self, plan: GenerationSpec) -> None:
-        """A worker of this plan is about to be forked. Raises PreforkError if it cannot be."""
+    def prepare_fork(self, spec: GenerationSpec[C]) -> None:
+        """Make this process one to fork a worker of `spec` from. Raise PreforkError."""
 
-    def commit(self, plan: GenerationSpec) -> None:
-        """Every worker is of this plan now."""
+    def commit(self, spec: GenerationSpec[C]) -> None:
+        """Apply the settings of `spec` to what all generations share, because every worker is of it now."""
 
-    def release_unused(self, plans: Collection[GenerationSpec]) -> None:
-        """No plan but these will be used any more: with none, no worker will be forked."""
+    def release_unused(self, specs: Collection[GenerationSpec[C]]) -> None:
+        """Close the sockets that none of these specs has, because no other spec will be used any more."""
 
     def end_listening(self) -> None:
-        """No worker accepts any more, and none will."""
+        """Close all listening sockets, because no worker accepts any more and none will."""
 
     def notify_ready(self) -> None:
-        """Every worker accepts, for the first time."""
+        """Tell the service manager or the parent that every worker accepts, for the first time."""
 
-    def set_ownership(self, tenure: FileOwnership) -> None:
-        """Whose the files are that outlive a hand-over (sockets, pidfile)."""
+    def set_ownership(self, ownership: FileOwnership) -> None:
+        """Say which supervisor owns the files that outlive a hand-over: unix sockets and the pidfile."""
 
     def export(self, channel: int, workers: int) -> tuple[HandoverWriter, Mapping[str, str]]:
-        """What a successor gets, which is to have so many workers. Raises OSError."""
+        """Return what a successor inherits, which is to have `workers` workers, and variables of its environment.
 
-    def repair_listeners(self, plan: GenerationSpec) -> GenerationSpec | None:
-        """A worker has ended otherwise than it was asked to: what it shared with the rest may need repair. `plan` with
-        other listeners, where some could not be repaired: workers of it have to take the place of those that run."""
+        Raise OSError, or PreforkError if the program must not be run again.
+        """
+
+    def repair_listeners(self, spec: GenerationSpec[C]) -> GenerationSpec[C] | None:
+        """Repair what a worker may have done to the shared sockets, because one died unasked.
+
+        Return `spec` with other listeners if some had to be bound again: workers of it have to replace those that run.
+        """
 
     def notify_watchdog(self) -> None:
-        """All is well; for a watchdog."""
+        """Send the service manager's watchdog its keep-alive ping."""
 
     def reopen_logs(self) -> None:
-        """They have been moved away."""
+        """Open the log files again, because they were moved away."""
 
 
-class Generations:
-    """Which generation is made after which plan; the one owner of that."""
+class Generations(Generic[C]):
+    """The spec of each generation that a worker may yet be forked of, by number; 0 is the first."""
 
-    def __init__(self, first: GenerationSpec) -> None:
-        self._plans = {0: first}
-        self._next: GenerationSpec | None = None
-        """Of a reload that was asked for and has not begun."""
+    def __init__(self, first: GenerationSpec[C]) -> None:
+        self._specs = {0: first}
 
-    def newest(self) -> GenerationSpec:
-        """That of the last generation."""
-        return self._plans[max(self._plans)]
+    def __getitem__(self, generation: int) -> GenerationSpec[C]:
+        return self._specs[generation]
 
-    def of(self, generation: int) -> GenerationSpec:
-        """That of one that a worker may be forked of."""
-        return self._plans[generation]
+    def __setitem__(self, generation: int, spec: GenerationSpec[C]) -> None:
+        self._specs[generation] = spec
 
-    def ask(self, plan: GenerationSpec) -> None:
-        """A reload with it was asked for; it takes the place of one that has not begun."""
-        self._next = plan
+    def newest(self, begun: int | None = None) -> GenerationSpec[C]:
+        """Return the spec of the highest generation, up to `begun` if given."""
+        return self._specs[max(each for each in self._specs if begun is None or each <= begun)]
 
-    def begin(self, generation: int) -> GenerationSpec | None:
-        """The reload has begun. Its plan, if it had one of its own."""
-        plan, self._next = self._next, None
-        if plan is not None:
-            self._plans[generation] = plan
-        return plan
+    def all(self) -> list[GenerationSpec[C]]:
+        return list(self._specs.values())
 
-    def all(self) -> list[GenerationSpec]:
-        """Everything that may be needed yet."""
-        return [*self._plans.values(), *([self._next] if self._next else [])]
-
-    def drop(self, used: Collection[int], expected: bool) -> bool:
-        """Forget generations that are not in `used`, and what was asked for, unless a reload is still `expected` to
-        begin. Whether anything was forgotten."""
-        unused = [generation for generation in self._plans if generation not in used]
+    def keep(self, used: Collection[int]) -> bool:
+        """Forget every generation that is not in `used`. Return whether any was forgotten."""
+        unused = [generation for generation in self._specs if generation not in used]
         for generation in unused:
-            del self._plans[generation]
-        refused = self._next is not None and not expected
-        if refused:
-            self._next = None
-        return bool(unused) or refused
+            del self._specs[generation]
+        return bool(unused)

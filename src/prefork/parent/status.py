@@ -1,6 +1,6 @@
-"""What the control socket tells of the server: the roster and the scoreboard as plain values.
+"""What `prefork status` shows: the roster and the scoreboard as plain values.
 
-Reads only. The words are the documentation's; a client may rely on them.
+Reads only. Clients may rely on the keys, which the documentation lists.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from ..system.scoreboard import Row, WorkerStat
 
 
 def describe_roster(roster: Roster, rows: Mapping[int, Row], ages: Mapping[int, float]) -> dict[str, Any]:
-    """State, generation, and every worker; `rows` and `ages` (of heartbeats, in seconds) by worker."""
+    """Return phase, generation and every worker. `rows`, and `ages` of heartbeats in seconds, are by worker id."""
     return {
         "state": roster.phase.name.lower(),
         "generation": roster.generation,
         "reloading": roster.reloading(),
         "deaths": dict(roster.deaths),
-        "workers": [_worker(each, rows.get(each.number), ages.get(each.number)) for each in roster.workers.values()],
+        "workers": [_worker(each, rows.get(each.id), ages.get(each.id)) for each in roster.workers.values()],
     }
 
 

@@ -1,7 +1,7 @@
-"""The supervisor: a loop around decisions, which turns descriptors into facts and commands into what its parts do.
+"""The supervisor: a poll loop that turns signals, messages and exits into facts, and commands into effects.
 
-No event loop, no threads, no decisions, and nothing of the service is ever imported here. It holds what must outlive
-every worker (the sockets, the TLS context) by keeping whoever made them alive; it never touches them.
+No event loop, no threads, no decisions, and the service is never imported here. It does not touch what must outlive the
+workers (sockets, the TLS context); it keeps the owner of that alive.
 """
 
 from __future__ import annotations
@@ -10,96 +10,54 @@ import os
 import random
 import select
 import signal
-import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Generic, Self
 
 from .._version import __version__
-from ..core import upgrade
-from ..core.facts import (
-    AnnounceReady,
-    Command,
-    Drain,
-    Dump,
-    EmitEvent,
-    Fact,
-    Finish,
-    HandedOver,
-    Kill,
-    ReadHeartbeats,
-    ReloadAsked,
-    ScaleAsked,
-    Spawn,
-    SpawnFailed,
-    Started,
-    StopAsked,
-    SuccessorRolledBack,
-    TimePassed,
-    WorkerDied,
-)
-from ..core.fleet import STOP_GRACE
-from ..core.messages import ReadyMessage, StoppingMessage, UnableMessage
+from ..core import facts
+from ..core.facts import Command, Fact, Failure, ScaleRequested, StopRequested
+from ..core.phase import Phase
 from ..core.roster import Roster
-from ..core.worker_state import Phase, State
-from ..errors import ExitCode, PreforkError, place_of, reason_of
-from ..events import (
-    Emit,
-    Event,
-    Reloaded,
-    ReloadIgnored,
-    Reloading,
-    ScaleIgnored,
-    SupervisorFailed,
-    SystemFailed,
-    TookOver,
-    UpgradeFailed,
-)
+from ..core.worker_state import State
+from ..errors import PreforkError, place_of, reason_of
+from ..events import Emit, ReloadIgnored, ScaleIgnored, SystemFailed, UpgradeIgnored
 from ..system.descendants import AdoptedProcesses
-from ..system.file_ownership import FileOwnership
 from ..system.fork_context import ForkContext
-from ..system.processes import REAP_INTERVAL, System
+from ..system.processes import System
 from ..system.scoreboard import FleetSetting
 from ..system.signals import SignalQueue
 from ..text import escape_controls
 from .control_commands import ControlCommands
 from .control_server import ControlSocket
-from .generations import Generations, GenerationSpec, Resources
+from .generations import C, GenerationSpec, Resources
+from .polling import Part, Watchdog, wait
+from .reload import Reloads
 from .status import describe_roster
-from .upgrade import Predecessor, Successor
+from .takeover import Takeover
+from .upgrade import Predecessor
 from .workers import DUMP_SIGNAL, ChildStarted, Workers
 
-_STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
-_HEEDED = (
-    *_STOP,
-    signal.SIGHUP,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGTTIN,
-    signal.SIGTTOU,
-    signal.SIGCHLD,
-)
-#: poll(2) takes its milliseconds as an int: a drain timeout of a month would not fit.
-LONGEST_WAIT = 3600.0
-#: Seconds for which orphans are killed at the end, and those that come to us as they die.
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+_OTHER_SIGNALS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCHLD)
+#: Seconds for which orphans are killed at the end, and those that come to this process as their parents die.
 ORPHANS_GRACE = 2.0
-#: Seconds until the next try where a system call of our own failed.
-REST = 0.1
-#: How much longer than a worker a new supervisor may take to start: it imports, binds and reads certificates.
-UPGRADE_GRACE = 15.0
+#: Seconds until the next iteration after a system call of the supervisor itself failed.
+FAILURE_PAUSE = 0.1
+_STOPPED = Failure("the server was stopped meanwhile")
 
 
-class Supervisor:
-    """Keeps workers running as `plan` says until it is told to stop. Main thread only.
+class Supervisor(Generic[C]):
+    """Keeps the workers of `spec` running until it is told to stop. Main thread only; close it by `with`.
 
-    `run` returns the outcome in the supervisor, a `ForkContext` in each worker. The provider is patted twice in every
-    `watchdog` seconds, as long as a worker serves. With a `predecessor`, everything is that one's until ours are ready.
+    `run` returns the outcome in the supervisor, and a `ForkContext` in each worker. `watchdog` is the service manager's
+    timeout in seconds. A `predecessor` owns everything until all workers here are ready.
     """
 
     def __init__(
         self,
-        plan: GenerationSpec,
-        provider: Resources,
+        spec: GenerationSpec[C],
+        resources: Resources[C],
         emit: Emit,
         system: System,
         control: ControlSocket | None = None,
@@ -107,38 +65,31 @@ class Supervisor:
         predecessor: Predecessor | None = None,
         leave_daemons: bool = False,
     ) -> None:
-        self._roster = Roster(plan.workers, plan.timing, random.random)
-        self._plans = Generations(plan)
-        self._wanted = plan.workers
-        """How many workers the settings ask for, as of the last reload that worked."""
-        self._reloaded: int | None = None
-        """The generation of a reload that has just worked; what follows from that is still to be done."""
-        self._provider = provider
+        self._pid = os.getpid()
+        self._resources = resources
         self._emit = emit
         self._system = system
-        self._answers = None if control is None else ControlCommands(control, self)
-        self._watchdog = watchdog
+        self._watchdog = Watchdog(watchdog, resources.notify_watchdog)
         self._leave_daemons = leave_daemons
-        self._patted = 0.0
-        self._predecessor = predecessor
-        self._took_over = False
-        self._listening = True
-        self._upgrade = upgrade.Upgrade()
-        self._successor = Successor(system, lambda channel: provider.export(channel, len(self._roster.slots)))
         self._started = system.monotonic()
-        self._outcome: Finish | None = None
+        self._listening = True
+        self._outcome: facts.Finish | None = None
+        self._serves: list[facts.GenerationServes] = []
+        """Carried out when all other commands are, because those would be about slots that it removes."""
+        self._roster = Roster(spec.workers, spec.timing, random.random)
+        self._workers = Workers(system, emit, spec.workers)
+        self._reloads = Reloads(spec, resources, emit, self._workers.max_workers)
+        self._publish_limits(spec)
+        # nohup ignores SIGHUP so that the end of a terminal does not end the program. Here SIGHUP ends nothing.
+        self._signals = SignalQueue((*_STOP_SIGNALS, *_OTHER_SIGNALS), even_if_ignored=(signal.SIGHUP,))
+        self._adopted = AdoptedProcesses(system)
+        system.close_in_child(*self._signals.descriptors())
+        self._control = control
+        self._commands = None if control is None else ControlCommands(control, self)
+        self._takeover = Takeover(system, resources, emit, lambda: len(self._roster.slots), control, predecessor)
+        self._parts: list[Part] = [self._workers, self._takeover, *([] if control is None else [control])]
 
     def __enter__(self) -> Self:
-        self._pid = os.getpid()
-        self._workers = Workers(self._system, self._emit, self._wanted)
-        self._publish_limits(self._plans.newest())
-        # Under nohup it is ignored, so that the end of a terminal does not end the program. Here it ends nothing.
-        self._signals = SignalQueue(_HEEDED, regardless=(signal.SIGHUP,))
-        self._orphans = AdoptedProcesses(self._system)
-        self._system.close_in_child(*self._signals.descriptors())
-        if self._predecessor is not None:
-            self._system.close_in_child(self._predecessor)
-            self._listen_for_commands(False)
         return self
 
     def __exit__(
@@ -147,400 +98,246 @@ class Supervisor:
         if os.getpid() != self._pid:
             return
         if kind is not None:
-            self._fail("it has failed; its log says why")
+            self._takeover.fail("the new supervisor failed; its log says why")
         self._workers.close()
         if not self._leave_daemons:
-            self._orphans.end(self._ours(), ORPHANS_GRACE)
-        self._successor.close()
-        if self._predecessor is not None:
-            self._predecessor.close()
-        if self._answers is not None:
-            self._answers.control.close()
-        # The process is at its end: one more Ctrl-C asks for nothing new, and shall not leave a traceback.
-        self._signals.take()
-        self._signals.release(ignoring=_STOP if kind is None else ())
+            self._adopted.kill(self._children(), ORPHANS_GRACE)
+        self._takeover.close()
+        if self._control is not None:
+            self._control.close()
+        # The process is at its end: another Ctrl-C asks for nothing new, and must not leave a traceback.
+        self._signals.drain()
+        self._signals.release(ignoring=_STOP_SIGNALS if kind is None else ())
 
-    def run(self) -> Finish | ForkContext:
+    def run(self) -> facts.Finish | ForkContext:
         """Supervise until no worker is wanted any more."""
         try:
-            self._apply(Started())
-            while self._outcome is None or self._upgrade.waits():
+            self._apply(facts.Started())
+            while self._outcome is None or self._takeover.must_wait():
                 try:
-                    self._turn(self._wait())
+                    self._iterate(self._wait())
                 except (OSError, MemoryError) as exc:
                     self._survive(exc)
-        except ChildStarted as forked:
-            return forked.seat
+        except ChildStarted as child:
+            return child.context
         if self._outcome.reason:
-            self._fail(self._outcome.reason)
+            self._takeover.fail(self._outcome.reason)
         return self._outcome
 
+    def spec_of(self, context: ForkContext) -> GenerationSpec[C]:
+        """Return, in a worker, what its generation is made of."""
+        return self._reloads.spec(context.generation)
+
     def _survive(self, exc: OSError | MemoryError) -> None:
-        """A call failed that should not. Before the first worker is ready that ends the start, with this reason; after
-        it, what serves goes on, and so do we: with a line, a rest, and another try."""
+        """Log a failed system call and pause before the next iteration. Before the first worker is ready, raise it
+        instead, because it is the reason why the start fails."""
         if self._roster.phase is Phase.BOOTING:
             raise exc
         self._emit(SystemFailed(escape_controls(reason_of(exc)), place_of(exc)))
-        self._system.rest(REST)
+        self._system.sleep(FAILURE_PAUSE)
 
-    def plan_of(self, seat: ForkContext) -> GenerationSpec:
-        """In a worker: what its generation is to be."""
-        return self._plans.of(seat.generation)
-
-    def _fail(self, reason: str) -> None:
-        """We end without having been asked to. Whoever was there before us, and still is, serves in our place, and
-        needs the files that we would remove."""
-        if self._predecessor is not None and not self._predecessor.gone:
-            self._predecessor.tell(UnableMessage(reason))
-            self._provider.set_ownership(FileOwnership.PROVISIONAL)
-
-    # --- one turn of the loop -----------------------------------------------------------------------------------------
+    # --- one iteration of the loop ------------------------------------------------------------------------------------
 
     def _wait(self) -> set[int]:
-        """Until a signal, a message or a death comes, or something is due; the descriptors that are ready."""
-        poll = select.poll()
-        for descriptor in self._signals.readable():
-            poll.register(descriptor, select.POLLIN)
+        """Wait for a signal, a message or an exit, or until something is due. Return the descriptors that are ready."""
         now = self._system.monotonic()
-        for part in self._parts():
-            for fd, interest in part.interests(now).items():
-                poll.register(fd, interest)
-        times = [due for due in self._times(now) if due is not None]
-        if self._workers.must_poll_exit() or self._successor.must_poll_exit():
-            times.append(now + REAP_INTERVAL)
-        seconds = min(max(0.0, min(times) - now), LONGEST_WAIT) if times else None
+        interests = {descriptor.fileno(): select.POLLIN for descriptor in self._signals.readable()}
+        for part in self._parts:
+            interests |= part.interests(now)
+        times = [self._roster.next_due(now), self._watchdog.next_due(), *(part.next_due(now) for part in self._parts)]
         try:
-            # Rounded up, or the last millisecond would be spun away.
-            return {fd for fd, _ in poll.poll(None if seconds is None else int(seconds * 1000) + 1)}
+            return wait(interests, times, now)
         except OSError as exc:
-            # No memory, or more descriptors than the limit of open ones is by now (EINVAL): all are looked at, as none
-            # of them blocks.
+            # Take all as ready, because reading them does not block.
             self._survive(exc)
-            return {fd for part in self._parts() for fd in part.interests(now)}
+            return set(interests)
 
-    def _parts(self) -> Iterator[Workers | Successor | Predecessor | ControlSocket]:
-        yield self._workers
-        yield self._successor
-        if self._predecessor is not None:
-            yield self._predecessor
-        if self._answers is not None:
-            yield self._answers.control
-
-    def _times(self, now: float) -> Iterator[float | None]:
-        yield self._roster.next_due(now)
-        yield self._upgrade.next_due()
-        yield self._workers.next_due(now)
-        if self._predecessor is not None:
-            yield self._predecessor.next_due(now)
-        if self._answers is not None:
-            yield self._answers.control.next_due(now)
-        if self._watchdog is not None:
-            yield self._patted + self._watchdog / 2
-
-    def _turn(self, ready: set[int]) -> None:
-        for number, _ in self._signals.take():
-            self._signal_came(number)
-        for fact in self._workers.take(ready, self._system.monotonic()):
+    def _iterate(self, ready: set[int]) -> None:
+        for number, _ in self._signals.drain():
+            self._on_signal(number)
+        for fact in self._workers.collect(ready, self._system.monotonic()):
             self._apply(fact)
-            if isinstance(fact, WorkerDied) and not fact.clean and not self._ending():
+            if isinstance(fact, facts.WorkerDied) and not fact.clean and not self._ending():
                 self._repair_listeners()
-        for news in self._successor.take():
-            self._apply_upgrade(news)
-        if self._predecessor is not None and not self._predecessor.gone:
-            self._predecessor.take()
-            self._inherit()
-        if self._answers is not None:
-            self._answers.serve(ready, self._system.monotonic())
-        self._notify_watchdog()
-        self._apply(TimePassed())
-        self._apply_upgrade(upgrade.TimePassed())
-        self._retain_plans()
+        self._apply_all(self._takeover.collect(self._system.monotonic()))
+        if self._commands is not None:
+            self._commands.serve(ready, self._system.monotonic())
+        self._watchdog.update(self._roster.serving(), self._system.monotonic())
+        self._apply(facts.TimePassed())
+        self._reloads.forget_unused(self._roster.generations())
+        if self._takeover.settles():
+            self._reloads.release_sockets()
         self._end_listening()
-        self._orphans.reap(self._ours())
+        self._adopted.reap(self._children())
 
-    def _signal_came(self, number: int) -> None:
+    def _on_signal(self, number: int) -> None:
         name = signal.Signals(number).name
-        if number in _STOP:
+        if number in _STOP_SIGNALS:
             self.stop(name, at_once=number == signal.SIGQUIT)
         elif number == signal.SIGHUP:
             self.start_reload(name)
         elif number == signal.SIGUSR1:
-            self._provider.reopen_logs()
+            self._resources.reopen_logs()
             self._workers.signal_all(signal.SIGUSR1)
         elif number == signal.SIGUSR2:
             self.start_upgrade(name)
         elif number in (signal.SIGTTIN, signal.SIGTTOU):
             self.scale(name, max(1, len(self._roster.slots) + (1 if number == signal.SIGTTIN else -1)))
 
-    def _notify_watchdog(self) -> None:
-        """The manager's watchdog is for the service, not for this process: if no worker serves, it may bite."""
-        now = self._system.monotonic()
-        if self._watchdog is not None and now >= self._patted + self._watchdog / 2:
-            self._patted = now
-            if self._roster.serving():
-                self._provider.notify_watchdog()
+    # --- what can be asked for (control_commands.Server) --------------------------------------------------------------
 
-    # --- what can be asked for ----------------------------------------------------------------------------------------
+    @property
+    def max_workers(self) -> int:
+        return self._workers.max_workers
 
     def status(self) -> dict[str, Any]:
-        """How it is, as plain values."""
-        before = self._predecessor
+        """Return the state of the server as plain values."""
         return {
             "version": __version__,
             "pid": self._pid,
-            "predecessor": None if before is None or before.gone else before.pid,
-            "upgrading": self.upgrading(),
+            "predecessor": self._takeover.predecessor_pid,
+            "upgrading": self._takeover.upgrading(self._roster.accepting()),
             "uptime": round(self._system.monotonic() - self._started, 3),
-            "listeners": list(self._plans.newest().listeners),
+            "listeners": list(self._reloads.newest(self._roster.generation).listeners),
             **describe_roster(self._roster, self._workers.rows(), self._workers.heartbeats().ages),
         }
 
-    def start_reload(self, by: str) -> None:
-        """Replace all workers, with what the files say now."""
-        why = self._roster.obstacle()
-        if not why and self._upgrade.step is not upgrade.Step.IDLE:
-            why = "an upgrade is under way"
-        plan = why or self._renew()
-        if isinstance(plan, str):
-            self._note(ReloadIgnored(by, plan))
-            return
-        self._plans.ask(plan)
-        self._apply(ReloadAsked(by, plan.timing))
+    def start_reload(self, by: str) -> Failure | None:
+        """Replace all workers by some that are made of what the files say now. Return why not, if it cannot be."""
+        refusal = self._roster.refusal() or self._takeover.reload_refusal()
+        reload = refusal or self._reloads.request(by, self._roster.generation + 1)
+        if isinstance(reload, Failure):
+            return self._refuse(ReloadIgnored(by, reload.reason))
+        self._apply(reload)
+        return None
 
-    def _renew(self) -> GenerationSpec | str:
-        """What is to be, or why it cannot."""
-        try:
-            plan = self._provider.rebuild()
-        except PreforkError as exc:
-            return str(exc)
-        except (OSError, MemoryError) as exc:
-            return f"its settings cannot be used: {escape_controls(reason_of(exc))}"
-        except Exception as exc:
-            # Whatever the files hold: it must not end what serves.
-            self._emit(SupervisorFailed("reload", escape_controls(repr(exc)), traceback.format_exc()))
-            return f"its settings cannot be used: {escape_controls(repr(exc))}"
-        return self._too_many(plan.workers) or plan
+    def reload_outcome(self) -> int | Failure | None:
+        """Return the new generation, or why the last reload failed; None while it is under way."""
+        return None if self._roster.reloading() else self._reloads.outcome or _STOPPED
 
-    def _repair_listeners(self) -> None:
-        """A worker has died: what it shared with the others may be spoiled for them, too."""
-        plan = self._provider.repair_listeners(self._plans.newest())
-        if plan is not None and not self._roster.obstacle() and self._upgrade.step is upgrade.Step.IDLE:
-            self._plans.ask(plan)
-            self._apply(ReloadAsked("a listener was bound anew", plan.timing))
+    def start_upgrade(self, by: str) -> Failure | None:
+        """Start another supervisor, which takes over. Return why not, if it cannot be."""
+        refusal = self._takeover.upgrade_refusal() or self._roster.upgrade_refusal()
+        if refusal is not None:
+            return self._refuse(UpgradeIgnored(by, refusal.reason))
+        timing = self._reloads.newest(self._roster.generation).timing
+        self._apply_all(self._takeover.begin(by, timing, self._system.monotonic()))
+        return None
 
-    def _too_many(self, workers: int) -> str:
-        most = self._workers.most()
-        return "" if workers <= most else f"{workers} workers: there can be {most}, as of the start; restart"
+    def upgrade_outcome(self) -> int | Failure | None:
+        """Return the successor's pid, or why the last upgrade failed; None while it is under way."""
+        return None if self._takeover.upgrading(self._roster.accepting()) else self._takeover.outcome or _STOPPED
 
-    def reloading(self) -> bool:
-        """Whether a reload is under way, or waits for a worker that is recycled first."""
-        return self._roster.reloading()
-
-    def start_upgrade(self, by: str) -> None:
-        """Start another supervisor, which takes over."""
-        timing = self._plans.newest().timing
-        patience, farewell = timing.boot + UPGRADE_GRACE, timing.drain + 2 * STOP_GRACE
-        self._apply_upgrade(upgrade.UpgradeAsked(by, self._obstacle(), patience, farewell))
-
-    def upgrading(self) -> bool:
-        """Whether a successor is starting, or some of our workers accept beside it yet."""
-        leading = self._upgrade.step is upgrade.Step.LEADING
-        return self._upgrade.step is upgrade.Step.STARTING or (leading and self._roster.accepting())
-
-    def most_workers(self) -> int:
-        """How many there can be."""
-        return self._workers.most()
-
-    def scale(self, by: str, workers: int) -> str:
-        """Have so many workers. Why it cannot be, "" if it can."""
-        why = self._roster.obstacle() or self._too_many(workers)
-        if why:
-            self._note(ScaleIgnored(by, why))
+    def scale(self, by: str, workers: int) -> Failure | None:
+        """Change the number of workers. Return why not, if it cannot be."""
+        refusal = self._roster.refusal() or self._reloads.too_many(workers)
+        if refusal is None:
+            self._apply(ScaleRequested(by, workers))
         else:
-            self._apply(ScaleAsked(by, workers - len(self._roster.slots)))
-        return why
+            self._emit(ScaleIgnored(by, refusal.reason))
+        return refusal
 
     def stop(self, by: str, at_once: bool) -> None:
         """Drain and end, or end at once."""
-        if self._predecessor is not None:
-            self._predecessor.tell(StoppingMessage(at_once))
-        self._apply_upgrade(upgrade.Stopping(at_once))
-        self._stop(by, at_once)
+        request = StopRequested(by, at_once)
+        self._apply_all([*self._takeover.stop(request, self._system.monotonic()), request])
 
-    def _stop(self, by: str, at_once: bool) -> None:
-        self._workers.publish(FleetSetting.SHARED, int(self._is_beside_another()))
-        self._workers.publish(FleetSetting.STOPPING, 1)
-        self._apply(StopAsked(by, at_once))
+    def _refuse(self, ignored: ReloadIgnored | UpgradeIgnored) -> Failure:
+        self._emit(ignored)
+        return Failure(str(ignored))
 
-    def _obstacle(self) -> str:
-        """Why there can be no upgrade now."""
-        if self._pid == 1:
-            return "process 1 cannot leave to another; reload, or start a new container"
-        if self._predecessor is not None and not self._predecessor.gone:
-            return f"the supervisor before this one ({self._predecessor.pid}) is still draining"
-        if self.reloading():
-            return "a reload is under way"
-        if self._roster.phase is not Phase.SERVING:
-            return f"the server is {self._roster.phase.name.lower()}"
-        return ""
+    # --- facts and commands -------------------------------------------------------------------------------------------
 
-    # --- commands -----------------------------------------------------------------------------------------------------
+    def _apply_all(self, news: Iterable[Fact]) -> None:
+        for fact in news:
+            self._apply(fact)
 
     def _apply(self, fact: Fact) -> None:
         self._carry_out(fact)
-        # Not earlier: commands that are still to be done would be about what has changed meanwhile.
-        if self._reloaded is not None:
-            generation, self._reloaded = self._reloaded, None
-            self._follow_reload(self._plans.of(generation))
+        while self._serves:
+            scale = self._reloads.on_serves(self._serves.pop(0))
+            if scale is not None:
+                self._carry_out(scale)
 
     def _carry_out(self, fact: Fact) -> None:
+        if isinstance(fact, StopRequested):
+            # Before the workers get SIGTERM: they shut the sockets down only if no other supervisor has them.
+            self._workers.publish(FleetSetting.LISTENERS_SHARED, int(self._takeover.shares_sockets()))
+            self._workers.publish(FleetSetting.STOPPING, 1)
         commands = self._roster.apply(fact, self._system.monotonic())
-        # Before anybody is told that they are ready, the workers know of each other.
-        self._publish()
+        # Workers learn of each other before READY is reported.
+        self._publish_fleet()
         for command in commands:
             self._do(command)
-        self._publish()
+        self._publish_fleet()
 
     def _do(self, command: Command) -> None:
         match command:
-            case Spawn():
+            case facts.Spawn():
                 self._carry_out(self._spawn(command))
-            case Drain():
-                self._workers.signal(command.worker, signal.SIGTERM)
-            case ReadHeartbeats():
+            case facts.Drain():
+                self._workers.signal(command.worker_id, signal.SIGTERM)
+            case facts.ReadHeartbeats():
                 self._carry_out(self._workers.heartbeats())
-                for fact in self._workers.impostors():
+                for fact in self._workers.overclaiming():
                     self._carry_out(fact)
-            case Dump():
-                self._workers.signal(command.worker, DUMP_SIGNAL)
-            case Kill():
-                self._workers.signal(command.worker, signal.SIGKILL)
-            case EmitEvent():
-                self._note(command.event)
-            case AnnounceReady():
-                self._announce()
-            case Finish():
+            case facts.DumpStacks():
+                self._workers.signal(command.worker_id, DUMP_SIGNAL)
+            case facts.Kill():
+                self._workers.signal(command.worker_id, signal.SIGKILL)
+            case facts.BeginGeneration():
+                self._publish_limits(self._reloads.spec(command.generation))
+            case facts.GenerationServes():
+                self._serves.append(command)
+            case facts.GenerationFailed():
+                self._reloads.on_failed(command)
+            case facts.EmitEvent():
+                self._emit(command.event)
+            case facts.AnnounceReady():
+                self._takeover.take_over()
+                self._resources.notify_ready()
+            case facts.Finish():
                 self._outcome = command
 
-    def _spawn(self, command: Spawn) -> Fact:
+    def _spawn(self, command: facts.Spawn) -> Fact:
         try:
-            self._provider.prepare_fork(self._plans.of(command.generation))
+            self._resources.prepare_fork(self._reloads.spec(command.generation))
             return self._workers.spawn(command)
         except PreforkError as exc:
-            return SpawnFailed(command.worker, str(exc))
+            return facts.SpawnFailed(command.worker_id, str(exc))
         except (OSError, MemoryError) as exc:
             if self._roster.phase is Phase.BOOTING:
                 raise
-            return SpawnFailed(command.worker, reason_of(exc))
+            return facts.SpawnFailed(command.worker_id, reason_of(exc))
 
-    def _apply_upgrade(self, fact: upgrade.Fact) -> None:
-        for command in self._upgrade.apply(fact, self._system.monotonic()):
-            self._do_upgrade(command)
+    def _repair_listeners(self) -> None:
+        """Repair what the dead worker may have done to the sockets that it shared with the others."""
+        allowed = self._roster.refusal() is None and self._takeover.reload_refusal() is None
+        request = self._reloads.repair(self._roster.generation + 1, allowed)
+        if request is not None:
+            self._apply(request)
 
-    def _do_upgrade(self, command: upgrade.Command) -> None:
-        match command:
-            case upgrade.Launch():
-                for fact in self._successor.launch():
-                    self._apply_upgrade(fact)
-            case upgrade.Signal():
-                self._successor.signal(command.at_once)
-            case upgrade.HandOver():
-                self._hand_over()
-            case upgrade.TakeBack():
-                self._keep()
-                self._apply(SuccessorRolledBack())
-            case upgrade.StopToo():
-                self._stop("its successor was stopped", command.at_once)
-            case upgrade.EmitEvent():
-                if isinstance(command.event, UpgradeFailed):
-                    self._keep()
-                self._note(command.event)
-
-    def _hand_over(self) -> None:
-        self._listen_for_commands(False)
-        self._provider.set_ownership(FileOwnership.LEAVING)
-        if self._outcome is None:
-            self._apply(HandedOver())
-        else:
-            # We were to give up, and it has come in time: that is no failure any more.
-            self._outcome = Finish(ExitCode.OK)
-
-    def _keep(self) -> None:
-        """The successor is dead, how far it may have come."""
-        self._provider.set_ownership(FileOwnership.OWNER)
-        self._listen_for_commands(True)
-
-    def _note(self, event: Event) -> None:
-        if isinstance(event, Reloading):
-            plan = self._plans.begin(event.generation)
-            if plan is not None:
-                self._publish_limits(plan)
-        elif isinstance(event, Reloaded):
-            self._reloaded = event.generation
-        if self._answers is not None:
-            self._answers.notice(event)
-        self._emit(event)
-
-    def _follow_reload(self, plan: GenerationSpec) -> None:
-        """A new number of workers in the settings holds from the reload on; one that was scaled to stays."""
-        self._provider.commit(plan)
-        before, self._wanted = self._wanted, plan.workers
-        if self._wanted != before:
-            self.scale("reload", self._wanted)
-
-    def _publish(self) -> None:
-        """How many there are to be, and who accepts."""
+    def _publish_fleet(self) -> None:
+        """Publish how many workers there are to be, and which of them accept."""
         self._workers.publish(FleetSetting.SLOTS, len(self._roster.slots))
-        self._workers.publish_rows({w.number for w in self._roster.workers.values() if w.state is State.READY})
+        self._workers.publish_rows({each.id for each in self._roster.workers.values() if each.state is State.READY})
 
-    def _publish_limits(self, plan: GenerationSpec) -> None:
-        """They hold for those that run as well, from now on."""
-        for field, value in plan.limits.items():
-            self._workers.publish(field, value)
-
-    def _announce(self) -> None:
-        if self._predecessor is not None:
-            # It leaves when it hears of it: everything must be ours by then.
-            self._provider.set_ownership(FileOwnership.OWNER)
-            self._listen_for_commands(True)
-            self._predecessor.tell(ReadyMessage())
-            self._note(TookOver(self._predecessor.pid))
-            self._took_over = True
-            self._inherit()
-        self._provider.notify_ready()
-
-    def _inherit(self) -> None:
-        """What the one before had and we do not want can go when it has gone: until then it may take back."""
-        if self._took_over and self._predecessor is not None and self._predecessor.gone:
-            self._provider.release_unused(self._plans.all())
-
-    def _listen_for_commands(self, listening: bool) -> None:
-        if self._answers is not None:
-            self._answers.control.listening = listening
+    def _publish_limits(self, spec: GenerationSpec[C]) -> None:
+        for setting, value in spec.limits.items():
+            self._workers.publish(setting, value)
 
     def _end_listening(self) -> None:
-        """Nothing will accept any more, and the queues are empty: the kernel is to refuse connections from here on,
-        whatever else holds the sockets. Not yet where another supervisor has them: its workers would fail."""
-        beside = self._is_beside_another()
-        if self._ending() and self._listening and not beside and not self._roster.accepting():
+        """Close the listening sockets at the end, when no worker accepts any more and the queues are empty, so that the
+        kernel refuses connections whatever else holds the sockets. Not while another supervisor has them, because its
+        workers would fail."""
+        shared = self._takeover.shares_sockets()
+        if self._ending() and self._listening and not shared and not self._roster.accepting():
             self._listening = False
-            self._provider.end_listening()
-
-    def _is_beside_another(self) -> bool:
-        """Whether the supervisor before us has our sockets still, or a successor that starts. One that leads owns them,
-        and is none of our business."""
-        before = self._predecessor is not None and not self._predecessor.gone
-        return before or self._upgrade.step is upgrade.Step.STARTING
+            self._resources.end_listening()
 
     def _ending(self) -> bool:
         return self._roster.phase in (Phase.STOPPING, Phase.FINISHED)
 
-    def _ours(self) -> set[int]:
-        """The children that we have made."""
-        return self._workers.pids() | {self._upgrade.pid}
-
-    def _retain_plans(self) -> None:
-        """What no worker is made after any more can go: its sockets are closed."""
-        rolling = self._roster.rolling
-        if self._plans.drop(self._roster.generations(), expected=rolling is not None and rolling.again is not None):
-            self._provider.release_unused(self._plans.all())
+    def _children(self) -> set[int]:
+        """Return the pids of the children that this supervisor forked."""
+        return self._workers.pids() | {self._takeover.successor_pid}

@@ -1,6 +1,6 @@
-"""An upgrade as two supervisors see it: the one that runs and its successor, and the conversation between them.
+"""The connection between two supervisors during an upgrade: messages, and the end of the other process.
 
-Effects alone: what leads to what is decided in `core/upgrade.py`; what is passed on is put together by who knows it.
+Effects only. `core/upgrade.py` decides what follows; `assembly` puts together what a successor inherits.
 """
 
 from __future__ import annotations
@@ -15,63 +15,65 @@ from collections.abc import Callable, Mapping
 
 from ..core.messages import Decoder, ReadyMessage, StoppingMessage, UnableMessage, encode
 from ..core.upgrade import (
-    Fact,
     SuccessorDied,
     SuccessorReady,
     SuccessorStarted,
     SuccessorStopping,
     SuccessorUnable,
+    UpgradeFact,
 )
-from ..errors import PreforkError
+from ..errors import PreforkError, reason_of
+from ..system.child import Child
 from ..system.handover import VARIABLE, HandoverWriter
-from ..system.processes import Child, System
+from ..system.processes import REAP_INTERVAL, System
 from ..text import escape_ascii
 
-#: Puts together what a successor gets, for a channel with this number, and the variables of its environment.
-Pack = Callable[[int], tuple[HandoverWriter, Mapping[str, str]]]
+#: Puts together what a successor inherits, with a channel of this number, and variables of its environment.
+Export = Callable[[int], tuple[HandoverWriter, Mapping[str, str]]]
 
-#: Seconds until the next try to send a message.
+#: Seconds until a message that the kernel did not take is sent again.
 RETRY = 0.1
 
 
 class Successor:
-    """The supervisor that is to take over, or has: its process, and what it says. One at a time."""
+    """The supervisor that is to take over, or has: its process and its messages. One at a time."""
 
-    def __init__(self, system: System, pack: Pack) -> None:
+    def __init__(self, system: System, export: Export) -> None:
         self._system = system
-        self._pack = pack
+        self._export = export
         self._child: Child | None = None
         self._channel: socket.socket | None = None
         self._decoder = Decoder()
 
-    def launch(self) -> list[Fact]:
-        """Start the command that started this process, with everything that we listen on."""
+    def launch(self) -> list[UpgradeFact]:
+        """Start the command that started this process, with all of its listening sockets."""
         command = _command()
         try:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-            self._channel, self._decoder = ours, Decoder()
-            with contextlib.closing(theirs):
-                ours.setblocking(False)
-                self._system.close_in_child(ours)
-                parcel, variables = self._pack(theirs.fileno())
-                with contextlib.closing(parcel):
-                    environment = {**os.environ, **variables, VARIABLE: parcel.variable}
-                    child = self._system.execute(command, environment, parcel.descriptors, _tell_why(theirs, command))
+            here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+            self._channel, self._decoder = here, Decoder()
+            with contextlib.closing(there):
+                here.setblocking(False)
+                self._system.close_in_child(here)
+                writer, variables = self._export(there.fileno())
+                with contextlib.closing(writer):
+                    environment = {**os.environ, **variables, VARIABLE: writer.variable}
+                    on_failure = _report_failure(there, command)
+                    child = self._system.execute(command, environment, writer.descriptors, on_failure)
         except (OSError, PreforkError) as exc:
             self.close()
-            why = (exc.strerror or str(exc)).lower() if isinstance(exc, OSError) else str(exc)
-            reason = f"it cannot be started: {why}"
-            return [SuccessorUnable(reason), SuccessorDied("never started")]
+            reason = reason_of(exc) if isinstance(exc, OSError) else str(exc)
+            failure = f"the new supervisor could not be started: {reason}"
+            return [SuccessorUnable(failure), SuccessorDied("never started")]
         self._child = child
         return [SuccessorStarted(child.pid)]
 
     def signal(self, at_once: bool) -> None:
-        """Ask it to end, or end it."""
+        """Send SIGTERM, or SIGKILL if `at_once`."""
         if self._child is not None:
             self._child.signal(signal.SIGKILL if at_once else signal.SIGTERM)
 
-    def interests(self, now: float) -> dict[int, int]:
-        """What to poll for: descriptors and events."""
+    def interests(self) -> dict[int, int]:
+        """Return the descriptors to poll, with their events."""
         wanted: dict[int, int] = {}
         if self._channel is not None:
             wanted[self._channel.fileno()] = select.POLLIN
@@ -79,24 +81,24 @@ class Successor:
             wanted[self._child.fileno()] = select.POLLIN
         return wanted
 
-    def must_poll_exit(self) -> bool:
-        """Whether its end cannot be polled for."""
-        return self._child is not None and not self._child.pollable
+    def next_due(self, now: float) -> float | None:
+        """Return when to look for its exit, if no descriptor tells of it because there are no pidfds."""
+        return now + REAP_INTERVAL if self._child is not None and not self._child.pollable else None
 
-    def take(self) -> list[Fact]:
-        """What it said, and whether it has died. Costs two system calls while there is one, and nothing else."""
-        child = self._child
-        if child is None:
+    def collect(self) -> list[UpgradeFact]:
+        """Receive its messages, and reap it if it has ended. Never blocks."""
+        if self._child is None:
             return []
-        death = child.reap()
-        facts = self._listen()
-        if death is not None:
+        status = self._child.reap()
+        # Messages first: a successor that cannot start says why and ends.
+        facts = self._receive()
+        if status is not None:
             self.close()
-            facts.append(SuccessorDied(death.describe()))
+            facts.append(SuccessorDied(status.describe()))
         return facts
 
     def close(self) -> None:
-        """Hear no more of it; it goes on."""
+        """Close the connection; the process goes on."""
         if self._channel is not None:
             self._channel.close()
             self._channel = None
@@ -104,7 +106,7 @@ class Successor:
             self._child.close()
             self._child = None
 
-    def _listen(self) -> list[Fact]:
+    def _receive(self) -> list[UpgradeFact]:
         if self._channel is None:
             return []
         try:
@@ -112,13 +114,13 @@ class Successor:
         except ConnectionError:
             data = b""
         except OSError:
-            # Nothing to read, or no answer this time.
+            # Nothing to read, or a failure that need not repeat itself.
             return []
         if not data:
-            # It has closed its end, or is gone; its death, if it is that, is told by the process.
+            # It closed its end or is dead, which reaping will show.
             self._channel.close()
             self._channel = None
-        facts: list[Fact] = []
+        facts: list[UpgradeFact] = []
         for message in self._decoder.feed(data):
             if isinstance(message, ReadyMessage):
                 facts.append(SuccessorReady())
@@ -130,24 +132,27 @@ class Successor:
 
 
 def _command() -> list[str]:
-    """The command that started this process. `python -m prefork` would look into the current folder before anything
-    else, and whoever may write to it would have us run a module of theirs (-P, PYTHONSAFEPATH)."""
+    """Return the command that started this process.
+
+    `python -m prefork` would import from the current directory first, so any user who can write to it could have this
+    user run code; -P prevents that (PYTHONSAFEPATH).
+    """
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     unsafe = spec is not None and spec.name == "prefork.__main__" and not sys.flags.safe_path
     return [sys.executable, *(["-P"] if unsafe else []), *sys.orig_argv[1:]]
 
 
-def _tell_why(channel: socket.socket, command: list[str]) -> Callable[[OSError], None]:
-    """For the new process: what to do when the program cannot be executed."""
+def _report_failure(channel: socket.socket, command: list[str]) -> Callable[[OSError], None]:
+    """Return what the new process does if the program cannot be executed."""
 
-    def tell(exc: OSError) -> None:
-        channel.send(encode(UnableMessage(f"{command[0]} cannot be started: {(exc.strerror or str(exc)).lower()}")))
+    def report(exc: OSError) -> None:
+        channel.send(encode(UnableMessage(f"{command[0]} could not be started: {reason_of(exc)}")))
 
-    return tell
+    return report
 
 
 class Predecessor:
-    """The supervisor that started this one to take over: it is told how it goes, and is watched for its end."""
+    """The supervisor that started this one: it receives messages, and its end is noticed by its end of the channel."""
 
     def __init__(self, pid: int, channel: int) -> None:
         self.pid = pid
@@ -157,47 +162,45 @@ class Predecessor:
         self.gone = False
 
     def fileno(self) -> int:
-        """The descriptor of the conversation."""
         return self._channel.fileno()
 
-    def interests(self, now: float) -> dict[int, int]:
-        """What to poll for: descriptors and events."""
+    def interests(self) -> dict[int, int]:
+        """Return the descriptors to poll, with their events."""
         return {} if self.gone else {self._channel.fileno(): select.POLLIN}
 
     def next_due(self, now: float) -> float | None:
-        """When to try again to send what could not be sent."""
+        """Return when to send again what the kernel did not take."""
         return now + RETRY if self._unsent and not self.gone else None
 
-    def take(self) -> None:
-        """Look whether it has ended; it says nothing."""
+    def check(self) -> None:
+        """Send what is unsent, and notice its end. It sends nothing itself."""
         if self.gone:
             return
-        self._send()
+        self._flush()
         try:
             ended = not self._channel.recv(4096)
         except ConnectionError:
             ended = True
         except OSError:
-            # Nothing to read, or no answer this time: it is there as long as nothing says otherwise.
+            # Nothing to read, or a failure that need not repeat itself: it runs until the channel says otherwise.
             return
         if ended:
             self.close()
 
-    def tell(self, message: ReadyMessage | UnableMessage | StoppingMessage) -> None:
-        """Say it, if it is still there; what the kernel does not take is sent at the next `take`.
+    def send(self, message: ReadyMessage | UnableMessage | StoppingMessage) -> None:
+        """Send a message if it still runs; `check` sends what the kernel does not take now.
 
-        A READY that is lost would leave two supervisors, and each would believe that it serves.
+        A READY that is lost would leave two supervisors that both believe they serve.
         """
         if not self.gone:
             self._unsent += encode(message)
-            self._send()
+            self._flush()
 
-    def _send(self) -> None:
+    def _flush(self) -> None:
         if self._unsent:
             with contextlib.suppress(OSError):
                 self._unsent = self._unsent[self._channel.send(self._unsent) :]
 
     def close(self) -> None:
-        """Talk no more."""
         self.gone = True
         self._channel.close()

@@ -1,6 +1,6 @@
-"""The worker processes as the supervisor has them: forked, heard, signalled and reaped, each with its descriptors.
+"""The worker processes as the supervisor has them: fork, receive messages, signal, reap, and close descriptors.
 
-What they say and how they end becomes facts; which of them there should be is the roster's business.
+Turns messages and exits into facts. The roster decides which workers there are to be.
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ import contextlib
 import os
 import select
 import signal
-import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from ..core.facts import (
-    Cause,
+    ExitCause,
     Fact,
     HeartbeatsRead,
     RecycleRequested,
@@ -29,41 +28,42 @@ from ..core.facts import (
 from ..core.messages import Decoder, DrainingMessage, ReadyMessage, RecycleMessage, StackLine, UnableMessage
 from ..errors import reason_of
 from ..events import Emit, WorkerStacks
+from ..system.child import Child, ExitStatus
 from ..system.descriptors import Descriptor, count_descriptors, raise_limit
 from ..system.fork_context import ForkContext
 from ..system.memory import OomKills
-from ..system.processes import RESOURCE_ERRNOS, Child, ExitStatus, System
+from ..system.processes import REAP_INTERVAL, RESOURCE_ERRNOS, System
 from ..system.scoreboard import FleetSetting, Row, Scoreboard, WorkerStat
 from ..system.tether import Tether
 from ..text import escape_ascii
 
-#: Rows of the scoreboard, for each worker that is wanted at the start, and at least: its successors, and those that
-#: drain meanwhile; and more workers that may be wanted later. Untouched memory costs nothing.
+#: Rows of the scoreboard for each worker at the start, and the minimum: for a successor, for predecessors that drain
+#: meanwhile, and for more workers later. Untouched memory costs nothing.
 ROWS_PER_WORKER = 4
 MIN_ROWS = 128
-#: The signal that makes a worker tell its stacks.
+#: The signal that makes a worker write its stacks to the status pipe.
 DUMP_SIGNAL = signal.SIGUSR2
-#: Lines of stacks kept of one worker.
-STACK_LINES = 400
-#: Descriptors by which a claim of connections may exceed what is counted a moment later.
+#: Maximum number of lines of stacks kept of one worker.
+MAX_STACK_LINES = 400
+#: Descriptors by which a worker's claim of connections may exceed what is counted a moment later.
 CLAIM_SLACK = 64
-#: Who says so many bytes at once has gone mad: it is not heard again before so many seconds have passed.
+#: A worker that writes this much at once is misbehaving: its status pipe is ignored for MUTE_SECONDS.
 FLOOD_BYTES = 16 * 1024
 MUTE_SECONDS = 0.5
 
 
 class ChildStarted(BaseException):
-    """Unwinds the supervisor's stack in a child."""
+    """Raised in a child to unwind the supervisor's stack."""
 
-    def __init__(self, seat: ForkContext) -> None:
-        self.seat = seat
+    def __init__(self, context: ForkContext) -> None:
+        self.context = context
 
 
 @dataclass(slots=True)
 class _Process:
-    """One worker."""
+    """One worker process, with what its supervisor holds for it."""
 
-    number: int
+    worker_id: int
     child: Child
     status: Descriptor
     tether: Tether
@@ -72,13 +72,16 @@ class _Process:
     row: Row
     stacks: list[str] = field(default_factory=list)
     ended: bool = False
-    """The status pipe's end was reached."""
+    """The end of the status pipe was reached."""
     muted_until: float = 0.0
-    """Not listened to before, as it talks without end."""
+    """Do not read the status pipe before, because the worker floods it."""
 
 
 class Workers:
-    """Owns every worker process from its fork until it is reaped. `close` kills those that are left."""
+    """Owns every worker process from its fork until it is reaped. `close` kills those that are left.
+
+    Workers are named by their id, see `core/facts.py`.
+    """
 
     def __init__(self, system: System, emit: Emit, workers: int) -> None:
         self._system = system
@@ -86,14 +89,14 @@ class Workers:
         self._pid = os.getpid()
         self._lifeline = system.lifeline()
         self._scoreboard = Scoreboard(max(MIN_ROWS, ROWS_PER_WORKER * workers), peers=raise_limit())
-        self._published: tuple[list[int], list[int]] = ([], [])
+        self._published_rows: tuple[list[int], list[int]] = ([], [])
         self._free_rows: list[int] = []
         self._used_rows = 0
-        self._out_of_memory = OomKills()
+        self._oom_kills = OomKills()
         self._processes: dict[int, _Process] = {}
 
     def close(self) -> None:
-        """Nobody stays behind, also when what ends here is a bug."""
+        """Kill and reap every worker, which matters when the supervisor ends by a bug."""
         for process in list(self._processes.values()):
             process.child.signal(signal.SIGKILL)
             process.child.wait()
@@ -103,59 +106,67 @@ class Workers:
 
     # --- what the supervisor reads ------------------------------------------------------------------------------------
 
+    @property
+    def max_workers(self) -> int:
+        """How many workers there can be, each with a successor beside it."""
+        return self._scoreboard.rows // 2
+
     def rows(self) -> dict[int, Row]:
-        """The row of each worker on the scoreboard."""
-        return {process.number: process.row for process in self._processes.values()}
+        """Return the row of each worker on the scoreboard."""
+        return {process.worker_id: process.row for process in self._processes.values()}
+
+    def pids(self) -> set[int]:
+        """Return the pids of all workers that have not been reaped."""
+        return {process.child.pid for process in self._processes.values()}
 
     def heartbeats(self) -> HeartbeatsRead:
-        """How long ago each loop last turned."""
-        beats = {process.number: process.row[WorkerStat.HEARTBEAT] for process in self._processes.values()}
-        now = time.monotonic_ns()
-        # One in the future was never written by a loop that turned.
+        """Read how long ago each worker's loop last turned."""
+        beats = {process.worker_id: process.row[WorkerStat.HEARTBEAT] for process in self._processes.values()}
+        now = round(self._system.monotonic() * 1e9)
+        # A heartbeat in the future was not written by a loop that turned.
         ages = {each: now - beat if beat <= now else now for each, beat in beats.items() if beat}
         return HeartbeatsRead({each: age / 1e9 for each, age in ages.items()})
 
-    def impostors(self) -> list[Fact]:
-        """Workers that claim more connections than they have descriptors, while the fleet is at its limit: what they
-        claim, the others may not accept."""
-        limit = self._scoreboard.notices[FleetSetting.MAX_CONNECTIONS]
+    def overclaiming(self) -> list[Fact]:
+        """Find workers that claim more connections than they have descriptors while the fleet is at its limit.
+
+        The other workers may not accept what these claim.
+        """
+        limit = self._scoreboard.settings[FleetSetting.MAX_CONNECTIONS]
         claims = [(process, process.row.open) for process in self._processes.values()]
         if not limit or sum(claimed for _, claimed in claims) < limit:
             return []
         facts: list[Fact] = []
         for process, claimed in claims:
-            held = count_descriptors(process.child.pid)
-            # Read after the claim, and some may have been closed in between: no honest worker is far off.
-            if held is not None and claimed > held + CLAIM_SLACK:
-                reason = f"it claims {claimed} connections, and has {held} descriptors"
-                facts.append(RecycleRequested(process.number, reason))
+            open_fds = count_descriptors(process.child.pid)
+            # Counted after the claim was read: some connections may have closed between, but not CLAIM_SLACK of them.
+            if open_fds is not None and claimed > open_fds + CLAIM_SLACK:
+                reason = f"it claims {claimed} connections, and has {open_fds} descriptors"
+                facts.append(RecycleRequested(process.worker_id, reason))
         return facts
 
-    def publish(self, field: FleetSetting, value: int) -> None:
-        """Tell all workers, by the scoreboard."""
-        if self._scoreboard.notices[field] != value:
-            self._scoreboard.notices[field] = value
+    # --- what the workers read ----------------------------------------------------------------------------------------
+
+    def publish(self, setting: FleetSetting, value: int) -> None:
+        """Write a setting to the scoreboard, where every worker reads it."""
+        if self._scoreboard.settings[setting] != value:
+            self._scoreboard.settings[setting] = value
 
     def publish_rows(self, accepting: Collection[int]) -> None:
-        """Tell all workers who accepts, and who else may have connections."""
-        rows = {process.number: process.row.number for process in self._processes.values()}
-        lists = ([rows[w] for w in rows if w in accepting], [rows[w] for w in rows if w not in accepting])
-        if lists != self._published:
-            self._published = lists
+        """Write to the scoreboard which workers accept, and which others may have connections."""
+        rows = {process.worker_id: process.row.number for process in self._processes.values()}
+        lists = (
+            [rows[each] for each in rows if each in accepting],
+            [rows[each] for each in rows if each not in accepting],
+        )
+        if lists != self._published_rows:
+            self._published_rows = lists
             self._scoreboard.publish(*lists)
 
-    def most(self) -> int:
-        """How many workers there can be, with a successor each."""
-        return self._scoreboard.rows // 2
-
-    def pids(self) -> set[int]:
-        """Of all that have not been reaped."""
-        return {process.child.pid for process in self._processes.values()}
-
-    # --- news of them -------------------------------------------------------------------------------------------------
+    # --- polling ------------------------------------------------------------------------------------------------------
 
     def interests(self, now: float) -> dict[int, int]:
-        """What to poll for: descriptors and events."""
+        """Return the descriptors to poll, with their events."""
         wanted: dict[int, int] = {}
         for process in self._processes.values():
             if not process.ended and now >= process.muted_until:
@@ -165,40 +176,38 @@ class Workers:
         return wanted
 
     def next_due(self, now: float) -> float | None:
-        """When one is listened to again."""
-        return min(
-            (p.muted_until for p in self._processes.values() if not p.ended and now < p.muted_until), default=None
-        )
+        """Return when to read a muted status pipe again, or to look for an exit that no descriptor tells of."""
+        times = [each.muted_until for each in self._processes.values() if not each.ended and now < each.muted_until]
+        if any(not process.child.pollable for process in self._processes.values()):
+            # Without pidfds only SIGCHLD tells of an exit, and it can get lost.
+            times.append(now + REAP_INTERVAL)
+        return min(times, default=None)
 
-    def must_poll_exit(self) -> bool:
-        """Whether the end of one cannot be polled for: without pidfds only SIGCHLD tells, and it can get lost."""
-        return any(not process.child.pollable for process in self._processes.values())
+    def collect(self, ready: set[int], now: float) -> Iterator[Fact]:
+        """Receive messages and reap; `ready` are the descriptors that poll named.
 
-    def take(self, ready: set[int], now: float) -> Iterator[Fact]:
-        """What they said, and who has died; `ready` are descriptors that a poll named.
-
-        One by one: what follows from a fact may concern a worker whose death has not been told yet.
+        Yields one fact at a time, because what follows from it may concern a worker whose exit is not reported yet.
         """
         for process in list(self._processes.values()):
             if not process.child.pollable or not ready.isdisjoint(self._descriptors(process)):
-                yield from self._look_after(process, now)
+                yield from self._collect_one(process, now)
 
     def _descriptors(self, process: _Process) -> list[int]:
         pidfd = [process.child.fileno()] if process.child.pollable else []
         return pidfd if process.ended else [process.status.fileno(), *pidfd]
 
-    def _look_after(self, process: _Process, now: float) -> Iterator[Fact]:
-        death = process.child.reap()
-        # What it said comes first: a worker that cannot start says why, and ends.
-        yield from self._listen(process, now)
-        if death is not None:
+    def _collect_one(self, process: _Process, now: float) -> Iterator[Fact]:
+        status = process.child.reap()
+        # Messages first: a worker that cannot start says why and ends.
+        yield from self._receive(process, now)
+        if status is not None:
             self._forget(process)
-            kind = self._kind(death)
-            cause = death.describe() + (", out of memory" if kind is Cause.MEMORY else "")
-            yield WorkerDied(process.number, cause, death.clean, kind)
+            cause = self._cause(status)
+            description = status.describe() + (", out of memory" if cause is ExitCause.MEMORY else "")
+            yield WorkerDied(process.worker_id, description, status.clean, cause)
 
-    def _listen(self, process: _Process, now: float) -> list[Fact]:
-        """Once, and at most what fits in a pipe: a worker that talks without end must not hold up the rest."""
+    def _receive(self, process: _Process, now: float) -> list[Fact]:
+        """Read the status pipe once, up to what fits in a pipe: a worker that floods it must not hold up the rest."""
         if process.ended:
             return []
         try:
@@ -210,28 +219,27 @@ class Workers:
             process.muted_until = now + MUTE_SECONDS
         facts: list[Fact] = []
         for message in process.decoder.feed(data):
-            if isinstance(message, ReadyMessage):
-                facts.append(WorkerReady(process.number))
-            elif isinstance(message, DrainingMessage):
-                facts.append(WorkerDraining(process.number))
-            elif isinstance(message, RecycleMessage):
-                facts.append(RecycleRequested(process.number, escape_ascii(message.reason)))
-            elif isinstance(message, StackLine):
-                if len(process.stacks) < STACK_LINES:
+            match message:
+                case ReadyMessage():
+                    facts.append(WorkerReady(process.worker_id))
+                case DrainingMessage():
+                    facts.append(WorkerDraining(process.worker_id))
+                case RecycleMessage():
+                    facts.append(RecycleRequested(process.worker_id, escape_ascii(message.reason)))
+                case UnableMessage():
+                    facts.append(WorkerUnable(process.worker_id, message.reason))
+                case StackLine() if len(process.stacks) < MAX_STACK_LINES:
                     process.stacks.append(escape_ascii(message.text))
-            elif isinstance(message, UnableMessage):
-                facts.append(WorkerUnable(process.number, message.reason))
         return facts
 
-    def _kind(self, death: ExitStatus) -> Cause:
-        """What the system says of a death."""
-        if death.signal is None:
-            return Cause.EXIT
-        if death.core:
-            return Cause.CORE
-        if death.signal == signal.SIGKILL and self._out_of_memory.claim(self._system.monotonic()):
-            return Cause.MEMORY
-        return Cause.SIGNAL
+    def _cause(self, status: ExitStatus) -> ExitCause:
+        if status.signal is None:
+            return ExitCause.EXIT
+        if status.core:
+            return ExitCause.CORE
+        if status.signal == signal.SIGKILL and self._oom_kills.attribute(self._system.monotonic()):
+            return ExitCause.MEMORY
+        return ExitCause.SIGNAL
 
     def _forget(self, process: _Process) -> None:
         if process.stacks:
@@ -240,25 +248,25 @@ class Workers:
         process.status.close()
         process.tether.close()
         self._free_rows.append(process.row.number)
-        self._processes.pop(process.number, None)
+        self._processes.pop(process.worker_id, None)
 
     # --- what is done to them -----------------------------------------------------------------------------------------
 
-    def signal(self, worker: int, number: int) -> None:
-        """Send a signal to one of them."""
-        self._processes[worker].child.signal(number)
+    def signal(self, worker_id: int, number: int) -> None:
+        self._processes[worker_id].child.signal(number)
 
     def signal_all(self, number: int) -> None:
-        """Send a signal to each."""
         for process in self._processes.values():
             process.child.signal(number)
 
     def spawn(self, command: Spawn) -> Fact:
-        """Fork a worker: Spawned, or SpawnFailed if the system lacks a resource. Raise ChildStarted in the child.
-        Raises OSError for a failure of another kind; nothing has changed then."""
+        """Fork a worker. Return Spawned, or SpawnFailed if the system lacks a resource.
+
+        Raise ChildStarted in the child. Raise OSError for a failure of another kind; nothing has changed then.
+        """
         row = self._take_row()
         if row is None:
-            return SpawnFailed(command.worker, f"{self._scoreboard.rows} workers are there already")
+            return SpawnFailed(command.worker_id, f"{self._scoreboard.rows} workers exist already")
         with contextlib.ExitStack() as undo:
             try:
                 reader, writer = (Descriptor(fd) for fd in os.pipe())
@@ -267,25 +275,25 @@ class Workers:
                 os.set_blocking(reader.fileno(), False)
                 tether = Tether()
                 undo.callback(tether.close)
-                self._system.close_in_child(reader, tether.ours)
+                self._system.close_in_child(reader, tether.parent_end)
                 child = self._system.fork()
             except (OSError, MemoryError) as exc:
                 self._free_rows.append(row.number)
                 if isinstance(exc, OSError) and exc.errno not in RESOURCE_ERRNOS:
                     raise
-                return SpawnFailed(command.worker, reason_of(exc))
+                return SpawnFailed(command.worker_id, reason_of(exc))
             undo.pop_all()
         if child is None:
             self._processes.clear()
-            raise ChildStarted(self._seat(command, writer, tether, row.number))
+            raise ChildStarted(self._fork_context(command, writer, tether, row.number))
         writer.close()
-        tether.keep_ours()
+        tether.close_child_end()
         child.lead_group()
-        process = _Process(command.worker, child, reader, tether, Decoder(), command.slot, row)
-        self._processes[command.worker] = process
-        return Spawned(command.worker, child.pid)
+        process = _Process(command.worker_id, child, reader, tether, Decoder(), command.slot, row)
+        self._processes[command.worker_id] = process
+        return Spawned(command.worker_id, child.pid)
 
-    def _seat(self, command: Spawn, status: Descriptor, tether: Tether, row: int) -> ForkContext:
+    def _fork_context(self, command: Spawn, status: Descriptor, tether: Tether, row: int) -> ForkContext:
         return ForkContext(
             slot=command.slot,
             generation=command.generation,

@@ -1,1 +1,1 @@
-"""Blocking system calls: the one seam through which fork, kill, wait, bind and the files are reached. No asyncio."""
+"""Blocking system calls: the only way in which prefork reaches processes, signals, sockets and files. No asyncio."""

@@ -1,6 +1,6 @@
-"""Where the control groups of this process are: their folders under /sys, for both versions (cgroups(7)).
+"""Find the control groups of this process: their directories under /sys, for versions 1 and 2 (cgroups(7)).
 
-Reads /proc and /sys; nothing is changed, and what the files mean is their readers' business.
+Only reads /proc and /sys. The callers (`cpus.py`, `memory.py`) interpret the files.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def unified(root: Path = Path("/")) -> Iterator[Path]:
-    """Folders of the group of version 2, from ours up to the root."""
+    """Yield the directories of the version 2 group, from this process's own up to the root."""
     for controllers, path in _groups(root):
         if not controllers:
             # In a hybrid set-up version 2 lies beside the controllers of version 1.
@@ -18,7 +18,7 @@ def unified(root: Path = Path("/")) -> Iterator[Path]:
 
 
 def legacy(controller: str, root: Path = Path("/")) -> Iterator[Path]:
-    """Folders of the group of version 1 that has this controller, from ours up to the root."""
+    """Yield the directories of the version 1 group with this controller, from this process's own up to the root."""
     for controllers, path in _groups(root):
         if controller in controllers.split(","):
             for mount in dict.fromkeys((controllers, controller)):
@@ -26,7 +26,7 @@ def legacy(controller: str, root: Path = Path("/")) -> Iterator[Path]:
 
 
 def read(path: Path) -> str:
-    """The text of a file; "" where there is none."""
+    """Return the text of a file, or "" if it cannot be read."""
     try:
         return path.read_text()
     except OSError:
@@ -34,10 +34,10 @@ def read(path: Path) -> str:
 
 
 def _groups(root: Path) -> Iterator[tuple[str, str]]:
-    """(controllers, path) of each group that this process is in; no controllers: version 2."""
+    """Yield (controllers, path) of each group of this process; version 2 has no controllers."""
     for line in read(root / "proc/self/cgroup").splitlines():
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
+        _, _, group = line.partition(":")
+        controllers, _, path = group.partition(":")
         yield controllers, path
 
 

@@ -1,6 +1,6 @@
-"""Where the control socket is, and talking to one: the blocking side of `prefork status` and its like.
+"""Find a running server's control socket and send it one request: the blocking client of `prefork status` and others.
 
-Serving it is the supervisor's; what is said is in `core/control_protocol.py`.
+The supervisor serves it (`parent/control_server.py`). The messages are in `core/control_protocol.py`.
 """
 
 from __future__ import annotations
@@ -16,51 +16,56 @@ from pathlib import Path
 
 from ..errors import ConfigError, reason_of
 from ..text import escape_controls
-from .paths import hold
+from .paths import resolve
 from .unix_sockets import connect, remove_stale_socket
 
-#: The longest reply that is read, in bytes.
-REPLY_LIMIT = 16 * 1024 * 1024
-#: Of a process: its pid, uid and gid (unix(7), struct ucred).
+#: Longest reply that is read, in bytes.
+MAX_REPLY = 16 * 1024 * 1024
+#: Pid, uid and gid of a process (unix(7), struct ucred).
 _CREDENTIALS = struct.Struct("=iII")
 
 
-def folder() -> Path:
-    """The folder of control sockets that were given no path: this user's alone.
+def socket_directory() -> Path:
+    """Return the private directory of this user for control sockets without a path of their own.
 
     `$XDG_RUNTIME_DIR/prefork`, or `prefork-UID` in `$TMPDIR` or /tmp.
     """
     runtime, temporary = (os.environ.get(name, "") for name in ("XDG_RUNTIME_DIR", "TMPDIR"))
     if os.path.isabs(runtime):
         return Path(runtime) / "prefork"
-    # Not tempfile.gettempdir(), which makes a file in the folder, and follows links, to see whether it can.
+    # Not tempfile.gettempdir(), which follows links and makes a file in the directory to test it.
     return Path(temporary if os.path.isabs(temporary) else "/tmp") / f"prefork-{os.geteuid()}"
 
 
-def make_folder() -> Path:
-    """The same, made if it is missing. Raises OSError where it cannot be, or is somebody else's or open to others: in a
-    temporary directory anybody may have put it there first."""
-    path = folder()
-    _require_ours(path, make=True)
+def make_socket_directory() -> Path:
+    """Return `socket_directory()`, made if it is missing.
+
+    Raise OSError if it cannot be made, has another owner, or is open to other users. In a temporary directory any user
+    may have made it first.
+    """
+    path = socket_directory()
+    _require_private(path, make=True)
     return path
 
 
-def _require_ours(path: Path, make: bool = False) -> None:
+def _require_private(path: Path, make: bool = False) -> None:
     try:
-        with hold(path) as place:
+        with resolve(path) as entry:
             with contextlib.suppress(FileExistsError):
                 if make:
-                    place.make_folder(0o700)
-            found = place.look()
+                    entry.mkdir(0o700)
+            found = entry.stat()
     except OSError as exc:
         raise OSError(exc.errno, exc.strerror, str(path)) from None
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-        raise OSError(errno.EPERM, "not a folder that is ours alone", str(path))
+        raise OSError(errno.EPERM, "not a directory that only this user can open", str(path))
 
 
 def may_control(sock: socket.socket) -> bool:
-    """Whether the peer of a unix socket is root or this process's user (SO_PEERCRED, unix(7)); also for the server that
-    a client has come to."""
+    """Return whether the peer of a unix socket is root or this process's user (SO_PEERCRED, unix(7)).
+
+    The server checks its clients, and a client checks the server.
+    """
     uid = _peer_uid(sock)
     return uid is None or uid in (0, os.geteuid())
 
@@ -72,49 +77,58 @@ def _peer_uid(sock: socket.socket) -> int | None:
     return uid
 
 
-def find() -> str:
-    """The control socket of the one server that runs. Raises ConfigError if there is none, or more than one, and where
-    somebody else could have put one there."""
-    place = folder()
+def find_socket() -> str:
+    """Return the control socket of the only running server.
+
+    Raise ConfigError if there is no server or more than one, and if another user could have put a socket there.
+    """
+    directory = socket_directory()
+    where = escape_controls(directory)
     try:
-        _require_ours(place)
+        _require_private(directory)
     except FileNotFoundError:
         pass
     except OSError as exc:
-        raise ConfigError(f"{escape_controls(place)}: {exc.strerror}; name the socket by --control PATH") from None
-    living = [path for path in sorted(map(str, place.glob("*.sock"))) if remove_stale_socket(path)]
+        raise ConfigError(f"{where}: {reason_of(exc)}; name the socket by --control PATH") from None
+    living = [path for path in sorted(map(str, directory.glob("*.sock"))) if remove_stale_socket(path)]
     if not living:
-        raise ConfigError(
-            f"no running prefork found (looked in {escape_controls(place)}); name its socket by --control PATH"
-        )
+        raise ConfigError(f"no running prefork found (looked in {where}); name its socket by --control PATH")
     if len(living) > 1:
-        raise ConfigError(f"several are running; say which: --control {' or '.join(map(escape_controls, living))}")
+        raise ConfigError(
+            f"several servers are running; choose one: --control {' or '.join(map(escape_controls, living))}"
+        )
     return living[0]
 
 
-def ask(path: str, request: bytes, timeout: float) -> bytes:
-    """Send `request` and return the line that answers it. Raises ConfigError where nobody does in `timeout` seconds."""
+def request(path: str, message: bytes, timeout: float) -> bytes:
+    """Send `message` and return the line that answers it. Raise ConfigError if none arrives in `timeout` seconds."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(timeout)
         try:
-            _demand_credentials(sock)
+            _request_credentials(sock)
             _connect(sock, path, time.monotonic() + timeout)
             if not may_control(sock):
-                # A worker can put a socket of its own in the place of one in a folder of its user.
+                # In a directory of the workers' user, a worker can put a socket of its own in the server's place.
                 raise ConfigError(
                     f"--control {escape_controls(path)}: uid {_peer_uid(sock)} listens there, which is not root"
                 )
-            sock.sendall(request)
+            sock.sendall(message)
             return _read_line(sock)
         except TimeoutError:
             raise ConfigError(f"--control {escape_controls(path)}: no answer within {timeout:g} s") from None
+        except ConnectionRefusedError:
+            raise ConfigError(
+                f"--control {escape_controls(path)}: connection refused (no server listens there)"
+            ) from None
         except OSError as exc:
             raise ConfigError(f"--control {escape_controls(path)}: {reason_of(exc)}") from exc
 
 
-def _demand_credentials(sock: socket.socket) -> None:
-    """Have the kernel tell the sender of each message (unix(7), SCM_CREDENTIALS). The peer's credentials are those of
-    the process that called listen(2): root, for a socket of the service on which a worker answers."""
+def _request_credentials(sock: socket.socket) -> None:
+    """Have the kernel attach the sender's credentials to each message (unix(7), SCM_CREDENTIALS).
+
+    SO_PEERCRED names the process that called listen(2): root, even if a worker answers on a socket of the service.
+    """
     if hasattr(socket, "SO_PASSCRED"):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
 
@@ -128,7 +142,7 @@ def _require_sender(ancillary: list[tuple[int, int, bytes]]) -> None:
 
 
 def _connect(sock: socket.socket, path: str, deadline: float) -> None:
-    """While its queue is full, a unix socket refuses in a way of its own, and nothing tells when there is room."""
+    """Retry while the queue is full: a unix socket then refuses with EAGAIN, and cannot be polled for a free place."""
     while True:
         try:
             connect(sock, path)
@@ -145,7 +159,7 @@ def _read_line(sock: socket.socket) -> bytes:
         data, ancillary, _, _ = sock.recvmsg(65536, socket.CMSG_SPACE(_CREDENTIALS.size))
         if data:
             _require_sender(ancillary)
-        if not data or len(received) > REPLY_LIMIT:
-            raise OSError(errno.ECONNRESET, "the server ended the conversation")
+        if not data or len(received) > MAX_REPLY:
+            raise OSError(errno.ECONNRESET, "the server closed the connection")
         received += data
     return bytes(received)

@@ -1,6 +1,6 @@
-"""Giving up root: which user a worker becomes, in the one order that works, and proven afterwards.
+"""Drop root privileges: look up the workers' user, change to it in the one order that works, and verify it.
 
-Names are looked up in the supervisor, where a wrong one can be told in a line; the change happens in each worker.
+The supervisor looks the names up, so that a wrong one is reported in one line; each worker changes its own user.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ _PR_SET_NO_NEW_PRIVS = 38  # linux/prctl.h
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A user and a primary group, with the name that the supplementary groups are looked up by ("" for none)."""
+    """A user and a primary group; `name` selects the supplementary groups ("" for none)."""
 
     uid: int
     gid: int
     name: str
 
 
-def look_up(user: str, group: str) -> Identity | None:
-    """The identity that `--user` and `--group` (names or numbers, "" for none given) say; None if both are empty.
+def resolve_identity(user: str, group: str) -> Identity | None:
+    """Return the identity for `--user` and `--group` (names or numbers); None if both are "".
 
-    Raises ConfigError for an unknown one, and where this process may not take it on.
+    Raise ConfigError for an unknown name, and for an identity that only root could change to.
     """
     if not user and not group:
         return None
@@ -52,7 +52,7 @@ def _user(text: str) -> tuple[int, int, str]:
         found = pwd.getpwnam(text) if number is None else pwd.getpwuid(number)
     except (KeyError, ValueError):
         if number is not None:
-            # It needs no entry: containers have such users. Its group is the same number.
+            # Containers have users without an entry in the user database. The group gets the same number.
             return number, number, ""
         raise ConfigError(f"--user {escape_controls(text)}: there is no such user") from None
     return found.pw_uid, found.pw_gid, found.pw_name
@@ -69,18 +69,18 @@ def _group(text: str) -> int:
 
 
 def _number(text: str) -> int | None:
-    """The number that `text` says, if it is one that a user or group can have."""
-    # str.isdigit() is true for digits of every script, and superscripts.
+    """Return `text` as a number that a user or group can have; None if it is not one."""
+    # Not str.isdigit(), which accepts superscripts and the digits of every script.
     number = int(text) if re.fullmatch("[0-9]{1,10}", text) else None
     return number if number is not None and number < 2**32 - 1 else None
 
 
 def drop_privileges(identity: Identity) -> None:
-    """Be that user and nobody else, for good. Raises RuntimeError if it cannot be proven.
+    """Become `identity` permanently. Raise RuntimeError if that cannot be verified.
 
-    Groups first, while there is the right to; `initgroups` sets the supplementary groups and not the group itself. The
-    user last. NO_NEW_PRIVS keeps programs that the service starts from getting more by a set-user-ID file (prctl(2)).
-    Clears PR_SET_PDEATHSIG: `die_with_parent` comes after.
+    Set the groups first, while this process has the right to; `initgroups` sets only the supplementary groups. Set the
+    user last. NO_NEW_PRIVS keeps programs that the service starts from gaining privileges by a set-user-ID file
+    (prctl(2)). This clears PR_SET_PDEATHSIG, so call `die_with_parent` afterwards.
     """
     if os.geteuid() == 0:
         if identity.uid != 0:
@@ -99,10 +99,10 @@ def drop_privileges(identity: Identity) -> None:
 
 def _verify(identity: Identity) -> None:
     if os.getresuid() != (identity.uid,) * 3 or os.getresgid() != (identity.gid,) * 3:
-        raise RuntimeError(f"not the user that was asked for: {os.getresuid()}, {os.getresgid()}")
+        raise RuntimeError(f"the user or group did not change: {os.getresuid()}, {os.getresgid()}")
     if identity.uid != 0:
         try:
             os.setuid(0)
         except OSError:
             return
-        raise RuntimeError("root can be had back")
+        raise RuntimeError("the process could become root again")

@@ -1,8 +1,8 @@
-"""What is left of a worker when it is gone: orphans, which come to the supervisor.
+"""Reap and kill the orphans that dead workers leave to the supervisor.
 
-A worker leads a process group of its own, which ends with it (`Child.lead_group`). What has left the group (setsid(2),
-a daemon that forks twice) comes to the supervisor when its parent ends, as the supervisor is a subreaper (prctl(2)).
-When orphans are to end is decided elsewhere.
+A worker leads a process group, which is killed when the worker has ended (`Child.lead_group`). A process that left the
+group (setsid(2), a daemon that forks twice) becomes a child of the supervisor when its parent ends, because the
+supervisor is a subreaper (prctl(2)). The supervisor decides when such orphans are killed.
 """
 
 from __future__ import annotations
@@ -16,45 +16,47 @@ from .parent_death import load_prctl
 from .processes import System
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
-#: Seconds between looks, while orphans that were killed are waited for.
-_LOOK = 0.005
+#: Seconds between checks while killed orphans are waited for.
+_POLL_INTERVAL = 0.005
 
 
 class AdoptedProcesses:
-    """Children of this process that it has not made. From construction on it is a subreaper, where that can be had;
-    children that it has by then are their owners'."""
+    """Children that this process did not fork. Makes this process a subreaper if the system can do that.
+
+    Children that exist at construction are left alone: they belong to other code in this process.
+    """
 
     def __init__(self, system: System) -> None:
         self._system = system
         prctl = load_prctl()
         if os.getpid() != 1 and prctl is not None:
             prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-        self._known = frozenset(_children() or ())
+        self._ignored = frozenset(_children() or ())
 
-    def reap(self, ours: Collection[int]) -> None:
-        """Take the exit statuses of those that have ended; `ours` are children of our own, whose owners do that."""
+    def reap(self, own: Collection[int]) -> None:
+        """Reap the adopted children that have ended. `own` are pids that the caller forked and reaps itself."""
         children = _children()
         if children is not None:
-            self._system.reap_orphans(self._unknown(children, ours))
+            self._system.reap(self._adopted(children, own))
         elif os.getpid() == 1:
-            self._system.reap_adopted(ours)
+            self._system.reap_adopted(own)
 
-    def end(self, ours: Collection[int], seconds: float) -> None:
-        """Kill them, and what comes to us as they die, for so many seconds at the most."""
+    def kill(self, own: Collection[int], seconds: float) -> None:
+        """Kill the adopted children, and those that arrive as they die; give up after `seconds`."""
         deadline = self._system.monotonic() + seconds
-        while left := self._unknown(_children() or (), ours):
+        while left := self._adopted(_children() or (), own):
             if self._system.monotonic() > deadline:
                 return
-            self._system.kill_orphans(left)
-            self._system.reap_orphans(left)
-            self._system.rest(_LOOK)
+            self._system.kill(left)
+            self._system.reap(left)
+            self._system.sleep(_POLL_INTERVAL)
 
-    def _unknown(self, children: Collection[int], ours: Collection[int]) -> list[int]:
-        return [pid for pid in children if pid not in ours and pid not in self._known]
+    def _adopted(self, children: Collection[int], own: Collection[int]) -> list[int]:
+        return [pid for pid in children if pid not in own and pid not in self._ignored]
 
 
 def _children() -> list[int] | None:
-    """The children of this process, of all its threads (proc(5)); None where that is not told."""
+    """Return the children of all threads of this process (proc(5)); None if /proc does not tell."""
     found: list[int] = []
     try:
         for task in Path("/proc/self/task").iterdir():

@@ -7,14 +7,14 @@ import os
 import resource
 from typing import IO, Protocol
 
-#: As far as the limit is raised: some programs that a service starts look at every number up to it.
-MOST = 1_048_576
+#: Highest limit that is set, because some programs that a service starts walk through every number up to the limit.
+MAX_DESCRIPTORS = 1_048_576
 
 
 def raise_limit() -> int:
-    """Raise the limit of open descriptors as far as this process may; what it is now. Children inherit it."""
+    """Raise the soft RLIMIT_NOFILE to the hard limit, at most MAX_DESCRIPTORS; return it. Children inherit it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST if hard == resource.RLIM_INFINITY else min(hard, MOST)
+    wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
@@ -23,7 +23,7 @@ def raise_limit() -> int:
 
 
 def count_descriptors(pid: int) -> int | None:
-    """How many a process has open; None where that is not told."""
+    """Return how many descriptors a process has open; None if /proc does not tell."""
     try:
         return len(os.listdir(f"/proc/{pid}/fd"))
     except OSError:
@@ -31,19 +31,21 @@ def count_descriptors(pid: int) -> int | None:
 
 
 def anonymous_file(name: str) -> IO[bytes]:
-    """A file without a place in the file system, to write and read: in memory where that can be (memfd_create(2), which
-    some sandboxes refuse), else in the temporary directory. Raises OSError."""
+    """Open a file that has no path, for writing and reading. Raise OSError.
+
+    It lies in memory (memfd_create(2)). Where a sandbox refuses that call it lies in the temporary directory.
+    """
     if hasattr(os, "memfd_create"):
         with contextlib.suppress(OSError):
             return open(os.memfd_create(name), "r+b", buffering=0)
-    # Imported here: it is seldom needed.
+    # Imported here because it is seldom needed.
     import tempfile
 
     return tempfile.TemporaryFile(buffering=0)
 
 
 class Closeable(Protocol):
-    """Whatever has a `close()` that may be called twice."""
+    """An object with a `close()` that may be called twice."""
 
     def close(self) -> None: ...
 

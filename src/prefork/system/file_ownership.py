@@ -1,6 +1,6 @@
-"""Whose the files are that stay when a supervisor leaves to another one: sockets in the file system, the pidfile.
+"""Say which supervisor owns, and unlinks, the unix sockets and the pidfile during an upgrade.
 
-A word and its one question. Who says when it changes is the supervisor.
+The supervisor decides when ownership changes.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ import enum
 
 
 class FileOwnership(enum.Enum):
-    """How a supervisor stands to the one before it, and the one after."""
+    """What this supervisor owns while its predecessor or its successor may be alive."""
 
     PROVISIONAL = enum.auto()
-    """The one before serves yet, or may again: what was inherited is its own."""
+    """The predecessor still serves, or may serve again: it owns the inherited files."""
     OWNER = enum.auto()
-    """Everything is ours."""
-    LEAVING = enum.auto()
-    """Everything is a successor's."""
+    """This supervisor owns every file."""
+    RELEASED = enum.auto()
+    """The successor owns every file."""
 
     def owns(self, inherited: bool) -> bool:
-        """Whether a file is ours to remove, which was `inherited` or not."""
+        """Return whether this supervisor unlinks a file that was `inherited`, or that it made itself."""
         return self is FileOwnership.OWNER or (self is FileOwnership.PROVISIONAL and not inherited)

@@ -1,7 +1,7 @@
-"""What one supervisor passes to the next: descriptors that stay open over exec, and a list that says what they are.
+"""Hand sockets, pidfile and settings from one supervisor to the next: inherited descriptors and a manifest over exec.
 
-The list lies in a file without a name, whose number an environment variable tells; sockets need no message each, so
-their number has no limit. When there is a hand-over, and what becomes of it, is decided elsewhere.
+The manifest is a file without a path; an environment variable holds its descriptor. Because exec inherits the sockets,
+their number has no limit, as it would with a message for each. `parent/upgrade.py` decides when there is a hand-over.
 """
 
 from __future__ import annotations
@@ -21,56 +21,56 @@ from .listeners import Listener
 from .unix_sockets import File
 
 VARIABLE = "PREFORK_HANDOVER"
-#: Of the list. A supervisor that does not know it refuses, and the one before it stays.
+#: Version of the manifest. A successor that does not know it refuses to start, and its predecessor goes on.
 FORMAT = 1
 _MAX_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class InheritedState:
-    """What one supervisor leaves to the next."""
+    """What a supervisor passes to its successor."""
 
     listeners: tuple[Listener, ...]
     pidfile: tuple[str, int] | None
-    """Its path, and the descriptor that holds the lock."""
+    """The pidfile's path, and the descriptor that holds its lock."""
     workers: tuple[int, int]
-    """How many the settings asked for, and how many there are: somebody may have scaled."""
+    """The number of workers in the settings, and the current one, which `scale` may have changed."""
     logs: Mapping[int, str]
-    """The names of log files, by descriptor."""
+    """The paths of log files, by descriptor."""
     config: str | None = None
-    """The file that settings were read from, "" for none; None: a version that did not tell."""
+    """The file that settings were read from; "" if there was none, None if an older version did not pass it on."""
     home: str = ""
-    """The folder that relative paths start in, as the user named it; "" where it is not known."""
+    """The directory that relative paths start from, as the user named it; "" if it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
 class Handover:
-    """An estate, whose descriptors are the receiver's now, and who left it."""
+    """What the predecessor passed on. The receiver owns the descriptors."""
 
     pid: int
+    """The predecessor's."""
     channel: int
-    """The conversation of the two: see `core/messages.py`."""
-    estate: InheritedState
+    """The descriptor of the socket to the predecessor; see `core/messages.py`."""
+    state: InheritedState
 
 
 class HandoverWriter:
-    """A hand-over that is being made: duplicates of the descriptors, whose numbers the list names. `close` it when the
-    successor has been started."""
+    """Duplicates the descriptors and writes the manifest that names them. `close` it when the successor has started."""
 
-    def __init__(self, channel: int, estate: InheritedState) -> None:
+    def __init__(self, channel: int, state: InheritedState) -> None:
         self.descriptors: list[int] = []
-        held = estate.pidfile
+        pidfile = state.pidfile
         try:
             content = {
                 "format": FORMAT,
                 "pid": os.getpid(),
                 "channel": self._add(channel),
-                "listeners": [self._describe(each) for each in estate.listeners],
-                "pidfile": None if held is None else [held[0], self._add(held[1])],
-                "workers": list(estate.workers),
-                "logs": dict(estate.logs),
-                "config": estate.config,
-                "home": estate.home,
+                "listeners": [self._describe(each) for each in state.listeners],
+                "pidfile": None if pidfile is None else [pidfile[0], self._add(pidfile[1])],
+                "workers": list(state.workers),
+                "logs": dict(state.logs),
+                "config": state.config,
+                "home": state.home,
             }
             self.variable = str(self._write(json.dumps(content).encode()))
         except BaseException:
@@ -78,12 +78,12 @@ class HandoverWriter:
             raise
 
     def close(self) -> None:
-        """Close the duplicates."""
+        """Close the duplicated descriptors (idempotent)."""
         while self.descriptors:
             os.close(self.descriptors.pop())
 
     def _add(self, fd: int) -> int:
-        # Not the number itself: what is the supervisor's alone is closed in every child.
+        # A duplicate, because `System.fork` closes the supervisor's own descriptors in every child.
         duplicate = os.dup(fd)
         self.descriptors.append(duplicate)
         return duplicate
@@ -91,8 +91,9 @@ class HandoverWriter:
     def _describe(self, listener: Listener) -> dict[str, Any]:
         file = listener.file
         return {
-            "asked": listener.asked,
-            "endpoints": [[self._add(sock.fileno()) for sock in lanes] for lanes in listener.endpoints],
+            # The keys are those of FORMAT 1, which other versions read.
+            "asked": listener.requested,
+            "endpoints": [[self._add(sock.fileno()) for sock in group] for group in listener.endpoints],
             "file": None if file is None else [file.path, file.device, file.inode],
         }
 
@@ -103,60 +104,58 @@ class HandoverWriter:
             return self._add(file.fileno())
 
 
-#: What `secure` has found; `receive` gives it away once.
-_arrived: list[dict[str, Any]] = []
+#: The manifest that `mark_cloexec` has read, for the one call of `load`.
+_manifests: list[dict[str, Any]] = []
 
 
-def secure(environment: MutableMapping[str, str] | None = None) -> None:
-    """Take what the supervisor before this one has passed on out of the environment, and make it close-on-exec.
+def mark_cloexec(environment: MutableMapping[str, str] | None = None) -> None:
+    """Remove the manifest's variable from the environment, and make the inherited descriptors close-on-exec.
 
-    Called when prefork is imported: a program that the caller's own code starts before it serves would hold sockets
-    open that nobody accepts from. What cannot be understood is for `receive` to tell.
+    Called when prefork is imported. Otherwise a program that the application starts before it serves would hold
+    listening sockets open without accepting from them. `load` reports a manifest that cannot be read.
     """
     variables = os.environ if environment is None else environment
     text = variables.pop(VARIABLE, "")
     if text:
         try:
-            _arrived.append(_read(text))
+            _manifests.append(_read(text))
         except Exception as exc:
-            # It may be anything: an import must not fail for what stands in the environment.
-            reason = f"no hand-over of another prefork: {escape_controls(exc)}"
-            _arrived.append({"error": f"{VARIABLE} {escape_controls(text)}: {reason}"})
+            # Any exception, because an import must not fail on what the environment contains.
+            reason = f"not a hand-over from another prefork: {escape_controls(exc)}"
+            _manifests.append({"error": f"{VARIABLE} {escape_controls(text)}: {reason}"})
 
 
-def receive() -> Handover | None:
-    """What the supervisor before this one has passed on; None if this process was started otherwise.
+def load() -> Handover | None:
+    """Return what the predecessor has passed on; None if no predecessor started this process.
 
-    Raises ConfigError for what cannot be understood.
+    Raise ConfigError if the manifest cannot be read.
     """
-    secure()
-    if not _arrived:
+    mark_cloexec()
+    if not _manifests:
         return None
-    content = _arrived.pop()
+    content = _manifests.pop()
     if "error" in content:
         raise ConfigError(content["error"])
     try:
         return _unpack(content)
     except Exception as exc:
-        raise ConfigError(f"{VARIABLE}: no hand-over of another prefork: {escape_controls(exc)}") from None
+        raise ConfigError(f"{VARIABLE}: not a hand-over from another prefork: {escape_controls(exc)}") from None
 
 
 def _read(text: str) -> dict[str, Any]:
     fd = int(text)
-    # Not a terminal or a pipe, which would be waited for; nor a descriptor that is not ours to close.
+    # Reading a terminal or a pipe would block, and a standard descriptor must not be closed.
     if fd <= 2:
         raise ValueError("it is a standard descriptor")
     paths.require_regular(os.fstat(fd))
     with open(fd, "rb") as file:
         content: dict[str, Any] = json.loads(file.read(_MAX_BYTES))
     if not isinstance(content, dict):
-        raise ValueError("it is no list of what is passed on")
+        raise ValueError("it is not a manifest")
     if content["format"] != FORMAT:
         raise ValueError(f"its format is {content['format']}, and this version knows {FORMAT}")
-    descriptors = [
-        content["channel"],
-        *(fd for each in content["listeners"] for lanes in each["endpoints"] for fd in lanes),
-    ]
+    sockets = (fd for each in content["listeners"] for group in each["endpoints"] for fd in group)
+    descriptors = [content["channel"], *sockets]
     if content["pidfile"] is not None:
         descriptors.append(content["pidfile"][1])
     for fd in descriptors:
@@ -165,26 +164,26 @@ def _read(text: str) -> dict[str, Any]:
 
 
 def _unpack(content: dict[str, Any]) -> Handover:
-    held = content["pidfile"]
+    pidfile = content["pidfile"]
     wanted, actual = content["workers"]
-    estate = InheritedState(
+    state = InheritedState(
         listeners=tuple(_listener(each) for each in content["listeners"]),
-        pidfile=None if held is None else (str(held[0]), int(held[1])),
+        pidfile=None if pidfile is None else (str(pidfile[0]), int(pidfile[1])),
         workers=(int(wanted), int(actual)),
         logs={int(fd): str(path) for fd, path in content["logs"].items()},
         config=None if content.get("config") is None else str(content["config"]),
         home=str(content.get("home", "")),
     )
-    return Handover(int(content["pid"]), int(content["channel"]), estate)
+    return Handover(int(content["pid"]), int(content["channel"]), state)
 
 
 def _listener(described: dict[str, Any]) -> Listener:
-    endpoints = tuple(tuple(_adopt(fd) for fd in lanes) for lanes in described["endpoints"])
+    endpoints = tuple(tuple(_listening_socket(fd) for fd in group) for group in described["endpoints"])
     file = described["file"]
     return Listener(str(described["asked"]), endpoints, None if file is None else File(*file))
 
 
-def _adopt(fd: int) -> socket.socket:
+def _listening_socket(fd: int) -> socket.socket:
     sock = socket.socket(fileno=fd)
     if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         raise ValueError(f"descriptor {fd} does not listen")

@@ -1,7 +1,6 @@
-"""The listening sockets of a server, by what asked for them: bound once, kept over reloads, handed from one supervisor
-to the next, closed when nobody wants them.
+"""Own the listening sockets of a server: bound once, kept over reloads, handed to a successor, closed when unused.
 
-One owner, in the supervisor. Who accepts from them, and when, is decided elsewhere.
+There is one owner, in the supervisor. `sockets.py` and `unix_sockets.py` bind; nothing here accepts.
 """
 
 from __future__ import annotations
@@ -15,52 +14,45 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..addresses import Address, FdAddress, SystemdAddress, TCPAddress, UnixAddress
-from ..errors import BindError, ConfigError
-from . import listener_options
+from ..errors import BindError, ConfigError, reason_of
 from .file_ownership import FileOwnership
-from .socket_activation import SystemdSockets, adopt
-from .sockets import (
-    bind_replacement,
-    bind_shared_port,
-    bind_sibling,
-    bind_sockets,
-    describe,
-    relisten,
-)
+from .listen_options import ListenOptions, Sharing
+from .socket_activation import SystemdSockets, from_fd
+from .socket_snapshot import Snapshot, detach_program, restore, snapshot, snapshot_backlog
+from .sockets import bind_replacement, bind_shared_port, bind_sibling, bind_sockets, describe, relisten
 from .unix_sockets import File, bind_with_file
 
-#: The sockets of one endpoint: one that all workers share, or with SO_REUSEPORT one for each, between which the kernel
-#: chooses for each connection.
-Lanes = tuple[socket.socket, ...]
+#: The sockets of one endpoint: one that all workers share, or with SO_REUSEPORT one for each worker (socket(7)).
+ReuseportGroup = tuple[socket.socket, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Listener:
-    """What one `--bind` has become: an endpoint for each address that it stands for."""
+    """The result of one `--bind`: an endpoint for each address that it resolved to."""
 
-    asked: str
-    """The address as it was asked for, without what may change while it is bound."""
-    endpoints: tuple[Lanes, ...]
+    requested: str
+    """The address of the option, without what may change while it is bound."""
+    endpoints: tuple[ReuseportGroup, ...]
     file: File | None = None
 
     def describe(self) -> list[str]:
-        """Each endpoint in words: `127.0.0.1:9000 (tcp)`."""
+        """Return a description of each endpoint: `127.0.0.1:9000 (tcp)`."""
         if self.file is not None:
             return [f"unix:{self.file.path} (unix)"]
         kinds = {socket.AF_UNIX: "unix"}
-        return [f"{describe(lanes[0])} ({kinds.get(lanes[0].family, 'tcp')})" for lanes in self.endpoints]
+        return [f"{describe(group[0])} ({kinds.get(group[0].family, 'tcp')})" for group in self.endpoints]
 
     def sockets(self) -> list[socket.socket]:
-        """All of them."""
-        return [sock for lanes in self.endpoints for sock in lanes]
+        """Return the sockets of all endpoints."""
+        return [sock for group in self.endpoints for sock in group]
 
     @property
     def passed(self) -> bool:
-        """Whether a parent or systemd has bound it: it is mended, and neither bound anew nor shut down."""
-        return self.asked.startswith(("fd:", "systemd"))
+        """Whether a parent or systemd has bound it. Then it is repaired, but never rebound or shut down."""
+        return self.requested.startswith(("fd:", "systemd"))
 
     def shut_down(self) -> None:
-        """Have the kernel refuse connections from now on, whatever holds the sockets, if they are ours."""
+        """Have the kernel refuse connections, whichever processes hold the sockets, unless a parent has bound them."""
         if not self.passed:
             for sock in self.sockets():
                 with contextlib.suppress(OSError):
@@ -69,260 +61,274 @@ class Listener:
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """What a process that shares a listening socket had done to it."""
+    """What a process that shares a listening socket has changed on it."""
 
     address: str
     listener: Listener
     shut_down: bool
-    """It listens again."""
+    """It was shut down, and listens again."""
     options: tuple[str, ...]
-    """What had been set."""
-    lasting: tuple[str, ...]
-    """What of that cannot be set back."""
+    """The settings that were changed."""
+    unrepaired: tuple[str, ...]
+    """Those of them that could not be restored."""
+
+
+@dataclass(slots=True)
+class _Expected:
+    """The state of a socket before any worker had it."""
+
+    name: Any
+    """The result of getsockname(2) while it listens."""
+    settings: Snapshot
 
 
 class Listeners:
-    """Everything that this process listens on. `close` it in the end; a worker calls `keep_in_worker` instead.
+    """All listening sockets of this process. `close` it in the end; a worker calls `close_unused_in_worker` instead.
 
-    Whose the files are of those that were `inherited`, and of the rest, is as `tenure` says.
+    `ownership` decides whether `close` unlinks `inherited` and newly bound socket files.
     """
 
     def __init__(self, inherited: Iterable[Listener] = ()) -> None:
         self._listeners = list(inherited)
         self._inherited = frozenset(self._listeners)
-        self.tenure = FileOwnership.PROVISIONAL if self._inherited else FileOwnership.OWNER
-        self._passed: SystemdSockets | None = SystemdSockets()
-        self._names: dict[socket.socket, Any] = {}
-        """What getsockname() says of each while it listens."""
-        self._wanted: dict[socket.socket, listener_options.Snapshot] = {}
-        """What each was set to before a worker had it."""
-        self._given_up: set[Listener] = set()
-        """Those that had to be bound anew, and that workers hold yet."""
-        self._remember()
+        self.ownership = FileOwnership.PROVISIONAL if self._inherited else FileOwnership.OWNER
+        self._options = ListenOptions()
+        """As of the last `apply_options`, or the first `bind`."""
+        self._systemd: SystemdSockets | None = SystemdSockets()
+        """None once the server runs: sockets can be claimed at the start only."""
+        self._expected: dict[socket.socket, _Expected] = {}
+        self._replaced: set[Listener] = set()
+        """Damaged listeners that were rebound. Workers may still hold them; they are not repaired any more."""
+        self._record_state()
 
-    def arrange(self, addresses: Sequence[Address], backlog: int, lanes: int | None) -> tuple[Listener, ...]:
-        """Listeners for `addresses`, in this order: those that are there already, and fresh ones.
+    # --- binding ------------------------------------------------------------------------------------------------------
 
-        `lanes` is how many sockets each endpoint of a fresh TCP address gets; None: one, without SO_REUSEPORT. All or
-        nothing: raises BindError, and nothing has changed then. What is not asked for any more stays until `keep`.
+    def bind(self, addresses: Sequence[Address], options: ListenOptions) -> tuple[Listener, ...]:
+        """Return a listener for each of `addresses`, in this order. Reuse those that are bound, and bind the others.
 
-        After the first time, when a service is running, nothing is taken that may block or be ours already: raises
-        ConfigError for a host name that would have to be looked up, and for descriptors of a parent or of systemd.
+        All or nothing: raise BindError or ConfigError, and then nothing has changed. Listeners that are not in
+        `addresses` stay open until `close_except`.
+
+        After the first call a service is running. From then on raise ConfigError for a host name, because looking it up
+        may block. Raise it for descriptors of a parent or of systemd too, because their numbers may be in use here.
         """
         left = list(self._listeners)
-        arranged: list[Listener] = []
+        bound: list[Listener] = []
         with contextlib.ExitStack() as undo:
             for address in addresses:
-                known = next((each for each in left if each.asked == _asked(address)), None)
-                if known is None:
-                    if self._passed is None:
-                        _refuse_while_running(address)
-                    listener = self._bind(address, backlog, lanes, arranged)
+                listener = next((each for each in left if each.requested == _requested(address)), None)
+                if listener is None:
+                    if self._systemd is None:
+                        _reject_while_running(address)
+                    listener = self._bind(address, options, bound)
                     undo.callback(self._close, listener)
                 else:
-                    left.remove(known)
-                    listener = known
-                    if lanes is not None and not _shares_port(known):
-                        raise ConfigError(f"--reuse-port: {known.asked} was bound without it; restart")
-                arranged.append(listener)
+                    left.remove(listener)
+                    if options.sharing is not Sharing.NONE and not _shares_port(listener):
+                        raise ConfigError(f"--reuse-port: {listener.requested} was bound without it; restart")
+                bound.append(listener)
             undo.pop_all()
-        self._passed = None
-        self._listeners = arranged + left
-        self._remember()
-        return tuple(arranged)
+        if self._systemd is not None:
+            self._options, self._systemd = options, None
+        self._listeners = bound + left
+        self._record_state()
+        return tuple(bound)
 
-    def adjust(
-        self, listeners: Sequence[Listener], addresses: Sequence[Address], backlog: int, gid: int | None
+    def bind_control(self, path: str, backlog: int) -> Listener:
+        """Return the control socket, which only its owner may use; keep one that was inherited. Raise BindError."""
+        requested = f"control:{path}"
+        for listener in self._listeners:
+            if listener.requested == requested:
+                return listener
+        listener = _bind_unix(requested, path, ListenOptions(backlog, mode=0o600))
+        self._listeners.append(listener)
+        return listener
+
+    def apply_options(
+        self, listeners: Sequence[Listener], addresses: Sequence[Address], options: ListenOptions
     ) -> None:
-        """What can change while a socket is bound: the length of its queue, and the mode and group of its file."""
+        """Apply the options that can change on a bound socket: the queue length, and a socket file's mode and group."""
+        self._options = options
         for address, listener in zip(addresses, listeners, strict=True):
             if isinstance(address, FdAddress | SystemdAddress):
                 continue
             for sock in listener.sockets():
-                sock.listen(backlog)
-                if sock in self._wanted:
-                    self._wanted[sock] = {**self._wanted[sock], **listener_options.take_queue_length(sock)}
+                sock.listen(options.backlog)
+                if sock in self._expected:
+                    expected = self._expected[sock]
+                    expected.settings = {**expected.settings, **snapshot_backlog(sock)}
             if isinstance(address, UnixAddress) and listener.file is not None:
-                listener.file.set_access(address.mode, gid)
+                listener.file.set_access(address.mode, options.gid)
 
-    def mend(self, backlog: int) -> list[Damage]:
-        """Listen again where a process that shares a socket has shut it down, and set back what it has set; what was
-        found."""
+    def _bind(self, address: Address, options: ListenOptions, earlier: Sequence[Listener]) -> Listener:
+        try:
+            return self._bind_address(address, options)
+        except BindError as exc:
+            if exc.errno == errno.EADDRINUSE and isinstance(address, TCPAddress):
+                if address.port in _ports(earlier):
+                    raise BindError(exc.address, exc.errno, "another --bind of this command has it") from exc
+                if address.port in _ports(self._listeners):
+                    cure = "this server has it for another --bind; remove that one and reload first"
+                    raise BindError(exc.address, exc.errno, cure) from exc
+            raise
+
+    def _bind_address(self, address: Address, options: ListenOptions) -> Listener:
+        requested = _requested(address)
+        match address:
+            case FdAddress():
+                return _ungrouped(requested, [from_fd(address.fd)])
+            case SystemdAddress():
+                return _ungrouped(requested, self._systemd.claim(address.name) if self._systemd is not None else [])
+            case UnixAddress():
+                return _bind_unix(requested, address.path, replace(options, mode=address.mode))
+        try:
+            if options.sharing is Sharing.NONE:
+                return _ungrouped(requested, bind_sockets(address.port, address.host, backlog=options.backlog))
+            first = _ungrouped(requested, bind_shared_port(address.port, address.host, options))
+        except socket.gaierror as exc:
+            reason = f"the host name cannot be resolved: {reason_of(exc)}"
+            raise BindError(requested, errno.EADDRNOTAVAIL, reason) from exc
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._close, first)
+            endpoints: list[ReuseportGroup] = []
+            for endpoint in first.endpoints:
+                group = [endpoint[0]]
+                for _ in range(1, options.group_size):
+                    group.append(bind_sibling(endpoint[0], options))
+                    undo.callback(group[-1].close)
+                endpoints.append(tuple(group))
+            undo.pop_all()
+        return replace(first, endpoints=tuple(endpoints))
+
+    # --- repairing ----------------------------------------------------------------------------------------------------
+
+    def _record_state(self) -> None:
+        for listener in self._listeners:
+            for sock in listener.sockets():
+                if sock not in self._expected and listener not in self._replaced:
+                    self._expected[sock] = _Expected(sock.getsockname(), snapshot(sock))
+
+    def repair(self) -> list[Damage]:
+        """Relisten on sockets that another process has shut down, restore changed settings, and return the damage."""
         found = [
-            self._mend(listener, sock, backlog)
+            self._repair(listener, sock, self._expected[sock])
             for listener in self._listeners
             for sock in listener.sockets()
-            if sock in self._names
+            if sock in self._expected
         ]
         return [damage for damage in found if damage.shut_down or damage.options]
 
-    def _mend(self, listener: Listener, sock: socket.socket, backlog: int) -> Damage:
-        wanted = self._wanted[sock]
-        length = wanted.get("backlog", backlog)
-        shut_down = relisten(sock, self._names[sock], length if isinstance(length, int) else backlog)
-        options, lasting = listener_options.mend(sock, wanted)
-        if not listener.passed and _is_tcp(sock) and listener_options.detach_program(sock):
+    def _repair(self, listener: Listener, sock: socket.socket, expected: _Expected) -> Damage:
+        length = expected.settings.get("backlog")
+        backlog = length if isinstance(length, int) else self._options.backlog
+        shut_down = relisten(sock, expected.name, backlog)
+        options, unrepaired = restore(sock, expected.settings)
+        if not listener.passed and _is_tcp(sock) and detach_program(sock):
             options += ("SO_ATTACH_REUSEPORT_CBPF",)
-        if listener.passed and lasting:
-            # Nothing can be done about it: it is told once.
-            self._wanted[sock] = listener_options.take(sock)
-        return Damage(describe(sock), listener, shut_down, options, lasting)
+        if listener.passed and unrepaired:
+            # It cannot be rebound either. Accept the new state, so that the damage is reported only once.
+            expected.settings = snapshot(sock)
+        return Damage(describe(sock), listener, shut_down, options, unrepaired)
 
-    def bind_anew(self, listener: Listener, backlog: int) -> Listener:
-        """Fresh sockets for the address of one that cannot be mended. That one stays, unmended, until no worker can be
-        forked with it. Raises BindError."""
-        fresh = _unix_anew(listener, backlog) if listener.file is not None else self._tcp_anew(listener, backlog)
+    def rebind(self, listener: Listener) -> Listener:
+        """Bind new sockets to the addresses of a listener that cannot be repaired. Raise BindError.
+
+        The old one stays open until `close_except`, because workers may still be forked with it.
+        """
+        fresh = self._rebind_tcp(listener) if listener.file is None else self._rebind_unix(listener, listener.file)
         self._listeners.insert(self._listeners.index(listener), fresh)
-        self._given_up.add(listener)
+        self._replaced.add(listener)
         for sock in listener.sockets():
-            self._forget(sock)
-        self._remember()
+            self._expected.pop(sock, None)
+        self._record_state()
         return fresh
 
-    def _tcp_anew(self, listener: Listener, backlog: int) -> Listener:
+    def _rebind_tcp(self, listener: Listener) -> Listener:
         with contextlib.ExitStack() as undo:
-            endpoints: list[Lanes] = []
-            for lanes in listener.endpoints:
+            endpoints: list[ReuseportGroup] = []
+            for group in listener.endpoints:
                 fresh = []
-                for sock in lanes:
-                    fresh.append(bind_replacement(sock, self._names[sock], backlog))
+                for sock in group:
+                    fresh.append(bind_replacement(sock, self._expected[sock].name, self._options))
                     undo.callback(fresh[-1].close)
                 endpoints.append(tuple(fresh))
             undo.pop_all()
         return replace(listener, endpoints=tuple(endpoints))
 
-    def _forget(self, sock: socket.socket) -> None:
-        self._names.pop(sock, None)
-        self._wanted.pop(sock, None)
+    def _rebind_unix(self, listener: Listener, file: File) -> Listener:
+        """Bind a new socket in place of the old file, with the mode and the group that it has."""
+        try:
+            found = file.stat()
+        except OSError as exc:
+            raise BindError(f"unix:{file.path}", exc.errno or 0) from exc
+        file.remove()
+        mode = stat.S_IMODE(found.st_mode)
+        fresh = _bind_unix(listener.requested, file.path, replace(self._options, mode=mode))
+        if fresh.file is not None:
+            fresh.file.set_access(mode, found.st_gid)
+        return fresh
 
-    def _remember(self) -> None:
-        for listener in self._listeners:
-            for sock in listener.sockets():
-                if sock not in self._names and listener not in self._given_up:
-                    self._names[sock] = sock.getsockname()
-                    self._wanted[sock] = listener_options.take(sock)
+    # --- what there is ------------------------------------------------------------------------------------------------
 
-    def lost(self) -> list[str]:
-        """The unix sockets whose files are not there any more."""
+    def all(self) -> tuple[Listener, ...]:
+        """Return all listeners, the control socket included."""
+        return tuple(self._listeners)
+
+    def missing_files(self) -> list[str]:
+        """Return the paths of unix sockets whose files have been removed or replaced."""
         return [each.file.path for each in self._listeners if each.file is not None and not each.file.exists()]
 
-    def keep(self, wanted: Iterable[Listener]) -> None:
-        """Close what is not among `wanted`."""
+    # --- closing ------------------------------------------------------------------------------------------------------
+
+    def close_except(self, wanted: Iterable[Listener]) -> None:
+        """Close the listeners that share no socket with `wanted`, and remove their files if this process owns them."""
         kept = {sock for listener in wanted for sock in listener.sockets()}
         for listener in self._listeners[:]:
             if not kept.intersection(listener.sockets()):
                 self._listeners.remove(listener)
                 self._close(listener)
 
-    def keep_in_worker(self, wanted: Iterable[Listener]) -> None:
-        """In a worker: close its copies of what is not among `wanted`. The files are not its own."""
+    def close_unused_in_worker(self, wanted: Iterable[Listener]) -> None:
+        """Close a worker's copies of the sockets that are not in `wanted`. Leave the files, which it does not own."""
         kept = {sock for listener in wanted for sock in listener.sockets()}
         for listener in self._listeners:
             for sock in listener.sockets():
                 if sock not in kept:
                     sock.close()
 
-    def all(self) -> tuple[Listener, ...]:
-        """What there is."""
-        return tuple(self._listeners)
-
     def close(self, but: Listener | None = None, shared: bool = False) -> None:
-        """Close all, or all but one, and remove the files of unix sockets, if they are ours.
+        """Close all listeners except `but`, and remove the files of unix sockets that this process owns.
 
-        Those that we have bound are shut down, if no other supervisor has them: a process that a handler has forked may
-        hold one, and the kernel would go on accepting for it. `shared`: the supervisor before us has them still.
+        Unless another supervisor has them (`shared`), shut down those that were bound here. Otherwise the kernel would
+        go on accepting if a process that a handler has forked still holds one.
         """
-        if self.tenure is FileOwnership.OWNER and not shared:
+        if self.ownership is FileOwnership.OWNER and not shared:
             for listener in self._listeners:
                 if listener is not but:
                     listener.shut_down()
-        self.keep(() if but is None else (but,))
-
-    def bind_control(self, path: str, backlog: int) -> Listener:
-        """The control socket, for its owner alone; one that was inherited is kept. Raises BindError."""
-        asked = f"control:{path}"
-        for listener in self._listeners:
-            if listener.asked == asked:
-                return listener
-        listener = _unix(asked, path, 0o600, backlog)
-        self._listeners.append(listener)
-        return listener
+        self.close_except(() if but is None else (but,))
 
     def _close(self, listener: Listener) -> None:
         for sock in listener.sockets():
-            self._forget(sock)
+            self._expected.pop(sock, None)
             sock.close()
-        self._given_up.discard(listener)
-        if listener.file is not None and self.tenure.owns(listener in self._inherited):
+        self._replaced.discard(listener)
+        if listener.file is not None and self.ownership.owns(listener in self._inherited):
             listener.file.remove()
 
-    def _bind(self, address: Address, backlog: int, lanes: int | None, earlier: Sequence[Listener]) -> Listener:
-        try:
-            return self._bind_address(address, backlog, lanes)
-        except BindError as exc:
-            ports = {sock.getsockname()[1] for each in earlier for sock in each.sockets() if _is_tcp(sock)}
-            if exc.errno == errno.EADDRINUSE and isinstance(address, TCPAddress) and address.port in ports:
-                raise BindError(exc.address, exc.errno, "another --bind of this command has it") from exc
-            running = {sock.getsockname()[1] for each in self._listeners for sock in each.sockets() if _is_tcp(sock)}
-            if exc.errno == errno.EADDRINUSE and isinstance(address, TCPAddress) and address.port in running:
-                cure = "this server has it on another address, which has to go first, by a reload of its own"
-                raise BindError(exc.address, exc.errno, cure) from exc
-            raise
 
-    def _bind_address(self, address: Address, backlog: int, lanes: int | None) -> Listener:
-        asked = _asked(address)
-        match address:
-            case FdAddress():
-                return _single(asked, [adopt(address.fd)])
-            case SystemdAddress():
-                return _single(asked, self._passed.take(address.name) if self._passed is not None else [])
-            case UnixAddress():
-                return _unix(asked, address.path, address.mode, backlog)
-        try:
-            if lanes is None:
-                return _single(asked, bind_sockets(address.port, address.host, backlog=backlog))
-            first = _single(asked, bind_shared_port(address.port, address.host, backlog))
-        except socket.gaierror as exc:
-            raise BindError(asked, errno.EADDRNOTAVAIL, (exc.strerror or str(exc)).lower()) from exc
-        with contextlib.ExitStack() as undo:
-            undo.callback(self._close, first)
-            endpoints: list[Lanes] = []
-            for endpoint in first.endpoints:
-                more = [bind_sibling(endpoint[0], backlog) for _ in range(1, lanes)]
-                for sock in more:
-                    undo.callback(sock.close)
-                endpoints.append((*endpoint, *more))
-            undo.pop_all()
-        return replace(first, endpoints=tuple(endpoints))
+def _bind_unix(requested: str, path: str, options: ListenOptions) -> Listener:
+    sock, file = bind_with_file(path, options)
+    return Listener(requested, ((sock,),), file)
 
 
-def _unix(asked: str, path: str, mode: int, backlog: int) -> Listener:
-    sock, file = bind_with_file(path, mode, backlog)
-    return Listener(asked, ((sock,),), file)
-
-
-def _unix_anew(listener: Listener, backlog: int) -> Listener:
-    """A fresh socket in the place of the file of `listener`, with the mode and the group that it has."""
-    file = listener.file
-    assert file is not None
-    try:
-        found = file.stat()
-    except OSError as exc:
-        raise BindError(f"unix:{file.path}", exc.errno or 0) from exc
-    file.remove()
-    fresh = _unix(listener.asked, file.path, stat.S_IMODE(found.st_mode), backlog)
-    if fresh.file is not None:
-        fresh.file.set_access(stat.S_IMODE(found.st_mode), found.st_gid)
-    return fresh
-
-
-def _refuse_while_running(address: Address) -> None:
+def _reject_while_running(address: Address) -> None:
     if isinstance(address, FdAddress | SystemdAddress):
-        raise ConfigError(f"--bind {address}: can be taken at the start alone; restart")
+        raise ConfigError(f"--bind {address}: can be used at the start only; restart")
     if isinstance(address, TCPAddress) and address.host not in (None, "localhost") and not _is_numeric(address.host):
         raise ConfigError(
-            f"--bind {address}: a name is not looked up while the server runs, as that may take long; write an "
-            "address, or upgrade"
+            f"--bind {address}: a host name is not looked up while the server runs, because that may take long; write "
+            "a numeric address, or upgrade"
         )
 
 
@@ -334,12 +340,12 @@ def _is_numeric(host: str | None) -> bool:
     return True
 
 
-def _single(asked: str, sockets: Iterable[socket.socket]) -> Listener:
-    return Listener(asked, tuple((sock,) for sock in sockets))
+def _ungrouped(requested: str, sockets: Iterable[socket.socket]) -> Listener:
+    return Listener(requested, tuple((sock,) for sock in sockets))
 
 
-def _asked(address: Address) -> str:
-    """What makes two addresses the same listener: the mode of a unix socket's file is none of it."""
+def _requested(address: Address) -> str:
+    """Return what identifies a listener: two unix addresses that differ in their mode only are the same one."""
     return f"unix:{address.path}" if isinstance(address, UnixAddress) else str(address)
 
 
@@ -347,7 +353,11 @@ def _is_tcp(sock: socket.socket) -> bool:
     return sock.family in (socket.AF_INET, socket.AF_INET6)
 
 
+def _ports(listeners: Iterable[Listener]) -> set[int]:
+    return {sock.getsockname()[1] for listener in listeners for sock in listener.sockets() if _is_tcp(sock)}
+
+
 def _shares_port(listener: Listener) -> bool:
-    """Whether what can have lanes has them."""
+    """Return whether all TCP sockets of the listener have SO_REUSEPORT."""
     tcp = [sock for sock in listener.sockets() if _is_tcp(sock)]
     return all(sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) for sock in tcp)

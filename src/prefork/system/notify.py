@@ -1,6 +1,6 @@
-"""Telling the service manager: datagrams to the socket that NOTIFY_SOCKET names (sd_notify(3)).
+"""Notify the service manager: datagrams to the socket that NOTIFY_SOCKET names (sd_notify(3)).
 
-What is told, and when, is decided by the callers. A manager that does not listen costs nothing.
+The callers decide what is sent, and when. A manager that does not listen costs nothing.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from collections.abc import MutableMapping
 
 
 class Notifier:
-    """Sends states to the manager, if there is one. Takes its variables out of the environment: what a service starts
-    must not speak for it."""
+    """Sends states to the service manager, if there is one.
+
+    Removes the manager's variables from the environment: otherwise programs that a service starts could speak for it.
+    """
 
     def __init__(self, environment: MutableMapping[str, str] | None = None) -> None:
         variables = os.environ if environment is None else environment
@@ -23,14 +25,14 @@ class Notifier:
         self._address = "\0" + address[1:] if address.startswith("@") else address
         for_us = pid in ("", str(os.getpid()))
         self.watchdog = int(usec) / 1e6 if self._address and usec.isdigit() and int(usec) and for_us else None
-        """Seconds within which the manager wants to hear that all is well; None: it does not."""
+        """Seconds within which the manager expects a keep-alive ping; None if it expects none."""
         self.variables = {"NOTIFY_SOCKET": address} if address else {}
-        """Those of the environment, for a successor that speaks for the service as well."""
+        """The manager's variables, for a successor that also speaks for the service."""
         if self.watchdog is not None:
             self.variables["WATCHDOG_USEC"] = usec
 
     def send(self, **states: str | int) -> None:
-        """`send(READY=1, STATUS="...")`. Never waits and never raises."""
+        """Send states, as in `send(READY=1, STATUS="...")`. Never wait, never raise."""
         if self._address:
             text = "\n".join(f"{name}={value}" for name, value in states.items())
             with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
@@ -39,5 +41,5 @@ class Notifier:
 
 
 def monotonic_usec() -> int:
-    """The stamp that RELOADING=1 wants (sd_notify(3), MONOTONIC_USEC)."""
+    """Return the time stamp that RELOADING=1 requires (sd_notify(3), MONOTONIC_USEC)."""
     return time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000

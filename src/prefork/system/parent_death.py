@@ -1,6 +1,6 @@
-"""A child whose parent is gone: how it is told, by the kernel or by a pipe, and never too late.
+"""Tell a child, by the kernel or by a pipe, that its parent has exited; also if it exited before the child asked.
 
-What a child does about it is decided elsewhere. Nothing here forks, signals or waits.
+The callers decide what the child does then. Nothing here forks, signals or waits.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 @functools.cache
 def load_prctl() -> Callable[..., int] | None:
-    """libc's prctl, None where there is none. Loaded by the parent, so that a child allocates as little as possible."""
+    """Return libc's prctl, or None. The parent loads it before a fork, so that a child allocates little memory."""
     if sys.platform != "linux":
         return None
     try:
@@ -36,43 +36,56 @@ def load_prctl() -> Callable[..., int] | None:
 def die_with_parent(parent_pid: int, sig: int) -> None:
     """Have the kernel send `sig` to this process when the thread that forked it ends (PR_SET_PDEATHSIG, prctl(2)).
 
-    `parent_pid` is `os.getpid()` of the parent, taken before the fork: if it died in between, this process ends here.
-    setuid and setgid clear the setting, so call this after them. Does nothing where there is no prctl.
+    `parent_pid` is the parent's `os.getpid()` from before the fork. If the parent has died since, exit at once. setuid
+    and setgid clear the setting, so call this after them. Do nothing if there is no prctl.
     """
     prctl = load_prctl()
     if prctl is None:
         return
     prctl(_PR_SET_PDEATHSIG, int(sig), 0, 0, 0)
-    # Not "== 1": an orphan goes to the nearest subreaper. 0: the parent lives, in a pid namespace that we cannot see.
+    # Not "== 1", because the nearest subreaper adopts an orphan. 0: the parent is alive in an invisible pid namespace.
     if os.getppid() not in (parent_pid, 0):
         os._exit(ExitCode.OK)
 
 
 def open_parent(parent_pid: int) -> Descriptor | None:
-    """A descriptor that is readable once the parent of this process has ended (pidfd_open(2)), whatever anybody writes
-    anywhere; None where there is none. `parent_pid` as above; if it is gone already, this process ends here."""
+    """Return a descriptor that becomes readable when the parent exits (pidfd_open(2)); None if there is none.
+
+    No other process can make it readable by writing. `parent_pid` is as in `die_with_parent`, and if the parent has
+    died already, exit at once.
+    """
     if not hasattr(os, "pidfd_open"):
         return None
     try:
         pidfd = Descriptor(os.pidfd_open(parent_pid))
     except OSError:
-        # No pidfds, or the parent is in a pid namespace that we cannot see, or gone: the lifeline knows.
+        # There are no pidfds, or the parent is in an invisible pid namespace, or it is gone: the lifeline tells.
         return None
     found = os.getppid()
     if found == parent_pid:
         return pidfd
-    # The number is another process's.
+    # The pid was reused: it belongs to another process now.
     pidfd.close()
     if found != 0:
         os._exit(ExitCode.OK)
     return None
 
 
-class Lifeline:
-    """A pipe that nobody writes to: its only writing end is the parent's, its end of file is the parent's death.
+def signal_when_readable(fd: int, sig: int, owner: int) -> None:
+    """Have the kernel send `sig` to the process `owner`, or the group -`owner`, when `fd` becomes readable or closes.
 
-    Made by `System.lifeline()` before the fork, which also closes the writing end in every child. `fileno()` is the
-    reading end: readable means that the parent is gone, however it went, across setuid and pid namespaces.
+    The right to signal is the one held at this moment (F_SETOWN and F_SETSIG, fcntl(2); Linux). Raise OSError.
+    """
+    fcntl.fcntl(fd, fcntl.F_SETSIG, int(sig))
+    fcntl.fcntl(fd, fcntl.F_SETOWN, owner)
+    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
+
+
+class Lifeline:
+    """A parent-death pipe: nothing is written to it, and its end of file means that the parent has exited.
+
+    `System.lifeline()` makes it before the fork; only the parent keeps the writing end. `fileno()` is the reading end.
+    It becomes readable however the parent ended, and works across setuid and pid namespaces.
     """
 
     __slots__ = ("_reader", "writer")
@@ -80,43 +93,38 @@ class Lifeline:
     def __init__(self) -> None:
         reader, writer = os.pipe()
         os.set_blocking(reader, False)
-        # It cannot be opened for writing (/proc/self/fd) by another user, nor by mistake: a byte in it is no end, but a
-        # child that is armed would die of it.
+        # Otherwise another user could open it for writing (/proc/self/fd). A byte is no end of file, but it would kill
+        # a child that has called `arm`.
         with contextlib.suppress(OSError):
             os.fchmod(reader, 0o400)
         self._reader = Descriptor(reader)
         self.writer = Descriptor(writer)
 
     def fileno(self) -> int:
-        """The reading end."""
         return self._reader.fileno()
 
     def broken(self) -> bool:
-        """Whether the parent is gone. Never blocks. What was written to it is thrown away: it says nothing."""
+        """Return whether the parent has exited. Never block. Discard bytes in the pipe, which mean nothing."""
         try:
             return os.read(self.fileno(), 65536) == b""
         except BlockingIOError:
             return False
 
     def arm(self, sig: int) -> bool:
-        """In the child: have the kernel send `sig` to this process at the end of file (F_SETSIG, fcntl(2)).
+        """Have the kernel send `sig` to this process, a child, at the end of file (`signal_when_readable`).
 
-        For code that cannot watch `fileno()`. Unlike PR_SET_PDEATHSIG it survives a later setuid: the right to signal
-        is that of the moment it was armed. False, and nothing changed, where the system cannot do it. If the parent is
-        gone already, this process ends here.
+        For code that cannot watch `fileno()`. Unlike PR_SET_PDEATHSIG it survives a later setuid. Return False, with
+        nothing changed, if the system cannot do it. If the parent has exited already, exit at once.
         """
         if sys.platform != "linux":
             return False
         try:
-            # A description of its own: the owner of a shared one would be whichever child came last.
+            # An open file description of its own: a shared one would signal only the child that armed it last.
             own = Descriptor(os.open(f"/proc/self/fd/{self.fileno()}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
         except OSError:
             return False
         try:
-            fcntl.fcntl(own.fileno(), fcntl.F_SETSIG, int(sig))
-            fcntl.fcntl(own.fileno(), fcntl.F_SETOWN, os.getpid())
-            flags = fcntl.fcntl(own.fileno(), fcntl.F_GETFL)
-            fcntl.fcntl(own.fileno(), fcntl.F_SETFL, flags | os.O_ASYNC)
+            signal_when_readable(own.fileno(), sig, os.getpid())
         except OSError:
             own.close()
             return False
@@ -127,6 +135,6 @@ class Lifeline:
         return True
 
     def close(self) -> None:
-        """Close what this process holds of it (idempotent). In the parent, every child then sees the end of file."""
+        """Close this process's ends (idempotent). In the parent, every child then sees the end of file."""
         self._reader.close()
         self.writer.close()

@@ -1,7 +1,7 @@
 """Memory that one process shares with its children, in parts: each child can write to one part, and read them all.
 
-Each part is a file of its own (memfd_create(2)). In one file, a child could move its own writable mapping over any page
-of the others (remap_file_pages(2), mremap(2)), whatever mprotect(2) says. What the parts hold is not known here.
+Each part is a file of its own (memfd_create(2)). In one file, a child could move its writable mapping over any page of
+the others (remap_file_pages(2), mremap(2)), despite mprotect(2). See `scoreboard.py` for what the parts hold.
 """
 
 from __future__ import annotations
@@ -25,12 +25,11 @@ _READ_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
 
 
 class SharedMemory:
-    """Parts of so many words each, whole pages, one after the other in `cells`, which the process that made it writes.
+    """Parts of `words` words each, in whole pages, one after the other in `cells`. Its maker can write all of it.
 
-    A child calls `enter` before it runs anything that is not trusted. No descriptor is left open by which a part could
-    be mapped again, or made shorter. Where there is no
-    memfd (Linux 3.17, some sandboxes) or no /proc, all is one mapping that every child can write: it is shared all the
-    same. Raises OSError (ENOMEM) where there is no memory for it.
+    A child calls `become_writer` before it runs untrusted code. No descriptor stays open by which a part could be
+    mapped again or truncated. Without memfd (Linux 3.17, some sandboxes) or /proc there is one mapping, which every
+    child can write. Raises OSError (ENOMEM) if there is no memory.
     """
 
     def __init__(self, words: Sequence[int]) -> None:
@@ -48,18 +47,20 @@ class SharedMemory:
         self.cells: Cells = _cells(self._writable, self._size)
 
     def start(self, part: int) -> int:
-        """The index of a part's first word."""
+        """Return the index of a part's first word in `cells`."""
         return self._starts[part]
 
     def clear(self, part: int) -> None:
-        """All words of it are zero, and its memory is given back."""
+        """Set all words of a part to zero, and return its memory to the system."""
         start, size = self._starts[part] * WORD, self._words[part] * WORD
         if _libc().madvise(self._writable + start, size, _MADV_REMOVE) != 0:
             ctypes.memset(self._writable + start, 0, size)
 
-    def enter(self, part: int) -> Cells:
-        """In a child: keep the right to write to this part, and lose it for the others, for good. The part, from index
-        0 on; `cells` can only be read afterwards, and what was made of it before must not be touched: it is gone."""
+    def become_writer(self, part: int) -> Cells:
+        """Keep only the right to write to this part, for good, and return the part, from index 0. Call it in a child.
+
+        Afterwards `cells` is read-only. Earlier references to it are unmapped: to touch one crashes the process.
+        """
         start, size = self._starts[part] * WORD, self._words[part] * WORD
         own = _cells(self._writable + start, size)
         if self._readable:
@@ -69,7 +70,7 @@ class SharedMemory:
         return own
 
     def close(self) -> None:
-        """Give the memory back, in the process that made it. Nothing of it must be touched afterwards."""
+        """Unmap the memory, in the process that made it. To touch it afterwards crashes the process."""
         for address in (self._writable, self._readable):
             if address:
                 _unmap(address, self._size)
@@ -78,7 +79,7 @@ class SharedMemory:
         self._readable = _map(self._size, _PROT_NONE, mmap.MAP_PRIVATE | _MAP_NORESERVE)
         for start, words in zip(self._starts, self._words, strict=True):
             with contextlib.closing(_make_file(words * WORD)) as file:
-                # What is mapped of a descriptor that can write can be made writable again, so it is opened anew.
+                # A mapping of a writable descriptor could be made writable again, so open a read-only one.
                 path = f"/proc/self/fd/{file.fileno()}"
                 with contextlib.closing(Descriptor(os.open(path, os.O_RDONLY | os.O_CLOEXEC))) as reading:
                     flags = mmap.MAP_SHARED | _MAP_FIXED
@@ -87,13 +88,15 @@ class SharedMemory:
 
 
 def whole_pages(words: int) -> int:
-    """So many words, or a few more."""
+    """Round a number of words up to whole pages."""
     return -(-words // PAGE_WORDS) * PAGE_WORDS
 
 
 def _make_file(size: int) -> Descriptor:
-    """Of this size for good, once its descriptors are closed: reading behind its end would kill every process that
-    looks."""
+    """Make a memory file. Its size is final once its descriptors are closed.
+
+    If it could shrink, reading beyond its end would kill every process that does.
+    """
     if not hasattr(os, "memfd_create"):
         raise OSError("no memfd")
     file = Descriptor(os.memfd_create("prefork-scoreboard", os.MFD_CLOEXEC))
@@ -107,7 +110,7 @@ def _make_file(size: int) -> Descriptor:
 
 @functools.cache
 def _libc() -> ctypes.CDLL:
-    # Not the mmap module: its objects keep a duplicate of the descriptor, and with it the right to map all of the file.
+    # Not the mmap module, because its objects keep a duplicate of the descriptor and so could map the file again.
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]

@@ -1,6 +1,6 @@
-"""Listening sockets that somebody else has bound and passed on: by number, or by systemd's protocol (sd_listen_fds(3)).
+"""Listening sockets that a parent or systemd has bound and passed on (sd_listen_fds(3)).
 
-They stay what they are; only flags that our own use needs are set.
+Their options stay as they are, except for the flags that prefork needs.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ _FIRST = 3
 
 
 class SystemdSockets:
-    """What systemd has passed to this process. Takes the variables out of the environment: children, and the commands
-    that they start, would take the descriptors for theirs."""
+    """The sockets that systemd has passed to this process.
+
+    Removes systemd's variables from the environment, otherwise children and their commands would use the descriptors.
+    """
 
     def __init__(self, environment: MutableMapping[str, str] | None = None) -> None:
         variables = os.environ if environment is None else environment
@@ -28,33 +30,33 @@ class SystemdSockets:
         self._sockets: list[tuple[str, int]] = []
         if pid == str(os.getpid()) and re.fullmatch("[0-9]{1,9}", count):
             labels = names.split(":") if names else []
-            # No more than a process can have: the number comes from outside.
-            most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-            for position in range(min(int(count), most if most > 0 else 2**20)):
+            # At most what a process can have open, because the number comes from outside.
+            limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+            for position in range(min(int(count), limit if limit > 0 else 2**20)):
                 name = labels[position] if position < len(labels) else "unknown"
                 try:
-                    # Also those that nobody asks for: what a service starts must not find them.
+                    # Also those that no --bind names, otherwise programs that a service starts would inherit them.
                     os.set_inheritable(_FIRST + position, False)
                 except OSError:
                     break
                 self._sockets.append((name, _FIRST + position))
 
-    def take(self, name: str | None) -> list[socket.socket]:
-        """The listening sockets of that name (FileDescriptorName=), or all. Raises BindError if there is none."""
+    def claim(self, name: str | None) -> list[socket.socket]:
+        """Return the listening sockets named `name` (FileDescriptorName=), or all. Raise BindError if none is."""
         text = "systemd" if name is None else f"systemd:{name}"
         if not self._sockets:
             raise BindError(text, errno.ENOENT, "no sockets were passed to this process; start it by a .socket unit")
         found = [fd for label, fd in self._sockets if name is None or label == name]
         if not found:
             known = ", ".join(sorted({label for label, _ in self._sockets}))
-            raise BindError(text, errno.ENOENT, f"no socket of that name was passed; there are: {known}")
-        return [adopt(fd, text) for fd in found]
+            raise BindError(text, errno.ENOENT, f"no socket with that name was passed; there are: {known}")
+        return [from_fd(fd, text) for fd in found]
 
 
-def adopt(fd: int, text: str = "") -> socket.socket:
-    """The listening socket with this number, made close-on-exec and non-blocking. The caller owns it.
+def from_fd(fd: int, text: str = "") -> socket.socket:
+    """Return the listening socket `fd`, made close-on-exec and non-blocking. The caller owns it.
 
-    Raises BindError for a descriptor that is no listening stream socket.
+    Raise BindError if it is not a listening stream socket.
     """
     text = text or f"fd:{fd}"
     duplicate = -1
@@ -64,12 +66,12 @@ def adopt(fd: int, text: str = "") -> socket.socket:
     except OSError as exc:
         if duplicate >= 0:
             os.close(duplicate)
-        cure = "it is not open; the parent has to pass it on" if exc.errno == errno.EBADF else "it is no socket"
+        cure = "it is not open; the parent has to pass it on" if exc.errno == errno.EBADF else "it is not a socket"
         raise BindError(text, exc.errno or 0, cure) from exc
     if sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         sock.close()
-        raise BindError(text, errno.EINVAL, "it is no listening stream socket")
-    # The duplicate is ours, and close-on-exec; the number that we were given is not needed any more.
+        raise BindError(text, errno.EINVAL, "it is not a listening stream socket")
+    # The duplicate is close-on-exec and owned by `sock`. The number that was passed is not needed any more.
     os.close(fd)
     sock.setblocking(False)
     return sock

@@ -6,16 +6,16 @@ No asyncio, and nothing about accepting. See unix_sockets.py for the other famil
 from __future__ import annotations
 
 import contextlib
-import enum
 import errno
 import os
 import socket
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import BindError
+from .listen_options import ListenOptions, Sharing
 
 #: Attempts to find one free port on all addresses: one that is free on the first may be in use on the second.
 MAX_PORT_ATTEMPTS = 20
@@ -38,16 +38,6 @@ class Resolved:
     optional_ipv6: bool
     """Skip an IPv6 address that this machine does not have. Only for all interfaces and localhost: a host that was
     asked for by its own name or number must not be left out silently."""
-
-
-class Sharing(enum.Enum):
-    """Which other sockets may have the same port (SO_REUSEPORT)."""
-
-    NONE = enum.auto()
-    OPEN = enum.auto()
-    """Any socket of this user that has SO_REUSEPORT, too."""
-    CLAIMED = enum.auto()
-    """The same from now on, but binding fails if any socket has the port already."""
 
 
 def bind_sockets(
@@ -74,27 +64,27 @@ def bind_sockets(
     if reuse_port and not hasattr(socket, "SO_REUSEPORT"):
         raise ValueError("the platform doesn't support SO_REUSEPORT")
     sharing = Sharing.OPEN if reuse_port else Sharing.NONE
-    return bind_resolved(resolve(port, address, family, flags), backlog, sharing)
+    return bind_resolved(resolve(port, address, family, flags), ListenOptions(backlog, sharing))
 
 
-def bind_shared_port(port: int, address: str | None, backlog: int) -> list[socket.socket]:
+def bind_shared_port(port: int, address: str | None, options: ListenOptions) -> list[socket.socket]:
     """Do as `bind_sockets`, for a port that `bind_sibling` will add sockets to.
 
     Raise BindError if another program has the port, even with SO_REUSEPORT: a second server of the same user would
     otherwise silently get a part of the connections.
     """
-    return bind_resolved(resolve(port, address), backlog, Sharing.CLAIMED)
+    return bind_resolved(resolve(port, address), replace(options, sharing=Sharing.CLAIMED))
 
 
-def bind_sibling(sock: socket.socket, backlog: int) -> socket.socket:
+def bind_sibling(sock: socket.socket, options: ListenOptions) -> socket.socket:
     """Return another listening socket for the address of `sock`; the kernel divides the connections among all of them.
 
     See SO_REUSEPORT, socket(7). Raise BindError.
     """
-    return _bind_one(sock, sock.getsockname(), backlog)
+    return _bind_one(sock, sock.getsockname(), options)
 
 
-def bind_replacement(sock: socket.socket, address: Any, backlog: int) -> socket.socket:
+def bind_replacement(sock: socket.socket, address: Any, options: ListenOptions) -> socket.socket:
     """Return a new listening socket for `address`, that of `sock`, which still listens and cannot be repaired.
 
     Each of the two may get a connection until `sock` is closed in every process. Raise BindError.
@@ -103,7 +93,7 @@ def bind_replacement(sock: socket.socket, address: Any, backlog: int) -> socket.
     try:
         shared = sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        fresh = _bind_one(sock, address, backlog)
+        fresh = _bind_one(sock, address, options)
         fresh.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shared)
     except BindError:
         raise
@@ -140,11 +130,11 @@ def resolve(
     return Resolved(port or 0, found, address is None or address == "localhost")
 
 
-def bind_resolved(resolved: Resolved, backlog: int, sharing: Sharing = Sharing.NONE) -> list[socket.socket]:
+def bind_resolved(resolved: Resolved, options: ListenOptions) -> list[socket.socket]:
     """Bind all addresses of `resolved`, as `bind_sockets` promises. Raise BindError. Never block."""
     for attempt in range(MAX_PORT_ATTEMPTS):
         try:
-            return _bind_all(resolved, backlog, sharing)
+            return _bind_all(resolved, options)
         except BindError as exc:
             # A port that is free on the first address may be in use on the second: try another one.
             if resolved.port or exc.errno != errno.EADDRINUSE or attempt == MAX_PORT_ATTEMPTS - 1:
@@ -152,7 +142,7 @@ def bind_resolved(resolved: Resolved, backlog: int, sharing: Sharing = Sharing.N
     raise AssertionError("unreachable")
 
 
-def _bind_all(resolved: Resolved, backlog: int, sharing: Sharing) -> list[socket.socket]:
+def _bind_all(resolved: Resolved, options: ListenOptions) -> list[socket.socket]:
     port = resolved.port
     sockets: list[socket.socket] = []
     skipped: BindError | None = None
@@ -168,7 +158,7 @@ def _bind_all(resolved: Resolved, backlog: int, sharing: Sharing) -> list[socket
                 raise _bind_error(where, exc) from exc
             undo.callback(sock.close)
             try:
-                _listen(sock, where, backlog, sharing)
+                _listen(sock, where, options)
             except OSError as exc:
                 failure = _bind_error(where, exc)
                 if exc.errno == errno.EADDRNOTAVAIL and af == socket.AF_INET6 and resolved.optional_ipv6:
@@ -185,11 +175,11 @@ def _bind_all(resolved: Resolved, backlog: int, sharing: Sharing) -> list[socket
     return sockets
 
 
-def _bind_one(like: socket.socket, address: Any, backlog: int) -> socket.socket:
+def _bind_one(like: socket.socket, address: Any, options: ListenOptions) -> socket.socket:
     sock = None
     try:
         sock = socket.socket(like.family, socket.SOCK_STREAM)
-        _listen(sock, address, backlog, Sharing.OPEN)
+        _listen(sock, address, replace(options, sharing=Sharing.OPEN))
     except OSError as exc:
         if sock is not None:
             sock.close()
@@ -197,20 +187,20 @@ def _bind_one(like: socket.socket, address: Any, backlog: int) -> socket.socket:
     return sock
 
 
-def _listen(sock: socket.socket, where: _SockAddr, backlog: int, sharing: Sharing) -> None:
+def _listen(sock: socket.socket, where: _SockAddr, options: ListenOptions) -> None:
     if os.name != "nt":
         # On Windows it would let two servers have one port.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if sharing is Sharing.OPEN:
+    if options.sharing is Sharing.OPEN:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     sock.setblocking(False)
     sock.bind(where)
-    if sharing is Sharing.CLAIMED:
+    if options.sharing is Sharing.CLAIMED:
         # Only now, because without it bind(2) fails if any other socket has the port, even one with SO_REUSEPORT.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    sock.listen(backlog)
+    sock.listen(options.backlog)
 
 
 def _bind_error(where: _SockAddr, exc: OSError) -> BindError:

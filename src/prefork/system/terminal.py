@@ -1,5 +1,7 @@
-"""Giving up the terminal: a program of another user that has root's terminal can type into root's shell (TIOCSTI,
-ioctl_tty(2)), and read what root types there. Who gives it up, and when, is decided elsewhere.
+"""Give up the terminal, so that a program of another user cannot use root's.
+
+With root's terminal it could type into root's shell (TIOCSTI, ioctl_tty(2)) and read what root types there. The caller
+decides when to give it up.
 """
 
 from __future__ import annotations
@@ -11,12 +13,12 @@ import termios
 
 
 def give_up_terminal() -> None:
-    """Keep only the right to write to it. Raises nothing: most servers have no terminal."""
+    """Keep only the right to write to the terminal. Raise nothing, because most servers have no terminal."""
     for fd in (0, 1, 2):
         with contextlib.suppress(OSError):
             if os.isatty(fd):
                 _reopen(fd)
-    # The controlling terminal may be another one than those. Without it TIOCSTI is refused (EPERM).
+    # The controlling terminal may be a fourth one. Without a controlling terminal TIOCSTI is refused (EPERM).
     with contextlib.suppress(OSError):
         terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
         try:
@@ -26,8 +28,7 @@ def give_up_terminal() -> None:
 
 
 def _reopen(fd: int) -> None:
-    """Standard input has nothing to read; the others cannot be read from, as a shell gives all three the same
-    description."""
+    """Replace standard input by /dev/null; reopen the others write-only, as a shell gives all three one description."""
     path, flags = (os.devnull, os.O_RDONLY) if fd == 0 else (f"/proc/self/fd/{fd}", os.O_WRONLY)
     new = os.open(path, flags | os.O_NOCTTY | os.O_CLOEXEC)
     try:

@@ -1,47 +1,46 @@
-"""A tether between a supervisor and the process group of a worker: when the supervisor is gone, the kernel kills all of
-the group, also while the worker's loop is blocked.
+"""Tie a worker's process group to its supervisor: when the supervisor exits, the kernel kills the whole group.
 
-PR_SET_PDEATHSIG ends the worker alone. What else a worker does about its supervisor's death is not known here.
+It does so even while the worker's loop is blocked. PR_SET_PDEATHSIG would end the worker only. See `parent_death.py`
+for the other ways in which a worker learns of its supervisor's death.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
 import socket
 import sys
 
+from .parent_death import signal_when_readable
+
 
 class Tether:
-    """A pair of sockets, made before the fork. The parent keeps `ours`, the child calls `arm` and keeps the rest.
+    """A socket pair made before the fork: the parent keeps `parent_end`, the child calls `arm`.
 
-    Not a pipe: another process can open it again for writing (/proc/self/fd), and a byte in it would kill. Raises
-    OSError where there are no descriptors left.
+    Not a pipe, because another process could reopen it for writing (/proc/self/fd), and one byte would kill the group.
+    Raises OSError if no descriptors are left.
     """
 
-    __slots__ = ("_theirs", "ours")
+    __slots__ = ("_child_end", "parent_end")
 
     def __init__(self) -> None:
-        self.ours, self._theirs = socket.socketpair()
+        self.parent_end, self._child_end = socket.socketpair()
 
-    def keep_ours(self) -> None:
-        """In the parent, after the fork."""
-        self._theirs.close()
+    def close_child_end(self) -> None:
+        """Close the child's end, in the parent, after the fork."""
+        self._child_end.close()
 
     def arm(self) -> None:
-        """In the child, which leads its group, once it is the user that it is to be: the right to signal is that of
-        this moment. Does nothing where the system cannot do it (F_SETOWN and F_SETSIG, fcntl(2))."""
-        if sys.platform != "linux" or os.getpgrp() != os.getpid():
-            return
-        fd = self._theirs.fileno()
-        with contextlib.suppress(OSError):
-            fcntl.fcntl(fd, fcntl.F_SETSIG, int(signal.SIGKILL))
-            fcntl.fcntl(fd, fcntl.F_SETOWN, -os.getpid())
-            fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
+        """Have the kernel kill the group when the parent's end closes. Do nothing if the system cannot.
+
+        Call it in the child, which leads its group, after it has changed its user (`signal_when_readable`).
+        """
+        if sys.platform == "linux" and os.getpgrp() == os.getpid():
+            with contextlib.suppress(OSError):
+                signal_when_readable(self._child_end.fileno(), signal.SIGKILL, -os.getpid())
 
     def close(self) -> None:
-        """Close both ends (idempotent). In the parent, this kills whatever is left of an armed group."""
-        self.ours.close()
-        self._theirs.close()
+        """Close both ends (idempotent). In the parent, this kills what is left of an armed group."""
+        self.parent_end.close()
+        self._child_end.close()

@@ -1,7 +1,7 @@
-"""TLS contexts from certificate files.
+"""Make TLS contexts from certificate files.
 
-Made once, in the process that forks the workers: session-ticket keys live in the context, so only workers that inherit
-one resume each other's sessions. No connection appears here.
+They are made once, in the process that forks the workers. Session-ticket keys live in the context, so workers resume
+each other's sessions only if they inherit the same one. No connection appears here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from ..config import TLS
 from ..core.trust import Weakness
-from ..errors import ConfigError
+from ..errors import ConfigError, reason_of
 from ..events import Emit, GroupsReduced, log
 from . import paths
 from .descriptors import anonymous_file
@@ -32,22 +32,25 @@ INTERMEDIATE_CIPHERS = (
 
 @dataclass(frozen=True, slots=True)
 class CertificatePair:
-    """The content of a certificate file and a key file, read once: what was proven is what is loaded."""
+    """The content of a certificate file and a key file, read once, so that the validated content is the one loaded."""
 
     cert: str
     key: str
     cert_bytes: bytes
     key_bytes: bytes
     weaknesses: tuple[tuple[str, Weakness], ...] = ()
-    """Who could have changed them, by option."""
+    """The reasons why another user could have changed the files, by option."""
 
     def key_type(self) -> str:
-        """RSA, EC or another kind, as far as the key file's PEM tells. A context keeps a certificate of each kind: one
-        of another kind does not replace the one before (SSL_CTX_use_certificate(3))."""
+        """Return RSA, EC or another type, as the key file's PEM says; "" if it does not.
+
+        A context keeps one certificate of each type: a new one does not replace one of another type
+        (SSL_CTX_use_certificate(3)).
+        """
         found = re.search(rb"-----BEGIN ([A-Z ]*)PRIVATE KEY-----([A-Za-z0-9+/=\s]*)-----END", self.key_bytes)
         if found is None or found[1].strip():
             return "" if found is None else found[1].decode().strip()
-        # PKCS#8 (RFC 5958): the kind is an object identifier near the beginning.
+        # PKCS#8 (RFC 5958): the type is an object identifier near the beginning.
         try:
             start = base64.b64decode(found[2])[:64]
         except ValueError:
@@ -62,12 +65,13 @@ _KEY_TYPES = {
     "ED25519": bytes.fromhex("06032b6570"),
     "ED448": bytes.fromhex("06032b6571"),
 }
-#: Of a certificate chain or a key.
+_CERT_MARK, _KEY_MARK = b"CERTIFICATE-----", b"PRIVATE KEY-----"
+#: Longest certificate chain or key that is read.
 _MAX_BYTES = 16 * 1024 * 1024
 
 
 def read_pair(pair: TLS) -> CertificatePair:
-    """Raises ConfigError, which names the file."""
+    """Read both files of a pair. Raise ConfigError, which names the file."""
     cert, key = os.fspath(pair.cert), os.fspath(pair.key)
     certs, keys = _read("--tls-cert", cert), _read("--tls-key", key)
     weaknesses = [("--tls-cert", each) for each in certs.weaknesses]
@@ -76,45 +80,46 @@ def read_pair(pair: TLS) -> CertificatePair:
 
 
 def build_context(certificates: Sequence[TLS], emit: Emit = log) -> ssl.SSLContext:
-    """A server's context: TLS 1.2 and 1.3, no renegotiation, no compression.
+    """Make a server's context with a certificate: TLS 1.2 and 1.3, no renegotiation, no compression.
 
-    Raises ConfigError, which names the file and the cure, when the certificate or the key cannot be used.
+    Raise ConfigError, which names the file and the cure, if the certificate or the key cannot be used.
     """
     context = make_context(emit)
     load(context, _only(certificates))
     return context
 
 
-def prove(certificates: Sequence[TLS]) -> CertificatePair:
-    """Read the files and load them into a scratch context: `load` into another one cannot fail then, where it would
-    leave a new certificate with an old key. Raises ConfigError."""
+def validate(certificates: Sequence[TLS]) -> CertificatePair:
+    """Read the files and load them into a scratch context. Raise ConfigError.
+
+    Afterwards `load` cannot fail. If it did, it would leave a new certificate with an old key.
+    """
     pair = _only(certificates)
     load(_bare_context(), pair)
     return pair
 
 
 def load(context: ssl.SSLContext, pair: CertificatePair) -> None:
-    """Use this certificate from now on, with the session-ticket keys that are there. Raises ConfigError."""
+    """Use this certificate from now on, and keep the session-ticket keys. Raise ConfigError."""
 
-    def refuse_passphrase() -> str:
+    def reject_passphrase() -> str:
         # Without a callback OpenSSL asks at the terminal, and the server hangs at start.
         raise ConfigError(
-            f"--tls-key {pair.key}: the key is encrypted; decrypt it (openssl pkey -in {pair.key}) and guard the file "
-            "instead"
+            f"--tls-key {pair.key}: the key is encrypted; decrypt it (openssl pkey -in {pair.key}) and restrict access "
+            "to the file instead"
         )
 
     try:
         with _as_file(pair.cert_bytes) as cert, _as_file(pair.key_bytes) as key:
-            context.load_cert_chain(cert, key, password=refuse_passphrase)
+            context.load_cert_chain(cert, key, password=reject_passphrase)
     except ssl.SSLError as exc:
-        raise ConfigError(_explain(pair.cert, pair.key, exc)) from exc
+        raise ConfigError(_explain(pair, exc)) from exc
     except OSError as exc:
-        raise ConfigError(f"--tls-cert {pair.cert}: cannot be loaded: {(exc.strerror or str(exc)).lower()}") from exc
+        raise ConfigError(f"--tls-cert {pair.cert}: cannot be loaded: {reason_of(exc)}") from exc
 
 
 def make_context(emit: Emit = log) -> ssl.SSLContext:
-    """A server's context without a certificate: TLS 1.2 and 1.3, no renegotiation, no compression, and the groups of
-    `tls_groups.py`."""
+    """Make a server's context without a certificate: as `build_context`, with the groups of `tls_groups.py`."""
     context = _bare_context()
     if reason := limit_groups(context):
         emit(GroupsReduced(reason))
@@ -125,10 +130,10 @@ def _bare_context() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(INTERMEDIATE_CIPHERS)
-    # A renegotiation costs the server far more than the client that asks for it (RFC 9325, 3.5).
+    # A renegotiation costs the server far more than the client that requests it (RFC 9325, 3.5).
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
-    # OpenSSL's two are for clients that open several connections at once (RFC 8446, C.4); each connection that is
-    # resumed brings the next one, and a second one for everybody is a twentieth of a handshake.
+    # OpenSSL sends two session tickets, for clients that open several connections at once (RFC 8446, C.4). One is
+    # enough, because each resumed connection brings the next. A second one would cost every handshake 5 % more.
     context.num_tickets = 1
     return context
 
@@ -143,12 +148,12 @@ def _read(option: str, path: str) -> paths.Content:
     try:
         return paths.read(path, _MAX_BYTES)
     except OSError as exc:
-        raise ConfigError(f"{option} {path}: {(exc.strerror or str(exc)).lower()}") from exc
+        raise ConfigError(f"{option} {path}: {reason_of(exc)}") from exc
 
 
 @contextlib.contextmanager
 def _as_file(content: bytes) -> Iterator[str]:
-    """A path that has this content: `ssl` loads from files alone. In memory where that can be."""
+    """Yield the path of a file with this content, in memory if possible, because `ssl` loads from files only."""
     if os.path.isdir("/proc/self/fd"):
         with anonymous_file("prefork-tls") as file:
             file.write(content)
@@ -159,10 +164,18 @@ def _as_file(content: bytes) -> Iterator[str]:
             yield named.name
 
 
-def _explain(cert: str, key: str, exc: ssl.SSLError) -> str:
+def _explain(pair: CertificatePair, exc: ssl.SSLError) -> str:
+    cert, key = f"--tls-cert {pair.cert}", f"--tls-key {pair.key}"
     reason = exc.reason or str(exc)
     if reason == "KEY_VALUES_MISMATCH":
-        return f"--tls-key {key}: does not belong to the certificate {cert}"
-    if reason in ("NO_START_LINE", "PEM_LIB", "PEM lib") or "PEM" in str(exc):
-        return f"--tls-cert {cert}, --tls-key {key}: not a PEM certificate chain and a PEM private key"
-    return f"--tls-cert {cert}, --tls-key {key}: {reason.lower().replace('_', ' ')}"
+        return f"{key}: does not belong to the certificate {pair.cert}"
+    if reason not in ("NO_START_LINE", "PEM_LIB", "PEM lib") and "PEM" not in str(exc):
+        return f"{cert}, {key}: {reason.lower().replace('_', ' ')}"
+    has_cert, has_key = (_CERT_MARK in pair.cert_bytes, _KEY_MARK in pair.key_bytes)
+    if not has_cert and not has_key and _CERT_MARK in pair.key_bytes and _KEY_MARK in pair.cert_bytes:
+        return f"{cert}, {key}: the certificate and the key look swapped"
+    if not has_cert:
+        return f"{cert}: not a PEM certificate chain"
+    if not has_key:
+        return f"{key}: not a PEM private key"
+    return f"{cert}, {key}: the PEM certificate chain or the PEM key is damaged"

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 
 from ..addresses import UNIX_PATH_LIMIT
 from ..errors import BindError
-from .paths import Place, hold, insist, locate, through
+from .listen_options import ListenOptions
+from .paths import Entry, open_path, proc_path, resolve, retry
 
 #: Seconds to wait for another process's lock on a directory. After that the lock is ignored, otherwise any user who can
 #: read the directory could keep this server from starting.
@@ -44,12 +45,12 @@ class File:
 
     def remove(self) -> None:
         """Remove the file, unless another one has its name by now. Raise nothing."""
-        insist(self._remove)
+        retry(self._remove)
 
     def _remove(self) -> None:
-        with hold(self.path) as place:
-            if self._is(place.look()):
-                place.unlink()
+        with resolve(self.path) as entry:
+            if self._is(entry.stat()):
+                entry.unlink()
 
     def exists(self) -> bool:
         """Return whether the path still leads to this file."""
@@ -60,15 +61,15 @@ class File:
 
     def stat(self) -> os.stat_result:
         """Return its mode and owners. Raise OSError (ENOENT) if the path leads to another file by now."""
-        with hold(self.path) as place:
-            found = place.look()
+        with resolve(self.path) as entry:
+            found = entry.stat()
         if not self._is(found):
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
         return found
 
     def set_access(self, mode: int, gid: int | None) -> None:
         """Set the mode, and the group if given, unless another file has its name by now. A failure changes nothing."""
-        with contextlib.suppress(OSError), hold(self.path) as place, _opened(place) as (path, found):
+        with contextlib.suppress(OSError), resolve(self.path) as entry, _opened(entry) as (path, found):
             if self._is(found):
                 if gid is not None:
                     os.chown(path, -1, gid)
@@ -88,10 +89,11 @@ def bind_unix_socket(path: str | os.PathLike[str], mode: int = 0o600, backlog: i
     connect, and it is free again once the socket is closed.
     """
     name = os.fspath(path)
-    return _bind_abstract(name, backlog) if name.startswith("\0") else bind_with_file(name, mode, backlog)[0]
+    options = ListenOptions(backlog, mode=mode)
+    return _bind_abstract(name, options) if name.startswith("\0") else bind_with_file(name, options)[0]
 
 
-def bind_with_file(path: str | os.PathLike[str], mode: int, backlog: int) -> tuple[socket.socket, File]:
+def bind_with_file(path: str | os.PathLike[str], options: ListenOptions) -> tuple[socket.socket, File]:
     """Do as `bind_unix_socket`, only for paths, and return the file as well. Leave nothing behind on failure."""
     name = os.fspath(path)
     if not name or "\0" in name:
@@ -99,9 +101,9 @@ def bind_with_file(path: str | os.PathLike[str], mode: int, backlog: int) -> tup
     if len(os.fsencode(name)) > UNIX_PATH_LIMIT:
         raise BindError(f"unix:{name}", errno.ENAMETOOLONG, f"the limit is {UNIX_PATH_LIMIT} bytes")
     try:
-        with hold(name) as place, _locked(place):
-            _remove_stale(place, name)
-            return _bind(place, name, mode, backlog)
+        with resolve(name) as entry, _locked(entry):
+            _remove_stale(entry, name)
+            return _bind(entry, name, options)
     except BindError:
         raise
     except OSError as exc:
@@ -110,7 +112,7 @@ def bind_with_file(path: str | os.PathLike[str], mode: int, backlog: int) -> tup
         raise BindError(f"unix:{name}", exc.errno or 0, cure) from exc
 
 
-def _bind_abstract(name: str, backlog: int) -> socket.socket:
+def _bind_abstract(name: str, options: ListenOptions) -> socket.socket:
     if sys.platform != "linux":
         raise BindError(_printed(name), errno.EINVAL, "only Linux has an abstract namespace")
     # The leading NUL counts, the one that ends a path does not: one byte more than a path may have.
@@ -122,7 +124,7 @@ def _bind_abstract(name: str, backlog: int) -> socket.socket:
             undo.callback(sock.close)
             sock.bind(name)
             sock.setblocking(False)
-            sock.listen(backlog)
+            sock.listen(options.backlog)
         except OSError as exc:
             cure = "a process listens on it; stop that one first" if exc.errno == errno.EADDRINUSE else ""
             raise BindError(_printed(name), exc.errno or 0, cure) from exc
@@ -142,35 +144,35 @@ def connect(sock: socket.socket, path: str) -> None:
     if not hasattr(os, "O_PATH"):
         sock.connect(path)
         return
-    with contextlib.closing(locate(path)) as file:
-        sock.connect(through(file.fileno(), path))
+    with contextlib.closing(open_path(path)) as file:
+        sock.connect(proc_path(file.fileno(), path))
 
 
 def remove_stale_socket(path: str) -> bool:
     """Remove the file of a unix socket without a listener, and nothing else. Return whether there is a listener."""
-    with contextlib.suppress(OSError), hold(path) as place, _locked(place):
+    with contextlib.suppress(OSError), resolve(path) as entry, _locked(entry):
         try:
-            _remove_stale(place, path)
+            _remove_stale(entry, path)
         except BindError as exc:
             return exc.errno == errno.EADDRINUSE
     return False
 
 
 @contextlib.contextmanager
-def _locked(place: Place) -> Iterator[None]:
+def _locked(entry: Entry) -> Iterator[None]:
     """Lock the directory against other servers that bind in it: of two that find the same stale file, the second would
     remove what the first has just bound."""
     try:
-        folder = place.open_folder()
+        directory = entry.open_directory()
     except OSError:
         # Without read permission there is no lock.
         yield
         return
-    with contextlib.closing(folder):
+    with contextlib.closing(directory):
         deadline = time.monotonic() + LOCK_TIMEOUT
         while time.monotonic() < deadline:
             try:
-                fcntl.flock(folder.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(directory.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except OSError as exc:
                 if exc.errno != errno.EWOULDBLOCK:
@@ -179,24 +181,24 @@ def _locked(place: Place) -> Iterator[None]:
         yield
 
 
-def _bind(place: Place, name: str, mode: int, backlog: int) -> tuple[socket.socket, File]:
+def _bind(entry: Entry, name: str, options: ListenOptions) -> tuple[socket.socket, File]:
     with contextlib.ExitStack() as undo:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         undo.callback(sock.close)
         # On Linux the file gets the mode of the socket's own inode, less the umask. Set before there is a file, because
         # with chmod(2) after bind(2) the file would be too open for a moment.
-        os.fchmod(sock.fileno(), mode)
-        sock.bind(name if place.address() == place.path else place.address())
-        found = place.look()
+        os.fchmod(sock.fileno(), options.mode)
+        sock.bind(name if entry.bind_path() == entry.path else entry.bind_path())
+        found = entry.stat()
         if not _is_file_of(sock, found):
             raise BindError(f"unix:{name}", errno.EBUSY, "another file replaced it while it was bound")
-        file = File(place.path, found.st_dev, found.st_ino)
+        file = File(entry.path, found.st_dev, found.st_ino)
         undo.callback(file.remove)
-        if stat.S_IMODE(found.st_mode) != mode:
-            # The umask took bits away. This opens the file no further than `mode`.
-            file.set_access(mode, None)
+        if stat.S_IMODE(found.st_mode) != options.mode:
+            # The umask took bits away. This opens the file no further than the mode.
+            file.set_access(options.mode, None)
         sock.setblocking(False)
-        sock.listen(backlog)
+        sock.listen(options.backlog)
         undo.pop_all()
     return sock, file
 
@@ -247,10 +249,10 @@ def _vfs(answer: bytes) -> int | None:
     return None
 
 
-def _remove_stale(place: Place, name: str) -> None:
+def _remove_stale(entry: Entry, name: str) -> None:
     """Remove the file of a socket without a listener. Raise BindError for any other file."""
     try:
-        with _opened(place) as (path, found):
+        with _opened(entry) as (path, found):
             if not stat.S_ISSOCK(found.st_mode):
                 cure = "it is not a socket; remove it yourself if it is not needed"
                 raise BindError(f"unix:{name}", errno.EEXIST, cure)
@@ -259,20 +261,20 @@ def _remove_stale(place: Place, name: str) -> None:
     except FileNotFoundError:
         return
     # Only this very file, because another server may have replaced it meanwhile.
-    File(place.path, found.st_dev, found.st_ino).remove()
+    File(entry.path, found.st_dev, found.st_ino).remove()
 
 
 @contextlib.contextmanager
-def _opened(place: Place) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield a path that leads to the file that is at `place` now, whatever replaces it later, and its stat result.
+def _opened(entry: Entry) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield a path that leads to the file that is at `entry` now, whatever replaces it later, and its stat result.
 
     For connect(2), chown(2) and chmod(2), which take no descriptor, or none of this kind (open(2), O_PATH).
     """
     if not hasattr(os, "O_PATH"):
-        yield place.path, place.look()
+        yield entry.path, entry.stat()
         return
-    with contextlib.closing(place.open(os.O_PATH)) as file:
-        yield through(file.fileno(), place.path), os.fstat(file.fileno())
+    with contextlib.closing(entry.open(os.O_PATH)) as file:
+        yield proc_path(file.fileno(), entry.path), os.fstat(file.fileno())
 
 
 def _has_listener(path: str) -> bool:

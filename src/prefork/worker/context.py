@@ -30,19 +30,19 @@ class GenerationConfig:
     """The certificate to load into the context before a worker of this generation is forked."""
     identity: Identity | None
     """The user to become before the service is loaded; None: the supervisor's."""
-    folder: str
-    """The current folder of a worker, from which the service is loaded, without symbolic links."""
+    directory: str
+    """The current directory of a worker, from which the service is loaded, without symbolic links."""
 
     def endpoints(self) -> list[tuple[socket.socket, ...]]:
         """Return the sockets of each address: one that all workers share, or with --reuse-port one for each worker."""
         return [sockets for listener in self.listeners for sockets in listener.endpoints]
 
     def sockets(self) -> list[socket.socket]:
-        """Return all listening sockets."""
+        """Return the listening sockets of all addresses."""
         return [sock for listener in self.listeners for sock in listener.sockets()]
 
-    def own_sockets(self) -> list[socket.socket]:
-        """Return the listening sockets that prefork has bound; another program has passed on the rest."""
+    def bound_sockets(self) -> list[socket.socket]:
+        """Return the listening sockets that prefork has bound; the rest were passed on by another program."""
         return [sock for listener in self.listeners if not listener.passed for sock in listener.sockets()]
 
 

@@ -14,13 +14,11 @@ import time
 from collections.abc import Coroutine
 from typing import Any, NoReturn
 
+from ..core.time_limits import EXIT_STEP_TIMEOUT
 from ..events import Emit, TasksStuck
 from ..system.processes import System
 from ..system.signals import unblock_signals
 from ..text import escape_ascii
-
-#: Seconds that each of these may take to end: cancelled tasks, asynchronous generators, threads.
-CLEANUP_TIMEOUT = 0.5
 
 
 def drop_inherited_atexit() -> None:
@@ -49,7 +47,7 @@ def run_until_complete_bounded(loop: asyncio.AbstractEventLoop, main: Coroutine[
         if stuck:
             names = ", ".join(sorted({getattr(task.get_coro(), "__qualname__", "?") for task in stuck}))
             emit(TasksStuck(len(stuck), escape_ascii(names)))
-    loop.run_until_complete(_run_within(loop.shutdown_asyncgens(), CLEANUP_TIMEOUT))
+    loop.run_until_complete(_run_within(loop.shutdown_asyncgens(), EXIT_STEP_TIMEOUT))
     # The loop closes its wake-up descriptor before it unregisters it: a signal in between would be logged as an error.
     signal.set_wakeup_fd(-1)
     loop.close()
@@ -57,11 +55,11 @@ def run_until_complete_bounded(loop: asyncio.AbstractEventLoop, main: Coroutine[
 
 
 async def _cancel_tasks() -> set[asyncio.Task[Any]]:
-    """Cancel all other tasks, and return those that have not ended within CLEANUP_TIMEOUT."""
+    """Cancel all other tasks, and return those that have not ended within EXIT_STEP_TIMEOUT."""
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()
-    return (await asyncio.wait(tasks, timeout=CLEANUP_TIMEOUT))[1] if tasks else set()
+    return (await asyncio.wait(tasks, timeout=EXIT_STEP_TIMEOUT))[1] if tasks else set()
 
 
 async def _run_within(coroutine: Coroutine[Any, Any, None], seconds: float) -> None:
@@ -69,13 +67,13 @@ async def _run_within(coroutine: Coroutine[Any, Any, None], seconds: float) -> N
 
 
 def exit_process(code: int) -> NoReturn:
-    """End this process with `code`: join threads within CLEANUP_TIMEOUT, then run the service's own exit handlers.
+    """End this process with `code`: join threads within EXIT_STEP_TIMEOUT, then run the service's own exit handlers.
 
     The stack is not unwound, because it belongs to the program that forked this worker: its `finally` blocks and exit
     handlers must run once, in the parent.
     """
     try:
-        _join_threads(time.monotonic() + CLEANUP_TIMEOUT)
+        _join_threads(time.monotonic() + EXIT_STEP_TIMEOUT)
         atexit._run_exitfuncs()
         logging.shutdown()
     finally:

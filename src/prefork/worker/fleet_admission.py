@@ -77,7 +77,7 @@ class FleetAdmission:
         # Start level with the siblings. At their median, because one of them could claim any number, and with a huge
         # one this worker would never be given a connection.
         assigned = sorted(count for _, count in self._loads().values())
-        row[WorkerStat.SHARE] = assigned[len(assigned) // 2] if assigned else 0
+        row[WorkerStat.ASSIGNED] = assigned[len(assigned) // 2] if assigned else 0
 
     # --- before an accept ---------------------------------------------------------------------------------------------
 
@@ -89,12 +89,12 @@ class FleetAdmission:
             return Permit.GRANTED
         if row[WorkerStat.OPEN] >= self._capacity and not self._has_descriptors():
             return Blocked(OUT_OF_DESCRIPTORS)
-        own = (row[WorkerStat.OPEN], row[WorkerStat.SHARE])
+        own = (row[WorkerStat.OPEN], row[WorkerStat.ASSIGNED])
         seconds = self._deferrals.delay(own, self._loads(), len(self._siblings) + 1, waiting) or self._keep_rate()
         if seconds:
             return RetryAfter(seconds)
         row.reserve(1)
-        limit = self._scoreboard.notices[FleetSetting.MAX_CONNECTIONS]
+        limit = self._scoreboard.settings[FleetSetting.MAX_CONNECTIONS]
         return self._keep_limit(limit) if limit and not self._refuses else Permit.GRANTED
 
     def cancel(self) -> None:
@@ -107,7 +107,7 @@ class FleetAdmission:
 
     def _keep_rate(self) -> float:
         """Return the seconds to wait, so that each worker keeps its part of the accept rate."""
-        rate = self._scoreboard.notices[FleetSetting.ACCEPT_RATE]
+        rate = self._scoreboard.settings[FleetSetting.ACCEPT_RATE]
         return self._bucket.take(rate / 1000 / (len(self._siblings) + 1), self._loop.time()) if rate else 0.0
 
     def _keep_limit(self, limit: int) -> Answer:
@@ -143,7 +143,7 @@ class FleetAdmission:
     def commit(self, address: object) -> Peer | Refusal:
         self._deferrals.finished()
         self._check_interval = MIN_CHECK
-        self._row.accepted(next_assigned(self._row[WorkerStat.SHARE], self._lowest_assigned))
+        self._row.accepted(next_assigned(self._row[WorkerStat.ASSIGNED], self._lowest_assigned))
         answer = self._count(address)
         if isinstance(answer, Refusal):
             self._row.reserve(-1)
@@ -151,7 +151,7 @@ class FleetAdmission:
         return answer
 
     def _count(self, address: object) -> Peer | Refusal:
-        settings = self._scoreboard.notices
+        settings = self._scoreboard.settings
         if self._forced and self._row[WorkerStat.OPEN] > self._capacity and not self._has_descriptors():
             return Refusal(OUT_OF_DESCRIPTORS)
         limit = settings[FleetSetting.MAX_CONNECTIONS]
@@ -193,7 +193,7 @@ class FleetAdmission:
         self._check_interval = min(2 * self._check_interval, MAX_CHECK)
 
     def _check(self) -> None:
-        limit = self._scoreboard.notices[FleetSetting.MAX_CONNECTIONS]
+        limit = self._scoreboard.settings[FleetSetting.MAX_CONNECTIONS]
         if limit and self._total() >= limit:
             self._check_later()
             return
@@ -210,7 +210,7 @@ class FleetAdmission:
 
     def _update_rows(self) -> None:
         """Read the list of workers anew, if it has changed."""
-        version = self._scoreboard.notices[FleetSetting.VERSION]
+        version = self._scoreboard.settings[FleetSetting.VERSION]
         if version != self._version:
             self._version = version
             accepting, draining = self._scoreboard.published()

@@ -1,4 +1,4 @@
-"""Load the service: import the object that the text TARGET names.
+"""Load the service: import the object that the text TARGET names, and have it classified.
 
 Runs in a worker or in `prefork check`, never in the supervisor. Which kind of service the object is, is decided in
 `net/handlers.py`.
@@ -16,6 +16,7 @@ import traceback
 from types import ModuleType, TracebackType
 
 from ..errors import ServiceError
+from ..net.handlers import Handler, classify
 from ..text import escape_controls, text_of
 
 #: Characters of a reason that are passed on.
@@ -25,8 +26,8 @@ _REASON_LIMIT = 500
 def load(target: str) -> object:
     """Import and return the object that `module:attribute` or `path/to/file.py:attribute` names.
 
-    The current folder becomes importable. Raises ServiceError, in one line, if the text has another form, if the module
-    cannot be found or raises, and if the attribute is missing.
+    The current directory becomes importable. Raises ServiceError, in one line, if the text has another form, if the
+    module cannot be found or raises, and if the attribute is missing.
     """
     module_text, colon, attributes = target.rpartition(":")
     is_file = module_text.endswith(".py") or os.sep in module_text
@@ -38,9 +39,14 @@ def load(target: str) -> object:
     try:
         _make_importable(os.getcwd())
     except OSError as exc:
-        raise ServiceError(f"service {target}: the current folder is gone ({exc.strerror or exc})") from None
+        raise ServiceError(f"service {target}: the current directory is gone ({exc.strerror or exc})") from None
     module = _load_file(target, module_text) if is_file else _load_module(target, module_text)
     return _find_attribute(target, module, module_text, attributes)
+
+
+def load_handler(target: object) -> Handler:
+    """Return the handler that `target` is, or that it names. Raises ServiceError, whose message names the target."""
+    return classify(load(target), target) if isinstance(target, str) else classify(target)
 
 
 def target_name(target: object) -> str:
@@ -48,9 +54,9 @@ def target_name(target: object) -> str:
     return target if isinstance(target, str) else getattr(target, "__qualname__", type(target).__qualname__)
 
 
-def _make_importable(folder: str) -> None:
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+def _make_importable(directory: str) -> None:
+    if directory not in sys.path:
+        sys.path.insert(0, directory)
 
 
 def _find_attribute(target: str, module: ModuleType, module_text: str, attributes: str) -> object:

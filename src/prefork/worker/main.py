@@ -16,28 +16,27 @@ import sys
 
 from ..core.messages import DrainingMessage, Message, ReadyMessage, RecycleMessage, UnableMessage, encode
 from ..core.recycling import RecycleLimits
-from ..errors import ExitCode, ListenerFailed, PreforkError, place_of, reason_of
+from ..core.time_limits import WORKER_EXIT_TIMEOUT
+from ..errors import ExitCode, ListenerError, PreforkError, place_of, reason_of
 from ..events import Drained, Emit, WorkerFailed
 from ..net.base_server import BaseServer
 from ..net.connection import handler_failed
-from ..net.handlers import Handler, classify
+from ..net.handlers import Handler
 from ..system.credentials import drop_privileges
 from ..system.parent_death import die_with_parent, open_parent
 from ..system.processes import System
 from ..system.scoreboard import FleetSetting, WorkerStat, fence
-from ..system.signals import disregard, unblock_signals
+from ..system.signals import ignore_without_inheriting, unblock_signals
 from ..system.worker_info import set_worker
 from . import lifespan, process_group
 from .context import WorkerContext
 from .exit import drop_inherited_atexit, exit_deadline, run_until_complete_bounded
 from .fleet_admission import FleetAdmission
 from .heartbeat import INTERVAL, Heartbeat
-from .loader import load
+from .loader import load_handler
 from .recycling import RecyclingCheck
 from .reuseport import ReuseportSockets
 
-#: Seconds from the end of the drain to the end of the process: `stop()`, then stuck tasks, threads and exit handlers.
-END_TIMEOUT = lifespan.STOP_TIMEOUT + 3.0
 #: Connections accepted from one queue before a stop; otherwise a stream of new ones would delay it without end.
 MAX_WAITING = 4096
 
@@ -48,7 +47,7 @@ def run(context: WorkerContext) -> int:
     drop_inherited_atexit()
     set_worker(fork.slot, fork.generation)
     # A terminal sends Ctrl-C, and its own end, to the whole foreground group: the supervisor gets them and decides.
-    disregard((signal.SIGINT, signal.SIGHUP))
+    ignore_without_inheriting((signal.SIGINT, signal.SIGHUP))
     signal.signal(signal.SIGUSR1, lambda *_: context.reopen_logs())
     process_group.become_leader()
     process_group.contain_children([*context.config.sockets(), fork.status, fork.tether])
@@ -79,7 +78,7 @@ def _drop_privileges(context: WorkerContext) -> None:
 
 def _load_and_serve(context: WorkerContext) -> int:
     try:
-        handler = _classify(context.target)
+        handler = load_handler(context.target)
         loop = _make_loop(context.config.settings.loop)
         return run_until_complete_bounded(loop, _serve(context, handler), context.emit)
     except PreforkError as exc:
@@ -98,11 +97,7 @@ def _load_and_serve(context: WorkerContext) -> int:
         _report(context.emit, "worker failed", exc)
         return ExitCode.BUG
     finally:
-        exit_deadline(END_TIMEOUT)
-
-
-def _classify(target: object) -> Handler:
-    return classify(load(target), target) if isinstance(target, str) else classify(target)
+        exit_deadline(WORKER_EXIT_TIMEOUT)
 
 
 async def _serve(context: WorkerContext, handler: Handler) -> int:
@@ -122,7 +117,7 @@ async def _serve(context: WorkerContext, handler: Handler) -> int:
     if not await lifespan.start_service(handler, stop, context.target):
         return ExitCode.OK
     sockets = ReuseportSockets(
-        loop, server, context.config.endpoints(), context.fork.slot, lambda: scoreboard.notices[FleetSetting.SLOTS]
+        loop, server, context.config.endpoints(), context.fork.slot, lambda: scoreboard.settings[FleetSetting.SLOTS]
     )
     heartbeat = Heartbeat(loop, context.row, min(INTERVAL, settings.hang_timeout / 8))
     recycling = _check_recycling(loop, context)
@@ -134,17 +129,18 @@ async def _serve(context: WorkerContext, handler: Handler) -> int:
     if recycling is not None:
         recycling.stop()
     _stop_accepting(server, sockets, context)
+    connections = server.connections
     aborted = await server.drain(settings.drain_timeout)
-    context.emit(Drained(aborted))
+    context.emit(Drained(connections - aborted, aborted))
     # Stop the heartbeat, because shutdown code may block: `exit_deadline` bounds it from here.
     heartbeat.stop()
-    exit_deadline(END_TIMEOUT)
+    exit_deadline(WORKER_EXIT_TIMEOUT)
     failure = await lifespan.stop_service(handler)
     if failure is not None:
         _report(context.emit, "stop() failed", failure)
     try:
         await serving
-    except ListenerFailed:
+    except ListenerError:
         # Reported already. The supervisor still has the socket, and will see whether another worker can use it.
         return ExitCode.BIND
     return ExitCode.OK
@@ -163,12 +159,12 @@ def _die_with_supervisor(loop: asyncio.AbstractEventLoop, context: WorkerContext
     supervisor needs the port."""
     supervisor = open_parent(context.fork.parent)
     if supervisor is not None:
-        loop.add_reader(supervisor, System().end_own_group)
+        loop.add_reader(supervisor, System().kill_own_group)
         return
 
     def check() -> None:
         if context.fork.lifeline.broken():
-            System().end_own_group()
+            System().kill_own_group()
 
     loop.add_reader(context.fork.lifeline.fileno(), check)
 
@@ -178,7 +174,7 @@ def _check_recycling(loop: asyncio.AbstractEventLoop, context: WorkerContext) ->
     limits = RecycleLimits(settings.max_connections_served, settings.max_worker_age, settings.max_worker_rss)
     if not limits:
         return None
-    own = limits.drawn(random.random())
+    own = limits.with_jitter(random.random())
     return RecyclingCheck(loop, context.row, own, lambda reason: _send(context, RecycleMessage(reason)))
 
 
@@ -192,20 +188,20 @@ def _stop_accepting(server: BaseServer, sockets: ReuseportSockets, context: Work
     """
     sockets.stop()
     scoreboard = context.fork.scoreboard
-    stopping = bool(scoreboard.notices[FleetSetting.STOPPING])
+    stopping = bool(scoreboard.settings[FleetSetting.STOPPING])
     if stopping:
         sockets.accept_from_all()
         server.accept_waiting(MAX_WAITING)
     context.row[WorkerStat.STOPPED] = 1
     fence()
     # Another supervisor may have the same sockets; it goes on serving.
-    shared = bool(scoreboard.notices[FleetSetting.SHARED])
+    shared = bool(scoreboard.settings[FleetSetting.LISTENERS_SHARED])
     if stopping and not shared and scoreboard.all_stopped(context.row):
-        own = set(context.config.own_sockets())
+        bound_here = set(context.config.bound_sockets())
         # One socket at a time: a connection that arrives between its last accept and its shutdown is reset.
         for sock in context.config.sockets():
             server.accept_waiting(MAX_WAITING, sock)
-            if sock in own:
+            if sock in bound_here:
                 with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
     server.close()

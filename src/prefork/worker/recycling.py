@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable
 
 from ..core.recycling import RecycleLimits
-from ..system.memory import resident
+from ..system.memory import resident_bytes
 from ..system.scoreboard import Row, WorkerStat
 
 #: Seconds between checks.
@@ -30,13 +30,13 @@ class RecyclingCheck:
         self._timer = loop.call_later(INTERVAL, self._check)
 
     def stop(self) -> None:
-        """Cancel the next check."""
+        """Cancel the next check, for good."""
         self._timer.cancel()
 
     def _check(self) -> None:
-        rss = 0 if self._limits.rss is None else resident()
-        reason = self._limits.spent(self._row[WorkerStat.ACCEPTED], self._loop.time() - self._started, rss)
-        if reason:
+        rss = 0 if self._limits.rss is None else resident_bytes()
+        reason = self._limits.reached(self._row[WorkerStat.ACCEPTED], self._loop.time() - self._started, rss)
+        if reason is not None:
             self._on_limit(reason)
         else:
             self._timer = self._loop.call_later(INTERVAL, self._check)

@@ -1,9 +1,9 @@
-"""What a worker can set on a listening socket that it shares: read, compared with what it should be, and set back.
+"""Read, compare and restore the options that a worker can change on a listening socket that it shares.
 
-The kernel keeps options on the socket, not in a process: what one worker sets holds for all, outlives it, and is
-inherited by each accepted connection. The table has a row for each option that silences a port or spoils connections.
-It leaves out those that workers set themselves (`net/server.py`, _set_tcp_options). Numbers are Linux's; elsewhere only
-the status flags are looked at. Which sockets there are, and who is told, is decided elsewhere.
+The kernel keeps options on the socket, not in a process. What one worker sets affects all, outlives it, and each
+accepted connection inherits it. The table lists every option that can silence a port or damage connections. It omits
+those that workers set themselves (`net/server.py`, _set_tcp_options). The numbers are Linux's; on other systems only
+the status flags are checked. `listeners.py` knows which sockets there are.
 """
 
 from __future__ import annotations
@@ -18,30 +18,19 @@ import struct
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 Value = int | bytes
-#: What each row of the table reads; a row that this kernel or this kind of socket does not have is not in it.
+#: The value of each setting, by name. A setting that this kernel or this kind of socket does not have is missing.
 Snapshot = Mapping[str, Value]
 
 
-class Row(Protocol):
-    """One thing that can be set."""
-
-    @property
-    def name(self) -> str:
-        """As the manual pages have it."""
-
-    def read(self, sock: socket.socket) -> Value:
-        """What it is. Raises OSError where there is no such thing."""
-
-    def write(self, sock: socket.socket, value: Value) -> None:
-        """Set it. Raises OSError; whether it has worked is found out by reading."""
+# Each class below is a kind of setting, with its `name` in the manual pages. Its `read` and `write` raise OSError if a
+# socket has no such setting. Read again to see whether `write` worked.
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """A socket option of `size` bytes, which is written as it was read."""
+    """A socket option of `size` bytes, written back as it was read."""
 
     name: str
     level: int
@@ -56,7 +45,7 @@ class Option:
 
 
 class BufferSize(Option):
-    """SO_RCVBUF and SO_SNDBUF: the kernel doubles what it is given (socket(7))."""
+    """SO_RCVBUF or SO_SNDBUF: the kernel doubles the value that is set (socket(7))."""
 
     __slots__ = ()
 
@@ -66,7 +55,7 @@ class BufferSize(Option):
 
 
 class SegmentSize(Option):
-    """TCP_MAXSEG: of one that was not set, the kernel tells the default, which must not be set in its place."""
+    """TCP_MAXSEG: if it was never set the kernel reports the default, which must not be set explicitly."""
 
     __slots__ = ()
 
@@ -98,15 +87,15 @@ class Filter:
     name: str = "SO_ATTACH_FILTER"
 
     def read(self, sock: socket.socket) -> Value:
-        # With a length of 0 the kernel only tells how many instructions there are. Python's getsockopt gives a length
-        # in bytes, and the kernel would write eight for each.
+        # With a length of 0 the kernel only returns the number of instructions. Not Python's getsockopt: it passes a
+        # length in bytes, and the kernel would write eight bytes for each.
         length = ctypes.c_uint(0)
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.getsockopt(sock.fileno(), socket.SOL_SOCKET, _SO_GET_FILTER, None, ctypes.byref(length)) < 0:
             code = ctypes.get_errno()
             if code != _EACCES:
                 raise OSError(code, os.strerror(code))
-            # One that cannot be read: extended BPF.
+            # There is an extended BPF filter, which cannot be read.
             return -1
         return length.value
 
@@ -132,7 +121,7 @@ class QueueLength:
 
 @dataclass(frozen=True, slots=True)
 class UnixShutdown:
-    """Of a unix socket, which listen(2) does not mend: connections are refused."""
+    """The shutdown state of a unix socket: it refuses connections, and listen(2) does not undo it."""
 
     name: str = "shutdown"
 
@@ -142,25 +131,27 @@ class UnixShutdown:
         return sum(event for _, event in poll.poll(0))
 
     def write(self, sock: socket.socket, value: Value) -> None:
-        """It cannot be."""
+        """Do nothing, because a shutdown cannot be undone."""
 
+
+Setting = Option | StatusFlag | Filter | QueueLength | UnixShutdown
 
 _EACCES = 13
 _SO_GET_FILTER, _SO_DETACH_FILTER, _SO_DETACH_REUSEPORT_BPF = 26, 27, 68
 _TCP_INFO, _SACKED_AT = 11, 28
 _SOCKET, _TCP, _IP, _IPV6 = socket.SOL_SOCKET, socket.IPPROTO_TCP, socket.IPPROTO_IP, socket.IPPROTO_IPV6
 
-_FLAGS: tuple[Row, ...] = (
+_FLAGS: tuple[Setting, ...] = (
     StatusFlag("O_NONBLOCK", os.O_NONBLOCK),
     StatusFlag("O_ASYNC", getattr(os, "O_ASYNC", 0)),
 )
-_ALL: tuple[Row, ...] = (
+_ALL: tuple[Setting, ...] = (
     Filter(),
     Option("SO_LOCK_FILTER", _SOCKET, 44),
     Option("SO_BINDTODEVICE", _SOCKET, 25, 16),
     BufferSize("SO_RCVBUF", _SOCKET, 8),
     BufferSize("SO_SNDBUF", _SOCKET, 7),
-    # Set by the two before: without it the kernel does not adapt the buffers of connections any more.
+    # Setting a buffer size sets this lock too. While it is set the kernel does not tune the buffers of connections.
     Option("SO_BUF_LOCK", _SOCKET, 72),
     Option("SO_RCVLOWAT", _SOCKET, 18),
     Option("SO_RCVTIMEO", _SOCKET, 20, struct.calcsize("ll")),
@@ -174,8 +165,8 @@ _ALL: tuple[Row, ...] = (
     Option("SO_MAX_PACING_RATE", _SOCKET, 47, 8),
     Option("SO_REUSEADDR", _SOCKET, 2),
 )
-_UNIX: tuple[Row, ...] = (Option("SO_PASSCRED", _SOCKET, 16), UnixShutdown())
-_INTERNET: tuple[Row, ...] = (
+_UNIX: tuple[Setting, ...] = (Option("SO_PASSCRED", _SOCKET, 16), UnixShutdown())
+_INTERNET: tuple[Setting, ...] = (
     QueueLength(),
     Option("SO_REUSEPORT", _SOCKET, 15),
     SegmentSize("TCP_MAXSEG", _TCP, 2),
@@ -189,7 +180,7 @@ _INTERNET: tuple[Row, ...] = (
     Option("TCP_NOTSENT_LOWAT", _TCP, 25),
     Option("TCP_TX_DELAY", _TCP, 37),
 )
-_IPV4: tuple[Row, ...] = (
+_IPV4_ONLY: tuple[Setting, ...] = (
     Option("IP_MINTTL", _IP, 21),
     Option("IP_TTL", _IP, 2),
     Option("IP_TOS", _IP, 1),
@@ -197,7 +188,7 @@ _IPV4: tuple[Row, ...] = (
     Option("IP_RECVERR", _IP, 11),
     Option("IP_UNICAST_IF", _IP, 50),
 )
-_IPV6_ROWS: tuple[Row, ...] = (
+_IPV6_ONLY: tuple[Setting, ...] = (
     Option("IPV6_MINHOPCOUNT", _IPV6, 73),
     Option("IPV6_UNICAST_HOPS", _IPV6, 16),
     Option("IPV6_TCLASS", _IPV6, 67),
@@ -208,8 +199,8 @@ _IPV6_ROWS: tuple[Row, ...] = (
 )
 
 
-def rows(family: int) -> Iterator[Row]:
-    """The table for a socket of this family, in the order in which values are set back."""
+def settings(family: int) -> Iterator[Setting]:
+    """Yield the settings of a socket of this family, in the order in which `restore` writes them."""
     yield from _FLAGS
     if sys.platform != "linux":
         return
@@ -218,45 +209,47 @@ def rows(family: int) -> Iterator[Row]:
         yield from _UNIX
     elif family in (socket.AF_INET, socket.AF_INET6):
         yield from _INTERNET
-        yield from _IPV4 if family == socket.AF_INET else _IPV6_ROWS
+        yield from _IPV4_ONLY if family == socket.AF_INET else _IPV6_ONLY
 
 
-def take(sock: socket.socket) -> Snapshot:
-    """What the socket is set to now."""
+def snapshot(sock: socket.socket) -> Snapshot:
+    """Read all settings of the socket."""
     found: dict[str, Value] = {}
-    for row in rows(sock.family):
-        # A kernel that does not know the option has no worker that has set it.
+    for setting in settings(sock.family):
+        # An option that this kernel does not know cannot have been set by a worker.
         with contextlib.suppress(OSError):
-            found[row.name] = row.read(sock)
+            found[setting.name] = setting.read(sock)
     return found
 
 
-def take_queue_length(sock: socket.socket) -> Snapshot:
-    """That row alone, after a listen(2) of our own."""
-    return {row.name: row.read(sock) for row in rows(sock.family) if isinstance(row, QueueLength)}
+def snapshot_backlog(sock: socket.socket) -> Snapshot:
+    """Read the queue length only, after this process has called listen(2) again."""
+    return {each.name: each.read(sock) for each in settings(sock.family) if isinstance(each, QueueLength)}
 
 
 def changed(wanted: Snapshot, found: Snapshot) -> tuple[str, ...]:
-    """The names of what is not as it should be."""
+    """Return the names of the settings whose value is not the wanted one."""
     return tuple(name for name, value in wanted.items() if found.get(name) != value)
 
 
-def mend(sock: socket.socket, wanted: Snapshot) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Set back what has been changed. The names of all that had been, and of what could not be set back."""
-    wrong = changed(wanted, take(sock))
+def restore(sock: socket.socket, wanted: Snapshot) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Restore changed settings. Return the names of those that were changed, and of those that still differ."""
+    wrong = changed(wanted, snapshot(sock))
     if not wrong:
         return (), ()
-    for row in rows(sock.family):
+    for setting in settings(sock.family):
         with contextlib.suppress(OSError):
-            # Read again: one that is set back may change another one further down.
-            if row.name in wanted and row.read(sock) != wanted[row.name]:
-                row.write(sock, wanted[row.name])
-    return wrong, changed(wanted, take(sock))
+            # Read each one again, because writing an earlier setting may have changed it.
+            if setting.name in wanted and setting.read(sock) != wanted[setting.name]:
+                setting.write(sock, wanted[setting.name])
+    return wrong, changed(wanted, snapshot(sock))
 
 
 def detach_program(sock: socket.socket) -> bool:
-    """Take a program away that chooses among the sockets of a port (SO_ATTACH_REUSEPORT_CBPF, _EBPF); whether there was
-    one: the kernel tells it in no other way."""
+    """Detach a BPF program that chooses among the sockets of a port (SO_ATTACH_REUSEPORT_CBPF, _EBPF).
+
+    Return whether there was one. Detaching is the only way to find out.
+    """
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_REUSEPORT_BPF, 0)
         return True

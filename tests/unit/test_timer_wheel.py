@@ -19,7 +19,7 @@ steps = st.lists(
 
 
 @given(steps)
-def test_against_a_plain_table(todo: list[tuple[str, int, float]]) -> None:
+def test_a_wheel_expires_what_a_plain_table_would(todo: list[tuple[str, int, float]]) -> None:
     wheel: TimerWheel[int] = TimerWheel(TICK)
     model: dict[int, float] = {}
     now = 100.0
@@ -49,7 +49,7 @@ def test_against_a_plain_table(todo: list[tuple[str, int, float]]) -> None:
     assert len(wheel) == 0
 
 
-def test_moving_a_deadline_a_million_times_keeps_no_traces() -> None:
+def test_moving_a_deadline_again_and_again_keeps_no_traces() -> None:
     wheel: TimerWheel[str] = TimerWheel(TICK)
     for i in range(100_000):
         wheel.set("transfer", i * 0.001 + 60)

@@ -18,11 +18,11 @@ def test_the_back_off_never_shrinks_while_failures_go_on_and_has_a_ceiling(
     fates: list[tuple[float | None, float]],
 ) -> None:
     history = History()
-    for served, dice in fates:
+    for uptime, fraction in fates:
         before = history
-        history = after_death(history, served, dice, POLICY)
+        history = after_death(history, uptime, fraction, POLICY)
         assert history.back_off >= before.back_off
-        assert history.back_off <= POLICY.ceiling * (1 + POLICY.jitter)
+        assert history.back_off <= POLICY.max_delay * (1 + POLICY.jitter)
         assert history.failures == before.failures + 1
 
 
@@ -38,7 +38,7 @@ def test_a_worker_that_had_been_stable_is_replaced_at_once(
     assert delay(recovered, 1000.0, POLICY) == 0
 
 
-def test_a_death_after_serving_is_answered_at_once_a_few_times_only() -> None:
+def test_a_worker_that_had_served_is_restarted_at_once_only_a_few_times() -> None:
     history = History()
     delays = []
     for _ in range(6):
@@ -72,9 +72,9 @@ def test_forks_in_any_minute_are_bounded(fates: list[tuple[float | None, float, 
     now = 1000.0
     history = after_fork(History(), now, POLICY)
     forks = [now]
-    for served, boot, dice in fates:
-        now += boot + (served or 0.0)
-        history = after_death(history, served, dice, POLICY)
+    for uptime, boot, fraction in fates:
+        now += boot + (uptime or 0.0)
+        history = after_death(history, uptime, fraction, POLICY)
         now += delay(history, now, POLICY)
         history = after_fork(history, now, POLICY)
         forks.append(now)

@@ -11,19 +11,19 @@ from prefork.core.reuseport import own_sockets
 
 def test_no_limit_is_never_reached() -> None:
     assert not RecycleLimits()
-    assert RecycleLimits().spent(10**12, 1e9, 10**12) == ""
+    assert RecycleLimits().reached(10**12, 1e9, 10**12) is None
 
 
-def test_each_limit_alone() -> None:
-    assert "10 connections (--max-connections-served)" in RecycleLimits(connections=10).spent(10, 0, 0)
-    assert "60 s (--max-worker-age)" in RecycleLimits(age=60).spent(0, 60, 0)
-    assert "5000000 bytes of memory (--max-worker-rss)" in RecycleLimits(rss=4_000_000).spent(0, 0, 5_000_000)
-    assert RecycleLimits(10, 60, 4_000_000).spent(9, 59.9, 3_999_999) == ""
+def test_each_recycling_limit_works_by_itself() -> None:
+    assert "10 connections (--max-connections-served)" in (RecycleLimits(connections=10).reached(10, 0, 0) or "")
+    assert "60 s (--max-worker-age)" in (RecycleLimits(age=60).reached(0, 60, 0) or "")
+    assert "5000000 bytes of memory (--max-worker-rss)" in (RecycleLimits(rss=4_000_000).reached(0, 0, 5_000_000) or "")
+    assert RecycleLimits(10, 60, 4_000_000).reached(9, 59.9, 3_999_999) is None
 
 
 @given(st.floats(0, 1), st.integers(1, 10**9))
-def test_what_is_drawn_is_never_less_and_not_much_more(dice: float, connections: int) -> None:
-    drawn = RecycleLimits(connections, float(connections), connections).drawn(dice)
+def test_jitter_never_lowers_a_limit_and_raises_it_by_little(fraction: float, connections: int) -> None:
+    drawn = RecycleLimits(connections, float(connections), connections).with_jitter(fraction)
     assert drawn.connections is not None
     assert drawn.age is not None
     assert connections <= drawn.connections <= connections * (1 + JITTER) + 1

@@ -1,0 +1,94 @@
+"""A reload as the supervisor does it: make a new spec of what the files say, and put it in force once it serves.
+
+Returns facts for the roster, which decides when a generation begins. It never calls the supervisor.
+"""
+
+from __future__ import annotations
+
+import traceback
+from typing import Generic
+
+from ..core.facts import Failure, GenerationFailed, GenerationServes, ReloadRequested, ScaleRequested
+from ..errors import PreforkError, reason_of
+from ..events import Emit, ReloadFailed, SupervisorFailed
+from ..text import escape_controls
+from .generations import C, Generations, GenerationSpec, Resources
+from .workers import MIN_ROWS
+
+
+class Reloads(Generic[C]):
+    """Owns the specs of all generations. A queued reload is the spec of a generation that has not begun."""
+
+    def __init__(self, first: GenerationSpec[C], resources: Resources[C], emit: Emit, max_workers: int) -> None:
+        self._generations = Generations(first)
+        self._resources = resources
+        self._emit = emit
+        self.max_workers = max_workers
+        """How many workers there can be, each with a successor beside it."""
+        self.outcome: int | Failure | None = None
+        """How the last requested reload ended: its generation, or why it failed; None while it is not known."""
+
+    def spec(self, generation: int) -> GenerationSpec[C]:
+        return self._generations[generation]
+
+    def newest(self, begun: int) -> GenerationSpec[C]:
+        """Return the spec of the last generation up to `begun` that is still in use."""
+        return self._generations.newest(begun)
+
+    def request(self, by: str, generation: int) -> ReloadRequested | Failure:
+        """Prepare `generation`, the next one to begin; it replaces a queued reload."""
+        self.outcome = None
+        spec = self._rebuild()
+        if isinstance(spec, Failure):
+            return spec
+        refusal = self.too_many(spec.workers)
+        return refusal or self._add(by, generation, spec)
+
+    def repair(self, generation: int, allowed: bool) -> ReloadRequested | None:
+        """Repair the listeners. If some had to be bound again and a reload is `allowed`, prepare `generation` to have
+        them, otherwise workers would go on with the damaged ones."""
+        spec = self._resources.repair_listeners(self._generations.newest())
+        return self._add("a listener was bound again", generation, spec) if spec is not None and allowed else None
+
+    def on_serves(self, command: GenerationServes) -> ScaleRequested | None:
+        """Put the generation in force. A new number of workers in the settings applies from now on; a number that
+        was set by `scale` stays if the settings have not changed."""
+        self.outcome = command.generation
+        spec, previous = self._generations[command.generation], self._generations[command.previous]
+        self._resources.commit(spec)
+        return ScaleRequested("reload", spec.workers) if spec.workers != previous.workers else None
+
+    def on_failed(self, command: GenerationFailed) -> None:
+        self.outcome = Failure(str(ReloadFailed(command.slot, command.reason)))
+
+    def forget_unused(self, used: set[int]) -> None:
+        """Drop the generations that no worker will be forked of, and close the sockets that only they have."""
+        if self._generations.keep(used):
+            self.release_sockets()
+
+    def release_sockets(self) -> None:
+        self._resources.release_unused(self._generations.all())
+
+    def too_many(self, workers: int) -> Failure | None:
+        if workers <= self.max_workers:
+            return None
+        return Failure(
+            f"workers = {workers}: at most {self.max_workers} until a restart "
+            f"(twice the workers at the start, at least {MIN_ROWS // 2})"
+        )
+
+    def _add(self, by: str, generation: int, spec: GenerationSpec[C]) -> ReloadRequested:
+        self._generations[generation] = spec
+        return ReloadRequested(by, spec.timing)
+
+    def _rebuild(self) -> GenerationSpec[C] | Failure:
+        try:
+            return self._resources.rebuild()
+        except PreforkError as exc:
+            return Failure(str(exc))
+        except (OSError, MemoryError) as exc:
+            return Failure(f"the settings could not be loaded: {escape_controls(reason_of(exc))}")
+        except Exception as exc:
+            # Whatever the files hold must not end what serves.
+            self._emit(SupervisorFailed("reload", escape_controls(repr(exc)), traceback.format_exc()))
+            return Failure(f"the settings could not be loaded: {escape_controls(repr(exc))}")

@@ -1,0 +1,216 @@
+"""Both ends of an upgrade as one supervisor has them: the predecessor it replaces, the successor that replaces it.
+
+Carries out the commands of `core/upgrade.py`, whose essay describes the hand-over, and returns facts for the roster. It
+never calls the supervisor.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+from collections.abc import Callable
+from typing import Any
+
+from ..core.facts import EmitEvent, Fact, Failure, HandedOver, StopRequested, SuccessorRolledBack, TimePassed
+from ..core.messages import ReadyMessage, StoppingMessage, UnableMessage
+from ..core.upgrade import (
+    Abandon,
+    HandOver,
+    Launch,
+    RollBack,
+    SignalSuccessor,
+    Step,
+    StopToo,
+    Upgrade,
+    UpgradeCommand,
+    UpgradeFact,
+    UpgradeRequested,
+)
+from ..core.worker_state import Timing
+from ..events import Emit, RolledBack, TookOver, UpgradeFailed
+from ..system.file_ownership import FileOwnership
+from ..system.processes import System
+from .control_server import ControlSocket
+from .generations import Resources
+from .upgrade import Predecessor, Successor
+
+
+class Inheritance(enum.Enum):
+    """How far this supervisor has replaced its predecessor. It only goes forward."""
+
+    PENDING = enum.auto()
+    """The predecessor serves."""
+    TAKEN = enum.auto()
+    """This supervisor serves. The predecessor still needs the sockets that it would serve with again."""
+    SETTLED = enum.auto()
+    """There is no predecessor any more, or there was none."""
+
+
+class Takeover:
+    """Owns the connections to predecessor and successor, and says which of the three owns the shared files.
+
+    `workers` gives the number of workers that a successor is to have.
+    """
+
+    def __init__(
+        self,
+        system: System,
+        resources: Resources[Any],
+        emit: Emit,
+        workers: Callable[[], int],
+        control: ControlSocket | None,
+        predecessor: Predecessor | None,
+    ) -> None:
+        self._resources = resources
+        self._emit = emit
+        self._control = control
+        self._upgrade = Upgrade()
+        self._successor = Successor(system, lambda channel: resources.export(channel, workers()))
+        self._predecessor = predecessor
+        self._inheritance = Inheritance.SETTLED
+        self.outcome: int | Failure | None = None
+        """How the last requested upgrade ended: the successor's pid, or why it failed; None while it is not known."""
+        if predecessor is not None:
+            self._inheritance = Inheritance.PENDING
+            system.close_in_child(predecessor)
+            if control is not None:
+                control.listening = False
+
+    def close(self) -> None:
+        """Close both connections; the processes go on."""
+        self._successor.close()
+        if self._predecessor is not None:
+            self._predecessor.close()
+
+    # --- what the supervisor reads ------------------------------------------------------------------------------------
+
+    @property
+    def successor_pid(self) -> int:
+        return self._upgrade.pid
+
+    @property
+    def predecessor_pid(self) -> int | None:
+        """The predecessor's pid while it runs."""
+        return None if self._predecessor is None or self._predecessor.gone else self._predecessor.pid
+
+    def shares_sockets(self) -> bool:
+        """Return whether another supervisor accepts from these sockets, or may: the predecessor, or a successor that
+        starts. One that leads owns them, and is not affected by what is done here."""
+        return self.predecessor_pid is not None or self._upgrade.step is Step.STARTING
+
+    def must_wait(self) -> bool:
+        return self._upgrade.must_wait()
+
+    def upgrading(self, accepting: bool) -> bool:
+        """Return whether a successor starts, or serves while workers here are `accepting` beside it."""
+        step = self._upgrade.step
+        return step is Step.STARTING or (step is Step.LEADING and accepting)
+
+    def reload_refusal(self) -> Failure | None:
+        """Return why no reload can begin now, as far as the supervisors are concerned."""
+        return None if self._upgrade.step is Step.IDLE else Failure("an upgrade is under way")
+
+    def upgrade_refusal(self) -> Failure | None:
+        """Return why no upgrade can begin now, as far as the supervisors are concerned."""
+        refusal = self._upgrade.refusal()
+        if refusal is None and os.getpid() == 1:
+            refusal = Failure("process 1 cannot be replaced; reload, or start a new container")
+        if refusal is None and self.predecessor_pid is not None:
+            refusal = Failure(f"the previous supervisor ({self.predecessor_pid}) is still draining")
+        return refusal
+
+    # --- polling ------------------------------------------------------------------------------------------------------
+
+    def interests(self, now: float) -> dict[int, int]:
+        """Return the descriptors to poll, with their events."""
+        before = {} if self._predecessor is None else self._predecessor.interests()
+        return {**before, **self._successor.interests()}
+
+    def next_due(self, now: float) -> float | None:
+        """Return when `collect` will have something to do by itself."""
+        before = None if self._predecessor is None else self._predecessor.next_due(now)
+        times = [before, self._upgrade.next_due(), self._successor.next_due(now)]
+        return min((due for due in times if due is not None), default=None)
+
+    def collect(self, now: float) -> list[Fact]:
+        """Receive what both have sent. Return what the roster has to know."""
+        if self._predecessor is not None and not self._predecessor.gone:
+            self._predecessor.check()
+        news: list[UpgradeFact] = [*self._successor.collect(), TimePassed()]
+        return [fact for each in news for fact in self._apply(each, now)]
+
+    # --- as a predecessor ---------------------------------------------------------------------------------------------
+
+    def begin(self, by: str, timing: Timing, now: float) -> list[Fact]:
+        """Start a successor. Return what the roster has to know. Raise RuntimeError unless an upgrade may begin."""
+        self.outcome = None
+        return self._apply(UpgradeRequested(by, timing), now)
+
+    def stop(self, request: StopRequested, now: float) -> list[Fact]:
+        """Pass a stop on. Return what the roster has to know."""
+        if self._predecessor is not None:
+            self._predecessor.send(StoppingMessage(request.at_once))
+        return self._apply(request, now)
+
+    def _apply(self, fact: UpgradeFact, now: float) -> list[Fact]:
+        return [each for command in self._upgrade.apply(fact, now) for each in self._do(command, now)]
+
+    def _do(self, command: UpgradeCommand, now: float) -> list[Fact]:
+        match command:
+            case Launch():
+                return [fact for news in self._successor.launch() for fact in self._apply(news, now)]
+            case SignalSuccessor():
+                self._successor.signal(command.at_once)
+            case HandOver():
+                self.outcome = command.pid
+                self._set_ownership(FileOwnership.RELEASED)
+                return [HandedOver()]
+            case Abandon():
+                # However far the successor came: it may have written the pidfile.
+                self.outcome = Failure(str(UpgradeFailed(command.reason)))
+                self._set_ownership(FileOwnership.OWNER)
+            case RollBack():
+                self.outcome = Failure(str(RolledBack(command.pid, command.cause)))
+                self._set_ownership(FileOwnership.OWNER)
+                return [SuccessorRolledBack()]
+            case StopToo():
+                return [StopRequested("successor stopped", command.at_once)]
+            case EmitEvent():
+                self._emit(command.event)
+        return []
+
+    # --- as a successor -----------------------------------------------------------------------------------------------
+
+    def take_over(self) -> None:
+        """Take the files over and tell the predecessor, because every worker here accepts.
+
+        The predecessor gives the files up when it reads READY, so they are owned here before.
+        """
+        if self._predecessor is None:
+            return
+        self._set_ownership(FileOwnership.OWNER)
+        self._predecessor.send(ReadyMessage())
+        self._emit(TookOver(self._predecessor.pid))
+        self._inheritance = Inheritance.TAKEN
+
+    def settles(self) -> bool:
+        """Return True once: after the takeover, when the predecessor is gone and its sockets are not needed any more.
+
+        Until then it may serve again with them.
+        """
+        if self._inheritance is not Inheritance.TAKEN or self.predecessor_pid is not None:
+            return False
+        self._inheritance = Inheritance.SETTLED
+        return True
+
+    def fail(self, reason: str) -> None:
+        """Leave the files to the predecessor if it still runs, because this supervisor fails: it goes on serving."""
+        if self._predecessor is not None and not self._predecessor.gone:
+            self._predecessor.send(UnableMessage(reason))
+            self._resources.set_ownership(FileOwnership.PROVISIONAL)
+
+    def _set_ownership(self, ownership: FileOwnership) -> None:
+        """Two supervisors may hold the control socket; the owner of the files answers there."""
+        self._resources.set_ownership(ownership)
+        if self._control is not None:
+            self._control.listening = ownership is FileOwnership.OWNER

@@ -1,0 +1,28 @@
+"""The message of a certificate or a key that cannot be loaded names the file and the cure."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from prefork.config import TLS
+from prefork.errors import ConfigError
+from prefork.system.tls_contexts import validate
+
+PROBLEMS = {
+    ("key", "cert"): "--tls-cert {key}, --tls-key {cert}: the certificate and the key look swapped",
+    ("text", "key"): "--tls-cert {text}: not a PEM certificate chain",
+    ("cert", "text"): "--tls-key {text}: not a PEM private key",
+    ("cert", "broken"): "--tls-cert {cert}, --tls-key {broken}: the PEM certificate chain or the PEM key is damaged",
+}
+
+
+@pytest.mark.parametrize(("cert", "key"), PROBLEMS)
+def test_the_message_names_the_wrong_file(certs: dict[str, str], tmp_path: Path, cert: str, key: str) -> None:
+    (tmp_path / "text").write_text("not PEM at all\n")
+    (tmp_path / "broken").write_text("-----BEGIN PRIVATE KEY-----\n!\n-----END PRIVATE KEY-----\n")
+    files = {"cert": certs["cert"], "key": certs["key"], "text": tmp_path / "text", "broken": tmp_path / "broken"}
+    with pytest.raises(ConfigError, match="^" + re.escape(PROBLEMS[cert, key].format_map(files)) + "$"):
+        validate((TLS(files[cert], files[key]),))
