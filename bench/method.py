@@ -24,8 +24,8 @@ is said. An exchange is a message and its echo, a burst of 32 lines and theirs, 
 
 WORKS = """
 All connections have one exchange on its way all the time. Latency is from the first byte of a message sent to the
-last one of its echo received, and for works that connect from the connect on; with so many at a time it is mostly
-waiting in the queue. CPU time has the least and the most of the rounds beside it; user and system divide it as the
+last one of its echo received, and for works that connect from the connect on; with many at a time it is mostly
+waiting in the queue. CPU time has the minimum and the maximum of the rounds beside it; user and system divide it as the
 kernel's samples of all rounds together do. "Against prefork" is the ratio to prefork on asyncio.
 """
 
@@ -62,7 +62,7 @@ METHOD = """
   processes. Figures are medians over the rounds; ratios are taken in each round, and are medians of these.
 * Latencies are counted in log-linear buckets, 1.6 % wide.
 * A server that is faster than the generator sleeps now and then, and pays for it: so the fastest ones, and all of
-  them at handshakes, where the client's half of the cryptography costs as much, look a little dearer than they are.
+  them at handshakes, where the client's cryptography costs as much, look a little dearer than they are.
 """
 
 SERVERS = """

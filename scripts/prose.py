@@ -34,13 +34,13 @@ ORDINAL = (
 )
 #: What follows a fraction, and not an ordinal number: "a third worker" is fine.
 AFTER_FRACTION = (
-    r"(?=\s+(?:of|more|less|longer|shorter|faster|slower|dearer|cheaper|larger|smaller|as)\b|\s*[.,;:)]|\s*$)"
+    r"(?=\s+(?:of|more|less|longer|shorter|faster|slower|dearer|cheaper|larger|smaller|as)\b|\s*[.,;:)]|\s*\Z)"
 )
 #: Each rule: what it finds, and what to write instead.
 RULES = {
     "pronoun": (
         r"\b(?:who|whoever|whom|nobody|somebody|everybody|anybody|someone|everyone|anyone|he|him|his)\b"
-        r"|(?:^|[.:;(]\s+)whose\b|\b(?:and|or|of|by|on|is|to|know|knows|says?|tells?|see|sees)\s+whose\b",
+        r"|(?:\A|[.:;(]\s+|\n\s*\n)whose\b|\b(?:and|or|of|by|on|is|to|know|knows|says?|tells?|see|sees)\s+whose\b",
         "name the subject: the worker, the peer, the process; it",
     ),
     "number": (r"\bso\s+(?:many|much|long)\b(?!\s+that\b)", "write the number with its unit, or its name"),
@@ -58,7 +58,7 @@ ALLOWED = re.compile(
     r"|\b(?:leav\w+|left|let|lets)\s+(?:\S+\s+){0,5}?alone\b|\b(?:runs?|stands?|works?)\s+alone\b",
     re.IGNORECASE,
 )
-PATTERNS = {rule: re.compile(pattern, re.IGNORECASE | re.MULTILINE) for rule, (pattern, _) in RULES.items()}
+PATTERNS = {rule: re.compile(pattern, re.IGNORECASE) for rule, (pattern, _) in RULES.items()}
 ADVICE = {rule: advice for rule, (_, advice) in RULES.items()} | {
     "docstring": f"say in {MIN_DOCSTRING_WORDS} words or more what it does, or delete it",
     "line": f"break the line before column {MAX_LINE}",
