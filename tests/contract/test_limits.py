@@ -261,7 +261,7 @@ async def test_failed_handshakes_release_their_slots(world: World) -> None:
 
 async def test_each_loop_iteration_does_one_handshake_step(world: World) -> None:
     loop = asyncio.get_running_loop()
-    turnstile = HandshakeThrottle(loop, 100)
+    throttle = HandshakeThrottle(loop, 100)
     turns: list[int] = []
     steps: list[int] = []
 
@@ -272,7 +272,7 @@ async def test_each_loop_iteration_does_one_handshake_step(world: World) -> None
 
     async def shake_hands(number: int) -> None:
         for _ in range(3):
-            await turnstile.acquire_turn()
+            await throttle.acquire_turn()
             steps.append(number)
 
     loop.call_soon(turn)

@@ -8,6 +8,7 @@ import inspect
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -114,36 +115,32 @@ async def test_listen_takes_addresses_and_never_looks_up_a_name(world: World) ->
         await serves(server)
 
 
-def test_listen_host_looks_a_name_up_without_blocking_the_loop(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_listen_host_looks_a_name_up_without_blocking_the_loop(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = socket.getaddrinfo
-    threads: list[str] = []
+    asked, loop_ran = threading.Event(), threading.Event()
+    overlapped: list[bool] = []
 
     def slow_resolver(host: Any, *rest: Any) -> Any:
         if host != "slow.example":
             return real(host, *rest)
-        threads.append(threading.current_thread().name)
-        time.sleep(0.2)
+        asked.set()
+        overlapped.append(loop_ran.wait(10))
         return real("127.0.0.1", *rest)
 
-    async def main() -> None:
-        monkeypatch.setattr(socket, "getaddrinfo", slow_resolver)
+    monkeypatch.setattr(socket, "getaddrinfo", slow_resolver)
+    with ThreadPoolExecutor(1) as executor:
         asyncio.get_running_loop().set_default_executor(executor)
         async with prefork.TCPServer(echo, drain_timeout=0) as server:
             listening = asyncio.ensure_future(server.listen_host(0, "slow.example"))
-            iterations = 0
-            while not listening.done():
-                iterations += 1
-                await asyncio.sleep(0.001)
-            assert iterations > 2
-            assert threads != ["MainThread"]
+            await eventually(asked.is_set)
+            loop_ran.set()
+            await listening
+            assert overlapped == [True]
             await serves(server)
             with pytest.raises(socket.gaierror):
                 await server.listen_host(0, "no-such-host.invalid")
-
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(1) as executor:
-        world.run(main)
 
 
 async def test_after_close_nothing_can_be_added(world: World) -> None:

@@ -33,7 +33,7 @@ async def handle(stream):
         elif word == b"stop":
             os.kill(os.getpid(), 19)
         elif word == b"busy":
-            # Much to do, but the loop turns.
+            # Much to do, but the loop runs.
             end = time.monotonic() + 3
             while time.monotonic() < end:
                 time.sleep(0.05)

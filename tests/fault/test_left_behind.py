@@ -1,4 +1,4 @@
-"""What workers have started, and the sockets that it holds: nothing of it is left when it should be gone."""
+"""Processes that workers have started, and the sockets that these hold, are gone when they should be."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from helpers.support import run_script, wait_until
 
 from prefork.testing import Server, run_server
 
-#: Ways to start a process from a handler, each of which answers with the pid and the number of descriptors it has of
-#: listening sockets and pipes.
+#: Ways to start a process from a handler. Each answers with its pid, and the number of listening sockets that it has.
 SERVICE = """
 import multiprocessing, os, signal, socket, subprocess, sys, time
 
@@ -79,7 +78,7 @@ async def handle(stream):
         if word == "block":
             time.sleep(60)
         elif word == "pass":
-            # A listening socket, in a program that knows nothing of it.
+            # Pass a listening socket to a program that does not know of it.
             fds = [fd for fd in map(int, os.listdir("/proc/self/fd")) if listens(fd)]
             pid = subprocess.Popen([sys.executable, "-c", PROGRAM], pass_fds=fds, start_new_session=True).pid
             stream.write(b"%d %d %d\\n" % (os.getpid(), pid, len(fds)))
@@ -104,7 +103,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def start(server: Server, how: str) -> tuple[int, int, int]:
-    """What a worker starts: the worker's pid, the new one, and the listening sockets that it holds."""
+    """Have a worker start a process; return both pids, and the number of listening sockets that the process has."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as sock:
         sock.sendall(how.encode() + b"\n")
         worker, pid, held = map(int, sock.makefile().readline().split())
@@ -144,7 +143,7 @@ def test_after_a_stop_no_process_and_no_socket_is_left(folder: Path, how: str) -
 
 
 def test_a_listener_that_another_process_holds_refuses_after_a_stop(folder: Path) -> None:
-    """A program to which the service has passed the socket, and which may stay."""
+    """The service has passed the socket to a program that may outlive the server."""
     with run_server("service:handle", "-w", "2", "--leave-daemons", cwd=folder) as server:
         port = server.port
         _, pid, held = start(server, "pass")
@@ -209,7 +208,7 @@ def test_what_a_worker_has_started_dies_with_it(folder: Path, how: str) -> None:
 
 
 def test_nothing_is_left_of_a_worker_that_does_not_boot(folder: Path) -> None:
-    """It is killed at its boot timeout, and so is what it has started by then."""
+    """It is killed at its boot timeout, with everything that it has started by then."""
     (folder / "service.py").write_text(
         "import os, subprocess, sys, time\\n".replace("\\n", "\n")
         + "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
@@ -245,7 +244,7 @@ def test_a_process_that_left_the_workers_group_outlives_the_worker(folder: Path,
         os.kill(worker, signal.SIGKILL)
         wait_until(lambda: [each["pid"] != worker for each in ready(folder)] == [True])
         assert not gone(pid)
-        # It is the supervisor's, which takes its exit status: no zombie stays.
+        # The supervisor has adopted it and reaps it, so that no zombie stays.
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not Path(f"/proc/{pid}").exists())
         assert server.stop() == 0

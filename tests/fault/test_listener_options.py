@@ -17,7 +17,7 @@ from helpers.servers import echo, serving, upgrade
 from helpers.support import need_root, run_script, wait_until
 
 from prefork.addresses import FdAddress, TCPAddress, UnixAddress
-from prefork.assembly.listener_repair import ANEW_INTERVAL, ListenerRepair
+from prefork.assembly.listener_repair import REBIND_INTERVAL, ListenerRepair
 from prefork.events import Event, ListenerDamaged, ListenerRebound, ListenerRestored
 from prefork.system.listen_options import ListenOptions
 from prefork.system.listeners import Listener, Listeners
@@ -191,7 +191,7 @@ def test_a_socket_that_cannot_be_repaired_is_rebound(
             spoil(again)
             assert repair.repair(events.append) == {}
             assert isinstance(events[-1], ListenerDamaged)
-            now[0] += ANEW_INTERVAL
+            now[0] += REBIND_INTERVAL
             assert fresh in repair.repair(events.append)
 
 

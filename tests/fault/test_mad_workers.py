@@ -1,4 +1,4 @@
-"""A worker that has gone mad, or was taken over, does what it can to the rest: it is its own end at most."""
+"""A misbehaving or hijacked worker attacks the rest of the server, and harms only itself."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_a_worker_cannot_forge_log_lines_of_the_supervisor(folder: Path) -> None
 def test_a_worker_that_floods_its_status_pipe_costs_little_cpu(folder: Path) -> None:
     with serving(folder) as server:
         tell(server.addresses[0], b"flood\n")
-        # Read at its full speed, it would keep a core busy.
+        # Reading it at full speed would keep a CPU busy.
         assert cpu_share(server.pid) < 0.3
         assert len(server.stderr()) < 4000
         assert command(folder, "status").returncode == 0
@@ -102,7 +102,7 @@ def test_a_worker_that_floods_its_status_pipe_costs_little_cpu(folder: Path) -> 
 
 @pytest.mark.parametrize("bind", ["127.0.0.1:0", "[::1]:0"])
 def test_a_listening_socket_that_was_shut_down_listens_again(folder: Path, bind: str) -> None:
-    """Shared by all of them, it is dead for all of them; also the port that the kernel had chosen stays what it is."""
+    """One worker's shutdown(2) stops it for all workers. A port that the kernel has chosen stays the same."""
     with serving(folder, bind=[bind, "127.0.0.1:0"]) as server:
         tell(server.addresses[0], b"deaf\n")
         for address in server.addresses:
@@ -120,7 +120,7 @@ def _answers(address: str) -> bool:
 
 # --- the scoreboard ---------------------------------------------------------------------------------------------------
 
-#: What a worker does that has been taken over: words of the client say what.
+#: A hijacked worker: the client says which attack it tries.
 ATTACKER = """
 import ctypes, mmap, os, struct
 
@@ -137,7 +137,7 @@ def maps(kind):
             yield start, end
 
 def writes(address):
-    # It may have been moved to, or have grown over, what is behind the end of the file: that is no memory (SIGBUS).
+    # The address may be behind the end of the file now, where there is no memory (SIGBUS).
     pid = os.fork()
     if pid == 0:
         ctypes.memset(address, 0x7F, 64)
@@ -150,7 +150,7 @@ def reached(word):
     if word == "mprotect":
         return any(LIBC.mprotect(ctypes.c_void_p(start), end - start, 3) == 0 for start, end in readable)
     if word == "remap_file_pages":
-        # 216 on x86-64, 234 elsewhere: a page of the own part, moved over what is another page of the file.
+        # 216 on x86-64, 234 elsewhere: map another page of the file over a page of the worker's own part.
         number = 216 if os.uname().machine == "x86_64" else 234
         beyond = (own_end - own_start) // PAGE
         for page in (beyond, beyond + 1, beyond + 100):
@@ -218,11 +218,11 @@ WAYS = ["mprotect", "remap_file_pages", "mremap", "descriptors"]
 
 @pytest.mark.parametrize("way", [*WAYS, "map_files", "mem"])
 def test_no_call_reaches_another_row_of_the_scoreboard(attacked: Path, way: str) -> None:
-    """The last two are the kernel's to refuse to a user without rights: root may do anything to itself."""
+    """The kernel refuses the last two only to an unprivileged user: root may do anything to itself."""
     if way in WAYS:
         with serving(attacked) as server:
             assert tell(server.addresses[0], f"{way}\n".encode()) == b"False\n"
-            # The attacker may have spoiled its own row, and died of it: that is all.
+            # The attacker may at most have damaged its own row, and died of it.
             wait_until(lambda: len(ready(attacked)) == 2)
             assert len(tell(server.addresses[0], b"pid\n")) > 1
             assert server.stop() == 0
@@ -267,7 +267,7 @@ def test_an_impossible_number_in_a_row_does_not_harm_siblings(attacked: Path, fi
         tell(address, f"lie {field} {value}\n".encode())
         pids = {tell(address, b"pid\n") for _ in range(40)}
         assert len(pids) >= 2
-        # Also those that come later are in step.
+        # Workers that start later count right, too.
         for pid in server.worker_pids()[:1]:
             os.kill(pid, signal.SIGKILL)
         wait_until(lambda: len(ready(attacked)) == 3)
@@ -276,7 +276,7 @@ def test_an_impossible_number_in_a_row_does_not_harm_siblings(attacked: Path, fi
 
 
 def test_a_worker_that_claims_more_than_it_has_is_replaced(attacked: Path) -> None:
-    """What it claims the others may not accept: at the limit it is found out."""
+    """Its siblings may not accept what it claims, so the supervisor checks claims at the limit."""
     with serving(attacked, "--max-connections", "50", "--drain-timeout", "0.2", workers=2) as server:
         address = server.addresses[0]
         tell(address, f"lie {OPEN} 100000\n".encode())
@@ -287,7 +287,7 @@ def test_a_worker_that_claims_more_than_it_has_is_replaced(attacked: Path) -> No
 
 
 def test_waiting_for_connection_capacity_costs_little_cpu(attacked: Path) -> None:
-    """At the limit all workers look for a place now and then: nothing wakes them that another one could write to."""
+    """At the limit workers poll for free capacity: there is no eventfd that a worker could flood."""
     with serving(attacked, "--max-connections", "3", workers=3) as server, contextlib.ExitStack() as stack:
         host, _, port = server.addresses[0].rpartition(":")
         socks = [stack.enter_context(socket.create_connection((host, int(port)), 10)) for _ in range(3)]
@@ -301,7 +301,7 @@ def test_waiting_for_connection_capacity_costs_little_cpu(attacked: Path) -> Non
             assert "anon_inode:[eventfd]" not in links
         assert cpu_share(*server.worker_pids()) < 0.1
         assert server.stderr().count("accepting on") == 3
-        # A place is used again.
+        # Freed capacity is used again.
         socks.pop().close()
         waiting.sendall(b"pid\n")
         waiting.settimeout(10)

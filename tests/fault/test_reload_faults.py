@@ -151,7 +151,7 @@ def _certificate(server: Server, sigalgs: str = "") -> bytes:
 
 @pytest.mark.parametrize(("first", "then"), [("RSA", "ECDSA"), ("ECDSA", "RSA")])
 def test_a_key_of_another_kind_replaces_the_previous_one(folder: Path, first: str, then: str) -> None:
-    """OpenSSL keeps a key of each kind in a context, so a client that asks for the old kind could get the old one."""
+    """OpenSSL keeps one key of each kind in a context, so a client could still ask for the old certificate."""
 
     def install(kind: str) -> None:
         leaf = streams.authority()[0].issue_cert("localhost", key_type=trustme.KeyType[kind])

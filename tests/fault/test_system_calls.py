@@ -1,4 +1,4 @@
-"""System calls that fail: before a worker is ready the start ends in one line; after it, what serves goes on.
+"""System calls that fail: before the first worker is ready the start ends with one line; later the server goes on.
 
 `make inject` tries every call and every error; here is one of each kind.
 """
@@ -48,7 +48,7 @@ def serve(folder: Path, *prefix: str) -> subprocess.CompletedProcess[str]:
     ("call", "error"), [("pipe2", "EMFILE"), ("pipe2", "ENFILE"), ("signalfd4", "EINVAL"), ("socketpair", "ENOMEM")]
 )
 def test_a_failing_system_call_at_the_start_is_one_line(folder: Path, call: str, error: str) -> None:
-    """Or it can be done without, and then it serves: stopped after 6 seconds, here: a busy machine starts late."""
+    """Or the server does without and is stopped after 6 s, because a busy machine starts late."""
     done = serve(folder, *injecting(call, f"error={error}"), "timeout", "--preserve-status", "6")
     lines = [line for line in done.stderr.splitlines() if line.startswith("prefork: ")]
     assert (done.returncode, len(lines)) in ((3, 1), (0, 0)), done.stderr

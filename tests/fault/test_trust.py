@@ -111,7 +111,7 @@ def test_a_default_file_that_was_there_is_mandatory(folder: Path) -> None:
 
 @contextmanager
 def _serving(folder: Path, *options: str, stderr: Path | None = None) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """Serve as root, so that only root may be able to change what the server reads."""
+    """Run a server whose workers are root, so that no path is checked."""
     log = folder.parent / "log" if stderr is None else stderr
     bind = () if "--bind" in options or (folder / "prefork.toml").exists() else ("--bind", "127.0.0.1:0")
     with log.open("ab") as out:
@@ -146,7 +146,7 @@ CHECK = ["check", "service:handle", "--user", "nobody"]
 
 
 def let_write(path: Path, uid: int) -> None:
-    """What `setfacl -m u:UID:rw` does (linux/posix_acl_xattr.h)."""
+    """Do what `setfacl -m u:UID:rw` does (linux/posix_acl_xattr.h)."""
     entries = [(0x01, 6, -1), (0x02, 6, uid), (0x04, 4, -1), (0x10, 6, -1), (0x20, 4, -1)]
     try:
         os.setxattr(
@@ -217,7 +217,7 @@ def _serve(folder: Path, *options: str, env: dict[str, str] | None = None) -> su
 
 
 def test_a_reload_of_an_untrusted_file_changes_nothing(folder: Path) -> None:
-    """A worker leaves it for the next start: the pidfile of another program would be written to, and removed."""
+    """A worker leaves a prefork.toml for the next start, which would overwrite and remove another program's pidfile."""
     other = folder.parent / "other.pid"
     other.write_text("4242\n")
     (folder / "prefork.toml").write_text(f'pidfile = "{other}"\n')
@@ -229,7 +229,7 @@ def test_a_reload_of_an_untrusted_file_changes_nothing(folder: Path) -> None:
 
 @pytest.mark.parametrize("members", [False, True])
 def test_a_group_is_trusted_while_there_is_no_user_in_it(folder: Path, members: bool) -> None:
-    """Debian's /usr/local/lib/python3 is staff's, 2775."""
+    """As on Debian, where /usr/local/lib/python3 has mode 2775 and belongs to group staff."""
     safe = folder.parent / "etc"
     safe.mkdir()
     (safe / "my.toml").write_text("workers = 1\n")
@@ -304,7 +304,7 @@ with run_server("service:handle", *OPTIONS) as server:
     ],
 )
 def test_an_environment_variable_that_names_code_is_checked(folder: Path, name: str, value: str) -> None:
-    """An empty entry of LD_LIBRARY_PATH is the current folder."""
+    """An empty entry of LD_LIBRARY_PATH is the current directory."""
     done = command_line(folder, *CHECK, **{name: value.format(folder=folder)})
     assert done.returncode == 2
     line = done.stderr.splitlines()[-1]
@@ -330,7 +330,7 @@ def test_files_that_python_would_load_later_are_checked(folder: Path, monkeypatc
     assert weak() - before == {str(folder)}
     monkeypatch.undo()
     library = folder.parent / "library"
-    # Data of the workers' user beside a program is not code; a package that a name is imported from is.
+    # Data of the workers' user beside a program is no code; a directory named like an imported package is.
     for name in ("data", "json", "sub/__pycache__"):
         (library / name).mkdir(parents=True)
         os.chown(library / name, NOBODY, 0)
@@ -344,7 +344,7 @@ def test_files_that_python_would_load_later_are_checked(folder: Path, monkeypatc
 
 
 def test_a_program_that_is_named_by_a_link_of_another_user_is_not_upgraded_to(folder: Path) -> None:
-    """`cd current && bin/prefork ...`: at an upgrade `current` may be another folder."""
+    """After `cd current && bin/prefork ...` the link `current` may lead to another directory at an upgrade."""
     release = folder.parent / "release"
     (release / "bin").mkdir(parents=True)
     (release / "service.py").write_text(SERVICE)
@@ -456,12 +456,12 @@ def test_a_socket_of_root_that_is_put_there_while_we_bind_is_left_alone(folder: 
         error = process.communicate(timeout=20)[1]
         assert "another file replaced it while it was bound" in error
         assert stat.S_IMODE((folder / "s").stat().st_mode) == 0o600
-        # Nor is it removed.
+        # It is not removed either.
         assert command(folder, "status").returncode == 2
 
 
 def test_a_socket_is_bound_where_stat_tells_another_device_than_the_kernel(folder: Path) -> None:
-    """overlayfs, of layers on two file systems; btrfs does, too."""
+    """As on overlayfs with layers on two file systems, and on btrfs."""
     code = """
 Path("lower").mkdir()
 Path("upper").mkdir()
@@ -497,7 +497,7 @@ def test_a_link_of_another_user_to_a_directory_is_not_followed(folder: Path) -> 
 
 
 def test_a_directory_inside_one_of_another_user_is_held_open_during_the_bind(folder: Path) -> None:
-    """It may be exchanged meanwhile; and it goes on working, with its plain name in the log."""
+    """Otherwise it could be exchanged meanwhile. The socket works, and the log shows its plain path."""
     (folder / "run").mkdir()
     with _serving(folder, "--bind", "unix:run/s", "--bind", "127.0.0.1:0") as (process, log):
         assert f"listening on unix:{folder}/run/s (unix)" in log.read_text()
@@ -511,7 +511,7 @@ def test_a_directory_inside_one_of_another_user_is_held_open_during_the_bind(fol
 
 
 def test_an_exchanged_directory_loses_no_file(folder: Path) -> None:
-    """At the end the name is removed where it was made, or not at all."""
+    """At the end the name is removed from the directory that it was made in, or not at all."""
     (folder / "run").mkdir()
     precious = folder.parent / "etc"
     precious.mkdir()
@@ -525,7 +525,7 @@ def test_an_exchanged_directory_loses_no_file(folder: Path) -> None:
 
 
 def test_a_relative_path_does_not_follow_the_current_folder_elsewhere(folder: Path) -> None:
-    """The current folder is in one of the workers' user, which puts a link in its place before a reload."""
+    """The workers' user replaces the current directory by a link before a reload."""
     (folder / "run").mkdir()
     target = folder.parent / "etc"
     target.mkdir()
@@ -574,7 +574,7 @@ def test_a_foreign_file_at_the_path_of_a_log_is_not_written_to(folder: Path, how
 
 
 def test_a_new_log_file_does_not_copy_rights_given_by_another_owner(folder: Path) -> None:
-    """Until it is given away it is root's, and set-user-ID would make it a program of root's."""
+    """The new file belongs to root until its owner is changed: set-user-ID would make it a program of root's."""
     need("strace")
     log = folder / "log"
     log.touch()
@@ -590,7 +590,7 @@ def test_a_new_log_file_does_not_copy_rights_given_by_another_owner(folder: Path
 
 
 def test_a_log_file_of_another_user_stays_that_users(folder: Path) -> None:
-    """A rotation that renames and does not make a new file: it is made as the one before was."""
+    """The new file after a rotation has the owner of the renamed one."""
     log = folder / "log"
     log.touch()
     os.chown(log, NOBODY, NOBODY)
@@ -606,7 +606,7 @@ def test_a_log_file_of_another_user_stays_that_users(folder: Path) -> None:
 
 
 def test_a_socket_of_another_user_is_not_asked(folder: Path) -> None:
-    """A worker that puts its own in the place of ours would have root believe that it has stopped."""
+    """Otherwise a worker that replaces the control socket could tell root that the server has stopped."""
     path = folder / "control"
     code = f"""
 import os, socket
@@ -630,7 +630,7 @@ print(connection.recv(100), flush=True)
 
 
 def test_a_worker_that_answers_on_a_socket_of_roots_is_not_believed(folder: Path) -> None:
-    """The service's own socket in the place of the control socket: root has bound it, and a worker accepts."""
+    """The service's socket is moved to the control socket's path: root has bound it, and a worker accepts."""
     (folder / "service.py").write_text(
         'async def handle(stream):\n    await stream.readline()\n    stream.write(b\'{"ok": true, "pid": 1}\\n\')\n'
     )
@@ -659,7 +659,7 @@ def test_a_link_in_the_place_of_the_control_socket_leads_to_no_other_server(fold
         other.setblocking(False)
         with pytest.raises(BlockingIOError):
             other.accept()
-        # Nor does a file of that user.
+        # A file of that user leads nowhere else either.
         (folder / "prefork.toml").write_text(f'control = "{folder.parent}/other"\n')
         done = command_line(folder, "stop")
         assert done.returncode == 2
@@ -689,7 +689,7 @@ with run_server("service:handle", *OPTIONS, "--control", "", env={variables!r}) 
 
 
 def test_a_worker_has_no_terminal_to_type_into(folder: Path) -> None:
-    """TIOCSTI would be root's next command."""
+    """Otherwise TIOCSTI could type root's next command."""
     (folder / "service.py").write_text(
         "import fcntl, os, termios\n"
         "def attempt(call, *arguments):\n"
@@ -754,7 +754,7 @@ def test_what_fails_after_a_file_was_made_removes_it(folder: Path, call: str) ->
 
 
 def test_checking_paths_in_threads_leaks_no_descriptor(folder: Path) -> None:
-    """Threads that walk at once have folders of their own."""
+    """Threads that walk at the same time have descriptors of their own."""
     from prefork.system import paths
 
     before = len(os.listdir("/proc/self/fd"))

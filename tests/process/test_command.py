@@ -480,7 +480,7 @@ def test_the_read_limit_ends_a_connection_with_a_longer_line(folder: Path) -> No
             assert client.recv(100) == b"short\n"
             client.sendall(b"longer than sixteen bytes\n")
             assert client.recv(100) == b""
-        wait_until(lambda: "LineTooLong" in server.stderr())
+        wait_until(lambda: "LineTooLongError" in server.stderr())
 
 
 def test_json_logs_of_all_processes_are_json(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Workers that are given a user are it for good; the supervisor keeps what needs root."""
+"""Workers that are given a user cannot become root again; the supervisor keeps what needs root."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def handle(stream):
                 "no_new_privs": status["NoNewPrivs"], "caps": status["CapEff"], "back": back, "umask": mask,
             }).encode() + b"\\n"
         elif line == b"child\\n":
-            # What a program that the handler starts finds open.
+            # The descriptors that a program started by the handler finds open.
             out = subprocess.run(["ls", "/proc/self/fd"], capture_output=True, close_fds=False).stdout
             line = b" ".join(out.split()) + b"\\n"
         stream.write(line)
@@ -75,7 +75,7 @@ with run_server("service:handle", *options) as server:
         server.signal(signal.SIGHUP)
         wait_until(lambda: server.stderr().count("reloaded: ") > turn)
     assert "Uid:\\t0\\t0\\t0\\t0" in Path(f"/proc/{server.pid}/status").read_text()
-    # setuid clears the kernel's promise; the workers have asked for it again, and have the pipe besides.
+    # setuid clears PR_SET_PDEATHSIG, so the workers set it afterwards; and they watch the lifeline.
     workers = server.worker_pids()
     os.kill(server.pid, signal.SIGKILL)
     wait_until(lambda: all(map(gone, workers)), what="the end of the workers")
@@ -99,7 +99,7 @@ def test_a_worker_has_only_the_rights_of_its_user(folder: Path) -> None:
 def test_a_program_of_a_handler_inherits_no_descriptor(folder: Path) -> None:
     with run_server("service:handle", "-w", "1", cwd=folder) as server:
         held = {int(fd) for fd in ask(server.port, b"child").split()}
-        # 0 to 2, and the folder that ls reads.
+        # 0 to 2, and the directory that ls reads.
         assert held <= {0, 1, 2, 3}
 
 
@@ -178,7 +178,7 @@ def test_a_worker_that_cannot_give_up_root_does_not_serve(folder: Path, call: st
 
 
 def test_a_worker_that_can_regain_root_does_not_serve(folder: Path) -> None:
-    """The kernel says that the user was changed, and it was not: the proof notices."""
+    """The system call reports success and changes nothing; the check afterwards notices."""
     need("strace")
     trace = ("strace", "-f", "-qq", "-e", "trace=setresuid", "-e", "inject=setresuid:retval=0", "-o", "/dev/null")
     with run_server(
@@ -232,7 +232,7 @@ async def handle(stream):
     async for line in stream:
         word = line.decode().strip()
         if word == "pipe":
-            # Whatever it can write to its supervisor: rubbish, huge lines, other workers' words, its own too often.
+            # Write to the supervisor: rubbish, huge lines, messages of other workers, its own again and again.
             dice = random.Random(7)
             lines = [b'{"ready": true}', b'{"draining": true}', b'{"spent": "again"}', b'{"unable": "\\x1b[31mno"}',
                      b'{"stopping": true}', b"[" * 5000, b'{"ready": 1e999}', b"File x\\n  stack", b"\\x00\\xff" * 999]
@@ -245,7 +245,7 @@ async def handle(stream):
                 except OSError:
                     continue
         elif word == "page":
-            # Its own page of the scoreboard, full of nonsense.
+            # Fill its own page of the scoreboard with nonsense.
             for entry in open("/proc/self/maps"):
                 if "prefork-scoreboard" in entry and " rw-s " in entry:
                     start, end = (int(part, 16) for part in entry.split()[0].split("-"))

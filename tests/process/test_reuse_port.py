@@ -1,4 +1,4 @@
-"""--reuse-port: a socket for each worker, and nothing is lost of what waits in any of them."""
+"""--reuse-port: a socket for each worker, and no connection that waits in one of them is lost."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_a_reload_keeps_the_sockets(folder: Path) -> None:
 
 @pytest.mark.parametrize("first", [True, False])
 def test_a_second_server_on_the_port_is_refused(folder: Path, first: bool) -> None:
-    """It would silently be given a part of the connections."""
+    """Otherwise it would silently get a part of the connections."""
     options = ["--reuse-port"] if first else []
     with run_server("service:handle", "-w", "2", *options, cwd=folder) as server:
         command = [sys.executable, "-m", "prefork", "serve", "service:handle", "--control", "off"]

@@ -1,4 +1,4 @@
-"""How a service is found, and what its author reads when it cannot be loaded or does not start."""
+"""How a service is found, and the message if it cannot be loaded or does not start."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def serve(target: str, folder: Path, *options: str, command: str = "serve") -> s
 
 
 def complaint(done: subprocess.CompletedProcess[str]) -> str:
-    """The one line of standard error that is no log line."""
+    """Return the one line of standard error that is no log line."""
     said = [line for line in done.stderr.splitlines() if not re.match(r"\d{4}-\d\d-\d\dT", line)]
     assert len(said) == 1, done.stderr
     assert "Traceback" not in done.stderr
@@ -101,7 +101,7 @@ NONE = ["echo", ":handle", "echo:", "", "a..b:handle", ".echo:handle", "my modul
 
 
 def test_what_is_wrong_is_said_in_one_line(folder: Path) -> None:
-    """Each target, as a worker loads it."""
+    """Load each target as a worker does."""
     script = """
         import json, sys
         from prefork.errors import ServiceError
@@ -195,7 +195,7 @@ def test_a_service_that_does_not_start_is_one_line_and_exit_status_3(body: str, 
 
 @pytest.mark.parametrize("target", ["sub/app.py:handle", "{folder}/sub/app.py:handle", "sub/signal.py:handle"])
 def test_a_file_is_served_with_its_neighbours_importable(target: str, tmp_path: Path) -> None:
-    """Whatever it is called: a file with the name of a module of Python's does not take its place."""
+    """A file called like a module of Python, such as signal.py, does not replace that module."""
     (tmp_path / "sub").mkdir()
     uses_signal = ECHO.replace("    async", "    import signal\n    signal.SIGTERM\n    async")
     (tmp_path / "sub" / "neighbour.py").write_text(uses_signal)

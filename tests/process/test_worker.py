@@ -1,4 +1,4 @@
-"""One worker: what it holds and does not hold, and that it ends in time whatever the service has left running."""
+"""One worker: the descriptors that it has, and that it ends in time whatever the service has left running."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def held(pid: int) -> dict[int, tuple[str, bool]]:
-    """The descriptors of a process from 3 up: what each is, and whether it can be written to."""
+    """Return the descriptors of a process from 3 up: what each is, and whether it can be written to."""
     found = {}
     for entry in Path(f"/proc/{pid}/fd").iterdir():
         if int(entry.name) > 2:
@@ -109,8 +109,8 @@ def things(pid: int, kind: str) -> set[tuple[str, bool]]:
 
 
 def test_a_worker_holds_only_its_own_and_the_shared_descriptors(folder: Path) -> None:
-    """A worker that held a sibling's pipe or pidfd would keep its end of file from ever coming. The first, the second
-    and the last worker that are forked, and one that came later."""
+    """With a copy of a sibling's pipe in another worker, its end of file would never come. Three workers, of which one
+    was forked later."""
     bind = ["127.0.0.1:0", f"unix:{folder / 'socket'}"]
     with run_server("app:handle", "-w", "3", bind=bind, cwd=folder) as server:
         victim = server.worker_pids()[1]
@@ -152,7 +152,7 @@ def test_a_worker_holds_only_its_own_and_the_shared_descriptors(folder: Path) ->
             assert len(own) == 3
             assert not own & ends
             assert not any(own & other for sibling, other in sockets.items() if sibling != pid)
-            # Its loops' and pollers', a timer of its own, the supervisor.
+            # Those of its loop and its poller, one timer, and one for the supervisor's death.
             allowed = {f"anon_inode:[{kind}]" for kind in ("eventpoll", "timerfd", "pidfd")}
             assert {name for name, _ in things(pid, "anon_inode:")} <= allowed
             rest = {

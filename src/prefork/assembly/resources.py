@@ -37,9 +37,9 @@ _CONTROL_BACKLOG = 16
 
 
 class ServerResources:
-    """Owns the sockets and files of one server; `close` it in the end.
+    """Owns the sockets and files of one server; `close` it in the end. What `Resources` asks of it is described there.
 
-    `settings` are those of the start; `source` gives them anew for each reload. `inherited` is what the predecessor of
+    `settings` are those of the start; `source` gives those of each reload. `inherited` is what the predecessor of
     an upgrade has passed on.
     """
 
@@ -59,7 +59,6 @@ class ServerResources:
         self._emit = emit
         self._home = _logical_directory()
         paths.set_base_directory(self._home)
-        self._ownership = FileOwnership.OWNER if inherited is None else FileOwnership.PROVISIONAL
         self._listeners = Listeners(() if inherited is None else inherited.listeners)
         self._listener_repair = ListenerRepair(self._listeners)
         self._builder = GenerationBuilder(source, self._listeners, emit)
@@ -87,7 +86,7 @@ class ServerResources:
         paths.set_base_directory("")
         held, self._pidfile = self._pidfile, None
         if held is not None:
-            if self._ownership.owns(held.inherited):
+            if self._listeners.ownership.owns(held.inherited):
                 held.remove()
             else:
                 held.close()
@@ -160,8 +159,6 @@ class ServerResources:
     # --- generations --------------------------------------------------------------------------------------------------
 
     def rebuild(self) -> GenerationSpec[GenerationConfig]:
-        """Return the spec for a reload, made from the settings as they are now. Raises PreforkError, and nothing has
-        changed then."""
         self._reset_listeners()
         before = physical_directory()
         _change_directory(self._home)
@@ -184,7 +181,6 @@ class ServerResources:
         self._loaded = config.certificate
 
     def commit(self, spec: GenerationSpec[GenerationConfig]) -> None:
-        """Apply what a generation shares with the supervisor, because every worker is of this generation now."""
         self._apply(spec)
         self._warnings.check_deadlines(self._settings.limits)
 
@@ -197,10 +193,9 @@ class ServerResources:
         self._warnings.check_backlog(settings.backlog)
 
     def release_unused(self, specs: Collection[GenerationSpec[GenerationConfig]]) -> None:
-        """Close the sockets that none of `specs` has."""
         wanted = [listener for spec in specs for listener in spec.config.listeners]
         self._listeners.close_except([*wanted, *([self._control] if self._control else [])])
-        if self._old_pidfile is not None and self._ownership is FileOwnership.OWNER:
+        if self._old_pidfile is not None and self._listeners.ownership is FileOwnership.OWNER:
             self._old_pidfile.remove()
             self._old_pidfile = None
 
@@ -209,8 +204,6 @@ class ServerResources:
         self._listeners.close(but=self._control)
 
     def repair_listeners(self, spec: GenerationSpec[GenerationConfig]) -> GenerationSpec[GenerationConfig] | None:
-        """Repair what a worker may have done to the shared sockets. Return `spec` with other sockets if some had to be
-        bound anew, else None."""
         config = spec.config
         listeners = replaced(config.listeners, self._reset_listeners())
         if listeners == config.listeners:
@@ -218,7 +211,7 @@ class ServerResources:
         return dataclasses.replace(spec, config=dataclasses.replace(config, listeners=listeners))
 
     def _reset_listeners(self) -> dict[Listener, Listener]:
-        """Repair the sockets, and return each listener that was bound anew with its replacement."""
+        """Repair the sockets, and return each listener that was bound again, with its replacement."""
         return self._listener_repair.repair(self._emit)
 
     # --- files, and the processes before and after --------------------------------------------------------------------
@@ -228,7 +221,7 @@ class ServerResources:
 
         As their owner it writes its number into the pidfile, and logs the sockets whose files are gone.
         """
-        self._ownership = self._listeners.ownership = ownership
+        self._listeners.ownership = ownership
         if ownership is FileOwnership.OWNER:
             if self._pidfile is not None and (reason := self._pidfile.write()):
                 self._emit(PidfileUnwritten(escape_controls(self._pidfile.path), reason))
@@ -255,15 +248,12 @@ class ServerResources:
         return HandoverWriter(channel, state), self._notifier.variables
 
     def notify_ready(self) -> None:
-        """Write to --ready-fd that every worker accepts."""
         self._ready_fd.notify()
 
     def notify_watchdog(self) -> None:
-        """Send systemd's keep-alive ping (sd_notify(3), WATCHDOG=1)."""
         self._notifier.send(WATCHDOG=1)
 
     def reopen_logs(self) -> None:
-        """Reopen the supervisor's log files under their names."""
         self.log_files.reopen(self._emit)
 
     # --- children -----------------------------------------------------------------------------------------------------

@@ -83,6 +83,8 @@ class Deferrals:
 
     def responsive(self, loads: dict[int, Load]) -> dict[int, Load]:
         """Return `loads` without the unresponsive siblings; one whose load has changed is responsive again."""
+        if not self._unresponsive:
+            return loads
         for number, load in list(self._unresponsive.items()):
             if loads.get(number) == load:
                 del loads[number]

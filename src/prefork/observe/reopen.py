@@ -68,11 +68,11 @@ def _open(entry: Entry, before: os.stat_result) -> Descriptor:
     return new
 
 
-def _file_at(fd: int) -> str:
-    """Return the path of an open regular file; "" for another kind of file, and for one that was removed."""
+def _file_at(fd: int) -> str | None:
+    """Return the path of an open regular file; None for another kind of file, and for one that was removed."""
     try:
         path = os.readlink(f"/proc/self/fd/{fd}")
         found = os.fstat(fd)
-        return path if stat.S_ISREG(found.st_mode) and os.path.samestat(found, os.stat(path)) else ""
+        return path if stat.S_ISREG(found.st_mode) and os.path.samestat(found, os.stat(path)) else None
     except OSError:
-        return ""
+        return None

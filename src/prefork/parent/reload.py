@@ -48,7 +48,7 @@ class Reloads(Generic[C]):
         """Repair the listeners. If some had to be bound again and a reload is `allowed`, prepare `generation` to have
         them, otherwise workers would go on with the damaged ones."""
         spec = self._resources.repair_listeners(self._generations.newest())
-        return self._add("a listener was bound anew", generation, spec) if spec is not None and allowed else None
+        return self._add("a listener was bound again", generation, spec) if spec is not None and allowed else None
 
     def on_serves(self, command: GenerationServes) -> ScaleRequested | None:
         """Put the generation in force. A new number of workers in the settings applies from now on; a number that

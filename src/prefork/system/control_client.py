@@ -116,6 +116,10 @@ def request(path: str, message: bytes, timeout: float) -> bytes:
             return _read_line(sock)
         except TimeoutError:
             raise ConfigError(f"--control {escape_controls(path)}: no answer within {timeout:g} s") from None
+        except ConnectionRefusedError:
+            raise ConfigError(
+                f"--control {escape_controls(path)}: connection refused (no server listens there)"
+            ) from None
         except OSError as exc:
             raise ConfigError(f"--control {escape_controls(path)}: {reason_of(exc)}") from exc
 
