@@ -6,6 +6,7 @@ import compileall
 import contextlib
 import faulthandler
 import gc
+import inspect
 import os
 import signal
 import sys
@@ -97,6 +98,16 @@ def _nothing_left_behind() -> Iterator[None]:
             raise AssertionError(f"left behind: descriptors {left}, children {children}, threads {started}")
         gc.collect()
         time.sleep(0.01)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a test that is a coroutine function on the loop of its `world` fixture."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in inspect.signature(pyfuncitem.obj).parameters}
+    arguments["world"].run(lambda: pyfuncitem.obj(**arguments))
+    return True
 
 
 @pytest.fixture(scope="session")

@@ -56,42 +56,36 @@ def test_a_descriptor_is_accepted_either_way(monkeypatch: pytest.MonkeyPatch, pr
 
 
 @pytest.mark.parametrize("transport", ["tcp", "tls"])
-def test_a_stream_echoes_waits_and_drains(world: World, no_private_names: None, transport: str) -> None:
+async def test_a_stream_echoes_waits_and_drains(world: World, no_private_names: None, transport: str) -> None:
     world.transport = transport
 
-    async def main() -> None:
-        async with world.connected() as (stream, reader, writer):
+    async with world.connected() as (stream, reader, writer):
 
-            async def echo() -> None:
-                async for line in stream:
-                    await stream.send(line * 100_000)
+        async def echo() -> None:
+            async for line in stream:
+                await stream.send(line * 100_000)
 
-            serving = asyncio.ensure_future(echo())
-            for _ in range(3):
-                writer.write(b"0123456789abcdef\n")
-                answer = b"0123456789abcdef\n" * 100_000
-                assert await settled(reader.readexactly(len(answer))) == answer
-            stream.close()
-            await settled(serving)
-
-    world.run(main)
+        serving = asyncio.ensure_future(echo())
+        for _ in range(3):
+            writer.write(b"0123456789abcdef\n")
+            answer = b"0123456789abcdef\n" * 100_000
+            assert await settled(reader.readexactly(len(answer))) == answer
+        stream.close()
+        await settled(serving)
 
 
-def test_a_cancelled_wait_leaves_the_stream_to_the_next_task(world: World, future_waiters: None) -> None:
-    async def main() -> None:
-        async with world.connected() as (stream, _, writer):
-            cancelled = asyncio.ensure_future(stream.read(100))
-            await asyncio.sleep(0.01)
-            with pytest.raises(StreamBusyError):
-                await stream.read(1)
+async def test_a_cancelled_wait_leaves_the_stream_to_the_next_task(world: World, future_waiters: None) -> None:
+    async with world.connected() as (stream, _, writer):
+        cancelled = asyncio.ensure_future(stream.read(100))
+        await asyncio.sleep(0.01)
+        with pytest.raises(StreamBusyError):
+            await stream.read(1)
 
-            async def other() -> bytes:
-                cancelled.cancel("enough")
-                writer.write(b"for the other task")
-                return await stream.read(100)
+        async def other() -> bytes:
+            cancelled.cancel("enough")
+            writer.write(b"for the other task")
+            return await stream.read(100)
 
-            assert await settled(asyncio.ensure_future(other())) == b"for the other task"
-            with pytest.raises(asyncio.CancelledError, match="enough"):
-                await settled(cancelled)
-
-    world.run(main)
+        assert await settled(asyncio.ensure_future(other())) == b"for the other task"
+        with pytest.raises(asyncio.CancelledError, match="enough"):
+            await settled(cancelled)
