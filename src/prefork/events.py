@@ -205,8 +205,8 @@ class BacklogCapped(Event, level=WARNING):
 class NoDeadline(Event):
     """A silent peer may stay for ever; emitted at the start, and after a reload that changed it."""
 
-    template = "no deadline for: {phases}"
-    phases: str
+    template = "no deadline for: {missing}"
+    missing: str
 
 
 class Ready(Event):
@@ -246,9 +246,9 @@ class ForkFailed(Event, level=WARNING):
 
 
 class CrashLoop(Event, level=ERROR):
-    """Workers die too fast to be worth a restart, and none is left."""
+    """Every slot is in a crash loop, and no worker accepts: the server ends. Workers that drain may go on."""
 
-    template = "giving up: every worker keeps dying ({failures} times in a row), none is left"
+    template = "giving up: every worker keeps dying ({failures} times in a row), and none accepts"
     failures: int
 
 
@@ -351,7 +351,7 @@ class OldWorkersGone(Event):
 
 
 class ReloadFailed(Event, level=ERROR):
-    """A successor did not become ready, so the reload ends and the running workers stay."""
+    """A successor did not become ready, so the reload ends and the running workers stay, new ones among them."""
 
     template = "reload failed, the running workers stay: the successor of worker {worker} did not boot: {reason}"
     worker: int
@@ -359,7 +359,7 @@ class ReloadFailed(Event, level=ERROR):
 
 
 class ReloadIgnored(Event, level=WARNING):
-    """A reload was requested when none is possible."""
+    """A reload was requested when none is possible, or its settings are invalid."""
 
     template = "not reloading ({by}): {reason}"
     by: str
@@ -367,7 +367,7 @@ class ReloadIgnored(Event, level=WARNING):
 
 
 class Recycling(Event):
-    """A worker reached a recycle limit: its successor is started, and it drains once that one is ready."""
+    """A worker is to be replaced, for `reason`: its successor is started, and it drains once that one is ready."""
 
     template = "recycling worker {worker} (pid {pid}): {reason}"
     worker: int

@@ -348,9 +348,9 @@ def test_events_and_commands_that_the_architecture_names_exist() -> None:
 @pytest.mark.parametrize(
     ("heading", "states"),
     [
-        ("worker state", worker_state.State),
-        ("phase of a stream", channel.Phase),
-        ("state of an acceptor", acceptor.State),
+        ("worker state", worker_state.WorkerState),
+        ("phase of a stream", channel.ConnectionPhase),
+        ("state of an acceptor", acceptor.AcceptorState),
     ],
 )
 def test_tables_of_states_have_the_states_of_the_code(heading: str, states: type[enum.Enum]) -> None:

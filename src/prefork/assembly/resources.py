@@ -219,7 +219,7 @@ class ServerResources:
     def set_ownership(self, ownership: FileOwnership) -> None:
         """Set whether this supervisor removes the unix sockets and the pidfile, which changes during an upgrade.
 
-        As their owner it writes its number into the pidfile, and logs the sockets whose files are gone.
+        As their owner it writes its PID into the pidfile, and logs the sockets whose files are gone.
         """
         self._listeners.ownership = ownership
         if ownership is FileOwnership.OWNER:

@@ -186,7 +186,9 @@ OPTIONS = (
     Option("accept_rate", "R", "Maximum number of connections accepted per second.", optional(parse_number)),
     Option("at_limit", "NAME", "At --max-connections: wait (leave clients in the accept queue) or refuse."),
     Option("refusal", "TEXT", r"Text sent to a refused client, such as '421 busy\r\n'.", unescape, shown_default=""),
-    Option("max_handshakes", "N", "Pending TLS handshakes per worker; above this it stops accepting.", parse_int),
+    Option(
+        "max_handshakes", "N", "TLS handshakes waiting for the CPU; at this number a worker stops accepting.", parse_int
+    ),
     Option(
         "max_unsent",
         "BYTES",

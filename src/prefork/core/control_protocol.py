@@ -35,7 +35,7 @@ def encode_request(request: Request) -> bytes:
 
 
 def decode_request(line: bytes) -> Request:
-    """Return the request in a line. Raise BadRequest."""
+    """Return the request in a line. Raises BadRequest."""
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
@@ -55,7 +55,7 @@ def encode_reply(value: dict[str, Any]) -> bytes:
 
 
 def decode_reply(line: bytes) -> dict[str, Any]:
-    """Return the reply in a line. Raise ValueError if there is none."""
+    """Return the reply in a line. Raises ValueError if there is none."""
     value = json.loads(line)
     if not isinstance(value, dict) or "ok" not in value:
         raise ValueError("not a reply")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 
 
-class Phase(enum.Enum):
+class ServerPhase(enum.Enum):
     """The life of the server. It only goes forward, but for LEAVING to SERVING: the other supervisor died."""
 
     BOOTING = enum.auto()
@@ -21,9 +21,9 @@ class Phase(enum.Enum):
 
 
 NEXT_PHASES = {
-    Phase.BOOTING: {Phase.SERVING, Phase.STOPPING},
-    Phase.SERVING: {Phase.LEAVING, Phase.STOPPING},
-    Phase.LEAVING: {Phase.SERVING, Phase.STOPPING, Phase.FINISHED},
-    Phase.STOPPING: {Phase.STOPPING, Phase.FINISHED},
-    Phase.FINISHED: set[Phase](),
+    ServerPhase.BOOTING: {ServerPhase.SERVING, ServerPhase.STOPPING},
+    ServerPhase.SERVING: {ServerPhase.LEAVING, ServerPhase.STOPPING},
+    ServerPhase.LEAVING: {ServerPhase.SERVING, ServerPhase.STOPPING, ServerPhase.FINISHED},
+    ServerPhase.STOPPING: {ServerPhase.STOPPING, ServerPhase.FINISHED},
+    ServerPhase.FINISHED: set[ServerPhase](),
 }

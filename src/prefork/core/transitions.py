@@ -13,7 +13,7 @@ S = TypeVar("S", bound=enum.Enum)
 
 
 def move(subject: str, table: Mapping[S, Collection[S]], before: S, after: S) -> S:
-    """Return `after`. Raise RuntimeError unless `table` lists it among the states that may follow `before`."""
+    """Return `after`. Raises RuntimeError unless `table` lists it among the states that may follow `before`."""
     if after not in table[before]:
         raise RuntimeError(f"{subject} cannot go from {before.name} to {after.name}")
     return after

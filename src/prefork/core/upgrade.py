@@ -193,7 +193,7 @@ class Upgrade:
     def apply(self, fact: UpgradeFact, now: float) -> list[UpgradeCommand]:
         """Return what to do about `fact`. `now` is the time in seconds on a clock that never goes back.
 
-        Raise RuntimeError for UpgradeRequested while there is a `refusal`.
+        Raises RuntimeError for UpgradeRequested while there is a `refusal`.
         """
         match fact:
             case UpgradeRequested():

@@ -30,7 +30,7 @@ DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0)
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
-class Phase(enum.IntEnum):
+class ConnectionPhase(enum.IntEnum):
     """The life of a connection. An int, because `hash` of another enum is a function in Python."""
 
     OPEN = enum.auto()
@@ -44,10 +44,10 @@ class Phase(enum.IntEnum):
 
 #: The legal moves between phases.
 MOVES = {
-    Phase.OPEN: {Phase.CLOSING, Phase.CLOSED},
-    Phase.CLOSING: {Phase.LINGERING, Phase.CLOSED},
-    Phase.LINGERING: {Phase.CLOSED},
-    Phase.CLOSED: set[Phase](),
+    ConnectionPhase.OPEN: {ConnectionPhase.CLOSING, ConnectionPhase.CLOSED},
+    ConnectionPhase.CLOSING: {ConnectionPhase.LINGERING, ConnectionPhase.CLOSED},
+    ConnectionPhase.LINGERING: {ConnectionPhase.CLOSED},
+    ConnectionPhase.CLOSED: set[ConnectionPhase](),
 }
 
 
@@ -75,7 +75,7 @@ class Channel:
         self._fd = sock.fileno()
         self._address = address
         self._shared = shared
-        self._phase = Phase.OPEN
+        self._phase = ConnectionPhase.OPEN
         self._error: OSError | None = None
         self._engine: TLSEngine | None = None
         self._budget = MAX_IO_PER_TICK
@@ -138,9 +138,9 @@ class Channel:
         return copy
 
     def _is_closed(self) -> bool:
-        return self._phase is Phase.CLOSED
+        return self._phase is ConnectionPhase.CLOSED
 
-    def _enter(self, phase: Phase) -> None:
+    def _enter(self, phase: ConnectionPhase) -> None:
         if phase not in MOVES[self._phase]:
             raise RuntimeError(f"a connection cannot go from {self._phase.name} to {phase.name}")
         self._phase = phase
@@ -149,7 +149,7 @@ class Channel:
         state = self._timeouts
         if state is None:
             state = TimeoutState(self, self._shared, self._accepted_at)
-            if self._phase is not Phase.CLOSED:
+            if self._phase is not ConnectionPhase.CLOSED:
                 # Otherwise the two would keep each other alive until the next garbage collection.
                 self._timeouts = state
         return state
@@ -158,7 +158,7 @@ class Channel:
 
     def abort(self) -> None:
         """Close the socket at once: unsent bytes are lost, and a TCP peer gets a reset."""
-        if self._phase is Phase.CLOSED:
+        if self._phase is ConnectionPhase.CLOSED:
             return
         self._reset_on_close()
         self._discard_received()
@@ -173,7 +173,7 @@ class Channel:
 
     def _fail(self, error: OSError) -> None:
         """Dispose of a connection that is broken in both directions. After `close()` some peers end so: no error."""
-        if self._phase is Phase.OPEN:
+        if self._phase is ConnectionPhase.OPEN:
             self._error = self._error or error
         self._dispose()
 
@@ -190,15 +190,15 @@ class Channel:
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
 
     def _dispose(self) -> None:
-        """Close the socket and release everything: the one way into Phase.CLOSED, legal from each other phase."""
+        """Close the socket and release everything: the one way into CLOSED, legal from each other phase."""
         before = self._phase
-        if before is Phase.CLOSED:
+        if before is ConnectionPhase.CLOSED:
             return
-        self._phase = Phase.CLOSED
+        self._phase = ConnectionPhase.CLOSED
         shared = self._shared
         # Before the close, because a descriptor that another process still holds would go on reporting.
         shared.poller.remove(self._fd, self, self._socket_exposed or shared.forked)
-        if before is Phase.LINGERING:
+        if before is ConnectionPhase.LINGERING:
             shared.deadlines.clear(self, Deadline.LINGER)
             shared.deadlines.clear(self, Deadline.DELIVERY)
         if self._timeouts is not None:

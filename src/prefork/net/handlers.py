@@ -79,7 +79,7 @@ _LIFESPAN_METHODS = ("start", "handle", "stop")
 def classify(target: object, name: str = "") -> Handler:
     """Return the handler that `target` is; `name` is what the user called it by, if anything.
 
-    Raise ServiceError for anything else. The message says what is wrong and what is expected.
+    Raises ServiceError for anything else. The message says what is wrong and what is expected.
     """
     try:
         return _classify(target)

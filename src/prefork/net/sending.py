@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 
 from ..core.buffer import WriteBacklog
 from ..errors import ConnectionOverflowError, ConnectionTimeoutError
-from .channel import DONTWAIT, MAX_IO_PER_TICK, Channel, Phase, reset_error
+from .channel import DONTWAIT, MAX_IO_PER_TICK, Channel, ConnectionPhase, reset_error
 from .deadlines import Deadline
 from .poller import WRITE
 from .server_state import ServerState
@@ -40,7 +40,7 @@ class Output(enum.Enum):
 
 
 # Looked up for each write; an attribute of an enum class costs twice as much as a global.
-_OPEN, _OUTPUT_OPEN = Phase.OPEN, Output.OPEN
+_OPEN, _OUTPUT_OPEN = ConnectionPhase.OPEN, Output.OPEN
 
 
 class Sending(Channel):
@@ -144,7 +144,7 @@ class Sending(Channel):
         """End our direction after what was written; the peer's stays open. Raises NotImplementedError with TLS."""
         if self._engine is not None:
             raise NotImplementedError("TLS cannot end one direction on its own; close() the stream")
-        if self._output is not Output.OPEN or self._phase is not Phase.OPEN:
+        if self._output is not Output.OPEN or self._phase is not ConnectionPhase.OPEN:
             return
         self._flush()
         if self._is_broken():
@@ -368,7 +368,7 @@ class Sending(Channel):
         self._output = Output.BROKEN
         self._reset_on_close()
         self._drop_output()
-        if self._phase is not Phase.OPEN:
+        if self._phase is not ConnectionPhase.OPEN:
             self._dispose()
             return
         self._error = self._error or error

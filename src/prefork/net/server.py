@@ -37,7 +37,7 @@ class TCPServer(BaseServer):
     Entering the block starts a lifespan object, leaving it stops it. Leaving it, also by cancellation, drains the
     server for up to `drain_timeout` seconds. Leaving it by any other exception aborts what is open.
 
-    Raise ServiceError for a handler of the wrong shape, ConfigError for a certificate that cannot be used.
+    Raises ServiceError for a handler of the wrong shape, ConfigError for a certificate that cannot be used.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class TCPServer(BaseServer):
         """Bind `port` on `address` and accept. 0 is any free port (see `sockets`); None is all interfaces.
 
         `address` is a number, or localhost. A host name raises ValueError because looking it up would block the loop:
-        use `listen_host`. Raise BindError, with nothing bound. `close` closes these sockets.
+        use `listen_host`. Raises BindError, with nothing bound. `close` closes these sockets.
         """
         numeric = 0 if address == "localhost" else socket.AI_NUMERICHOST
         try:
@@ -78,7 +78,7 @@ class TCPServer(BaseServer):
     async def listen_host(self, port: int, host: str, backlog: int = 128) -> None:
         """Look up `host` in a thread, bind `port` on all of its addresses, and accept.
 
-        Raise socket.gaierror for a name that does not resolve, BindError with nothing bound.
+        Raises socket.gaierror for a name that does not resolve, BindError with nothing bound.
         """
         loop = asyncio.get_running_loop()
         resolved = await loop.run_in_executor(None, functools.partial(resolve, port, host))
@@ -101,7 +101,7 @@ class TCPServer(BaseServer):
         self._own_sockets.clear()
 
     async def serve_forever(self) -> None:
-        """Wait until `close()`. Raise ListenerError if a listening socket itself has failed.
+        """Wait until `close()`. Raises ListenerError if a listening socket itself has failed.
 
         Cancelling it drains the server; cancelling it again aborts what is open.
         """

@@ -181,7 +181,7 @@ class _Parent:
             self._system.sleep(REAP_INTERVAL)
 
     def _forward_signals(self) -> None:
-        for sig, from_terminal in self._signals.drain():
+        for sig, from_terminal in self._signals.read():
             self._forwarded.add(sig)
             self._to_fork.clear()
             for child in self._children.values():
@@ -221,7 +221,7 @@ class _Parent:
             deadline = self._system.monotonic() + STOP_TIMEOUT
             while self._children and (left := deadline - self._system.monotonic()) > 0:
                 self._wait(left)
-                self._signals.drain()
+                self._signals.read()
                 self._reap_all()
             for child in self._children.values():
                 child.signal(signal.SIGKILL)

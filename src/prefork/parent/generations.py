@@ -35,10 +35,10 @@ class Resources(Protocol[C]):
     """The owner of everything that outlives workers: sockets, certificates, files."""
 
     def rebuild(self) -> GenerationSpec[C]:
-        """Return a spec made of what the files say now. Raise PreforkError; nothing has changed then."""
+        """Return a spec made of what the files say now. Raises PreforkError; nothing has changed then."""
 
     def prepare_fork(self, spec: GenerationSpec[C]) -> None:
-        """Make this process one to fork a worker of `spec` from. Raise PreforkError."""
+        """Make this process one to fork a worker of `spec` from. Raises PreforkError."""
 
     def commit(self, spec: GenerationSpec[C]) -> None:
         """Apply the settings of `spec` to what all generations share, because every worker is of it now."""
@@ -58,7 +58,7 @@ class Resources(Protocol[C]):
     def export(self, channel: int, workers: int) -> tuple[HandoverWriter, Mapping[str, str]]:
         """Return what a successor inherits, which is to have `workers` workers, and variables of its environment.
 
-        Raise OSError, or PreforkError if the program must not be run again.
+        Raises OSError, or PreforkError if the program must not be run again.
         """
 
     def repair_listeners(self, spec: GenerationSpec[C]) -> GenerationSpec[C] | None:
@@ -75,7 +75,7 @@ class Resources(Protocol[C]):
 
 
 class Generations(Generic[C]):
-    """The spec of each generation that a worker may yet be forked of, by number; 0 is the first."""
+    """The spec of each generation from which a worker may still be forked, by number; 0 is the first."""
 
     def __init__(self, first: GenerationSpec[C]) -> None:
         self._specs = {0: first}

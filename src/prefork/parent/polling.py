@@ -23,7 +23,7 @@ class Part(Protocol):
 def wait(interests: Mapping[int, int], times: Iterable[float | None], now: float) -> set[int]:
     """Wait until one of the descriptors has one of its events, or the first of `times` has come.
 
-    Return the descriptors that are ready. Raise OSError if memory is short, or if RLIMIT_NOFILE was lowered below the
+    Return the descriptors that are ready. Raises OSError if memory is short, or if RLIMIT_NOFILE was lowered below the
     number of descriptors (EINVAL).
     """
     poll = select.poll()

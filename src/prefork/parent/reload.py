@@ -62,7 +62,7 @@ class Reloads(Generic[C]):
         self.outcome = Failure(str(ReloadFailed(command.slot, command.reason)))
 
     def forget_unused(self, used: set[int]) -> None:
-        """Drop the generations that no worker will be forked of, and close the sockets that only they have."""
+        """Drop the generations from which no worker will be forked, and close the sockets that only they have."""
         if self._generations.keep(used):
             self.release_sockets()
 

@@ -142,7 +142,7 @@ class Takeover:
     # --- as a predecessor ---------------------------------------------------------------------------------------------
 
     def begin(self, by: str, timing: Timing, now: float) -> list[Fact]:
-        """Start a successor. Return what the roster has to know. Raise RuntimeError unless an upgrade may begin."""
+        """Start a successor. Return what the roster has to know. Raises RuntimeError unless an upgrade may begin."""
         self.outcome = None
         return self._apply(UpgradeRequested(by, timing), now)
 
@@ -193,10 +193,10 @@ class Takeover:
         self._emit(TookOver(self._predecessor.pid))
         self._inheritance = Inheritance.TAKEN
 
-    def settles(self) -> bool:
-        """Return True once: after the takeover, when the predecessor is gone and its sockets are not needed any more.
+    def take_settled(self) -> bool:
+        """Return True once after the takeover, when the predecessor is gone and its sockets are not needed any more.
 
-        Until then it may serve again with them.
+        Until then it may serve again with them. A call that returns True changes the state to SETTLED.
         """
         if self._inheritance is not Inheritance.TAKEN or self.predecessor_pid is not None:
             return False

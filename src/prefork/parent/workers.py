@@ -21,11 +21,11 @@ from ..core.facts import (
     Spawned,
     SpawnFailed,
     WorkerDied,
-    WorkerDraining,
     WorkerReady,
+    WorkerStoppedAccepting,
     WorkerUnable,
 )
-from ..core.messages import Decoder, DrainingMessage, ReadyMessage, RecycleMessage, StackLine, UnableMessage
+from ..core.messages import Decoder, ReadyMessage, RecycleMessage, StackLine, StoppedAcceptingMessage, UnableMessage
 from ..errors import reason_of
 from ..events import Emit, WorkerStacks
 from ..system.child import Child, ExitStatus
@@ -153,7 +153,7 @@ class Workers:
             self._scoreboard.settings[setting] = value
 
     def publish_rows(self, accepting: Collection[int]) -> None:
-        """Write to the scoreboard which workers accept, and which others may have connections."""
+        """Write to the scoreboard which workers accept, and which other ones there are."""
         rows = {process.worker_id: process.row.number for process in self._processes.values()}
         lists = (
             [rows[each] for each in rows if each in accepting],
@@ -222,8 +222,8 @@ class Workers:
             match message:
                 case ReadyMessage():
                     facts.append(WorkerReady(process.worker_id))
-                case DrainingMessage():
-                    facts.append(WorkerDraining(process.worker_id))
+                case StoppedAcceptingMessage():
+                    facts.append(WorkerStoppedAccepting(process.worker_id))
                 case RecycleMessage():
                     facts.append(RecycleRequested(process.worker_id, escape_ascii(message.reason)))
                 case UnableMessage():
@@ -262,7 +262,7 @@ class Workers:
     def spawn(self, command: Spawn) -> Fact:
         """Fork a worker. Return Spawned, or SpawnFailed if the system lacks a resource.
 
-        Raise ChildStarted in the child. Raise OSError for a failure of another kind; nothing has changed then.
+        Raises ChildStarted in the child. Raises OSError for a failure of another kind; nothing has changed then.
         """
         row = self._take_row()
         if row is None:

@@ -40,7 +40,7 @@ def socket_directory() -> Path:
 def make_socket_directory() -> Path:
     """Return `socket_directory()`, made if it is missing.
 
-    Raise OSError if it cannot be made, has another owner, or is open to other users. In a temporary directory any user
+    Raises OSError if it cannot be made, has another owner, or is open to other users. In a temporary directory any user
     may have made it first.
     """
     path = socket_directory()
@@ -80,7 +80,7 @@ def _peer_uid(sock: socket.socket) -> int | None:
 def find_socket() -> str:
     """Return the control socket of the only running server.
 
-    Raise ConfigError if there is no server or more than one, and if another user could have put a socket there.
+    Raises ConfigError if there is no server or more than one, and if another user could have put a socket there.
     """
     directory = socket_directory()
     where = escape_controls(directory)
@@ -101,7 +101,7 @@ def find_socket() -> str:
 
 
 def request(path: str, message: bytes, timeout: float) -> bytes:
-    """Send `message` and return the line that answers it. Raise ConfigError if none arrives in `timeout` seconds."""
+    """Send `message` and return the line that answers it. Raises ConfigError if none arrives in `timeout` seconds."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(timeout)
         try:

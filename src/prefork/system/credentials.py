@@ -31,7 +31,7 @@ class Identity:
 def resolve_identity(user: str, group: str) -> Identity | None:
     """Return the identity for `--user` and `--group` (names or numbers); None if both are "".
 
-    Raise ConfigError for an unknown name, and for an identity that only root could change to.
+    Raises ConfigError for an unknown name, and for an identity that only root could change to.
     """
     if not user and not group:
         return None
@@ -76,7 +76,7 @@ def _number(text: str) -> int | None:
 
 
 def drop_privileges(identity: Identity) -> None:
-    """Become `identity` permanently. Raise RuntimeError if that cannot be verified.
+    """Become `identity` permanently. Raises RuntimeError if that cannot be verified.
 
     Set the groups first, while this process has the right to; `initgroups` sets only the supplementary groups. Set the
     user last. NO_NEW_PRIVS keeps programs that the service starts from gaining privileges by a set-user-ID file

@@ -128,7 +128,7 @@ def mark_cloexec(environment: MutableMapping[str, str] | None = None) -> None:
 def load() -> Handover | None:
     """Return what the predecessor has passed on; None if no predecessor started this process.
 
-    Raise ConfigError if the manifest cannot be read.
+    Raises ConfigError if the manifest cannot be read.
     """
     mark_cloexec()
     if not _manifests:

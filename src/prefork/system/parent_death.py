@@ -74,7 +74,7 @@ def open_parent(parent_pid: int) -> Descriptor | None:
 def signal_when_readable(fd: int, sig: int, owner: int) -> None:
     """Have the kernel send `sig` to the process `owner`, or the group -`owner`, when `fd` becomes readable or closes.
 
-    The right to signal is the one held at this moment (F_SETOWN and F_SETSIG, fcntl(2); Linux). Raise OSError.
+    The right to signal is the one held at this moment (F_SETOWN and F_SETSIG, fcntl(2); Linux). Raises OSError.
     """
     fcntl.fcntl(fd, fcntl.F_SETSIG, int(sig))
     fcntl.fcntl(fd, fcntl.F_SETOWN, owner)

@@ -67,7 +67,7 @@ class PidFile:
 def claim(path: str) -> PidFile:
     """Lock the file, created if it is missing, and write this process's pid.
 
-    Raise ConfigError if another process holds it; no file is created then.
+    Raises ConfigError if another process holds it; no file is created then.
     """
     try:
         with resolve(path) as entry:

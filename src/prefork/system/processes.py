@@ -73,7 +73,7 @@ class System:
         and no timers. What `close_in_child` registered and its siblings' pidfds are closed. It installs its own
         handlers, then calls `unblock_signals()`; a signal sent to it before that is delivered then.
 
-        Raise OSError (EAGAIN, ENOMEM, EMFILE ...) if the system lacks a resource; nothing has changed then.
+        Raises OSError (EAGAIN, ENOMEM, EMFILE ...) if the system lacks a resource; nothing has changed then.
         """
         load_prctl()
         _flush_standard_streams()  # otherwise parent and child would both write the buffered output
@@ -109,7 +109,7 @@ class System:
         descriptors: Sequence[int],
         failed: Callable[[OSError], object],
     ) -> Child:
-        """Start another program as a child that outlives this process. Raise OSError as `fork` does.
+        """Start another program as a child that outlives this process. Raises OSError as `fork` does.
 
         It inherits the standard descriptors and `descriptors`, under their own numbers. Its signals are as a shell
         would set them. If the program cannot be executed, `failed` is called in the child, which exits with status 127.

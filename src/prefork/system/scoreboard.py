@@ -61,8 +61,8 @@ class FleetSetting(enum.IntEnum):
     """Changes whenever the list of workers does."""
     ACCEPTING = 6
     """The number of workers that accept. Their rows come first in the list of workers."""
-    DRAINING = 7
-    """The number of workers that only have open connections. Their rows follow."""
+    NOT_ACCEPTING = 7
+    """The number of all others: they start, drain, hang or are being killed. Their rows follow."""
     LISTENERS_SHARED = 8
     """1 if another supervisor also has the listening sockets: they must not be shut down."""
 
@@ -167,26 +167,27 @@ class Scoreboard:
             found[row.number] = (open, assigned)
         return found
 
-    def publish(self, accepting: Iterable[int], draining: Iterable[int]) -> None:
-        """Publish the rows of the workers that accept, and of those that only have open connections."""
-        lists = [list(accepting), list(draining)]
+    def publish(self, accepting: Iterable[int], not_accepting: Iterable[int]) -> None:
+        """Publish the rows of the workers that accept, and of all others, which may have open connections."""
+        lists = [list(accepting), list(not_accepting)]
         for position, number in enumerate([*lists[0], *lists[1]][: self.rows]):
             self._memory.cells[_LIST_AT + position] = number
         self.settings[FleetSetting.ACCEPTING] = len(lists[0])
-        self.settings[FleetSetting.DRAINING] = len(lists[1])
+        self.settings[FleetSetting.NOT_ACCEPTING] = len(lists[1])
         self.settings[FleetSetting.VERSION] += 1
 
     def published(self) -> tuple[list[int], list[int]]:
-        """Return the (accepting, draining) rows; a mixture of the old and the new lists during a `publish`."""
+        """Return the rows of workers that accept, and of all others; during a `publish` a mixture of old and new."""
         count = min(max(0, self.settings[FleetSetting.ACCEPTING]), self.rows)
-        total = min(count + max(0, self.settings[FleetSetting.DRAINING]), self.rows)
+        total = min(count + max(0, self.settings[FleetSetting.NOT_ACCEPTING]), self.rows)
         numbers = [self._memory.cells[_LIST_AT + position] for position in range(total)]
         return numbers[:count], numbers[count:]
 
     def all_stopped(self, own: Row) -> bool:
         """Return whether all workers except the one with the row `own` have stopped accepting."""
-        accepting, draining = self.published()
-        return all(self.row(number)[WorkerStat.STOPPED] for number in (*accepting, *draining) if number != own.number)
+        accepting, not_accepting = self.published()
+        others = [number for number in (*accepting, *not_accepting) if number != own.number]
+        return all(self.row(number)[WorkerStat.STOPPED] for number in others)
 
     def become_writer(self, number: int) -> Row:
         """Keep only the right to write this worker's own part, for good, and return its row. Call it in the worker.

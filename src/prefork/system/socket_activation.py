@@ -42,7 +42,7 @@ class SystemdSockets:
                 self._sockets.append((name, _FIRST + position))
 
     def claim(self, name: str | None) -> list[socket.socket]:
-        """Return the listening sockets named `name` (FileDescriptorName=), or all. Raise BindError if none is."""
+        """Return the listening sockets named `name` (FileDescriptorName=), or all. Raises BindError if none is."""
         text = "systemd" if name is None else f"systemd:{name}"
         if not self._sockets:
             raise BindError(text, errno.ENOENT, "no sockets were passed to this process; start it by a .socket unit")
@@ -56,7 +56,7 @@ class SystemdSockets:
 def from_fd(fd: int, text: str = "") -> socket.socket:
     """Return the listening socket `fd`, made close-on-exec and non-blocking. The caller owns it.
 
-    Raise BindError if it is not a listening stream socket.
+    Raises BindError if it is not a listening stream socket.
     """
     text = text or f"fd:{fd}"
     duplicate = -1

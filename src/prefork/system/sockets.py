@@ -58,7 +58,7 @@ def bind_sockets(
     not support is skipped. So is IPv6 when this machine has no such address, if another address is left and `address`
     is all interfaces or localhost. A Python without IPv6 (`socket.has_ipv6`) binds IPv4 only.
 
-    All or nothing: raise BindError, which names the address, and leave nothing bound. Raise socket.gaierror for a name
+    Raises BindError, which names the address, with nothing bound. Raises socket.gaierror for a name
     that does not resolve, ValueError for `reuse_port` where the platform has none. The caller owns the sockets.
     """
     if reuse_port and not hasattr(socket, "SO_REUSEPORT"):
@@ -70,7 +70,7 @@ def bind_sockets(
 def bind_shared_port(port: int, address: str | None, options: ListenOptions) -> list[socket.socket]:
     """Do as `bind_sockets`, for a port that `bind_sibling` will add sockets to.
 
-    Raise BindError if another program has the port, even with SO_REUSEPORT: a second server of the same user would
+    Raises BindError if another program has the port, even with SO_REUSEPORT: a second server of the same user would
     otherwise silently get a part of the connections.
     """
     return bind_resolved(resolve(port, address), replace(options, sharing=Sharing.CLAIMED))
@@ -79,7 +79,7 @@ def bind_shared_port(port: int, address: str | None, options: ListenOptions) -> 
 def bind_sibling(sock: socket.socket, options: ListenOptions) -> socket.socket:
     """Return another listening socket for the address of `sock`; the kernel divides the connections among all of them.
 
-    See SO_REUSEPORT, socket(7). Raise BindError.
+    See SO_REUSEPORT, socket(7). Raises BindError.
     """
     return _bind_one(sock, sock.getsockname(), options)
 
@@ -87,7 +87,7 @@ def bind_sibling(sock: socket.socket, options: ListenOptions) -> socket.socket:
 def bind_replacement(sock: socket.socket, address: Any, options: ListenOptions) -> socket.socket:
     """Return a new listening socket for `address`, that of `sock`, which still listens and cannot be repaired.
 
-    Each of the two may get a connection until `sock` is closed in every process. Raise BindError.
+    Each of the two may get a connection until `sock` is closed in every process. Raises BindError.
     """
     fresh = None
     try:
@@ -109,7 +109,7 @@ def resolve(
 ) -> Resolved:
     """Look up the addresses for `bind_resolved`; the parameters are those of `bind_sockets`.
 
-    Block for a host name, unless `flags` has AI_NUMERICHOST. Raise socket.gaierror for a name that does not resolve.
+    Block for a host name, unless `flags` has AI_NUMERICHOST. Raises socket.gaierror for a name that does not resolve.
     """
     address = address or None
     if family == socket.AF_UNSPEC and not socket.has_ipv6:
@@ -131,7 +131,7 @@ def resolve(
 
 
 def bind_resolved(resolved: Resolved, options: ListenOptions) -> list[socket.socket]:
-    """Bind all addresses of `resolved`, as `bind_sockets` promises. Raise BindError. Never block."""
+    """Bind all addresses of `resolved`, as `bind_sockets` promises. Raises BindError. Never block."""
     for attempt in range(MAX_PORT_ATTEMPTS):
         try:
             return _bind_all(resolved, options)

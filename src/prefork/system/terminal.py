@@ -13,7 +13,7 @@ import termios
 
 
 def give_up_terminal() -> None:
-    """Keep only the right to write to the terminal. Raise nothing, because most servers have no terminal."""
+    """Keep only the right to write to the terminal. Raises nothing, because most servers have no terminal."""
     for fd in (0, 1, 2):
         with contextlib.suppress(OSError):
             if os.isatty(fd):

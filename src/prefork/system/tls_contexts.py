@@ -71,7 +71,7 @@ _MAX_BYTES = 16 * 1024 * 1024
 
 
 def read_pair(pair: TLS) -> CertificatePair:
-    """Read both files of a pair. Raise ConfigError, which names the file."""
+    """Read both files of a pair. Raises ConfigError, which names the file."""
     cert, key = os.fspath(pair.cert), os.fspath(pair.key)
     certs, keys = _read("--tls-cert", cert), _read("--tls-key", key)
     weaknesses = [("--tls-cert", each) for each in certs.weaknesses]
@@ -82,7 +82,7 @@ def read_pair(pair: TLS) -> CertificatePair:
 def build_context(certificates: Sequence[TLS], emit: Emit = log) -> ssl.SSLContext:
     """Make a server's context with a certificate: TLS 1.2 and 1.3, no renegotiation, no compression.
 
-    Raise ConfigError, which names the file and the cure, if the certificate or the key cannot be used.
+    Raises ConfigError, which names the file and the cure, if the certificate or the key cannot be used.
     """
     context = make_context(emit)
     load(context, _only(certificates))
@@ -90,7 +90,7 @@ def build_context(certificates: Sequence[TLS], emit: Emit = log) -> ssl.SSLConte
 
 
 def validate(certificates: Sequence[TLS]) -> CertificatePair:
-    """Read the files and load them into a scratch context. Raise ConfigError.
+    """Read the files and load them into a scratch context. Raises ConfigError.
 
     Afterwards `load` cannot fail. If it did, it would leave a new certificate with an old key.
     """
@@ -100,7 +100,7 @@ def validate(certificates: Sequence[TLS]) -> CertificatePair:
 
 
 def load(context: ssl.SSLContext, pair: CertificatePair) -> None:
-    """Use this certificate from now on, and keep the session-ticket keys. Raise ConfigError."""
+    """Use this certificate from now on, and keep the session-ticket keys. Raises ConfigError."""
 
     def reject_passphrase() -> str:
         # Without a callback OpenSSL asks at the terminal, and the server hangs at start.

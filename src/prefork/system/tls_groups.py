@@ -67,7 +67,7 @@ def _by_method(context: Any) -> None:
 
 
 def by_pointer(context: ssl.SSLContext) -> None:
-    """Set the groups by OpenSSL's own call. Raise UnverifiedPointer or OSError; the context is unchanged then."""
+    """Set the groups by OpenSSL's own call. Raises UnverifiedPointer or OSError; the context is unchanged then."""
     openssl = _OpenSSL()
     pointer = _find_pointer(context, openssl)
     verify_pointer(context, pointer, openssl)

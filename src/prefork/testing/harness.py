@@ -64,7 +64,7 @@ class Server:
         self._process.send_signal(number)
 
     def wait(self, timeout: float = 30.0) -> int:
-        """Wait for its end and return the exit status. Raise subprocess.TimeoutExpired after `timeout` seconds."""
+        """Wait for its end and return the exit status. Raises subprocess.TimeoutExpired after `timeout` seconds."""
         return self._process.wait(timeout)
 
     def stop(self, number: int = SIGTERM, timeout: float = 30.0) -> int:
@@ -86,7 +86,7 @@ def run_server(
 ) -> Iterator[Server]:
     """Run `prefork serve TARGET OPTIONS` for the block, by default on a free port of 127.0.0.1, and wait until ready.
 
-    `prefix` is a command to run it under. `wait_ready=False` does not wait. Raise RuntimeError, with what was logged,
+    `prefix` is a command to run it under. `wait_ready=False` does not wait. Raises RuntimeError, with what was logged,
     if it ends or is not ready within `timeout` seconds. At the end of the block every process of it is killed.
     """
     ready, writer = os.pipe()

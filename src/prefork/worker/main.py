@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 
-from ..core.messages import DrainingMessage, Message, ReadyMessage, RecycleMessage, UnableMessage, encode
+from ..core.messages import Message, ReadyMessage, RecycleMessage, StoppedAcceptingMessage, UnableMessage, encode
 from ..core.recycling import RecycleLimits
 from ..core.time_limits import WORKER_EXIT_TIMEOUT
 from ..errors import ExitCode, ListenerError, PreforkError, place_of, reason_of
@@ -46,7 +46,8 @@ def run(context: WorkerContext) -> int:
     fork = context.fork
     drop_inherited_atexit()
     set_worker(fork.slot, fork.generation)
-    # A terminal sends Ctrl-C, and its own end, to the whole foreground group: the supervisor gets them and decides.
+    # A terminal sends Ctrl-C, and its own end, to the whole foreground group, to which this process belongs until it
+    # leads its own. The supervisor gets them too, and decides.
     ignore_without_inheriting((signal.SIGINT, signal.SIGHUP))
     signal.signal(signal.SIGUSR1, lambda *_: context.reopen_logs())
     process_group.become_leader()
@@ -207,7 +208,7 @@ def _stop_accepting(server: BaseServer, sockets: ReuseportSockets, context: Work
     server.close()
     for sock in context.config.sockets():
         sock.close()
-    _send(context, DrainingMessage())
+    _send(context, StoppedAcceptingMessage())
 
 
 def _send(context: WorkerContext, message: Message) -> None:
