@@ -71,6 +71,11 @@ class Roster:
         return self._fleet.generation
 
     @property
+    def last_good(self) -> int:
+        """The last generation whose workers all became ready."""
+        return self._fleet.last_good
+
+    @property
     def rolling(self) -> RollingRestart | None:
         """The rolling restart that is under way."""
         return self._restarts.current

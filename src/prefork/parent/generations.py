@@ -86,6 +86,9 @@ class Generations(Generic[C]):
     def __setitem__(self, generation: int, spec: GenerationSpec[C]) -> None:
         self._specs[generation] = spec
 
+    def __contains__(self, generation: int) -> bool:
+        return generation in self._specs
+
     def newest(self, begun: int | None = None) -> GenerationSpec[C]:
         """Return the spec of the highest generation, up to `begun` if given."""
         return self._specs[max(each for each in self._specs if begun is None or each <= begun)]
