@@ -15,6 +15,7 @@ from helpers.streams import FLAVOURS, TRANSPORTS, World, eventually, settled
 
 from prefork.errors import ConnectionOverflowError, ConnectionTimeoutError, LineTooLongError, StreamBusyError
 from prefork.events import ConnectionAborted
+from prefork.net.channel import Phase
 from prefork.net.stream import call_when_closed
 
 
@@ -620,9 +621,6 @@ async def test_get_extra_info_and_the_transport_answer_as_asyncio_does(world: Wo
         assert stream.get_extra_info("peername") == sock.getpeername()
         assert stream.get_extra_info("nonsense", 7) == 7
         assert stream.transport.get_extra_info("nonsense", 8) == 8
-        assert stream.transport.get_write_buffer_limits() == (16384, 65536)
-        stream.transport.set_write_buffer_limits(high=1000)
-        assert stream.transport.get_write_buffer_limits() == (250, 1000)
         assert not stream.transport.is_closing()
         assert stream.id >= 1
         assert not stream.draining
@@ -643,6 +641,46 @@ async def test_get_extra_info_and_the_transport_answer_as_asyncio_does(world: Wo
             assert stream.local.startswith("127.0.0.1:")
         else:
             assert stream.peer == "unix"
+
+
+async def test_write_buffer_limits_are_computed_as_asyncio_does(world: World) -> None:
+    given = [(), (1000,), (None, 100), (1000, 900), (0,), (0, 0)]
+    async with world.connected() as (stream, _, writer):
+        ours, theirs = stream.transport, writer.transport
+        for limits in given:
+            ours.set_write_buffer_limits(*limits)
+            if world.flavour != "uvloop" and world.transport != "tls":
+                theirs.set_write_buffer_limits(*limits)
+                assert ours.get_write_buffer_limits() == theirs.get_write_buffer_limits()
+        for wrong in ((1, 2), (-1,), (None, -1)):
+            with pytest.raises(ValueError, match="must be >="):
+                ours.set_write_buffer_limits(*wrong)
+        ours.set_write_buffer_limits(1000, 900)
+        assert stream.drain_above == 1000
+        stream.drain_above = 400
+        assert ours.get_write_buffer_limits() == (100, 400)
+
+
+async def test_drain_returns_at_the_low_water_mark(world: World) -> None:
+    async with world.connected() as (stream, reader, _):
+        stream.transport.set_write_buffer_limits(high=8_000_000, low=7_000_000)
+        stream.write(b"w" * 15_000_000)
+        draining = asyncio.ensure_future(stream.drain())
+        while not draining.done():
+            await settled(reader.read(1 << 16))
+        # A step of the backlog may take the unsent bytes further below the mark.
+        assert 1_000_000 < stream.unsent <= 7_000_000
+        await draining
+
+
+async def test_a_phase_cannot_be_skipped_back(world: World) -> None:
+    async with world.connected() as (stream, _, _writer):
+        with pytest.raises(RuntimeError, match="from OPEN to LINGERING"):
+            stream._enter(Phase.LINGERING)
+        stream.abort()
+        for phase in Phase:
+            with pytest.raises(RuntimeError, match="from CLOSED"):
+                stream._enter(phase)
 
 
 async def test_wait_draining_returns_when_the_server_drains(world: World) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+from collections.abc import Iterator
 
 import pytest
 from helpers.streams import FLAVOURS, World, client_context, eventually, server_context, settled
@@ -189,6 +190,45 @@ async def test_start_tls_after_a_plain_greeting(world: World) -> None:
         await client.send(client.encrypt(b"ok"))
         assert await client.read(6) == b"secret"
         await settled(serving)
+
+
+@contextlib.contextmanager
+def both_ends(world: World) -> Iterator[tuple[Stream, Stream]]:
+    """Two streams that are each other's peers."""
+    one, other = (world.stream(sock) for sock in world.sockets())
+    try:
+        yield one, other
+    finally:
+        one.abort()
+        other.abort()
+
+
+async def test_start_tls_with_a_host_name_is_the_clients_side(world: World) -> None:
+    with both_ends(world) as (client, server):
+        serving = asyncio.ensure_future(server.start_tls(server_context()))
+        await client.start_tls(client_context(), server_hostname="localhost", ssl_shutdown_timeout=0.5)
+        await settled(serving)
+        assert client.tls is not None
+        assert server.tls is not None
+        assert client.tls.peer_certificate is not None
+        assert server.tls.sni == "localhost"
+        await client.send(b"question\n")
+        assert await server.readline() == b"question\n"
+        await server.send(b"answer\n")
+        assert await client.readline() == b"answer\n"
+        server.close()
+        assert await client.read() == b""
+        assert not client.tls.truncated
+
+
+async def test_a_client_refuses_a_certificate_for_another_name(world: World) -> None:
+    with both_ends(world) as (client, server):
+        serving = asyncio.ensure_future(server.start_tls(server_context()))
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await client.start_tls(client_context(), server_hostname="example.org")
+        client.close()
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            await settled(serving)
 
 
 async def _established(stream: Stream, sock: socket.socket, version: str = "1.3") -> Client:
