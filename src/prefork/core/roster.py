@@ -62,17 +62,14 @@ class Roster:
 
     @property
     def workers(self) -> dict[int, Worker]:
-        """Every worker that is not reaped yet, by id."""
         return self._fleet.workers
 
     @property
     def generation(self) -> int:
-        """The last generation that a reload has begun."""
         return self._fleet.generation
 
     @property
     def rolling(self) -> RollingRestart | None:
-        """The rolling restart that is under way."""
         return self._restarts.current
 
     def reloading(self) -> bool:
@@ -81,7 +78,6 @@ class Roster:
         return rolling is not None and (rolling.purpose is Purpose.RELOAD or rolling.queued_reload is not None)
 
     def generations(self) -> set[int]:
-        """Return the generations that a worker may yet be forked of."""
         return self._restarts.generations()
 
     def serving(self) -> bool:

@@ -172,7 +172,6 @@ class Upgrade:
         self._kill_at: float | None = None
 
     def next_due(self) -> float | None:
-        """Return when TimePassed will have something to do."""
         return self._kill_at
 
     def must_wait(self) -> bool:

@@ -56,7 +56,6 @@ class ShortTimer:
             self._timer = self._loop.call_later(seconds, self._callback)
 
     def stop(self) -> None:
-        """Cancel the pending call, if any."""
         if self._fd >= 0 and self._libc is not None:
             self._libc.timerfd_settime(self._fd, 0, ctypes.byref(_TimerSpec()), None)
         elif self._timer is not None:
@@ -64,7 +63,6 @@ class ShortTimer:
             self._timer = None
 
     def close(self) -> None:
-        """Cancel the pending call, and close the descriptor."""
         self.stop()
         if self._fd >= 0:
             if not self._loop.is_closed():

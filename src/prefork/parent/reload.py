@@ -24,7 +24,6 @@ class Reloads(Generic[C]):
         self._resources = resources
         self._emit = emit
         self.max_workers = max_workers
-        """How many workers there can be, each with a successor beside it."""
         self.outcome: int | Failure | None = None
         """How the last requested reload ended: its generation, or why it failed; None while it is not known."""
 

@@ -78,7 +78,6 @@ class HandoverWriter:
             raise
 
     def close(self) -> None:
-        """Close the duplicated descriptors (idempotent)."""
         while self.descriptors:
             os.close(self.descriptors.pop())
 

@@ -43,7 +43,6 @@ class Listener:
         return [f"{describe(group[0])} ({kinds.get(group[0].family, 'tcp')})" for group in self.endpoints]
 
     def sockets(self) -> list[socket.socket]:
-        """Return the sockets of all endpoints."""
         return [sock for group in self.endpoints for sock in group]
 
     @property

@@ -121,7 +121,6 @@ class Row(_Part[WorkerStat]):
         self._cells[self.start + _ASSIGNED] = assigned
 
     def refused(self) -> None:
-        """Count an accepted connection that was closed at once."""
         self._cells[self.start + _REFUSED] += 1
 
     def peers(self) -> CountTable:
