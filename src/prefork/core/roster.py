@@ -41,7 +41,7 @@ DUMP_TIME = 0.3
 class Roster:
     """Decides which workers run. Facts enter by `apply` only; `next_due` says when to apply TimePassed."""
 
-    def __init__(self, slots: int, timing: Timing, rng: Callable[[], float], policy: Policy | None = None) -> None:
+    def __init__(self, slots: int, timing: Timing, rng: Callable[[], float]) -> None:
         self.phase = Phase.BOOTING
         self.deaths: Counter[ExitCause] = Counter()
         """The deaths of workers that were not asked to end."""
@@ -49,7 +49,7 @@ class Roster:
         self._restarts = RollingRestarts(self._fleet)
         self._hangs = HangDetector()
         self._rng = rng
-        self._policy = Policy() if policy is None else policy
+        self._policy = Policy()
         self._announced = False
         self._at_once = False
         self._outcome = Finish(ExitCode.OK)

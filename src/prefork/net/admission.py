@@ -130,10 +130,9 @@ class Unlimited:
 class LocalAdmission(Unlimited):
     """The admission of a server without siblings: its own limits only."""
 
-    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._refuses = limits.at_limit == "refuse"
-        self._clock = clock
         self._bucket = TokenBucket()
         self._open = 0
         """Open connections and reserved permits."""
@@ -146,7 +145,7 @@ class LocalAdmission(Unlimited):
         if full and not self._refuses:
             return Blocked(AT_LIMIT)
         if limits.accept_rate is not None and not force:
-            seconds = self._bucket.take(limits.accept_rate, self._clock())
+            seconds = self._bucket.take(limits.accept_rate, time.monotonic())
             if seconds:
                 return RetryAfter(seconds)
         self._open += 1

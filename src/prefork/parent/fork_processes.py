@@ -11,7 +11,7 @@ import select
 import signal
 import sys
 
-from ..events import ChildExited, ChildFailed, Emit, ForkDelayed, log
+from ..events import ChildExited, ChildFailed, ForkDelayed, log
 from ..system import forksafety
 from ..system.child import Child, ExitStatus
 from ..system.parent_death import Lifeline, die_with_parent
@@ -94,7 +94,7 @@ def _reseed_random() -> None:
 class _Parent:
     """The parent's side: the running children, the tasks to be forked, and whether it is stopping."""
 
-    def __init__(self, system: System, max_restarts: int, emit: Emit = log) -> None:
+    def __init__(self, system: System, max_restarts: int) -> None:
         self.pid = os.getpid()
         self.exit_code = 0
         self._signals = SignalQueue(_FORWARDED)
@@ -105,7 +105,6 @@ class _Parent:
             raise
         system.close_in_child(*self._signals.descriptors())
         self._system = system
-        self._emit = emit
         self._restarts_left = max_restarts
         self._children: dict[int, Child] = {}
         self._to_fork: list[int] = []
@@ -156,7 +155,7 @@ class _Parent:
 
     def _postpone(self, task: int, exc: OSError) -> None:
         if self._retry_delay == MIN_RETRY:  # one line for the whole shortage
-            self._emit(ForkDelayed(task, os.strerror(exc.errno or 0).lower()))
+            log(ForkDelayed(task, os.strerror(exc.errno or 0).lower()))
         self._retry_at = self._system.monotonic() + self._retry_delay
         self._retry_delay = min(2 * self._retry_delay, MAX_RETRY)
 
@@ -201,15 +200,15 @@ class _Parent:
     def _on_exit(self, task: int, pid: int, status: ExitStatus) -> None:
         how = _describe(status)
         if status.clean or status.signal in self._forwarded:
-            self._emit(ChildExited(task, pid, how))
+            log(ChildExited(task, pid, how))
         elif self._forwarded:
-            self._emit(ChildFailed(task, pid, how, "not restarting: the parent is stopping"))
+            log(ChildFailed(task, pid, how, "not restarting: the parent is stopping"))
             self.exit_code = 1
         elif self._restarts_left <= 0:
-            self._emit(ChildFailed(task, pid, how, "not restarting: the limit is reached (max_restarts)"))
+            log(ChildFailed(task, pid, how, "not restarting: the limit is reached (max_restarts)"))
             raise RuntimeError("Too many child restarts, giving up")
         else:
-            self._emit(ChildFailed(task, pid, how, "restarting"))
+            log(ChildFailed(task, pid, how, "restarting"))
             self._restarts_left -= 1
             self._to_fork.append(task)
 
