@@ -11,7 +11,7 @@ import os
 from typing import TYPE_CHECKING
 
 from ..config import Limits, Settings
-from ..core.worker_state import Timing
+from ..core.states import Timing
 from ..events import Emit
 from ..parent.generations import GenerationSpec
 from ..system import tls_contexts

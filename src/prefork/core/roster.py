@@ -26,11 +26,9 @@ from . import facts
 from .facts import Command, DumpStacks, EmitEvent, ExitCause, Fact, Failure, Finish, ReadHeartbeats
 from .fleet import Fleet
 from .heartbeats import HangDetector
-from .phase import NEXT_PHASES, Phase
 from .restart_policy import Policy, after_death, after_fork, delay
 from .rolling_restart import Purpose, RollingRestart, RollingRestarts
-from .transitions import move
-from .worker_state import KillReason, Slot, State, Timing, Worker
+from .states import NEXT_PHASES, KillReason, Phase, Slot, State, Timing, Worker, move
 
 #: Seconds until a fork that failed for lack of a system resource is tried again; the last one repeats.
 FORK_RETRY = (0.1, 0.2, 0.5, 1.0)

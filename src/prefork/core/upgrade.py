@@ -29,9 +29,8 @@ from dataclasses import dataclass
 
 from ..events import RolledBack, Upgraded, UpgradeFailed, Upgrading
 from .facts import EmitEvent, Failure, StopRequested, TimePassed
+from .states import Timing, move
 from .time_limits import SUPERVISOR_START_MARGIN, successor_start_timeout, successor_stop_timeout
-from .transitions import move
-from .worker_state import Timing
 
 
 class Step(enum.Enum):

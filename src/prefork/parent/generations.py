@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from ..core.worker_state import Timing
+from ..core.states import Timing
 from ..system.file_ownership import FileOwnership
 from ..system.handover import HandoverWriter
 from ..system.scoreboard import FleetSetting

@@ -17,9 +17,8 @@ from typing import Any, Generic, Self
 from .._version import __version__
 from ..core import facts
 from ..core.facts import Command, Fact, Failure, ScaleRequested, StopRequested
-from ..core.phase import Phase
 from ..core.roster import Roster
-from ..core.worker_state import State
+from ..core.states import Phase, State
 from ..errors import PreforkError, place_of, reason_of
 from ..events import Emit, ReloadIgnored, ScaleIgnored, SystemFailed, UpgradeIgnored
 from ..system.descendants import AdoptedProcesses

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..core.facts import EmitEvent, Fact, Failure, HandedOver, StopRequested, SuccessorRolledBack, TimePassed
 from ..core.messages import ReadyMessage, StoppingMessage, UnableMessage
+from ..core.states import Timing
 from ..core.upgrade import (
     Abandon,
     HandOver,
@@ -26,7 +27,6 @@ from ..core.upgrade import (
     UpgradeFact,
     UpgradeRequested,
 )
-from ..core.worker_state import Timing
 from ..events import Emit, RolledBack, TookOver, UpgradeFailed
 from ..system.file_ownership import FileOwnership
 from ..system.processes import System
