@@ -246,7 +246,7 @@ def test_limits_that_the_text_states_are_the_codes(name: str) -> None:
 def test_the_table_of_tls_defaults_is_the_contexts(certs: dict[str, str]) -> None:
     import prefork
 
-    context = build_context((prefork.TLS(certs["cert"], certs["key"]),))
+    context = build_context(prefork.TLS(certs["cert"], certs["key"]))
     rows = table("running.md", "TLS defaults")
     ciphers = {each["name"]: each["protocol"] for each in context.get_ciphers()}
     stated = {

@@ -72,11 +72,6 @@ class ServerResources:
         self._ready_fd = _ReadyDescriptor(settings.ready_fd if inherited is None else None)
         self.log_files = LogFiles(None if inherited is None else inherited.logs)
 
-    @property
-    def leave_daemons(self) -> bool:
-        """Whether processes that have left their worker's group may outlive the server."""
-        return self._settings.leave_daemons
-
     def close(self, shared: bool = False) -> None:
         """Close everything, and remove the files that this server owns (idempotent).
 
@@ -159,7 +154,7 @@ class ServerResources:
     # --- generations --------------------------------------------------------------------------------------------------
 
     def rebuild(self) -> GenerationSpec[GenerationConfig]:
-        self._reset_listeners()
+        self._listener_repair.repair(self._emit)
         before = physical_directory()
         _change_directory(self._home)
         try:
@@ -205,14 +200,10 @@ class ServerResources:
 
     def repair_listeners(self, spec: GenerationSpec[GenerationConfig]) -> GenerationSpec[GenerationConfig] | None:
         config = spec.config
-        listeners = replaced(config.listeners, self._reset_listeners())
+        listeners = replaced(config.listeners, self._listener_repair.repair(self._emit))
         if listeners == config.listeners:
             return None
         return dataclasses.replace(spec, config=dataclasses.replace(config, listeners=listeners))
-
-    def _reset_listeners(self) -> dict[Listener, Listener]:
-        """Repair the sockets, and return each listener that was bound again, with its replacement."""
-        return self._listener_repair.repair(self._emit)
 
     # --- files, and the processes before and after --------------------------------------------------------------------
 
@@ -234,7 +225,7 @@ class ServerResources:
         Raises OSError. Raises UntrustedPathsError if another user could have changed the program since the start: the
         successor runs as root, too.
         """
-        self._reset_listeners()
+        self._listener_repair.repair(self._emit)
         _change_directory(self._home)
         trust.require_trusted((), self._settings, self._builder.identity(self._settings))
         state = InheritedState(

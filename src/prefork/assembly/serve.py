@@ -128,7 +128,7 @@ def _supervise(
         control=None if control is None else ControlSocket(control.endpoints[0][0], system.close_in_child),
         watchdog=notifier.watchdog,
         predecessor=predecessor,
-        leave_daemons=resources.leave_daemons,
+        leave_daemons=spec.config.settings.leave_daemons,
     ) as supervisor:
         outcome = supervisor.run()
         if isinstance(outcome, ForkContext):

@@ -6,6 +6,7 @@ text, because its own errors name neither the cause nor the cure.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,19 +47,15 @@ def parse_octal(option: str, value: str) -> int:
     return int(value, 8)
 
 
-def parse_seconds(option: str, value: str) -> float:
-    return _parse_decimal(option, value, "must be a number of seconds, such as 30 or 2.5")
-
-
-def parse_number(option: str, value: str) -> float:
-    return _parse_decimal(option, value, "must be a number, such as 100 or 0.5")
-
-
 def _parse_decimal(option: str, value: str, expected: str) -> float:
     # float() would accept nan, inf, exponents and underscores.
     if not re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)", value):
         reject(option, value, expected)
     return float(value)
+
+
+parse_seconds = functools.partial(_parse_decimal, expected="must be a number of seconds, such as 30 or 2.5")
+parse_number = functools.partial(_parse_decimal, expected="must be a number, such as 100 or 0.5")
 
 
 def parse_size(option: str, value: str) -> int:

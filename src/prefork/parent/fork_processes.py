@@ -123,7 +123,8 @@ class _Parent:
                     return task
                 self._wait(self._timeout())
                 self._forward_signals()
-                self._reap()
+                for ended in self._reap():
+                    self._on_exit(*ended)
         except BaseException:
             if os.getpid() == self.pid:
                 self._stop_all()
@@ -189,13 +190,16 @@ class _Parent:
                 if not (from_terminal and child.group() == os.getpgrp()):
                     child.signal(sig)
 
-    def _reap(self) -> None:
+    def _reap(self) -> list[tuple[int, int, ExitStatus]]:
+        """Return task id, pid and status of each child that has ended."""
+        ended = []
         for task, child in list(self._children.items()):
             status = child.reap()
             if status is not None:
                 del self._children[task]
                 child.close()
-                self._on_exit(task, child.pid, status)
+                ended.append((task, child.pid, status))
+        return ended
 
     def _on_exit(self, task: int, pid: int, status: ExitStatus) -> None:
         how = _describe(status)
@@ -221,17 +225,11 @@ class _Parent:
             while self._children and (left := deadline - self._system.monotonic()) > 0:
                 self._wait(left)
                 self._signals.drain()
-                self._reap_all()
+                self._reap()
             for child in self._children.values():
                 child.signal(signal.SIGKILL)
                 child.wait()
-            self._reap_all()
-
-    def _reap_all(self) -> None:
-        for task, child in list(self._children.items()):
-            if child.reap() is not None:
-                del self._children[task]
-                child.close()
+            self._reap()
 
 
 def _describe(status: ExitStatus) -> str:

@@ -72,30 +72,3 @@ class Resources(Protocol[C]):
 
     def reopen_logs(self) -> None:
         """Open the log files again, because they were moved away."""
-
-
-class Generations(Generic[C]):
-    """The spec of each generation that a worker may yet be forked of, by number; 0 is the first."""
-
-    def __init__(self, first: GenerationSpec[C]) -> None:
-        self._specs = {0: first}
-
-    def __getitem__(self, generation: int) -> GenerationSpec[C]:
-        return self._specs[generation]
-
-    def __setitem__(self, generation: int, spec: GenerationSpec[C]) -> None:
-        self._specs[generation] = spec
-
-    def newest(self, begun: int | None = None) -> GenerationSpec[C]:
-        """Return the spec of the highest generation, up to `begun` if given."""
-        return self._specs[max(each for each in self._specs if begun is None or each <= begun)]
-
-    def all(self) -> list[GenerationSpec[C]]:
-        return list(self._specs.values())
-
-    def keep(self, used: Collection[int]) -> bool:
-        """Forget every generation that is not in `used`. Return whether any was forgotten."""
-        unused = [generation for generation in self._specs if generation not in used]
-        for generation in unused:
-            del self._specs[generation]
-        return bool(unused)

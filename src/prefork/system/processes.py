@@ -187,7 +187,9 @@ class System:
         except BaseException as exc:  # continuing would run the parent's code twice
             if isinstance(exc, OSError | MemoryError):
                 reason = f"{reason_of(exc)} (in {place_of(exc)})"
-                _write_stderr(f"prefork[{os.getpid()}]: a forked process cannot begin: {reason}\n")
+                text = f"prefork[{os.getpid()}]: a forked process cannot begin: {reason}\n"
+                with contextlib.suppress(OSError):
+                    os.write(2, text.encode(errors="backslashreplace"))
                 os._exit(ExitCode.SERVICE)
             traceback.print_exc()
             os._exit(ExitCode.BUG)
@@ -219,11 +221,6 @@ def _stop_ignoring_sigchld() -> None:
     # An ignored SIGCHLD survives exec. With it the kernel would reap the children itself, and every status be lost.
     if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-
-
-def _write_stderr(text: str) -> None:
-    with contextlib.suppress(OSError):
-        os.write(2, text.encode(errors="backslashreplace"))
 
 
 def _flush_standard_streams() -> None:
