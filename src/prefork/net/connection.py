@@ -54,11 +54,7 @@ class StreamConnection:
     task: asyncio.Task[None] | None
 
     def __init__(
-        self,
-        sock: socket.socket,
-        address: object,
-        state: ServerState,
-        done: Callable[[StreamConnection], None],
+        self, sock: socket.socket, address: object, state: ServerState, done: Callable[[StreamConnection], None]
     ) -> None:
         self._done = done
         self._open = 2
@@ -205,11 +201,7 @@ class ProtocolConnection:
     __slots__ = ("_address", "_done", "_open", "_sock", "_state", "_transport", "task")
 
     def __init__(
-        self,
-        sock: socket.socket,
-        address: object,
-        state: ServerState,
-        done: Callable[[ProtocolConnection], None],
+        self, sock: socket.socket, address: object, state: ServerState, done: Callable[[ProtocolConnection], None]
     ) -> None:
         # Without memory for the transport's epoll watch asyncio only logs it and the peer waits forever; libuv aborts.
         state.poller.reserve(sock.fileno())

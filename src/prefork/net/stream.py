@@ -127,7 +127,6 @@ class Stream(Receiving):
         seconds = self._server.limits.linger_timeout if engine is None else engine.shutdown_timeout
         self._server.deadlines.set(self, Deadline.LINGER, seconds)
         self._wake_writers_soon()
-        # Input that was there before brings no new edge.
         self._server.loop.call_soon(self._discard_input)
 
     def _on_output_sent(self) -> None:

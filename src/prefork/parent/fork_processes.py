@@ -18,6 +18,7 @@ from ..system.parent_death import Lifeline, die_with_parent
 from ..system.processes import REAP_INTERVAL, RESOURCE_ERRNOS, System
 from ..system.signals import SignalQueue, block_signals, unblock_signals
 from ..system.worker_info import describe_role, set_task_id
+from .polling import wait
 
 DEFAULT_MAX_RESTARTS = 100
 #: Seconds between SIGTERM and SIGKILL for the children of a parent that gives up.
@@ -121,7 +122,7 @@ class _Parent:
                 task = self._fork_next()
                 if task is not None:
                     return task
-                self._wait(self._timeout())
+                self._wait(self._retry_at if self._to_fork else None)
                 self._forward_signals()
                 for ended in self._reap():
                     self._on_exit(*ended)
@@ -160,22 +161,14 @@ class _Parent:
         self._retry_at = self._system.monotonic() + self._retry_delay
         self._retry_delay = min(2 * self._retry_delay, MAX_RETRY)
 
-    def _timeout(self) -> float | None:
-        return max(0.0, self._retry_at - self._system.monotonic()) if self._to_fork else None
-
-    def _wait(self, timeout: float | None) -> None:
-        """Wait until a child has ended, a signal has come, or `timeout` seconds have passed."""
-        poll = select.poll()
-        for descriptor in self._signals.readable():
-            poll.register(descriptor, select.POLLIN)
-        for child in self._children.values():
-            if child.pollable:
-                poll.register(child, select.POLLIN)
-            elif timeout is None or timeout > REAP_INTERVAL:
-                timeout = REAP_INTERVAL
+    def _wait(self, due: float | None) -> None:
+        """Wait until a child has ended, a signal has come, or the time is `due`."""
+        now = self._system.monotonic()
+        pidfds = [child.fileno() for child in self._children.values() if child.pollable]
+        descriptors = [*pidfds, *(each.fileno() for each in self._signals.readable())]
+        reap_at = now + REAP_INTERVAL if len(pidfds) < len(self._children) else None
         try:
-            # Rounded up, otherwise the loop would spin through the last millisecond.
-            poll.poll(None if timeout is None else int(timeout * 1000) + 1)
+            wait(dict.fromkeys(descriptors, select.POLLIN), [due, reap_at], now)
         except OSError:
             # No memory, or more descriptors than the limit is by now. The callers check everything without blocking.
             self._system.sleep(REAP_INTERVAL)
@@ -222,8 +215,8 @@ class _Parent:
             for child in self._children.values():
                 child.signal(signal.SIGTERM)
             deadline = self._system.monotonic() + STOP_TIMEOUT
-            while self._children and (left := deadline - self._system.monotonic()) > 0:
-                self._wait(left)
+            while self._children and self._system.monotonic() < deadline:
+                self._wait(deadline)
                 self._signals.drain()
                 self._reap()
             for child in self._children.values():

@@ -32,43 +32,16 @@ class GenerationSpec(Generic[C]):
 
 
 class Resources(Protocol[C]):
-    """The owner of everything that outlives workers: sockets, certificates, files."""
+    """The owner of everything that outlives workers: sockets, certificates, files. See `assembly/resources.py`."""
 
-    def rebuild(self) -> GenerationSpec[C]:
-        """Return a spec made of what the files say now. Raise PreforkError; nothing has changed then."""
-
-    def prepare_fork(self, spec: GenerationSpec[C]) -> None:
-        """Make this process one to fork a worker of `spec` from. Raise PreforkError."""
-
-    def commit(self, spec: GenerationSpec[C]) -> None:
-        """Apply the settings of `spec` to what all generations share, because every worker is of it now."""
-
-    def release_unused(self, specs: Collection[GenerationSpec[C]]) -> None:
-        """Close the sockets that none of these specs has, because no other spec will be used any more."""
-
-    def end_listening(self) -> None:
-        """Close all listening sockets, because no worker accepts any more and none will."""
-
-    def notify_ready(self) -> None:
-        """Tell the service manager or the parent that every worker accepts, for the first time."""
-
-    def set_ownership(self, ownership: FileOwnership) -> None:
-        """Say which supervisor owns the files that outlive a hand-over: unix sockets and the pidfile."""
-
-    def export(self, channel: int, workers: int) -> tuple[HandoverWriter, Mapping[str, str]]:
-        """Return what a successor inherits, which is to have `workers` workers, and variables of its environment.
-
-        Raise OSError, or PreforkError if the program must not be run again.
-        """
-
-    def repair_listeners(self, spec: GenerationSpec[C]) -> GenerationSpec[C] | None:
-        """Repair what a worker may have done to the shared sockets, because one died unasked.
-
-        Return `spec` with other listeners if some had to be bound again: workers of it have to replace those that run.
-        """
-
-    def notify_watchdog(self) -> None:
-        """Send the service manager's watchdog its keep-alive ping."""
-
-    def reopen_logs(self) -> None:
-        """Open the log files again, because they were moved away."""
+    def rebuild(self) -> GenerationSpec[C]: ...
+    def prepare_fork(self, spec: GenerationSpec[C]) -> None: ...
+    def commit(self, spec: GenerationSpec[C]) -> None: ...
+    def release_unused(self, specs: Collection[GenerationSpec[C]]) -> None: ...
+    def end_listening(self) -> None: ...
+    def repair_listeners(self, spec: GenerationSpec[C]) -> GenerationSpec[C] | None: ...
+    def set_ownership(self, ownership: FileOwnership) -> None: ...
+    def export(self, channel: int, workers: int) -> tuple[HandoverWriter, Mapping[str, str]]: ...
+    def notify_ready(self) -> None: ...
+    def notify_watchdog(self) -> None: ...
+    def reopen_logs(self) -> None: ...

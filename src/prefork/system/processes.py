@@ -195,6 +195,15 @@ class System:
             os._exit(ExitCode.BUG)
 
 
+def set_title(role: str) -> None:
+    """Have ps(1) show this process as `prefork: ROLE`."""
+    # A dependency of the command only: a program that calls `serve` may not have it.
+    with contextlib.suppress(ImportError):
+        import setproctitle
+
+        setproctitle.setproctitle(f"prefork: {role}")
+
+
 @functools.cache
 def _pidfd_works() -> bool:
     """Return whether the kernel has pidfds that can be waited for (Linux 5.4; some sandboxes refuse them)."""
