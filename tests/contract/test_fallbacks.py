@@ -60,8 +60,6 @@ async def test_a_stream_echoes_waits_and_drains(world: World, no_private_names: 
     world.transport = transport
     async with world.connected() as (stream, reader, writer):
 
-    async with world.connected() as (stream, reader, writer):
-
         async def echo() -> None:
             async for line in stream:
                 await stream.send(line * 100_000)

@@ -31,9 +31,8 @@ from prefork.core.facts import (
     WorkerDraining,
     WorkerReady,
 )
-from prefork.core.phase import Phase
 from prefork.core.roster import Roster
-from prefork.core.worker_state import Timing
+from prefork.core.states import Phase, Timing
 
 
 class Machine:

@@ -20,8 +20,7 @@ from prefork.core.facts import (
     WorkerReady,
     WorkerUnable,
 )
-from prefork.core.phase import Phase
-from prefork.core.worker_state import State, Timing, Worker
+from prefork.core.states import Phase, State, Timing, Worker
 from prefork.errors import ExitCode
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from ..events import DrainTimedOut
 from .facts import Command, Drain, EmitEvent, Kill, Spawn
+from .states import KillReason, Slot, State, Timing, Worker
 from .time_limits import worker_stop_timeout
-from .worker_state import KillReason, Slot, State, Timing, Worker
 
 
 class Fleet:

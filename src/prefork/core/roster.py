@@ -26,11 +26,9 @@ from . import facts
 from .facts import Command, DumpStacks, EmitEvent, ExitCause, Fact, Failure, Finish, ReadHeartbeats
 from .fleet import Fleet
 from .heartbeats import HangDetector
-from .phase import NEXT_PHASES, Phase
 from .restart_policy import Policy, after_death, after_fork, delay
 from .rolling_restart import Purpose, RollingRestart, RollingRestarts
-from .transitions import move
-from .worker_state import KillReason, Slot, State, Timing, Worker
+from .states import NEXT_PHASES, KillReason, Phase, Slot, State, Timing, Worker, move
 
 #: Seconds until a fork that failed for lack of a system resource is tried again; the last one repeats.
 FORK_RETRY = (0.1, 0.2, 0.5, 1.0)
@@ -41,7 +39,7 @@ DUMP_TIME = 0.3
 class Roster:
     """Decides which workers run. Facts enter by `apply` only; `next_due` says when to apply TimePassed."""
 
-    def __init__(self, slots: int, timing: Timing, rng: Callable[[], float], policy: Policy | None = None) -> None:
+    def __init__(self, slots: int, timing: Timing, rng: Callable[[], float]) -> None:
         self.phase = Phase.BOOTING
         self.deaths: Counter[ExitCause] = Counter()
         """The deaths of workers that were not asked to end."""
@@ -49,7 +47,7 @@ class Roster:
         self._restarts = RollingRestarts(self._fleet)
         self._hangs = HangDetector()
         self._rng = rng
-        self._policy = Policy() if policy is None else policy
+        self._policy = Policy()
         self._announced = False
         self._at_once = False
         self._outcome = Finish(ExitCode.OK)
@@ -62,12 +60,10 @@ class Roster:
 
     @property
     def workers(self) -> dict[int, Worker]:
-        """Every worker that is not reaped yet, by id."""
         return self._fleet.workers
 
     @property
     def generation(self) -> int:
-        """The last generation that a reload has begun."""
         return self._fleet.generation
 
     @property
@@ -77,7 +73,6 @@ class Roster:
 
     @property
     def rolling(self) -> RollingRestart | None:
-        """The rolling restart that is under way."""
         return self._restarts.current
 
     def reloading(self) -> bool:
@@ -86,7 +81,6 @@ class Roster:
         return rolling is not None and (rolling.purpose is Purpose.RELOAD or rolling.queued_reload is not None)
 
     def generations(self) -> set[int]:
-        """Return the generations that a worker may yet be forked of."""
         return self._restarts.generations()
 
     def serving(self) -> bool:
