@@ -51,7 +51,6 @@ class Event:
             raise TypeError(f"{type(self).__name__} takes {', '.join(names)}")
 
     def fields(self) -> dict[str, Any]:
-        """Return the value of each field by its name."""
         return {name: getattr(self, name) for name in self.__match_args__}
 
     def __str__(self) -> str:

@@ -31,9 +31,8 @@ from prefork.core.facts import (
     WorkerReady,
     WorkerStoppedAccepting,
 )
-from prefork.core.phase import ServerPhase
 from prefork.core.roster import Roster
-from prefork.core.worker_state import Timing
+from prefork.core.states import ServerPhase, Timing
 
 
 class Machine:

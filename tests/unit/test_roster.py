@@ -20,8 +20,7 @@ from prefork.core.facts import (
     WorkerStoppedAccepting,
     WorkerUnable,
 )
-from prefork.core.phase import ServerPhase
-from prefork.core.worker_state import Timing, Worker, WorkerState
+from prefork.core.states import ServerPhase, Timing, Worker, WorkerState
 from prefork.errors import ExitCode
 
 

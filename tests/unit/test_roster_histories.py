@@ -33,8 +33,7 @@ from prefork.core.facts import (
     WorkerStoppedAccepting,
     WorkerUnable,
 )
-from prefork.core.phase import ServerPhase
-from prefork.core.worker_state import Timing
+from prefork.core.states import ServerPhase, Timing
 from prefork.errors import ExitCode
 
 #: How many histories, and of how many steps: the command for the long run sets them.

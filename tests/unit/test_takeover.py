@@ -8,6 +8,7 @@ import pytest
 
 from prefork.core.facts import Failure, HandedOver, StopRequested, SuccessorRolledBack
 from prefork.core.messages import ReadyMessage, StoppingMessage, UnableMessage
+from prefork.core.states import Timing
 from prefork.core.upgrade import (
     SuccessorDied,
     SuccessorReady,
@@ -16,7 +17,6 @@ from prefork.core.upgrade import (
     SuccessorUnable,
     UpgradeFact,
 )
-from prefork.core.worker_state import Timing
 from prefork.parent import takeover
 from prefork.system.file_ownership import FileOwnership
 

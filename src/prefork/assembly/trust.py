@@ -38,7 +38,7 @@ def load_certificate(
     """
     # The settings first, and on their own: a file that root must not trust says where the rest is.
     _require(source.weaknesses, settings, identity)
-    pair = tls_contexts.validate(settings.tls) if settings.tls else None
+    pair = tls_contexts.validate(settings.tls[0]) if settings.tls else None
     require_trusted(pair.weaknesses if pair else (), settings, identity)
     return pair
 

@@ -6,6 +6,7 @@ text, because its own errors name neither the cause nor the cure.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,16 +25,14 @@ TARGET_FORMS = "module:attribute or path/to/file.py:attribute, such as echo:hand
 Given = Mapping[str, Sequence[str]]
 
 
-# --- from text to values ----------------------------------------------------------------------------------------------
+# --- from text to values, or ConfigError ------------------------------------------------------------------------------
 
 
 def parse_text(option: str, value: str) -> str:
-    """Return the text as it is."""
     return value
 
 
 def parse_int(option: str, value: str) -> int:
-    """Return a whole number. Raises ConfigError."""
     # int() would accept underscores, spaces and digits of other scripts, and raise for more than 4300 digits.
     if not re.fullmatch(r"[+-]?[0-9]+", value):
         reject(option, value, "must be a whole number")
@@ -43,20 +42,9 @@ def parse_int(option: str, value: str) -> int:
 
 
 def parse_octal(option: str, value: str) -> int:
-    """Return permission bits. Raises ConfigError."""
     if not re.fullmatch(r"0?[0-7]{1,3}", value):
         reject(option, value, "must be up to three octal digits, such as 027")
     return int(value, 8)
-
-
-def parse_seconds(option: str, value: str) -> float:
-    """Return a number of seconds. Raises ConfigError."""
-    return _parse_decimal(option, value, "must be a number of seconds, such as 30 or 2.5")
-
-
-def parse_number(option: str, value: str) -> float:
-    """Return a number, whole or not. Raises ConfigError."""
-    return _parse_decimal(option, value, "must be a number, such as 100 or 0.5")
 
 
 def _parse_decimal(option: str, value: str, expected: str) -> float:
@@ -64,6 +52,10 @@ def _parse_decimal(option: str, value: str, expected: str) -> float:
     if not re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)", value):
         reject(option, value, expected)
     return float(value)
+
+
+parse_seconds = functools.partial(_parse_decimal, expected="must be a number of seconds, such as 30 or 2.5")
+parse_number = functools.partial(_parse_decimal, expected="must be a number, such as 100 or 0.5")
 
 
 def parse_size(option: str, value: str) -> int:
@@ -85,7 +77,6 @@ def unescape(option: str, value: str) -> bytes:
 
 
 def parse_flag(option: str, value: str) -> bool:
-    """Return a truth value. Raises ConfigError."""
     known = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
     if value.lower() not in known:
         reject(option, value, "must be true or false")
@@ -122,12 +113,10 @@ class Option:
 
     @property
     def is_flag(self) -> bool:
-        """Whether it takes no value on the command line."""
         return self.parse is parse_flag
 
     @property
     def is_limit(self) -> bool:
-        """Whether its field is one of `Limits`."""
         return self.field in Limits.__slots__
 
     def default_text(self) -> str:
@@ -142,7 +131,6 @@ class Option:
         return f"{value:g}" if isinstance(value, float) else str(value)
 
     def parameter(self) -> click.Option:
-        """Return the option as click knows it."""
         if self.is_flag:
             return click.Option([f"{self.name}/--no-{self.name[2:]}"], default=None, help=self.help)
         default = self.default_text()
@@ -253,7 +241,6 @@ OPTIONS = (
 
 
 def parameters() -> list[click.Parameter]:
-    """Return TARGET, the table, and --config."""
     config = click.Option(
         ["--config"],
         metavar="FILE",

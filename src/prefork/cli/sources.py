@@ -42,7 +42,6 @@ class Sources:
         self._file: str | None = None
         """The absolute path of the file; "" is none, None is not yet looked for."""
         self.weaknesses: tuple[tuple[str, Weakness], ...] = ()
-        """How another user could have changed the file of the last settings, by option."""
 
     def settings(self) -> Settings:
         """Return the settings as they are now. Raises ConfigError, which names the source of a wrong value."""
@@ -57,11 +56,9 @@ class Sources:
 
     @property
     def file(self) -> str:
-        """The absolute path of the file that settings come from; "" is none."""
         return self._file or ""
 
     def pin_file(self, file: str) -> None:
-        """Read the same file as the predecessor of this supervisor did; "" is none."""
         if not self._named:
             self._file = file
 

@@ -29,13 +29,11 @@ class BadRequest(ValueError):
 
 
 def encode_request(request: Request) -> bytes:
-    """Return the request as one line."""
     value = {"command": request.command, "workers": request.workers, "at_once": request.at_once}
     return json.dumps(value).encode() + b"\n"
 
 
 def decode_request(line: bytes) -> Request:
-    """Return the request in a line. Raises BadRequest."""
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from ..errors import ExitCode
 from ..events import Event
-from .worker_state import Timing
+from .states import Timing
 
 
 @dataclass(frozen=True, slots=True)

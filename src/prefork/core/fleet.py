@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from ..events import DrainTimedOut
 from .facts import Command, Drain, EmitEvent, Kill, Spawn
+from .states import KillReason, Slot, Timing, Worker, WorkerState
 from .time_limits import worker_stop_timeout
-from .worker_state import KillReason, Slot, Timing, Worker, WorkerState
 
 
 class Fleet:

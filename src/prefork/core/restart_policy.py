@@ -42,7 +42,6 @@ class History:
 
 
 def after_fork(history: History, now: float, policy: Policy) -> History:
-    """Return the history with one more fork."""
     return replace(history, forks=(*history.forks, now)[-policy.intensity :])
 
 

@@ -14,7 +14,7 @@ from ..events import OldWorkersGone, RecycleFailed, Recycling, Reloaded, ReloadF
 from .facts import BeginGeneration, Command, EmitEvent, GenerationFailed, GenerationServes, ReloadRequested
 from .fleet import Fleet
 from .restart_policy import History
-from .worker_state import Slot, Worker
+from .states import Slot, Worker
 
 #: Seconds until recycling is tried again after a worker's successor has failed.
 RECYCLE_RETRY = 30.0

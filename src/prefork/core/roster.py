@@ -26,11 +26,9 @@ from . import facts
 from .facts import Command, DumpStacks, EmitEvent, ExitCause, Fact, Failure, Finish, ReadHeartbeats
 from .fleet import Fleet
 from .heartbeats import HangDetector
-from .phase import NEXT_PHASES, ServerPhase
 from .restart_policy import Policy, after_death, after_fork, delay
 from .rolling_restart import Purpose, RollingRestart, RollingRestarts
-from .transitions import move
-from .worker_state import KillReason, Slot, Timing, Worker, WorkerState
+from .states import NEXT_PHASES, KillReason, ServerPhase, Slot, Timing, Worker, WorkerState, move
 
 #: Seconds until a fork that failed for lack of a system resource is tried again; the last one repeats.
 FORK_RETRY = (0.1, 0.2, 0.5, 1.0)
@@ -41,7 +39,7 @@ DUMP_TIME = 0.3
 class Roster:
     """Decides which workers run. Facts enter by `apply` only; `next_due` says when to apply TimePassed."""
 
-    def __init__(self, slots: int, timing: Timing, rng: Callable[[], float], policy: Policy | None = None) -> None:
+    def __init__(self, slots: int, timing: Timing, rng: Callable[[], float]) -> None:
         self.phase = ServerPhase.BOOTING
         self.deaths: Counter[ExitCause] = Counter()
         """The deaths of workers that were not asked to end."""
@@ -49,7 +47,7 @@ class Roster:
         self._restarts = RollingRestarts(self._fleet)
         self._hangs = HangDetector()
         self._rng = rng
-        self._policy = Policy() if policy is None else policy
+        self._policy = Policy()
         self._announced = False
         self._at_once = False
         self._outcome = Finish(ExitCode.OK)
@@ -62,17 +60,19 @@ class Roster:
 
     @property
     def workers(self) -> dict[int, Worker]:
-        """Every worker that is not reaped yet, by id."""
         return self._fleet.workers
 
     @property
     def generation(self) -> int:
-        """The last generation that a reload has begun."""
         return self._fleet.generation
 
     @property
+    def last_good(self) -> int:
+        """The last generation whose workers all became ready."""
+        return self._fleet.last_good
+
+    @property
     def rolling(self) -> RollingRestart | None:
-        """The rolling restart that is under way."""
         return self._restarts.current
 
     def reloading(self) -> bool:
@@ -81,7 +81,6 @@ class Roster:
         return rolling is not None and (rolling.purpose is Purpose.RELOAD or rolling.queued_reload is not None)
 
     def generations(self) -> set[int]:
-        """Return the generations from which a worker may still be forked."""
         return self._restarts.generations()
 
     def has_live_workers(self) -> bool:
@@ -249,10 +248,10 @@ class Roster:
         commands: list[Command] = []
         if worker.start_error is not None:
             commands.append(EmitEvent(WorkerFailedToStart(slot.number, worker.start_error)))
-        if self._is_lost():
+        if self._must_give_up():
             commands.append(EmitEvent(WorkerExited(slot.number, worker.pid, fact.description, None)))
             commands.append(EmitEvent(CrashLoop(slot.history.failures)))
-            reason = f"no worker accepts, and each slot's died {self._policy.max_failures} times or more in a row"
+            reason = f"no worker accepts, and in every slot {self._policy.max_failures} or more have died in a row"
             return commands + self._give_up(Finish(ExitCode.CRASH_LOOP, reason))
         seconds = delay(slot.history, now, self._policy)
         if self._restarts.successor_of(slot) is None:
@@ -260,7 +259,7 @@ class Roster:
         commands.append(EmitEvent(WorkerExited(slot.number, worker.pid, fact.description, seconds)))
         return commands
 
-    def _is_lost(self) -> bool:
+    def _must_give_up(self) -> bool:
         """Return whether no worker accepts and every slot is in a crash loop."""
         if any(worker.state is WorkerState.READY for worker in self.workers.values()):
             return False

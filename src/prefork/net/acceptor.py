@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..core.accept_errors import AcceptError
-from ..errors import OutOfResourcesError
+from ..errors import OutOfResourcesError, reason_of
 from ..events import AcceptPaused, AcceptSkipped, Emit, ListenerBroken, log
 from ..system.sockets import describe
 from .admission import Admission, Blocked, Permit, RetryAfter, Unlimited
@@ -173,7 +173,7 @@ class Acceptor:
             return
         self._enter(AcceptorState.PAUSED)
         self._retry = self._loop.call_later(PAUSE, self.resume)
-        self._report(_reason(exc))
+        self._report(reason_of(exc))
 
     def _report(self, reason: str) -> None:
         if not self._reported:
@@ -182,7 +182,7 @@ class Acceptor:
 
     def _break(self, exc: OSError) -> None:
         self.close()
-        self._emit(ListenerBroken(describe(self._sock), _reason(exc)))
+        self._emit(ListenerBroken(describe(self._sock), reason_of(exc)))
         if self._on_broken is not None:
             self._on_broken(exc)
 
@@ -225,7 +225,7 @@ class Acceptor:
     def _ends_batch(self, exc: OSError) -> bool:
         match AcceptError.classify(exc.errno):
             case AcceptError.CONNECTION:
-                self._emit(AcceptSkipped(describe(self._sock), _reason(exc)))
+                self._emit(AcceptSkipped(describe(self._sock), reason_of(exc)))
                 return False
             case AcceptError.CAPACITY:
                 self._pause(exc)
@@ -242,7 +242,7 @@ class Acceptor:
         except OSError as exc:
             connection.close()
             self._admission.cancel()
-            self._emit(AcceptSkipped(describe(self._sock), _reason(exc)))
+            self._emit(AcceptSkipped(describe(self._sock), reason_of(exc)))
             return
         try:
             self._callback(connection, address)
@@ -274,7 +274,3 @@ def _is_readable(fd: int) -> bool:
     except OSError:
         # No memory, for example. accept(2) will tell.
         return True
-
-
-def _reason(exc: OSError) -> str:
-    return exc.strerror.lower() if exc.strerror else str(exc)

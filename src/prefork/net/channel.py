@@ -103,7 +103,6 @@ class Channel:
         raise NotImplementedError
 
     def _discard_received(self) -> None:
-        """Discard what was received and not read."""
         raise NotImplementedError
 
     def _release_input(self) -> None:
@@ -165,7 +164,6 @@ class Channel:
         self._dispose()
 
     def _abort_with(self, error: ConnectionTimeoutError | ConnectionOverflowError, logged: bool = True) -> None:
-        """Abort because a limit was passed."""
         if logged:
             self._shared.emit(ConnectionAborted(escape_ascii(format_address(self._address)), str(error)))
         self._error = error

@@ -64,7 +64,6 @@ class Deadlines:
         self._wheel.clear((owner, deadline))
 
     def close(self) -> None:
-        """Remove all deadlines and stop the timer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -22,9 +22,7 @@ class Lifespan(Protocol):
     """A service with a beginning and an end: `start` runs before its first connection, `stop` after its last."""
 
     async def start(self) -> object: ...
-
     async def handle(self, stream: Stream, /) -> object: ...
-
     async def stop(self) -> object: ...
 
 
@@ -59,12 +57,10 @@ class Handler:
         self._lifespan = lifespan
 
     async def start(self) -> None:
-        """Await `start()` of a lifespan object; do nothing for the other kinds."""
         if self._lifespan is not None:
             await self._lifespan.start()
 
     async def stop(self) -> None:
-        """Await `stop()` of a lifespan object; do nothing for the other kinds."""
         if self._lifespan is not None:
             await self._lifespan.stop()
 

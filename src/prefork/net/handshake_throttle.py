@@ -27,7 +27,6 @@ class HandshakeThrottle:
         """Whether a step was granted in this loop iteration."""
 
     def is_full(self) -> bool:
-        """Return whether no further handshake should begin."""
         return len(self._queue) >= self._limit
 
     async def acquire_turn(self) -> None:

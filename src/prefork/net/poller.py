@@ -197,7 +197,6 @@ class LoopPoller(_Rounds):
 
     # The kernels of these platforms do not count watches.
     def reserve(self, fd: int) -> None: ...
-
     def release(self, fd: int) -> None: ...
 
     def close(self) -> None:

@@ -49,16 +49,10 @@ class TCPServer(BaseServer):
         drain_timeout: float = 30.0,
     ) -> None:
         limits = Limits() if limits is None else limits
-        context = build_context((tls,), log) if isinstance(tls, TLS) else tls
+        context = build_context(tls, log) if isinstance(tls, TLS) else tls
         if context is not None:
             prepare_context(context)
-        super().__init__(
-            classify(handler),
-            limits=limits,
-            admission=LocalAdmission(limits),
-            emit=log,
-            context=context,
-        )
+        super().__init__(classify(handler), limits=limits, admission=LocalAdmission(limits), emit=log, context=context)
         self._drain_timeout = drain_timeout
         self._own_sockets: list[socket.socket] = []
 

@@ -61,7 +61,6 @@ class Sink:
         return True
 
     def close(self) -> None:
-        """Close what was opened here. Later records are lost."""
         self._stream = self._fd = None
         if self._socket is not None:
             self._socket.close()

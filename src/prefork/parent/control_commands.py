@@ -18,7 +18,10 @@ MAX_WAITERS = 64
 
 
 class ControlTarget(Protocol):
-    """What a client can ask for. An outcome is None while it is under way, then a number or why it failed."""
+    """What a client can ask for. A request returns why it was refused, if it was.
+
+    An outcome is None while the reload or upgrade is under way, then the generation or the pid, or why it failed.
+    """
 
     @property
     def max_workers(self) -> int: ...

@@ -14,7 +14,7 @@ MAX_WAIT = 3600.0
 
 
 class Part(Protocol):
-    """A part of the supervisor that waits for descriptors and times."""
+    """A part of the supervisor that waits for descriptors, by the events to poll, and for the next time it is due."""
 
     def interests(self, now: float) -> Mapping[int, int]: ...
     def next_due(self, now: float) -> float | None: ...

@@ -18,9 +18,8 @@ from typing import Any, Generic, Self
 from .._version import __version__
 from ..core import facts
 from ..core.facts import Command, Fact, Failure, ScaleRequested, StopRequested
-from ..core.phase import ServerPhase
 from ..core.roster import Roster
-from ..core.worker_state import WorkerState
+from ..core.states import ServerPhase, WorkerState
 from ..errors import PreforkError, place_of, reason_of
 from ..events import Emit, ReloadIgnored, ScaleIgnored, SystemFailed, UpgradeIgnored
 from ..system.descendants import AdoptedProcesses
@@ -193,7 +192,6 @@ class Supervisor(Generic[C]):
         return self._workers.max_workers
 
     def status(self) -> dict[str, Any]:
-        """Return the state of the server as plain values."""
         return {
             "version": __version__,
             "pid": self._pid,
@@ -214,7 +212,6 @@ class Supervisor(Generic[C]):
         return None
 
     def reload_outcome(self) -> int | Failure | None:
-        """Return the new generation, or why the last reload failed; None while it is under way."""
         return None if self._roster.reloading() else self._reloads.outcome or _STOPPED
 
     def start_upgrade(self, by: str) -> Failure | None:
@@ -227,11 +224,9 @@ class Supervisor(Generic[C]):
         return None
 
     def upgrade_outcome(self) -> int | Failure | None:
-        """Return the successor's pid, or why the last upgrade failed; None while it is under way."""
         return None if self._takeover.upgrading(self._roster.accepting()) else self._takeover.outcome or _STOPPED
 
     def scale(self, by: str, workers: int) -> Failure | None:
-        """Change the number of workers. Return the reason if it is refused."""
         refusal = self._roster.refusal() or self._reloads.too_many(workers)
         if refusal is None:
             self._apply(ScaleRequested(by, workers))
@@ -240,7 +235,6 @@ class Supervisor(Generic[C]):
         return refusal
 
     def stop(self, by: str, at_once: bool) -> None:
-        """Drain and end, or end at once."""
         request = StopRequested(by, at_once)
         self._apply_all([*self._takeover.stop(request, self._system.monotonic()), request])
 
@@ -294,6 +288,7 @@ class Supervisor(Generic[C]):
                 self._pending_generation_serves.append(command)
             case facts.GenerationFailed():
                 self._reloads.on_failed(command)
+                self._publish_limits(self._reloads.spec(self._roster.last_good))
             case facts.EmitEvent():
                 self._emit(command.event)
             case facts.AnnounceReady():

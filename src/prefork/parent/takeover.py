@@ -13,6 +13,7 @@ from typing import Any
 
 from ..core.facts import EmitEvent, Fact, Failure, HandedOver, StopRequested, SuccessorRolledBack, TimePassed
 from ..core.messages import ReadyMessage, StoppingMessage, UnableMessage
+from ..core.states import Timing
 from ..core.upgrade import (
     Abandon,
     HandOver,
@@ -26,7 +27,6 @@ from ..core.upgrade import (
     UpgradeFact,
     UpgradeRequested,
 )
-from ..core.worker_state import Timing
 from ..events import Emit, RolledBack, TookOver, UpgradeFailed
 from ..system.file_ownership import FileOwnership
 from ..system.processes import System
@@ -122,12 +122,10 @@ class Takeover:
     # --- polling ------------------------------------------------------------------------------------------------------
 
     def interests(self, now: float) -> dict[int, int]:
-        """Return the descriptors to poll, with their events."""
         before = {} if self._predecessor is None else self._predecessor.interests()
         return {**before, **self._successor.interests()}
 
     def next_due(self, now: float) -> float | None:
-        """Return when `collect` will have something to do by itself."""
         before = None if self._predecessor is None else self._predecessor.next_due(now)
         times = [before, self._upgrade.next_due(), self._successor.next_due(now)]
         return min((due for due in times if due is not None), default=None)

@@ -68,12 +68,10 @@ class Successor:
         return [SuccessorStarted(child.pid)]
 
     def signal(self, at_once: bool) -> None:
-        """Send SIGTERM, or SIGKILL if `at_once`."""
         if self._child is not None:
             self._child.signal(signal.SIGKILL if at_once else signal.SIGTERM)
 
     def interests(self) -> dict[int, int]:
-        """Return the descriptors to poll, with their events."""
         wanted: dict[int, int] = {}
         if self._channel is not None:
             wanted[self._channel.fileno()] = select.POLLIN
@@ -165,7 +163,6 @@ class Predecessor:
         return self._channel.fileno()
 
     def interests(self) -> dict[int, int]:
-        """Return the descriptors to poll, with their events."""
         return {} if self.gone else {self._channel.fileno(): select.POLLIN}
 
     def next_due(self, now: float) -> float | None:

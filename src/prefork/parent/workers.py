@@ -112,11 +112,9 @@ class Workers:
         return self._scoreboard.rows // 2
 
     def rows(self) -> dict[int, Row]:
-        """Return the row of each worker on the scoreboard."""
         return {process.worker_id: process.row for process in self._processes.values()}
 
     def pids(self) -> set[int]:
-        """Return the pids of all workers that have not been reaped."""
         return {process.child.pid for process in self._processes.values()}
 
     def heartbeats(self) -> HeartbeatsRead:
@@ -148,7 +146,6 @@ class Workers:
     # --- what the workers read ----------------------------------------------------------------------------------------
 
     def publish(self, setting: FleetSetting, value: int) -> None:
-        """Write a setting to the scoreboard, where every worker reads it."""
         if self._scoreboard.settings[setting] != value:
             self._scoreboard.settings[setting] = value
 
@@ -166,7 +163,6 @@ class Workers:
     # --- polling ------------------------------------------------------------------------------------------------------
 
     def interests(self, now: float) -> dict[int, int]:
-        """Return the descriptors to poll, with their events."""
         wanted: dict[int, int] = {}
         for process in self._processes.values():
             if not process.ended and now >= process.muted_until:

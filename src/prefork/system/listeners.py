@@ -39,11 +39,10 @@ class Listener:
         """Return a description of each endpoint: `127.0.0.1:9000 (tcp)`."""
         if self.file is not None:
             return [f"unix:{self.file.path} (unix)"]
-        kinds = {socket.AF_UNIX: "unix"}
-        return [f"{describe(group[0])} ({kinds.get(group[0].family, 'tcp')})" for group in self.endpoints]
+        firsts = [group[0] for group in self.endpoints]
+        return [f"{describe(sock)} ({'unix' if sock.family == socket.AF_UNIX else 'tcp'})" for sock in firsts]
 
     def sockets(self) -> list[socket.socket]:
-        """Return the sockets of all endpoints."""
         return [sock for group in self.endpoints for sock in group]
 
     @property

@@ -48,7 +48,6 @@ class Entry:
         """Whether another user can replace the directory, so that its path may lead elsewhere the next time."""
 
     def stat(self) -> os.stat_result:
-        """Return the status of the file that has the name now."""
         return os.stat(self.name, dir_fd=self._directory.fileno(), follow_symlinks=False)
 
     def open(self, flags: int, mode: int = 0o600) -> Descriptor:
@@ -61,11 +60,9 @@ class Entry:
         return Descriptor(os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._directory.fileno()))
 
     def mkdir(self, mode: int) -> None:
-        """Make a directory with this name."""
         os.mkdir(self.name, mode, dir_fd=self._directory.fileno())
 
     def unlink(self) -> None:
-        """Remove the name from the directory."""
         os.unlink(self.name, dir_fd=self._directory.fileno())
 
     def bind_path(self) -> str:
@@ -218,7 +215,6 @@ class _Walk:
         self._directories: list[tuple[str, Descriptor]] = [("", Descriptor(os.open("/", _DIRECTORY)))]
 
     def close(self) -> None:
-        """Close every directory that is open."""
         for _, directory in self._directories:
             directory.close()
         self._directories.clear()

@@ -30,7 +30,6 @@ class PidFile:
         self._descriptor = descriptor
 
     def fileno(self) -> int:
-        """Return the descriptor that holds the lock."""
         return self._descriptor.fileno()
 
     def write(self) -> str | None:

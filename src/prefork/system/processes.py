@@ -187,10 +187,21 @@ class System:
         except BaseException as exc:  # continuing would run the parent's code twice
             if isinstance(exc, OSError | MemoryError):
                 reason = f"{reason_of(exc)} (in {place_of(exc)})"
-                _write_stderr(f"prefork[{os.getpid()}]: a forked process cannot begin: {reason}\n")
+                text = f"prefork[{os.getpid()}]: a forked process cannot begin: {reason}\n"
+                with contextlib.suppress(OSError):
+                    os.write(2, text.encode(errors="backslashreplace"))
                 os._exit(ExitCode.SERVICE)
             traceback.print_exc()
             os._exit(ExitCode.BUG)
+
+
+def set_title(role: str) -> None:
+    """Have ps(1) show this process as `prefork: ROLE`."""
+    # A dependency of the command only: a program that calls `serve` may not have it.
+    with contextlib.suppress(ImportError):
+        import setproctitle
+
+        setproctitle.setproctitle(f"prefork: {role}")
 
 
 @functools.cache
@@ -219,11 +230,6 @@ def _stop_ignoring_sigchld() -> None:
     # An ignored SIGCHLD survives exec. With it the kernel would reap the children itself, and every status be lost.
     if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-
-
-def _write_stderr(text: str) -> None:
-    with contextlib.suppress(OSError):
-        os.write(2, text.encode(errors="backslashreplace"))
 
 
 def _flush_standard_streams() -> None:

@@ -90,12 +90,6 @@ class _Part(Generic[Column]):
         self._cells[self.start + column] = value
 
 
-class FleetSettings(_Part[FleetSetting]):
-    """The supervisor's part: what holds for all workers at once."""
-
-    __slots__ = ()
-
-
 class Row(_Part[WorkerStat]):
     """One worker's part; `number` counts from 1."""
 
@@ -121,7 +115,6 @@ class Row(_Part[WorkerStat]):
         self._cells[self.start + _ASSIGNED] = assigned
 
     def refused(self) -> None:
-        """Count an accepted connection that was closed at once."""
         self._cells[self.start + _REFUSED] += 1
 
     def peers(self) -> CountTable:
@@ -143,7 +136,7 @@ class Scoreboard:
         self._buckets = buckets_for(min(peers, MAX_PEERS))
         words = PAGE_WORDS + whole_pages(CountTable.words(self._buckets))
         self._memory = SharedMemory([whole_pages(_LIST_AT + rows), *[words] * rows])
-        self.settings = FleetSettings(self._memory.cells, 0)
+        self.settings: _Part[FleetSetting] = _Part(self._memory.cells, 0)
 
     def row(self, number: int) -> Row:
         """Return the part of one worker; `number` is 1 to `rows`."""
@@ -195,7 +188,7 @@ class Scoreboard:
         Rows that were made before are unmapped: to touch one afterwards crashes the process.
         """
         own = self._memory.become_writer(number)
-        self.settings = FleetSettings(self._memory.cells, 0)
+        self.settings = _Part(self._memory.cells, 0)
         return Row(number, own, 0, self._buckets)
 
     def close(self) -> None:

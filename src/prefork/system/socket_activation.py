@@ -10,7 +10,6 @@ import os
 import re
 import resource
 import socket
-from collections.abc import MutableMapping
 
 from ..errors import BindError
 
@@ -24,9 +23,8 @@ class SystemdSockets:
     Removes systemd's variables from the environment, otherwise children and their commands would use the descriptors.
     """
 
-    def __init__(self, environment: MutableMapping[str, str] | None = None) -> None:
-        variables = os.environ if environment is None else environment
-        pid, count, names, _ = (variables.pop(f"LISTEN_{name}", "") for name in ("PID", "FDS", "FDNAMES", "PIDFDID"))
+    def __init__(self) -> None:
+        pid, count, names, _ = (os.environ.pop(f"LISTEN_{name}", "") for name in ("PID", "FDS", "FDNAMES", "PIDFDID"))
         self._sockets: list[tuple[str, int]] = []
         if pid == str(os.getpid()) and re.fullmatch("[0-9]{1,9}", count):
             labels = names.split(":") if names else []

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import BindError
+from ..text import format_address
 from .listen_options import ListenOptions, Sharing
 
 #: Attempts to find one free port on all addresses: one that is free on the first may be in use on the second.
@@ -204,9 +205,7 @@ def _listen(sock: socket.socket, where: _SockAddr, options: ListenOptions) -> No
 
 
 def _bind_error(where: _SockAddr, exc: OSError) -> BindError:
-    host, port = str(where[0]), str(where[1])
-    text = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return BindError(text, exc.errno or 0, _CURES.get(exc.errno or 0, ""))
+    return BindError(format_address(where), exc.errno or 0, _CURES.get(exc.errno or 0, ""))
 
 
 def relisten(sock: socket.socket, address: Any, backlog: int) -> bool:

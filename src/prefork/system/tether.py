@@ -28,7 +28,6 @@ class Tether:
         self.parent_end, self._child_end = socket.socketpair()
 
     def close_child_end(self) -> None:
-        """Close the child's end, in the parent, after the fork."""
         self._child_end.close()
 
     def arm(self) -> None:

@@ -88,11 +88,8 @@ class _OpenSSL:
         module = getattr(_ssl, "__file__", None)
         try:
             library = ctypes.CDLL(module)
-            version, options, ctrl = (
-                library.OpenSSL_version_num,
-                library.SSL_CTX_get_options,
-                library.SSL_CTX_ctrl,
-            )
+            version = library.OpenSSL_version_num
+            options, ctrl = library.SSL_CTX_get_options, library.SSL_CTX_ctrl
         except (OSError, AttributeError) as exc:
             raise UnverifiedPointer(f"libssl lacks a call: {exc}") from exc
         version.restype, version.argtypes = ctypes.c_ulong, []
@@ -112,8 +109,7 @@ class _OpenSSL:
 
     def readable(self, address: int) -> bool:
         """Return whether memory is readable. The kernel answers with an error instead of a crash (write(2), EFAULT)."""
-        libc = self._ctypes.CDLL(None)
-        write = libc.write
+        write = self._ctypes.CDLL(None).write
         write.restype = self._ctypes.c_ssize_t
         write.argtypes = [self._ctypes.c_int, self._ctypes.c_void_p, self._ctypes.c_size_t]
         reader, writer = os.pipe()

@@ -29,7 +29,7 @@ from .paths import Entry, open_path, proc_path, resolve, retry
 LOCK_TIMEOUT = 1.0
 
 # linux/netlink.h, linux/sock_diag.h, linux/unix_diag.h
-_NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, _NLMSG_ERROR = 4, 20, 1, 2
+_NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST = 4, 20, 1
 _UDIAG_SHOW_VFS, _UNIX_DIAG_VFS, _ANY = 2, 1, 2**32 - 1
 _HEADER, _MESSAGE, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=BBBBIII"), struct.Struct("=HH")
 

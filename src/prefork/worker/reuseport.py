@@ -14,22 +14,14 @@ import contextlib
 import select
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
 
 from ..core.reuseport import own_sockets
+from ..net.base_server import BaseServer
 
 #: Seconds between checks. A sibling's socket on which connections wait in two checks in a row is stolen from.
 INTERVAL = 0.1
 #: Checks for which a worker accepts from a sibling's socket before it leaves it to the sibling again.
 STEALING_CHECKS = 10
-
-
-class Acceptor(Protocol):
-    """Accepts from listening sockets: the worker's server."""
-
-    def add_socket(self, sock: socket.socket) -> None: ...
-
-    def remove_socket(self, sock: socket.socket) -> None: ...
 
 
 class ReuseportSockets:
@@ -41,7 +33,7 @@ class ReuseportSockets:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        server: Acceptor,
+        server: BaseServer,
         endpoints: Sequence[Sequence[socket.socket]],
         slot: int,
         slots: Callable[[], int],

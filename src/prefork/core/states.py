@@ -1,4 +1,4 @@
-"""The state of one worker and of one slot, and the tables of what may follow what.
+"""The states of the server, of one worker and of one slot, and the tables of what may follow what.
 
 Data only. `roster.py` and `rolling_restart.py` decide when anything changes.
 """
@@ -6,10 +6,44 @@ Data only. `roster.py` and `rolling_restart.py` decide when anything changes.
 from __future__ import annotations
 
 import enum
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from .restart_policy import History
-from .transitions import move
+
+S = TypeVar("S", bound=enum.Enum)
+
+
+def move(subject: str, table: Mapping[S, Collection[S]], before: S, after: S) -> S:
+    """Return `after`. Raises RuntimeError unless `table` lists it among the states that may follow `before`.
+
+    Not by an `assert`, because `python -O` removes it.
+    """
+    if after not in table[before]:
+        raise RuntimeError(f"{subject} cannot go from {before.name} to {after.name}")
+    return after
+
+
+class ServerPhase(enum.Enum):
+    """The life of the server. It only goes forward, but for LEAVING to SERVING: the other supervisor died."""
+
+    BOOTING = enum.auto()
+    """No worker has ever been ready. One that cannot start ends the program."""
+    SERVING = enum.auto()
+    LEAVING = enum.auto()
+    """Another supervisor serves, and the workers here are draining."""
+    STOPPING = enum.auto()
+    FINISHED = enum.auto()
+
+
+NEXT_PHASES = {
+    ServerPhase.BOOTING: {ServerPhase.SERVING, ServerPhase.STOPPING},
+    ServerPhase.SERVING: {ServerPhase.LEAVING, ServerPhase.STOPPING},
+    ServerPhase.LEAVING: {ServerPhase.SERVING, ServerPhase.STOPPING, ServerPhase.FINISHED},
+    ServerPhase.STOPPING: {ServerPhase.STOPPING, ServerPhase.FINISHED},
+    ServerPhase.FINISHED: set[ServerPhase](),
+}
 
 
 class WorkerState(enum.Enum):
