@@ -26,7 +26,7 @@ class Fleet:
         self._next_id = 0
 
     def slot_of(self, worker: Worker) -> Slot | None:
-        """Return the slot that the worker occupies; None if it was replaced by a successor or its slot was removed."""
+        """Return the slot that the worker occupies; None if it has none, as after its replacement."""
         if worker.slot < len(self.slots) and self.slots[worker.slot].occupant == worker.id:
             return self.slots[worker.slot]
         return None

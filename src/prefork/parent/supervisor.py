@@ -274,8 +274,7 @@ class Supervisor(Generic[C]):
                 self._workers.signal(command.worker_id, signal.SIGTERM)
             case facts.ReadHeartbeats():
                 self._carry_out(self._workers.heartbeats())
-                # With the heartbeats, which are read regularly while workers run, and seldom: descriptors are counted
-                # in /proc.
+                # With the heartbeats, because they are read regularly, and seldom enough to count descriptors in /proc.
                 for fact in self._workers.overclaiming():
                     self._carry_out(fact)
             case facts.DumpStacks():
