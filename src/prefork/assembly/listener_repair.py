@@ -70,5 +70,4 @@ class ListenerRepair:
 
 
 def replaced(listeners: Iterable[Listener], fresh: dict[Listener, Listener]) -> tuple[Listener, ...]:
-    """Return `listeners` with the replacements of `fresh` in place."""
     return tuple(fresh.get(listener, listener) for listener in listeners)

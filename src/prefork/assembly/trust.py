@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import grp
+import itertools
 import os
 import pwd
 import shlex
@@ -46,16 +47,12 @@ def load_certificate(
 def require_trusted(weaknesses: Iterable[tuple[str, Weakness]], settings: Settings, identity: Identity | None) -> None:
     """Raise UntrustedPathsError if workers are another user, and that user could change the code that runs or the files
     of `weaknesses`, which come with the option that named each."""
-    if _is_needed(settings, identity):
-        _require((*weaknesses, *_code_weaknesses()), settings, identity)
-
-
-def _is_needed(settings: Settings, identity: Identity | None) -> bool:
-    return identity is not None and identity.uid != os.geteuid() and not settings.insecure_paths
+    _require(itertools.chain(weaknesses, _code_weaknesses()), settings, identity)
 
 
 def _require(weaknesses: Iterable[tuple[str, Weakness]], settings: Settings, identity: Identity | None) -> None:
-    if identity is None or not _is_needed(settings, identity):
+    # Before the weaknesses are iterated over: those of the code take long to find.
+    if identity is None or identity.uid == os.geteuid() or settings.insecure_paths:
         return
     groups = _groups(identity)
     origins: dict[Weakness, str] = {}

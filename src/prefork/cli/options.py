@@ -108,7 +108,6 @@ class Option:
 
     @property
     def name(self) -> str:
-        """The name on the command line, with its dashes."""
         return option_of(self.field)
 
     @property
@@ -120,7 +119,6 @@ class Option:
         return self.field in Limits.__slots__
 
     def default_text(self) -> str:
-        """Return the default as a user would write it."""
         if self.shown_default is not None:
             return self.shown_default
         value = getattr(Limits() if self.is_limit else Settings(), self.field)

@@ -95,7 +95,6 @@ class Roster:
         return Failure("another supervisor serves" if self.phase is Phase.LEAVING else "the server is stopping")
 
     def upgrade_refusal(self) -> Failure | None:
-        """Return why there can be no upgrade now."""
         if self.reloading():
             return Failure("a reload is under way")
         return None if self.phase is Phase.SERVING else Failure(f"the server is {self.phase.name.lower()}")
@@ -255,7 +254,6 @@ class Roster:
         return commands
 
     def _crash_looping(self) -> bool:
-        """Return whether no worker serves and every slot has used up its failures."""
         if any(worker.state is State.READY for worker in self.workers.values()):
             return False
         return all(slot.history.failures >= self._policy.max_failures for slot in self.slots)

@@ -39,7 +39,6 @@ class Phase(enum.IntEnum):
     LINGERING = enum.auto()
     """Everything is sent and the peer knows that it was the end; the peer's own end is awaited, for a short time."""
     CLOSED = enum.auto()
-    """The socket is closed."""
 
 
 #: The legal moves between phases.
@@ -99,7 +98,6 @@ class Channel:
         raise NotImplementedError
 
     def _restart_write_timeout(self) -> None:
-        """Count the write timeout from now on, if bytes are unsent."""
         raise NotImplementedError
 
     def _discard_received(self) -> None:
@@ -206,5 +204,4 @@ class Channel:
 
 
 def reset_error() -> ConnectionResetError:
-    """Return the error that the kernel gives for a peer's reset."""
     return ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))

@@ -263,12 +263,10 @@ class Sending(Channel):
     # --- the backlog --------------------------------------------------------------------------------------------------
 
     def _reads_paused(self) -> bool:
-        """Whether reading waits because too much is unsent."""
         backlog = self._backlog
         return backlog is not None and backlog.size > self._server.limits.pause_reads_above
 
     def _buffered_bytes(self) -> int:
-        """Return the memory that unsent bytes keep."""
         return 0 if self._backlog is None else self._backlog.memory
 
     def _enqueue(self, data: bytes | memoryview) -> None:
@@ -291,7 +289,6 @@ class Sending(Channel):
             server.abort_largest()
 
     def _abort_for_budget(self, total: int, limit: int) -> None:
-        """Abort because all connections together keep `total` bytes unsent, and this one most of them."""
         self._abort_with(
             ConnectionOverflowError(
                 f"{self._buffered_bytes()} bytes unsent, the most of any connection; "
@@ -385,7 +382,6 @@ class Sending(Channel):
         self._drop_backlog()
 
     def _drop_backlog(self) -> None:
-        """Forget the backlog: it is sent, or lost."""
         server, backlog = self._server, self._backlog
         if backlog is not None:
             server.buffered_bytes -= backlog.memory

@@ -213,7 +213,6 @@ def settings(family: int) -> Iterator[Setting]:
 
 
 def snapshot(sock: socket.socket) -> Snapshot:
-    """Read all settings of the socket."""
     found: dict[str, Value] = {}
     for setting in settings(sock.family):
         # An option that this kernel does not know cannot have been set by a worker.
@@ -228,7 +227,6 @@ def snapshot_backlog(sock: socket.socket) -> Snapshot:
 
 
 def changed(wanted: Snapshot, found: Snapshot) -> tuple[str, ...]:
-    """Return the names of the settings whose value is not the wanted one."""
     return tuple(name for name, value in wanted.items() if found.get(name) != value)
 
 

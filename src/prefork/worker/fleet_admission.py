@@ -209,7 +209,6 @@ class FleetAdmission:
     # --- the other workers --------------------------------------------------------------------------------------------
 
     def _update_rows(self) -> None:
-        """Read the list of workers anew, if it has changed."""
         version = self._scoreboard.settings[FleetSetting.VERSION]
         if version != self._version:
             self._version = version
