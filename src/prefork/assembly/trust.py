@@ -54,7 +54,7 @@ def _require(weaknesses: Iterable[tuple[str, Weakness]], settings: Settings, ide
     # Before the weaknesses are iterated over: those of the code take long to find.
     if identity is None or identity.uid == os.geteuid() or settings.insecure_paths:
         return
-    groups = _groups(identity)
+    groups = {identity.gid, *(os.getgrouplist(identity.name, identity.gid) if identity.name else ())}
     origins: dict[Weakness, str] = {}
     for origin, weakness in weaknesses:
         if weakness.group is None or weakness.group in groups or _has_members(weakness.group):
@@ -78,10 +78,6 @@ def _describe(origin: str, weakness: Weakness) -> str:
 
 
 # --- groups -----------------------------------------------------------------------------------------------------------
-
-
-def _groups(identity: Identity) -> set[int]:
-    return {identity.gid, *(os.getgrouplist(identity.name, identity.gid) if identity.name else ())}
 
 
 def _has_members(group: int) -> bool:

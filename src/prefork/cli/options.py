@@ -28,10 +28,6 @@ Given = Mapping[str, Sequence[str]]
 # --- from text to values, or ConfigError ------------------------------------------------------------------------------
 
 
-def parse_text(option: str, value: str) -> str:
-    return value
-
-
 def parse_int(option: str, value: str) -> int:
     # int() would accept underscores, spaces and digits of other scripts, and raise for more than 4300 digits.
     if not re.fullmatch(r"[+-]?[0-9]+", value):
@@ -99,7 +95,7 @@ class Option:
     """The name in Python, in files, and after PREFORK_ in the environment."""
     metavar: str
     help: str
-    parse: Callable[[str, str], Any] = parse_text
+    parse: Callable[[str, str], Any] = lambda option, value: value
     repeatable: bool = False
     """Whether it may be given more than once; its value is a list."""
     short: str = ""
@@ -109,10 +105,6 @@ class Option:
     @property
     def name(self) -> str:
         return option_of(self.field)
-
-    @property
-    def is_flag(self) -> bool:
-        return self.parse is parse_flag
 
     @property
     def is_limit(self) -> bool:
@@ -129,7 +121,7 @@ class Option:
         return f"{value:g}" if isinstance(value, float) else str(value)
 
     def parameter(self) -> click.Option:
-        if self.is_flag:
+        if self.parse is parse_flag:
             return click.Option([f"{self.name}/--no-{self.name[2:]}"], default=None, help=self.help)
         default = self.default_text()
         return click.Option(

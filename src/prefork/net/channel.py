@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import errno
 import os
 import socket
 import struct
@@ -201,7 +200,3 @@ class Channel:
         if self._on_closed is not None:
             on_closed, self._on_closed = self._on_closed, None
             on_closed()
-
-
-def reset_error() -> ConnectionResetError:
-    return ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))

@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import enum
 import errno
+import os
 import socket
 import ssl
 from collections.abc import Callable, Iterable
 
 from ..core.buffer import WriteBacklog
 from ..errors import ConnectionOverflowError, ConnectionTimeoutError
-from .channel import DONTWAIT, MAX_IO_PER_TICK, Channel, Phase, reset_error
+from .channel import DONTWAIT, MAX_IO_PER_TICK, Channel, Phase
 from .deadlines import Deadline
 from .poller import WRITE
 from .server_state import ServerState
@@ -258,7 +259,7 @@ class Sending(Channel):
             self._sock.shutdown(socket.SHUT_WR)
         except OSError:
             # ENOTCONN: the peer has reset the connection.
-            self._break_output(reset_error())
+            self._break_output(ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)))
 
     # --- the backlog --------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,6 @@ import random
 import select
 import signal
 from collections.abc import Iterable
-from types import TracebackType
 from typing import Any, Generic, Self
 
 from .._version import __version__
@@ -91,9 +90,7 @@ class Supervisor(Generic[C]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if os.getpid() != self._pid:
             return
         if kind is not None:

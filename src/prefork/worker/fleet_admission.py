@@ -122,7 +122,6 @@ class FleetAdmission:
         self._row.reserve(-1)
         fence()
         if self._total() < limit:
-            # Several workers have reserved the last permit at once.
             return RetryAfter(CONTENTION_DELAY)
         if self._check_timer is None:
             self._check_later()
