@@ -12,7 +12,7 @@ SLOW   ?=
 # The benchmark's own environment, with the peers; PYTHON and BENCH together measure on another Python.
 BENCH  ?= .venv-bench
 
-.PHONY: serve test test-all histories soak inject bench bench-quick check format clean
+.PHONY: serve test test-all histories soak inject bench bench-quick instructions check format clean
 
 ## Serve the echo example on all cores.
 serve: $(VENV)/.installed
@@ -64,6 +64,10 @@ bench: $(BENCH)/.benching
 bench-quick: $(BENCH)/.benching
 	@scripts/install-debian-packages bench
 	$(BENCH)/bin/python -m bench --quick $(BENCH_ARGS)
+
+## Count the instructions of an echo and of 32 lines with callgrind: a minute on an idle machine.
+instructions: $(VENV)/.developing
+	$(BIN)/python -m bench.instructions
 
 clean:
 	rm -rf .venv .venv-* build dist

@@ -102,7 +102,7 @@ def _contestants(options: argparse.Namespace) -> list[roster.Contestant]:
         return [each for each in roster.ALL if each.quick or not options.quick]
     known = {each.name: each for each in roster.ALL}
     if unknown := [name for name in options.contestant if name not in known]:
-        raise BenchError(f"--contestant {unknown[0]}: not known; --list says who is")
+        raise BenchError(f"--contestant {unknown[0]}: not known (--list names the known ones)")
     return [known[name] for name in known if name in options.contestant]
 
 

@@ -18,34 +18,32 @@ from collections.abc import Iterator
 from .errors import BenchError
 from .servers import ROOT
 
-#: Bytes of one exchange, by work: an echo of 1 KiB, and 32 pipelined lines of 32 bytes.
-MESSAGES = {"echo": b"x" * 1024, "lines": (b"x" * 31 + b"\n") * 32}
-#: Exchanges of the two runs. The smaller number covers the warm-up of the interpreter's specializing instructions.
+#: By work: the contestant's handler, the message, and whether each exchange has a connection of its own.
+WORKS = {
+    "echo of 1 KiB": ("echo", b"x" * 1024, False),
+    "32 pipelined lines": ("lines", (b"x" * 31 + b"\n") * 32, False),
+    "connect, echo of 1 KiB, close": ("echo", b"x" * 1024, True),
+}
+#: Exchanges of the two runs. The first ones specialize the interpreter's instructions and are in both.
 FEW, MANY = 300, 1300
 SECONDS = 120.0
 CALLGRIND = ("valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null")
 
 
 def instructions(work: str, few: int = FEW, many: int = MANY) -> float:
-    """Return the instructions of one exchange of `work`. Raise BenchError without valgrind or an answer."""
+    """Return the instructions of one exchange of `work`. Raise BenchError without valgrind or with a wrong answer."""
     return (_collected(work, many) - _collected(work, few)) / (many - few)
 
 
 def _collected(work: str, exchanges: int) -> int:
-    with _server(work) as process:
+    handler, message, closing = WORKS[work]
+    with _server(handler) as process:
         assert process.stdout is not None
         port = process.stdout.readline()
         if not port.strip().isdigit():
             raise BenchError("the server under valgrind did not start")
-        message = MESSAGES[work]
-        with socket.create_connection(("127.0.0.1", int(port)), SECONDS) as sock, sock.makefile("rb") as answers:
-            for _ in range(exchanges):
-                sock.sendall(message)
-                if answers.read(len(message)) != message:
-                    raise BenchError(f"wrong answer to {work}")
-            # The server must be idle when it is stopped, otherwise the handler's traceback is counted as well.
-            sock.shutdown(socket.SHUT_WR)
-            answers.read()
+        for _ in range(exchanges if closing else 1):
+            _converse(int(port), message, 1 if closing else exchanges)
         process.send_signal(signal.SIGINT)
         report = process.communicate(timeout=SECONDS)[1].decode(errors="replace")
     collected = re.search(r"Collected : (\d+)", report)
@@ -54,14 +52,25 @@ def _collected(work: str, exchanges: int) -> int:
     return int(collected[1])
 
 
+def _converse(port: int, message: bytes, exchanges: int) -> None:
+    with socket.create_connection(("127.0.0.1", port), SECONDS) as sock, sock.makefile("rb") as answers:
+        for _ in range(exchanges):
+            sock.sendall(message)
+            if answers.read(len(message)) != message:
+                raise BenchError("the server gave a wrong answer")
+        # The server must be idle when it is stopped, otherwise the handler's traceback is counted as well.
+        sock.shutdown(socket.SHUT_WR)
+        answers.read()
+
+
 @contextlib.contextmanager
-def _server(work: str) -> Iterator[subprocess.Popen[bytes]]:
+def _server(handler: str) -> Iterator[subprocess.Popen[bytes]]:
     if shutil.which("valgrind") is None:
         raise BenchError("valgrind was not found (apt-get install valgrind)")
     # The values of hashes decide how tables are laid out: fixed, or two runs differ.
     environment = {**os.environ, "PYTHONHASHSEED": "0"}
     process = subprocess.Popen(
-        [*CALLGRIND, sys.executable, "-m", "bench.contestants.prefork_stream", "--work", work],
+        [*CALLGRIND, sys.executable, "-m", "bench.contestants.prefork_stream", "--work", handler],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,
@@ -75,5 +84,5 @@ def _server(work: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 if __name__ == "__main__":
-    for name in MESSAGES:
+    for name in WORKS:
         print(f"{name}: {instructions(name):,.0f} instructions an exchange")

@@ -99,7 +99,7 @@ class Results:
     commands: dict[str, Command] = field(default_factory=dict)
     """By loop."""
     redis: dict[str, dict[str, Series]] = field(default_factory=dict)
-    """By command and server; `rate` and `cpu_us` alone."""
+    """By command and server, with only `rate` and `cpu_us`."""
     missing: list[str] = field(default_factory=list)
     """What was left out of this run, and why."""
 

@@ -4,7 +4,7 @@
     python scripts/prose.py PATH...      every finding in these files
     python scripts/prose.py --lower      lower the exceptions to what is still found; never raise one
 
-It reads docstrings, comments and names of functions and classes, in src string literals too, and Markdown outside code.
+It reads docstrings, comments, names of functions and classes, string literals outside tests, and Markdown outside code.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ EXCEPTIONS = "tests/meta/prose_exceptions.txt"
 FOLDERS = ("src", "docs", "examples", "tests", "bench", "soak", "inject", "scripts")
 FILES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "Makefile", "pyproject.toml")
 GENERATED = "docs/api.md"
+#: Where string literals are read by users or operators, and are prose.
+SPEAKING = ("src/", "bench/", "inject/", "soak/")
 MAX_LINE = 120
 MIN_DOCSTRING_WORDS = 5
 
@@ -114,7 +116,7 @@ def in_piece(piece: Piece) -> Iterator[tuple[int, str, str]]:
 def pieces(source: str, name: str) -> Iterator[Piece]:
     """Yield the prose of a file, by its kind."""
     if name.endswith(".py"):
-        yield from of_python(source, strings=name.startswith("src/"))
+        yield from of_python(source, strings=name.startswith(SPEAKING) and "/tests/" not in name)
     elif name.endswith(".md"):
         fences = re.sub(r"^```.*?^```", lambda code: "\n" * code[0].count("\n"), source, flags=re.DOTALL | re.MULTILINE)
         yield Piece(1, fences)

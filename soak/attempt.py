@@ -106,7 +106,7 @@ class Attempt:
         """The server's bytes; True: the answer is whole and right. Raises payload.Wrong."""
         self.received += data
         if self.phase is not Phase.EXCHANGING:
-            raise payload.Wrong(f"{len(data)} bytes that nobody asked for")
+            raise payload.Wrong(f"{len(data)} bytes that were not asked for")
         left = payload.missing(self.received)
         if left < 0:
             raise payload.Wrong(f"{-left} bytes more than asked for")

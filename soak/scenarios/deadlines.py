@@ -116,7 +116,7 @@ def run(context: Context) -> list[Row]:
             Verdict.GOOD if good else Verdict.BAD,
             details=(
                 *(f"{kind}: late {in_words(some)}" for kind, some in crowd.late.items()),
-                f"an honest connection is answered after {in_words(answers)}; with nobody else there {in_words(calm)}",
+                f"an honest connection is answered after {in_words(answers)}; without others {in_words(calm)}",
             ),
         ),
         _idle(count, context.seconds(IDLE_SECONDS, 2.0)),

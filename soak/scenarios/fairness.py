@@ -150,13 +150,13 @@ def _balance(context: Context, workers: int, ports: tuple[int, int], what: tuple
     return Row(
         "fairness",
         f"W={workers}, {name}: most connections over the mean",
-        f"{worst:.3f} at worst (by the kernel alone: {usual:.2f}); answered after {medians[0]:.2f} ms, "
-        f"p99 {medians[2]:.2f} (by the kernel alone: {medians[1]:.2f}, p99 {medians[3]:.2f})",
+        f"{worst:.3f} at worst (by the kernel only: {usual:.2f}); answered after {medians[0]:.2f} ms, "
+        f"p99 {medians[2]:.2f} (by the kernel only: {medians[1]:.2f}, p99 {medians[3]:.2f})",
         count * len(pairs),
         f"<= {target:.2f}, and not {LATER:g} ms later",
         Verdict.GOOD if worst <= target and no_worse else Verdict.BAD,
         details=(
-            f"W={workers}, {name}: p99 of each round {_list(tails[0])} ms; by the kernel alone {_list(tails[1])} ms",
+            f"W={workers}, {name}: p99 of each round {_list(tails[0])} ms; by the kernel only {_list(tails[1])} ms",
         ),
     )
 
@@ -196,7 +196,7 @@ def _busy(context: Context) -> Row:
     return Row(
         "fairness",
         f"W=4, {CLIENTS} clients, {WORK * 1000:g} ms of work for each connection: standard deviation of the time",
-        f"{spread * 1e3:.1f} ms, at most {worst:.1f} times the mean (by the kernel alone: {other_spread * 1e3:.1f} ms, "
+        f"{spread * 1e3:.1f} ms, at most {worst:.1f} times the mean (by the kernel only: {other_spread * 1e3:.1f} ms, "
         f"{max(others) / statistics.mean(others):.1f} times)",
         len(ours),
         "<= 1.5 of the kernel's; <= 3 times",

@@ -40,9 +40,8 @@ def run(context: Context) -> list[Row]:
         f"rounds in which there were workers to survive: {dict(with_workers)}; a start takes {length * 1000:.0f} ms",
         *bad[:10],
     ]
-    what = (
-        f"kill -9 of the supervisor (start, serving, reload, drain); {PATIENCE * 1000:.0f} ms later: nobody, port free"
-    )
+    later = f"{PATIENCE * 1000:.0f} ms later: no process, port free"
+    what = f"kill -9 of the supervisor (start, serving, reload, drain); {later}"
     sound = all(with_workers[moment] for moment in MOMENTS)
     return [zero("orphans", what, len(bad), rounds, "rounds", details, sound)]
 

@@ -103,22 +103,21 @@ def test_a_limit_that_cannot_be_is_a_value_error() -> None:
 # --- listening --------------------------------------------------------------------------------------------------------
 
 
-def test_listen_takes_addresses_and_never_looks_up_a_name(world: World) -> None:
-    async def main() -> None:
-        async with prefork.TCPServer(echo, drain_timeout=0) as server:
-            assert not server.is_serving()
-            with pytest.raises(ValueError, match="listen_host"):
-                server.listen(0, "host.example")
-            assert server.sockets == ()
-            for address in ("127.0.0.1", "localhost"):
-                server.listen(0, address)
-            assert server.is_serving()
-            await serves(server)
-
-    world.run(main)
+async def test_listen_takes_addresses_and_never_looks_up_a_name(world: World) -> None:
+    async with prefork.TCPServer(echo, drain_timeout=0) as server:
+        assert not server.is_serving()
+        with pytest.raises(ValueError, match="listen_host"):
+            server.listen(0, "host.example")
+        assert server.sockets == ()
+        for address in ("127.0.0.1", "localhost"):
+            server.listen(0, address)
+        assert server.is_serving()
+        await serves(server)
 
 
-def test_listen_host_looks_a_name_up_without_blocking_the_loop(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_listen_host_looks_a_name_up_without_blocking_the_loop(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = socket.getaddrinfo
     asked, loop_ran = threading.Event(), threading.Event()
     overlapped: list[bool] = []
@@ -130,8 +129,8 @@ def test_listen_host_looks_a_name_up_without_blocking_the_loop(world: World, mon
         overlapped.append(loop_ran.wait(10))
         return real("127.0.0.1", *rest)
 
-    async def main() -> None:
-        monkeypatch.setattr(socket, "getaddrinfo", slow_resolver)
+    monkeypatch.setattr(socket, "getaddrinfo", slow_resolver)
+    with ThreadPoolExecutor(1) as executor:
         asyncio.get_running_loop().set_default_executor(executor)
         async with prefork.TCPServer(echo, drain_timeout=0) as server:
             listening = asyncio.ensure_future(server.listen_host(0, "slow.example"))
@@ -143,148 +142,124 @@ def test_listen_host_looks_a_name_up_without_blocking_the_loop(world: World, mon
             with pytest.raises(socket.gaierror):
                 await server.listen_host(0, "no-such-host.invalid")
 
-    with ThreadPoolExecutor(1) as executor:
-        world.run(main)
 
-
-def test_after_close_nothing_can_be_added(world: World) -> None:
-    async def main() -> None:
-        server = prefork.TCPServer(echo)
-        server.close()
-        with pytest.raises(RuntimeError, match="closed"):
-            server.listen(0, "127.0.0.1")
-        with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(RuntimeError, match="closed"):
-            server.add_socket(listener)
-        await settled(asyncio.ensure_future(server.wait_closed()))
-
-    world.run(main)
+async def test_after_close_nothing_can_be_added(world: World) -> None:
+    server = prefork.TCPServer(echo)
+    server.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        server.listen(0, "127.0.0.1")
+    with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(RuntimeError, match="closed"):
+        server.add_socket(listener)
+    await settled(asyncio.ensure_future(server.wait_closed()))
 
 
 # --- the end ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("handler", [echo, ProtocolEcho])
-def test_close_stops_accepting_and_wait_closed_waits_for_the_rest(world: World, handler: Any) -> None:
-    async def main() -> None:
-        server = prefork.TCPServer(handler)
-        server.listen(0, "127.0.0.1")
-        ((reader, writer),) = await connected(server)
-        where = server.sockets[0].getsockname()
-        waiting = asyncio.ensure_future(server.wait_closed())
-        server.close()
-        assert (server.is_serving(), server.sockets) == (False, ())
-        with pytest.raises(ConnectionRefusedError):
-            await asyncio.open_connection(*where)
-        writer.write(b"still\n")
-        assert await settled(asyncio.ensure_future(reader.readline())) == b"still\n"
-        assert not waiting.done()
-        writer.close()
-        await settled(waiting)
-        assert server.connections == 0
-        assert await server.drain() == 0
-
-    world.run(main)
+async def test_close_stops_accepting_and_wait_closed_waits_for_the_rest(world: World, handler: Any) -> None:
+    server = prefork.TCPServer(handler)
+    server.listen(0, "127.0.0.1")
+    ((reader, writer),) = await connected(server)
+    where = server.sockets[0].getsockname()
+    waiting = asyncio.ensure_future(server.wait_closed())
+    server.close()
+    assert (server.is_serving(), server.sockets) == (False, ())
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection(*where)
+    writer.write(b"still\n")
+    assert await settled(asyncio.ensure_future(reader.readline())) == b"still\n"
+    assert not waiting.done()
+    writer.close()
+    await settled(waiting)
+    assert server.connections == 0
+    assert await server.drain() == 0
 
 
 @pytest.mark.parametrize("handler", [echo, ProtocolEcho])
 @pytest.mark.parametrize("how", ["close_clients", "abort_clients"])
-def test_clients_can_be_closed_and_aborted(world: World, handler: Any, how: str) -> None:
-    async def main() -> None:
-        server = prefork.TCPServer(handler, limits=prefork.Limits(linger_timeout=0.1))
-        server.listen(0, "127.0.0.1")
-        clients = await connected(server, 3)
-        server.close()
-        getattr(server, how)()
-        for reader, writer in clients:
-            assert await ended(reader) == b""
-            writer.close()
-        await settled(asyncio.ensure_future(server.wait_closed()))
-
-    world.run(main)
+async def test_clients_can_be_closed_and_aborted(world: World, handler: Any, how: str) -> None:
+    server = prefork.TCPServer(handler, limits=prefork.Limits(linger_timeout=0.1))
+    server.listen(0, "127.0.0.1")
+    clients = await connected(server, 3)
+    server.close()
+    getattr(server, how)()
+    for reader, writer in clients:
+        assert await ended(reader) == b""
+        writer.close()
+    await settled(asyncio.ensure_future(server.wait_closed()))
 
 
-def test_close_clients_sends_what_was_written(world: World) -> None:
+async def test_close_clients_sends_what_was_written(world: World) -> None:
     size = 5_000_000
 
     async def pour(stream: prefork.Stream) -> None:
         stream.write(bytes(size))
         assert await stream.read() == b"", "the handler sees the end of its input"
 
-    async def main() -> None:
-        server = prefork.TCPServer(pour)
-        server.listen(0, "127.0.0.1")
-        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
-        await eventually(lambda: server.connections == 1)
-        server.close()
-        server.close_clients()
-        assert len(await ended(reader)) == size
-        writer.close()
-        await settled(asyncio.ensure_future(server.wait_closed()))
-
-    world.run(main)
+    server = prefork.TCPServer(pour)
+    server.listen(0, "127.0.0.1")
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    await eventually(lambda: server.connections == 1)
+    server.close()
+    server.close_clients()
+    assert len(await ended(reader)) == size
+    writer.close()
+    await settled(asyncio.ensure_future(server.wait_closed()))
 
 
-def test_cancelling_serve_forever_closes_and_drains(world: World) -> None:
+async def test_cancelling_serve_forever_closes_and_drains(world: World) -> None:
     async def polite(stream: prefork.Stream) -> None:
         stream.write(await stream.readline())
         await stream.wait_draining()
         await stream.send(b"goodbye\n")
 
-    async def main() -> None:
-        server = prefork.TCPServer(polite)
-        server.listen(0, "127.0.0.1")
-        serving = asyncio.ensure_future(server.serve_forever())
-        ((reader, writer),) = await connected(server)
-        serving.cancel()
-        assert await ended(reader) == b"goodbye\n"
-        writer.close()
-        with pytest.raises(asyncio.CancelledError):
-            await serving
-        assert not server.is_serving()
-        assert server.connections == 0
-
-    world.run(main)
+    server = prefork.TCPServer(polite)
+    server.listen(0, "127.0.0.1")
+    serving = asyncio.ensure_future(server.serve_forever())
+    ((reader, writer),) = await connected(server)
+    serving.cancel()
+    assert await ended(reader) == b"goodbye\n"
+    writer.close()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+    assert not server.is_serving()
+    assert server.connections == 0
 
 
-def test_cancelling_serve_forever_again_aborts_what_is_open(world: World) -> None:
-    async def main() -> None:
-        server = prefork.TCPServer(echo)
-        server.listen(0, "127.0.0.1")
-        serving = asyncio.ensure_future(server.serve_forever())
-        ((reader, writer),) = await connected(server)
-        serving.cancel()
-        await eventually(lambda: not server.is_serving())
-        assert server.connections == 1
-        serving.cancel()
-        assert await ended(reader) == b""
-        writer.close()
-        with pytest.raises(asyncio.CancelledError):
-            await serving
-        assert server.connections == 0
-
-    world.run(main)
+async def test_cancelling_serve_forever_again_aborts_what_is_open(world: World) -> None:
+    server = prefork.TCPServer(echo)
+    server.listen(0, "127.0.0.1")
+    serving = asyncio.ensure_future(server.serve_forever())
+    ((reader, writer),) = await connected(server)
+    serving.cancel()
+    await eventually(lambda: not server.is_serving())
+    assert server.connections == 1
+    serving.cancel()
+    assert await ended(reader) == b""
+    writer.close()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+    assert server.connections == 0
 
 
 @pytest.mark.parametrize(
     ("error", "waits"), [(None, True), (asyncio.CancelledError, True), (LookupError, False)], ids=str
 )
-def test_leaving_the_block_waits_for_the_drain_timeout_unless_by_an_error(
+async def test_leaving_the_block_waits_for_the_drain_timeout_unless_by_an_error(
     world: World, error: type[BaseException] | None, waits: bool
 ) -> None:
-    async def main() -> None:
-        began = time.monotonic()
-        with contextlib.suppress(LookupError, asyncio.CancelledError):
-            async with prefork.TCPServer(echo, drain_timeout=0.3) as server:
-                server.listen(0, "127.0.0.1")
-                ((_, writer),) = await connected(server)
-                began = time.monotonic()
-                if error is not None:
-                    raise error
-        assert (time.monotonic() - began > 0.25) is waits
-        assert server.connections == 0
-        writer.close()
-
-    world.run(main)
+    began = time.monotonic()
+    with contextlib.suppress(LookupError, asyncio.CancelledError):
+        async with prefork.TCPServer(echo, drain_timeout=0.3) as server:
+            server.listen(0, "127.0.0.1")
+            ((_, writer),) = await connected(server)
+            began = time.monotonic()
+            if error is not None:
+                raise error
+    assert (time.monotonic() - began > 0.25) is waits
+    assert server.connections == 0
+    writer.close()
 
 
 # --- accepting --------------------------------------------------------------------------------------------------------
@@ -302,21 +277,7 @@ class CountingSocket(socket.socket):
 
 
 @pytest.mark.parametrize("use", ["add_accept_handler", "TCPServer"])
-def test_a_class_that_overrides_accept_has_its_own_called(world: World, use: str) -> None:
-    async def main() -> None:
-        with CountingSocket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            listener.listen()
-            if use == "TCPServer":
-                async with prefork.TCPServer(peername, drain_timeout=0) as server:
-                    server.add_socket(listener)
-                    await overridden(listener)
-            else:
-                remove = prefork.add_accept_handler(listener, handle)
-                await overridden(listener)
-                remove()
-            assert listener.accepted == 1
-
+async def test_a_class_that_overrides_accept_has_its_own_called(world: World, use: str) -> None:
     async def peername(stream: prefork.Stream) -> None:
         await stream.send(str(stream.get_extra_info("peername")[0]).encode())
 
@@ -330,10 +291,21 @@ def test_a_class_that_overrides_accept_has_its_own_called(world: World, use: str
         assert await ended(reader) == b"overridden"
         writer.close()
 
-    world.run(main)
+    with CountingSocket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        if use == "TCPServer":
+            async with prefork.TCPServer(peername, drain_timeout=0) as server:
+                server.add_socket(listener)
+                await overridden(listener)
+        else:
+            remove = prefork.add_accept_handler(listener, handle)
+            await overridden(listener)
+            remove()
+        assert listener.accepted == 1
 
 
-def test_a_python_without_the_private_accept_is_served_by_the_public_one(
+async def test_a_python_without_the_private_accept_is_served_by_the_public_one(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = socket.socket.accept
@@ -345,29 +317,22 @@ def test_a_python_without_the_private_accept_is_served_by_the_public_one(
 
     monkeypatch.setattr(cpython, "_HAS_ACCEPT", False)
     monkeypatch.setattr(socket.socket, "accept", accept)
-
-    async def main() -> None:
-        async with prefork.TCPServer(echo, drain_timeout=0) as server:
-            server.listen(0, "127.0.0.1")
-            await serves(server, 10)
-
-    world.run(main)
+    async with prefork.TCPServer(echo, drain_timeout=0) as server:
+        server.listen(0, "127.0.0.1")
+        await serves(server, 10)
     assert len(accepted) == 10
 
 
-def test_an_acceptor_makes_only_the_moves_of_its_table(world: World) -> None:
-    async def main() -> None:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            watching = Acceptor(listener, lambda *_: None)
-            watching.close()
-            for state in set(State) - {State.CLOSED}:
-                with pytest.raises(RuntimeError, match=f"from CLOSED to {state.name}"):
-                    watching._enter(state)
-            watching.resume()
-            watching.accept_waiting(1)
-            watching.close()
-
-    world.run(main)
+async def test_an_acceptor_makes_only_the_moves_of_its_table(world: World) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        watching = Acceptor(listener, lambda *_: None)
+        watching.close()
+        for state in set(State) - {State.CLOSED}:
+            with pytest.raises(RuntimeError, match=f"from CLOSED to {state.name}"):
+                watching._enter(state)
+        watching.resume()
+        watching.accept_waiting(1)
+        watching.close()
 
 
 def test_the_public_server_and_the_workers_are_one() -> None:

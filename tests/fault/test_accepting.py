@@ -30,144 +30,123 @@ def world(request: pytest.FixtureRequest) -> World:
     return World(request.param, "tcp")
 
 
-def test_batches_let_other_tasks_run_while_connections_are_pending(world: World) -> None:
-    async def main() -> None:
-        with socket.create_server(("127.0.0.1", 0), backlog=600) as listener:
-            clients = []
-            for _ in range(500):
-                client = socket.create_connection(listener.getsockname())
-                clients.append(client)
-            accepted: list[socket.socket] = []
-            turns: list[int] = []
+async def test_batches_let_other_tasks_run_while_connections_are_pending(world: World) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=600) as listener:
+        clients = []
+        for _ in range(500):
+            client = socket.create_connection(listener.getsockname())
+            clients.append(client)
+        accepted: list[socket.socket] = []
+        turns: list[int] = []
 
-            def count() -> None:
-                turns.append(len(accepted))
-                if len(accepted) < 500:
-                    loop.call_soon(count)
+        def count() -> None:
+            turns.append(len(accepted))
+            if len(accepted) < 500:
+                loop.call_soon(count)
 
-            loop = asyncio.get_running_loop()
-            remove = prefork.add_accept_handler(listener, lambda connection, _: accepted.append(connection))
-            loop.call_soon(count)
-            await eventually(lambda: len(accepted) == 500)
-            remove()
-            remove()
-            steps = [later - earlier for earlier, later in itertools.pairwise(turns)]
-            assert max(steps) <= 8
-            assert all(not connection.getblocking() and not connection.get_inheritable() for connection in accepted)
-            for each in (*clients, *accepted):
-                each.close()
-
-    world.run(main)
+        loop = asyncio.get_running_loop()
+        remove = prefork.add_accept_handler(listener, lambda connection, _: accepted.append(connection))
+        loop.call_soon(count)
+        await eventually(lambda: len(accepted) == 500)
+        remove()
+        remove()
+        steps = [later - earlier for earlier, later in itertools.pairwise(turns)]
+        assert max(steps) <= 8
+        assert all(not connection.getblocking() and not connection.get_inheritable() for connection in accepted)
+        for each in (*clients, *accepted):
+            each.close()
 
 
-def test_removing_the_acceptor_within_a_batch_drops_no_connection(world: World) -> None:
+async def test_removing_the_acceptor_within_a_batch_drops_no_connection(world: World) -> None:
     """What was accepted is handed over; what was not stays in the queue for the next."""
+    with socket.create_server(("127.0.0.1", 0), backlog=300) as listener:
+        clients = [socket.create_connection(listener.getsockname()) for _ in range(200)]
+        served: list[socket.socket] = []
+        acceptors: list[Acceptor] = []
+        turn = 0
+        while len(served) < 200:
+            turn += 1
+            quota = len(served) + turn % 11 + 1
 
-    async def main() -> None:
-        with socket.create_server(("127.0.0.1", 0), backlog=300) as listener:
-            clients = [socket.create_connection(listener.getsockname()) for _ in range(200)]
-            served: list[socket.socket] = []
-            acceptors: list[Acceptor] = []
-            turn = 0
-            while len(served) < 200:
-                turn += 1
-                quota = len(served) + turn % 11 + 1
+            def accepted(connection: socket.socket, _: object, quota: int = quota) -> None:
+                served.append(connection)
+                if len(served) == quota:
+                    acceptors[-1].close()
 
-                def accepted(connection: socket.socket, _: object, quota: int = quota) -> None:
-                    served.append(connection)
-                    if len(served) == quota:
-                        acceptors[-1].close()
-
-                acceptors.append(Acceptor(listener, accepted))
-                await eventually(lambda quota=quota: len(served) >= min(quota, 200))
-                assert len(served) <= quota
-                acceptors[-1].close()
-            for number, client in enumerate(clients):
-                client.sendall(b"%d\n" % number)
-            loop = asyncio.get_running_loop()
-            heard = {int(await loop.sock_recv(connection, 100)) for connection in served}
-            assert heard == set(range(200))
-            for each in (*clients, *served):
-                each.close()
-
-    world.run(main)
+            acceptors.append(Acceptor(listener, accepted))
+            await eventually(lambda quota=quota: len(served) >= min(quota, 200))
+            assert len(served) <= quota
+            acceptors[-1].close()
+        for number, client in enumerate(clients):
+            client.sendall(b"%d\n" % number)
+        loop = asyncio.get_running_loop()
+        heard = {int(await loop.sock_recv(connection, 100)) for connection in served}
+        assert heard == set(range(200))
+        for each in (*clients, *served):
+            each.close()
 
 
-def test_clients_that_left_before_they_are_accepted_are_skipped(world: World) -> None:
+async def test_clients_that_left_before_they_are_accepted_are_skipped(world: World) -> None:
     async def echo(stream: prefork.Stream) -> None:
         async for line in stream:
             stream.write(line)
 
     events: list[Event] = []
-
-    async def main() -> None:
-        async with observed_server(echo, events.append) as server:
-            server.listen(0, "127.0.0.1", backlog=600)
-            where = server.sockets[0].getsockname()
-            for _ in range(300):
-                with socket.create_connection(where) as client:
-                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-            reader, writer = await asyncio.open_connection(*where)
-            writer.write(b"alive\n")
-            assert await reader.readline() == b"alive\n"
-            writer.close()
-            await eventually(lambda: server.connections == 0)
-
-    world.run(main)
+    async with observed_server(echo, events.append) as server:
+        server.listen(0, "127.0.0.1", backlog=600)
+        where = server.sockets[0].getsockname()
+        for _ in range(300):
+            with socket.create_connection(where) as client:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        reader, writer = await asyncio.open_connection(*where)
+        writer.write(b"alive\n")
+        assert await reader.readline() == b"alive\n"
+        writer.close()
+        await eventually(lambda: server.connections == 0)
     assert all(event.level <= 10 for event in events), events
 
 
-def test_a_callback_that_raises_ends_its_connection_and_is_an_event(world: World) -> None:
-    async def main() -> None:
-        told: list[dict[str, Any]] = []
-        loop = asyncio.get_running_loop()
-        loop.set_exception_handler(lambda _, context: told.append(context))
-        with socket.create_server(("127.0.0.1", 0)) as listener:
+async def test_a_callback_that_raises_ends_its_connection_and_is_an_event(world: World) -> None:
+    told: list[dict[str, Any]] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: told.append(context))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
 
-            def accepted(connection: socket.socket, _: object) -> None:
-                raise ValueError("not today")
+        def accepted(connection: socket.socket, _: object) -> None:
+            raise ValueError("not today")
 
-            remove = prefork.add_accept_handler(listener, accepted)
-            for _ in range(3):
-                reader, writer = await asyncio.open_connection(*listener.getsockname())
-                assert await reader.read() == b""
-                writer.close()
-            remove()
-        assert [str(context["exception"]) for context in told] == ["not today"] * 3
-
-    world.run(main)
+        remove = prefork.add_accept_handler(listener, accepted)
+        for _ in range(3):
+            reader, writer = await asyncio.open_connection(*listener.getsockname())
+            assert await reader.read() == b""
+            writer.close()
+        remove()
+    assert [str(context["exception"]) for context in told] == ["not today"] * 3
 
 
-def test_a_broken_listener_is_one_event_and_no_further_attempts(world: World) -> None:
+async def test_a_broken_listener_is_one_event_and_no_further_attempts(world: World) -> None:
     events: list[Event] = []
     broken: list[OSError] = []
-
-    async def main() -> None:
-        with socket.socket() as no_listener:
-            no_listener.bind(("127.0.0.1", 0))
-            acceptor = Acceptor(no_listener, lambda *_: None, emit=events.append, on_broken=broken.append)
-            await eventually(lambda: broken)
-            await asyncio.sleep(0.02)
-            acceptor.close()
-            acceptor.resume()
-
-    world.run(main)
+    with socket.socket() as no_listener:
+        no_listener.bind(("127.0.0.1", 0))
+        acceptor = Acceptor(no_listener, lambda *_: None, emit=events.append, on_broken=broken.append)
+        await eventually(lambda: broken)
+        await asyncio.sleep(0.02)
+        acceptor.close()
+        acceptor.resume()
     assert len(broken) == 1
     assert [type(event) for event in events] == [ListenerBroken]
 
 
-def test_serve_forever_raises_when_a_listener_breaks(world: World) -> None:
+async def test_serve_forever_raises_when_a_listener_breaks(world: World) -> None:
     async def handle(stream: prefork.Stream) -> None: ...
 
-    async def main() -> None:
-        with socket.socket() as no_listener:
-            no_listener.bind(("127.0.0.1", 0))
-            async with observed_server(handle, lambda event: None) as server:
-                server.add_socket(no_listener)
-                with pytest.raises(prefork.ListenerError):
-                    await server.serve_forever()
-
-    world.run(main)
+    with socket.socket() as no_listener:
+        no_listener.bind(("127.0.0.1", 0))
+        async with observed_server(handle, lambda event: None) as server:
+            server.add_socket(no_listener)
+            with pytest.raises(prefork.ListenerError):
+                await server.serve_forever()
 
 
 SERVER = """
@@ -312,7 +291,7 @@ def test_without_descriptors_accepting_pauses_and_resumes_when_one_is_free(loop:
     assert result["paused"] == 1
 
 
-def test_a_shortage_is_one_event_however_often_accepting_is_retried(world: World) -> None:
+async def test_a_shortage_is_one_event_however_often_accepting_is_retried(world: World) -> None:
     """A shortage is one event, however often it is looked whether it is over."""
     events: list[Event] = []
 
@@ -330,16 +309,13 @@ def test_a_shortage_is_one_event_however_often_accepting_is_retried(world: World
             self.attempts += 1
             raise OSError(24, "Too many open files")
 
-    async def main() -> None:
-        with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()):
-            short = Short(listener)
-            acceptor = Acceptor(short, lambda *_: None, emit=events.append)  # type: ignore[arg-type]  # stands in
-            began = time.monotonic()
-            await eventually(lambda: short.attempts >= 4)
-            acceptor.close()
-            assert time.monotonic() - began >= 1.0, "no attempt more than each half second"
-
-    world.run(main)
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()):
+        short = Short(listener)
+        acceptor = Acceptor(short, lambda *_: None, emit=events.append)  # type: ignore[arg-type]  # stands in
+        began = time.monotonic()
+        await eventually(lambda: short.attempts >= 4)
+        acceptor.close()
+        assert time.monotonic() - began >= 1.0, "no attempt more than each half second"
     assert [type(event) for event in events] == [AcceptPaused]
     assert "too many open files" in str(events[0])
 

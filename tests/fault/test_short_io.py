@@ -15,49 +15,48 @@ from helpers.streams import FLAVOURS, World, eventually
 from helpers.support import kill_session, need
 
 
-@pytest.mark.parametrize("flavour", FLAVOURS)
-def test_bytes_survive_tiny_kernel_buffers_and_random_pieces(flavour: str) -> None:
+@pytest.fixture(params=FLAVOURS)
+def world(request: pytest.FixtureRequest) -> World:
+    return World(request.param, "tcp")
+
+
+async def test_bytes_survive_tiny_kernel_buffers_and_random_pieces(world: World) -> None:
     """Every send is short and every read cuts somewhere else."""
-    world = World(flavour, "tcp")
+    async with world.raw() as (stream, sock):
+        for each in (stream.get_extra_info("socket"), sock):
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        loop = asyncio.get_running_loop()
+        dice = random.Random(7)
+        data = dice.randbytes(60_000)
 
-    async def main() -> None:
-        async with world.raw() as (stream, sock):
-            for each in (stream.get_extra_info("socket"), sock):
-                each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-                each.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            loop = asyncio.get_running_loop()
-            dice = random.Random(7)
-            data = dice.randbytes(60_000)
+        async def handler() -> None:
+            while chunk := await stream.read(dice.randrange(1, 30_000)):
+                for at in range(0, len(chunk), 7000):
+                    stream.write(chunk[at : at + 7000])
+                if dice.random() < 0.5:
+                    await stream.drain()
+            stream.close()
 
-            async def handler() -> None:
-                while chunk := await stream.read(dice.randrange(1, 30_000)):
-                    for at in range(0, len(chunk), 7000):
-                        stream.write(chunk[at : at + 7000])
-                    if dice.random() < 0.5:
-                        await stream.drain()
-                stream.close()
+        async def send() -> None:
+            at = 0
+            while at < len(data):
+                size = dice.randrange(1, 9000)
+                await loop.sock_sendall(sock, data[at : at + size])
+                at += size
+            sock.shutdown(socket.SHUT_WR)
 
-            async def send() -> None:
-                at = 0
-                while at < len(data):
-                    size = dice.randrange(1, 9000)
-                    await loop.sock_sendall(sock, data[at : at + size])
-                    at += size
-                sock.shutdown(socket.SHUT_WR)
+        received = bytearray()
 
-            received = bytearray()
+        async def receive() -> None:
+            while chunk := await loop.sock_recv(sock, dice.randrange(1, 20_000)):
+                received.extend(chunk)
 
-            async def receive() -> None:
-                while chunk := await loop.sock_recv(sock, dice.randrange(1, 20_000)):
-                    received.extend(chunk)
-
-            async with asyncio.TaskGroup() as group:
-                for coroutine in (handler(), send(), receive()):
-                    group.create_task(coroutine)
-            assert bytes(received) == data
-            await eventually(stream.is_closing)
-
-    world.run(main)
+        async with asyncio.TaskGroup() as group:
+            for coroutine in (handler(), send(), receive()):
+                group.create_task(coroutine)
+        assert bytes(received) == data
+        await eventually(stream.is_closing)
 
 
 SERVER = """

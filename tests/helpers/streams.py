@@ -65,7 +65,6 @@ class World:
 
     flavour: str
     transport: str
-    limits: Limits = field(default_factory=Limits)
     events: list[Event] = field(default_factory=list)
     server_state: ServerState | None = None
 
@@ -79,7 +78,7 @@ class World:
             if self.flavour == "eager":
                 loop.set_task_factory(asyncio.eager_task_factory)
             poller = LoopPoller(loop) if self.flavour == "no-epoll" else None
-            self.server_state = ServerState(loop, self.limits, self.events.append, poller)
+            self.server_state = ServerState(loop, Limits(), self.events.append, poller)
             try:
                 async with asyncio.timeout(DEADLINE):
                     result = await main()
@@ -90,6 +89,11 @@ class World:
 
         with asyncio.Runner(debug=self.flavour == "debug", loop_factory=self._loop_factory()) as runner:
             return runner.run(bounded())
+
+    def limit(self, **limits: Any) -> None:
+        """Set the limits of the connections that are made from now on."""
+        assert self.server_state is not None
+        self.server_state.limits = Limits(**limits)
 
     def _loop_factory(self) -> Callable[[], asyncio.AbstractEventLoop] | None:
         if self.flavour == "uvloop":

@@ -36,6 +36,7 @@ def test_a_wheel_expires_what_a_plain_table_would(todo: list[tuple[str, int, flo
                 assert model.pop(each) <= now
             assert all(deadline > now - TICK for deadline in model.values())
         assert len(wheel) == len(model)
+        assert wheel.buckets <= 2 * len(model) + MAX_EMPTY + 1
         due = wheel.next_due()
         assert due is not None or not model
     due = wheel.next_due()

@@ -67,6 +67,11 @@ class Roster:
         return self._fleet.generation
 
     @property
+    def last_good(self) -> int:
+        """The last generation whose workers all became ready."""
+        return self._fleet.last_good
+
+    @property
     def rolling(self) -> RollingRestart | None:
         return self._restarts.current
 

@@ -45,7 +45,7 @@ MOVES = {
     Phase.OPEN: {Phase.CLOSING, Phase.CLOSED},
     Phase.CLOSING: {Phase.LINGERING, Phase.CLOSED},
     Phase.LINGERING: {Phase.CLOSED},
-    Phase.CLOSED: frozenset[Phase](),
+    Phase.CLOSED: set[Phase](),
 }
 
 
@@ -62,23 +62,23 @@ class Channel:
         "_fd",
         "_on_closed",
         "_phase",
-        "_server",
+        "_shared",
         "_sock",
         "_socket_exposed",
         "_timeouts",
     )
 
-    def __init__(self, sock: socket.socket, address: object, server: ServerState) -> None:
+    def __init__(self, sock: socket.socket, address: object, shared: ServerState) -> None:
         self._sock = sock
         self._fd = sock.fileno()
         self._address = address
-        self._server = server
+        self._shared = shared
         self._phase = Phase.OPEN
         self._error: OSError | None = None
         self._engine: TLSEngine | None = None
         self._budget = MAX_IO_PER_TICK
         """Reads and writes left before other callbacks run."""
-        self._accepted_at = server.loop.time()
+        self._accepted_at = shared.loop.time()
         self._timeouts: TimeoutState | None = None
         self._socket_exposed = False
         """The handler was given the socket: it may have copied it or passed it to a child."""
@@ -102,8 +102,12 @@ class Channel:
     def _discard_received(self) -> None:
         raise NotImplementedError
 
-    def _release(self) -> None:
-        """Drop the output and wake all waiting tasks: the connection is closed."""
+    def _release_input(self) -> None:
+        """End the input and wake the reader: the connection is closed."""
+        raise NotImplementedError
+
+    def _release_output(self) -> None:
+        """Drop the output and wake the writers: the connection is closed."""
         raise NotImplementedError
 
     # --- state --------------------------------------------------------------------------------------------------------
@@ -140,7 +144,7 @@ class Channel:
     def _timeout_state(self) -> TimeoutState:
         state = self._timeouts
         if state is None:
-            state = TimeoutState(self, self._server, self._accepted_at)
+            state = TimeoutState(self, self._shared, self._accepted_at)
             if self._phase is not Phase.CLOSED:
                 # Otherwise the two would keep each other alive until the next garbage collection.
                 self._timeouts = state
@@ -158,7 +162,7 @@ class Channel:
 
     def _abort_with(self, error: ConnectionTimeoutError | ConnectionOverflowError, logged: bool = True) -> None:
         if logged:
-            self._server.emit(ConnectionAborted(escape_ascii(format_address(self._address)), str(error)))
+            self._shared.emit(ConnectionAborted(escape_ascii(format_address(self._address)), str(error)))
         self._error = error
         self.abort()
 
@@ -181,21 +185,22 @@ class Channel:
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
 
     def _dispose(self) -> None:
-        """Close the socket and release everything: the one way into Phase.CLOSED."""
+        """Close the socket and release everything: the one way into Phase.CLOSED, legal from each other phase."""
         before = self._phase
         if before is Phase.CLOSED:
             return
-        self._enter(Phase.CLOSED)
-        server = self._server
+        self._phase = Phase.CLOSED
+        shared = self._shared
         # Before the close, because a descriptor that another process still holds would go on reporting.
-        server.poller.remove(self._fd, self, self._socket_exposed or server.forked)
+        shared.poller.remove(self._fd, self, self._socket_exposed or shared.forked)
         if before is Phase.LINGERING:
-            server.deadlines.clear(self, Deadline.LINGER)
-            server.deadlines.clear(self, Deadline.DELIVERY)
+            shared.deadlines.clear(self, Deadline.LINGER)
+            shared.deadlines.clear(self, Deadline.DELIVERY)
         if self._timeouts is not None:
             self._timeouts.close()
             self._timeouts = None
-        self._release()
+        self._release_input()
+        self._release_output()
         self._sock.close()
         if self._on_closed is not None:
             on_closed, self._on_closed = self._on_closed, None

@@ -45,8 +45,8 @@ class Poller(Protocol):
     def add(self, fd: int, item: Pollable) -> None:
         """Report the events of `fd` to `item` until `remove`. Raise OSError if the kernel has no room for it."""
 
-    def remove(self, fd: int, item: Pollable, shared: bool) -> None:
-        """Stop reporting. Call it before the close, because a descriptor `shared` with a process goes on reporting."""
+    def remove(self, fd: int, item: Pollable, duplicated: bool) -> None:
+        """Stop reporting. Call it before the close, because a `duplicated` descriptor would go on reporting."""
 
     def arm(self, fd: int, mask: int) -> None:
         """Report the next event of `mask`."""
@@ -135,9 +135,9 @@ class EpollPoller(_Rounds):
         self._epoll.register(fd, self._mask)
         self._table[fd] = item
 
-    def remove(self, fd: int, item: Pollable, shared: bool) -> None:
+    def remove(self, fd: int, item: Pollable, duplicated: bool) -> None:
         # The kernel removes a descriptor when the last copy of it is closed (epoll(7), question 6).
-        if self._forget(fd, item) and shared:
+        if self._forget(fd, item) and duplicated:
             # A handler may have closed the socket itself, and the kernel has removed it then.
             with contextlib.suppress(OSError):
                 self._epoll.unregister(fd)
@@ -184,7 +184,7 @@ class LoopPoller(_Rounds):
     def add(self, fd: int, item: Pollable) -> None:
         self._table[fd] = item
 
-    def remove(self, fd: int, item: Pollable, shared: bool) -> None:
+    def remove(self, fd: int, item: Pollable, duplicated: bool) -> None:
         if self._forget(fd, item) and not self._loop.is_closed():
             self._loop.remove_reader(fd)
             self._loop.remove_writer(fd)
@@ -201,7 +201,7 @@ class LoopPoller(_Rounds):
 
     def close(self) -> None:
         for fd, item in list(self._table.items()):
-            self.remove(fd, item, shared=True)
+            self.remove(fd, item, duplicated=True)
 
     def _ready(self, fd: int, mask: int) -> None:
         stop_watching = self._loop.remove_reader if mask == READ else self._loop.remove_writer

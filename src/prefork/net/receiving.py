@@ -9,7 +9,7 @@ import asyncio
 import enum
 import socket
 import ssl
-from typing import Self
+from typing import NoReturn, Self
 
 from ..core.buffer import ReadBuffer
 from ..errors import LineTooLongError, StreamBusyError
@@ -26,6 +26,9 @@ RECEIVE_SIZE = 65 * 1024
 MAX_RECEIVE_SIZE = 256 * 1024
 #: A read of this size is a large one: it receives that much, and not RECEIVE_SIZE into the buffer.
 _LARGE_READ = 32 * 1024
+#: The messages of asyncio's streams.
+_NOT_FOUND = "Separator is not found, and chunk exceed the limit"
+_FOUND_LATE = "Separator is found, but chunk is longer than limit"
 _READ_EVENTS = READ | HANGUP_OR_ERROR
 
 
@@ -52,8 +55,8 @@ class Receiving(Sending):
 
     __slots__ = ("_buffer", "_input", "_reader", "_short_read_empties")
 
-    def __init__(self, sock: socket.socket, address: object, server: ServerState) -> None:
-        super().__init__(sock, address, server)
+    def __init__(self, sock: socket.socket, address: object, shared: ServerState) -> None:
+        Sending.__init__(self, sock, address, shared)
         self._buffer = ReadBuffer()
         self._input = Input.READABLE
         self._reader: Waiter | None = None
@@ -150,7 +153,7 @@ class Receiving(Sending):
         if self._backlog is not None:
             await self._wait_reads_resumed()
         buffer = self._buffer
-        limit = self._server.limits.read_limit
+        limit = self._shared.limits.read_limit
         while True:
             line = buffer.line(limit)
             if line:
@@ -168,7 +171,7 @@ class Receiving(Sending):
 
     async def __anext__(self) -> bytes:
         if self._backlog is None:
-            line = self._buffer.line(self._server.limits.read_limit)
+            line = self._buffer.line(self._shared.limits.read_limit)
             if line:
                 return line
         line = await self.readline()
@@ -196,7 +199,7 @@ class Receiving(Sending):
         self._budget = MAX_IO_PER_TICK
         reader = self._reader
         if reader is None or reader.cancel_pending:
-            reader = self._reader = Waiter(self._server.loop)
+            reader = self._reader = Waiter(self._shared.loop)
         elif reader.callback is not None:
             raise StreamBusyError("another task is already waiting for input from this stream")
         return reader
@@ -207,11 +210,11 @@ class Receiving(Sending):
         if self._timeouts is not None:
             self._timeouts.on_wait()
         if self._input is _EMPTY:
-            if not self._server.poller.edge and not self._reads_paused():
-                self._server.poller.arm(self._fd, READ)
+            if not self._shared.poller.edge and not self._reads_paused():
+                self._shared.poller.arm(self._fd, READ)
         elif self._input is not _READABLE or not self._reads_paused():
             # The flush found the connection broken, or this peer is so fast that others must run first.
-            self._server.loop.call_soon(reader.wake)
+            self._shared.loop.call_soon(reader.wake)
         return reader
 
     def _awaits_input(self) -> bool:
@@ -291,7 +294,7 @@ class Receiving(Sending):
         if engine.outgoing.pending:
             # The protocol's own output (tickets, an answer to a key update) goes with the handler's next answer, or at
             # the end of the round. Of the four sends of a handshake with one answer that saves one.
-            self._server.poller.cork(_PendingTLSOutput(self, engine))
+            self._shared.poller.cork(_PendingTLSOutput(self, engine))
         if engine.received_close_notify:
             self._end_input()
         return plain
@@ -320,8 +323,8 @@ class Receiving(Sending):
             try:
                 data = self._sock.recv(RECEIVE_SIZE, DONTWAIT)
             except (BlockingIOError, InterruptedError):
-                if not self._server.poller.edge:
-                    self._server.poller.arm(self._fd, READ)
+                if not self._shared.poller.edge:
+                    self._shared.poller.arm(self._fd, READ)
                 return
             except OSError as exc:
                 self._fail(exc)
@@ -331,14 +334,14 @@ class Receiving(Sending):
                 if self._phase is Phase.LINGERING:
                     self._dispose()
                 return
-        self._server.loop.call_soon(self._discard_input)
+        self._shared.loop.call_soon(self._discard_input)
 
     # --- searching ----------------------------------------------------------------------------------------------------
 
     def _find(self, separator: bytes | tuple[bytes, ...]) -> int:
         """Return the number of bytes up to the end of the first separator; 0 if it is not there yet."""
         buffer = self._buffer
-        limit = self._server.limits.read_limit
+        limit = self._shared.limits.read_limit
         if isinstance(separator, bytes):
             at = buffer.find(separator)
             end = at + len(separator)
@@ -348,20 +351,17 @@ class Receiving(Sending):
             longest = len(separator) if isinstance(separator, bytes) else max(map(len, separator))
             consumed = buffer.size + 1 - longest
             if consumed > limit:
-                raise asyncio.LimitOverrunError("Separator is not found, and chunk exceed the limit", consumed)
+                raise asyncio.LimitOverrunError(_NOT_FOUND, consumed)
             return 0
         if at > limit:
-            raise asyncio.LimitOverrunError("Separator is found, but chunk is longer than limit", at)
+            raise asyncio.LimitOverrunError(_FOUND_LATE, at)
         return end
 
-    def _reject_long_line(self) -> None:
+    def _reject_long_line(self) -> NoReturn:
         """Discard what was received of an overlong line, as asyncio does, and raise LineTooLongError."""
-        try:
-            self._find(b"\n")
-        except asyncio.LimitOverrunError as exc:
-            found = self._buffer.find(b"\n")
-            self._buffer.take(found + 1 if found >= 0 else self._buffer.size)
-            raise LineTooLongError(exc.args[0]) from None
+        at = self._buffer.find(b"\n")
+        self._buffer.take(at + 1 if at >= 0 else self._buffer.size)
+        raise LineTooLongError(_NOT_FOUND if at < 0 else _FOUND_LATE)
 
     # --- hooks of the layers below ------------------------------------------------------------------------------------
 
@@ -376,11 +376,10 @@ class Receiving(Sending):
     def _discard_received(self) -> None:
         self._buffer.clear()
 
-    def _release(self) -> None:
+    def _release_input(self) -> None:
         self._input = _FIN
         if self._reader is not None:
             self._reader.wake_soon()
-        super()._release()
 
 
 class _PendingTLSOutput:

@@ -39,13 +39,13 @@ class Stream(Receiving):
     id: int
     """Unique among the connections of this server, counted from 1."""
 
-    def __init__(self, sock: socket.socket, address: object, server: ServerState) -> None:
-        super().__init__(sock, address, server)
-        self.id = next(server.ids)
+    def __init__(self, sock: socket.socket, address: object, shared: ServerState) -> None:
+        Receiving.__init__(self, sock, address, shared)
+        self.id = next(shared.ids)
         # The last statement that can fail: the kernel may have no room for one more registration.
-        server.poller.add(self._fd, self)
-        if server.limits.max_age is not None:
-            self._timeout_state().limit_age(server.limits.max_age)
+        shared.poller.add(self._fd, self)
+        if shared.limits.max_age is not None:
+            self._timeout_state().limit_age(shared.limits.max_age)
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
@@ -62,7 +62,7 @@ class Stream(Receiving):
         self._enter(Phase.CLOSING)
         if self._input is not Input.FIN:
             self._input = Input.ENDED
-        self._discard_received()
+        self._buffer.clear()
         if self._reader is not None:
             self._reader.wake_soon()
         if self._output is Output.BROKEN:
@@ -71,7 +71,7 @@ class Stream(Receiving):
             self._linger()
         else:
             # Input that was there before brings no new edge.
-            self._server.loop.call_soon(self._discard_input)
+            self._shared.loop.call_soon(self._discard_input)
 
     def is_closing(self) -> bool:
         """Return whether the stream is closed, is being closed, or has lost its peer."""
@@ -92,11 +92,11 @@ class Stream(Receiving):
     @property
     def draining(self) -> bool:
         """Whether the worker is stopping: finish the current work, say goodbye, return."""
-        return self._server.draining.is_set()
+        return self._shared.draining.is_set()
 
     async def wait_draining(self) -> None:
         """Wait until `draining` is true."""
-        await self._server.draining.wait()
+        await self._shared.draining.wait()
 
     # Lingering close. A socket that is closed with input unread, or that receives more of it later, answers with a
     # reset. The reset destroys what the peer has not read yet (RFC 1122, 4.2.2.13; RFC 7230, 6.6). So our end is sent
@@ -115,16 +115,17 @@ class Stream(Receiving):
         # close(2) sends the FIN itself if the peer has sent its own and no other process holds the socket. Without
         # shutdown(2) then, a short connection costs 5 % less.
         received_fin = self._input is Input.FIN
-        if self._output is Output.OPEN and (not received_fin or self._socket_exposed or self._server.forked):
+        if self._output is Output.OPEN and (not received_fin or self._socket_exposed or self._shared.forked):
             self._shut_down_writing()
         if self._is_broken() or received_fin:
             self._dispose()
             return
         self._enter(Phase.LINGERING)
-        seconds = self._server.limits.linger_timeout if engine is None else engine.shutdown_timeout
-        self._server.deadlines.set(self, Deadline.LINGER, seconds)
+        seconds = self._shared.limits.linger_timeout if engine is None else engine.shutdown_timeout
+        self._shared.deadlines.set(self, Deadline.LINGER, seconds)
         self._wake_writers_soon()
-        self._server.loop.call_soon(self._discard_input)
+        # Input that was there before brings no new edge.
+        self._shared.loop.call_soon(self._discard_input)
 
     def _on_output_sent(self) -> None:
         if self._phase is Phase.CLOSING:
@@ -147,7 +148,7 @@ class Stream(Receiving):
             )
         elif deadline is Deadline.LINGER and self._engine is not None and self._unacknowledged():
             # The peer still reads what it was sent: closing now, with its input unread, would destroy the remainder.
-            self._server.deadlines.set(self, Deadline.DELIVERY, self._server.limits.linger_timeout)
+            self._shared.deadlines.set(self, Deadline.DELIVERY, self._shared.limits.linger_timeout)
         else:
             self._dispose()
 
@@ -187,17 +188,17 @@ class Stream(Receiving):
         self._flush()
         if self._phase is not Phase.OPEN or self._is_broken():
             raise self._failure()
-        limits = self._server.limits
+        limits = self._shared.limits
         if server_hostname is None:
             prepare_context(sslcontext)
         shutdown_timeout = limits.tls_shutdown_timeout if ssl_shutdown_timeout is None else ssl_shutdown_timeout
         engine = TLSEngine(sslcontext, shutdown_timeout, server_hostname)
         handshake_timeout = limits.handshake_timeout if ssl_handshake_timeout is None else ssl_handshake_timeout
-        self._server.deadlines.set(self, Deadline.HANDSHAKE, handshake_timeout)
+        self._shared.deadlines.set(self, Deadline.HANDSHAKE, handshake_timeout)
         try:
             await self._do_handshake(engine)
         finally:
-            self._server.deadlines.clear(self, Deadline.HANDSHAKE)
+            self._shared.deadlines.clear(self, Deadline.HANDSHAKE)
         self._engine = engine
         if plain := self._decrypt(engine, b""):
             self._buffer.feed(plain)
@@ -206,7 +207,7 @@ class Stream(Receiving):
         # The client has the first word.
         received = b"" if engine.is_client else await self._receive_raw()
         while True:
-            await self._server.handshakes.acquire_turn()
+            await self._shared.handshakes.acquire_turn()
             if self._is_closed():
                 raise self._failure()
             try:
@@ -308,6 +309,6 @@ def call_when_closed(stream: Stream, callback: Callable[[], None]) -> None:
 
 def start_timeouts(stream: Stream) -> None:
     """Start the first-byte and idle timeouts of `stream`, because its handler runs from now on."""
-    limits = stream._server.limits
+    limits = stream._shared.limits
     if limits.first_byte_timeout is not None or limits.idle_timeout is not None:
         stream._timeout_state().start(data_arrived=stream._buffer.size > 0)

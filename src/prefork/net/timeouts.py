@@ -25,14 +25,14 @@ class TimedConnection(Protocol):
 class TimeoutState:
     """The first-byte, idle and age deadlines of one connection, and the timeouts that its handler has set."""
 
-    __slots__ = ("_accepted_at", "_connection", "_server", "age", "idle", "idle_since", "write")
+    __slots__ = ("_accepted_at", "_connection", "_shared", "age", "idle", "idle_since", "write")
 
-    def __init__(self, connection: TimedConnection, server: ServerState, accepted_at: float) -> None:
+    def __init__(self, connection: TimedConnection, shared: ServerState, accepted_at: float) -> None:
         self._connection = connection
-        self._server = server
+        self._shared = shared
         self._accepted_at = accepted_at
         self.idle: float | None = None
-        self.write = server.limits.write_timeout
+        self.write = shared.limits.write_timeout
         self.age: float | None = None
         self.idle_since: float | None = None
         """When the handler began to wait for the next byte; None if data arrived since. Reset with each receive, where
@@ -40,9 +40,9 @@ class TimeoutState:
 
     def start(self, data_arrived: bool) -> None:
         """Start the deadlines of the server's limits that count from the moment the handler runs."""
-        limits = self._server.limits
+        limits = self._shared.limits
         if not data_arrived:
-            self.idle_since = self._server.loop.time()
+            self.idle_since = self._shared.loop.time()
             self._set(Deadline.FIRST_BYTE, limits.first_byte_timeout)
         if limits.idle_timeout is not None:
             self.limit_idle(limits.idle_timeout)
@@ -50,14 +50,14 @@ class TimeoutState:
     def on_wait(self) -> None:
         """Start the idle time if data has arrived since the last call: the handler waits for input."""
         if self.idle_since is None:
-            self.idle_since = self._server.loop.time()
-            if self._server.limits.first_byte_timeout is not None:
-                self._server.deadlines.clear(self, Deadline.FIRST_BYTE)
+            self.idle_since = self._shared.loop.time()
+            if self._shared.limits.first_byte_timeout is not None:
+                self._shared.deadlines.clear(self, Deadline.FIRST_BYTE)
 
     def limit_idle(self, seconds: float | None) -> None:
         self.idle = seconds
         if self.idle_since is not None or self._connection._awaits_input():
-            self.idle_since = self._server.loop.time()
+            self.idle_since = self._shared.loop.time()
         self._set(Deadline.IDLE, seconds)
 
     def limit_write(self, seconds: float) -> None:
@@ -66,24 +66,24 @@ class TimeoutState:
 
     def limit_age(self, seconds: float | None) -> None:
         self.age = seconds
-        now = self._server.loop.time()
+        now = self._shared.loop.time()
         self._set(Deadline.AGE, None if seconds is None else self._accepted_at + seconds - now)
 
     def close(self) -> None:
         for deadline in (Deadline.FIRST_BYTE, Deadline.IDLE, Deadline.AGE):
-            self._server.deadlines.clear(self, deadline)
+            self._shared.deadlines.clear(self, deadline)
 
     def _set(self, deadline: Deadline, seconds: float | None) -> None:
         if seconds is None or self._connection._is_closed():
-            self._server.deadlines.clear(self, deadline)
+            self._shared.deadlines.clear(self, deadline)
         else:
-            self._server.deadlines.set(self, deadline, seconds)
+            self._shared.deadlines.set(self, deadline, seconds)
 
     def _on_deadline(self, deadline: Deadline) -> None:
         if self._connection._is_closed():
             # By another deadline that passed at the same moment.
             return
-        limits = self._server.limits
+        limits = self._shared.limits
         if deadline is Deadline.AGE:
             self._expire(f"open for {self.age:g} s", self.age == limits.max_age, "max-age", "age")
         elif deadline is Deadline.FIRST_BYTE:
@@ -100,7 +100,7 @@ class TimeoutState:
         """Return the seconds until the next check. A connection that is not waiting for its peer has all of them."""
         if self.idle_since is None or not self._connection._awaits_input():
             return idle
-        return self.idle_since + idle - self._server.loop.time()
+        return self.idle_since + idle - self._shared.loop.time()
 
     def _expire(self, what: str, by_option: bool, option: str, attribute: str = "") -> None:
         cure = f"--{option}" if by_option else f"stream.timeouts.{attribute}"

@@ -42,7 +42,11 @@ class Reloads(Generic[C]):
         if isinstance(spec, Failure):
             return spec
         refusal = self.too_many(spec.workers)
-        return refusal or self._add(by, generation, spec)
+        if refusal is not None:
+            # The new addresses are bound already. Left open, they would accept clients that get no answer.
+            self.release_sockets()
+            return refusal
+        return self._add(by, generation, spec)
 
     def repair(self, generation: int, allowed: bool) -> ReloadRequested | None:
         """Repair the listeners. If some had to be bound again and a reload is `allowed`, prepare `generation` to have
@@ -81,7 +85,10 @@ class Reloads(Generic[C]):
         )
 
     def _add(self, by: str, generation: int, spec: GenerationSpec[C]) -> ReloadRequested:
+        replaces_queued = generation in self._specs
         self._specs[generation] = spec
+        if replaces_queued:
+            self.release_sockets()
         return ReloadRequested(by, spec.timing)
 
     def _rebuild(self) -> GenerationSpec[C] | Failure:

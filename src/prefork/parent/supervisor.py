@@ -280,6 +280,7 @@ class Supervisor(Generic[C]):
                 self._serves.append(command)
             case facts.GenerationFailed():
                 self._reloads.on_failed(command)
+                self._publish_limits(self._reloads.spec(self._roster.last_good))
             case facts.EmitEvent():
                 self._emit(command.event)
             case facts.AnnounceReady():

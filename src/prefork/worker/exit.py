@@ -20,9 +20,19 @@ from ..system.processes import System
 from ..system.signals import unblock_signals
 from ..text import escape_ascii
 
+_has_deadline = False
+
 
 def exit_deadline(seconds: float) -> None:
-    """Have the kernel end this process after `seconds`, by SIGALRM: code that hangs cannot prevent it."""
+    """Have the kernel end this process after `seconds`, by SIGALRM: code that hangs cannot prevent it.
+
+    Only the first call counts. Each further one would add its time to that of the first, and the supervisor, which
+    waits a second longer than one of them, would kill the worker and blame the drain timeout.
+    """
+    global _has_deadline
+    if _has_deadline:
+        return
+    _has_deadline = True
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     unblock_signals()
