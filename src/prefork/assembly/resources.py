@@ -29,7 +29,7 @@ from ..text import escape_controls
 from ..worker.context import GenerationConfig
 from . import trust
 from .generation_builder import GenerationBuilder, listen_options, physical_directory, worker_count
-from .listener_repair import ListenerRepair, replaced
+from .listener_repair import ListenerRepair
 from .settings_source import SettingsSource
 from .validation import SettingsWarnings, require_unchanged, validate
 
@@ -57,7 +57,10 @@ class ServerResources:
         self._inherited = inherited
         self._notifier = notifier
         self._emit = emit
-        self._home = _logical_directory()
+        self._home = ""
+        """The current directory as the user names it; "" if it is gone."""
+        with contextlib.suppress(OSError):
+            self._home = paths.logical_directory()
         paths.set_base_directory(self._home)
         self._listeners = Listeners(() if inherited is None else inherited.listeners)
         self._listener_repair = ListenerRepair(self._listeners)
@@ -213,7 +216,8 @@ class ServerResources:
         Return `spec` with other listeners if some had to be bound again: workers of it have to replace those that run.
         """
         config = spec.config
-        listeners = replaced(config.listeners, self._listener_repair.repair(self._emit))
+        fresh = self._listener_repair.repair(self._emit)
+        listeners = tuple(fresh.get(each, each) for each in config.listeners)
         if listeners == config.listeners:
             return None
         return dataclasses.replace(spec, config=dataclasses.replace(config, listeners=listeners))
@@ -298,10 +302,3 @@ def _change_directory(directory: str) -> None:
     if directory:
         with contextlib.suppress(OSError):
             os.chdir(directory)
-
-
-def _logical_directory() -> str:
-    """Return the current directory as the user names it; "" if it is gone."""
-    with contextlib.suppress(OSError):
-        return paths.logical_directory()
-    return ""

@@ -28,10 +28,6 @@ Given = Mapping[str, Sequence[str]]
 # --- from text to values, or ConfigError ------------------------------------------------------------------------------
 
 
-def parse_text(option: str, value: str) -> str:
-    return value
-
-
 def parse_int(option: str, value: str) -> int:
     # int() would accept underscores, spaces and digits of other scripts, and raise for more than 4300 digits.
     if not re.fullmatch(r"[+-]?[0-9]+", value):
@@ -99,7 +95,7 @@ class Option:
     """The name in Python, in files, and after PREFORK_ in the environment."""
     metavar: str
     help: str
-    parse: Callable[[str, str], Any] = parse_text
+    parse: Callable[[str, str], Any] = lambda option, value: value
     repeatable: bool = False
     """Whether it may be given more than once; its value is a list."""
     short: str = ""
@@ -108,19 +104,13 @@ class Option:
 
     @property
     def name(self) -> str:
-        """The name on the command line, with its dashes."""
         return option_of(self.field)
-
-    @property
-    def is_flag(self) -> bool:
-        return self.parse is parse_flag
 
     @property
     def is_limit(self) -> bool:
         return self.field in Limits.__slots__
 
     def default_text(self) -> str:
-        """Return the default as a user would write it."""
         if self.shown_default is not None:
             return self.shown_default
         value = getattr(Limits() if self.is_limit else Settings(), self.field)
@@ -131,7 +121,7 @@ class Option:
         return f"{value:g}" if isinstance(value, float) else str(value)
 
     def parameter(self) -> click.Option:
-        if self.is_flag:
+        if self.parse is parse_flag:
             return click.Option([f"{self.name}/--no-{self.name[2:]}"], default=None, help=self.help)
         default = self.default_text()
         return click.Option(

@@ -7,7 +7,7 @@ and checked.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 #: The longest request, in bytes.
@@ -29,8 +29,7 @@ class BadRequest(ValueError):
 
 
 def encode_request(request: Request) -> bytes:
-    value = {"command": request.command, "workers": request.workers, "at_once": request.at_once}
-    return json.dumps(value).encode() + b"\n"
+    return json.dumps(asdict(request)).encode() + b"\n"
 
 
 def decode_request(line: bytes) -> Request:

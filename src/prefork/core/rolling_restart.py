@@ -70,7 +70,6 @@ class RollingRestarts:
         return {self._fleet.last_good, *(slot.generation for slot in self._fleet.slots)} | coming
 
     def next_due(self) -> float | None:
-        """Return when `recycle` will have something to do."""
         return self._recycle_at if self.current is None and self._slot_to_recycle() is not None else None
 
     def is_successor(self, worker: Worker) -> bool:
@@ -151,7 +150,6 @@ class RollingRestarts:
         return self._next_successor() if self.current.successor is None else []
 
     def on_slot_removed(self, slot: Slot, now: float) -> list[Command]:
-        """Retire the slot's successor, if it has one."""
         if self.current is None:
             return []
         # A slot that gets this number later is another slot.

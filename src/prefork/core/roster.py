@@ -100,7 +100,6 @@ class Roster:
         return Failure("another supervisor serves" if self.phase is ServerPhase.LEAVING else "the server is stopping")
 
     def upgrade_refusal(self) -> Failure | None:
-        """Return why there can be no upgrade now."""
         if self.reloading():
             return Failure("a reload is under way")
         return None if self.phase is ServerPhase.SERVING else Failure(f"the server is {self.phase.name.lower()}")

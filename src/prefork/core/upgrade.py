@@ -178,7 +178,6 @@ class Upgrade:
         return self.step in (Step.STARTING, Step.ENDING)
 
     def refusal(self) -> Failure | None:
-        """Return why no upgrade can begin now."""
         match self.step:
             case Step.IDLE:
                 return None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import errno
 import os
 import socket
 import struct
@@ -39,7 +38,6 @@ class ConnectionPhase(enum.IntEnum):
     LINGERING = enum.auto()
     """Everything is sent and the peer knows that it was the end; the peer's own end is awaited, for a short time."""
     CLOSED = enum.auto()
-    """The socket is closed."""
 
 
 #: The legal moves between phases.
@@ -99,7 +97,6 @@ class Channel:
         raise NotImplementedError
 
     def _restart_write_timeout(self) -> None:
-        """Count the write timeout from now on, if bytes are unsent."""
         raise NotImplementedError
 
     def _discard_received(self) -> None:
@@ -208,8 +205,3 @@ class Channel:
         if self._on_closed is not None:
             on_closed, self._on_closed = self._on_closed, None
             on_closed()
-
-
-def reset_error() -> ConnectionResetError:
-    """Return the error that the kernel gives for a peer's reset."""
-    return ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))

@@ -229,7 +229,6 @@ class ProtocolConnection:
             self._done(self)
 
     def _on_deadline(self, deadline: Deadline) -> None:
-        """Abort the connection because it is older than `max_age`."""
         self._state.emit(
             ConnectionAborted(escape_ascii(self._address), f"open for {self._state.limits.max_age:g} s (--max-age)")
         )

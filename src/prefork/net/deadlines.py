@@ -60,7 +60,6 @@ class Deadlines:
         self._schedule()
 
     def clear(self, owner: DeadlineOwner, deadline: Deadline) -> None:
-        """Remove `deadline`, if it is set."""
         self._wheel.clear((owner, deadline))
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ import enum
 import functools
 import inspect
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from ..errors import ServiceError
@@ -46,23 +47,21 @@ class Kind(enum.Enum):
     """an object with `async` `start()`, `handle(stream)` and `stop()`"""
 
 
+@dataclass(frozen=True, slots=True)
 class Handler:
     """A service that was classified, and how to call it."""
 
-    __slots__ = ("_lifespan", "call", "kind")
-
-    def __init__(self, kind: Kind, call: Callable[..., Any], lifespan: Any = None) -> None:
-        self.kind = kind
-        self.call = call
-        self._lifespan = lifespan
+    kind: Kind
+    call: Callable[..., Any]
+    lifespan: Any = None
 
     async def start(self) -> None:
-        if self._lifespan is not None:
-            await self._lifespan.start()
+        if self.lifespan is not None:
+            await self.lifespan.start()
 
     async def stop(self) -> None:
-        if self._lifespan is not None:
-            await self._lifespan.stop()
+        if self.lifespan is not None:
+            await self.lifespan.stop()
 
 
 _EXPECTED = (

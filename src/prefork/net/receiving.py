@@ -273,7 +273,6 @@ class Receiving(Sending):
         return self._buffer.size > 0 or self._input is _READABLE
 
     def _process(self, data: bytes | None) -> None:
-        """Buffer what `_receive` returned, or note the end."""
         if data is None:
             return
         self._budget -= 1

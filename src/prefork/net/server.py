@@ -9,7 +9,6 @@ import asyncio
 import functools
 import socket
 import ssl
-from types import TracebackType
 from typing import Self
 
 from ..config import TLS, Limits
@@ -117,9 +116,7 @@ class TCPServer(BaseServer):
         await self._handler.start()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         graceful = kind is None or issubclass(kind, asyncio.CancelledError)
         try:
             await self.drain(None if graceful else 0)

@@ -12,7 +12,6 @@ import ssl
 import struct
 import termios
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, Self
 
 from ..errors import ConnectionTimeoutError, StreamBusyError
@@ -85,9 +84,7 @@ class Stream(Receiving):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.close()
         if kind is None:
             await self.wait_closed()

@@ -51,7 +51,6 @@ class Watchdog:
         return None if self._interval is None else self._due
 
     def update(self, serving: bool, now: float) -> None:
-        """Send a ping if it is time and the service is `serving`."""
         if self._interval is not None and now >= self._due:
             self._due = now + self._interval
             if serving:

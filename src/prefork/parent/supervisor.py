@@ -12,7 +12,6 @@ import random
 import select
 import signal
 from collections.abc import Iterable
-from types import TracebackType
 from typing import Any, Generic, Self
 
 from .._version import __version__
@@ -92,9 +91,7 @@ class Supervisor(Generic[C]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if os.getpid() != self._pid:
             return
         if kind is not None:
@@ -110,7 +107,6 @@ class Supervisor(Generic[C]):
         self._signals.release(ignoring=_STOP_SIGNALS if kind is None else ())
 
     def run(self) -> facts.Finish | ForkContext:
-        """Supervise until no worker is wanted any more."""
         try:
             self._apply(facts.Started())
             while self._outcome is None or self._takeover.must_wait():
@@ -126,7 +122,6 @@ class Supervisor(Generic[C]):
         return self._outcome
 
     def spec_of(self, context: ForkContext) -> GenerationSpec[C]:
-        """Return, in a worker, what its generation is made of."""
         return self._reloads.spec(context.generation)
 
     def _survive(self, exc: OSError | MemoryError) -> None:
@@ -315,7 +310,6 @@ class Supervisor(Generic[C]):
             self._apply(request)
 
     def _publish_fleet(self) -> None:
-        """Publish how many workers there are to be, and which of them accept."""
         self._workers.publish(FleetSetting.SLOTS, len(self._roster.slots))
         self._workers.publish_rows(
             {each.id for each in self._roster.workers.values() if each.state is WorkerState.READY}
@@ -338,5 +332,4 @@ class Supervisor(Generic[C]):
         return self._roster.phase in (ServerPhase.STOPPING, ServerPhase.FINISHED)
 
     def _children(self) -> set[int]:
-        """Return the pids of the children that this supervisor forked."""
         return self._workers.pids() | {self._takeover.successor_pid}

@@ -6,6 +6,7 @@ Effects only. `core/upgrade.py` decides what follows; `assembly` puts together w
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import select
 import signal
@@ -57,7 +58,7 @@ class Successor:
                 writer, variables = self._export(there.fileno())
                 with contextlib.closing(writer):
                     environment = {**os.environ, **variables, VARIABLE: writer.variable}
-                    on_failure = _report_failure(there, command)
+                    on_failure = functools.partial(_report_failure, there, command[0])
                     child = self._system.execute(command, environment, writer.descriptors, on_failure)
         except (OSError, PreforkError) as exc:
             self.close()
@@ -140,13 +141,9 @@ def _command() -> list[str]:
     return [sys.executable, *(["-P"] if unsafe else []), *sys.orig_argv[1:]]
 
 
-def _report_failure(channel: socket.socket, command: list[str]) -> Callable[[OSError], None]:
-    """Return what the new process does if the program cannot be executed."""
-
-    def report(exc: OSError) -> None:
-        channel.send(encode(UnableMessage(f"{command[0]} could not be started: {reason_of(exc)}")))
-
-    return report
+def _report_failure(channel: socket.socket, program: str, exc: OSError) -> None:
+    """Report, from the new process, that it cannot execute the program."""
+    channel.send(encode(UnableMessage(f"{program} could not be started: {reason_of(exc)}")))
 
 
 class Predecessor:

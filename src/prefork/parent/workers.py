@@ -32,9 +32,9 @@ from ..system.child import Child, ExitStatus
 from ..system.descriptors import Descriptor, count_descriptors, raise_limit
 from ..system.fork_context import ForkContext
 from ..system.memory import OomKills
+from ..system.parent_death import Tether
 from ..system.processes import REAP_INTERVAL, RESOURCE_ERRNOS, System
 from ..system.scoreboard import FleetSetting, Row, Scoreboard, WorkerStat
-from ..system.tether import Tether
 from ..text import escape_ascii
 
 #: Rows of the scoreboard for each worker at the start, and the minimum: for a successor, for predecessors that drain

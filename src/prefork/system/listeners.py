@@ -357,6 +357,5 @@ def _ports(listeners: Iterable[Listener]) -> set[int]:
 
 
 def _shares_port(listener: Listener) -> bool:
-    """Return whether all TCP sockets of the listener have SO_REUSEPORT."""
     tcp = [sock for sock in listener.sockets() if _is_tcp(sock)]
     return all(sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) for sock in tcp)

@@ -103,7 +103,8 @@ class Row(_Part[WorkerStat]):
     @property
     def open(self) -> int:
         """The number of open connections; 0 if the worker claims more than a process can have."""
-        return _within(self._cells[self.start + _OPEN], MAX_DESCRIPTORS)
+        count = self._cells[self.start + _OPEN]
+        return count if 0 <= count <= MAX_DESCRIPTORS else 0
 
     def reserve(self, more: int) -> None:
         """Add to the number of open connections: 1 before an accept, -1 after a close."""
@@ -203,7 +204,3 @@ def fence() -> None:
     (smp_mb__after_spinlock).
     """
     os.sched_yield()
-
-
-def _within(value: int, maximum: int) -> int:
-    return value if 0 <= value <= maximum else 0

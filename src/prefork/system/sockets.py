@@ -137,7 +137,6 @@ def bind_resolved(resolved: Resolved, options: ListenOptions) -> list[socket.soc
         try:
             return _bind_all(resolved, options)
         except BindError as exc:
-            # A port that is free on the first address may be in use on the second: try another one.
             if resolved.port or exc.errno != errno.EADDRINUSE or attempt == MAX_PORT_ATTEMPTS - 1:
                 raise
     raise AssertionError("unreachable")

@@ -49,17 +49,14 @@ def limit_groups(context: ssl.SSLContext, call: Callable[[ssl.SSLContext], None]
 
     `call` sets the groups; by default it is the best call that this Python has.
     """
+    best = _by_method if hasattr(context, "set_groups") else by_pointer
     try:
-        (call or _best_call(context))(context)
+        (call or best)(context)
     except (UnverifiedPointer, OSError, ValueError) as exc:
         # ssl.SSLError is an OSError.
         context.set_ecdh_curve(FALLBACK)
         return str(exc) or type(exc).__name__
     return None
-
-
-def _best_call(context: ssl.SSLContext) -> Callable[[ssl.SSLContext], None]:
-    return _by_method if hasattr(context, "set_groups") else by_pointer
 
 
 def _by_method(context: Any) -> None:

@@ -53,7 +53,6 @@ class File:
                 entry.unlink()
 
     def exists(self) -> bool:
-        """Return whether the path still leads to this file."""
         with contextlib.suppress(OSError):
             self.stat()
             return True

@@ -144,15 +144,8 @@ def _kill_session(process: subprocess.Popen[bytes]) -> None:
 
 
 def _session(leader: int) -> list[int]:
-    members = []
-    for entry in os.listdir("/proc"):
-        if entry.isdigit() and _state(int(entry)) not in ("Z", "") and _stat(int(entry))[3:4] == [str(leader)]:
-            members.append(int(entry))
-    return members
-
-
-def _state(pid: int) -> str:
-    return (_stat(pid) or [""])[0]
+    stats = {int(entry): _stat(int(entry)) for entry in os.listdir("/proc") if entry.isdigit()}
+    return [pid for pid, stat in stats.items() if stat[:1] not in ([], ["Z"]) and stat[3:4] == [str(leader)]]
 
 
 def _stat(pid: int) -> list[str]:

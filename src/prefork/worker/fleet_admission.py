@@ -122,7 +122,6 @@ class FleetAdmission:
         self._row.reserve(-1)
         fence()
         if self._total() < limit:
-            # Several workers have reserved the last permit at once.
             return RetryAfter(CONTENTION_DELAY)
         if self._check_timer is None:
             self._check_later()
@@ -209,7 +208,6 @@ class FleetAdmission:
     # --- the other workers --------------------------------------------------------------------------------------------
 
     def _update_rows(self) -> None:
-        """Read the list of workers anew, if it has changed."""
         version = self._scoreboard.settings[FleetSetting.VERSION]
         if version != self._version:
             self._version = version
