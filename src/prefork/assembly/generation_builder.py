@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 from typing import TYPE_CHECKING
 
@@ -34,17 +35,12 @@ class GenerationBuilder:
         self._emit = emit
         self._tls_contexts: dict[str, ssl.SSLContext] = {}
         """One for each type of key."""
-        self._looked_up: tuple[tuple[str, str], Identity | None] = (("", ""), None)
+        self._resolve_identity = functools.cache(resolve_identity)
+        """Users may be kept on another machine, where each lookup takes time."""
 
     def identity(self, settings: Settings) -> Identity | None:
-        """Return the user and group of the workers; None: the supervisor's. Raises ConfigError.
-
-        Looked up once for each name, because users may be kept on another machine, where each lookup takes time.
-        """
-        wanted = (settings.user, settings.group)
-        if wanted != self._looked_up[0]:
-            self._looked_up = (wanted, resolve_identity(*wanted))
-        return self._looked_up[1]
+        """Return the user and group of the workers; None: the supervisor's. Raises ConfigError."""
+        return self._resolve_identity(settings.user, settings.group)
 
     def build(
         self, settings: Settings, certificate: tls_contexts.CertificatePair | None

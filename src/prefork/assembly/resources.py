@@ -1,7 +1,6 @@
 """Own what outlives workers: listening sockets, pidfile, control socket and log files, over reloads and upgrades.
 
-When each method is called is decided in `parent/supervisor.py`. How a generation is made is in `generation_builder.py`,
-how each thing is made in `system/`.
+`parent/supervisor.py` decides when each method is called, `generation_builder.py` makes a generation.
 """
 
 from __future__ import annotations

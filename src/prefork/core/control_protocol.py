@@ -1,7 +1,6 @@
 """The protocol of the control socket: a request and a reply, each one line of JSON.
 
-Pure: bytes in, values out. A client that may connect is trusted, but it may be broken: everything is bounded
-and checked.
+Pure: bytes in, values out. A client that may connect is trusted but may be broken: all is bounded and checked.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The roster: a reconciler that compares the wanted workers with those there are, and commands the difference.
 
-Pure: facts about workers and the time go in, commands come out. No process, clock or descriptor appears here. The
-supervisor turns what it sees into facts and commands into system calls, and decides nothing by itself.
+Pure: facts about workers and the time go in, commands come out. No process, clock or descriptor appears here.
 """
 
 from __future__ import annotations

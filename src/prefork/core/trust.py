@@ -1,7 +1,6 @@
 """Which users can change a file: what owner, group and permission bits say, as sshd's StrictModes asks.
 
-Pure: what stat(2) reports goes in, a weakness comes out. `system/paths.py` follows a path; `assembly/trust.py` says
-which paths must be trusted.
+Pure: what stat(2) reports goes in, a weakness comes out. See `assembly/trust.py` for the paths that must be trusted.
 """
 
 from __future__ import annotations

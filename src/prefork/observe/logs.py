@@ -1,7 +1,6 @@
 """Write events, and the service's own log records, as lines to standard error, as text or as JSON.
 
-It only subscribes to events. `lines.py` and `jsonlines.py` format a line, `sink.py` writes it, `rates.py` limits how
-often.
+`lines.py` and `jsonlines.py` format a line, `sink.py` writes it, `rates.py` limits how often.
 """
 
 from __future__ import annotations

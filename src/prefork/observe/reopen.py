@@ -1,7 +1,6 @@
 """Reopen log files after a rotation: standard output and error under their names, if they are regular files.
 
-For `prefork serve ... 2>> file` and a rotation that renames the file and sends USR1. Pipes and terminals stay as they
-are.
+For `prefork serve ... 2>> file` and a rotation that renames the file and sends USR1. Not for pipes and terminals.
 """
 
 from __future__ import annotations

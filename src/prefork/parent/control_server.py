@@ -8,6 +8,7 @@ from __future__ import annotations
 import select
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from ..core.control_protocol import REQUEST_LIMIT, BadRequest, Request, decode_request, encode_reply
@@ -22,16 +23,16 @@ ACCEPT_RETRY = 0.5
 IO_TIMEOUT = 5.0
 
 
+@dataclass(eq=False)
 class ControlConnection:
     """One client: it sends a request, perhaps waits, and gets a reply."""
 
-    def __init__(self, sock: socket.socket, now: float) -> None:
-        self.sock = sock
-        self.received = b""
-        self.unsent = b""
-        self.waiting = False
-        """Its request is being carried out, for which there is no deadline."""
-        self.deadline = now + IO_TIMEOUT
+    sock: socket.socket
+    deadline: float
+    received: bytes = b""
+    unsent: bytes = b""
+    waiting: bool = False
+    """Its request is being carried out, for which there is no deadline."""
 
     def close(self) -> None:
         self.sock.close()
@@ -110,7 +111,7 @@ class ControlSocket:
         if not allowed:
             sock.close()
             return
-        connection = ControlConnection(sock, now)
+        connection = ControlConnection(sock, now + IO_TIMEOUT)
         self._close_in_child(connection)
         self._connections[sock.fileno()] = connection
 

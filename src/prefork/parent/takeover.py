@@ -1,7 +1,6 @@
 """Both ends of an upgrade as one supervisor has them: the predecessor it replaces, the successor that replaces it.
 
-Carries out the commands of `core/upgrade.py`, whose essay describes the hand-over, and returns facts for the roster. It
-never calls the supervisor.
+Carries out the commands of `core/upgrade.py`, whose essay describes the hand-over. It never calls the supervisor.
 """
 
 from __future__ import annotations
@@ -145,7 +144,6 @@ class Takeover:
         return self._apply(UpgradeRequested(by, timing), now)
 
     def stop(self, request: StopRequested, now: float) -> list[Fact]:
-        """Pass a stop on. Return what the roster has to know."""
         if self._predecessor is not None:
             self._predecessor.send(StoppingMessage(request.at_once))
         return self._apply(request, now)

@@ -1,7 +1,6 @@
 """Load the service: import the object that the text TARGET names, and have it classified.
 
-Runs in a worker or in `prefork check`, never in the supervisor. Which kind of service the object is, is decided in
-`net/handlers.py`.
+Runs in a worker or in `prefork check`, never in the supervisor. See `net/handlers.py` for the kinds of services.
 """
 
 from __future__ import annotations
