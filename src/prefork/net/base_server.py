@@ -136,7 +136,7 @@ class BaseServer:
     def _accepted(self, sock: socket.socket, address: object) -> None:
         assert self._shared is not None
         peer = self._admission.commit(address)
-        if isinstance(peer, Refusal):
+        if peer is not None and isinstance(peer, Refusal):
             self._refuse(sock, address, peer.reason)
             return
         kind = ProtocolConnection if self._handler.kind is Kind.PROTOCOL else StreamConnection

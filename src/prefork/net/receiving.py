@@ -47,7 +47,7 @@ class Input(enum.Enum):
 
 # Looked up for each event; an attribute of an enum class costs twice as much as a global.
 _OPEN = Phase.OPEN
-_READABLE, _EMPTY, _FIN = Input.READABLE, Input.EMPTY, Input.FIN
+_READABLE, _EMPTY, _ENDED, _FIN = Input.READABLE, Input.EMPTY, Input.ENDED, Input.FIN
 
 
 class Receiving(Sending):
@@ -58,7 +58,7 @@ class Receiving(Sending):
     def __init__(self, sock: socket.socket, address: object, shared: ServerState) -> None:
         Sending.__init__(self, sock, address, shared)
         self._buffer = ReadBuffer()
-        self._input = Input.READABLE
+        self._input = _READABLE
         self._reader: Waiter | None = None
         self._short_read_empties = type(address) is tuple
         """A receive of less than it asked for has emptied a TCP socket (epoll(7)). A unix socket may stop earlier, and
@@ -302,12 +302,12 @@ class Receiving(Sending):
 
     def _end_input(self) -> None:
         if self._input is not _FIN:
-            self._input = Input.ENDED
+            self._input = _ENDED
         if self._engine is not None and not self._engine.received_close_notify:
             self._engine.info.truncated = True
 
     def _has_ended(self) -> bool:
-        return self._input is Input.ENDED or self._input is _FIN
+        return self._input is _ENDED or self._input is _FIN
 
     def _end(self) -> bytes:
         """Return b"", or raise the error that broke the connection: the end of input was reached."""

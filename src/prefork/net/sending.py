@@ -40,7 +40,7 @@ class Output(enum.Enum):
 
 
 # Looked up for each write; an attribute of an enum class costs twice as much as a global.
-_OPEN, _OUTPUT_OPEN = Phase.OPEN, Output.OPEN
+_OPEN, _OUTPUT_OPEN, _BROKEN = Phase.OPEN, Output.OPEN, Output.BROKEN
 
 
 class Sending(Channel):
@@ -51,7 +51,7 @@ class Sending(Channel):
     def __init__(self, sock: socket.socket, address: object, shared: ServerState) -> None:
         # Not super(): its search of the classes costs 0.5 % of a short connection.
         Channel.__init__(self, sock, address, shared)
-        self._output = Output.OPEN
+        self._output = _OUTPUT_OPEN
         self._corked = _NOTHING
         self._corked_size = 0
         self._in_callback = False
@@ -361,7 +361,7 @@ class Sending(Channel):
     # --- the end ------------------------------------------------------------------------------------------------------
 
     def _is_broken(self) -> bool:
-        return self._output is Output.BROKEN
+        return self._output is _BROKEN
 
     def _break_output(self, error: OSError) -> None:
         """Give up sending: the peer accepts no more data. What it sent before can still be read."""
@@ -396,7 +396,10 @@ class Sending(Channel):
             shared.deadlines.clear(self, Deadline.SEND_RETRY)
 
     def _release_output(self) -> None:
-        self._output = Output.BROKEN
-        self._drop_output()
+        self._output = _BROKEN
+        self._corked = _NOTHING
+        self._corked_size = 0
+        if self._backlog is not None:
+            self._drop_backlog()
         if self._writers:
             self._wake_writers_soon()

@@ -26,6 +26,11 @@ from .timeouts import Timeouts
 from .tls import TLSEngine, TLSInfo, prepare_context
 from .transport import StreamTransport
 
+# Looked up for each connection; an attribute of an enum class costs twice as much as a global.
+_OPEN, _CLOSING = Phase.OPEN, Phase.CLOSING
+_OUTPUT_OPEN, _BROKEN = Output.OPEN, Output.BROKEN
+_ENDED, _FIN = Input.ENDED, Input.FIN
+
 
 class Stream(Receiving):
     """Both halves of a connection. The server makes one for each connection and closes it when the handler returns.
@@ -55,18 +60,18 @@ class Stream(Receiving):
 
         Returns at once and can be called again. A task that waits for input gets the end of it.
         """
-        if self._phase is not Phase.OPEN:
+        if self._phase is not _OPEN:
             return
         self._flush()
         if self._is_closed():
             return
-        self._enter(Phase.CLOSING)
-        if self._input is not Input.FIN:
-            self._input = Input.ENDED
+        self._enter(_CLOSING)
+        if self._input is not _FIN:
+            self._input = _ENDED
         self._buffer.clear()
         if self._reader is not None:
             self._reader.wake_soon()
-        if self._output is Output.BROKEN:
+        if self._output is _BROKEN:
             self._dispose()
         elif self._backlog is None:
             self._linger()
@@ -117,8 +122,8 @@ class Stream(Receiving):
                 return
         # close(2) sends the FIN itself if the peer has sent its own and no other process holds the socket. Without
         # shutdown(2) then, a short connection costs 5 % less.
-        received_fin = self._input is Input.FIN
-        if self._output is Output.OPEN and (not received_fin or self._socket_exposed or self._shared.forked):
+        received_fin = self._input is _FIN
+        if self._output is _OUTPUT_OPEN and (not received_fin or self._socket_exposed or self._shared.forked):
             self._shut_down_writing()
         if self._is_broken() or received_fin:
             self._dispose()
