@@ -42,7 +42,7 @@ class State(enum.Enum):
 class BaseServer:
     """Serves `handler` on any number of listening sockets, in the running loop, as far as `admission` permits.
 
-    `context`: speak TLS. `emit` receives the events.
+    `ssl_context`: speak TLS. `emit` receives the events.
     """
 
     def __init__(
@@ -52,13 +52,13 @@ class BaseServer:
         limits: Limits,
         admission: Admission,
         emit: Emit,
-        context: ssl.SSLContext | None = None,
+        ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         self._handler = handler
         self._limits = limits
         self._admission = admission
         self._emit = emit
-        self._context = context
+        self._ssl_context = ssl_context
         self._state = State.OPEN
         self._shared: ServerState | None = None
         """Made with the first socket, in the loop that runs then."""
@@ -83,7 +83,7 @@ class BaseServer:
         self._check_open()
         if self._shared is None:
             self._shared = ServerState(asyncio.get_running_loop(), self._limits, self._emit)
-            if self._context is not None:
+            if self._ssl_context is not None:
                 self._admission = HandshakeAdmission(self._admission, self._shared.handshakes)
             self._admission.on_capacity(self._resume)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
@@ -152,11 +152,11 @@ class BaseServer:
             return
         self._connections[connection] = peer
         self._no_connections.clear()
-        connection.start(self._shared, self._handler, self._context)
+        connection.start(self._shared, self._handler, self._ssl_context)
 
     def _refuse(self, sock: socket.socket, address: object, reason: str) -> None:
         self._emit(ConnectionRefused(escape_ascii(format_address(address)), reason))
-        if self._limits.refusal and self._context is None:
+        if self._limits.refusal and self._ssl_context is None:
             # What does not fit into the buffer of a new socket is not worth waiting for.
             with contextlib.suppress(OSError):
                 sock.send(self._limits.refusal, DONTWAIT)

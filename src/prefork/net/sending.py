@@ -1,6 +1,6 @@
-"""The output of a connection: corked writes, the backlog of what the kernel did not take, and the waits for the peer.
+"""The output of a connection: corked writes, the unsent bytes that the kernel did not take, and the waits for the peer.
 
-Layer 2 of 4: see `channel.py`. When the connection ends is decided above.
+Layer 2 of 4: see `channel.py`. How the connection closes is decided above.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 
 from ..core.buffer import WriteBacklog
 from ..errors import ConnectionOverflowError, ConnectionTimeoutError
-from .channel import DONTWAIT, MAX_IO_PER_TICK, Channel, Phase, reset_error
+from .channel import DONTWAIT, MAX_IO_BEFORE_YIELD, Channel, Phase, reset_error
 from .deadlines import Deadline
 from .poller import WRITE
 from .server_state import ServerState
@@ -131,9 +131,9 @@ class Sending(Channel):
             # Let others run, otherwise a handler that ignores this error would block the loop.
             await asyncio.sleep(0)
             raise self._failure()
-        self._budget -= 1
-        if not self._budget:
-            self._budget = MAX_IO_PER_TICK
+        self._io_left -= 1
+        if not self._io_left:
+            self._io_left = MAX_IO_BEFORE_YIELD
             await asyncio.sleep(0)
 
     def can_write_eof(self) -> bool:
@@ -260,7 +260,7 @@ class Sending(Channel):
             # ENOTCONN: the peer has reset the connection.
             self._break_output(reset_error())
 
-    # --- the backlog --------------------------------------------------------------------------------------------------
+    # --- unsent bytes -------------------------------------------------------------------------------------------------
 
     def _reads_paused(self) -> bool:
         """Whether reading waits because too much is unsent."""
@@ -312,7 +312,7 @@ class Sending(Channel):
         self._abort_with(ConnectionTimeoutError(f"peer read nothing for {limit:g} s ({option})"))
 
     def _wait_writable(self) -> None:
-        """Wait for the kernel to report room. The deadline is for each step forward, not for the whole backlog."""
+        """Wait for the kernel to report room. The deadline is for each step forward, not for all that is unsent."""
         self._shared.deadlines.set(self, Deadline.WRITE, self._write_timeout())
         self._arm_writable()
 
@@ -322,13 +322,13 @@ class Sending(Channel):
             self._shared.poller.arm(self._fd, WRITE)
 
     def _on_writable(self) -> None:
-        """Send from the backlog, if there is one, up to MAX_IO_PER_TICK pieces."""
+        """Send what is unsent, if anything, up to MAX_IO_BEFORE_YIELD pieces."""
         backlog = self._backlog
         if backlog is None:
             return
         before = backlog.size
         paused = self._reads_paused()
-        for _ in range(MAX_IO_PER_TICK):
+        for _ in range(MAX_IO_BEFORE_YIELD):
             head = backlog.head()
             sent = self._send(head)
             if self._backlog is None:
@@ -385,7 +385,7 @@ class Sending(Channel):
         self._drop_backlog()
 
     def _drop_backlog(self) -> None:
-        """Forget the backlog: it is sent, or lost."""
+        """Forget the unsent bytes: they are sent, or lost."""
         shared, backlog = self._shared, self._backlog
         if backlog is not None:
             shared.buffered_bytes -= backlog.memory
@@ -395,7 +395,7 @@ class Sending(Channel):
             shared.deadlines.clear(self, Deadline.WRITE)
             shared.deadlines.clear(self, Deadline.SEND_RETRY)
 
-    def _release_output(self) -> None:
+    def _close_output(self) -> None:
         self._output = _BROKEN
         self._corked = _NOTHING
         self._corked_size = 0

@@ -51,7 +51,7 @@ class Stream(Receiving):
         # The last statement that can fail: the kernel may have no room for one more registration.
         shared.poller.add(self._fd, self)
         if shared.limits.max_age is not None:
-            self._timeout_state().limit_age(shared.limits.max_age)
+            self._timeout_state().set_age_timeout(shared.limits.max_age)
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
@@ -157,8 +157,10 @@ class Stream(Receiving):
         elif deadline is Deadline.LINGER and self._engine is not None and self._unacknowledged():
             # The peer still reads what it was sent: closing now, with its input unread, would destroy the remainder.
             self._shared.deadlines.set(self, Deadline.DELIVERY, self._shared.limits.linger_timeout)
-        else:
+        elif deadline is Deadline.LINGER or deadline is Deadline.DELIVERY:
             self._dispose()
+        else:
+            raise AssertionError(f"{deadline!r} is no deadline of this class")
 
     def _unacknowledged(self) -> bool:
         """Return whether the kernel has bytes that the peer has not acknowledged (tcp(7), SIOCOUTQ)."""
@@ -232,8 +234,8 @@ class Stream(Receiving):
     async def _receive_raw(self) -> bytes:
         """Return bytes as they came over the wire. Raises ConnectionError at the end of input."""
         while True:
-            if self._input is Input.READABLE and self._budget:
-                self._budget -= 1
+            if self._input is Input.READABLE and self._io_left:
+                self._io_left -= 1
                 data = self._receive()
                 if data:
                     return data

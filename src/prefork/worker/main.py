@@ -42,7 +42,10 @@ MAX_WAITING = 4096
 
 
 def run(context: WorkerContext) -> int:
-    """Serve until asked to stop, and return the exit status. Raises nothing: a failure of the service is reported."""
+    """Serve until asked to stop, and return the exit status. A failure of the service is reported, and not raised.
+
+    Raises OSError if the kernel refuses what a worker needs before it loads the service.
+    """
     fork = context.fork
     drop_inherited_atexit()
     set_worker(fork.slot, fork.generation)
@@ -112,7 +115,7 @@ async def _serve(context: WorkerContext, handler: Handler) -> int:
         limits=settings.limits,
         admission=admission,
         emit=context.emit,
-        context=context.config.tls_context,
+        ssl_context=context.config.ssl_context,
     )
     if not await lifespan.start_service(handler, stop, context.target):
         return ExitCode.OK

@@ -24,8 +24,8 @@ INTERVAL = 0.1
 STEALING_CHECKS = 10
 
 
-class Acceptor(Protocol):
-    """Accepts from listening sockets: the worker's server."""
+class SocketAcceptor(Protocol):
+    """Accepts from any number of listening sockets: the worker's server."""
 
     def add_socket(self, sock: socket.socket) -> None: ...
 
@@ -41,7 +41,7 @@ class ReuseportSockets:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        server: Acceptor,
+        server: SocketAcceptor,
         endpoints: Sequence[Sequence[socket.socket]],
         slot: int,
         slots: Callable[[], int],
