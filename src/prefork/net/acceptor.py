@@ -27,7 +27,7 @@ BATCH = 8
 #: Seconds of a pause for lack of descriptors or memory, unless a connection closes before.
 PAUSE = 0.5
 _TCP_INFO = getattr(socket, "TCP_INFO", 11)
-#: The offset of tcpi_unacked in struct tcp_info (linux/tcp.h): of a listener, the length of its queue (tcp(7)).
+#: The offset of tcpi_unacked in struct tcp_info (linux/tcp.h): of a listener, the length of its accept queue (tcp(7)).
 _UNACKED_AT = 24
 
 # Looked up for each connection; an attribute of an enum class costs twice as much as a global.
@@ -102,14 +102,14 @@ class Acceptor:
             self._watch()
 
     def close(self) -> None:
-        """Stop accepting (idempotent). The socket stays open, and its queue is left to other processes that hold it."""
+        """Stop accepting (idempotent). The socket stays open; its accept queue is left to other processes."""
         self._enter(State.CLOSED)
         if self._timer is not None:
             self._timer.close()
             self._timer = None
 
     def accept_waiting(self, limit: int) -> None:
-        """Accept now up to `limit` connections of the queue, the last thing before `close` when nothing accepts after.
+        """Accept now up to `limit` queued connections, the last thing before `close` when nothing accepts after.
 
         What is beyond a limit is refused and does not wait.
         """
@@ -202,7 +202,7 @@ class Acceptor:
             except OSError as exc:
                 self._admission.cancel()
                 kind = classify(exc.errno)
-                # At the end a sibling may have shut the socket down, because the queue was empty.
+                # At the end a sibling may have shut the socket down, because the accept queue was empty.
                 if (force and kind is AcceptError.LISTENER) or self._ends_batch(kind, exc):
                     return None
                 continue
@@ -213,7 +213,7 @@ class Acceptor:
         return None
 
     def _queue_length(self) -> int:
-        """Return the number of connections in the queue; 1 for a unix socket, which does not tell."""
+        """Return the number of connections in the accept queue; 1 for a unix socket, which does not tell."""
         try:
             info = self._sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _UNACKED_AT + 4)
         except OSError:

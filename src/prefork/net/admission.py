@@ -62,7 +62,7 @@ class Admission(Protocol):
     def try_acquire(self, waiting: Callable[[], int], force: bool = False) -> Answer:
         """Return Permit.GRANTED if a connection may be accepted now.
 
-        `waiting` returns the length of the queue, as far as it can be known. `force`: grant in any case, because
+        `waiting` returns the length of the accept queue, as far as it can be known. `force`: grant in any case, because
         nothing accepts after this process; `commit` then refuses what is beyond a limit.
         """
 
@@ -70,7 +70,7 @@ class Admission(Protocol):
         """Release a permit that was not used."""
 
     def missed(self) -> None:
-        """Report that the queue was empty when the seconds of a RetryAfter had passed."""
+        """Report that the accept queue was empty when the seconds of a RetryAfter had passed."""
 
     def commit(self, address: object) -> Peer | Refusal:
         """Turn a permit into an open connection from `address`. Return the peer that it counts for, or a Refusal."""

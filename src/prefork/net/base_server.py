@@ -98,14 +98,14 @@ class BaseServer:
         )
 
     def remove_socket(self, sock: socket.socket) -> None:
-        """Stop accepting from `sock`; its queue is left alone, and open connections go on.
+        """Stop accepting from `sock`; its accept queue is left alone, and open connections go on.
 
         Raise KeyError for a socket that was not added.
         """
         self._acceptors.pop(sock).close()
 
     def accept_waiting(self, limit: int, sock: socket.socket | None = None) -> None:
-        """Accept now up to `limit` connections from the queue of `sock`, or of each listening socket.
+        """Accept now up to `limit` connections from the accept queue of `sock`, or of each listening socket.
 
         The last thing before `close` when nothing accepts afterwards. What is beyond a limit is refused.
         """

@@ -89,8 +89,8 @@ class Listeners:
     """
 
     def __init__(self, inherited: Iterable[BoundAddress] = ()) -> None:
-        self._listeners = list(inherited)
-        self._inherited = frozenset(self._listeners)
+        self._bound = list(inherited)
+        self._inherited = frozenset(self._bound)
         self.ownership = FileOwnership.PROVISIONAL if self._inherited else FileOwnership.OWNER
         self._options = ListenOptions()
         """As of the last `apply_options`, or the first `bind`."""
@@ -113,7 +113,7 @@ class Listeners:
         After the first call a service is running. From then on raise ConfigError for a host name, because looking it up
         may block. Raise it for descriptors of a parent or of systemd too, because their numbers may be in use here.
         """
-        left = list(self._listeners)
+        left = list(self._bound)
         result: list[BoundAddress] = []
         with contextlib.ExitStack() as undo:
             for address in addresses:
@@ -131,18 +131,18 @@ class Listeners:
             undo.pop_all()
         if not self._running:
             self._options, self._running = options, True
-        self._listeners = result + left
+        self._bound = result + left
         self._record_state()
         return tuple(result)
 
     def bind_control(self, path: str, backlog: int) -> BoundAddress:
         """Return the control socket, which only its owner may use; keep one that was inherited. Raise BindError."""
         requested = f"control:{path}"
-        for bound in self._listeners:
+        for bound in self._bound:
             if bound.requested == requested:
                 return bound
         bound = _bind_unix(requested, path, ListenOptions(backlog, mode=0o600))
-        self._listeners.append(bound)
+        self._bound.append(bound)
         return bound
 
     def apply_options(
@@ -168,7 +168,7 @@ class Listeners:
             if exc.errno == errno.EADDRINUSE and isinstance(address, TCPAddress):
                 if address.port in _ports(earlier):
                     raise BindError(exc.address, exc.errno, "another --bind of this command has it") from exc
-                if address.port in _ports(self._listeners):
+                if address.port in _ports(self._bound):
                     cure = "this server has it for another --bind; remove that one and reload first"
                     raise BindError(exc.address, exc.errno, cure) from exc
             raise
@@ -202,7 +202,7 @@ class Listeners:
     # --- repairing ----------------------------------------------------------------------------------------------------
 
     def _record_state(self) -> None:
-        for bound in self._listeners:
+        for bound in self._bound:
             for sock in bound.sockets():
                 if sock not in self._expected and bound not in self._replaced:
                     self._expected[sock] = _Expected(sock.getsockname(), snapshot(sock))
@@ -211,7 +211,7 @@ class Listeners:
         """Repair every socket: listen again if it was shut down, set changed settings back. Return the damage."""
         found = [
             self._repair_socket(bound, sock, self._expected[sock])
-            for bound in self._listeners
+            for bound in self._bound
             for sock in bound.sockets()
             if sock in self._expected
         ]
@@ -235,7 +235,7 @@ class Listeners:
         The old one stays open until `close_except`, because workers may still be forked with it.
         """
         fresh = self._rebind_tcp(bound) if bound.file is None else self._rebind_unix(bound, bound.file)
-        self._listeners.insert(self._listeners.index(bound), fresh)
+        self._bound.insert(self._bound.index(bound), fresh)
         self._replaced.add(bound)
         for sock in bound.sockets():
             self._expected.pop(sock, None)
@@ -271,26 +271,26 @@ class Listeners:
 
     def all(self) -> tuple[BoundAddress, ...]:
         """Return all listeners, the control socket included."""
-        return tuple(self._listeners)
+        return tuple(self._bound)
 
     def missing_files(self) -> list[str]:
         """Return the paths of unix sockets whose files have been removed or replaced."""
-        return [each.file.path for each in self._listeners if each.file is not None and not each.file.exists()]
+        return [each.file.path for each in self._bound if each.file is not None and not each.file.exists()]
 
     # --- closing ------------------------------------------------------------------------------------------------------
 
     def close_except(self, wanted: Iterable[BoundAddress]) -> None:
         """Close the listeners that share no socket with `wanted`, and remove their files if this process owns them."""
         kept = {sock for bound in wanted for sock in bound.sockets()}
-        for bound in self._listeners[:]:
+        for bound in self._bound[:]:
             if not kept.intersection(bound.sockets()):
-                self._listeners.remove(bound)
+                self._bound.remove(bound)
                 self._close(bound)
 
     def close_unused_in_worker(self, wanted: Iterable[BoundAddress]) -> None:
         """Close a worker's copies of the sockets that are not in `wanted`. Leave the files, which it does not own."""
         kept = {sock for bound in wanted for sock in bound.sockets()}
-        for bound in self._listeners:
+        for bound in self._bound:
             for sock in bound.sockets():
                 if sock not in kept:
                     sock.close()
@@ -302,7 +302,7 @@ class Listeners:
         go on accepting if a process that a handler has forked still holds one.
         """
         if self.ownership is FileOwnership.OWNER and not shared:
-            for bound in self._listeners:
+            for bound in self._bound:
                 if bound is not but:
                     bound.shut_down()
         self.close_except(() if but is None else (but,))

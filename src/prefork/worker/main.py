@@ -184,10 +184,10 @@ def _check_recycling(loop: asyncio.AbstractEventLoop, context: WorkerContext) ->
 def _stop_accepting(server: BaseServer, sockets: ReuseportSockets, context: WorkerContext) -> None:
     """Accept for the last time, then close the listening sockets.
 
-    A worker that is replaced leaves the queues to its siblings. When the whole server stops, each worker first empties
-    the queues, because nothing would accept those connections later. The last worker also shuts the sockets down:
-    the supervisor, or a child that a handler has forked, may still hold them. Until a socket is shut down, or the last
-    process closes it, the kernel lets clients connect and wait in vain.
+    A worker that is replaced leaves the accept queues to its siblings. When the whole server stops, each worker first
+    empties the queues, because nothing would accept those connections later. The last worker also shuts the sockets
+    down: the supervisor, or a child that a handler has forked, may still hold them. Until a socket is shut down, or the
+    last process closes it, the kernel lets clients connect and wait in vain.
     """
     sockets.stop()
     scoreboard = context.fork.scoreboard
