@@ -16,7 +16,6 @@ MAX_DESCRIPTOR = 2**31 - 1
 
 
 def reject(option: str, value: object, why: str) -> NoReturn:
-    """Raise ConfigError for a value of an option."""
     raise ConfigError(f"{option} {format_value(value)}: {why}")
 
 
@@ -55,19 +54,16 @@ def check_seconds(option: str, value: object, zero: bool, maximum: float = MAX_S
 
 
 def check_rate(option: str, value: object) -> None:
-    """Check a number of events per second."""
     if not isinstance(value, int | float) or isinstance(value, bool) or value != value or not 0 < value <= 1e9:
         reject(option, value, "must be a number more than 0, such as 100 or 0.5")
 
 
 def check_choice(option: str, value: object, choices: tuple[str, ...]) -> None:
-    """Check that a value is one of `choices`."""
     if value not in choices:
         reject(option, value, f"must be {', '.join(choices[:-1])} or {choices[-1]}")
 
 
 def check_flag(option: str, value: object) -> None:
-    """Check that a value is True or False."""
     if not isinstance(value, bool):
         reject(option, value, "must be True or False")
 
@@ -79,6 +75,5 @@ def check_text(option: str, value: object) -> None:
 
 
 def check_bytes(option: str, value: object, maximum: int) -> None:
-    """Check bytes and their number."""
     if not isinstance(value, bytes) or len(value) > maximum:
         reject(option, value, f"must be at most {maximum} bytes")

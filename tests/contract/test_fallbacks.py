@@ -68,7 +68,6 @@ def test_a_descriptor_is_accepted_unless_the_private_name_is_missing_or_accept_i
 @pytest.mark.parametrize("transport", ["tcp", "tls"])
 async def test_a_stream_echoes_waits_and_drains(world: World, no_private_names: None, transport: str) -> None:
     world.transport = transport
-
     async with world.connected() as (stream, reader, writer):
 
         async def echo() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -248,3 +249,28 @@ def test_the_file_of_a_socket_gets_its_group(folder: Path) -> None:
     with serving(folder, "--group", "65534", bind=[f"unix:{path},mode=660"]):
         assert path.stat().st_gid == 65534
         assert echo(str(path)) == b"hello\n"
+
+
+def test_a_reload_with_too_many_workers_leaves_no_new_address_open(folder: Path) -> None:
+    """It would accept clients that get no answer."""
+    config, path = folder / "prefork.toml", folder / "late.sock"
+    config.write_text('workers = 1\nbind = ["127.0.0.1:0"]\n')
+    with run_server("service:handle", "--config", str(config), cwd=folder, bind=[]) as server:
+        config.write_text(f'workers = 1000\nbind = ["127.0.0.1:0", "unix:{path}"]\n')
+        refused(server, "workers = 1000: at most")
+        assert not path.exists()
+
+
+def test_after_a_failed_reload_the_previous_limits_are_in_force(folder: Path) -> None:
+    config = folder / "prefork.toml"
+    config.write_text('bind = ["127.0.0.1:0"]\n')
+    with serving(folder, "--config", str(config), bind=[]) as server:
+        config.write_text('bind = ["127.0.0.1:0"]\nmax_connections = 1\nat_limit = "refuse"\n')
+        (folder / "service.py").write_text("raise SystemExit(1)")
+        server.signal(signal.SIGHUP)
+        wait_until(lambda: "reload failed" in server.stderr())
+        with contextlib.ExitStack() as stack:
+            for _ in range(3):
+                sock = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 10))
+                sock.sendall(b"hello\n")
+                assert sock.recv(100), "a connection beyond the limit of the failed reload"

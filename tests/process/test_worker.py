@@ -6,12 +6,14 @@ import os
 import signal
 import socket
 import stat
+import time
 from pathlib import Path
 
 import pytest
 from helpers.proc import cpu_share
 from helpers.support import run_script, traced, wait_until
 
+from prefork.core.time_limits import WORKER_EXIT_TIMEOUT
 from prefork.testing import Server, run_server
 
 SERVICE = """
@@ -247,3 +249,24 @@ except BaseException as exc:
         cwd=folder,
     )
     assert result.stdout == "came back SystemExit 0\n", result
+
+
+@pytest.mark.slow
+def test_a_worker_whose_exit_handlers_hang_ends_itself_before_it_is_killed(tmp_path: Path) -> None:
+    """Its time to exit starts once, with the end of the drain, and not again after `stop()`."""
+    (tmp_path / "service.py").write_text(
+        "import asyncio, atexit, time\n"
+        "class Service:\n"
+        "    async def start(self):\n"
+        "        atexit.register(time.sleep, 60)\n"
+        "    async def handle(self, stream):\n"
+        "        pass\n"
+        "    async def stop(self):\n"
+        "        await asyncio.sleep(2.8)\n"
+        "service = Service()\n"
+    )
+    with run_server("service:service", "-w", "1", "--drain-timeout", "1", cwd=tmp_path) as server:
+        began = time.monotonic()
+        server.stop()
+        assert time.monotonic() - began < WORKER_EXIT_TIMEOUT + 1.5
+        assert "still there after the drain timeout" not in server.stderr()

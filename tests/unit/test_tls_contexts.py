@@ -25,4 +25,4 @@ def test_the_message_names_the_wrong_file(certs: dict[str, str], tmp_path: Path,
     (tmp_path / "broken").write_text("-----BEGIN PRIVATE KEY-----\n!\n-----END PRIVATE KEY-----\n")
     files = {"cert": certs["cert"], "key": certs["key"], "text": tmp_path / "text", "broken": tmp_path / "broken"}
     with pytest.raises(ConfigError, match="^" + re.escape(PROBLEMS[cert, key].format_map(files)) + "$"):
-        validate((TLS(files[cert], files[key]),))
+        validate(TLS(files[cert], files[key]))

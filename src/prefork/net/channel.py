@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import errno
 import os
 import socket
 import struct
@@ -32,7 +31,7 @@ DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0)
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
-class Phase(enum.IntEnum):
+class ConnectionPhase(enum.IntEnum):
     """The life of a connection. An int, because Enum.__hash__ is slow Python code."""
 
     OPEN = enum.auto()
@@ -41,20 +40,19 @@ class Phase(enum.IntEnum):
     LINGERING = enum.auto()
     """Everything is sent and the peer knows that it was the end; the peer's own end is awaited, for a short time."""
     CLOSED = enum.auto()
-    """The socket is closed."""
 
 
 #: The legal moves between phases.
 MOVES = {
-    Phase.OPEN: {Phase.CLOSING, Phase.CLOSED},
-    Phase.CLOSING: {Phase.LINGERING, Phase.CLOSED},
-    Phase.LINGERING: {Phase.CLOSED},
-    Phase.CLOSED: set[Phase](),
+    ConnectionPhase.OPEN: {ConnectionPhase.CLOSING, ConnectionPhase.CLOSED},
+    ConnectionPhase.CLOSING: {ConnectionPhase.LINGERING, ConnectionPhase.CLOSED},
+    ConnectionPhase.LINGERING: {ConnectionPhase.CLOSED},
+    ConnectionPhase.CLOSED: set[ConnectionPhase](),
 }
 
 
 # Looked up several times for each connection; an attribute of an enum class costs twice as much as a global.
-_OPEN, _LINGERING, _CLOSED = Phase.OPEN, Phase.LINGERING, Phase.CLOSED
+_OPEN, _LINGERING, _CLOSED = ConnectionPhase.OPEN, ConnectionPhase.LINGERING, ConnectionPhase.CLOSED
 
 
 class Channel:
@@ -105,11 +103,9 @@ class Channel:
         raise NotImplementedError
 
     def _restart_write_timeout(self) -> None:
-        """Count the write timeout from now on, if bytes are unsent."""
         raise NotImplementedError
 
     def _clear_buffer(self) -> None:
-        """Discard what was received and not read."""
         raise NotImplementedError
 
     def _close_input(self) -> None:
@@ -145,7 +141,7 @@ class Channel:
     def _is_closed(self) -> bool:
         return self._phase is _CLOSED
 
-    def _enter(self, phase: Phase) -> None:
+    def _enter(self, phase: ConnectionPhase) -> None:
         if phase not in MOVES[self._phase]:
             raise RuntimeError(f"a connection cannot go from {self._phase.name} to {phase.name}")
         self._phase = phase
@@ -154,7 +150,7 @@ class Channel:
         state = self._timeouts
         if state is None:
             state = TimeoutState(self, self._shared, self._accepted_at)
-            if self._phase is not Phase.CLOSED:
+            if self._phase is not ConnectionPhase.CLOSED:
                 # Otherwise the two would keep each other alive until the next garbage collection.
                 self._timeouts = state
         return state
@@ -163,14 +159,13 @@ class Channel:
 
     def abort(self) -> None:
         """Close the socket at once: unsent bytes are lost, and a TCP peer gets a reset."""
-        if self._phase is Phase.CLOSED:
+        if self._phase is ConnectionPhase.CLOSED:
             return
         self._reset_on_close()
         self._clear_buffer()
         self._dispose()
 
     def _abort_with(self, error: ConnectionTimeoutError | ConnectionOverflowError, logged: bool = True) -> None:
-        """Abort because a limit was passed."""
         if logged:
             self._shared.emit(ConnectionAborted(escape_ascii(format_address(self._address)), str(error)))
         self._error = error
@@ -178,7 +173,7 @@ class Channel:
 
     def _fail(self, error: OSError) -> None:
         """Dispose of a connection that is broken in both directions. After `close()` some peers end so: no error."""
-        if self._phase is Phase.OPEN:
+        if self._phase is ConnectionPhase.OPEN:
             self._error = self._error or error
         self._dispose()
 
@@ -195,7 +190,7 @@ class Channel:
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
 
     def _dispose(self) -> None:
-        """Close the socket and release everything: the one way into Phase.CLOSED, legal from each other phase."""
+        """Close the socket and release everything: the one way into CLOSED, legal from each other phase."""
         before = self._phase
         if before is _CLOSED:
             return
@@ -215,8 +210,3 @@ class Channel:
         if self._on_closed is not None:
             on_closed, self._on_closed = self._on_closed, None
             on_closed()
-
-
-def reset_error() -> ConnectionResetError:
-    """Return the error that the kernel gives for a peer's reset."""
-    return ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))

@@ -14,7 +14,7 @@ from typing import NoReturn, Self
 
 from ..core.buffer import ReadBuffer
 from ..errors import LineTooLongError, StreamBusyError
-from .channel import DONTWAIT, MAX_IO_BEFORE_YIELD, Phase
+from .channel import DONTWAIT, MAX_IO_BEFORE_YIELD, ConnectionPhase
 from .poller import ERROR, HANGUP_OR_ERROR, READ, WRITE
 from .sending import Bytes, Sending
 from .server_state import ServerState
@@ -47,7 +47,7 @@ class Input(enum.Enum):
 
 
 # Looked up for each event; an attribute of an enum class costs twice as much as a global.
-_OPEN = Phase.OPEN
+_OPEN = ConnectionPhase.OPEN
 _READABLE, _EMPTY, _ENDED, _FIN = Input.READABLE, Input.EMPTY, Input.ENDED, Input.FIN
 
 
@@ -275,7 +275,6 @@ class Receiving(Sending):
         return self._buffer.size > 0 or self._input is _READABLE
 
     def _process(self, data: bytes | None) -> None:
-        """Buffer what `_receive` returned, or note the end."""
         if data is None:
             return
         self._io_left -= 1
@@ -334,7 +333,7 @@ class Receiving(Sending):
                 return
             if not data:
                 self._input = _FIN
-                if self._phase is Phase.LINGERING:
+                if self._phase is ConnectionPhase.LINGERING:
                     self._dispose()
                 return
         self._shared.loop.call_soon(self._discard_input)

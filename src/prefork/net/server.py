@@ -9,7 +9,6 @@ import asyncio
 import functools
 import socket
 import ssl
-from types import TracebackType
 from typing import Self
 
 from ..config import TLS, Limits
@@ -37,7 +36,7 @@ class TCPServer(BaseServer):
     Entering the block starts a lifespan object, leaving it stops it. Leaving it, also by cancellation, drains the
     server for up to `drain_timeout` seconds. Leaving it by any other exception aborts what is open.
 
-    Raise ServiceError for a handler of the wrong shape, ConfigError for a certificate that cannot be used.
+    Raises ServiceError for a handler of the wrong shape, ConfigError for a certificate that cannot be used.
     """
 
     def __init__(
@@ -49,16 +48,11 @@ class TCPServer(BaseServer):
         drain_timeout: float = 30.0,
     ) -> None:
         limits = Limits() if limits is None else limits
-        ssl_context = build_context((tls,), log) if isinstance(tls, TLS) else tls
+        ssl_context = build_context(tls, log) if isinstance(tls, TLS) else tls
         if ssl_context is not None:
             prepare_context(ssl_context)
-        super().__init__(
-            classify(handler),
-            limits=limits,
-            admission=LocalAdmission(limits),
-            emit=log,
-            ssl_context=ssl_context,
-        )
+        admission = LocalAdmission(limits)
+        super().__init__(classify(handler), limits=limits, admission=admission, emit=log, ssl_context=ssl_context)
         self._drain_timeout = drain_timeout
         self._own_sockets: list[socket.socket] = []
 
@@ -66,7 +60,7 @@ class TCPServer(BaseServer):
         """Bind `port` on `address` and accept. 0 is any free port (see `sockets`); None is all interfaces.
 
         `address` is a number, or localhost. A host name raises ValueError because looking it up would block the loop:
-        use `listen_host`. Raise BindError, with nothing bound. `close` closes these sockets.
+        use `listen_host`. Raises BindError, with nothing bound. `close` closes these sockets.
         """
         numeric = 0 if address == "localhost" else socket.AI_NUMERICHOST
         try:
@@ -78,7 +72,7 @@ class TCPServer(BaseServer):
     async def listen_host(self, port: int, host: str, backlog: int = 128) -> None:
         """Look up `host` in a thread, bind `port` on all of its addresses, and accept.
 
-        Raise socket.gaierror for a name that does not resolve, BindError with nothing bound.
+        Raises socket.gaierror for a name that does not resolve, BindError with nothing bound.
         """
         loop = asyncio.get_running_loop()
         resolved = await loop.run_in_executor(None, functools.partial(resolve, port, host))
@@ -101,7 +95,7 @@ class TCPServer(BaseServer):
         self._own_sockets.clear()
 
     async def serve_forever(self) -> None:
-        """Wait until `close()`. Raise ListenerError if a listening socket itself has failed.
+        """Wait until `close()`. Raises ListenerError if a listening socket itself has failed.
 
         Cancelling it drains the server; cancelling it again aborts what is open.
         """
@@ -123,9 +117,7 @@ class TCPServer(BaseServer):
         await self._handler.start()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         graceful = kind is None or issubclass(kind, asyncio.CancelledError)
         try:
             await self.drain(None if graceful else 0)

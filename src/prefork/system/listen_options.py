@@ -37,7 +37,7 @@ class ListenOptions:
     """Group of a unix socket's file; None: this process's."""
 
     def apply(self, sock: socket.socket) -> None:
-        """Listen on a bound socket with these options; on one that listens already, change them. Raise OSError.
+        """Listen on a bound socket with these options; on one that listens already, change them. Raises OSError.
 
         `sharing`, `group_size`, `mode` and `gid` belong to the binding, see `sockets.py` and `unix_sockets.py`.
         """

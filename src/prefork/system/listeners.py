@@ -39,11 +39,10 @@ class BoundAddress:
         """Return a description of each endpoint: `127.0.0.1:9000 (tcp)`."""
         if self.file is not None:
             return [f"unix:{self.file.path} (unix)"]
-        kinds = {socket.AF_UNIX: "unix"}
-        return [f"{describe(group[0])} ({kinds.get(group[0].family, 'tcp')})" for group in self.endpoints]
+        firsts = [group[0] for group in self.endpoints]
+        return [f"{describe(sock)} ({'unix' if sock.family == socket.AF_UNIX else 'tcp'})" for sock in firsts]
 
     def sockets(self) -> list[socket.socket]:
-        """Return the sockets of all endpoints."""
         return [sock for group in self.endpoints for sock in group]
 
     @property
@@ -107,11 +106,11 @@ class Listeners:
     def bind(self, addresses: Sequence[Address], options: ListenOptions) -> tuple[BoundAddress, ...]:
         """Return `addresses` bound, in this order. Reuse those that are bound already.
 
-        All or nothing: raise BindError or ConfigError, and then nothing has changed. Listeners that are not in
-        `addresses` stay open until `close_except`.
+        Raises BindError or ConfigError, and then nothing has changed. Other bound addresses stay open
+        until `close_except`.
 
-        After the first call a service is running. From then on raise ConfigError for a host name, because looking it up
-        may block. Raise it for descriptors of a parent or of systemd too, because their numbers may be in use here.
+        After the first call a service is running. From then on raises ConfigError for a host name, because looking it
+        up may block. So it does for descriptors of a parent or of systemd, because their numbers may be in use here.
         """
         left = list(self._bound)
         result: list[BoundAddress] = []
@@ -136,7 +135,7 @@ class Listeners:
         return tuple(result)
 
     def bind_control(self, path: str, backlog: int) -> BoundAddress:
-        """Return the control socket, which only its owner may use; keep one that was inherited. Raise BindError."""
+        """Return the control socket, which only its owner may use; keep one that was inherited. Raises BindError."""
         requested = f"control:{path}"
         for bound in self._bound:
             if bound.requested == requested:
@@ -230,7 +229,7 @@ class Listeners:
         return Damage(describe(sock), bound, shut_down, changed, unrepaired)
 
     def rebind(self, bound: BoundAddress) -> BoundAddress:
-        """Bind new sockets in place of those that cannot be repaired. Raise BindError.
+        """Bind new sockets in place of those that cannot be repaired. Raises BindError.
 
         The old one stays open until `close_except`, because workers may still be forked with it.
         """
@@ -357,6 +356,5 @@ def _ports(listeners: Iterable[BoundAddress]) -> set[int]:
 
 
 def _shares_port(bound: BoundAddress) -> bool:
-    """Return whether all TCP sockets of `bound` have SO_REUSEPORT."""
     tcp = [sock for sock in bound.sockets() if _is_tcp(sock)]
     return all(sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) for sock in tcp)

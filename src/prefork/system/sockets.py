@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import BindError
+from ..text import format_address
 from .listen_options import ListenOptions, Sharing
 
 #: Attempts to find one free port on all addresses: one that is free on the first may be in use on the second.
@@ -58,7 +59,7 @@ def bind_sockets(
     not support is skipped. So is IPv6 when this machine has no such address, if another address is left and `address`
     is all interfaces or localhost. A Python without IPv6 (`socket.has_ipv6`) binds IPv4 only.
 
-    All or nothing: raise BindError, which names the address, and leave nothing bound. Raise socket.gaierror for a name
+    Raises BindError, which names the address, with nothing bound. Raises socket.gaierror for a name
     that does not resolve, ValueError for `reuse_port` where the platform has none. The caller owns the sockets.
     """
     if reuse_port and not hasattr(socket, "SO_REUSEPORT"):
@@ -70,7 +71,7 @@ def bind_sockets(
 def bind_sibling(sock: socket.socket, options: ListenOptions) -> socket.socket:
     """Return another listening socket for the address of `sock`; the kernel divides the connections among all of them.
 
-    See SO_REUSEPORT, socket(7). Raise BindError.
+    See SO_REUSEPORT, socket(7). Raises BindError.
     """
     return _bind_one(sock, sock.getsockname(), options)
 
@@ -78,7 +79,7 @@ def bind_sibling(sock: socket.socket, options: ListenOptions) -> socket.socket:
 def bind_replacement(sock: socket.socket, address: Any, options: ListenOptions) -> socket.socket:
     """Return a new listening socket for `address`, that of `sock`, which still listens and cannot be repaired.
 
-    Each of the two may get a connection until `sock` is closed in every process. Raise BindError.
+    Each of the two may get a connection until `sock` is closed in every process. Raises BindError.
     """
     fresh = None
     try:
@@ -100,7 +101,7 @@ def resolve(
 ) -> Resolved:
     """Look up the addresses for `bind_resolved`; the parameters are those of `bind_sockets`.
 
-    Block for a host name, unless `flags` has AI_NUMERICHOST. Raise socket.gaierror for a name that does not resolve.
+    Block for a host name, unless `flags` has AI_NUMERICHOST. Raises socket.gaierror for a name that does not resolve.
     """
     address = address or None
     if family == socket.AF_UNSPEC and not socket.has_ipv6:
@@ -122,12 +123,11 @@ def resolve(
 
 
 def bind_resolved(resolved: Resolved, options: ListenOptions) -> list[socket.socket]:
-    """Bind all addresses of `resolved`, as `bind_sockets` promises. Raise BindError. Never block."""
+    """Bind all addresses of `resolved`, as `bind_sockets` promises. Raises BindError. Never block."""
     for attempt in range(MAX_PORT_ATTEMPTS):
         try:
             return _bind_all(resolved, options)
         except BindError as exc:
-            # A port that is free on the first address may be in use on the second: try another one.
             if resolved.port or exc.errno != errno.EADDRINUSE or attempt == MAX_PORT_ATTEMPTS - 1:
                 raise
     raise AssertionError("unreachable")
@@ -194,9 +194,7 @@ def _listen(sock: socket.socket, where: _SockAddr, options: ListenOptions) -> No
 
 
 def _bind_error(where: _SockAddr, exc: OSError) -> BindError:
-    host, port = str(where[0]), str(where[1])
-    text = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return BindError(text, exc.errno or 0, _CURES.get(exc.errno or 0, ""))
+    return BindError(format_address(where), exc.errno or 0, _CURES.get(exc.errno or 0, ""))
 
 
 def repair_shutdown(sock: socket.socket, address: Any, backlog: int) -> bool:
