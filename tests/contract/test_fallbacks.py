@@ -46,13 +46,23 @@ def test_an_object_of_other_methods_is_not_taken_for_an_ssl_object() -> None:
     assert cpython.raw_ssl_object(changed) is changed
 
 
-@pytest.mark.parametrize("private", [True, False])
-def test_a_descriptor_is_accepted_either_way(monkeypatch: pytest.MonkeyPatch, private: bool) -> None:
-    monkeypatch.setattr(cpython, "_HAS_ACCEPT", private)
+def test_a_descriptor_is_accepted_unless_the_private_name_is_missing_or_accept_is_overridden(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Overriding(socket.socket):
+        def accept(self) -> tuple[socket.socket, Any]:
+            raise NotImplementedError
+
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as peer:
-        fd, address = cpython.accept_descriptor(listener)
+        accept = cpython.descriptor_acceptor(listener)
+        assert accept is not None
+        fd, address = accept()
         with socket.socket(fileno=fd) as accepted:
             assert address == peer.getsockname() == accepted.getpeername()
+        with Overriding() as overriding:
+            assert cpython.descriptor_acceptor(overriding) is None
+        monkeypatch.setattr(cpython, "_HAS_ACCEPT", False)
+        assert cpython.descriptor_acceptor(listener) is None
 
 
 @pytest.mark.parametrize("transport", ["tcp", "tls"])

@@ -15,7 +15,10 @@ from helpers.streams import FLAVOURS, Serving, World, eventually
 from prefork import Limits, Stream
 from prefork.errors import ConnectionOverflowError
 from prefork.events import AcceptPaused, ConnectionAborted, ConnectionRefused
+from prefork.net.admission import Blocked, Permit
 from prefork.net.handshake_throttle import HandshakeThrottle
+from prefork.system.scoreboard import FleetSetting, Scoreboard
+from prefork.worker.fleet_admission import FleetAdmission
 
 
 @pytest.fixture(params=FLAVOURS)
@@ -285,3 +288,19 @@ async def test_each_loop_iteration_does_one_handshake_step(world: World) -> None
     made = [after - before for before, after in itertools.pairwise(turns)]
     assert max(made) <= 2, made
     assert len([number for number in steps if number != 99]) == 30
+
+
+async def test_an_accept_that_the_limit_blocks_gives_its_rate_token_back(world: World) -> None:
+    scoreboard = Scoreboard(1)
+    scoreboard.publish([1], [])
+    scoreboard.settings[FleetSetting.ACCEPT_RATE] = 2000
+    scoreboard.settings[FleetSetting.MAX_CONNECTIONS] = 1
+    admission = FleetAdmission(scoreboard, scoreboard.row(1), asyncio.get_running_loop(), refuses=False)
+    assert admission.try_acquire(lambda: 1) is Permit.GRANTED
+    peer = admission.commit(("127.0.0.1", 5000))
+    assert peer is None
+    for _ in range(5):
+        assert isinstance(admission.try_acquire(lambda: 1), Blocked)
+    admission.release(peer)
+    assert admission.try_acquire(lambda: 1) is Permit.GRANTED, "one of the two tokens of this second is left"
+    admission.close()

@@ -20,7 +20,7 @@ from prefork.addresses import FdAddress, TCPAddress, UnixAddress
 from prefork.assembly.listener_repair import REBIND_INTERVAL, ListenerRepair
 from prefork.events import Event, ListenerDamaged, ListenerRebound, ListenerRestored
 from prefork.system.listen_options import ListenOptions
-from prefork.system.listeners import Listener, Listeners
+from prefork.system.listeners import BoundAddress, Listeners
 from prefork.testing import Server
 
 SOCKET, TCP, IP, IPV6 = socket.SOL_SOCKET, socket.IPPROTO_TCP, socket.IPPROTO_IP, socket.IPPROTO_IPV6
@@ -90,7 +90,7 @@ def options_of(family: int) -> dict[str, tuple[int, int, int | bytes]]:
 
 
 @contextlib.contextmanager
-def listening(family: int, folder: Path) -> Iterator[tuple[Listeners, Listener, socket.socket]]:
+def listening(family: int, folder: Path) -> Iterator[tuple[Listeners, BoundAddress, socket.socket]]:
     """Yield all listeners, the only one of them, and a worker's descriptor of its socket."""
     unix = UnixAddress(str(folder / "socket"), 0o640)
     address = {socket.AF_INET: TCPAddress("127.0.0.1", 0), socket.AF_INET6: TCPAddress("::1", 0)}.get(family, unix)
@@ -100,7 +100,7 @@ def listening(family: int, folder: Path) -> Iterator[tuple[Listeners, Listener, 
             yield listeners, listener, theirs
 
 
-def connects(listener: Listener) -> bool:
+def connects(listener: BoundAddress) -> bool:
     sock = listener.sockets()[0]
     with socket.socket(sock.family) as client:
         client.settimeout(0.5)
@@ -121,7 +121,7 @@ def test_each_option_is_restored(tmp_path: Path, family: int, name: str) -> None
             pytest.skip(f"this process, or this kernel, cannot set {name}: {exc}")
         assert theirs.getsockopt(level, number, 16) != before
         (damage,) = listeners.repair()
-        assert name in damage.options
+        assert name in damage.changed
         assert damage.unrepaired == ()
         assert theirs.getsockopt(level, number, 16) == before
         assert listeners.repair() == []
@@ -135,7 +135,7 @@ def test_the_flags_of_the_open_file_description_are_restored(tmp_path: Path, fam
         before = fcntl.fcntl(theirs, fcntl.F_GETFL)
         fcntl.fcntl(theirs, fcntl.F_SETFL, before ^ getattr(os, flag))
         (damage,) = listeners.repair()
-        assert damage.options == (flag,)
+        assert damage.changed == (flag,)
         assert fcntl.fcntl(theirs, fcntl.F_GETFL) == before
 
 
@@ -145,7 +145,7 @@ def test_backlog_filter_and_shutdown_of_a_tcp_socket_are_undone(tmp_path: Path, 
         theirs.listen(0)
         attach_filter(theirs)
         (damage,) = listeners.repair()
-        assert set(damage.options) == {"backlog", "SO_ATTACH_FILTER"}
+        assert set(damage.changed) == {"backlog", "SO_ATTACH_FILTER"}
         assert connects(listener)
         listeners.apply_options([listener], [TCPAddress("127.0.0.1", 0)], ListenOptions(50))
         assert listeners.repair() == [], "another backlog, set by a reload, is no damage"
@@ -174,11 +174,11 @@ def test_a_socket_that_cannot_be_repaired_is_rebound(
         repair = ListenerRepair(listeners, lambda: now[0])
         where = theirs.getsockname()
         spoil(theirs)
-        fresh = repair.repair(events.append)[listener]
+        fresh = repair.repair_or_rebind(events.append)[listener]
         assert fresh.sockets()[0].getsockname() == where
         assert [type(event) for event in events] == [ListenerRebound]
         assert name in str(events[0])
-        assert repair.repair(events.append) == {}, "the replaced listener is not checked any more"
+        assert repair.repair_or_rebind(events.append) == {}, "the replaced listener is not checked any more"
         if family == socket.AF_UNIX:
             assert (tmp_path / "socket").stat().st_mode & 0o777 == 0o640
         # As at the end of the reload.
@@ -189,10 +189,10 @@ def test_a_socket_that_cannot_be_repaired_is_rebound(
         # A service that does it again at once does not keep the server busy.
         with fresh.sockets()[0].dup() as again:
             spoil(again)
-            assert repair.repair(events.append) == {}
+            assert repair.repair_or_rebind(events.append) == {}
             assert isinstance(events[-1], ListenerDamaged)
             now[0] += REBIND_INTERVAL
-            assert fresh in repair.repair(events.append)
+            assert fresh in repair.repair_or_rebind(events.append)
 
 
 def test_a_passed_socket_is_repaired_but_never_rebound() -> None:
@@ -203,13 +203,13 @@ def test_a_passed_socket_is_repaired_but_never_rebound() -> None:
         repair = ListenerRepair(listeners)
         theirs.setsockopt(SOCKET, socket.SO_PRIORITY, 3)
         theirs.setsockopt(IP, 21, 255)
-        assert repair.repair(events.append) == {}
+        assert repair.repair_or_rebind(events.append) == {}
         assert [type(event) for event in events] == [ListenerRestored]
         assert theirs.getsockopt(SOCKET, socket.SO_PRIORITY) == 2, "as its owner has set it"
         assert connects(listener)
         lock_filter(theirs)
         for _ in range(2):
-            assert repair.repair(events.append) == {}
+            assert repair.repair_or_rebind(events.append) == {}
         assert [type(event) for event in events[1:]] == [ListenerDamaged], "reported once"
 
 
@@ -227,7 +227,7 @@ def test_a_device_binding_that_cannot_be_undone() -> None:
         (listener,) = listeners.bind([TCPAddress("127.0.0.1", 0)], ListenOptions(100))
         where = listener.sockets()[0].getsockname()
         listener.sockets()[0].setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")
-        fresh = ListenerRepair(listeners).repair(print)[listener]
+        fresh = ListenerRepair(listeners).repair_or_rebind(print)[listener]
         assert fresh.sockets()[0].getsockname() == where
         assert fresh.sockets()[0].getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16) == b""
     """

@@ -33,7 +33,7 @@ class GenerationBuilder:
     def __init__(self, listeners: Listeners, emit: Emit) -> None:
         self._listeners = listeners
         self._emit = emit
-        self._tls_contexts: dict[str, ssl.SSLContext] = {}
+        self._ssl_contexts: dict[str, ssl.SSLContext] = {}
         """One for each type of key."""
         self._resolve_identity = functools.cache(resolve_identity)
         """Users may be kept on another machine, where each lookup takes time."""
@@ -48,7 +48,7 @@ class GenerationBuilder:
         """Return the spec of a generation, with its addresses bound. Raises PreforkError; nothing has changed then."""
         # The same TLS context for every generation, because the keys of session tickets are in it and all workers share
         # them. A key of another type gets its own: in one context both certificates would be served.
-        context = None if certificate is None else self._tls_context(certificate)
+        ssl_context = None if certificate is None else self._ssl_context(certificate)
         workers = worker_count(settings)
         identity, directory = self.identity(settings), physical_directory()
         listeners = self._listeners.bind(settings.bind, listen_options(settings, identity))
@@ -56,15 +56,15 @@ class GenerationBuilder:
             workers=workers,
             timing=Timing(settings.drain_timeout, settings.boot_timeout, settings.hang_timeout),
             limits=_fleet_limits(settings.limits),
-            listeners=tuple(_with_tls(text, context) for each in listeners for text in each.describe()),
-            config=GenerationConfig(settings, listeners, context, certificate, identity, directory),
+            listeners=tuple(_with_tls(text, ssl_context) for each in listeners for text in each.describe()),
+            config=GenerationConfig(settings, listeners, ssl_context, certificate, identity, directory),
         )
 
-    def _tls_context(self, certificate: tls_contexts.CertificatePair) -> ssl.SSLContext:
+    def _ssl_context(self, certificate: tls_contexts.CertificatePair) -> ssl.SSLContext:
         key_type = certificate.key_type()
-        if key_type not in self._tls_contexts:
-            self._tls_contexts[key_type] = tls_contexts.make_context(self._emit)
-        return self._tls_contexts[key_type]
+        if key_type not in self._ssl_contexts:
+            self._ssl_contexts[key_type] = tls_contexts.make_context(self._emit)
+        return self._ssl_contexts[key_type]
 
 
 def worker_count(settings: Settings) -> int:
@@ -97,5 +97,5 @@ def _fleet_limits(limits: Limits) -> dict[FleetSetting, int]:
     }
 
 
-def _with_tls(text: str, context: ssl.SSLContext | None) -> str:
-    return text if context is None else f"{text[:-1]}, tls)"
+def _with_tls(text: str, ssl_context: ssl.SSLContext | None) -> str:
+    return text if ssl_context is None else f"{text[:-1]}, tls)"

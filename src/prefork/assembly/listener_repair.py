@@ -1,6 +1,6 @@
-"""Repair listening sockets that a worker has damaged for all workers: reset them or bind them again, and log each.
+"""Repair listening sockets that a worker has damaged for all workers, or rebind their addresses, and log each.
 
-What is damaged, and how it is reset, is in `system/listeners.py`; when to look is decided in `parent/supervisor.py`.
+What is damaged, and how it is repaired, is in `system/listeners.py`; when to look is decided in `parent/supervisor.py`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from ..errors import BindError
 from ..events import Emit, ListenerDamaged, ListenerRebound, ListenerReopened, ListenerRestored
 from ..system.file_ownership import FileOwnership
-from ..system.listeners import Listener, Listeners
+from ..system.listeners import BoundAddress, Listeners
 from ..text import escape_controls
 
 #: Minimum seconds between two rebinds of an address; otherwise a service that damages it would reload without end.
@@ -27,22 +27,22 @@ class ListenerRepair:
         self._rebound: dict[str, float] = {}
         """The time of the last rebind of each address."""
 
-    def repair(self, emit: Emit) -> dict[Listener, Listener]:
-        """Check and reset every socket, then return each listener that had to be bound again, with its replacement.
+    def repair_or_rebind(self, emit: Emit) -> dict[BoundAddress, BoundAddress]:
+        """Check and repair every socket. Return each address that had to be rebound, with its replacement.
 
-        Only the supervisor that owns the addresses binds them again.
+        Only the supervisor that owns the addresses rebinds them.
         """
         found = self._listeners.repair()
         for damage in found:
             if damage.shut_down:
                 emit(ListenerReopened(escape_controls(damage.address)))
-            if damage.options and not damage.unrepaired:
-                emit(ListenerRestored(escape_controls(damage.address), ", ".join(damage.options)))
-        fresh: dict[Listener, Listener] = {}
+            if damage.changed and not damage.unrepaired:
+                emit(ListenerRestored(escape_controls(damage.address), ", ".join(damage.changed)))
+        fresh: dict[BoundAddress, BoundAddress] = {}
         for damage in found:
             if damage.unrepaired:
                 address, options = escape_controls(damage.address), ", ".join(damage.unrepaired)
-                failure = self._rebind(damage.listener, fresh)
+                failure = self._rebind(damage.bound, fresh)
                 emit(
                     ListenerRebound(address, options)
                     if failure is None
@@ -50,20 +50,20 @@ class ListenerRepair:
                 )
         return fresh
 
-    def _rebind(self, listener: Listener, fresh: dict[Listener, Listener]) -> str | None:
-        """Put a replacement for `listener` into `fresh`, and return None; or return why there is none."""
-        if listener in fresh:
+    def _rebind(self, bound: BoundAddress, fresh: dict[BoundAddress, BoundAddress]) -> str | None:
+        """Put a replacement for `bound` into `fresh`, and return None; or return why there is none."""
+        if bound in fresh:
             return None
         if self._listeners.ownership is not FileOwnership.OWNER:
             return "it belongs to another supervisor"
-        if listener.passed:
+        if bound.bound_elsewhere:
             return "the program that passed it on must bind it again"
-        before = self._rebound.get(listener.requested)
+        before = self._rebound.get(bound.requested)
         if before is not None and self._clock() - before < REBIND_INTERVAL:
-            return f"it was bound again less than {REBIND_INTERVAL:.0f} s ago"
+            return f"it was rebound less than {REBIND_INTERVAL:.0f} s ago"
         try:
-            fresh[listener] = self._listeners.rebind(listener)
+            fresh[bound] = self._listeners.rebind(bound)
         except BindError as exc:
             return str(exc)
-        self._rebound[listener.requested] = self._clock()
+        self._rebound[bound.requested] = self._clock()
         return None

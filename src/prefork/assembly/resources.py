@@ -21,7 +21,7 @@ from ..system import control_client, paths, pidfile, tls_contexts
 from ..system.descriptors import Closeable, Descriptor
 from ..system.file_ownership import FileOwnership
 from ..system.handover import HandoverWriter, InheritedState
-from ..system.listeners import Listener, Listeners
+from ..system.listeners import BoundAddress, Listeners
 from ..system.notify import Notifier
 from ..system.signals import block_signals
 from ..text import escape_controls
@@ -67,7 +67,7 @@ class ServerResources:
         self._warnings = SettingsWarnings(emit)
         self._loaded: tls_contexts.CertificatePair | None = None
         """The certificate that was last loaded into its TLS context."""
-        self._control: Listener | None = None
+        self._control: BoundAddress | None = None
         self._pidfile: pidfile.PidFile | None = None
         self._old_pidfile: pidfile.PidFile | None = None
         """The predecessor's, under another path: removed once it is this server's to remove."""
@@ -108,7 +108,7 @@ class ServerResources:
         self._warnings.check_deadlines(self._settings.limits)
         return spec
 
-    def bind_control(self) -> Listener | None:
+    def bind_control(self) -> BoundAddress | None:
         """Return the control socket; None if there is none.
 
         Raises ConfigError if a path that --control names cannot be bound. If the default path cannot be bound, logs it.
@@ -120,7 +120,7 @@ class ServerResources:
             self._control = self._bind_named_control(path) if path else self._bind_default_control()
         return self._control
 
-    def _bind_named_control(self, path: str) -> Listener:
+    def _bind_named_control(self, path: str) -> BoundAddress:
         try:
             return self._listeners.bind_control(path, _CONTROL_BACKLOG)
         except BindError as exc:
@@ -130,7 +130,7 @@ class ServerResources:
             failure.exit_code = exc.exit_code
             raise failure from exc
 
-    def _bind_default_control(self) -> Listener | None:
+    def _bind_default_control(self) -> BoundAddress | None:
         inherited = [each for each in self._listeners.all() if each.requested.startswith("control:")]
         if inherited:
             return inherited[0]
@@ -157,7 +157,7 @@ class ServerResources:
 
     def rebuild(self) -> GenerationSpec[GenerationConfig]:
         """Return a spec made of what the files say now. Raises PreforkError; nothing has changed then."""
-        self._listener_repair.repair(self._emit)
+        self._listener_repair.repair_or_rebind(self._emit)
         before = physical_directory()
         _change_directory(self._home)
         try:
@@ -179,9 +179,9 @@ class ServerResources:
         """
         config = spec.config
         _change_directory(config.directory)
-        if config.tls_context is None or config.certificate is None or config.certificate is self._loaded:
+        if config.ssl_context is None or config.certificate is None or config.certificate is self._loaded:
             return
-        tls_contexts.load(config.tls_context, config.certificate)
+        tls_contexts.load(config.ssl_context, config.certificate)
         self._loaded = config.certificate
 
     def commit(self, spec: GenerationSpec[GenerationConfig]) -> None:
@@ -212,10 +212,10 @@ class ServerResources:
     def repair_listeners(self, spec: GenerationSpec[GenerationConfig]) -> GenerationSpec[GenerationConfig] | None:
         """Repair what a worker may have done to the shared sockets, because one died unasked.
 
-        Return `spec` with other listeners if some had to be bound again: workers of it have to replace those that run.
+        Return `spec` with other listeners if some had to be rebound: workers of it have to replace those that run.
         """
         config = spec.config
-        fresh = self._listener_repair.repair(self._emit)
+        fresh = self._listener_repair.repair_or_rebind(self._emit)
         listeners = tuple(fresh.get(each, each) for each in config.listeners)
         if listeners == config.listeners:
             return None
@@ -241,7 +241,7 @@ class ServerResources:
         Raises OSError. Raises UntrustedPathsError if another user could have changed the program since the start: the
         successor runs as root, too.
         """
-        self._listener_repair.repair(self._emit)
+        self._listener_repair.repair_or_rebind(self._emit)
         _change_directory(self._home)
         trust.require_trusted((), self._settings, self._builder.identity(self._settings))
         state = InheritedState(

@@ -22,14 +22,15 @@ class AcceptError(enum.Enum):
     LISTENER = enum.auto()
     """The listening socket itself is broken and will stay so."""
 
-    @classmethod
-    def classify(cls, code: int | None) -> AcceptError:
-        """Return the kind of an errno. An unknown one is CONNECTION: the mildest mistake, and the batch bounds it."""
-        return _KINDS.get(code, cls.CONNECTION)
-
 
 _KINDS: dict[int | None, AcceptError] = {
     **dict.fromkeys((errno.EAGAIN, errno.EWOULDBLOCK), AcceptError.EMPTY),
     **dict.fromkeys((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC), AcceptError.CAPACITY),
     **dict.fromkeys((errno.EBADF, errno.ENOTSOCK, errno.EINVAL, errno.EFAULT), AcceptError.LISTENER),
 }
+_UNKNOWN = AcceptError.CONNECTION
+
+
+def classify(code: int | None) -> AcceptError:
+    """Return the kind of an errno. An unknown one is CONNECTION: the mildest mistake, and the batch bounds it."""
+    return _KINDS.get(code, _UNKNOWN)

@@ -13,12 +13,12 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from ..core.accept_errors import AcceptError
+from ..core.accept_errors import AcceptError, classify
 from ..errors import OutOfResourcesError, reason_of
 from ..events import AcceptPaused, AcceptSkipped, Emit, ListenerBroken, log
 from ..system.sockets import describe
-from .admission import Admission, Blocked, Permit, RetryAfter, Unlimited
-from .cpython import accept_descriptor
+from .admission import GRANTED, Admission, Blocked, RetryAfter, Unlimited
+from .cpython import descriptor_acceptor
 from .short_timer import ShortTimer
 
 #: Connections accepted per readiness event. More would let one worker hoard a burst that others could share, and keep
@@ -27,8 +27,11 @@ BATCH = 8
 #: Seconds of a pause for lack of descriptors or memory, unless a connection closes before.
 PAUSE = 0.5
 _TCP_INFO = getattr(socket, "TCP_INFO", 11)
-#: The offset of tcpi_unacked in struct tcp_info (linux/tcp.h): of a listener, the length of its queue (tcp(7)).
+#: The offset of tcpi_unacked in struct tcp_info (linux/tcp.h): of a listener, the length of its accept queue (tcp(7)).
 _UNACKED_AT = 24
+
+# Looked up for each connection; an attribute of an enum class costs twice as much as a global.
+_EMPTY = AcceptError.EMPTY
 
 OnAccepted = Callable[[socket.socket, Any], object]
 
@@ -83,8 +86,7 @@ class Acceptor:
         sock.setblocking(False)
         self._sock = sock
         self._fd = sock.fileno()
-        # The accept() of a subclass that overrides it must be called, and what it returns be handed over.
-        self._own_accept = getattr(type(sock), "accept", None) is not socket.socket.accept
+        self._accept_descriptor = descriptor_acceptor(sock)
         self._kind = (int(sock.family), int(sock.type), sock.proto)
         self._callback = callback
         self._batch = batch
@@ -105,14 +107,14 @@ class Acceptor:
             self._watch()
 
     def close(self) -> None:
-        """Stop accepting (idempotent). The socket stays open, and its queue is left to other processes that hold it."""
+        """Stop accepting (idempotent). The socket stays open; its accept queue is left to other processes."""
         self._enter(AcceptorState.CLOSED)
         if self._timer is not None:
             self._timer.close()
             self._timer = None
 
     def accept_waiting(self, limit: int) -> None:
-        """Accept now up to `limit` connections of the queue, the last thing before `close` when nothing accepts after.
+        """Accept now up to `limit` queued connections, the last thing before `close` when nothing accepts after.
 
         What is beyond a limit is refused and does not wait.
         """
@@ -144,13 +146,14 @@ class Acceptor:
         if self._state is not state:
             # A callback closed this acceptor, or descriptors ran out.
             return
-        if isinstance(answer, Blocked):
+        if answer is None:
+            if state is not AcceptorState.WATCHING:
+                self._watch()
+        elif isinstance(answer, Blocked):
             self._enter(AcceptorState.PAUSED)
             self._report(answer.reason)
-        elif answer is not None:
+        else:
             self._back_off(answer.seconds)
-        elif state is AcceptorState.BACKING_OFF:
-            self._watch()
 
     def _back_off(self, seconds: float) -> None:
         self._enter(AcceptorState.BACKING_OFF)
@@ -190,22 +193,22 @@ class Acceptor:
 
     def _accept(self, limit: int, force: bool = False) -> RetryAfter | Blocked | None:
         """Accept up to `limit` connections. Return the admission's answer if it ended the batch."""
-        state = self._state
+        state, accept_descriptor = self._state, self._accept_descriptor
         for _ in range(limit):
             answer = self._admission.try_acquire(self._queue_length, force)
-            if answer is not Permit.GRANTED:
+            if answer is not GRANTED:
                 return answer
             try:
-                if self._own_accept:
+                if accept_descriptor is None:
                     connection, address = self._sock.accept()
                 else:
-                    fd, address = accept_descriptor(self._sock)
+                    fd, address = accept_descriptor()
                     connection = socket.socket(*self._kind, fileno=fd)
             except OSError as exc:
                 self._admission.cancel()
-                # At the end a sibling may have shut the socket down, because the queue was empty.
-                shut_down = force and AcceptError.classify(exc.errno) is AcceptError.LISTENER
-                if shut_down or self._ends_batch(exc):
+                kind = classify(exc.errno)
+                # At the end a sibling may have shut the socket down, because the accept queue was empty.
+                if (force and kind is AcceptError.LISTENER) or self._ends_batch(kind, exc):
                     return None
                 continue
             self._hand_over(connection, address)
@@ -215,15 +218,19 @@ class Acceptor:
         return None
 
     def _queue_length(self) -> int:
-        """Return the number of connections in the queue; 1 for a unix socket, which does not tell."""
+        """Return the number of connections in the accept queue; 1 for a unix socket, which does not tell."""
         try:
             info = self._sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _UNACKED_AT + 4)
         except OSError:
             return 1
         return int.from_bytes(info[_UNACKED_AT : _UNACKED_AT + 4], sys.byteorder)
 
-    def _ends_batch(self, exc: OSError) -> bool:
-        match AcceptError.classify(exc.errno):
+    def _ends_batch(self, kind: AcceptError, exc: OSError) -> bool:
+        if kind is _EMPTY:
+            # A shortage is over.
+            self._reported = False
+            return True
+        match kind:
             case AcceptError.CONNECTION:
                 self._emit(AcceptSkipped(describe(self._sock), reason_of(exc)))
                 return False
@@ -231,9 +238,6 @@ class Acceptor:
                 self._pause(exc)
             case AcceptError.LISTENER:
                 self._break(exc)
-            case AcceptError.EMPTY:
-                # With an empty queue a shortage is over.
-                self._reported = False
         return True
 
     def _hand_over(self, connection: socket.socket, address: object) -> None:

@@ -42,7 +42,7 @@ class BaseServerState(enum.Enum):
 class BaseServer:
     """Serves `handler` on any number of listening sockets, in the running loop, as far as `admission` permits.
 
-    `context`: speak TLS. `emit` receives the events.
+    `ssl_context`: speak TLS. `emit` receives the events.
     """
 
     def __init__(
@@ -52,13 +52,13 @@ class BaseServer:
         limits: Limits,
         admission: Admission,
         emit: Emit,
-        context: ssl.SSLContext | None = None,
+        ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         self._handler = handler
         self._limits = limits
         self._admission = admission
         self._emit = emit
-        self._context = context
+        self._ssl_context = ssl_context
         self._state = BaseServerState.OPEN
         self._shared: ServerState | None = None
         """Made with the first socket, in the loop that runs then."""
@@ -83,7 +83,7 @@ class BaseServer:
         self._check_open()
         if self._shared is None:
             self._shared = ServerState(asyncio.get_running_loop(), self._limits, self._emit)
-            if self._context is not None:
+            if self._ssl_context is not None:
                 self._admission = HandshakeAdmission(self._admission, self._shared.handshakes)
             self._admission.on_capacity(self._resume)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
@@ -98,14 +98,14 @@ class BaseServer:
         )
 
     def remove_socket(self, sock: socket.socket) -> None:
-        """Stop accepting from `sock`; its queue is left alone, and open connections go on.
+        """Stop accepting from `sock`; its accept queue is left alone, and open connections go on.
 
         Raises KeyError for a socket that was not added.
         """
         self._acceptors.pop(sock).close()
 
     def accept_waiting(self, limit: int, sock: socket.socket | None = None) -> None:
-        """Accept now up to `limit` connections from the queue of `sock`, or of each listening socket.
+        """Accept now up to `limit` connections from the accept queue of `sock`, or of each listening socket.
 
         The last thing before `close` when nothing accepts afterwards. What is beyond a limit is refused.
         """
@@ -136,7 +136,7 @@ class BaseServer:
     def _accepted(self, sock: socket.socket, address: object) -> None:
         assert self._shared is not None
         peer = self._admission.commit(address)
-        if isinstance(peer, Refusal):
+        if peer is not None and isinstance(peer, Refusal):
             self._refuse(sock, address, peer.reason)
             return
         kind = ProtocolConnection if self._handler.kind is Kind.PROTOCOL else StreamConnection
@@ -152,11 +152,11 @@ class BaseServer:
             return
         self._connections[connection] = peer
         self._no_connections.clear()
-        connection.start(self._shared, self._handler, self._context)
+        connection.start(self._shared, self._handler, self._ssl_context)
 
     def _refuse(self, sock: socket.socket, address: object, reason: str) -> None:
         self._emit(ConnectionRefused(escape_ascii(format_address(address)), reason))
-        if self._limits.refusal and self._context is None:
+        if self._limits.refusal and self._ssl_context is None:
             # What does not fit into the buffer of a new socket is not worth waiting for.
             with contextlib.suppress(OSError):
                 sock.send(self._limits.refusal, DONTWAIT)

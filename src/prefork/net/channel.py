@@ -1,7 +1,8 @@
-"""The lowest layer of a connection: its socket, its phase, the error that broke it, and the release of both.
+"""The lowest layer of a connection: its socket, its phase, the error that broke it, and the close of the socket.
 
 A connection is one object in four layers, a class and a file each: Channel <- Sending <- Receiving <- Stream. A layer
-calls those below it. What it has to tell those above it is a hook, which is declared here and overridden there.
+calls those below it. What it has to tell those above it is a hook: a method that is declared here or in `sending.py`,
+and overridden above.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from .server_state import ServerState
 from .timeouts import TimeoutState
 from .tls import TLSEngine
 
-#: Reads and writes of one connection before other callbacks run, if its peer is so fast that it never has to wait.
-MAX_IO_PER_TICK = 32
+#: Reads and writes of one connection before other callbacks run. Counted from its last wait, because a fast peer never
+#: lets it wait.
+MAX_IO_BEFORE_YIELD = 32
 #: A flag of each call, because O_NONBLOCK is not certain. A child that has the socket as its standard input may clear
 #: it for all, and the number of a closed descriptor may be another file's.
 DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0)
@@ -30,7 +32,7 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class ConnectionPhase(enum.IntEnum):
-    """The life of a connection. An int, because `hash` of another enum is a function in Python."""
+    """The life of a connection. An int, because Enum.__hash__ is slow Python code."""
 
     OPEN = enum.auto()
     CLOSING = enum.auto()
@@ -49,6 +51,10 @@ MOVES = {
 }
 
 
+# Looked up several times for each connection; an attribute of an enum class costs twice as much as a global.
+_OPEN, _LINGERING, _CLOSED = ConnectionPhase.OPEN, ConnectionPhase.LINGERING, ConnectionPhase.CLOSED
+
+
 class Channel:
     """Owns a connected, non-blocking socket from construction until it closes it."""
 
@@ -56,10 +62,10 @@ class Channel:
         "__weakref__",
         "_accepted_at",
         "_address",
-        "_budget",
         "_engine",
         "_error",
         "_fd",
+        "_io_left",
         "_on_closed",
         "_phase",
         "_shared",
@@ -73,10 +79,10 @@ class Channel:
         self._fd = sock.fileno()
         self._address = address
         self._shared = shared
-        self._phase = ConnectionPhase.OPEN
+        self._phase = _OPEN
         self._error: OSError | None = None
         self._engine: TLSEngine | None = None
-        self._budget = MAX_IO_PER_TICK
+        self._io_left = MAX_IO_BEFORE_YIELD
         """Reads and writes left before other callbacks run."""
         self._accepted_at = shared.loop.time()
         self._timeouts: TimeoutState | None = None
@@ -99,14 +105,14 @@ class Channel:
     def _restart_write_timeout(self) -> None:
         raise NotImplementedError
 
-    def _discard_received(self) -> None:
+    def _clear_buffer(self) -> None:
         raise NotImplementedError
 
-    def _release_input(self) -> None:
+    def _close_input(self) -> None:
         """End the input and wake the reader: the connection is closed."""
         raise NotImplementedError
 
-    def _release_output(self) -> None:
+    def _close_output(self) -> None:
         """Drop the output and wake the writers: the connection is closed."""
         raise NotImplementedError
 
@@ -114,7 +120,9 @@ class Channel:
 
     def exception(self) -> BaseException | None:
         """Return the error that broke the connection, or None."""
-        return self._error
+        error = self._error
+        # A timeout that was raised is the cause of what is raised later: see `_failure`.
+        return error.__cause__ if error is not None and isinstance(error.__cause__, TimeoutError) else error
 
     def _failure(self) -> OSError:
         """Return a copy of the error that broke the connection: raising one object again would grow its traceback."""
@@ -124,17 +132,14 @@ class Channel:
         if isinstance(error, TimeoutError):
             # Only once: a handler that catches the TimeoutError of its own `asyncio.timeout()` and reads again would
             # otherwise loop without ever waiting, and the worker would hang.
-            if vars(error).get("was_raised"):
-                later = ConnectionAbortedError(*error.args)
-                later.__cause__ = error
-                return later
-            vars(error)["was_raised"] = True
+            self._error = ConnectionAbortedError(*error.args)
+            self._error.__cause__ = error
         copy = type(error)(*error.args)
         copy.__cause__ = error.__cause__
         return copy
 
     def _is_closed(self) -> bool:
-        return self._phase is ConnectionPhase.CLOSED
+        return self._phase is _CLOSED
 
     def _enter(self, phase: ConnectionPhase) -> None:
         if phase not in MOVES[self._phase]:
@@ -157,7 +162,7 @@ class Channel:
         if self._phase is ConnectionPhase.CLOSED:
             return
         self._reset_on_close()
-        self._discard_received()
+        self._clear_buffer()
         self._dispose()
 
     def _abort_with(self, error: ConnectionTimeoutError | ConnectionOverflowError, logged: bool = True) -> None:
@@ -187,20 +192,20 @@ class Channel:
     def _dispose(self) -> None:
         """Close the socket and release everything: the one way into CLOSED, legal from each other phase."""
         before = self._phase
-        if before is ConnectionPhase.CLOSED:
+        if before is _CLOSED:
             return
-        self._phase = ConnectionPhase.CLOSED
+        self._phase = _CLOSED
         shared = self._shared
         # Before the close, because a descriptor that another process still holds would go on reporting.
         shared.poller.remove(self._fd, self, self._socket_exposed or shared.forked)
-        if before is ConnectionPhase.LINGERING:
+        if before is _LINGERING:
             shared.deadlines.clear(self, Deadline.LINGER)
             shared.deadlines.clear(self, Deadline.DELIVERY)
         if self._timeouts is not None:
             self._timeouts.close()
             self._timeouts = None
-        self._release_input()
-        self._release_output()
+        self._close_input()
+        self._close_output()
         self._sock.close()
         if self._on_closed is not None:
             on_closed, self._on_closed = self._on_closed, None

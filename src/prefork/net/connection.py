@@ -33,7 +33,7 @@ _PEER_ERRORS = (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverr
 class Connection(Protocol):
     """A connection as its server sees it."""
 
-    def start(self, state: ServerState, handler: Handler, context: ssl.SSLContext | None) -> None:
+    def start(self, state: ServerState, handler: Handler, ssl_context: ssl.SSLContext | None) -> None:
         """Begin, after the server has counted the connection: the handler may run before this returns."""
 
     def close(self) -> None:
@@ -61,17 +61,17 @@ class StreamConnection:
         self.stream = Stream(sock, address, state)
         self.task = None
 
-    def start(self, state: ServerState, handler: Handler, context: ssl.SSLContext | None) -> None:
+    def start(self, state: ServerState, handler: Handler, ssl_context: ssl.SSLContext | None) -> None:
         # One bound method, and one context for all connections, save 10 % of the memory of an idle connection.
         ended = self._ended
         call_when_closed(self.stream, ended)
         try:
-            self.task = state.start_task(_run(self.stream, state, handler, context))
+            self.task = state.start_task(_run(self.stream, state, handler, ssl_context))
         except BaseException:
             # Ctrl-C in the handler's first step.
             self._ended()
             raise
-        self.task.add_done_callback(ended, context=state.context)
+        self.task.add_done_callback(ended, context=state.callback_context)
 
     def _ended(self, _task: object = None) -> None:
         self._open -= 1
@@ -87,9 +87,9 @@ class StreamConnection:
             self.task.cancel()
 
 
-async def _run(stream: Stream, state: ServerState, handler: Handler, context: ssl.SSLContext | None) -> None:
+async def _run(stream: Stream, state: ServerState, handler: Handler, ssl_context: ssl.SSLContext | None) -> None:
     try:
-        if context is not None and not await _tls_handshake(stream, state, context):
+        if ssl_context is not None and not await _tls_handshake(stream, state, ssl_context):
             return
         start_timeouts(stream)
         if handler.kind is Kind.ASYNCIO:
@@ -110,9 +110,9 @@ async def _run(stream: Stream, state: ServerState, handler: Handler, context: ss
         stream.close()
 
 
-async def _tls_handshake(stream: Stream, state: ServerState, context: ssl.SSLContext) -> bool:
+async def _tls_handshake(stream: Stream, state: ServerState, ssl_context: ssl.SSLContext) -> bool:
     try:
-        await stream.start_tls(context)
+        await stream.start_tls(ssl_context)
     except ConnectionTimeoutError as exc:
         reason = str(exc)
     except ssl.SSLError as exc:
@@ -216,11 +216,11 @@ class ProtocolConnection:
         self._sock.on_closed = self._ended
         self.task: asyncio.Task[None] | None = None
 
-    def start(self, state: ServerState, handler: Handler, context: ssl.SSLContext | None) -> None:
+    def start(self, state: ServerState, handler: Handler, ssl_context: ssl.SSLContext | None) -> None:
         if state.limits.max_age is not None:
             state.deadlines.set(self, Deadline.AGE, state.limits.max_age)
-        self.task = state.context.copy().run(state.loop.create_task, self._run(handler, context))
-        self.task.add_done_callback(self._ended, context=state.context)
+        self.task = state.callback_context.copy().run(state.loop.create_task, self._run(handler, ssl_context))
+        self.task.add_done_callback(self._ended, context=state.callback_context)
 
     def _ended(self, _task: object = None) -> None:
         self._open -= 1
@@ -246,7 +246,7 @@ class ProtocolConnection:
         elif self.task is not None:
             self.task.cancel()
 
-    async def _run(self, handler: Handler, context: ssl.SSLContext | None) -> None:
+    async def _run(self, handler: Handler, ssl_context: ssl.SSLContext | None) -> None:
         try:
             protocol = handler.call()
             if not hasattr(protocol, "connection_made"):
@@ -259,13 +259,13 @@ class ProtocolConnection:
             return
         limits = self._state.limits
         timeouts: dict[str, float] = {}
-        if context is not None:
+        if ssl_context is not None:
             timeouts["ssl_handshake_timeout"] = limits.handshake_timeout
             timeouts["ssl_shutdown_timeout"] = limits.tls_shutdown_timeout
         self._state.poller.release(self._sock.fileno())
         try:
             self._transport, _ = await self._state.loop.connect_accepted_socket(
-                lambda: _ConnectionMadeGuard(protocol, self._failed), self._sock, ssl=context, **timeouts
+                lambda: _ConnectionMadeGuard(protocol, self._failed), self._sock, ssl=ssl_context, **timeouts
             )
         except asyncio.CancelledError:
             self._sock.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from collections.abc import Callable
 from typing import Any, Protocol
 
 
@@ -25,15 +26,15 @@ class SSLPipe(Protocol):
 _HAS_ACCEPT = hasattr(socket.socket, "_accept")
 
 
-def accept_descriptor(listener: socket.socket) -> tuple[int, Any]:
-    """Accept a connection from `listener` and return its descriptor, which the caller owns, and the peer's address.
+def descriptor_acceptor(listener: socket.socket) -> Callable[[], tuple[int, Any]] | None:
+    """Return a function that accepts a descriptor, which the caller owns, and the peer's address.
 
-    `socket.accept` also makes two enums and a socket object, which costs 1 us a connection.
+    `socket.accept` also makes two enums and a socket object, which costs 1 us a connection. Return None if it must be
+    called all the same, because a subclass overrides it or because there is no other.
     """
-    if _HAS_ACCEPT:
-        return listener._accept()  # type: ignore[attr-defined, no-any-return]  # typeshed leaves it out
-    connection, address = listener.accept()
-    return connection.detach(), address
+    if not _HAS_ACCEPT or getattr(type(listener), "accept", None) is not socket.socket.accept:
+        return None
+    return listener._accept  # type: ignore[attr-defined, no-any-return]  # typeshed leaves it out
 
 
 # --- ssl.SSLObject._sslobj --------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ TICK = 1 / 64
 
 
 class Deadline(enum.IntEnum):
-    """What a connection may wait for. An int, because `hash` of another enum is a function in Python."""
+    """What a connection may wait for. An int, because Enum.__hash__ is slow Python code."""
 
     HANDSHAKE = enum.auto()
     """The TLS handshake, from its start to its end."""
@@ -27,7 +27,7 @@ class Deadline(enum.IntEnum):
     WRITE = enum.auto()
     """The peer reads at least one of the unsent bytes."""
     SEND_RETRY = enum.auto()
-    """The kernel had no memory for a send; it is repeated when this passes."""
+    """No limit but a timer: the kernel had no memory for a send, which is repeated when this passes."""
     AGE = enum.auto()
     """The whole life of the connection, from accept on."""
     LINGER = enum.auto()

@@ -61,7 +61,7 @@ class Poller(Protocol):
         """Release the reservation, because the other registration is about to be made."""
 
     def cork(self, item: Corkable) -> None:
-        """Call `item._flush()` at the end of this round, or in the loop's next turn if no round is running."""
+        """Call `item._flush()` at the end of this round, or in the loop's next iteration if no round is running."""
 
     def close(self) -> None:
         """Stop reporting for all descriptors; they stay open."""
@@ -119,7 +119,7 @@ class _Rounds:
 # Edge-triggered nesting. Each connection is registered once, edge-triggered, for everything, in an epoll of our own.
 # The loop watches the descriptor of that epoll. One callback of the loop serves all connections that became ready, and
 # no system call is spent on changing interest. The outer watch is level-triggered. So what one round leaves is reported
-# again in the loop's next turn, and other callbacks are not starved (epoll(7)).
+# again in the loop's next iteration, and other callbacks are not starved (epoll(7)).
 class EpollPoller(_Rounds):
     """The poller for Linux. Owns the epoll descriptor."""
 

@@ -1,6 +1,7 @@
 """The input of a connection: receiving into a buffer, and the reads and waits of the task that consumes it.
 
-Layer 3 of 4: see `channel.py`. When the connection ends is decided above.
+Layer 3 of 4: see `channel.py`. How the connection closes is decided above; only the peer's FIN, the last that a
+lingering one waits for, closes it here.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import NoReturn, Self
 
 from ..core.buffer import ReadBuffer
 from ..errors import LineTooLongError, StreamBusyError
-from .channel import DONTWAIT, MAX_IO_PER_TICK, ConnectionPhase
+from .channel import DONTWAIT, MAX_IO_BEFORE_YIELD, ConnectionPhase
 from .poller import ERROR, HANGUP_OR_ERROR, READ, WRITE
 from .sending import Bytes, Sending
 from .server_state import ServerState
@@ -47,7 +48,7 @@ class Input(enum.Enum):
 
 # Looked up for each event; an attribute of an enum class costs twice as much as a global.
 _OPEN = ConnectionPhase.OPEN
-_READABLE, _EMPTY, _FIN = Input.READABLE, Input.EMPTY, Input.FIN
+_READABLE, _EMPTY, _ENDED, _FIN = Input.READABLE, Input.EMPTY, Input.ENDED, Input.FIN
 
 
 class Receiving(Sending):
@@ -58,7 +59,7 @@ class Receiving(Sending):
     def __init__(self, sock: socket.socket, address: object, shared: ServerState) -> None:
         Sending.__init__(self, sock, address, shared)
         self._buffer = ReadBuffer()
-        self._input = Input.READABLE
+        self._input = _READABLE
         self._reader: Waiter | None = None
         self._short_read_empties = type(address) is tuple
         """A receive of less than it asked for has emptied a TCP socket (epoll(7)). A unix socket may stop earlier, and
@@ -74,6 +75,7 @@ class Receiving(Sending):
         Cancelling a read loses no byte: the next one returns what had arrived.
         """
         buffer = self._buffer
+        # Here and below, because nothing is unsent nearly always and the test costs less than the call that repeats it.
         if self._backlog is not None:
             await self._wait_reads_resumed()
         if n > 0:
@@ -86,12 +88,12 @@ class Receiving(Sending):
             while not buffer.size:
                 state = self._input
                 if state is _READABLE:
-                    if self._budget and (self._backlog is None or not self._reads_paused()):
+                    if self._io_left and (self._backlog is None or not self._reads_paused()):
                         data = self._receive(size)
                         if not data:
                             self._process(data)
                             continue
-                        self._budget -= 1
+                        self._io_left -= 1
                         if engine is not None:
                             data = self._decrypt(engine, data)
                         if len(data) > n:
@@ -100,7 +102,7 @@ class Receiving(Sending):
                             return data
                         continue
                 elif state is not _EMPTY:
-                    return self._end()
+                    return self._end_of_input_result()
                 await self._wait_input()
             return buffer.take(n)
         if n == 0:
@@ -108,7 +110,7 @@ class Receiving(Sending):
         while not self._has_ended():
             if not self._fill(MAX_RECEIVE_SIZE):
                 await self._wait_input()
-        self._end()
+        self._end_of_input_result()
         return buffer.take(buffer.size)
 
     async def readexactly(self, n: int) -> bytes:
@@ -121,7 +123,7 @@ class Receiving(Sending):
         while buffer.size < n:
             if not self._fill(n - buffer.size):
                 if self._has_ended():
-                    self._end()
+                    self._end_of_input_result()
                     raise asyncio.IncompleteReadError(buffer.take(buffer.size), n)
                 await self._wait_input()
         return buffer.take(n) if n else b""
@@ -141,7 +143,7 @@ class Receiving(Sending):
                 return self._buffer.take(size)
             if not self._fill():
                 if self._has_ended():
-                    self._end()
+                    self._end_of_input_result()
                     raise asyncio.IncompleteReadError(self._buffer.take(self._buffer.size), None)
                 await self._wait_input()
 
@@ -162,7 +164,7 @@ class Receiving(Sending):
                 self._reject_long_line()
             if not self._fill():
                 if self._has_ended():
-                    self._end()
+                    self._end_of_input_result()
                     return buffer.take(buffer.size)
                 await self._wait_input()
 
@@ -190,13 +192,13 @@ class Receiving(Sending):
         answers would have its honest peer aborted."""
         while self._reads_paused() and self._phase is _OPEN:
             # Not `_wait_input`, which would return again and again once the input has ended.
-            await self._free_waiter()
+            await self._begin_wait()
 
-    def _free_waiter(self) -> Waiter:
-        """Flush, and return the waiter of the reading task. Raises StreamBusyError if another task waits."""
+    def _begin_wait(self) -> Waiter:
+        """Flush, count I/O anew, and return the waiter of the reading task. Raises StreamBusyError if another waits."""
         if self._corked:
             self._flush()
-        self._budget = MAX_IO_PER_TICK
+        self._io_left = MAX_IO_BEFORE_YIELD
         reader = self._reader
         if reader is None or reader.cancel_pending:
             reader = self._reader = Waiter(self._shared.loop)
@@ -206,7 +208,7 @@ class Receiving(Sending):
 
     def _wait_input(self) -> Waiter:
         """Return what to await until there may be input."""
-        reader = self._free_waiter()
+        reader = self._begin_wait()
         if self._timeouts is not None:
             self._timeouts.on_wait()
         if self._input is _EMPTY:
@@ -265,9 +267,9 @@ class Receiving(Sending):
         return data
 
     def _fill(self, wanted: int = 0) -> bool:
-        """Receive once into the buffer, more than usual if more is `wanted`. Return False if nothing came or the input
-        has ended, and the caller has to wait."""
-        if self._input is not _READABLE or not self._budget or self._reads_paused():
+        """Receive once into the buffer, more than usual if more is `wanted`. Return whether to look at the buffer again
+        before waiting."""
+        if self._input is not _READABLE or not self._io_left or self._reads_paused():
             return False
         self._process(self._receive(RECEIVE_SIZE if wanted <= RECEIVE_SIZE else min(wanted, MAX_RECEIVE_SIZE)))
         return self._buffer.size > 0 or self._input is _READABLE
@@ -275,7 +277,7 @@ class Receiving(Sending):
     def _process(self, data: bytes | None) -> None:
         if data is None:
             return
-        self._budget -= 1
+        self._io_left -= 1
         if not data:
             self._end_input()
         elif self._engine is None:
@@ -301,15 +303,15 @@ class Receiving(Sending):
 
     def _end_input(self) -> None:
         if self._input is not _FIN:
-            self._input = Input.ENDED
+            self._input = _ENDED
         if self._engine is not None and not self._engine.received_close_notify:
             self._engine.info.truncated = True
 
     def _has_ended(self) -> bool:
-        return self._input is Input.ENDED or self._input is _FIN
+        return self._input is _ENDED or self._input is _FIN
 
-    def _end(self) -> bytes:
-        """Return b"", or raise the error that broke the connection: the end of input was reached."""
+    def _end_of_input_result(self) -> bytes:
+        """Return b"", or raise the error that broke the connection."""
         if self._error is not None:
             raise self._failure()
         return b""
@@ -317,7 +319,7 @@ class Receiving(Sending):
     def _discard_input(self) -> None:
         """Receive and discard while closing, otherwise unread bytes would make the kernel answer the close with a
         reset."""
-        for _ in range(MAX_IO_PER_TICK):
+        for _ in range(MAX_IO_BEFORE_YIELD):
             if self._input is _FIN:
                 return
             try:
@@ -373,10 +375,10 @@ class Receiving(Sending):
         if self._reader is not None:
             self._reader.wake()
 
-    def _discard_received(self) -> None:
+    def _clear_buffer(self) -> None:
         self._buffer.clear()
 
-    def _release_input(self) -> None:
+    def _close_input(self) -> None:
         self._input = _FIN
         if self._reader is not None:
             self._reader.wake_soon()

@@ -1,6 +1,6 @@
-"""The output of a connection: corked writes, the backlog of what the kernel did not take, and the waits for the peer.
+"""The output of a connection: corked writes, the unsent bytes that the kernel did not take, and the waits for the peer.
 
-Layer 2 of 4: see `channel.py`. When the connection ends is decided above.
+Layer 2 of 4: see `channel.py`. How the connection closes is decided above.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 
 from ..core.buffer import WriteBacklog
 from ..errors import ConnectionOverflowError, ConnectionTimeoutError
-from .channel import DONTWAIT, MAX_IO_PER_TICK, Channel, ConnectionPhase
+from .channel import DONTWAIT, MAX_IO_BEFORE_YIELD, Channel, ConnectionPhase
 from .deadlines import Deadline
 from .poller import WRITE
 from .server_state import ServerState
@@ -41,7 +41,7 @@ class Output(enum.Enum):
 
 
 # Looked up for each write; an attribute of an enum class costs twice as much as a global.
-_OPEN, _OUTPUT_OPEN = ConnectionPhase.OPEN, Output.OPEN
+_OPEN, _OUTPUT_OPEN, _BROKEN = ConnectionPhase.OPEN, Output.OPEN, Output.BROKEN
 
 
 class Sending(Channel):
@@ -52,7 +52,7 @@ class Sending(Channel):
     def __init__(self, sock: socket.socket, address: object, shared: ServerState) -> None:
         # Not super(): its search of the classes costs 0.5 % of a short connection.
         Channel.__init__(self, sock, address, shared)
-        self._output = Output.OPEN
+        self._output = _OUTPUT_OPEN
         self._corked = _NOTHING
         self._corked_size = 0
         self._in_callback = False
@@ -132,9 +132,9 @@ class Sending(Channel):
             # Let others run, otherwise a handler that ignores this error would block the loop.
             await asyncio.sleep(0)
             raise self._failure()
-        self._budget -= 1
-        if not self._budget:
-            self._budget = MAX_IO_PER_TICK
+        self._io_left -= 1
+        if not self._io_left:
+            self._io_left = MAX_IO_BEFORE_YIELD
             await asyncio.sleep(0)
 
     def can_write_eof(self) -> bool:
@@ -261,7 +261,7 @@ class Sending(Channel):
             # ENOTCONN: the peer has reset the connection.
             self._break_output(ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)))
 
-    # --- the backlog --------------------------------------------------------------------------------------------------
+    # --- unsent bytes -------------------------------------------------------------------------------------------------
 
     def _reads_paused(self) -> bool:
         backlog = self._backlog
@@ -310,7 +310,7 @@ class Sending(Channel):
         self._abort_with(ConnectionTimeoutError(f"peer read nothing for {limit:g} s ({option})"))
 
     def _wait_writable(self) -> None:
-        """Wait for the kernel to report room. The deadline is for each step forward, not for the whole backlog."""
+        """Wait for the kernel to report room. The deadline is for each step forward, not for all that is unsent."""
         self._shared.deadlines.set(self, Deadline.WRITE, self._write_timeout())
         self._arm_writable()
 
@@ -320,13 +320,13 @@ class Sending(Channel):
             self._shared.poller.arm(self._fd, WRITE)
 
     def _on_writable(self) -> None:
-        """Send from the backlog, if there is one, up to MAX_IO_PER_TICK pieces."""
+        """Send what is unsent, if anything, up to MAX_IO_BEFORE_YIELD pieces."""
         backlog = self._backlog
         if backlog is None:
             return
         before = backlog.size
         paused = self._reads_paused()
-        for _ in range(MAX_IO_PER_TICK):
+        for _ in range(MAX_IO_BEFORE_YIELD):
             head = backlog.head()
             sent = self._send(head)
             if self._backlog is None:
@@ -359,7 +359,7 @@ class Sending(Channel):
     # --- the end ------------------------------------------------------------------------------------------------------
 
     def _is_broken(self) -> bool:
-        return self._output is Output.BROKEN
+        return self._output is _BROKEN
 
     def _break_output(self, error: OSError) -> None:
         """Give up sending: the peer accepts no more data. What it sent before can still be read."""
@@ -383,6 +383,7 @@ class Sending(Channel):
         self._drop_backlog()
 
     def _drop_backlog(self) -> None:
+        """Forget the unsent bytes: they are sent, or lost."""
         shared, backlog = self._shared, self._backlog
         if backlog is not None:
             shared.buffered_bytes -= backlog.memory
@@ -392,8 +393,11 @@ class Sending(Channel):
             shared.deadlines.clear(self, Deadline.WRITE)
             shared.deadlines.clear(self, Deadline.SEND_RETRY)
 
-    def _release_output(self) -> None:
-        self._output = Output.BROKEN
-        self._drop_output()
+    def _close_output(self) -> None:
+        self._output = _BROKEN
+        self._corked = _NOTHING
+        self._corked_size = 0
+        if self._backlog is not None:
+            self._drop_backlog()
         if self._writers:
             self._wake_writers_soon()

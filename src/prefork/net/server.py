@@ -48,10 +48,11 @@ class TCPServer(BaseServer):
         drain_timeout: float = 30.0,
     ) -> None:
         limits = Limits() if limits is None else limits
-        context = build_context(tls, log) if isinstance(tls, TLS) else tls
-        if context is not None:
-            prepare_context(context)
-        super().__init__(classify(handler), limits=limits, admission=LocalAdmission(limits), emit=log, context=context)
+        ssl_context = build_context(tls, log) if isinstance(tls, TLS) else tls
+        if ssl_context is not None:
+            prepare_context(ssl_context)
+        admission = LocalAdmission(limits)
+        super().__init__(classify(handler), limits=limits, admission=admission, emit=log, ssl_context=ssl_context)
         self._drain_timeout = drain_timeout
         self._own_sockets: list[socket.socket] = []
 

@@ -37,7 +37,7 @@ class ServerState:
         "_forks",
         "backlogged",
         "buffered_bytes",
-        "context",
+        "callback_context",
         "deadlines",
         "draining",
         "emit",
@@ -56,7 +56,7 @@ class ServerState:
         self.loop = loop
         self.limits = limits
         self.emit = emit
-        self.context = contextvars.copy_context()
+        self.callback_context = contextvars.copy_context()
         """The context of callbacks that belong to no connection."""
         self.poller = make_poller(loop) if poller is None else poller
         self.deadlines = Deadlines(loop)
@@ -77,7 +77,7 @@ class ServerState:
         """
         # A copy of the server's context. In that of the running callback, which may be the end of another connection,
         # this one would see the context variables of the other.
-        context = self.context.copy()
+        context = self.callback_context.copy()
         if _EAGER and self.loop.get_task_factory() is None:
             return _EAGER(coroutine, loop=self.loop, context=context)
         return context.run(self.loop.create_task, coroutine)
@@ -88,7 +88,7 @@ class ServerState:
         return fork_count.fork_count() != self._forks
 
     def abort_largest(self) -> None:
-        """Abort the connections with the largest backlogs until the total is within `max_unsent`."""
+        """Abort the connections with the most unsent bytes until the total is within `max_unsent`."""
         while self.buffered_bytes > self.limits.max_unsent and self.backlogged:
             largest = max(self.backlogged, key=lambda each: each._buffered_bytes())
             largest._abort_for_budget(self.buffered_bytes, self.limits.max_unsent)

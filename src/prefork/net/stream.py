@@ -25,6 +25,11 @@ from .timeouts import Timeouts
 from .tls import TLSEngine, TLSInfo, prepare_context
 from .transport import StreamTransport
 
+# Looked up for each connection; an attribute of an enum class costs twice as much as a global.
+_OPEN, _CLOSING = ConnectionPhase.OPEN, ConnectionPhase.CLOSING
+_OUTPUT_OPEN, _BROKEN = Output.OPEN, Output.BROKEN
+_ENDED, _FIN = Input.ENDED, Input.FIN
+
 
 class Stream(Receiving):
     """Both halves of a connection. The server makes one for each connection and closes it when the handler returns.
@@ -45,7 +50,7 @@ class Stream(Receiving):
         # The last statement that can fail: the kernel may have no room for one more registration.
         shared.poller.add(self._fd, self)
         if shared.limits.max_age is not None:
-            self._timeout_state().limit_age(shared.limits.max_age)
+            self._timeout_state().set_age_timeout(shared.limits.max_age)
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
@@ -54,18 +59,18 @@ class Stream(Receiving):
 
         Returns at once and can be called again. A task that waits for input gets the end of it.
         """
-        if self._phase is not ConnectionPhase.OPEN:
+        if self._phase is not _OPEN:
             return
         self._flush()
         if self._is_closed():
             return
-        self._enter(ConnectionPhase.CLOSING)
-        if self._input is not Input.FIN:
-            self._input = Input.ENDED
+        self._enter(_CLOSING)
+        if self._input is not _FIN:
+            self._input = _ENDED
         self._buffer.clear()
         if self._reader is not None:
             self._reader.wake_soon()
-        if self._output is Output.BROKEN:
+        if self._output is _BROKEN:
             self._dispose()
         elif self._backlog is None:
             self._linger()
@@ -114,8 +119,8 @@ class Stream(Receiving):
                 return
         # close(2) sends the FIN itself if the peer has sent its own and no other process holds the socket. Without
         # shutdown(2) then, a short connection costs 5 % less.
-        received_fin = self._input is Input.FIN
-        if self._output is Output.OPEN and (not received_fin or self._socket_exposed or self._shared.forked):
+        received_fin = self._input is _FIN
+        if self._output is _OUTPUT_OPEN and (not received_fin or self._socket_exposed or self._shared.forked):
             self._shut_down_writing()
         if self._is_broken() or received_fin:
             self._dispose()
@@ -149,8 +154,10 @@ class Stream(Receiving):
         elif deadline is Deadline.LINGER and self._engine is not None and self._unacknowledged():
             # The peer still reads what it was sent: closing now, with its input unread, would destroy the remainder.
             self._shared.deadlines.set(self, Deadline.DELIVERY, self._shared.limits.linger_timeout)
-        else:
+        elif deadline is Deadline.LINGER or deadline is Deadline.DELIVERY:
             self._dispose()
+        else:
+            raise AssertionError(f"{deadline!r} is no deadline of this class")
 
     def _unacknowledged(self) -> bool:
         """Return whether the kernel has bytes that the peer has not acknowledged (tcp(7), SIOCOUTQ)."""
@@ -224,8 +231,8 @@ class Stream(Receiving):
     async def _receive_raw(self) -> bytes:
         """Return bytes as they came over the wire. Raises ConnectionError at the end of input."""
         while True:
-            if self._input is Input.READABLE and self._budget:
-                self._budget -= 1
+            if self._input is Input.READABLE and self._io_left:
+                self._io_left -= 1
                 data = self._receive()
                 if data:
                     return data

@@ -1,6 +1,7 @@
 """The timeouts of one connection: their state, made when one is first needed, and the view of it that handlers get.
 
-`deadlines.py` finds out that a deadline has passed. The write timeout is only kept here; `sending.py` applies it.
+A timeout is a setting in seconds, a deadline the moment when it passes, which `deadlines.py` finds out. The write
+timeout is only kept here; `sending.py` applies it.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class TimeoutState:
             self.idle_since = self._shared.loop.time()
             self._set(Deadline.FIRST_BYTE, limits.first_byte_timeout)
         if limits.idle_timeout is not None:
-            self.limit_idle(limits.idle_timeout)
+            self.set_idle_timeout(limits.idle_timeout)
 
     def on_wait(self) -> None:
         """Start the idle time if data has arrived since the last call: the handler waits for input."""
@@ -54,17 +55,17 @@ class TimeoutState:
             if self._shared.limits.first_byte_timeout is not None:
                 self._shared.deadlines.clear(self, Deadline.FIRST_BYTE)
 
-    def limit_idle(self, seconds: float | None) -> None:
+    def set_idle_timeout(self, seconds: float | None) -> None:
         self.idle = seconds
         if self.idle_since is not None or self._connection._awaits_input():
             self.idle_since = self._shared.loop.time()
         self._set(Deadline.IDLE, seconds)
 
-    def limit_write(self, seconds: float) -> None:
+    def set_write_timeout(self, seconds: float) -> None:
         self.write = seconds
         self._connection._restart_write_timeout()
 
-    def limit_age(self, seconds: float | None) -> None:
+    def set_age_timeout(self, seconds: float | None) -> None:
         self.age = seconds
         now = self._shared.loop.time()
         self._set(Deadline.AGE, None if seconds is None else self._accepted_at + seconds - now)
@@ -89,12 +90,21 @@ class TimeoutState:
         elif deadline is Deadline.FIRST_BYTE:
             if self.idle_since is not None:
                 self._expire(f"no data within {limits.first_byte_timeout:g} s", True, "first-byte-timeout")
-        elif self.idle is not None:
-            left = self._idle_left(self.idle)
-            if left > 0:
-                self._set(Deadline.IDLE, left)
-            else:
-                self._expire(f"no data for {self.idle:g} s", self.idle == limits.idle_timeout, "idle-timeout", "idle")
+        elif deadline is Deadline.IDLE:
+            self._on_idle()
+        else:
+            raise AssertionError(f"{deadline!r} is no deadline of this class")
+
+    def _on_idle(self) -> None:
+        idle = self.idle
+        if idle is None:
+            return
+        left = self._idle_left(idle)
+        if left > 0:
+            self._set(Deadline.IDLE, left)
+        else:
+            by_option = idle == self._shared.limits.idle_timeout
+            self._expire(f"no data for {idle:g} s", by_option, "idle-timeout", "idle")
 
     def _idle_left(self, idle: float) -> float:
         """Return the seconds until the next check. A connection that is not waiting for its peer has all of them."""
@@ -126,7 +136,7 @@ class Timeouts:
 
     @idle.setter
     def idle(self, seconds: float | None) -> None:
-        self._state.limit_idle(_checked("idle", seconds))
+        self._state.set_idle_timeout(_checked("idle", seconds))
 
     @property
     def write(self) -> float:
@@ -136,7 +146,7 @@ class Timeouts:
     @write.setter
     def write(self, seconds: float) -> None:
         check_seconds("timeouts.write", seconds, zero=False)
-        self._state.limit_write(seconds)
+        self._state.set_write_timeout(seconds)
 
     @property
     def age(self) -> float | None:
@@ -145,7 +155,7 @@ class Timeouts:
 
     @age.setter
     def age(self, seconds: float | None) -> None:
-        self._state.limit_age(_checked("age", seconds))
+        self._state.set_age_timeout(_checked("age", seconds))
 
     def __repr__(self) -> str:
         return f"<Timeouts idle={self.idle} write={self.write} age={self.age}>"

@@ -1,4 +1,4 @@
-"""The awaitable that the poller wakes: `wake()` steps the waiting task at once, without a turn of the loop in between.
+"""The awaitable that the poller wakes: `wake()` steps the waiting task at once, without a loop iteration in between.
 
 It knows nothing of sockets, and what the woken task finds is for that task to test.
 """
@@ -16,7 +16,7 @@ _Callback = Callable[[Any], object]
 
 
 # A task that awaits an object with the future protocol hands it a callback and forgets about it (PEP 3156). A real
-# future answers with `loop.call_soon(callback)`, one turn of the loop and a handle later. `Waiter` calls it directly.
+# future answers with `loop.call_soon(callback)`, one loop iteration and a handle later. `Waiter` calls it directly.
 # That is right only where no other task is running: in a callback of the loop. `wake()` is therefore only for the
 # poller's rounds and for `call_soon`. Inside a task it raises RuntimeError("Cannot enter into task ... while another
 # task ... is being executed").
@@ -52,7 +52,7 @@ class Waiter(FutureLike):
             self._context.run(callback, self)  # type: ignore[union-attr]  # set together with the callback
 
     def wake_soon(self) -> None:
-        """Step the waiting task in the loop's next turn. For use inside a task."""
+        """Step the waiting task in the loop's next iteration. For use inside a task."""
         if self.callback is not None:
             self._loop.call_soon(self.wake)
 
@@ -105,7 +105,7 @@ class Waiter(FutureLike):
 
 
 class FutureWaiter(Waiter):
-    """The fallback on public names: a future for each await, so the task continues one turn of the loop later."""
+    """The fallback on public names: a future for each await, so the task continues one loop iteration later."""
 
     __slots__ = ()
 

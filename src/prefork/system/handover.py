@@ -17,7 +17,7 @@ from ..errors import ConfigError
 from ..text import escape_controls
 from . import paths
 from .descriptors import anonymous_file
-from .listeners import Listener
+from .listeners import BoundAddress
 from .unix_sockets import File
 
 VARIABLE = "PREFORK_HANDOVER"
@@ -30,7 +30,7 @@ _MAX_BYTES = 64 * 1024 * 1024
 class InheritedState:
     """What a supervisor passes to its successor."""
 
-    listeners: tuple[Listener, ...]
+    listeners: tuple[BoundAddress, ...]
     pidfile: tuple[str, int] | None
     """The pidfile's path, and the descriptor that holds its lock."""
     workers: tuple[int, int]
@@ -87,7 +87,7 @@ class HandoverWriter:
         self.descriptors.append(duplicate)
         return duplicate
 
-    def _describe(self, listener: Listener) -> dict[str, Any]:
+    def _describe(self, listener: BoundAddress) -> dict[str, Any]:
         file = listener.file
         return {
             # The keys are those of FORMAT 1, which other versions read.
@@ -175,10 +175,10 @@ def _unpack(content: dict[str, Any]) -> Handover:
     return Handover(int(content["pid"]), int(content["channel"]), state)
 
 
-def _listener(described: dict[str, Any]) -> Listener:
+def _listener(described: dict[str, Any]) -> BoundAddress:
     endpoints = tuple(tuple(_listening_socket(fd) for fd in group) for group in described["endpoints"])
     file = described["file"]
-    return Listener(str(described["asked"]), endpoints, None if file is None else File(*file))
+    return BoundAddress(str(described["asked"]), endpoints, None if file is None else File(*file))
 
 
 def _listening_socket(fd: int) -> socket.socket:

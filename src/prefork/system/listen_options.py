@@ -1,12 +1,13 @@
 """The options of a listening socket: one value from the command line to setsockopt(2), bind(2) and listen(2).
 
-To add an option, add a field and set it in `sockets.py` (`_listen`) or `unix_sockets.py` (`_bind`). Options of accepted
-connections do not belong here.
+To add an option, add a field, set it in `apply`, and name it in `APPLIED` if `socket_snapshot.py` checks it. Options of
+accepted connections do not belong here.
 """
 
 from __future__ import annotations
 
 import enum
+import socket
 from dataclasses import dataclass
 
 
@@ -17,7 +18,8 @@ class Sharing(enum.Enum):
     OPEN = enum.auto()
     """Any socket of this user that has SO_REUSEPORT, too."""
     CLAIMED = enum.auto()
-    """The same from now on, but binding fails if any socket has the port already."""
+    """The same from now on, but binding fails if any socket has the port already: a second server of the same user
+    would otherwise silently get a part of the connections."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,7 @@ class ListenOptions:
     """What is set on a listening socket of either family. The defaults are those of Tornado's functions."""
 
     backlog: int = 128
-    """Length of the queue of connections that wait to be accepted (listen(2))."""
+    """Max. length of the accept queue (listen(2))."""
     sharing: Sharing = Sharing.NONE
     group_size: int = 1
     """TCP sockets for each address; more than one form a reuseport group, and need a `sharing`."""
@@ -33,3 +35,15 @@ class ListenOptions:
     """Mode of a unix socket's file."""
     gid: int | None = None
     """Group of a unix socket's file; None: this process's."""
+
+    def apply(self, sock: socket.socket) -> None:
+        """Listen on a bound socket with these options; on one that listens already, change them. Raises OSError.
+
+        `sharing`, `group_size`, `mode` and `gid` belong to the binding, see `sockets.py` and `unix_sockets.py`.
+        """
+        sock.setblocking(False)
+        sock.listen(self.backlog)
+
+
+#: The settings that `apply` changes, by their names in `socket_snapshot.py`.
+APPLIED = frozenset({"backlog"})

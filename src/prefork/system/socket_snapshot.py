@@ -1,4 +1,4 @@
-"""Read, compare and restore the options that a worker can change on a listening socket that it shares.
+"""Read, compare and repair the options that a worker can change on a listening socket that it shares.
 
 The kernel keeps options on the socket, not in a process. What one worker sets affects all, outlives it, and each
 accepted connection inherits it. The table lists every option that can silence a port or damage connections. It omits
@@ -16,7 +16,7 @@ import select
 import socket
 import struct
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 
 Value = int | bytes
@@ -104,7 +104,7 @@ class Filter:
 
 
 class QueueLength:
-    """The length of a TCP listener's queue (struct tcp_info, sacked), which listen(2) sets."""
+    """The max. length of a TCP listener's accept queue (struct tcp_info, sacked), which listen(2) sets."""
 
     name = "backlog"
 
@@ -197,7 +197,7 @@ _IPV6_ONLY: tuple[Setting, ...] = (
 
 
 def settings(family: int) -> Iterator[Setting]:
-    """Yield the settings of a socket of this family, in the order in which `restore` writes them."""
+    """Yield the settings of a socket of this family, in the order in which `repair_settings` writes them."""
     yield from _FLAGS
     if sys.platform != "linux":
         return
@@ -209,26 +209,23 @@ def settings(family: int) -> Iterator[Setting]:
         yield from _IPV4_ONLY if family == socket.AF_INET else _IPV6_ONLY
 
 
-def snapshot(sock: socket.socket) -> Snapshot:
+def snapshot(sock: socket.socket, names: Container[str] | None = None) -> Snapshot:
+    """Read all settings of the socket, or those in `names`."""
     found: dict[str, Value] = {}
     for setting in settings(sock.family):
         # An option that this kernel does not know cannot have been set by a worker.
         with contextlib.suppress(OSError):
-            found[setting.name] = setting.read(sock)
+            if names is None or setting.name in names:
+                found[setting.name] = setting.read(sock)
     return found
-
-
-def snapshot_backlog(sock: socket.socket) -> Snapshot:
-    """Read the queue length only, after this process has called listen(2) again."""
-    return {each.name: each.read(sock) for each in settings(sock.family) if isinstance(each, QueueLength)}
 
 
 def changed(wanted: Snapshot, found: Snapshot) -> tuple[str, ...]:
     return tuple(name for name, value in wanted.items() if found.get(name) != value)
 
 
-def restore(sock: socket.socket, wanted: Snapshot) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Restore changed settings. Return the names of those that were changed, and of those that still differ."""
+def repair_settings(sock: socket.socket, wanted: Snapshot) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Set changed settings back. Return the names of those that were changed, and of those that still differ."""
     wrong = changed(wanted, snapshot(sock))
     if not wrong:
         return (), ()

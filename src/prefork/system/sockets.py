@@ -68,15 +68,6 @@ def bind_sockets(
     return bind_resolved(resolve(port, address, family, flags), ListenOptions(backlog, sharing))
 
 
-def bind_shared_port(port: int, address: str | None, options: ListenOptions) -> list[socket.socket]:
-    """Do as `bind_sockets`, for a port that `bind_sibling` will add sockets to.
-
-    Raises BindError if another program has the port, even with SO_REUSEPORT: a second server of the same user would
-    otherwise silently get a part of the connections.
-    """
-    return bind_resolved(resolve(port, address), replace(options, sharing=Sharing.CLAIMED))
-
-
 def bind_sibling(sock: socket.socket, options: ListenOptions) -> socket.socket:
     """Return another listening socket for the address of `sock`; the kernel divides the connections among all of them.
 
@@ -195,19 +186,18 @@ def _listen(sock: socket.socket, where: _SockAddr, options: ListenOptions) -> No
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-    sock.setblocking(False)
     sock.bind(where)
     if options.sharing is Sharing.CLAIMED:
         # Only now, because without it bind(2) fails if any other socket has the port, even one with SO_REUSEPORT.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    sock.listen(options.backlog)
+    options.apply(sock)
 
 
 def _bind_error(where: _SockAddr, exc: OSError) -> BindError:
     return BindError(format_address(where), exc.errno or 0, _CURES.get(exc.errno or 0, ""))
 
 
-def relisten(sock: socket.socket, address: Any, backlog: int) -> bool:
+def repair_shutdown(sock: socket.socket, address: Any, backlog: int) -> bool:
     """Repair a listening socket that another process has shut down. Return whether it was shut down and listens again.
 
     It is still bound, unless the kernel had chosen its port: `address` is what getsockname(2) returned before.

@@ -122,8 +122,7 @@ def _bind_abstract(name: str, options: ListenOptions) -> socket.socket:
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             undo.callback(sock.close)
             sock.bind(name)
-            sock.setblocking(False)
-            sock.listen(options.backlog)
+            options.apply(sock)
         except OSError as exc:
             cure = "a process listens on it; stop that one first" if exc.errno == errno.EADDRINUSE else ""
             raise BindError(_printed(name), exc.errno or 0, cure) from exc
@@ -196,8 +195,7 @@ def _bind(entry: Entry, name: str, options: ListenOptions) -> tuple[socket.socke
         if stat.S_IMODE(found.st_mode) != options.mode:
             # The umask took bits away. This opens the file no further than the mode.
             file.set_access(options.mode, None)
-        sock.setblocking(False)
-        sock.listen(options.backlog)
+        options.apply(sock)
         undo.pop_all()
     return sock, file
 

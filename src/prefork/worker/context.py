@@ -14,7 +14,7 @@ from ..config import Settings
 from ..events import Emit
 from ..system.credentials import Identity
 from ..system.fork_context import ForkContext
-from ..system.listeners import Listener
+from ..system.listeners import BoundAddress
 from ..system.scoreboard import Row
 from ..system.tls_contexts import CertificatePair
 
@@ -24,8 +24,8 @@ class GenerationConfig:
     """What all workers of one generation get."""
 
     settings: Settings
-    listeners: tuple[Listener, ...]
-    tls_context: ssl.SSLContext | None
+    listeners: tuple[BoundAddress, ...]
+    ssl_context: ssl.SSLContext | None
     certificate: CertificatePair | None
     """The certificate to load into the context before a worker of this generation is forked."""
     identity: Identity | None
@@ -42,7 +42,7 @@ class GenerationConfig:
 
     def bound_sockets(self) -> list[socket.socket]:
         """Return the listening sockets that prefork has bound; the rest were passed on by another program."""
-        return [sock for listener in self.listeners if not listener.passed for sock in listener.sockets()]
+        return [sock for listener in self.listeners if not listener.bound_elsewhere for sock in listener.sockets()]
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,12 +19,12 @@ from ..core.token_bucket import TokenBucket
 from ..net.admission import (
     AT_LIMIT,
     AT_PEER_LIMIT,
+    GRANTED,
     OUT_OF_DESCRIPTORS,
     PEERS_FULL,
     Answer,
     Blocked,
     Peer,
-    Permit,
     Refusal,
     RetryAfter,
 )
@@ -32,7 +32,7 @@ from ..system.scoreboard import FleetSetting, Row, Scoreboard, WorkerStat, fence
 
 #: Descriptors that a worker keeps free of connections: for log files, certificates, what a handler opens.
 RESERVED_DESCRIPTORS = 32
-#: Siblings whose load is read for one connection. Of more siblings each connection reads the next ones.
+#: Siblings whose load is read for one accept. With more, each accept reads the next 32.
 MAX_SIBLINGS = 32
 #: Seconds between checks for capacity that another worker has released, doubled from the first value to the second.
 MIN_CHECK, MAX_CHECK = 0.001, 0.032
@@ -41,7 +41,9 @@ CONTENTION_DELAY = 0.0005
 
 
 class FleetAdmission:
-    """`row` is the worker's own on `scoreboard`. `refuses`: at a limit accept and close, instead of leaving to wait.
+    """Counts this worker's connections on its own `row` of `scoreboard`, against the limits of all workers together.
+
+    `refuses`: at a limit accept and close connections, instead of leaving them in the accept queue.
 
     A worker that waits for capacity polls, less and less often. It is not told by a descriptor that all workers share,
     because any worker could fill it, flood it, or make it block (O_NONBLOCK belongs to the shared description).
@@ -86,7 +88,7 @@ class FleetAdmission:
         if force:
             self._refuses = self._forced = True
             row.reserve(1)
-            return Permit.GRANTED
+            return GRANTED
         if row[WorkerStat.OPEN] >= self._capacity and not self._has_descriptors():
             return Blocked(OUT_OF_DESCRIPTORS)
         own = (row[WorkerStat.OPEN], row[WorkerStat.ASSIGNED])
@@ -95,7 +97,10 @@ class FleetAdmission:
             return RetryAfter(seconds)
         row.reserve(1)
         limit = self._scoreboard.settings[FleetSetting.MAX_CONNECTIONS]
-        return self._keep_limit(limit) if limit and not self._refuses else Permit.GRANTED
+        answer = self._keep_limit(limit) if limit and not self._refuses else GRANTED
+        if answer is not GRANTED:
+            self._bucket.refund()
+        return answer
 
     def cancel(self) -> None:
         self._row.reserve(-1)
@@ -118,7 +123,7 @@ class FleetAdmission:
             fence()
             total = self._total()
         if total <= limit:
-            return Permit.GRANTED
+            return GRANTED
         self._row.reserve(-1)
         fence()
         if self._total() < limit:

@@ -43,7 +43,10 @@ MAX_WAITING = 4096
 
 
 def run(context: WorkerContext) -> int:
-    """Serve until asked to stop, and return the exit status. Raises nothing: a failure of the service is reported."""
+    """Serve until asked to stop, and return the exit status. A failure of the service is reported, and not raised.
+
+    Raises OSError if the kernel refuses what a worker needs before it loads the service.
+    """
     fork = context.fork
     # The exit handlers that came with the fork are run by the parent, once.
     atexit._clear()
@@ -111,7 +114,11 @@ async def _serve(context: WorkerContext, handler: Handler) -> int:
     _die_with_supervisor(loop, context)
     admission = FleetAdmission(scoreboard, context.row, loop, settings.limits.at_limit == "refuse")
     server = BaseServer(
-        handler, limits=settings.limits, admission=admission, emit=context.emit, context=context.config.tls_context
+        handler,
+        limits=settings.limits,
+        admission=admission,
+        emit=context.emit,
+        ssl_context=context.config.ssl_context,
     )
     if not await lifespan.start_service(handler, stop, context.target):
         return ExitCode.OK
@@ -180,10 +187,10 @@ def _check_recycling(loop: asyncio.AbstractEventLoop, context: WorkerContext) ->
 def _stop_accepting(server: BaseServer, sockets: ReuseportSockets, context: WorkerContext) -> None:
     """Accept for the last time, then close the listening sockets.
 
-    A worker that is replaced leaves the queues to its siblings. When the whole server stops, each worker first empties
-    the queues, because nothing would accept those connections later. The last worker also shuts the sockets down:
-    the supervisor, or a child that a handler has forked, may still hold them. Until a socket is shut down, or the last
-    process closes it, the kernel lets clients connect and wait in vain.
+    A worker that is replaced leaves the accept queues to its siblings. When the whole server stops, each worker first
+    empties the queues, because nothing would accept those connections later. The last worker also shuts the sockets
+    down: the supervisor, or a child that a handler has forked, may still hold them. Until a socket is shut down, or the
+    last process closes it, the kernel lets clients connect and wait in vain.
     """
     sockets.stop()
     scoreboard = context.fork.scoreboard

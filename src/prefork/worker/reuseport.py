@@ -1,6 +1,6 @@
 """Which listening sockets a worker accepts from when each worker has its own (--reuse-port).
 
-The sockets of one address are a reuseport group: the kernel puts each connection into the queue of one of them, and
+The sockets of one address are a reuseport group: the kernel puts each connection into the accept queue of one, and
 does not know whether its worker is dead, hung or busy. So a worker accepts from its own sockets, which change with the
 number of workers, and steals: it also accepts from a sibling's socket while connections wait there.
 
