@@ -42,6 +42,8 @@ def ask(request: Request, control: str, as_json: bool, timeout: float = TIMEOUT)
     """
     from ..system import control_client
 
+    if control == "off":
+        reject("--control", control, "name the socket of a running server; one that was started with off has none")
     path = control or Sources({}).control() or control_client.find_socket()
     # Outside of the `try`, because the ConfigError that it raises is a ValueError too.
     answer = control_client.request(path, encode_request(request), timeout)
