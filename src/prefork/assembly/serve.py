@@ -46,9 +46,10 @@ IGNORED_AT_START = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTI
 def serve(target: Service | str, **options: Unpack[ServeOptions]) -> None:
     """Serve `target` as `prefork serve TARGET` does, then raise SystemExit with the command's exit code.
 
-    `target` is the service itself, or the text that names it. A reload imports a named service again; an object stays
-    what it was until an upgrade starts the program again. The options are those of the command, with `_` for `-` (see
-    `ServeOptions`); `limits=prefork.Limits(...)` holds the limits of one connection and of all together.
+    `target` is the service itself, as `TCPServer` takes it, or the text that names it. A reload imports a named service
+    again; an object stays what it was until an upgrade starts the program again. The options are those of the command,
+    with `_` for `-` (see `ServeOptions`). Variables `PREFORK_*` and files are not read. `limits=prefork.Limits(...)`
+    holds the limits of one connection and of all together.
 
     Call it in the main thread of a program that has started no event loop, because it forks. A failure is printed in
     one line on standard error. The caller's `finally` blocks and exit handlers run once, in the supervisor: a worker

@@ -36,11 +36,11 @@ class TCPServer(BaseServer):
             server.listen(9000)
             await server.serve_forever()
 
-    Entering the block starts a lifespan object, leaving it stops it; such an object can only be served inside of the
-    block. Leaving it, also by cancellation, drains the
-    server for up to `drain_timeout` seconds. Leaving it by any other exception aborts what is open.
+    Entering the block starts a lifespan object, leaving it stops it. Such an object is served inside of the block only.
+    Leaving the block, also by cancellation, drains the server for up to `drain_timeout` seconds. Leaving it by any
+    other exception aborts what is open.
 
-    Raise ServiceError for a handler of the wrong shape, ConfigError for another argument that cannot be used.
+    Raise ServiceError for a handler of the wrong shape, ConfigError for any other argument that cannot be used.
     """
 
     def __init__(
@@ -132,7 +132,6 @@ class TCPServer(BaseServer):
         super().add_socket(sock)
 
     def _check_startable(self) -> None:
-        """Raise RuntimeError if this server cannot accept. Called before anything is bound."""
         self._check_open()
         asyncio.get_running_loop()
         self._check_entered()
@@ -140,9 +139,7 @@ class TCPServer(BaseServer):
     def _check_entered(self) -> None:
         # Not started here: connections are accepted from the first socket on, so a handler could run before start().
         if self._must_enter:
-            raise RuntimeError(
-                "a lifespan object is started by `async with server:`, before listen() and add_sockets()"
-            )
+            raise RuntimeError("a lifespan object is started by `async with server`: call this inside of the block")
 
     async def serve_forever(self) -> None:
         """Wait until `close()`. Raise ListenerError if a listening socket itself has failed.
