@@ -165,14 +165,16 @@ def test_the_commands_find_their_server_by_the_file(folder: Path) -> None:
         assert f"supervisor {server.pid}" in done.stdout
 
 
-def test_the_commands_report_a_file_that_is_wrong(folder: Path) -> None:
+def test_the_commands_report_a_file_that_is_wrong_if_they_find_no_server(folder: Path) -> None:
+    script = "import sys\nfrom prefork.cli.main import main\nsys.exit(main())"
+    env = {"XDG_RUNTIME_DIR": str(folder)}
     (folder / "prefork.toml").write_text("wokers = 2\n")
-    with pytest.raises(ConfigError, match="^--config prefork.toml: there is no option wokers, did you mean workers"):
-        Sources({}, {}).control()
-    # A server runs on when its file has been removed.
-    assert Sources({}, {"PREFORK_CONFIG": "gone.toml"}).control() == ""
+    done = run_script(script, "status", env=env, cwd=folder)
+    wrong = "--config prefork.toml: there is no option wokers, did you mean workers?"
+    assert (done.returncode, done.stderr) == (2, f"prefork: {wrong}\n")
     (folder / "prefork.toml").unlink()
-    assert Sources({}, {}).control() == ""
+    for variables in (env, {**env, "PREFORK_CONFIG": "gone.toml"}):
+        assert "no running prefork found" in run_script(script, "status", env=variables, cwd=folder).stderr
 
 
 # --- reload -----------------------------------------------------------------------------------------------------------

@@ -42,6 +42,8 @@ class Sources:
         """The absolute path of the file; "" is none, None is not yet looked for."""
         self._origins: dict[str, str] = {}
         """Where each option of the last settings was set, by field, if not on the command line."""
+        self.problem: ConfigError | None = None
+        """Why `control` could not read the settings."""
         self.weaknesses: tuple[tuple[str, Weakness], ...] = ()
         """How another user could have changed the file of the last settings, by option."""
 
@@ -70,18 +72,17 @@ class Sources:
             self._file = file
 
     def control(self) -> str:
-        """Return the path of the control socket in the settings; "" if they have none, or if their file is gone.
+        """Return the path of the control socket in the settings; "" if they have none, or cannot be read (`problem`).
 
-        Raises ConfigError for a file that is wrong. Raises it, too, if root would read the path from a file that
-        another user can change. Otherwise that user could direct the commands of root to any other server of root.
+        Raises ConfigError if root would read it from a file that another user can change. Otherwise that user could
+        direct the commands of root to any other server of root.
         """
         try:
             texts, origins = self._collect()
         except ConfigError as exc:
-            # A server still runs when its file was removed, and is found without it.
-            if isinstance(exc.__context__, FileNotFoundError):
-                return ""
-            raise
+            # A file that is gone says nothing about the server.
+            self.problem = None if isinstance(exc.__context__, FileNotFoundError) else exc
+            return ""
         path = texts.get("control", [""])[-1]
         if path in ("", "off"):
             return ""
