@@ -1,4 +1,4 @@
-"""What holds for every test: it ends, and it leaves nothing behind."""
+"""Rules for every test: it ends in time, it leaves nothing behind, and a coroutine runs on the loop of its world."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ import prefork
 #: Seconds that any test may take; `@pytest.mark.deadline(n)` for one that is known to need more.
 DEADLINE = 60.0
 
-# For the servers that tests start: new code of the same size, put there within the second, is old code for Python,
-# which knows a .pyc by the second and the size of its source (PEP 3147). No deployment is as fast as a test.
+# For the servers that tests start. Python reuses a .pyc if size and mtime (to the second) of the source match
+# (PEP 3147), so it would miss new code of the same size written within a second, as only tests write it.
 os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
 
-# On a busy machine an example may take any time; the test's own deadline holds.
+# On a busy machine an example may take any time, so only the deadline of the test holds.
 hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.load_profile("default")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "deadline(seconds): how long this test may take")
-    config.addinivalue_line("markers", "slow: long, and rarely news; `make test-all` runs it")
+    config.addinivalue_line("markers", "deadline(seconds): the maximum for this test")
+    config.addinivalue_line("markers", "slow: takes long and rarely fails; only `make test-all` runs it")
     if not hasattr(config, "workerinput"):
-        # As the servers write no bytecode, each would compile all of prefork, in 0.2 s of a processor: twice its start.
+        # The servers write no bytecode, so each would compile all of prefork in 0.2 s of CPU time: twice its start.
         compileall.compile_dir(Path(prefork.__file__).parent, quiet=1)
-    # libuv makes one pipe for the process with its first loop, and keeps it.
+    # libuv makes a pipe with its first loop and keeps it, which would look like a leak of the first test.
     with contextlib.suppress(ImportError):
         import uvloop
 
@@ -50,7 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def _deadline(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail with every thread's stack where a test hangs."""
+    """Fail with the stacks of all threads if a test hangs."""
     marker = request.node.get_closest_marker("deadline")
     seconds = marker.args[0] if marker else DEADLINE
 
@@ -112,7 +112,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 @pytest.fixture(scope="session")
 def certs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Paths of a server's `cert` and `key` for localhost, and of the `ca` that made them."""
+    """Return the paths of a server's `cert` and `key` for localhost, and of the `ca` that signed them."""
     folder = tmp_path_factory.mktemp("certs")
     ca, leaf = streams.authority()
     paths = {name: str(folder / f"{name}.pem") for name in ("cert", "key", "ca")}

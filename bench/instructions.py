@@ -31,7 +31,7 @@ CALLGRIND = ("valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null")
 
 
 def instructions(work: str, few: int = FEW, many: int = MANY) -> float:
-    """Return the instructions of one exchange of `work`. Raise BenchError without valgrind or with a wrong answer."""
+    """Return the instructions of one exchange of `work`. Raises BenchError without valgrind or with a wrong answer."""
     return (_collected(work, many) - _collected(work, few)) / (many - few)
 
 

@@ -53,6 +53,10 @@ RULES = {
     ),
     "alone": (r"\balone\b", 'write "only", or name what is left out'),
     "business": (r"\bbusiness\b(?!\s+logic)", "name the file or the process that does it"),
+    "raises": (
+        r"[.:]\s+(?-i:Raise\s+(?:[\w.]*[a-z][A-Z]|OSError|nothing))",
+        'write "Raises" in a sentence that is not the first',
+    ),
 }
 #: People, and the `alone` that does not mean "only".
 ALLOWED = re.compile(

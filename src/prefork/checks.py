@@ -18,7 +18,6 @@ MAX_RATE = 10**9
 
 
 def reject(option: str, value: object, why: str) -> NoReturn:
-    """Raise ConfigError for a value of an option."""
     raise ConfigError(f"{option} {format_value(value)}: {why}", option=option)
 
 
@@ -57,7 +56,6 @@ def check_seconds(option: str, value: object, zero: bool, maximum: float = MAX_S
 
 
 def check_rate(option: str, value: object) -> None:
-    """Check a number of events per second."""
     if not isinstance(value, int | float) or isinstance(value, bool) or value != value or value <= 0:
         reject(option, value, "must be a number more than 0, such as 100 or 0.5")
     if value > MAX_RATE:
@@ -65,13 +63,11 @@ def check_rate(option: str, value: object) -> None:
 
 
 def check_choice(option: str, value: object, choices: tuple[str, ...]) -> None:
-    """Check that a value is one of `choices`."""
     if value not in choices:
         reject(option, value, f"must be {', '.join(choices[:-1])} or {choices[-1]}")
 
 
 def check_flag(option: str, value: object) -> None:
-    """Check that a value is True or False."""
     if not isinstance(value, bool):
         reject(option, value, "must be True or False")
 
@@ -83,7 +79,6 @@ def check_text(option: str, value: object) -> None:
 
 
 def check_bytes(option: str, value: object, maximum: int) -> None:
-    """Check bytes and their number."""
     if not isinstance(value, bytes):
         reject(option, value, f"must be bytes, not {type(value).__name__}")
     if len(value) > maximum:

@@ -113,7 +113,8 @@ class Limits:
     refusal: bytes = _option(b"", check_bytes, maximum=MAX_REFUSAL)
     """Sent to a refused connection before it is closed, unless it uses TLS."""
     max_handshakes: int = _option(128, _positive)
-    """Maximum number of pending TLS handshakes per worker; above this the worker stops accepting."""
+    """Maximum number of TLS handshakes of a worker that wait for the CPU; at this number it stops accepting. A
+    handshake that waits for bytes from its client does not count."""
     max_unsent: int = _option(256 * MIB, _positive)
     """Maximum number of unsent bytes per worker; above this the connection with the most is aborted. A buffer that is
     sent in part counts in full."""

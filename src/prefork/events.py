@@ -51,7 +51,6 @@ class Event:
             raise TypeError(f"{type(self).__name__} takes {', '.join(names)}")
 
     def fields(self) -> dict[str, Any]:
-        """Return the value of each field by its name."""
         return {name: getattr(self, name) for name in self.__match_args__}
 
     def __str__(self) -> str:
@@ -205,8 +204,8 @@ class BacklogCapped(Event, level=WARNING):
 class NoDeadline(Event):
     """A silent peer may stay for ever; emitted at the start, and after a reload that changed it."""
 
-    template = "no deadline for: {phases}"
-    phases: str
+    template = "no deadline for: {missing}"
+    missing: str
 
 
 class Ready(Event):
@@ -246,9 +245,9 @@ class ForkFailed(Event, level=WARNING):
 
 
 class CrashLoop(Event, level=ERROR):
-    """Workers die too fast to be worth a restart, and none is left."""
+    """Every slot is in a crash loop, and no worker accepts: the server ends. Workers that drain may go on."""
 
-    template = "giving up: every worker keeps dying ({failures} times in a row), none is left"
+    template = "giving up: every worker keeps dying ({failures} times in a row), and none accepts"
     failures: int
 
 
@@ -351,7 +350,7 @@ class OldWorkersGone(Event):
 
 
 class ReloadFailed(Event, level=ERROR):
-    """A successor did not become ready, so the reload ends and the running workers stay."""
+    """A successor did not become ready, so the reload ends and the running workers stay, new ones among them."""
 
     template = "reload failed, the running workers stay: the successor of worker {worker} did not boot: {reason}"
     worker: int
@@ -359,7 +358,7 @@ class ReloadFailed(Event, level=ERROR):
 
 
 class ReloadIgnored(Event, level=WARNING):
-    """A reload was requested when none is possible."""
+    """A reload was requested when none is possible, or its settings are invalid."""
 
     template = "not reloading ({by}): {reason}"
     by: str
@@ -367,7 +366,7 @@ class ReloadIgnored(Event, level=WARNING):
 
 
 class Recycling(Event):
-    """A worker reached a recycle limit: its successor is started, and it drains once that one is ready."""
+    """A worker is to be replaced, for `reason`: its successor is started, and it drains once that one is ready."""
 
     template = "recycling worker {worker} (pid {pid}): {reason}"
     worker: int

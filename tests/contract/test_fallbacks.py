@@ -58,7 +58,6 @@ def test_a_descriptor_is_accepted_either_way(monkeypatch: pytest.MonkeyPatch, pr
 @pytest.mark.parametrize("transport", ["tcp", "tls"])
 async def test_a_stream_echoes_waits_and_drains(world: World, no_private_names: None, transport: str) -> None:
     world.transport = transport
-
     async with world.connected() as (stream, reader, writer):
 
         async def echo() -> None:

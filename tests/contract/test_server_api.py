@@ -17,7 +17,7 @@ from helpers.support import free_port
 
 import prefork
 from prefork.net import cpython
-from prefork.net.acceptor import Acceptor, State
+from prefork.net.acceptor import Acceptor, AcceptorState
 from prefork.net.base_server import BaseServer
 
 
@@ -412,7 +412,7 @@ async def test_an_acceptor_makes_only_the_moves_of_its_table(world: World) -> No
     with socket.create_server(("127.0.0.1", 0)) as listener:
         watching = Acceptor(listener, lambda *_: None)
         watching.close()
-        for state in set(State) - {State.CLOSED}:
+        for state in set(AcceptorState) - {AcceptorState.CLOSED}:
             with pytest.raises(RuntimeError, match=f"from CLOSED to {state.name}"):
                 watching._enter(state)
         watching.resume()

@@ -15,7 +15,7 @@ from helpers.streams import FLAVOURS, TRANSPORTS, World, eventually, settled
 
 from prefork.errors import ConnectionOverflowError, ConnectionTimeoutError, LineTooLongError, StreamBusyError
 from prefork.events import ConnectionAborted
-from prefork.net.channel import Phase
+from prefork.net.channel import ConnectionPhase
 from prefork.net.stream import call_when_closed
 
 
@@ -677,9 +677,9 @@ async def test_drain_returns_at_the_low_water_mark(world: World) -> None:
 async def test_a_phase_cannot_be_skipped_back(world: World) -> None:
     async with world.connected() as (stream, _, _writer):
         with pytest.raises(RuntimeError, match="from OPEN to LINGERING"):
-            stream._enter(Phase.LINGERING)
+            stream._enter(ConnectionPhase.LINGERING)
         stream.abort()
-        for phase in Phase:
+        for phase in ConnectionPhase:
             with pytest.raises(RuntimeError, match="from CLOSED"):
                 stream._enter(phase)
 

@@ -16,8 +16,8 @@ from helpers.support import need, need_root, run_script
 
 from prefork.cli.sources import Sources
 from prefork.config import Limits, Settings
+from prefork.core import states
 from prefork.core import time_limits as limits
-from prefork.core import worker_state
 from prefork.errors import ExitCode
 from prefork.net import acceptor, channel
 from prefork.system.tls_contexts import build_context
@@ -246,7 +246,7 @@ def test_limits_that_the_text_states_are_the_codes(name: str) -> None:
 def test_the_table_of_tls_defaults_is_the_contexts(certs: dict[str, str]) -> None:
     import prefork
 
-    context = build_context((prefork.TLS(certs["cert"], certs["key"]),))
+    context = build_context(prefork.TLS(certs["cert"], certs["key"]))
     rows = table("running.md", "TLS defaults")
     ciphers = {each["name"]: each["protocol"] for each in context.get_ciphers()}
     stated = {
@@ -348,9 +348,9 @@ def test_events_and_commands_that_the_architecture_names_exist() -> None:
 @pytest.mark.parametrize(
     ("heading", "states"),
     [
-        ("worker state", worker_state.State),
-        ("phase of a stream", channel.Phase),
-        ("state of an acceptor", acceptor.State),
+        ("worker state", states.WorkerState),
+        ("phase of a stream", channel.ConnectionPhase),
+        ("state of an acceptor", acceptor.AcceptorState),
     ],
 )
 def test_tables_of_states_have_the_states_of_the_code(heading: str, states: type[enum.Enum]) -> None:

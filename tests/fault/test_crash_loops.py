@@ -1,4 +1,4 @@
-"""Workers that keep dying: few forks, siblings untouched, and an exit status of its own when no worker is left."""
+"""Workers that keep dying: few forks, siblings untouched, and an exit status of its own when no worker accepts."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_when_every_worker_keeps_dying_the_server_exits_with_status_5(folder: Pa
         assert 2 <= len(deaths(server)) <= 20
         assert ("start() raised ConnectionError: the database is away" in server.stderr()) == (how == "raises at start")
         last = server.stderr().splitlines()[-1]
-        assert last.startswith("prefork: no worker is left")
+        assert last.startswith("prefork: no worker accepts")
         assert "Traceback" not in server.stderr()
 
 

@@ -28,12 +28,11 @@ from prefork.core.facts import (
     Started,
     TimePassed,
     WorkerDied,
-    WorkerDraining,
     WorkerReady,
+    WorkerStoppedAccepting,
 )
-from prefork.core.phase import Phase
 from prefork.core.roster import Roster
-from prefork.core.worker_state import Timing
+from prefork.core.states import ServerPhase, Timing
 
 
 class Machine:
@@ -86,7 +85,7 @@ class Machine:
                 assert command.worker_id not in self.drained, "asked twice"
                 self.drained.append(command.worker_id)
                 if self.obedient:
-                    self.tell(WorkerDraining(command.worker_id))
+                    self.tell(WorkerStoppedAccepting(command.worker_id))
                 self.retired_at[command.worker_id] = self.now
             case ReadHeartbeats():
                 now = self.now
@@ -129,7 +128,7 @@ class Machine:
 
     def check(self) -> None:
         """Assert what holds at any moment."""
-        if self.roster.phase not in (Phase.BOOTING, Phase.SERVING):
+        if self.roster.phase not in (ServerPhase.BOOTING, ServerPhase.SERVING):
             return
         target = len(self.roster.slots)
         asked = self.asked()

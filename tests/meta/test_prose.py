@@ -25,6 +25,7 @@ def test_there_are_exactly_the_findings_that_the_exceptions_permit() -> None:
         ("fraction", "Costs a twentieth more", "Costs 5 % more than a third worker"),
         ("alone", "The peer alone may write", "The file is left alone"),
         ("business", "That is the worker's business", "That is business logic"),
+        ("raises", "Return it. Raise OSError if there is none", "Raise OSError. Raises nothing else"),
     ],
 )
 def test_each_rule_finds_its_example_in_comments_docstrings_markdown_and_c(

@@ -234,8 +234,9 @@ async def handle(stream):
         if word == "pipe":
             # Write to the supervisor: rubbish, huge lines, messages of other workers, its own again and again.
             dice = random.Random(7)
-            lines = [b'{"ready": true}', b'{"draining": true}', b'{"spent": "again"}', b'{"unable": "\\x1b[31mno"}',
-                     b'{"stopping": true}', b"[" * 5000, b'{"ready": 1e999}', b"File x\\n  stack", b"\\x00\\xff" * 999]
+            lines = [b'{"ready": true}', b'{"stopped_accepting": true}', b'{"spent": "again"}',
+                     b'{"unable": "\\x1b[31mno"}', b'{"stopping": true}', b"[" * 5000, b'{"ready": 1e999}',
+                     b"File x\\n  stack", b"\\x00\\xff" * 999]
             for fd in range(3, 64):
                 try:
                     if os.readlink(f"/proc/self/fd/{fd}").startswith("pipe:"):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefork.core.recycling import JITTER, RecycleLimits
-from prefork.core.reuseport import own_sockets
+from prefork.worker.reuseport import own_sockets
 
 
 def test_no_limit_is_never_reached() -> None:

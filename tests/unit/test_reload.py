@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from prefork.core.facts import Failure, GenerationFailed, GenerationServes, ReloadRequested, ScaleRequested
-from prefork.core.worker_state import Timing
+from prefork.core.states import Timing
 from prefork.errors import ConfigError
 from prefork.events import Event
 from prefork.parent.generations import GenerationSpec

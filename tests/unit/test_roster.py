@@ -16,12 +16,11 @@ from prefork.core.facts import (
     SuccessorRolledBack,
     TimePassed,
     WorkerDied,
-    WorkerDraining,
     WorkerReady,
+    WorkerStoppedAccepting,
     WorkerUnable,
 )
-from prefork.core.phase import Phase
-from prefork.core.worker_state import State, Timing, Worker
+from prefork.core.states import ServerPhase, Timing, Worker, WorkerState
 from prefork.errors import ExitCode
 
 
@@ -161,7 +160,7 @@ def test_a_reload_is_done_when_no_old_worker_accepts() -> None:
     machine.tell(WorkerReady(2))
     machine.tell(WorkerReady(3))
     assert machine.drained == [0, 1]
-    machine.tell(WorkerDraining(0))
+    machine.tell(WorkerStoppedAccepting(0))
     assert "reloaded: every worker is of generation 1" not in machine.notes
     machine.die(1, "signal 9 (SIGKILL)")
     assert "reloaded: every worker is of generation 1" in machine.notes
@@ -319,7 +318,7 @@ def test_giving_up_does_not_kill_draining_workers() -> None:
     machine.tell(ReloadRequested("SIGHUP", Timing()))
     machine.tell(WorkerReady(newest(machine)))
     assert machine.drained == [0]
-    while machine.roster.phase is Phase.SERVING:
+    while machine.roster.phase is ServerPhase.SERVING:
         machine.die(newest(machine))
         machine.sleep((machine.roster.slots[0].due or machine.now) - machine.now)
     assert 0 not in machine.killed
@@ -342,7 +341,7 @@ def test_slots_are_added_and_removed_one_at_a_time() -> None:
     assert sorted(machine.alive) == [0], "the last one stays"
     machine.sleep(100)
     assert sorted(machine.alive) == [0]
-    assert all(worker.state is State.READY for worker in machine.roster.workers.values())
+    assert all(worker.state is WorkerState.READY for worker in machine.roster.workers.values())
 
 
 # --- hangs ------------------------------------------------------------------------------------------------------------
@@ -407,7 +406,7 @@ def test_slots_removed_during_a_reload_get_no_worker() -> None:
     machine = Machine(4)
 
     def all_ready() -> None:
-        for number in [each for each in machine.alive if machine.roster.workers[each].state is State.STARTING]:
+        for number in [each for each in machine.alive if machine.roster.workers[each].state is WorkerState.STARTING]:
             machine.tell(WorkerReady(number))
 
     machine.boot()
@@ -494,7 +493,7 @@ def test_a_reload_requested_during_recycling_comes_next() -> None:
         machine.tell(WorkerReady(newest(machine)))
     assert machine.roster.generation == 1
     assert machine.roster.rolling is None
-    assert {w.generation for w in machine.roster.workers.values() if w.state is State.READY} == {1}
+    assert {w.generation for w in machine.roster.workers.values() if w.state is WorkerState.READY} == {1}
 
 
 # --- another supervisor -----------------------------------------------------------------------------------------------
@@ -517,7 +516,7 @@ def test_a_server_that_gave_up_has_not_failed_if_its_successor_serves() -> None:
         machine = Machine(2)
         machine.tell(Started())
         machine.die(1)
-        assert machine.roster.phase is Phase.STOPPING
+        assert machine.roster.phase is ServerPhase.STOPPING
         if late:
             machine.die(0)
             assert machine.finish is not None
@@ -529,9 +528,9 @@ def test_a_server_that_gave_up_has_not_failed_if_its_successor_serves() -> None:
 
 
 def test_a_worker_cannot_go_back() -> None:
-    worker = Worker(0, 0, 0, Timing(), State.DRAINING, pid=5000)
+    worker = Worker(0, 0, 0, Timing(), WorkerState.DRAINING, pid=5000)
     with pytest.raises(RuntimeError, match=r"worker 0 \(pid 5000\) cannot go from DRAINING to READY"):
-        worker.become(State.READY)
+        worker.become(WorkerState.READY)
 
 
 def test_after_a_roll_back_every_slot_gets_a_worker_and_drains_go_on() -> None:
@@ -546,7 +545,7 @@ def test_after_a_roll_back_every_slot_gets_a_worker_and_drains_go_on() -> None:
         machine.tell(WorkerReady(worker))
     machine.sleep(100)
     assert sorted(machine.alive) == [2, 3]
-    assert machine.roster.phase is Phase.SERVING
+    assert machine.roster.phase is ServerPhase.SERVING
 
 
 # --- causes -----------------------------------------------------------------------------------------------------------

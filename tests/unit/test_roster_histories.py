@@ -29,12 +29,11 @@ from prefork.core.facts import (
     StopRequested,
     SuccessorRolledBack,
     WorkerDied,
-    WorkerDraining,
     WorkerReady,
+    WorkerStoppedAccepting,
     WorkerUnable,
 )
-from prefork.core.phase import Phase
-from prefork.core.worker_state import Timing
+from prefork.core.states import ServerPhase, Timing
 from prefork.errors import ExitCode
 
 #: How many histories, and of how many steps: the command for the long run sets them.
@@ -91,7 +90,7 @@ class Histories(RuleBasedStateMachine):
     def stops_accepting(self, number: int) -> None:
         asked = sorted(set(self.machine.alive) & set(self.machine.drained))
         if asked:
-            self.machine.tell(WorkerDraining(asked[number % len(asked)]))
+            self.machine.tell(WorkerStoppedAccepting(asked[number % len(asked)]))
 
     @rule(number=which)
     def unable(self, number: int) -> None:
@@ -142,7 +141,7 @@ class Histories(RuleBasedStateMachine):
     def hand_over(self) -> None:
         self.machine.tell(HandedOver())
 
-    @precondition(lambda self: self.machine.roster.phase is Phase.LEAVING)
+    @precondition(lambda self: self.machine.roster.phase is ServerPhase.LEAVING)
     @rule()
     def roll_back(self) -> None:
         self.machine.tell(SuccessorRolledBack())
@@ -162,7 +161,7 @@ class Histories(RuleBasedStateMachine):
         machine = getattr(self, "machine", None)
         if machine is None or machine.finish is not None:
             return
-        given_up = machine.roster.phase is Phase.STOPPING and set(machine.killed) >= set(machine.alive)
+        given_up = machine.roster.phase is ServerPhase.STOPPING and set(machine.killed) >= set(machine.alive)
         machine.tell(StopRequested("SIGTERM"))
         spawned = machine.spawned
         machine.sleep(60)

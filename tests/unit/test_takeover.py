@@ -8,6 +8,7 @@ import pytest
 
 from prefork.core.facts import Failure, HandedOver, StopRequested, SuccessorRolledBack
 from prefork.core.messages import ReadyMessage, StoppingMessage, UnableMessage
+from prefork.core.states import Timing
 from prefork.core.upgrade import (
     SuccessorDied,
     SuccessorReady,
@@ -16,7 +17,6 @@ from prefork.core.upgrade import (
     SuccessorUnable,
     UpgradeFact,
 )
-from prefork.core.worker_state import Timing
 from prefork.parent import takeover
 from prefork.system.file_ownership import FileOwnership
 
@@ -127,10 +127,10 @@ def test_the_files_are_owned_before_the_predecessor_learns_of_it(monkeypatch: py
     supervisor.takeover.take_over()
     assert predecessor.sent == [(ReadyMessage(), FileOwnership.OWNER)]
     assert supervisor.control.listening
-    assert not supervisor.takeover.settles(), "the predecessor may serve again"
+    assert not supervisor.takeover.take_settled(), "the predecessor may serve again"
     predecessor.gone = True
-    assert supervisor.takeover.settles()
-    assert not supervisor.takeover.settles(), "once"
+    assert supervisor.takeover.take_settled()
+    assert not supervisor.takeover.take_settled(), "once"
 
 
 def test_a_supervisor_that_fails_leaves_the_files_to_its_predecessor(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ def test_the_message_names_the_wrong_file(certs: dict[str, str], tmp_path: Path,
     (tmp_path / "broken").write_text("-----BEGIN PRIVATE KEY-----\n!\n-----END PRIVATE KEY-----\n")
     files = {"cert": certs["cert"], "key": certs["key"], "text": tmp_path / "text", "broken": tmp_path / "broken"}
     with pytest.raises(ConfigError, match="^" + re.escape(PROBLEMS[cert, key].format_map(files)) + "$"):
-        validate((TLS(files[cert], files[key]),))
+        validate(TLS(files[cert], files[key]))
 
 
 def test_a_key_of_another_type_does_not_belong_to_the_certificate(certs: dict[str, str], tmp_path: Path) -> None:
@@ -35,4 +35,4 @@ def test_a_key_of_another_type_does_not_belong_to_the_certificate(certs: dict[st
     openssl = ["openssl", "genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-out", str(key)]
     subprocess.run(openssl, check=True, capture_output=True)
     with pytest.raises(ConfigError, match=f"^--tls-key {re.escape(str(key))}: does not belong to the certificate "):
-        validate((TLS(certs["cert"], key),))
+        validate(TLS(certs["cert"], key))

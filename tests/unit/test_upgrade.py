@@ -7,6 +7,7 @@ import pytest
 from hypothesis import strategies as st
 
 from prefork.core.facts import EmitEvent, Failure, StopRequested, TimePassed
+from prefork.core.states import Timing
 from prefork.core.upgrade import (
     Abandon,
     HandOver,
@@ -25,7 +26,6 @@ from prefork.core.upgrade import (
     UpgradeFact,
     UpgradeRequested,
 )
-from prefork.core.worker_state import Timing
 
 
 class Machine:

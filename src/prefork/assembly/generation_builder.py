@@ -11,7 +11,7 @@ import os
 from typing import TYPE_CHECKING
 
 from ..config import Limits, Settings
-from ..core.worker_state import Timing
+from ..core.states import Timing
 from ..events import Emit
 from ..parent.generations import GenerationSpec
 from ..system import tls_contexts
@@ -21,8 +21,6 @@ from ..system.listen_options import ListenOptions, Sharing
 from ..system.listeners import Listeners
 from ..system.scoreboard import FleetSetting
 from ..worker.context import GenerationConfig
-from . import trust
-from .settings_source import SettingsSource
 
 if TYPE_CHECKING:
     import ssl
@@ -31,17 +29,12 @@ if TYPE_CHECKING:
 class GenerationBuilder:
     """Builds generations; owns their TLS contexts, which outlive a generation. `listeners` gets new addresses bound."""
 
-    def __init__(self, source: SettingsSource, listeners: Listeners, emit: Emit) -> None:
-        self._source = source
+    def __init__(self, listeners: Listeners, emit: Emit) -> None:
         self._listeners = listeners
         self._emit = emit
         self._tls_contexts: dict[str, ssl.SSLContext] = {}
         """One for each type of key."""
         self._looked_up: tuple[tuple[str, str], Identity | None] = (("", ""), None)
-
-    def load_certificate(self, settings: Settings) -> tls_contexts.CertificatePair | None:
-        """Return the certificate that `settings` name, if root may trust them. Raises ConfigError."""
-        return trust.load_certificate(settings, self._source, self.identity(settings))
 
     def identity(self, settings: Settings) -> Identity | None:
         """Return the user and group of the workers; None: the supervisor's. Raises ConfigError.

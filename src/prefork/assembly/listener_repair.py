@@ -6,7 +6,7 @@ What is damaged, and how it is reset, is in `system/listeners.py`; when to look 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from ..errors import BindError
 from ..events import Emit, ListenerDamaged, ListenerRebound, ListenerReopened, ListenerRestored
@@ -67,8 +67,3 @@ class ListenerRepair:
             return str(exc)
         self._rebound[listener.requested] = self._clock()
         return None
-
-
-def replaced(listeners: Iterable[Listener], fresh: dict[Listener, Listener]) -> tuple[Listener, ...]:
-    """Return `listeners` with the replacements of `fresh` in place."""
-    return tuple(fresh.get(listener, listener) for listener in listeners)

@@ -1,7 +1,7 @@
 """Own what outlives workers: listening sockets, pidfile, control socket and log files, over reloads and upgrades.
 
-Implements the supervisor's `Resources`: when each method is called is decided in `parent/supervisor.py`. How a
-generation is made is in `generation_builder.py`, how each thing is made in `system/`.
+When each method is called is decided in `parent/supervisor.py`. How a generation is made is in `generation_builder.py`,
+how each thing is made in `system/`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ..text import escape_controls
 from ..worker.context import GenerationConfig
 from . import trust
 from .generation_builder import GenerationBuilder, listen_options, physical_directory, worker_count
-from .listener_repair import ListenerRepair, replaced
+from .listener_repair import ListenerRepair
 from .settings_source import SettingsSource, locating
 from .validation import SettingsWarnings, require_unchanged, validate
 
@@ -37,7 +37,7 @@ _CONTROL_BACKLOG = 16
 
 
 class ServerResources:
-    """Owns the sockets and files of one server; `close` it in the end. What `Resources` asks of it is described there.
+    """Owns the sockets and files of one server; `close` it in the end. Implements the supervisor's `Resources`.
 
     `settings` are those of the start; `source` gives those of each reload. `inherited` is what the predecessor of
     an upgrade has passed on.
@@ -57,11 +57,14 @@ class ServerResources:
         self._inherited = inherited
         self._notifier = notifier
         self._emit = emit
-        self._home = _logical_directory()
+        self._home = ""
+        """The current directory as the user names it; "" if it is gone."""
+        with contextlib.suppress(OSError):
+            self._home = paths.logical_directory()
         paths.set_base_directory(self._home)
         self._listeners = Listeners(() if inherited is None else inherited.listeners)
         self._listener_repair = ListenerRepair(self._listeners)
-        self._builder = GenerationBuilder(source, self._listeners, emit)
+        self._builder = GenerationBuilder(self._listeners, emit)
         self._warnings = SettingsWarnings(emit)
         self._loaded: tls_contexts.CertificatePair | None = None
         """The certificate that was last loaded into its TLS context."""
@@ -71,11 +74,6 @@ class ServerResources:
         """The predecessor's, under another path: removed once it is this server's to remove."""
         self._ready_fd = _ReadyDescriptor(settings.ready_fd if inherited is None else None)
         self.log_files = LogFiles(None if inherited is None else inherited.logs)
-
-    @property
-    def leave_daemons(self) -> bool:
-        """Whether processes that have left their worker's group may outlive the server."""
-        return self._settings.leave_daemons
 
     def close(self, shared: bool = False) -> None:
         """Close everything, and remove the files that this server owns (idempotent).
@@ -98,7 +96,7 @@ class ServerResources:
         # A signal that ends the start waits until this object knows what was made; otherwise files would stay behind.
         with block_signals():
             # First of all, because the settings may come from a file that root must not trust.
-            certificate = self._builder.load_certificate(self._settings)
+            certificate = self._load_certificate(self._settings)
             self._claim_pidfile()
             spec = self._builder.build(self._settings, certificate)
             self._apply(spec)
@@ -160,7 +158,8 @@ class ServerResources:
     # --- generations --------------------------------------------------------------------------------------------------
 
     def rebuild(self) -> GenerationSpec[GenerationConfig]:
-        self._reset_listeners()
+        """Return a spec made of what the files say now. Raises PreforkError; nothing has changed then."""
+        self._listener_repair.repair(self._emit)
         before = physical_directory()
         _change_directory(self._home)
         try:
@@ -168,13 +167,19 @@ class ServerResources:
                 settings = self._source.settings()
                 require_unchanged(self._settings, settings)
                 validate(settings, starting=False)
-                return self._builder.build(settings, self._builder.load_certificate(settings))
+                return self._builder.build(settings, self._load_certificate(settings))
         finally:
             # A worker that is forked before the reload begins is of the old generation, and belongs in its directory.
             _change_directory(before)
 
+    def _load_certificate(self, settings: Settings) -> tls_contexts.CertificatePair | None:
+        return trust.load_certificate(settings, self._source, self._builder.identity(settings))
+
     def prepare_fork(self, spec: GenerationSpec[GenerationConfig]) -> None:
-        """Go to the generation's directory, and load its certificate, before a worker of it is forked."""
+        """Go to the generation's directory, and load its certificate, before a worker of it is forked.
+
+        Raises ConfigError, or OSError if memory or descriptors are short.
+        """
         config = spec.config
         _change_directory(config.directory)
         if config.tls_context is None or config.certificate is None or config.certificate is self._loaded:
@@ -183,6 +188,7 @@ class ServerResources:
         self._loaded = config.certificate
 
     def commit(self, spec: GenerationSpec[GenerationConfig]) -> None:
+        """Apply the settings of `spec` to what all generations share, because every worker is of it now."""
         self._apply(spec)
         self._warnings.check_deadlines(self._settings.limits)
 
@@ -195,6 +201,7 @@ class ServerResources:
         self._warnings.check_backlog(settings.backlog)
 
     def release_unused(self, specs: Collection[GenerationSpec[GenerationConfig]]) -> None:
+        """Close the sockets that none of these specs has, because no other spec will be used any more."""
         wanted = [listener for spec in specs for listener in spec.config.listeners]
         self._listeners.close_except([*wanted, *([self._control] if self._control else [])])
         if self._old_pidfile is not None and self._listeners.ownership is FileOwnership.OWNER:
@@ -206,22 +213,23 @@ class ServerResources:
         self._listeners.close(but=self._control)
 
     def repair_listeners(self, spec: GenerationSpec[GenerationConfig]) -> GenerationSpec[GenerationConfig] | None:
+        """Repair what a worker may have done to the shared sockets, because one died unasked.
+
+        Return `spec` with other listeners if some had to be bound again: workers of it have to replace those that run.
+        """
         config = spec.config
-        listeners = replaced(config.listeners, self._reset_listeners())
+        fresh = self._listener_repair.repair(self._emit)
+        listeners = tuple(fresh.get(each, each) for each in config.listeners)
         if listeners == config.listeners:
             return None
         return dataclasses.replace(spec, config=dataclasses.replace(config, listeners=listeners))
-
-    def _reset_listeners(self) -> dict[Listener, Listener]:
-        """Repair the sockets, and return each listener that was bound again, with its replacement."""
-        return self._listener_repair.repair(self._emit)
 
     # --- files, and the processes before and after --------------------------------------------------------------------
 
     def set_ownership(self, ownership: FileOwnership) -> None:
         """Set whether this supervisor removes the unix sockets and the pidfile, which changes during an upgrade.
 
-        As their owner it writes its number into the pidfile, and logs the sockets whose files are gone.
+        As their owner it writes its PID into the pidfile, and logs the sockets whose files are gone.
         """
         self._listeners.ownership = ownership
         if ownership is FileOwnership.OWNER:
@@ -236,7 +244,7 @@ class ServerResources:
         Raises OSError. Raises UntrustedPathsError if another user could have changed the program since the start: the
         successor runs as root, too.
         """
-        self._reset_listeners()
+        self._listener_repair.repair(self._emit)
         _change_directory(self._home)
         trust.require_trusted((), self._settings, self._builder.identity(self._settings))
         state = InheritedState(
@@ -296,10 +304,3 @@ def _change_directory(directory: str) -> None:
     if directory:
         with contextlib.suppress(OSError):
             os.chdir(directory)
-
-
-def _logical_directory() -> str:
-    """Return the current directory as the user names it; "" if it is gone."""
-    with contextlib.suppress(OSError):
-        return paths.logical_directory()
-    return ""

@@ -25,7 +25,7 @@ from ..system import handover, paths
 from ..system.descriptors import raise_limit
 from ..system.fork_context import ForkContext
 from ..system.notify import Notifier
-from ..system.processes import System
+from ..system.processes import System, set_title
 from ..system.signals import startup_signals
 from ..text import escape_controls
 from ..worker.loader import target_name
@@ -100,7 +100,7 @@ def _serve(
     forksafety.refuse_unsafe_fork("prefork.serve", stacklevel=5, known=known)
     notifier = Notifier()
     emit = notify_systemd(configure(settings.log_format, settings.log_level), notifier)
-    _set_title(target)
+    set_title(f"supervisor [{target_name(target)}]")
     raise_limit()
     inherited = None if handed is None else handed.state
     with contextlib.closing(ServerResources(settings, source, inherited, notifier, emit)) as resources:
@@ -132,7 +132,7 @@ def _supervise(
         control=None if control is None else ControlSocket(control.endpoints[0][0], system.close_in_child),
         watchdog=notifier.watchdog,
         predecessor=predecessor,
-        leave_daemons=resources.leave_daemons,
+        leave_daemons=spec.config.settings.leave_daemons,
     ) as supervisor:
         outcome = supervisor.run()
         if isinstance(outcome, ForkContext):
@@ -140,10 +140,3 @@ def _supervise(
         # While signals are still blocked; otherwise a second one could end the process before files are removed.
         resources.close(shared=predecessor is not None and not predecessor.gone)
     return outcome
-
-
-def _set_title(target: object) -> None:
-    with contextlib.suppress(ImportError):
-        import setproctitle
-
-        setproctitle.setproctitle(f"prefork: supervisor [{target_name(target)}]")

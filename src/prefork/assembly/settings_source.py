@@ -60,5 +60,5 @@ def locating(source: SettingsSource) -> Iterator[None]:
     try:
         yield
     except ConfigError as exc:
-        exc.origin = exc.origin or source.origin_of(exc.option)
+        exc.origin = source.origin_of(exc.option)
         raise

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import grp
+import itertools
 import os
 import pwd
 import shlex
@@ -38,7 +39,7 @@ def load_certificate(
     """
     # The settings first, and on their own: a file that root must not trust says where the rest is.
     _require(source.weaknesses, settings, identity)
-    pair = tls_contexts.validate(settings.tls) if settings.tls else None
+    pair = tls_contexts.validate(settings.tls[0]) if settings.tls else None
     require_trusted(pair.weaknesses if pair else (), settings, identity)
     return pair
 
@@ -46,18 +47,14 @@ def load_certificate(
 def require_trusted(weaknesses: Iterable[tuple[str, Weakness]], settings: Settings, identity: Identity | None) -> None:
     """Raise UntrustedPathsError if workers are another user, and that user could change the code that runs or the files
     of `weaknesses`, which come with the option that named each."""
-    if _is_needed(settings, identity):
-        _require((*weaknesses, *_code_weaknesses()), settings, identity)
-
-
-def _is_needed(settings: Settings, identity: Identity | None) -> bool:
-    return identity is not None and identity.uid != os.geteuid() and not settings.insecure_paths
+    _require(itertools.chain(weaknesses, _code_weaknesses()), settings, identity)
 
 
 def _require(weaknesses: Iterable[tuple[str, Weakness]], settings: Settings, identity: Identity | None) -> None:
-    if identity is None or not _is_needed(settings, identity):
+    # Before the weaknesses are iterated over: those of the code take long to find.
+    if identity is None or identity.uid == os.geteuid() or settings.insecure_paths:
         return
-    groups = _groups(identity)
+    groups = {identity.gid, *(os.getgrouplist(identity.name, identity.gid) if identity.name else ())}
     origins: dict[Weakness, str] = {}
     for origin, weakness in weaknesses:
         if weakness.group is None or weakness.group in groups or _has_members(weakness.group):
@@ -81,10 +78,6 @@ def _describe(origin: str, weakness: Weakness) -> str:
 
 
 # --- groups -----------------------------------------------------------------------------------------------------------
-
-
-def _groups(identity: Identity) -> set[int]:
-    return {identity.gid, *(os.getgrouplist(identity.name, identity.gid) if identity.name else ())}
 
 
 def _has_members(group: int) -> bool:

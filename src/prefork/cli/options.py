@@ -6,6 +6,7 @@ text, because its own errors name neither the cause nor the cure.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,16 +25,10 @@ TARGET_FORMS = "module:attribute or path/to/file.py:attribute, such as echo:hand
 Given = Mapping[str, Sequence[str]]
 
 
-# --- from text to values ----------------------------------------------------------------------------------------------
-
-
-def parse_text(option: str, value: str) -> str:
-    """Return the text as it is."""
-    return value
+# --- from text to values, or ConfigError ------------------------------------------------------------------------------
 
 
 def parse_int(option: str, value: str) -> int:
-    """Return a whole number. Raises ConfigError."""
     # int() would accept underscores, spaces and digits of other scripts, and raise for more than 4300 digits.
     if not re.fullmatch(r"[+-]?[0-9]+", value):
         reject(option, value, "must be a whole number")
@@ -43,20 +38,9 @@ def parse_int(option: str, value: str) -> int:
 
 
 def parse_octal(option: str, value: str) -> int:
-    """Return permission bits. Raises ConfigError."""
     if not re.fullmatch(r"0?[0-7]{1,3}", value):
         reject(option, value, "must be up to three octal digits, such as 027")
     return int(value, 8)
-
-
-def parse_seconds(option: str, value: str) -> float:
-    """Return a number of seconds. Raises ConfigError."""
-    return _parse_decimal(option, value, "must be a number of seconds, such as 30 or 2.5")
-
-
-def parse_number(option: str, value: str) -> float:
-    """Return a number, whole or not. Raises ConfigError."""
-    return _parse_decimal(option, value, "must be a number, such as 100 or 0.5")
 
 
 def _parse_decimal(option: str, value: str, expected: str) -> float:
@@ -64,6 +48,10 @@ def _parse_decimal(option: str, value: str, expected: str) -> float:
     if not re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", value):
         reject(option, value, expected)
     return float(value)
+
+
+parse_seconds = functools.partial(_parse_decimal, expected="must be a number of seconds, such as 30 or 2.5")
+parse_number = functools.partial(_parse_decimal, expected="must be a number, such as 100 or 0.5")
 
 
 def parse_size(option: str, value: str) -> int:
@@ -87,7 +75,6 @@ def unescape(option: str, value: str) -> bytes:
 
 
 def parse_flag(option: str, value: str) -> bool:
-    """Return a truth value. Raises ConfigError."""
     known = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
     if value.lower() not in known:
         reject(option, value, "must be true or false")
@@ -110,7 +97,7 @@ class Option:
     """The name in Python, in files, and after PREFORK_ in the environment."""
     metavar: str
     help: str
-    parse: Callable[[str, str], Any] = parse_text
+    parse: Callable[[str, str], Any] = lambda option, value: value
     repeatable: bool = False
     """Whether it may be given more than once; its value is a list."""
     short: str = ""
@@ -119,21 +106,13 @@ class Option:
 
     @property
     def name(self) -> str:
-        """The name on the command line, with its dashes."""
         return option_of(self.field)
 
     @property
-    def is_flag(self) -> bool:
-        """Whether it takes no value on the command line."""
-        return self.parse is parse_flag
-
-    @property
     def is_limit(self) -> bool:
-        """Whether its field is one of `Limits`."""
         return self.field in Limits.__slots__
 
     def default_text(self) -> str:
-        """Return the default as a user would write it."""
         if self.shown_default is not None:
             return self.shown_default
         value = getattr(Limits() if self.is_limit else Settings(), self.field)
@@ -144,8 +123,7 @@ class Option:
         return f"{value:g}" if isinstance(value, float) else str(value)
 
     def parameter(self) -> click.Option:
-        """Return the option as click knows it."""
-        if self.is_flag:
+        if self.parse is parse_flag:
             return click.Option([f"{self.name}/--no-{self.name[2:]}"], default=None, help=self.help)
         default = self.default_text()
         return click.Option(
@@ -188,7 +166,9 @@ OPTIONS = (
     Option("accept_rate", "R", "Maximum number of connections accepted per second.", optional(parse_number)),
     Option("at_limit", "NAME", "At --max-connections: wait (leave clients in the accept queue) or refuse."),
     Option("refusal", "TEXT", r"Text sent to a refused client, such as '421 busy\r\n'.", unescape, shown_default=""),
-    Option("max_handshakes", "N", "Pending TLS handshakes per worker; above this it stops accepting.", parse_int),
+    Option(
+        "max_handshakes", "N", "TLS handshakes waiting for the CPU; at this number a worker stops accepting.", parse_int
+    ),
     Option(
         "max_unsent",
         "BYTES",
@@ -259,7 +239,6 @@ OPTIONS = (
 
 
 def parameters() -> list[click.Parameter]:
-    """Return TARGET, the table, and --config."""
     config = click.Option(
         ["--config"],
         metavar="FILE",

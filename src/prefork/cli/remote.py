@@ -83,15 +83,11 @@ def _status(reply: dict[str, Any]) -> str:
     rows = [[_cell(worker[column]) for column in columns] for worker in reply["workers"]]
     table = [
         ["worker", "pid", "generation", "state", "open", "accepted", "refused", "heartbeat"],
-        *sorted(rows, key=_by_slot),
+        *sorted(rows, key=lambda row: (int(row[0]), int(row[1]))),
     ]
     widths = [max(len(row[i]) for row in table) for i in range(len(columns))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
     return "\n".join([head, *(f"listening on {each}" for each in reply["listeners"]), *lines])
-
-
-def _by_slot(row: list[str]) -> tuple[int, int]:
-    return int(row[0]), int(row[1])
 
 
 def _cell(value: Any) -> str:

@@ -6,7 +6,7 @@ They are read at every call of `settings`, so that a reload sees a changed file.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..checks import format_value, reject
@@ -45,7 +45,6 @@ class Sources:
         self.problem: ConfigError | None = None
         """Why `control` could not read the settings."""
         self.weaknesses: tuple[tuple[str, Weakness], ...] = ()
-        """How another user could have changed the file of the last settings, by option."""
 
     def settings(self) -> Settings:
         """Return the settings as they are now. Raises ConfigError, which names the source of a wrong value."""
@@ -63,11 +62,9 @@ class Sources:
 
     @property
     def file(self) -> str:
-        """The absolute path of the file that settings come from; "" is none."""
         return self._file or ""
 
     def pin_file(self, file: str) -> None:
-        """Read the same file as the predecessor of this supervisor did; "" is none."""
         if not self._named:
             self._file = file
 
@@ -107,15 +104,13 @@ class Sources:
             origins.pop(field, None)
         return texts, origins
 
-    def _from_environment(self) -> list[tuple[str, Sequence[str]]]:
-        found: list[tuple[str, Sequence[str]]] = []
+    def _from_environment(self) -> Iterator[tuple[str, Sequence[str]]]:
         for name, value in self._variables.items():
             field = name.removeprefix("PREFORK_").lower()
             option = _BY_FIELD.get(field)
             # An unknown variable is ignored, because other programs may use the prefix.
             if option is not None:
-                found.append((field, value.split() if option.repeatable else [value]))
-        return found
+                yield field, value.split() if option.repeatable else [value]
 
     def _from_file(self) -> list[tuple[str, Sequence[str]]]:
         if self._file == "":
@@ -138,7 +133,6 @@ class Sources:
         return [(field, _file_texts(self._file_name(), field, value)) for field, value in values.items()]
 
     def _file_name(self) -> str:
-        """Return the file as the user named it."""
         return self._named or DEFAULT_FILE
 
 

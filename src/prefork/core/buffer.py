@@ -33,7 +33,6 @@ class ReadBuffer:
         """Number of buffered bytes. Read-only outside this class."""
 
     def feed(self, chunk: bytes) -> None:
-        """Add `chunk` at the end."""
         if not self.size:
             self._data = chunk
             self.size = len(chunk)
@@ -127,7 +126,6 @@ class ReadBuffer:
         return first - start, end - start
 
     def clear(self) -> None:
-        """Discard all bytes and the search state."""
         self._data = b""
         self._start = self._searched = self.size = 0
 

@@ -7,7 +7,7 @@ and checked.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 #: The longest request, in bytes.
@@ -29,13 +29,10 @@ class BadRequest(ValueError):
 
 
 def encode_request(request: Request) -> bytes:
-    """Return the request as one line."""
-    value = {"command": request.command, "workers": request.workers, "at_once": request.at_once}
-    return json.dumps(value).encode() + b"\n"
+    return json.dumps(asdict(request)).encode() + b"\n"
 
 
 def decode_request(line: bytes) -> Request:
-    """Return the request in a line. Raise BadRequest."""
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
@@ -55,7 +52,7 @@ def encode_reply(value: dict[str, Any]) -> bytes:
 
 
 def decode_reply(line: bytes) -> dict[str, Any]:
-    """Return the reply in a line. Raise ValueError if there is none."""
+    """Return the reply in a line. Raises ValueError if there is none."""
     value = json.loads(line)
     if not isinstance(value, dict) or "ok" not in value:
         raise ValueError("not a reply")

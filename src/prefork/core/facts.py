@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from ..errors import ExitCode
 from ..events import Event
-from .worker_state import Timing
+from .states import Timing
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class WorkerUnable:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerDraining:
+class WorkerStoppedAccepting:
     """A worker reports that it stopped accepting."""
 
     worker_id: int
@@ -72,7 +72,7 @@ class WorkerDraining:
 
 @dataclass(frozen=True, slots=True)
 class RecycleRequested:
-    """A worker has reached one of its recycling limits; it goes on serving until it is replaced."""
+    """A worker is to be replaced, because of a recycling limit or a false claim. It goes on serving until then."""
 
     worker_id: int
     reason: str
@@ -156,7 +156,7 @@ Fact = (
     | SpawnFailed
     | WorkerReady
     | WorkerUnable
-    | WorkerDraining
+    | WorkerStoppedAccepting
     | RecycleRequested
     | WorkerDied
     | HeartbeatsRead
@@ -223,7 +223,7 @@ class GenerationServes:
 
 @dataclass(frozen=True, slots=True)
 class GenerationFailed:
-    """A reload was rolled back, because the successor in `slot` did not become ready."""
+    """A reload has ended, because the successor in `slot` did not become ready. A slot with a new worker keeps it."""
 
     slot: int
     reason: str

@@ -3,11 +3,13 @@
 Why. All workers watch the same listening socket, a connection wakes every idle one, and the fastest accepts it. Left to
 themselves, one of four workers gets nearly all of a trickle of connections, and 1.5 times the mean of a burst.
 
-What each worker knows. Two numbers of every sibling, read from shared memory without a lock:
+What each worker knows. Two numbers of its siblings, of at most 32 for each connection, read from shared memory without
+a lock (`worker/fleet_admission.py`):
 * `open`, its open connections. Long connections become even by it.
 * `assigned`, a virtual count of the connections that it was given, as in fair queueing. Short connections become even
-  by it, because with those `open` is 0 nearly always. A new or a long blocked worker starts near its siblings' count
-  (MAX_LAG), otherwise it would be given every connection until it has caught up.
+  by it, because with those `open` is 0 nearly always. A new worker starts at the median of its siblings, and one that
+  was blocked for long at most MAX_LAG below the lowest. Otherwise it would be given every connection until it has
+  caught up.
 
 What a worker does. When a sibling has less, the worker defers: it stops watching the socket for DEFERRAL seconds. An
 idle sibling accepts within 0.1 ms. No worker can hold a connection back for long, because nothing is locked:
@@ -98,21 +100,23 @@ class Deferrals:
         `loads` are the responsive siblings, `workers` the number of all. `waiting` returns the length of the queue; it
         is called only when a sibling has less, because it costs a system call.
         """
-        ahead = less_loaded(own, loads, 0, self._deferring)
-        if not ahead:
+        with_less = less_loaded(own, loads, 0, self._deferring)
+        if not with_less:
             self._deferring = False
             self._doublings = 0
             return 0.0
         queue = waiting()
+        # Of a shorter queue the fair part of each worker is 0, and the answer would be the same.
         if queue > len(loads):
-            ahead = less_loaded(own, loads, queue, self._deferring)
+            with_less = less_loaded(own, loads, queue, self._deferring)
         if self._count:
+            # No sibling has taken what was left to it, so a longer delay would only delay the connection.
             self._doublings = 0
         if self._count >= max_deferrals(workers, self._cpus):
             # Those that have moved are served well enough; this connection has waited long enough, too.
-            self._unresponsive |= {number: loads[number] for number in ahead if self._seen.get(number) == loads[number]}
+            self._unresponsive |= {each: loads[each] for each in with_less if self._seen.get(each) == loads[each]}
             return 0.0
-        if not ahead:
+        if not with_less:
             return 0.0
         if not self._count:
             self._seen = loads

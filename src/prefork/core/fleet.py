@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from ..events import DrainTimedOut
 from .facts import Command, Drain, EmitEvent, Kill, Spawn
+from .states import KillReason, Slot, Timing, Worker, WorkerState
 from .time_limits import worker_stop_timeout
-from .worker_state import KillReason, Slot, State, Timing, Worker
 
 
 class Fleet:
@@ -26,7 +26,7 @@ class Fleet:
         self._next_id = 0
 
     def slot_of(self, worker: Worker) -> Slot | None:
-        """Return the slot that the worker occupies; None for a retired one."""
+        """Return the slot that the worker occupies; None if it has none, as after its replacement."""
         if worker.slot < len(self.slots) and self.slots[worker.slot].occupant == worker.id:
             return self.slots[worker.slot]
         return None
@@ -37,11 +37,11 @@ class Fleet:
 
     def is_ready(self, slot: Slot) -> bool:
         worker = self.occupant(slot)
-        return worker is not None and worker.state is State.READY
+        return worker is not None and worker.state is WorkerState.READY
 
     def beating(self) -> list[Worker]:
         """Return the workers whose heartbeat means something: their loop has to turn."""
-        return [worker for worker in self.workers.values() if worker.state in (State.READY, State.DRAINING)]
+        return [worker for worker in self.workers.values() if worker.state in (WorkerState.READY, WorkerState.DRAINING)]
 
     # --- steps --------------------------------------------------------------------------------------------------------
 
@@ -68,9 +68,9 @@ class Fleet:
     def retire(self, worker_id: int, now: float) -> list[Command]:
         """Ask a worker to end, unless it was asked before. It is killed if it takes too long."""
         worker = self.workers[worker_id]
-        if worker.state not in (State.STARTING, State.READY):
+        if worker.state not in (WorkerState.STARTING, WorkerState.READY):
             return []
-        worker.become(State.DRAINING)
+        worker.become(WorkerState.DRAINING)
         worker.kill_at = now + worker_stop_timeout(worker.timing.drain)
         return [Drain(worker_id)]
 
@@ -80,9 +80,9 @@ class Fleet:
     def kill(self, worker: Worker, reason: KillReason) -> list[Command]:
         """Kill a worker. The first reason stays."""
         worker.kill_reason = worker.kill_reason or reason
-        if worker.state is State.KILLED:
+        if worker.state is WorkerState.KILLED:
             return []
-        worker.become(State.KILLED)
+        worker.become(WorkerState.KILLED)
         worker.kill_at = None
         return [Kill(worker.id)]
 
@@ -93,12 +93,12 @@ class Fleet:
         """Kill the workers that did not become ready, or did not end, in time."""
         overdue = [worker for worker in self.workers.values() if worker.kill_at is not None and now >= worker.kill_at]
         commands: list[Command] = []
-        draining = sum(worker.state is State.DRAINING for worker in overdue)
+        draining = sum(worker.state is WorkerState.DRAINING for worker in overdue)
         if draining:
             commands.append(EmitEvent(DrainTimedOut(draining)))
         for worker in overdue:
             reason = KillReason.DRAIN_TIMEOUT
-            if worker.state is State.STARTING:
+            if worker.state is WorkerState.STARTING:
                 reason = KillReason.BOOT_TIMEOUT
                 worker.start_error = f"not ready after {worker.timing.boot:g} s (--boot-timeout)"
             commands += self.kill(worker, reason)

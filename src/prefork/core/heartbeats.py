@@ -40,7 +40,6 @@ class HangDetector:
         """By worker: the number of late checks in a row, and the time at which its last heartbeat went stale."""
 
     def next_due(self, now: float) -> float:
-        """Return when to check next, on the clock of `now`."""
         return now if self._due is None else self._due
 
     def due(self, now: float, timeout: float) -> bool:

@@ -27,13 +27,13 @@ class UnableMessage:
 
 @dataclass(frozen=True, slots=True)
 class RecycleMessage:
-    """The worker has reached a recycling limit, and goes on until it is replaced."""
+    """The worker has reached a recycling limit, and goes on serving until it is replaced."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class DrainingMessage:
+class StoppedAcceptingMessage:
     """The worker does not accept any more."""
 
 
@@ -51,19 +51,19 @@ class StackLine:
     text: str
 
 
-Message = ReadyMessage | UnableMessage | RecycleMessage | DrainingMessage | StoppingMessage | StackLine
+Message = ReadyMessage | UnableMessage | RecycleMessage | StoppedAcceptingMessage | StoppingMessage | StackLine
 
 
 def encode(message: Message) -> bytes:
     """Return the message as one line of at most LIMIT bytes; a reason that is too long is cut.
 
-    Raise TypeError for a StackLine, which only faulthandler writes.
+    Raises TypeError for a StackLine, which only faulthandler writes.
     """
     match message:
         case ReadyMessage():
             return _line({"ready": True})
-        case DrainingMessage():
-            return _line({"draining": True})
+        case StoppedAcceptingMessage():
+            return _line({"stopped_accepting": True})
         case StoppingMessage():
             return _line({"stopping": True, "at_once": message.at_once})
         case StackLine():
@@ -103,8 +103,8 @@ def _decode(line: bytes) -> Message | None:
     match value:
         case {"ready": True}:
             return ReadyMessage()
-        case {"draining": True}:
-            return DrainingMessage()
+        case {"stopped_accepting": True}:
+            return StoppedAcceptingMessage()
         case {"stopping": True}:
             return StoppingMessage(value.get("at_once") is True)
         case {"unable": str(reason)}:

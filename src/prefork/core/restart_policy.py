@@ -21,7 +21,8 @@ class Policy:
     jitter: float = 0.1
     """The delay grows by up to this fraction, so that workers that died together do not start together."""
     max_failures: int = 5
-    """Deaths in a row after which a slot is in a crash loop."""
+    """Deaths in a row after which a slot is in a crash loop. The server gives up when all slots are, and no worker
+    accepts."""
     intensity: int = 10
     period: float = 60.0
     """Never more than `intensity` forks of a slot in any `period`, whatever its workers die of. OTP's supervisors bound
@@ -41,7 +42,6 @@ class History:
 
 
 def after_fork(history: History, now: float, policy: Policy) -> History:
-    """Return the history with one more fork."""
     return replace(history, forks=(*history.forks, now)[-policy.intensity :])
 
 

@@ -1,7 +1,8 @@
-"""Rolling restarts: a reload replaces every worker, recycling replaces one that has reached a limit.
+"""Rolling restarts: a reload replaces every worker, recycling replaces one.
 
 One slot at a time: a successor is forked, it becomes ready, and only then its predecessor drains. The first successor
-that fails ends the restart, and the running workers stay. What a stop of the server means for it is up to `roster.py`.
+that fails ends the restart. The running workers stay, so slots that were already replaced keep the new generation. What
+a stop of the server means for it is up to `roster.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from ..events import OldWorkersGone, RecycleFailed, Recycling, Reloaded, ReloadF
 from .facts import BeginGeneration, Command, EmitEvent, GenerationFailed, GenerationServes, ReloadRequested
 from .fleet import Fleet
 from .restart_policy import History
-from .worker_state import Slot, Worker
+from .states import Slot, Worker
 
 #: Seconds until recycling is tried again after a worker's successor has failed.
 RECYCLE_RETRY = 30.0
@@ -27,7 +28,7 @@ class Purpose(enum.Enum):
     RELOAD = enum.auto()
     """All of them, by workers of a new generation."""
     RECYCLE = enum.auto()
-    """One that has reached a recycling limit, by another of its generation."""
+    """One for which it was requested (RecycleRequested), by another of its generation."""
 
 
 @dataclass(slots=True)
@@ -42,10 +43,11 @@ class RollingRestart:
     successor: int | None = None
     """The id of the worker that has to become ready."""
     retired: set[int] = field(default_factory=set)
-    """The ids of the replaced workers. The restart ends when the last of them has stopped accepting, because every new
-    connection then meets a new worker."""
+    """The ids of the workers that a successor has replaced. The restart ends when the last of them has stopped
+    accepting, because every new connection then meets a new worker."""
     queued_reload: ReloadRequested | None = None
-    """A reload that was requested meanwhile. Workers that were replaced already may be of old code again."""
+    """A reload that was requested meanwhile. Workers that this restart has replaced are replaced again, because the
+    code may have changed since."""
 
 
 class RollingRestarts:
@@ -59,16 +61,15 @@ class RollingRestarts:
         """Every worker of a generation before this one has been reported gone."""
 
     def generations(self) -> set[int]:
-        """Return the generations that a worker may yet be forked of."""
+        """Return the generations from which a worker may still be forked."""
         coming = set()
-        if self._reloads():
+        if self._is_reload():
             coming.add(self._fleet.generation)
         if self.current is not None and self.current.queued_reload is not None:
             coming.add(self._fleet.generation + 1)
         return {self._fleet.last_good, *(slot.generation for slot in self._fleet.slots)} | coming
 
     def next_due(self) -> float | None:
-        """Return when `recycle` will have something to do."""
         return self._recycle_at if self.current is None and self._slot_to_recycle() is not None else None
 
     def is_successor(self, worker: Worker) -> bool:
@@ -142,14 +143,13 @@ class RollingRestarts:
 
     def on_slot_added(self, slot: Slot, now: float) -> list[Command]:
         """Have a worker forked for a new slot: by the reload under way, if there is one, as it needs the new code."""
-        if self.current is None or not self._reloads():
+        if self.current is None or not self._is_reload():
             slot.due = now
             return []
         self.current.remaining.append(slot.number)
         return self._next_successor() if self.current.successor is None else []
 
     def on_slot_removed(self, slot: Slot, now: float) -> list[Command]:
-        """Retire the slot's successor, if it has one."""
         if self.current is None:
             return []
         # A slot that gets this number later is another slot.
@@ -160,8 +160,8 @@ class RollingRestarts:
         self.current.successor = None
         return [*self._fleet.retire(successor.id, now), *self._next_successor()]
 
-    def on_retired_stopped(self) -> list[Command]:
-        """End the restart if every slot has its new worker and no replaced worker accepts any more."""
+    def end_if_done(self) -> list[Command]:
+        """End the restart, unless a slot still needs its new worker or a replaced worker still accepts."""
         current = self.current
         if current is None or current.remaining or current.successor is not None:
             return []
@@ -198,15 +198,17 @@ class RollingRestarts:
                 continue
             current.former_due = slot.due or 0.0
             slot.due = None
-            worker, commands = self._fleet.make(number, self._fleet.generation if self._reloads() else slot.generation)
+            worker, commands = self._fleet.make(
+                number, self._fleet.generation if self._is_reload() else slot.generation
+            )
             current.successor = worker.id
             return commands
-        return self.on_retired_stopped()
+        return self.end_if_done()
 
     def _run_queued(self, ended: RollingRestart) -> list[Command]:
         return [] if ended.queued_reload is None else self.reload(ended.queued_reload)
 
-    def _reloads(self) -> bool:
+    def _is_reload(self) -> bool:
         return self.current is not None and self.current.purpose is Purpose.RELOAD
 
     def _require(self) -> RollingRestart:

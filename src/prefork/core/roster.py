@@ -26,11 +26,9 @@ from . import facts
 from .facts import Command, DumpStacks, EmitEvent, ExitCause, Fact, Failure, Finish, ReadHeartbeats
 from .fleet import Fleet
 from .heartbeats import HangDetector
-from .phase import NEXT_PHASES, Phase
 from .restart_policy import Policy, after_death, after_fork, delay
 from .rolling_restart import Purpose, RollingRestart, RollingRestarts
-from .transitions import move
-from .worker_state import KillReason, Slot, State, Timing, Worker
+from .states import NEXT_PHASES, KillReason, ServerPhase, Slot, Timing, Worker, WorkerState, move
 
 #: Seconds until a fork that failed for lack of a system resource is tried again; the last one repeats.
 FORK_RETRY = (0.1, 0.2, 0.5, 1.0)
@@ -41,15 +39,15 @@ DUMP_TIME = 0.3
 class Roster:
     """Decides which workers run. Facts enter by `apply` only; `next_due` says when to apply TimePassed."""
 
-    def __init__(self, slots: int, timing: Timing, rng: Callable[[], float], policy: Policy | None = None) -> None:
-        self.phase = Phase.BOOTING
+    def __init__(self, slots: int, timing: Timing, rng: Callable[[], float]) -> None:
+        self.phase = ServerPhase.BOOTING
         self.deaths: Counter[ExitCause] = Counter()
         """The deaths of workers that were not asked to end."""
         self._fleet = Fleet(slots, timing)
         self._restarts = RollingRestarts(self._fleet)
         self._hangs = HangDetector()
         self._rng = rng
-        self._policy = Policy() if policy is None else policy
+        self._policy = Policy()
         self._announced = False
         self._at_once = False
         self._outcome = Finish(ExitCode.OK)
@@ -62,12 +60,10 @@ class Roster:
 
     @property
     def workers(self) -> dict[int, Worker]:
-        """Every worker that is not reaped yet, by id."""
         return self._fleet.workers
 
     @property
     def generation(self) -> int:
-        """The last generation that a reload has begun."""
         return self._fleet.generation
 
     @property
@@ -77,7 +73,6 @@ class Roster:
 
     @property
     def rolling(self) -> RollingRestart | None:
-        """The rolling restart that is under way."""
         return self._restarts.current
 
     def reloading(self) -> bool:
@@ -86,12 +81,11 @@ class Roster:
         return rolling is not None and (rolling.purpose is Purpose.RELOAD or rolling.queued_reload is not None)
 
     def generations(self) -> set[int]:
-        """Return the generations that a worker may yet be forked of."""
         return self._restarts.generations()
 
-    def serving(self) -> bool:
-        """Return whether a worker accepts, or the last ones are finishing their connections."""
-        return self.phase is not Phase.FINISHED and bool(self._fleet.beating())
+    def has_live_workers(self) -> bool:
+        """Return whether a worker accepts, or drains; also while the server stops."""
+        return self.phase is not ServerPhase.FINISHED and bool(self._fleet.beating())
 
     def accepting(self) -> bool:
         """Return whether a worker accepts, or may do so for another moment."""
@@ -99,17 +93,16 @@ class Roster:
 
     def refusal(self) -> Failure | None:
         """Return why there can be no reload and no scaling now."""
-        if self.phase is Phase.SERVING:
+        if self.phase is ServerPhase.SERVING:
             return None
-        if self.phase is Phase.BOOTING:
+        if self.phase is ServerPhase.BOOTING:
             return Failure("the first workers are still starting, with the current files")
-        return Failure("another supervisor serves" if self.phase is Phase.LEAVING else "the server is stopping")
+        return Failure("another supervisor serves" if self.phase is ServerPhase.LEAVING else "the server is stopping")
 
     def upgrade_refusal(self) -> Failure | None:
-        """Return why there can be no upgrade now."""
         if self.reloading():
             return Failure("a reload is under way")
-        return None if self.phase is Phase.SERVING else Failure(f"the server is {self.phase.name.lower()}")
+        return None if self.phase is ServerPhase.SERVING else Failure(f"the server is {self.phase.name.lower()}")
 
     def next_due(self, now: float) -> float | None:
         """Return when TimePassed will have something to do; None: not before another fact."""
@@ -117,16 +110,16 @@ class Roster:
         times += [worker.kill_at for worker in self.workers.values() if worker.kill_at is not None]
         if self._fleet.beating():
             times.append(self._hangs.next_due(now))
-        recycle_at = self._restarts.next_due() if self.phase is Phase.SERVING else None
+        recycle_at = self._restarts.next_due() if self.phase is ServerPhase.SERVING else None
         return min([*times, *([] if recycle_at is None else [recycle_at])], default=None)
 
     def apply(self, fact: Fact, now: float) -> list[Command]:
         """Return what to do about `fact`. `now` is the time in seconds on a clock that never goes back."""
-        if self.phase is Phase.FINISHED:
+        if self.phase is ServerPhase.FINISHED:
             # A server that gave up has not failed if its successor serves after all.
             return [Finish(ExitCode.OK)] if isinstance(fact, facts.HandedOver) else []
         commands = self._apply(fact, now) + self._due(now)
-        if self.phase is Phase.SERVING:
+        if self.phase is ServerPhase.SERVING:
             commands += self._announce() + self._restarts.report_old_workers_gone()
         return commands + self._finish()
 
@@ -143,8 +136,8 @@ class Roster:
                 return self._ready(fact.worker_id, now)
             case facts.WorkerUnable():
                 self._unable(fact)
-            case facts.WorkerDraining():
-                return self._draining(fact.worker_id)
+            case facts.WorkerStoppedAccepting():
+                return self._stopped_accepting(fact.worker_id)
             case facts.RecycleRequested():
                 self._recycle_requested(fact, now)
             case facts.WorkerDied():
@@ -170,7 +163,7 @@ class Roster:
     def _spawned(self, fact: facts.Spawned, now: float) -> None:
         worker = self.workers[fact.worker_id]
         worker.pid = fact.pid
-        worker.become(State.STARTING)
+        worker.become(WorkerState.STARTING)
         worker.kill_at = now + worker.timing.boot
         if worker.slot < len(self.slots) and not self._restarts.is_successor(worker):
             slot = self.slots[worker.slot]
@@ -190,14 +183,14 @@ class Roster:
 
     def _ready(self, worker_id: int, now: float) -> list[Command]:
         worker = self.workers.get(worker_id)
-        if worker is None or worker.state is not State.STARTING:
+        if worker is None or worker.state is not WorkerState.STARTING:
             return []
-        worker.become(State.READY)
+        worker.become(WorkerState.READY)
         worker.accepting = True
         worker.ready_since = now
         worker.kill_at = None
-        if self.phase is Phase.BOOTING:
-            self._enter(Phase.SERVING)
+        if self.phase is ServerPhase.BOOTING:
+            self._enter(ServerPhase.SERVING)
         return self._restarts.on_successor_ready(worker, now) if self._restarts.is_successor(worker) else []
 
     def _announce(self) -> list[Command]:
@@ -209,14 +202,14 @@ class Roster:
 
     def _unable(self, fact: facts.WorkerUnable) -> None:
         worker = self.workers.get(fact.worker_id)
-        if worker is not None and worker.state is State.STARTING:
+        if worker is not None and worker.state is WorkerState.STARTING:
             worker.start_error = fact.reason
 
-    def _draining(self, worker_id: int) -> list[Command]:
+    def _stopped_accepting(self, worker_id: int) -> list[Command]:
         worker = self.workers.get(worker_id)
         if worker is not None:
             worker.accepting = False
-        return self._restarts.on_retired_stopped()
+        return self._restarts.end_if_done()
 
     def _recycle_requested(self, fact: facts.RecycleRequested, now: float) -> None:
         worker = self.workers.get(fact.worker_id)
@@ -228,7 +221,7 @@ class Roster:
         if worker is None:
             return []
         shut_down = worker.kill_reason is KillReason.SHUTDOWN
-        draining = worker.state is State.DRAINING
+        draining = worker.state is WorkerState.DRAINING
         # A worker that was still starting has no handler for SIGTERM yet, and nothing to drain.
         if not (shut_down or (draining and (fact.clean or worker.ready_since is None))):
             self.deaths[_cause(worker, fact)] += 1
@@ -242,22 +235,22 @@ class Roster:
             return self._slot_emptied(slot, worker, fact, now)
         crashed = draining and worker.ready_since is not None and not fact.clean
         report = [EmitEvent(WorkerExited(worker.slot, worker.pid, fact.description, None))] if crashed else []
-        return [*report, *self._restarts.on_retired_stopped()]
+        return [*report, *self._restarts.end_if_done()]
 
     def _slot_emptied(self, slot: Slot, worker: Worker, fact: facts.WorkerDied, now: float) -> list[Command]:
         """Decide when a worker that died unasked is replaced, or give up."""
         uptime = None if worker.ready_since is None else now - worker.ready_since
         slot.history = after_death(slot.history, uptime, self._rng(), self._policy)
-        if self.phase is Phase.BOOTING:
+        if self.phase is ServerPhase.BOOTING:
             died = f"worker {slot.number} (pid {worker.pid}) died while starting: {fact.description}"
             return self._give_up(Finish(ExitCode.SERVICE, worker.start_error or died))
         commands: list[Command] = []
         if worker.start_error is not None:
             commands.append(EmitEvent(WorkerFailedToStart(slot.number, worker.start_error)))
-        if self._crash_looping():
+        if self._must_give_up():
             commands.append(EmitEvent(WorkerExited(slot.number, worker.pid, fact.description, None)))
             commands.append(EmitEvent(CrashLoop(slot.history.failures)))
-            reason = f"no worker is left, and each one died {self._policy.max_failures} times or more in a row"
+            reason = f"no worker accepts, and in every slot {self._policy.max_failures} or more have died in a row"
             return commands + self._give_up(Finish(ExitCode.CRASH_LOOP, reason))
         seconds = delay(slot.history, now, self._policy)
         if self._restarts.successor_of(slot) is None:
@@ -265,9 +258,9 @@ class Roster:
         commands.append(EmitEvent(WorkerExited(slot.number, worker.pid, fact.description, seconds)))
         return commands
 
-    def _crash_looping(self) -> bool:
-        """Return whether no worker serves and every slot has used up its failures."""
-        if any(worker.state is State.READY for worker in self.workers.values()):
+    def _must_give_up(self) -> bool:
+        """Return whether no worker accepts and every slot is in a crash loop."""
+        if any(worker.state is WorkerState.READY for worker in self.workers.values()):
             return False
         return all(slot.history.failures >= self._policy.max_failures for slot in self.slots)
 
@@ -286,7 +279,7 @@ class Roster:
         commands: list[Command] = []
         for worker_id in self._hangs.check(left, now):
             worker = self.workers[worker_id]
-            worker.become(State.HUNG)
+            worker.become(WorkerState.HUNG)
             worker.kill_reason = KillReason.HANG
             worker.kill_at = now + DUMP_TIME
             commands += [EmitEvent(WorkerHung(worker.slot, worker.pid, ages[worker_id])), DumpStacks(worker_id)]
@@ -321,29 +314,29 @@ class Roster:
 
     def _handed_over(self, now: float) -> list[Command]:
         """Drain every worker and fork no more, because another supervisor serves the same sockets."""
-        if self.phase is Phase.STOPPING:
+        if self.phase is ServerPhase.STOPPING:
             self._outcome = Finish(ExitCode.OK)
-        if self.phase is not Phase.SERVING:
+        if self.phase is not ServerPhase.SERVING:
             return []
-        self._begin_end(Phase.LEAVING)
+        self._begin_end(ServerPhase.LEAVING)
         return self._fleet.retire_all(now)
 
     def _successor_rolled_back(self, now: float) -> None:
         """Give every slot a new worker, because the other supervisor died. Draining workers go on draining."""
-        if self.phase is Phase.LEAVING:
-            self._enter(Phase.SERVING)
+        if self.phase is ServerPhase.LEAVING:
+            self._enter(ServerPhase.SERVING)
             for slot in self.slots:
                 slot.occupant, slot.due = None, now
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
     def _ending(self) -> bool:
-        return self.phase in (Phase.LEAVING, Phase.STOPPING, Phase.FINISHED)
+        return self.phase in (ServerPhase.LEAVING, ServerPhase.STOPPING, ServerPhase.FINISHED)
 
     def _stop_requested(self, fact: facts.StopRequested, now: float) -> list[Command]:
         # In LEAVING every worker drains already, but no stop was requested.
-        second = self.phase is Phase.STOPPING
-        self._begin_end(Phase.STOPPING)
+        second = self.phase is ServerPhase.STOPPING
+        self._begin_end(ServerPhase.STOPPING)
         if second or fact.at_once:
             report = [] if self._at_once else [EmitEvent(Stopping(fact.by, True))]
             self._at_once = True
@@ -352,18 +345,18 @@ class Roster:
 
     def _give_up(self, outcome: Finish) -> list[Command]:
         """End with a failure. Workers that drain go on, because their connections are well."""
-        self._begin_end(Phase.STOPPING)
+        self._begin_end(ServerPhase.STOPPING)
         self._outcome = outcome
-        left = [worker for worker in self.workers.values() if worker.state is not State.DRAINING]
+        left = [worker for worker in self.workers.values() if worker.state is not WorkerState.DRAINING]
         return [command for worker in left for command in self._fleet.kill(worker, KillReason.SHUTDOWN)]
 
-    def _begin_end(self, phase: Phase) -> None:
+    def _begin_end(self, phase: ServerPhase) -> None:
         self._enter(phase)
         self._restarts.cancel()
         for slot in self.slots:
             slot.due = None
 
-    def _enter(self, phase: Phase) -> None:
+    def _enter(self, phase: ServerPhase) -> None:
         self.phase = move("the server", NEXT_PHASES, self.phase, phase)
 
     def _due(self, now: float) -> list[Command]:
@@ -371,14 +364,14 @@ class Roster:
         for slot in self.slots:
             if slot.due is not None and now >= slot.due:
                 commands += self._fleet.fill(slot)
-        if self.phase is Phase.SERVING:
+        if self.phase is ServerPhase.SERVING:
             commands += self._restarts.recycle(now)
         return commands + self._check_heartbeats(now)
 
     def _finish(self) -> list[Command]:
-        if self.phase not in (Phase.LEAVING, Phase.STOPPING) or self.workers:
+        if self.phase not in (ServerPhase.LEAVING, ServerPhase.STOPPING) or self.workers:
             return []
-        self._enter(Phase.FINISHED)
+        self._enter(ServerPhase.FINISHED)
         return [self._outcome]
 
 

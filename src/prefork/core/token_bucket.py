@@ -28,6 +28,5 @@ class TokenBucket:
         return 0.0
 
     def refund(self) -> None:
-        """Put back a token that was taken and not used."""
         if self._tokens is not None:
             self._tokens += 1.0

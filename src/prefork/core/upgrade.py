@@ -29,9 +29,8 @@ from dataclasses import dataclass
 
 from ..events import RolledBack, Upgraded, UpgradeFailed, Upgrading
 from .facts import EmitEvent, Failure, StopRequested, TimePassed
+from .states import Timing, move
 from .time_limits import SUPERVISOR_START_MARGIN, successor_start_timeout, successor_stop_timeout
-from .transitions import move
-from .worker_state import Timing
 
 
 class Step(enum.Enum):
@@ -172,7 +171,6 @@ class Upgrade:
         self._kill_at: float | None = None
 
     def next_due(self) -> float | None:
-        """Return when TimePassed will have something to do."""
         return self._kill_at
 
     def must_wait(self) -> bool:
@@ -180,7 +178,6 @@ class Upgrade:
         return self.step in (Step.STARTING, Step.ENDING)
 
     def refusal(self) -> Failure | None:
-        """Return why no upgrade can begin now."""
         match self.step:
             case Step.IDLE:
                 return None
@@ -193,7 +190,7 @@ class Upgrade:
     def apply(self, fact: UpgradeFact, now: float) -> list[UpgradeCommand]:
         """Return what to do about `fact`. `now` is the time in seconds on a clock that never goes back.
 
-        Raise RuntimeError for UpgradeRequested while there is a `refusal`.
+        Raises RuntimeError for UpgradeRequested while there is a `refusal`.
         """
         match fact:
             case UpgradeRequested():

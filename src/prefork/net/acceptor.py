@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..core.accept_errors import AcceptError
-from ..errors import OutOfResourcesError
+from ..errors import OutOfResourcesError, reason_of
 from ..events import AcceptPaused, AcceptSkipped, Emit, ListenerBroken, log
 from ..system.sockets import describe
 from .admission import Admission, Blocked, Permit, RetryAfter, Unlimited
@@ -33,7 +33,7 @@ _UNACKED_AT = 24
 OnAccepted = Callable[[socket.socket, Any], object]
 
 
-class State(enum.Enum):
+class AcceptorState(enum.Enum):
     """The life of an acceptor."""
 
     WATCHING = enum.auto()
@@ -47,10 +47,15 @@ class State(enum.Enum):
 
 #: The legal moves. BACKING_OFF and PAUSED may be entered again, by another attempt that was in vain.
 _MOVES = {
-    State.WATCHING: {State.BACKING_OFF, State.PAUSED, State.CLOSED},
-    State.BACKING_OFF: {State.WATCHING, State.BACKING_OFF, State.PAUSED, State.CLOSED},
-    State.PAUSED: {State.WATCHING, State.PAUSED, State.CLOSED},
-    State.CLOSED: {State.CLOSED},
+    AcceptorState.WATCHING: {AcceptorState.BACKING_OFF, AcceptorState.PAUSED, AcceptorState.CLOSED},
+    AcceptorState.BACKING_OFF: {
+        AcceptorState.WATCHING,
+        AcceptorState.BACKING_OFF,
+        AcceptorState.PAUSED,
+        AcceptorState.CLOSED,
+    },
+    AcceptorState.PAUSED: {AcceptorState.WATCHING, AcceptorState.PAUSED, AcceptorState.CLOSED},
+    AcceptorState.CLOSED: {AcceptorState.CLOSED},
 }
 
 
@@ -91,17 +96,17 @@ class Acceptor:
         self._timer: ShortTimer | None = None
         self._reported = False
         """Whether the present shortage was reported: once, however many attempts it takes to end it."""
-        self._state = State.WATCHING
+        self._state = AcceptorState.WATCHING
         self._loop.add_reader(self._fd, self._accept_batch)
 
     def resume(self) -> None:
         """Go on at once, because there may be capacity again. Do nothing unless accepting is paused."""
-        if self._state is State.PAUSED:
+        if self._state is AcceptorState.PAUSED:
             self._watch()
 
     def close(self) -> None:
         """Stop accepting (idempotent). The socket stays open, and its queue is left to other processes that hold it."""
-        self._enter(State.CLOSED)
+        self._enter(AcceptorState.CLOSED)
         if self._timer is not None:
             self._timer.close()
             self._timer = None
@@ -111,15 +116,15 @@ class Acceptor:
 
         What is beyond a limit is refused and does not wait.
         """
-        if self._state is not State.CLOSED:
+        if self._state is not AcceptorState.CLOSED:
             self._accept(limit, force=True)
 
     # --- states -------------------------------------------------------------------------------------------------------
 
-    def _enter(self, state: State) -> None:
+    def _enter(self, state: AcceptorState) -> None:
         if state not in _MOVES[self._state]:
             raise RuntimeError(f"an acceptor cannot go from {self._state.name} to {state.name}")
-        if self._state is State.WATCHING:
+        if self._state is AcceptorState.WATCHING:
             self._loop.remove_reader(self._fd)
         if self._retry is not None:
             self._retry.cancel()
@@ -127,7 +132,7 @@ class Acceptor:
         self._state = state
 
     def _watch(self) -> None:
-        self._enter(State.WATCHING)
+        self._enter(AcceptorState.WATCHING)
         try:
             self._loop.add_reader(self._fd, self._accept_batch)
         except OSError as exc:
@@ -140,21 +145,21 @@ class Acceptor:
             # A callback closed this acceptor, or descriptors ran out.
             return
         if isinstance(answer, Blocked):
-            self._enter(State.PAUSED)
+            self._enter(AcceptorState.PAUSED)
             self._report(answer.reason)
         elif answer is not None:
             self._back_off(answer.seconds)
-        elif state is State.BACKING_OFF:
+        elif state is AcceptorState.BACKING_OFF:
             self._watch()
 
     def _back_off(self, seconds: float) -> None:
-        self._enter(State.BACKING_OFF)
+        self._enter(AcceptorState.BACKING_OFF)
         if self._timer is None:
             self._timer = ShortTimer(self._loop, self._backed_off)
         self._timer.start(seconds)
 
     def _backed_off(self) -> None:
-        if self._state is not State.BACKING_OFF:
+        if self._state is not AcceptorState.BACKING_OFF:
             return
         if _is_readable(self._fd):
             self._accept_batch()
@@ -164,11 +169,11 @@ class Acceptor:
 
     def _pause(self, exc: OSError) -> None:
         """Pause, because the socket stays readable: going on at once would spin (116,000 exceptions a second)."""
-        if self._state is State.CLOSED:
+        if self._state is AcceptorState.CLOSED:
             return
-        self._enter(State.PAUSED)
+        self._enter(AcceptorState.PAUSED)
         self._retry = self._loop.call_later(PAUSE, self.resume)
-        self._report(_reason(exc))
+        self._report(reason_of(exc))
 
     def _report(self, reason: str) -> None:
         if not self._reported:
@@ -177,7 +182,7 @@ class Acceptor:
 
     def _break(self, exc: OSError) -> None:
         self.close()
-        self._emit(ListenerBroken(describe(self._sock), _reason(exc)))
+        self._emit(ListenerBroken(describe(self._sock), reason_of(exc)))
         if self._on_broken is not None:
             self._on_broken(exc)
 
@@ -220,7 +225,7 @@ class Acceptor:
     def _ends_batch(self, exc: OSError) -> bool:
         match AcceptError.classify(exc.errno):
             case AcceptError.CONNECTION:
-                self._emit(AcceptSkipped(describe(self._sock), _reason(exc)))
+                self._emit(AcceptSkipped(describe(self._sock), reason_of(exc)))
                 return False
             case AcceptError.CAPACITY:
                 self._pause(exc)
@@ -237,7 +242,7 @@ class Acceptor:
         except OSError as exc:
             connection.close()
             self._admission.cancel()
-            self._emit(AcceptSkipped(describe(self._sock), _reason(exc)))
+            self._emit(AcceptSkipped(describe(self._sock), reason_of(exc)))
             return
         try:
             self._callback(connection, address)
@@ -255,7 +260,7 @@ def add_accept_handler(sock: socket.socket, callback: Callable[[socket.socket, A
 
     At most 8 connections are accepted per readiness event, so that nothing else starves. A connection that failed in
     the queue is skipped. When descriptors run out, accepting pauses, which is logged once. Return a function that stops
-    it; `sock` stays open and the caller's. Raise RuntimeError without a running loop. Call-compatible with Tornado's
+    it; `sock` stays open and the caller's. Raises RuntimeError without a running loop. Call-compatible with Tornado's
     `netutil.add_accept_handler`: connections are non-blocking, and an `accept` that a subclass overrides is called.
     """
     return Acceptor(sock, callback).close
@@ -269,7 +274,3 @@ def _is_readable(fd: int) -> bool:
     except OSError:
         # No memory, for example. accept(2) will tell.
         return True
-
-
-def _reason(exc: OSError) -> str:
-    return exc.strerror.lower() if exc.strerror else str(exc)

@@ -117,27 +117,22 @@ class Unlimited:
     def try_acquire(self, waiting: Callable[[], int], force: bool = False) -> Answer:
         return Permit.GRANTED
 
-    def cancel(self) -> None: ...
-
-    def missed(self) -> None: ...
-
     def commit(self, address: object) -> Peer | Refusal:
         return None
 
+    def cancel(self) -> None: ...
+    def missed(self) -> None: ...
     def release(self, peer: Peer) -> None: ...
-
     def on_capacity(self, resume: Callable[[], None]) -> None: ...
-
     def close(self) -> None: ...
 
 
 class LocalAdmission(Unlimited):
     """The admission of a server without siblings: its own limits only."""
 
-    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._refuses = limits.at_limit == "refuse"
-        self._clock = clock
         self._bucket = TokenBucket()
         self._open = 0
         """Open connections and reserved permits."""
@@ -150,7 +145,7 @@ class LocalAdmission(Unlimited):
         if full and not self._refuses:
             return Blocked(AT_LIMIT)
         if limits.accept_rate is not None and not force:
-            seconds = self._bucket.take(limits.accept_rate, self._clock())
+            seconds = self._bucket.take(limits.accept_rate, time.monotonic())
             if seconds:
                 return RetryAfter(seconds)
         self._open += 1

@@ -28,7 +28,7 @@ from .handlers import Handler, Kind
 from .server_state import ServerState
 
 
-class State(enum.Enum):
+class BaseServerState(enum.Enum):
     """The life of a server, in this order."""
 
     OPEN = enum.auto()
@@ -59,7 +59,7 @@ class BaseServer:
         self._admission = admission
         self._emit = emit
         self._context = context
-        self._state = State.OPEN
+        self._state = BaseServerState.OPEN
         self._shared: ServerState | None = None
         """Made with the first socket, in the loop that runs then."""
         self._acceptors: dict[socket.socket, Acceptor] = {}
@@ -79,7 +79,7 @@ class BaseServer:
             self.add_socket(sock)
 
     def add_socket(self, sock: socket.socket) -> None:
-        """Accept from one listening socket, as `add_sockets` does. Raise RuntimeError after `close`."""
+        """Accept from one listening socket, as `add_sockets` does. Raises RuntimeError after `close`."""
         self._check_open()
         if self._shared is None:
             self._shared = ServerState(asyncio.get_running_loop(), self._limits, self._emit)
@@ -100,7 +100,7 @@ class BaseServer:
     def remove_socket(self, sock: socket.socket) -> None:
         """Stop accepting from `sock`; its queue is left alone, and open connections go on.
 
-        Raise KeyError for a socket that was not added.
+        Raises KeyError for a socket that was not added.
         """
         self._acceptors.pop(sock).close()
 
@@ -128,7 +128,7 @@ class BaseServer:
         return len(self._connections)
 
     def _check_open(self) -> None:
-        if self._state is not State.OPEN:
+        if self._state is not BaseServerState.OPEN:
             raise RuntimeError("this server is closed; make a new one")
 
     # --- connections --------------------------------------------------------------------------------------------------
@@ -179,7 +179,7 @@ class BaseServer:
     # --- the end ------------------------------------------------------------------------------------------------------
 
     async def serve_forever(self) -> None:
-        """Wait until `close()`. Raise ListenerError if a listening socket itself has failed."""
+        """Wait until `close()`. Raises ListenerError if a listening socket itself has failed."""
         await self._closing.wait()
         if self._failure is not None:
             raise ListenerError(*self._failure.args) from self._failure
@@ -189,9 +189,9 @@ class BaseServer:
 
         Connections in the kernel's queue stay there, for other processes that hold the socket.
         """
-        if self._state is not State.OPEN:
+        if self._state is not BaseServerState.OPEN:
             return
-        self._state = State.CLOSING
+        self._state = BaseServerState.CLOSING
         for acceptor in self._acceptors.values():
             acceptor.close()
         self._acceptors.clear()
@@ -220,7 +220,7 @@ class BaseServer:
         Abort the rest, and return their number. Cancelling it aborts what is open.
         """
         self.close()
-        if self._shared is None or self._state is State.CLOSED:
+        if self._shared is None or self._state is BaseServerState.CLOSED:
             return 0
         self._shared.draining.set()
         try:
@@ -241,8 +241,8 @@ class BaseServer:
                 await self._no_connections.wait()
 
     def _release(self) -> None:
-        if self._state is not State.CLOSED:
-            self._state = State.CLOSED
+        if self._state is not BaseServerState.CLOSED:
+            self._state = BaseServerState.CLOSED
             if self._shared is not None:
                 self._shared.close()
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import errno
 import os
 import socket
 import struct
@@ -30,7 +29,7 @@ DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0)
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
-class Phase(enum.IntEnum):
+class ConnectionPhase(enum.IntEnum):
     """The life of a connection. An int, because `hash` of another enum is a function in Python."""
 
     OPEN = enum.auto()
@@ -39,15 +38,14 @@ class Phase(enum.IntEnum):
     LINGERING = enum.auto()
     """Everything is sent and the peer knows that it was the end; the peer's own end is awaited, for a short time."""
     CLOSED = enum.auto()
-    """The socket is closed."""
 
 
 #: The legal moves between phases.
 MOVES = {
-    Phase.OPEN: {Phase.CLOSING, Phase.CLOSED},
-    Phase.CLOSING: {Phase.LINGERING, Phase.CLOSED},
-    Phase.LINGERING: {Phase.CLOSED},
-    Phase.CLOSED: set[Phase](),
+    ConnectionPhase.OPEN: {ConnectionPhase.CLOSING, ConnectionPhase.CLOSED},
+    ConnectionPhase.CLOSING: {ConnectionPhase.LINGERING, ConnectionPhase.CLOSED},
+    ConnectionPhase.LINGERING: {ConnectionPhase.CLOSED},
+    ConnectionPhase.CLOSED: set[ConnectionPhase](),
 }
 
 
@@ -75,7 +73,7 @@ class Channel:
         self._fd = sock.fileno()
         self._address = address
         self._shared = shared
-        self._phase = Phase.OPEN
+        self._phase = ConnectionPhase.OPEN
         self._error: OSError | None = None
         self._engine: TLSEngine | None = None
         self._budget = MAX_IO_PER_TICK
@@ -99,11 +97,9 @@ class Channel:
         raise NotImplementedError
 
     def _restart_write_timeout(self) -> None:
-        """Count the write timeout from now on, if bytes are unsent."""
         raise NotImplementedError
 
     def _discard_received(self) -> None:
-        """Discard what was received and not read."""
         raise NotImplementedError
 
     def _release_input(self) -> None:
@@ -138,9 +134,9 @@ class Channel:
         return copy
 
     def _is_closed(self) -> bool:
-        return self._phase is Phase.CLOSED
+        return self._phase is ConnectionPhase.CLOSED
 
-    def _enter(self, phase: Phase) -> None:
+    def _enter(self, phase: ConnectionPhase) -> None:
         if phase not in MOVES[self._phase]:
             raise RuntimeError(f"a connection cannot go from {self._phase.name} to {phase.name}")
         self._phase = phase
@@ -149,7 +145,7 @@ class Channel:
         state = self._timeouts
         if state is None:
             state = TimeoutState(self, self._shared, self._accepted_at)
-            if self._phase is not Phase.CLOSED:
+            if self._phase is not ConnectionPhase.CLOSED:
                 # Otherwise the two would keep each other alive until the next garbage collection.
                 self._timeouts = state
         return state
@@ -158,14 +154,13 @@ class Channel:
 
     def abort(self) -> None:
         """Close the socket at once: unsent bytes are lost, and a TCP peer gets a reset."""
-        if self._phase is Phase.CLOSED:
+        if self._phase is ConnectionPhase.CLOSED:
             return
         self._reset_on_close()
         self._discard_received()
         self._dispose()
 
     def _abort_with(self, error: ConnectionTimeoutError | ConnectionOverflowError, logged: bool = True) -> None:
-        """Abort because a limit was passed."""
         if logged:
             self._shared.emit(ConnectionAborted(escape_ascii(format_address(self._address)), str(error)))
         self._error = error
@@ -173,7 +168,7 @@ class Channel:
 
     def _fail(self, error: OSError) -> None:
         """Dispose of a connection that is broken in both directions. After `close()` some peers end so: no error."""
-        if self._phase is Phase.OPEN:
+        if self._phase is ConnectionPhase.OPEN:
             self._error = self._error or error
         self._dispose()
 
@@ -190,15 +185,15 @@ class Channel:
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
 
     def _dispose(self) -> None:
-        """Close the socket and release everything: the one way into Phase.CLOSED, legal from each other phase."""
+        """Close the socket and release everything: the one way into CLOSED, legal from each other phase."""
         before = self._phase
-        if before is Phase.CLOSED:
+        if before is ConnectionPhase.CLOSED:
             return
-        self._phase = Phase.CLOSED
+        self._phase = ConnectionPhase.CLOSED
         shared = self._shared
         # Before the close, because a descriptor that another process still holds would go on reporting.
         shared.poller.remove(self._fd, self, self._socket_exposed or shared.forked)
-        if before is Phase.LINGERING:
+        if before is ConnectionPhase.LINGERING:
             shared.deadlines.clear(self, Deadline.LINGER)
             shared.deadlines.clear(self, Deadline.DELIVERY)
         if self._timeouts is not None:
@@ -210,8 +205,3 @@ class Channel:
         if self._on_closed is not None:
             on_closed, self._on_closed = self._on_closed, None
             on_closed()
-
-
-def reset_error() -> ConnectionResetError:
-    """Return the error that the kernel gives for a peer's reset."""
-    return ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))

@@ -54,11 +54,7 @@ class StreamConnection:
     task: asyncio.Task[None] | None
 
     def __init__(
-        self,
-        sock: socket.socket,
-        address: object,
-        state: ServerState,
-        done: Callable[[StreamConnection], None],
+        self, sock: socket.socket, address: object, state: ServerState, done: Callable[[StreamConnection], None]
     ) -> None:
         self._done = done
         self._open = 2
@@ -125,14 +121,14 @@ async def _tls_handshake(stream: Stream, state: ServerState, context: ssl.SSLCon
         reason = exc.strerror or str(exc)
     else:
         return True
-    state.emit(HandshakeFailed(_peer(stream.peer), escape_ascii(reason)))
+    state.emit(HandshakeFailed(escape_ascii(stream.peer), escape_ascii(reason)))
     return False
 
 
 def _report(exc: BaseException, stream: Stream, state: ServerState) -> None:
     broken = stream.exception() is not None and isinstance(exc, OSError)
     if broken or isinstance(exc, _PEER_ERRORS):
-        state.emit(ConnectionLost(_peer(stream.peer), _describe(exc)))
+        state.emit(ConnectionLost(escape_ascii(stream.peer), _describe(exc)))
     else:
         state.emit(handler_failed(stream.peer, exc))
 
@@ -146,15 +142,11 @@ def handler_failed(peer: str, exc: BaseException) -> HandlerFailed:
         lines = ["(the traceback cannot be formatted)"]
     if len(lines) > _TRACEBACK_LINES:
         lines[10 : len(lines) - _TRACEBACK_LINES + 10] = ["  ..."]
-    return HandlerFailed(_peer(peer), _describe(exc), "\n".join(escape_ascii(line, 512) for line in lines))
+    return HandlerFailed(escape_ascii(peer), _describe(exc), "\n".join(escape_ascii(line, 512) for line in lines))
 
 
 def _describe(exc: BaseException) -> str:
     return escape_ascii(describe_error(exc))
-
-
-def _peer(peer: str) -> str:
-    return escape_ascii(peer)
 
 
 # --- protocols --------------------------------------------------------------------------------------------------------
@@ -209,11 +201,7 @@ class ProtocolConnection:
     __slots__ = ("_address", "_done", "_open", "_sock", "_state", "_transport", "task")
 
     def __init__(
-        self,
-        sock: socket.socket,
-        address: object,
-        state: ServerState,
-        done: Callable[[ProtocolConnection], None],
+        self, sock: socket.socket, address: object, state: ServerState, done: Callable[[ProtocolConnection], None]
     ) -> None:
         # Without memory for the transport's epoll watch asyncio only logs it and the peer waits forever; libuv aborts.
         state.poller.reserve(sock.fileno())
@@ -241,9 +229,8 @@ class ProtocolConnection:
             self._done(self)
 
     def _on_deadline(self, deadline: Deadline) -> None:
-        """Abort the connection because it is older than `max_age`."""
         self._state.emit(
-            ConnectionAborted(_peer(self._address), f"open for {self._state.limits.max_age:g} s (--max-age)")
+            ConnectionAborted(escape_ascii(self._address), f"open for {self._state.limits.max_age:g} s (--max-age)")
         )
         self.abort()
 
@@ -284,7 +271,7 @@ class ProtocolConnection:
             self._sock.close()
         except OSError as exc:
             self._sock.close()
-            self._state.emit(HandshakeFailed(_peer(self._address), _describe(exc)))
+            self._state.emit(HandshakeFailed(escape_ascii(self._address), _describe(exc)))
 
     def _failed(self, exc: BaseException) -> None:
         self._state.emit(handler_failed(self._address, exc))

@@ -16,9 +16,7 @@ class SSLPipe(Protocol):
     """The three methods of an SSLObject that every record needs."""
 
     def read(self, size: int) -> bytes: ...
-
     def write(self, data: bytes | memoryview) -> int: ...
-
     def pending(self) -> int: ...
 
 

@@ -60,11 +60,9 @@ class Deadlines:
         self._schedule()
 
     def clear(self, owner: DeadlineOwner, deadline: Deadline) -> None:
-        """Remove `deadline`, if it is set."""
         self._wheel.clear((owner, deadline))
 
     def close(self) -> None:
-        """Remove all deadlines and stop the timer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -10,6 +10,7 @@ import enum
 import functools
 import inspect
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from ..errors import ServiceError
@@ -22,9 +23,7 @@ class Lifespan(Protocol):
     """A service with a beginning and an end: `start` runs before its first connection, `stop` after its last."""
 
     async def start(self) -> object: ...
-
     async def handle(self, stream: Stream, /) -> object: ...
-
     async def stop(self) -> object: ...
 
 
@@ -48,25 +47,21 @@ class Kind(enum.Enum):
     """an object with `async` `start()`, `handle(stream)` and `stop()`"""
 
 
+@dataclass(frozen=True, slots=True)
 class Handler:
     """A service that was classified, and how to call it."""
 
-    __slots__ = ("_lifespan", "call", "kind")
-
-    def __init__(self, kind: Kind, call: Callable[..., Any], lifespan: Any = None) -> None:
-        self.kind = kind
-        self.call = call
-        self._lifespan = lifespan
+    kind: Kind
+    call: Callable[..., Any]
+    lifespan: Any = None
 
     async def start(self) -> None:
-        """Await `start()` of a lifespan object; do nothing for the other kinds."""
-        if self._lifespan is not None:
-            await self._lifespan.start()
+        if self.lifespan is not None:
+            await self.lifespan.start()
 
     async def stop(self) -> None:
-        """Await `stop()` of a lifespan object; do nothing for the other kinds."""
-        if self._lifespan is not None:
-            await self._lifespan.stop()
+        if self.lifespan is not None:
+            await self.lifespan.stop()
 
 
 _EXPECTED = (
@@ -79,7 +74,7 @@ _LIFESPAN_METHODS = ("start", "handle", "stop")
 def classify(target: object, name: str = "") -> Handler:
     """Return the handler that `target` is; `name` is what the user called it by, if anything.
 
-    Raise ServiceError for anything else. The message says what is wrong and what is expected.
+    Raises ServiceError for anything else. The message says what is wrong and what is expected.
     """
     try:
         return _classify(target)

@@ -1,8 +1,8 @@
 """The TLS handshake throttle of one server: one step of one handshake in each loop iteration, and a bounded queue.
 
 A step costs a signature, 0.5 ms in which nothing else runs. Without the throttle a flood of handshakes delays every
-established connection by all of them, in each iteration. A peer that the server waits for is not in the queue:
-otherwise a few silent clients would block every handshake.
+established connection by all of them, in each iteration. A handshake that waits for bytes from its client does not
+count, otherwise a few silent clients would block every handshake.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ class HandshakeThrottle:
         """Whether a step was granted in this loop iteration."""
 
     def is_full(self) -> bool:
-        """Return whether no further handshake should begin."""
         return len(self._queue) >= self._limit
 
     async def acquire_turn(self) -> None:

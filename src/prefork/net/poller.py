@@ -43,7 +43,7 @@ class Poller(Protocol):
     """Whether events are reported without being asked for; if not, call `arm` before each wait."""
 
     def add(self, fd: int, item: Pollable) -> None:
-        """Report the events of `fd` to `item` until `remove`. Raise OSError if the kernel has no room for it."""
+        """Report the events of `fd` to `item` until `remove`. Raises OSError if the kernel has no room for it."""
 
     def remove(self, fd: int, item: Pollable, duplicated: bool) -> None:
         """Stop reporting. Call it before the close, because a `duplicated` descriptor would go on reporting."""
@@ -54,7 +54,7 @@ class Poller(Protocol):
     def reserve(self, fd: int) -> None:
         """Reserve the kernel's memory for another registration of `fd`, until `release` or the close.
 
-        Raise OSError if there is none.
+        Raises OSError if there is none.
         """
 
     def release(self, fd: int) -> None:
@@ -197,7 +197,6 @@ class LoopPoller(_Rounds):
 
     # The kernels of these platforms do not count watches.
     def reserve(self, fd: int) -> None: ...
-
     def release(self, fd: int) -> None: ...
 
     def close(self) -> None:

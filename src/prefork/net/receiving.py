@@ -13,7 +13,7 @@ from typing import NoReturn, Self
 
 from ..core.buffer import ReadBuffer
 from ..errors import LineTooLongError, StreamBusyError
-from .channel import DONTWAIT, MAX_IO_PER_TICK, Phase
+from .channel import DONTWAIT, MAX_IO_PER_TICK, ConnectionPhase
 from .poller import ERROR, HANGUP_OR_ERROR, READ, WRITE
 from .sending import Bytes, Sending
 from .server_state import ServerState
@@ -46,7 +46,7 @@ class Input(enum.Enum):
 
 
 # Looked up for each event; an attribute of an enum class costs twice as much as a global.
-_OPEN = Phase.OPEN
+_OPEN = ConnectionPhase.OPEN
 _READABLE, _EMPTY, _FIN = Input.READABLE, Input.EMPTY, Input.FIN
 
 
@@ -273,7 +273,6 @@ class Receiving(Sending):
         return self._buffer.size > 0 or self._input is _READABLE
 
     def _process(self, data: bytes | None) -> None:
-        """Buffer what `_receive` returned, or note the end."""
         if data is None:
             return
         self._budget -= 1
@@ -332,7 +331,7 @@ class Receiving(Sending):
                 return
             if not data:
                 self._input = _FIN
-                if self._phase is Phase.LINGERING:
+                if self._phase is ConnectionPhase.LINGERING:
                     self._dispose()
                 return
         self._shared.loop.call_soon(self._discard_input)

@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import enum
 import errno
+import os
 import socket
 import ssl
 from collections.abc import Callable, Iterable
 
 from ..core.buffer import WriteBacklog
 from ..errors import ConnectionOverflowError, ConnectionTimeoutError
-from .channel import DONTWAIT, MAX_IO_PER_TICK, Channel, Phase, reset_error
+from .channel import DONTWAIT, MAX_IO_PER_TICK, Channel, ConnectionPhase
 from .deadlines import Deadline
 from .poller import WRITE
 from .server_state import ServerState
@@ -40,7 +41,7 @@ class Output(enum.Enum):
 
 
 # Looked up for each write; an attribute of an enum class costs twice as much as a global.
-_OPEN, _OUTPUT_OPEN = Phase.OPEN, Output.OPEN
+_OPEN, _OUTPUT_OPEN = ConnectionPhase.OPEN, Output.OPEN
 
 
 class Sending(Channel):
@@ -144,7 +145,7 @@ class Sending(Channel):
         """End our direction after what was written; the peer's stays open. Raises NotImplementedError with TLS."""
         if self._engine is not None:
             raise NotImplementedError("TLS cannot end one direction on its own; close() the stream")
-        if self._output is not Output.OPEN or self._phase is not Phase.OPEN:
+        if self._output is not Output.OPEN or self._phase is not ConnectionPhase.OPEN:
             return
         self._flush()
         if self._is_broken():
@@ -258,17 +259,15 @@ class Sending(Channel):
             self._sock.shutdown(socket.SHUT_WR)
         except OSError:
             # ENOTCONN: the peer has reset the connection.
-            self._break_output(reset_error())
+            self._break_output(ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)))
 
     # --- the backlog --------------------------------------------------------------------------------------------------
 
     def _reads_paused(self) -> bool:
-        """Whether reading waits because too much is unsent."""
         backlog = self._backlog
         return backlog is not None and backlog.size > self._shared.limits.pause_reads_above
 
     def _buffered_bytes(self) -> int:
-        """Return the memory that unsent bytes keep."""
         return 0 if self._backlog is None else self._backlog.memory
 
     def _enqueue(self, data: bytes | memoryview) -> None:
@@ -291,7 +290,6 @@ class Sending(Channel):
             shared.abort_largest()
 
     def _abort_for_budget(self, total: int, limit: int) -> None:
-        """Abort because all connections together keep `total` bytes unsent, and this one most of them."""
         self._abort_with(
             ConnectionOverflowError(
                 f"{self._buffered_bytes()} bytes unsent, the most of any connection; "
@@ -368,7 +366,7 @@ class Sending(Channel):
         self._output = Output.BROKEN
         self._reset_on_close()
         self._drop_output()
-        if self._phase is not Phase.OPEN:
+        if self._phase is not ConnectionPhase.OPEN:
             self._dispose()
             return
         self._error = self._error or error
@@ -385,7 +383,6 @@ class Sending(Channel):
         self._drop_backlog()
 
     def _drop_backlog(self) -> None:
-        """Forget the backlog: it is sent, or lost."""
         shared, backlog = self._shared, self._backlog
         if backlog is not None:
             shared.buffered_bytes -= backlog.memory

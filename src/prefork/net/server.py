@@ -10,7 +10,6 @@ import functools
 import socket
 import ssl
 from collections.abc import Iterable
-from types import TracebackType
 from typing import Self
 
 from ..checks import check_seconds, reject
@@ -40,7 +39,7 @@ class TCPServer(BaseServer):
     Leaving the block, also by cancellation, drains the server for up to `drain_timeout` seconds. Leaving it by any
     other exception aborts what is open.
 
-    Raise ServiceError for a handler of the wrong shape, ConfigError for any other argument that cannot be used.
+    Raises ServiceError for a handler of the wrong shape, ConfigError for any other argument that cannot be used.
     """
 
     def __init__(
@@ -57,16 +56,10 @@ class TCPServer(BaseServer):
         if not isinstance(tls, TLS | ssl.SSLContext | None):
             reject("tls", tls, "must be a prefork.TLS or an ssl.SSLContext")
         check_seconds("drain_timeout", drain_timeout, zero=True)
-        context = build_context((tls,), log) if isinstance(tls, TLS) else tls
+        context = build_context(tls, log) if isinstance(tls, TLS) else tls
         if context is not None:
             prepare_context(context)
-        super().__init__(
-            classify(handler),
-            limits=limits,
-            admission=LocalAdmission(limits),
-            emit=log,
-            context=context,
-        )
+        super().__init__(classify(handler), limits=limits, admission=LocalAdmission(limits), emit=log, context=context)
         self._drain_timeout = drain_timeout
         self._own_sockets: list[socket.socket] = []
         self._must_enter = self._handler.kind is Kind.LIFESPAN
@@ -76,7 +69,7 @@ class TCPServer(BaseServer):
         """Bind `port` on `address` and accept. 0 is any free port (see `sockets`); None is all interfaces.
 
         `address` is a number, or localhost. A host name raises ValueError because looking it up would block the loop:
-        use `listen_host`. Raise BindError, and RuntimeError as `add_socket` does, with nothing bound. `close` closes
+        use `listen_host`. Raises BindError, and RuntimeError as `add_socket` does, with nothing bound. `close` closes
         these sockets.
         """
         numeric = 0 if address == "localhost" else socket.AI_NUMERICHOST
@@ -89,7 +82,7 @@ class TCPServer(BaseServer):
     async def listen_host(self, port: int, host: str, backlog: int = 128) -> None:
         """Look up `host` in a thread, bind `port` on all of its addresses, and accept.
 
-        Raise socket.gaierror for a name that does not resolve, BindError with nothing bound.
+        Raises socket.gaierror for a name that does not resolve, BindError with nothing bound.
         """
         loop = asyncio.get_running_loop()
         resolved = await loop.run_in_executor(None, functools.partial(resolve, port, host))
@@ -114,7 +107,7 @@ class TCPServer(BaseServer):
     def add_sockets(self, sockets: Iterable[socket.socket]) -> None:
         """Accept from listening sockets. The caller keeps them: they are made non-blocking, and not closed.
 
-        Raise as `add_socket` does, with none of them added.
+        Raises as `add_socket` does, with none of them added.
         """
         sockets = list(sockets)
         for sock in sockets:
@@ -124,7 +117,7 @@ class TCPServer(BaseServer):
     def add_socket(self, sock: socket.socket) -> None:
         """Accept from one listening socket, as `add_sockets` does.
 
-        Raise ValueError for a socket that does not listen. Raise RuntimeError after `close`, without a running loop,
+        Raises ValueError for a socket that does not listen. Raises RuntimeError after `close`, without a running loop,
         and for a lifespan object outside of `async with`.
         """
         require_listening(sock)
@@ -142,9 +135,9 @@ class TCPServer(BaseServer):
             raise RuntimeError("a lifespan object is started by `async with server`: call this inside of the block")
 
     async def serve_forever(self) -> None:
-        """Wait until `close()`. Raise ListenerError if a listening socket itself has failed.
+        """Wait until `close()`. Raises ListenerError if a listening socket itself has failed.
 
-        Cancelling it drains the server; cancelling it again aborts what is open. Raise RuntimeError for a lifespan
+        Cancelling it drains the server; cancelling it again aborts what is open. Raises RuntimeError for a lifespan
         object outside of `async with`.
         """
         self._check_entered()
@@ -167,9 +160,7 @@ class TCPServer(BaseServer):
         self._must_enter = False
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         graceful = kind is None or issubclass(kind, asyncio.CancelledError)
         try:
             await self.drain(None if graceful else 0)

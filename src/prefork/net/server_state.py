@@ -27,9 +27,7 @@ class Backlogged(Protocol):
     """A connection with unsent bytes. Its methods are private, because handlers see streams."""
 
     def _buffered_bytes(self) -> int: ...
-
-    def _abort_for_budget(self, total: int, limit: int) -> None:
-        """Abort this connection because all of them have `total` bytes buffered, and `limit` is allowed."""
+    def _abort_for_budget(self, total: int, limit: int) -> None: ...
 
 
 class ServerState:
@@ -96,6 +94,5 @@ class ServerState:
             largest._abort_for_budget(self.buffered_bytes, self.limits.max_unsent)
 
     def close(self) -> None:
-        """Close the poller and forget the deadlines. All streams must be closed."""
         self.deadlines.close()
         self.poller.close()

@@ -9,10 +9,8 @@ import asyncio
 import ctypes
 import os
 import sys
+import time
 from collections.abc import Callable
-
-_TFD_NONBLOCK, _TFD_CLOEXEC = os.O_NONBLOCK, os.O_CLOEXEC
-_CLOCK_MONOTONIC = 1
 
 
 class _TimerSpec(ctypes.Structure):
@@ -34,8 +32,9 @@ class ShortTimer:
         self._callback = callback
         self._timer: asyncio.TimerHandle | None = None
         self._libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-        flags = _TFD_NONBLOCK | _TFD_CLOEXEC
-        self._fd = -1 if self._libc is None else self._libc.timerfd_create(_CLOCK_MONOTONIC, flags)
+        # TFD_NONBLOCK and TFD_CLOEXEC are the flags of open(2).
+        flags = os.O_NONBLOCK | os.O_CLOEXEC
+        self._fd = -1 if self._libc is None else self._libc.timerfd_create(time.CLOCK_MONOTONIC, flags)
         if self._fd >= 0:
             try:
                 loop.add_reader(self._fd, self._expired)
@@ -56,7 +55,6 @@ class ShortTimer:
             self._timer = self._loop.call_later(seconds, self._callback)
 
     def stop(self) -> None:
-        """Cancel the pending call, if any."""
         if self._fd >= 0 and self._libc is not None:
             self._libc.timerfd_settime(self._fd, 0, ctypes.byref(_TimerSpec()), None)
         elif self._timer is not None:
@@ -64,7 +62,6 @@ class ShortTimer:
             self._timer = None
 
     def close(self) -> None:
-        """Cancel the pending call, and close the descriptor."""
         self.stop()
         if self._fd >= 0:
             if not self._loop.is_closed():

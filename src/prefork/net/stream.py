@@ -12,12 +12,11 @@ import ssl
 import struct
 import termios
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, Self
 
 from ..errors import ConnectionTimeoutError, StreamBusyError
 from ..text import format_address
-from .channel import Phase
+from .channel import ConnectionPhase
 from .deadlines import Deadline
 from .receiving import Input, Receiving
 from .sending import Output
@@ -55,12 +54,12 @@ class Stream(Receiving):
 
         Returns at once and can be called again. A task that waits for input gets the end of it.
         """
-        if self._phase is not Phase.OPEN:
+        if self._phase is not ConnectionPhase.OPEN:
             return
         self._flush()
         if self._is_closed():
             return
-        self._enter(Phase.CLOSING)
+        self._enter(ConnectionPhase.CLOSING)
         if self._input is not Input.FIN:
             self._input = Input.ENDED
         self._buffer.clear()
@@ -76,18 +75,16 @@ class Stream(Receiving):
 
     def is_closing(self) -> bool:
         """Return whether the stream is closed, is being closed, or has lost its peer."""
-        return self._phase is not Phase.OPEN or self._output is Output.BROKEN
+        return self._phase is not ConnectionPhase.OPEN or self._output is Output.BROKEN
 
     async def wait_closed(self) -> None:
         """Wait, after `close()`, until everything written was taken by the kernel, or lost. Never raises for a peer."""
-        await self._wait_while(lambda: self._phase in (Phase.OPEN, Phase.CLOSING))
+        await self._wait_while(lambda: self._phase in (ConnectionPhase.OPEN, ConnectionPhase.CLOSING))
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.close()
         if kind is None:
             await self.wait_closed()
@@ -123,7 +120,7 @@ class Stream(Receiving):
         if self._is_broken() or received_fin:
             self._dispose()
             return
-        self._enter(Phase.LINGERING)
+        self._enter(ConnectionPhase.LINGERING)
         seconds = self._shared.limits.linger_timeout if engine is None else engine.shutdown_timeout
         self._shared.deadlines.set(self, Deadline.LINGER, seconds)
         self._wake_writers_soon()
@@ -131,13 +128,13 @@ class Stream(Receiving):
         self._shared.loop.call_soon(self._discard_input)
 
     def _on_output_sent(self) -> None:
-        if self._phase is Phase.CLOSING:
+        if self._phase is ConnectionPhase.CLOSING:
             self._linger()
         elif self._output is Output.ENDED:
             self._shut_down_writing()
 
     def _on_deadline(self, deadline: Deadline) -> None:
-        if self._phase is Phase.CLOSED:
+        if self._phase is ConnectionPhase.CLOSED:
             # By another deadline that passed at the same moment.
             return
         if deadline is Deadline.WRITE:
@@ -191,7 +188,7 @@ class Stream(Receiving):
             self.abort()
             raise ConnectionAbortedError("the peer sent plaintext ahead of the TLS handshake")
         self._flush()
-        if self._phase is not Phase.OPEN or self._is_broken():
+        if self._phase is not ConnectionPhase.OPEN or self._is_broken():
             raise self._failure()
         limits = self._shared.limits
         if server_hostname is None:

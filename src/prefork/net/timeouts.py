@@ -17,12 +17,8 @@ class TimedConnection(Protocol):
     """A stream. Its methods are private because handlers see streams."""
 
     def _is_closed(self) -> bool: ...
-
-    def _awaits_input(self) -> bool:
-        """Whether the handler waits for the peer, and not for the peer to read."""
-
+    def _awaits_input(self) -> bool: ...
     def _restart_write_timeout(self) -> None: ...
-
     def _abort_with(self, error: ConnectionTimeoutError) -> None: ...
 
 
@@ -74,7 +70,6 @@ class TimeoutState:
         self._set(Deadline.AGE, None if seconds is None else self._accepted_at + seconds - now)
 
     def close(self) -> None:
-        """Remove the deadlines: the connection is closed."""
         for deadline in (Deadline.FIRST_BYTE, Deadline.IDLE, Deadline.AGE):
             self._shared.deadlines.clear(self, deadline)
 

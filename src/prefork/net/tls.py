@@ -104,7 +104,7 @@ class TLSEngine:
         "shutdown_timeout",
     )
 
-    def __init__(self, context: ssl.SSLContext, shutdown_timeout: float, server_hostname: str | None = None) -> None:
+    def __init__(self, context: ssl.SSLContext, shutdown_timeout: float, server_hostname: str | None) -> None:
         self.is_client = server_hostname is not None
         self._incoming = ssl.MemoryBIO()
         self.outgoing = ssl.MemoryBIO()
@@ -119,7 +119,7 @@ class TLSEngine:
         self.shutdown_timeout = shutdown_timeout
         """Seconds to wait for the peer's close_notify after ours."""
 
-    def handshake(self, received: bytes = b"") -> bool:
+    def handshake(self, received: bytes) -> bool:
         """Continue the handshake and return whether it is complete. Send `pending_output()` either way."""
         self._incoming.write(received)
         try:
@@ -128,7 +128,7 @@ class TLSEngine:
             return False
         return True
 
-    def decrypt(self, received: bytes = b"") -> bytes:
+    def decrypt(self, received: bytes) -> bytes:
         """Return the plain bytes of `received` and of what is left from before; b"" if no record is complete.
 
         Asks how much is pending before it reads, because raising and catching SSLWantReadError after each record costs

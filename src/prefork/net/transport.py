@@ -40,7 +40,6 @@ class StreamTransport(asyncio.Transport):
         self._stream = stream
 
     def abort(self) -> None:
-        """Close at once; unsent bytes are lost."""
         self._stream.abort()
 
     def close(self) -> None:
@@ -65,11 +64,9 @@ class StreamTransport(asyncio.Transport):
         return self._stream.get_extra_info(name, default)
 
     def get_write_buffer_size(self) -> int:
-        """Return the number of bytes written and not yet taken by the kernel."""
         return self._stream.unsent
 
     def get_write_buffer_limits(self) -> tuple[int, int]:
-        """Return the low and high water marks: `drain()` waits above high, until low is reached."""
         return self._stream._water_marks()
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:

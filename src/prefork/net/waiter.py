@@ -42,7 +42,6 @@ class Waiter(FutureLike):
 
     @property
     def waiting(self) -> bool:
-        """Whether a task waits here now."""
         return self.callback is not None
 
     def wake(self) -> None:

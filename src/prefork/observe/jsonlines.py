@@ -27,7 +27,6 @@ class JSONFormatter(JsonFormatter):
         self._origin = origin
 
     def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
-        """Add prefork's fields, then the service's under names that are still free."""
         log_data.update(self._own_fields(record))
         theirs: dict[str, Any] = {}
         super().add_fields(

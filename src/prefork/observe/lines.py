@@ -42,7 +42,6 @@ class TextFormatter(logging.Formatter):
         self._origin = origin
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the lines of a record, without the last newline."""
         # Two loggers need no name: prefork's messages are clear without it, and the root logger's name says nothing.
         name = "" if record.name in ("prefork", "root") else f"{escape_controls(record.name, 64)}: "
         start = f"{timestamp(record)} {level_name(record)} {self._origin}[{os.getpid()}]: {name}"

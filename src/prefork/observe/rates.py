@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 Kind = TypeVar("Kind")
@@ -12,15 +13,13 @@ OTHERS = "other causes"
 _NEVER = float("-inf")
 
 
+@dataclass(slots=True)
 class _Window:
     """The interval that began with the last admitted event, and the events suppressed since."""
 
-    __slots__ = ("admitted", "since", "suppressed")
-
-    def __init__(self) -> None:
-        self.since = _NEVER
-        self.admitted = 0
-        self.suppressed = 0
+    since: float = _NEVER
+    admitted: int = 0
+    suppressed: int = 0
 
 
 class LogRateLimiter(Generic[Kind]):

@@ -47,10 +47,11 @@ class Sink:
     def write(self, text: str) -> bool:
         """Write one record of one or more lines. If it cannot be written whole, count it in `lost`, return False."""
         try:
-            if self._fd is None:
-                self._write_stream(text)
-            else:
+            if self._fd is not None:
                 self._write_all(text)
+            elif self._stream is not None:
+                self._stream.write(text + "\n")
+                self._stream.flush()
         except (OSError, ValueError) as exc:
             # A closed file object raises ValueError.
             self.lost += 1
@@ -61,7 +62,6 @@ class Sink:
         return True
 
     def close(self) -> None:
-        """Close what was opened here. Later records are lost."""
         self._stream = self._fd = None
         if self._socket is not None:
             self._socket.close()
@@ -83,11 +83,6 @@ class Sink:
                 flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY
                 self._fd = self._owned = os.open(f"/proc/self/fd/{fd}", flags)
                 self._may_block = False
-
-    def _write_stream(self, text: str) -> None:
-        if self._stream is not None:
-            self._stream.write(text + "\n")
-            self._stream.flush()
 
     def _write_all(self, text: str) -> None:
         deadline: float | None = None

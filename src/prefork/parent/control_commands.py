@@ -17,8 +17,11 @@ CONTROL = "control socket"
 MAX_WAITERS = 64
 
 
-class Server(Protocol):
-    """What a client can ask for. An outcome is None while it is under way, then a number or why it failed."""
+class ControlTarget(Protocol):
+    """What a client can ask for. A request returns why it was refused, if it was.
+
+    An outcome is None while the reload or upgrade is under way, then the generation or the pid, or why it failed.
+    """
 
     @property
     def max_workers(self) -> int: ...
@@ -32,11 +35,11 @@ class Server(Protocol):
 
 
 class ControlCommands:
-    """Serves `control` for `server`. Owns the connections that wait for the end of a reload or an upgrade."""
+    """Serves `control` for `target`. Owns the connections that wait for the end of a reload or an upgrade."""
 
-    def __init__(self, control: ControlSocket, server: Server) -> None:
+    def __init__(self, control: ControlSocket, target: ControlTarget) -> None:
         self._control = control
-        self._server = server
+        self._target = target
         self._reload_waiters: list[ControlConnection] = []
         self._upgrade_waiters: list[ControlConnection] = []
 
@@ -45,9 +48,9 @@ class ControlCommands:
         for connection, request in self._control.receive_requests(ready, now):
             self._answer(connection, request)
         if self._reload_waiters:
-            self._reply_all(self._reload_waiters, "generation", self._server.reload_outcome())
+            self._reply_all(self._reload_waiters, "generation", self._target.reload_outcome())
         if self._upgrade_waiters:
-            self._reply_all(self._upgrade_waiters, "pid", self._server.upgrade_outcome())
+            self._reply_all(self._upgrade_waiters, "pid", self._target.upgrade_outcome())
 
     def _answer(self, connection: ControlConnection, request: Request) -> None:
         reply: dict[str, Any] = {"ok": True}
@@ -55,26 +58,26 @@ class ControlCommands:
             case "reload" | "upgrade" if len(self._reload_waiters) + len(self._upgrade_waiters) >= MAX_WAITERS:
                 reply = _error(f"{MAX_WAITERS} clients are waiting for a reload or an upgrade already")
             case "reload":
-                self._wait(connection, self._server.start_reload(CONTROL), self._reload_waiters)
+                self._wait(connection, self._target.start_reload(CONTROL), self._reload_waiters)
                 return
             case "upgrade":
-                self._wait(connection, self._server.start_upgrade(CONTROL), self._upgrade_waiters)
+                self._wait(connection, self._target.start_upgrade(CONTROL), self._upgrade_waiters)
                 return
             case "scale":
                 reply = self._scale(request.workers)
             case "stop":
-                reply["pid"] = self._server.status()["pid"]
+                reply["pid"] = self._target.status()["pid"]
             case _:
-                reply |= self._server.status()
+                reply |= self._target.status()
         self._control.reply(connection, reply)
         if request.command == "stop":
-            self._server.stop(CONTROL, request.at_once)
+            self._target.stop(CONTROL, request.at_once)
 
     def _scale(self, workers: int) -> dict[str, Any]:
-        if not 1 <= workers <= self._server.max_workers:
-            wanted = f"workers must be from 1 to {self._server.max_workers}"
+        if not 1 <= workers <= self._target.max_workers:
+            wanted = f"workers must be from 1 to {self._target.max_workers}"
             return _error(f"{wanted}, not {workers} (more: a restart with --workers)")
-        refusal = self._server.scale(CONTROL, workers)
+        refusal = self._target.scale(CONTROL, workers)
         return {"ok": True, "workers": workers} if refusal is None else _error(refusal.reason)
 
     def _wait(self, connection: ControlConnection, refusal: Failure | None, waiters: list[ControlConnection]) -> None:

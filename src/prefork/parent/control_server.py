@@ -50,7 +50,6 @@ class ControlSocket:
         close_in_child(listener)
 
     def interests(self, now: float) -> dict[int, int]:
-        """Return the descriptors to poll, with their events."""
         wanted = {fd: select.POLLOUT if each.unsent else select.POLLIN for fd, each in self._connections.items()}
         if self._has_capacity() and now >= self._accept_at:
             wanted[self._listener.fileno()] = select.POLLIN
@@ -91,7 +90,6 @@ class ControlSocket:
         self._send(connection)
 
     def close(self) -> None:
-        """Close all connections and the listening socket."""
         for each in list(self._connections.values()):
             self._end(each)
         self._listener.close()

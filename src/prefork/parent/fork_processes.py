@@ -11,13 +11,14 @@ import select
 import signal
 import sys
 
-from ..events import ChildExited, ChildFailed, Emit, ForkDelayed, log
+from ..events import ChildExited, ChildFailed, ForkDelayed, log
 from ..system import forksafety
 from ..system.child import Child, ExitStatus
 from ..system.parent_death import Lifeline, die_with_parent
 from ..system.processes import REAP_INTERVAL, RESOURCE_ERRNOS, System
 from ..system.signals import SignalQueue, block_signals, unblock_signals
 from ..system.worker_info import describe_role, set_task_id
+from .polling import wait
 
 DEFAULT_MAX_RESTARTS = 100
 #: Seconds between SIGTERM and SIGKILL for the children of a parent that gives up.
@@ -94,7 +95,7 @@ def _reseed_random() -> None:
 class _Parent:
     """The parent's side: the running children, the tasks to be forked, and whether it is stopping."""
 
-    def __init__(self, system: System, max_restarts: int, emit: Emit = log) -> None:
+    def __init__(self, system: System, max_restarts: int) -> None:
         self.pid = os.getpid()
         self.exit_code = 0
         self._signals = SignalQueue(_FORWARDED)
@@ -105,7 +106,6 @@ class _Parent:
             raise
         system.close_in_child(*self._signals.descriptors())
         self._system = system
-        self._emit = emit
         self._restarts_left = max_restarts
         self._children: dict[int, Child] = {}
         self._to_fork: list[int] = []
@@ -122,9 +122,10 @@ class _Parent:
                 task = self._fork_next()
                 if task is not None:
                     return task
-                self._wait(self._timeout())
+                self._wait(self._retry_at if self._to_fork else None)
                 self._forward_signals()
-                self._reap()
+                for ended in self._reap():
+                    self._on_exit(*ended)
         except BaseException:
             if os.getpid() == self.pid:
                 self._stop_all()
@@ -156,32 +157,24 @@ class _Parent:
 
     def _postpone(self, task: int, exc: OSError) -> None:
         if self._retry_delay == MIN_RETRY:  # one line for the whole shortage
-            self._emit(ForkDelayed(task, os.strerror(exc.errno or 0).lower()))
+            log(ForkDelayed(task, os.strerror(exc.errno or 0).lower()))
         self._retry_at = self._system.monotonic() + self._retry_delay
         self._retry_delay = min(2 * self._retry_delay, MAX_RETRY)
 
-    def _timeout(self) -> float | None:
-        return max(0.0, self._retry_at - self._system.monotonic()) if self._to_fork else None
-
-    def _wait(self, timeout: float | None) -> None:
-        """Wait until a child has ended, a signal has come, or `timeout` seconds have passed."""
-        poll = select.poll()
-        for descriptor in self._signals.readable():
-            poll.register(descriptor, select.POLLIN)
-        for child in self._children.values():
-            if child.pollable:
-                poll.register(child, select.POLLIN)
-            elif timeout is None or timeout > REAP_INTERVAL:
-                timeout = REAP_INTERVAL
+    def _wait(self, due: float | None) -> None:
+        """Wait until a child has ended, a signal has come, or the time is `due`."""
+        now = self._system.monotonic()
+        pidfds = [child.fileno() for child in self._children.values() if child.pollable]
+        descriptors = [*pidfds, *(each.fileno() for each in self._signals.readable())]
+        reap_at = now + REAP_INTERVAL if len(pidfds) < len(self._children) else None
         try:
-            # Rounded up, otherwise the loop would spin through the last millisecond.
-            poll.poll(None if timeout is None else int(timeout * 1000) + 1)
+            wait(dict.fromkeys(descriptors, select.POLLIN), [due, reap_at], now)
         except OSError:
             # No memory, or more descriptors than the limit is by now. The callers check everything without blocking.
             self._system.sleep(REAP_INTERVAL)
 
     def _forward_signals(self) -> None:
-        for sig, from_terminal in self._signals.drain():
+        for sig, from_terminal in self._signals.read():
             self._forwarded.add(sig)
             self._to_fork.clear()
             for child in self._children.values():
@@ -190,26 +183,29 @@ class _Parent:
                 if not (from_terminal and child.group() == os.getpgrp()):
                     child.signal(sig)
 
-    def _reap(self) -> None:
+    def _reap(self) -> list[tuple[int, int, ExitStatus]]:
+        """Return task id, pid and status of each child that has ended."""
+        ended = []
         for task, child in list(self._children.items()):
             status = child.reap()
             if status is not None:
                 del self._children[task]
                 child.close()
-                self._on_exit(task, child.pid, status)
+                ended.append((task, child.pid, status))
+        return ended
 
     def _on_exit(self, task: int, pid: int, status: ExitStatus) -> None:
         how = _describe(status)
         if status.clean or status.signal in self._forwarded:
-            self._emit(ChildExited(task, pid, how))
+            log(ChildExited(task, pid, how))
         elif self._forwarded:
-            self._emit(ChildFailed(task, pid, how, "not restarting: the parent is stopping"))
+            log(ChildFailed(task, pid, how, "not restarting: the parent is stopping"))
             self.exit_code = 1
         elif self._restarts_left <= 0:
-            self._emit(ChildFailed(task, pid, how, "not restarting: the limit is reached (max_restarts)"))
+            log(ChildFailed(task, pid, how, "not restarting: the limit is reached (max_restarts)"))
             raise RuntimeError("Too many child restarts, giving up")
         else:
-            self._emit(ChildFailed(task, pid, how, "restarting"))
+            log(ChildFailed(task, pid, how, "restarting"))
             self._restarts_left -= 1
             self._to_fork.append(task)
 
@@ -219,20 +215,14 @@ class _Parent:
             for child in self._children.values():
                 child.signal(signal.SIGTERM)
             deadline = self._system.monotonic() + STOP_TIMEOUT
-            while self._children and (left := deadline - self._system.monotonic()) > 0:
-                self._wait(left)
-                self._signals.drain()
-                self._reap_all()
+            while self._children and self._system.monotonic() < deadline:
+                self._wait(deadline)
+                self._signals.read()
+                self._reap()
             for child in self._children.values():
                 child.signal(signal.SIGKILL)
                 child.wait()
-            self._reap_all()
-
-    def _reap_all(self) -> None:
-        for task, child in list(self._children.items()):
-            if child.reap() is not None:
-                del self._children[task]
-                child.close()
+            self._reap()
 
 
 def _describe(status: ExitStatus) -> str:

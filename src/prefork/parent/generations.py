@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from ..core.worker_state import Timing
+from ..core.states import Timing
 from ..system.file_ownership import FileOwnership
 from ..system.handover import HandoverWriter
 from ..system.scoreboard import FleetSetting
@@ -32,73 +32,16 @@ class GenerationSpec(Generic[C]):
 
 
 class Resources(Protocol[C]):
-    """The owner of everything that outlives workers: sockets, certificates, files."""
+    """The owner of everything that outlives workers: sockets, certificates, files. See `assembly/resources.py`."""
 
-    def rebuild(self) -> GenerationSpec[C]:
-        """Return a spec made of what the files say now. Raise PreforkError; nothing has changed then."""
-
-    def prepare_fork(self, spec: GenerationSpec[C]) -> None:
-        """Make this process one to fork a worker of `spec` from. Raise PreforkError."""
-
-    def commit(self, spec: GenerationSpec[C]) -> None:
-        """Apply the settings of `spec` to what all generations share, because every worker is of it now."""
-
-    def release_unused(self, specs: Collection[GenerationSpec[C]]) -> None:
-        """Close the sockets that none of these specs has, because no other spec will be used any more."""
-
-    def end_listening(self) -> None:
-        """Close all listening sockets, because no worker accepts any more and none will."""
-
-    def notify_ready(self) -> None:
-        """Tell the service manager or the parent that every worker accepts, for the first time."""
-
-    def set_ownership(self, ownership: FileOwnership) -> None:
-        """Say which supervisor owns the files that outlive a hand-over: unix sockets and the pidfile."""
-
-    def export(self, channel: int, workers: int) -> tuple[HandoverWriter, Mapping[str, str]]:
-        """Return what a successor inherits, which is to have `workers` workers, and variables of its environment.
-
-        Raise OSError, or PreforkError if the program must not be run again.
-        """
-
-    def repair_listeners(self, spec: GenerationSpec[C]) -> GenerationSpec[C] | None:
-        """Repair what a worker may have done to the shared sockets, because one died unasked.
-
-        Return `spec` with other listeners if some had to be bound again: workers of it have to replace those that run.
-        """
-
-    def notify_watchdog(self) -> None:
-        """Send the service manager's watchdog its keep-alive ping."""
-
-    def reopen_logs(self) -> None:
-        """Open the log files again, because they were moved away."""
-
-
-class Generations(Generic[C]):
-    """The spec of each generation that a worker may yet be forked of, by number; 0 is the first."""
-
-    def __init__(self, first: GenerationSpec[C]) -> None:
-        self._specs = {0: first}
-
-    def __getitem__(self, generation: int) -> GenerationSpec[C]:
-        return self._specs[generation]
-
-    def __setitem__(self, generation: int, spec: GenerationSpec[C]) -> None:
-        self._specs[generation] = spec
-
-    def __contains__(self, generation: int) -> bool:
-        return generation in self._specs
-
-    def newest(self, begun: int | None = None) -> GenerationSpec[C]:
-        """Return the spec of the highest generation, up to `begun` if given."""
-        return self._specs[max(each for each in self._specs if begun is None or each <= begun)]
-
-    def all(self) -> list[GenerationSpec[C]]:
-        return list(self._specs.values())
-
-    def keep(self, used: Collection[int]) -> bool:
-        """Forget every generation that is not in `used`. Return whether any was forgotten."""
-        unused = [generation for generation in self._specs if generation not in used]
-        for generation in unused:
-            del self._specs[generation]
-        return bool(unused)
+    def rebuild(self) -> GenerationSpec[C]: ...
+    def prepare_fork(self, spec: GenerationSpec[C]) -> None: ...
+    def commit(self, spec: GenerationSpec[C]) -> None: ...
+    def release_unused(self, specs: Collection[GenerationSpec[C]]) -> None: ...
+    def end_listening(self) -> None: ...
+    def repair_listeners(self, spec: GenerationSpec[C]) -> GenerationSpec[C] | None: ...
+    def set_ownership(self, ownership: FileOwnership) -> None: ...
+    def export(self, channel: int, workers: int) -> tuple[HandoverWriter, Mapping[str, str]]: ...
+    def notify_ready(self) -> None: ...
+    def notify_watchdog(self) -> None: ...
+    def reopen_logs(self) -> None: ...

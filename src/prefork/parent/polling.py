@@ -14,7 +14,7 @@ MAX_WAIT = 3600.0
 
 
 class Part(Protocol):
-    """A part of the supervisor that waits for descriptors and times."""
+    """A part of the supervisor that waits for descriptors, by the events to poll, and for the next time it is due."""
 
     def interests(self, now: float) -> Mapping[int, int]: ...
     def next_due(self, now: float) -> float | None: ...
@@ -23,7 +23,7 @@ class Part(Protocol):
 def wait(interests: Mapping[int, int], times: Iterable[float | None], now: float) -> set[int]:
     """Wait until one of the descriptors has one of its events, or the first of `times` has come.
 
-    Return the descriptors that are ready. Raise OSError if memory is short, or if RLIMIT_NOFILE was lowered below the
+    Return the descriptors that are ready. Raises OSError if memory is short, or if RLIMIT_NOFILE was lowered below the
     number of descriptors (EINVAL).
     """
     poll = select.poll()
@@ -51,7 +51,6 @@ class Watchdog:
         return None if self._interval is None else self._due
 
     def update(self, serving: bool, now: float) -> None:
-        """Send a ping if it is time and the service is `serving`."""
         if self._interval is not None and now >= self._due:
             self._due = now + self._interval
             if serving:

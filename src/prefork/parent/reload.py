@@ -12,7 +12,7 @@ from ..core.facts import Failure, GenerationFailed, GenerationServes, ReloadRequ
 from ..errors import PreforkError, reason_of
 from ..events import Emit, ReloadFailed, SupervisorFailed
 from ..text import escape_controls
-from .generations import C, Generations, GenerationSpec, Resources
+from .generations import C, GenerationSpec, Resources
 from .workers import MIN_ROWS
 
 
@@ -20,20 +20,20 @@ class Reloads(Generic[C]):
     """Owns the specs of all generations. A queued reload is the spec of a generation that has not begun."""
 
     def __init__(self, first: GenerationSpec[C], resources: Resources[C], emit: Emit, max_workers: int) -> None:
-        self._generations = Generations(first)
+        self._specs = {0: first}
+        """Those from which a worker may still be forked, by generation; 0 is the first."""
         self._resources = resources
         self._emit = emit
         self.max_workers = max_workers
-        """How many workers there can be, each with a successor beside it."""
         self.outcome: int | Failure | None = None
         """How the last requested reload ended: its generation, or why it failed; None while it is not known."""
 
     def spec(self, generation: int) -> GenerationSpec[C]:
-        return self._generations[generation]
+        return self._specs[generation]
 
     def newest(self, begun: int) -> GenerationSpec[C]:
         """Return the spec of the last generation up to `begun` that is still in use."""
-        return self._generations.newest(begun)
+        return self._specs[max(each for each in self._specs if each <= begun)]
 
     def request(self, by: str, generation: int) -> ReloadRequested | Failure:
         """Prepare `generation`, the next one to begin; it replaces a queued reload."""
@@ -51,14 +51,14 @@ class Reloads(Generic[C]):
     def repair(self, generation: int, allowed: bool) -> ReloadRequested | None:
         """Repair the listeners. If some had to be bound again and a reload is `allowed`, prepare `generation` to have
         them, otherwise workers would go on with the damaged ones."""
-        spec = self._resources.repair_listeners(self._generations.newest())
+        spec = self._resources.repair_listeners(self._specs[max(self._specs)])
         return self._add("a listener was bound again", generation, spec) if spec is not None and allowed else None
 
     def on_serves(self, command: GenerationServes) -> ScaleRequested | None:
         """Put the generation in force. A new number of workers in the settings applies from now on; a number that
         was set by `scale` stays if the settings have not changed."""
         self.outcome = command.generation
-        spec, previous = self._generations[command.generation], self._generations[command.previous]
+        spec, previous = self._specs[command.generation], self._specs[command.previous]
         self._resources.commit(spec)
         return ScaleRequested("reload", spec.workers) if spec.workers != previous.workers else None
 
@@ -66,12 +66,15 @@ class Reloads(Generic[C]):
         self.outcome = Failure(str(ReloadFailed(command.slot, command.reason)))
 
     def forget_unused(self, used: set[int]) -> None:
-        """Drop the generations that no worker will be forked of, and close the sockets that only they have."""
-        if self._generations.keep(used):
+        """Drop the generations from which no worker will be forked, and close the sockets that only they have."""
+        unused = self._specs.keys() - used
+        for generation in unused:
+            del self._specs[generation]
+        if unused:
             self.release_sockets()
 
     def release_sockets(self) -> None:
-        self._resources.release_unused(self._generations.all())
+        self._resources.release_unused(self._specs.values())
 
     def too_many(self, workers: int) -> Failure | None:
         if workers <= self.max_workers:
@@ -82,8 +85,8 @@ class Reloads(Generic[C]):
         )
 
     def _add(self, by: str, generation: int, spec: GenerationSpec[C]) -> ReloadRequested:
-        replaces_queued = generation in self._generations
-        self._generations[generation] = spec
+        replaces_queued = generation in self._specs
+        self._specs[generation] = spec
         if replaces_queued:
             self.release_sockets()
         return ReloadRequested(by, spec.timing)

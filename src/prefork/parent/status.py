@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..core.roster import Roster
-from ..core.worker_state import Worker
+from ..core.states import Worker
 from ..system.scoreboard import Row, WorkerStat
 
 

@@ -1,7 +1,8 @@
 """The supervisor: a poll loop that turns signals, messages and exits into facts, and commands into effects.
 
-No event loop, no threads, no decisions, and the service is never imported here. It does not touch what must outlive the
-workers (sockets, the TLS context); it keeps the owner of that alive.
+No event loop, no threads, and the service is never imported here. `core/roster.py` decides which workers run. Decided
+here is what takes the roster and an upgrade together: which requests are refused, when listeners are repaired, and when
+listening ends. What outlives the workers (sockets, the TLS context) belongs to `assembly/resources.py` ServerResources.
 """
 
 from __future__ import annotations
@@ -11,15 +12,13 @@ import random
 import select
 import signal
 from collections.abc import Iterable
-from types import TracebackType
 from typing import Any, Generic, Self
 
 from .._version import __version__
 from ..core import facts
 from ..core.facts import Command, Fact, Failure, ScaleRequested, StopRequested
-from ..core.phase import Phase
 from ..core.roster import Roster
-from ..core.worker_state import State
+from ..core.states import ServerPhase, WorkerState
 from ..errors import PreforkError, place_of, reason_of
 from ..events import Emit, ReloadIgnored, ScaleIgnored, SystemFailed, UpgradeIgnored
 from ..system.descendants import AdoptedProcesses
@@ -40,7 +39,7 @@ from .workers import DUMP_SIGNAL, ChildStarted, Workers
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 _OTHER_SIGNALS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCHLD)
-#: Seconds for which orphans are killed at the end, and those that come to this process as their parents die.
+#: Maximum seconds at the end for killing orphans. More come to this process while their parents are killed.
 ORPHANS_GRACE = 2.0
 #: Seconds until the next iteration after a system call of the supervisor itself failed.
 FAILURE_PAUSE = 0.1
@@ -74,8 +73,8 @@ class Supervisor(Generic[C]):
         self._started = system.monotonic()
         self._listening = True
         self._outcome: facts.Finish | None = None
-        self._serves: list[facts.GenerationServes] = []
-        """Carried out when all other commands are, because those would be about slots that it removes."""
+        self._pending_generation_serves: list[facts.GenerationServes] = []
+        """Carried out last, because a scale-down removes slots that other commands name."""
         self._roster = Roster(spec.workers, spec.timing, random.random)
         self._workers = Workers(system, emit, spec.workers)
         self._reloads = Reloads(spec, resources, emit, self._workers.max_workers)
@@ -92,9 +91,7 @@ class Supervisor(Generic[C]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if os.getpid() != self._pid:
             return
         if kind is not None:
@@ -106,11 +103,10 @@ class Supervisor(Generic[C]):
         if self._control is not None:
             self._control.close()
         # The process is at its end: another Ctrl-C asks for nothing new, and must not leave a traceback.
-        self._signals.drain()
+        self._signals.read()
         self._signals.release(ignoring=_STOP_SIGNALS if kind is None else ())
 
     def run(self) -> facts.Finish | ForkContext:
-        """Supervise until no worker is wanted any more."""
         try:
             self._apply(facts.Started())
             while self._outcome is None or self._takeover.must_wait():
@@ -121,17 +117,17 @@ class Supervisor(Generic[C]):
         except ChildStarted as child:
             return child.context
         if self._outcome.reason:
+            # Without a reason this is a stop that was asked for, of which the predecessor knows (`Takeover.stop`).
             self._takeover.fail(self._outcome.reason)
         return self._outcome
 
     def spec_of(self, context: ForkContext) -> GenerationSpec[C]:
-        """Return, in a worker, what its generation is made of."""
         return self._reloads.spec(context.generation)
 
     def _survive(self, exc: OSError | MemoryError) -> None:
         """Log a failed system call and pause before the next iteration. Before the first worker is ready, raise it
         instead, because it is the reason why the start fails."""
-        if self._roster.phase is Phase.BOOTING:
+        if self._roster.phase is ServerPhase.BOOTING:
             raise exc
         self._emit(SystemFailed(escape_controls(reason_of(exc)), place_of(exc)))
         self._system.sleep(FAILURE_PAUSE)
@@ -153,7 +149,7 @@ class Supervisor(Generic[C]):
             return set(interests)
 
     def _iterate(self, ready: set[int]) -> None:
-        for number, _ in self._signals.drain():
+        for number, _ in self._signals.read():
             self._on_signal(number)
         for fact in self._workers.collect(ready, self._system.monotonic()):
             self._apply(fact)
@@ -162,10 +158,10 @@ class Supervisor(Generic[C]):
         self._apply_all(self._takeover.collect(self._system.monotonic()))
         if self._commands is not None:
             self._commands.serve(ready, self._system.monotonic())
-        self._watchdog.update(self._roster.serving(), self._system.monotonic())
+        self._watchdog.update(self._roster.has_live_workers(), self._system.monotonic())
         self._apply(facts.TimePassed())
         self._reloads.forget_unused(self._roster.generations())
-        if self._takeover.settles():
+        if self._takeover.take_settled():
             self._reloads.release_sockets()
         self._end_listening()
         self._adopted.reap(self._children())
@@ -184,14 +180,13 @@ class Supervisor(Generic[C]):
         elif number in (signal.SIGTTIN, signal.SIGTTOU):
             self.scale(name, max(1, len(self._roster.slots) + (1 if number == signal.SIGTTIN else -1)))
 
-    # --- what can be asked for (control_commands.Server) --------------------------------------------------------------
+    # --- what can be asked for (control_commands.ControlTarget) -------------------------------------------------------
 
     @property
     def max_workers(self) -> int:
         return self._workers.max_workers
 
     def status(self) -> dict[str, Any]:
-        """Return the state of the server as plain values."""
         return {
             "version": __version__,
             "pid": self._pid,
@@ -203,7 +198,7 @@ class Supervisor(Generic[C]):
         }
 
     def start_reload(self, by: str) -> Failure | None:
-        """Replace all workers by some that are made of what the files say now. Return why not, if it cannot be."""
+        """Begin or queue a reload. Return the reason if it is refused."""
         refusal = self._roster.refusal() or self._takeover.reload_refusal()
         reload = refusal or self._reloads.request(by, self._roster.generation + 1)
         if isinstance(reload, Failure):
@@ -212,11 +207,10 @@ class Supervisor(Generic[C]):
         return None
 
     def reload_outcome(self) -> int | Failure | None:
-        """Return the new generation, or why the last reload failed; None while it is under way."""
         return None if self._roster.reloading() else self._reloads.outcome or _STOPPED
 
     def start_upgrade(self, by: str) -> Failure | None:
-        """Start another supervisor, which takes over. Return why not, if it cannot be."""
+        """Begin an upgrade: start another supervisor, which takes over. Return the reason if it is refused."""
         refusal = self._takeover.upgrade_refusal() or self._roster.upgrade_refusal()
         if refusal is not None:
             return self._refuse(UpgradeIgnored(by, refusal.reason))
@@ -225,11 +219,9 @@ class Supervisor(Generic[C]):
         return None
 
     def upgrade_outcome(self) -> int | Failure | None:
-        """Return the successor's pid, or why the last upgrade failed; None while it is under way."""
         return None if self._takeover.upgrading(self._roster.accepting()) else self._takeover.outcome or _STOPPED
 
     def scale(self, by: str, workers: int) -> Failure | None:
-        """Change the number of workers. Return why not, if it cannot be."""
         refusal = self._roster.refusal() or self._reloads.too_many(workers)
         if refusal is None:
             self._apply(ScaleRequested(by, workers))
@@ -238,7 +230,6 @@ class Supervisor(Generic[C]):
         return refusal
 
     def stop(self, by: str, at_once: bool) -> None:
-        """Drain and end, or end at once."""
         request = StopRequested(by, at_once)
         self._apply_all([*self._takeover.stop(request, self._system.monotonic()), request])
 
@@ -254,8 +245,8 @@ class Supervisor(Generic[C]):
 
     def _apply(self, fact: Fact) -> None:
         self._carry_out(fact)
-        while self._serves:
-            scale = self._reloads.on_serves(self._serves.pop(0))
+        while self._pending_generation_serves:
+            scale = self._reloads.on_serves(self._pending_generation_serves.pop(0))
             if scale is not None:
                 self._carry_out(scale)
 
@@ -269,7 +260,6 @@ class Supervisor(Generic[C]):
         self._publish_fleet()
         for command in commands:
             self._do(command)
-        self._publish_fleet()
 
     def _do(self, command: Command) -> None:
         match command:
@@ -279,6 +269,7 @@ class Supervisor(Generic[C]):
                 self._workers.signal(command.worker_id, signal.SIGTERM)
             case facts.ReadHeartbeats():
                 self._carry_out(self._workers.heartbeats())
+                # With the heartbeats, because they are read regularly, and seldom enough to count descriptors in /proc.
                 for fact in self._workers.overclaiming():
                     self._carry_out(fact)
             case facts.DumpStacks():
@@ -288,7 +279,7 @@ class Supervisor(Generic[C]):
             case facts.BeginGeneration():
                 self._publish_limits(self._reloads.spec(command.generation))
             case facts.GenerationServes():
-                self._serves.append(command)
+                self._pending_generation_serves.append(command)
             case facts.GenerationFailed():
                 self._reloads.on_failed(command)
                 self._publish_limits(self._reloads.spec(self._roster.last_good))
@@ -307,7 +298,7 @@ class Supervisor(Generic[C]):
         except PreforkError as exc:
             return facts.SpawnFailed(command.worker_id, str(exc))
         except (OSError, MemoryError) as exc:
-            if self._roster.phase is Phase.BOOTING:
+            if self._roster.phase is ServerPhase.BOOTING:
                 raise
             return facts.SpawnFailed(command.worker_id, reason_of(exc))
 
@@ -319,26 +310,26 @@ class Supervisor(Generic[C]):
             self._apply(request)
 
     def _publish_fleet(self) -> None:
-        """Publish how many workers there are to be, and which of them accept."""
         self._workers.publish(FleetSetting.SLOTS, len(self._roster.slots))
-        self._workers.publish_rows({each.id for each in self._roster.workers.values() if each.state is State.READY})
+        self._workers.publish_rows(
+            {each.id for each in self._roster.workers.values() if each.state is WorkerState.READY}
+        )
 
     def _publish_limits(self, spec: GenerationSpec[C]) -> None:
         for setting, value in spec.limits.items():
             self._workers.publish(setting, value)
 
     def _end_listening(self) -> None:
-        """Close the listening sockets at the end, when no worker accepts any more and the queues are empty, so that the
-        kernel refuses connections whatever else holds the sockets. Not while another supervisor has them, because its
-        workers would fail."""
+        """Close the listening sockets at the end, as soon as no worker accepts, so that the kernel refuses connections
+        whatever else holds the sockets. The last worker has emptied the queues, unless it died. Not while another
+        supervisor has the sockets, because its workers would fail."""
         shared = self._takeover.shares_sockets()
         if self._ending() and self._listening and not shared and not self._roster.accepting():
             self._listening = False
             self._resources.end_listening()
 
     def _ending(self) -> bool:
-        return self._roster.phase in (Phase.STOPPING, Phase.FINISHED)
+        return self._roster.phase in (ServerPhase.STOPPING, ServerPhase.FINISHED)
 
     def _children(self) -> set[int]:
-        """Return the pids of the children that this supervisor forked."""
         return self._workers.pids() | {self._takeover.successor_pid}

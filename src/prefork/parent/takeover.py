@@ -13,6 +13,7 @@ from typing import Any
 
 from ..core.facts import EmitEvent, Fact, Failure, HandedOver, StopRequested, SuccessorRolledBack, TimePassed
 from ..core.messages import ReadyMessage, StoppingMessage, UnableMessage
+from ..core.states import Timing
 from ..core.upgrade import (
     Abandon,
     HandOver,
@@ -26,7 +27,6 @@ from ..core.upgrade import (
     UpgradeFact,
     UpgradeRequested,
 )
-from ..core.worker_state import Timing
 from ..events import Emit, RolledBack, TookOver, UpgradeFailed
 from ..system.file_ownership import FileOwnership
 from ..system.processes import System
@@ -122,12 +122,10 @@ class Takeover:
     # --- polling ------------------------------------------------------------------------------------------------------
 
     def interests(self, now: float) -> dict[int, int]:
-        """Return the descriptors to poll, with their events."""
         before = {} if self._predecessor is None else self._predecessor.interests()
         return {**before, **self._successor.interests()}
 
     def next_due(self, now: float) -> float | None:
-        """Return when `collect` will have something to do by itself."""
         before = None if self._predecessor is None else self._predecessor.next_due(now)
         times = [before, self._upgrade.next_due(), self._successor.next_due(now)]
         return min((due for due in times if due is not None), default=None)
@@ -142,7 +140,7 @@ class Takeover:
     # --- as a predecessor ---------------------------------------------------------------------------------------------
 
     def begin(self, by: str, timing: Timing, now: float) -> list[Fact]:
-        """Start a successor. Return what the roster has to know. Raise RuntimeError unless an upgrade may begin."""
+        """Start a successor. Return what the roster has to know. Raises RuntimeError unless an upgrade may begin."""
         self.outcome = None
         return self._apply(UpgradeRequested(by, timing), now)
 
@@ -193,10 +191,10 @@ class Takeover:
         self._emit(TookOver(self._predecessor.pid))
         self._inheritance = Inheritance.TAKEN
 
-    def settles(self) -> bool:
-        """Return True once: after the takeover, when the predecessor is gone and its sockets are not needed any more.
+    def take_settled(self) -> bool:
+        """Return True once after the takeover, when the predecessor is gone and its sockets are not needed any more.
 
-        Until then it may serve again with them.
+        Until then it may serve again with them. A call that returns True changes the state to SETTLED.
         """
         if self._inheritance is not Inheritance.TAKEN or self.predecessor_pid is not None:
             return False

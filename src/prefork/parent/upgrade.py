@@ -6,6 +6,7 @@ Effects only. `core/upgrade.py` decides what follows; `assembly` puts together w
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import select
 import signal
@@ -57,7 +58,7 @@ class Successor:
                 writer, variables = self._export(there.fileno())
                 with contextlib.closing(writer):
                     environment = {**os.environ, **variables, VARIABLE: writer.variable}
-                    on_failure = _report_failure(there, command)
+                    on_failure = functools.partial(_report_failure, there, command[0])
                     child = self._system.execute(command, environment, writer.descriptors, on_failure)
         except (OSError, PreforkError) as exc:
             self.close()
@@ -68,12 +69,10 @@ class Successor:
         return [SuccessorStarted(child.pid)]
 
     def signal(self, at_once: bool) -> None:
-        """Send SIGTERM, or SIGKILL if `at_once`."""
         if self._child is not None:
             self._child.signal(signal.SIGKILL if at_once else signal.SIGTERM)
 
     def interests(self) -> dict[int, int]:
-        """Return the descriptors to poll, with their events."""
         wanted: dict[int, int] = {}
         if self._channel is not None:
             wanted[self._channel.fileno()] = select.POLLIN
@@ -142,13 +141,9 @@ def _command() -> list[str]:
     return [sys.executable, *(["-P"] if unsafe else []), *sys.orig_argv[1:]]
 
 
-def _report_failure(channel: socket.socket, command: list[str]) -> Callable[[OSError], None]:
-    """Return what the new process does if the program cannot be executed."""
-
-    def report(exc: OSError) -> None:
-        channel.send(encode(UnableMessage(f"{command[0]} could not be started: {reason_of(exc)}")))
-
-    return report
+def _report_failure(channel: socket.socket, program: str, exc: OSError) -> None:
+    """Report, from the new process, that it cannot execute the program."""
+    channel.send(encode(UnableMessage(f"{program} could not be started: {reason_of(exc)}")))
 
 
 class Predecessor:
@@ -165,7 +160,6 @@ class Predecessor:
         return self._channel.fileno()
 
     def interests(self) -> dict[int, int]:
-        """Return the descriptors to poll, with their events."""
         return {} if self.gone else {self._channel.fileno(): select.POLLIN}
 
     def next_due(self, now: float) -> float | None:

@@ -21,20 +21,20 @@ from ..core.facts import (
     Spawned,
     SpawnFailed,
     WorkerDied,
-    WorkerDraining,
     WorkerReady,
+    WorkerStoppedAccepting,
     WorkerUnable,
 )
-from ..core.messages import Decoder, DrainingMessage, ReadyMessage, RecycleMessage, StackLine, UnableMessage
+from ..core.messages import Decoder, ReadyMessage, RecycleMessage, StackLine, StoppedAcceptingMessage, UnableMessage
 from ..errors import reason_of
 from ..events import Emit, WorkerStacks
 from ..system.child import Child, ExitStatus
 from ..system.descriptors import Descriptor, count_descriptors, raise_limit
 from ..system.fork_context import ForkContext
 from ..system.memory import OomKills
+from ..system.parent_death import Tether
 from ..system.processes import REAP_INTERVAL, RESOURCE_ERRNOS, System
 from ..system.scoreboard import FleetSetting, Row, Scoreboard, WorkerStat
-from ..system.tether import Tether
 from ..text import escape_ascii
 
 #: Rows of the scoreboard for each worker at the start, and the minimum: for a successor, for predecessors that drain
@@ -112,11 +112,9 @@ class Workers:
         return self._scoreboard.rows // 2
 
     def rows(self) -> dict[int, Row]:
-        """Return the row of each worker on the scoreboard."""
         return {process.worker_id: process.row for process in self._processes.values()}
 
     def pids(self) -> set[int]:
-        """Return the pids of all workers that have not been reaped."""
         return {process.child.pid for process in self._processes.values()}
 
     def heartbeats(self) -> HeartbeatsRead:
@@ -148,12 +146,11 @@ class Workers:
     # --- what the workers read ----------------------------------------------------------------------------------------
 
     def publish(self, setting: FleetSetting, value: int) -> None:
-        """Write a setting to the scoreboard, where every worker reads it."""
         if self._scoreboard.settings[setting] != value:
             self._scoreboard.settings[setting] = value
 
     def publish_rows(self, accepting: Collection[int]) -> None:
-        """Write to the scoreboard which workers accept, and which others may have connections."""
+        """Write to the scoreboard which workers accept, and which other ones there are."""
         rows = {process.worker_id: process.row.number for process in self._processes.values()}
         lists = (
             [rows[each] for each in rows if each in accepting],
@@ -166,7 +163,6 @@ class Workers:
     # --- polling ------------------------------------------------------------------------------------------------------
 
     def interests(self, now: float) -> dict[int, int]:
-        """Return the descriptors to poll, with their events."""
         wanted: dict[int, int] = {}
         for process in self._processes.values():
             if not process.ended and now >= process.muted_until:
@@ -222,8 +218,8 @@ class Workers:
             match message:
                 case ReadyMessage():
                     facts.append(WorkerReady(process.worker_id))
-                case DrainingMessage():
-                    facts.append(WorkerDraining(process.worker_id))
+                case StoppedAcceptingMessage():
+                    facts.append(WorkerStoppedAccepting(process.worker_id))
                 case RecycleMessage():
                     facts.append(RecycleRequested(process.worker_id, escape_ascii(message.reason)))
                 case UnableMessage():
@@ -262,7 +258,7 @@ class Workers:
     def spawn(self, command: Spawn) -> Fact:
         """Fork a worker. Return Spawned, or SpawnFailed if the system lacks a resource.
 
-        Raise ChildStarted in the child. Raise OSError for a failure of another kind; nothing has changed then.
+        Raises ChildStarted in the child. Raises OSError for a failure of another kind; nothing has changed then.
         """
         row = self._take_row()
         if row is None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def unified(root: Path = Path("/")) -> Iterator[Path]:
+def unified(root: Path) -> Iterator[Path]:
     """Yield the directories of the version 2 group, from this process's own up to the root."""
     for controllers, path in _groups(root):
         if not controllers:
@@ -17,7 +17,7 @@ def unified(root: Path = Path("/")) -> Iterator[Path]:
             yield from _upwards(root / "sys/fs/cgroup", path)
 
 
-def legacy(controller: str, root: Path = Path("/")) -> Iterator[Path]:
+def legacy(controller: str, root: Path) -> Iterator[Path]:
     """Yield the directories of the version 1 group with this controller, from this process's own up to the root."""
     for controllers, path in _groups(root):
         if controller in controllers.split(","):

@@ -79,7 +79,7 @@ class Child:
         return self._pidfd is not None
 
     def fileno(self) -> int:
-        """Return the pidfd. Raise ValueError if it is closed or there is none."""
+        """Return the pidfd. Raises ValueError if it is closed or there is none."""
         if self._pidfd is None:
             raise ValueError("no pidfd on this platform")
         return self._pidfd.fileno()

@@ -40,7 +40,7 @@ def socket_directory() -> Path:
 def make_socket_directory() -> Path:
     """Return `socket_directory()`, made if it is missing.
 
-    Raise OSError if it cannot be made, has another owner, or is open to other users. In a temporary directory any user
+    Raises OSError if it cannot be made, has another owner, or is open to other users. In a temporary directory any user
     may have made it first.
     """
     path = socket_directory()
@@ -80,7 +80,7 @@ def _peer_uid(sock: socket.socket) -> int | None:
 def find_socket() -> str:
     """Return the control socket of the only running server.
 
-    Raise ConfigError if there is no server or more than one, and if another user could have put a socket there.
+    Raises ConfigError if there is no server or more than one, and if another user could have put a socket there.
     """
     directory = socket_directory()
     where = escape_controls(directory)
@@ -101,7 +101,8 @@ def find_socket() -> str:
 
 
 def request(path: str, message: bytes, timeout: float) -> bytes:
-    """Send `message` and return the line that answers it. Raise ConfigError if none arrives in `timeout` seconds."""
+    """Send `message` and return the line that answers it. Raises ConfigError if none arrives in `timeout` seconds."""
+    option = f"--control {escape_controls(path)}"
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(timeout)
         try:
@@ -109,19 +110,15 @@ def request(path: str, message: bytes, timeout: float) -> bytes:
             _connect(sock, path, time.monotonic() + timeout)
             if not may_control(sock):
                 # In a directory of the workers' user, a worker can put a socket of its own in the server's place.
-                raise ConfigError(
-                    f"--control {escape_controls(path)}: uid {_peer_uid(sock)} listens there, which is not root"
-                )
+                raise ConfigError(f"{option}: uid {_peer_uid(sock)} listens there, which is not root")
             sock.sendall(message)
             return _read_line(sock)
         except TimeoutError:
-            raise ConfigError(f"--control {escape_controls(path)}: no answer within {timeout:g} s") from None
+            raise ConfigError(f"{option}: no answer within {timeout:g} s") from None
         except ConnectionRefusedError:
-            raise ConfigError(
-                f"--control {escape_controls(path)}: connection refused (no server listens there)"
-            ) from None
+            raise ConfigError(f"{option}: connection refused (no server listens there)") from None
         except OSError as exc:
-            raise ConfigError(f"--control {escape_controls(path)}: {reason_of(exc)}") from exc
+            raise ConfigError(f"{option}: {reason_of(exc)}") from exc
 
 
 def _request_credentials(sock: socket.socket) -> None:

@@ -5,15 +5,17 @@ The supervisor looks the names up, so that a wrong one is reported in one line; 
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import grp
 import os
 import pwd
 import re
+import termios
 from dataclasses import dataclass
 
 from ..checks import reject
 from .parent_death import load_prctl
-from .terminal import give_up_terminal
 
 _PR_SET_NO_NEW_PRIVS = 38  # linux/prctl.h
 
@@ -30,7 +32,7 @@ class Identity:
 def resolve_identity(user: str, group: str) -> Identity | None:
     """Return the identity for `--user` and `--group` (names or numbers); None if both are "".
 
-    Raise ConfigError for an unknown name, and for an identity that only root could change to.
+    Raises ConfigError for an unknown name, and for an identity that only root could change to.
     """
     if not user and not group:
         return None
@@ -75,7 +77,7 @@ def _number(text: str) -> int | None:
 
 
 def drop_privileges(identity: Identity) -> None:
-    """Become `identity` permanently. Raise RuntimeError if that cannot be verified.
+    """Become `identity` permanently. Raises RuntimeError if that cannot be verified.
 
     Set the groups first, while this process has the right to; `initgroups` sets only the supplementary groups. Set the
     user last. NO_NEW_PRIVS keeps programs that the service starts from gaining privileges by a set-user-ID file
@@ -83,7 +85,7 @@ def drop_privileges(identity: Identity) -> None:
     """
     if os.geteuid() == 0:
         if identity.uid != 0:
-            give_up_terminal()
+            _give_up_terminal()
         if identity.name:
             os.initgroups(identity.name, identity.gid)
         else:
@@ -105,3 +107,32 @@ def _verify(identity: Identity) -> None:
         except OSError:
             return
         raise RuntimeError("the process could become root again")
+
+
+def _give_up_terminal() -> None:
+    """Keep only the right to write to the terminal. Raises nothing, because most servers have no terminal.
+
+    With root's terminal another user's program could type into root's shell (TIOCSTI, ioctl_tty(2)) and read what root
+    types there.
+    """
+    for fd in (0, 1, 2):
+        with contextlib.suppress(OSError):
+            if os.isatty(fd):
+                _reopen(fd)
+    # The controlling terminal may be a fourth one. Without a controlling terminal TIOCSTI is refused (EPERM).
+    with contextlib.suppress(OSError):
+        terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+        try:
+            fcntl.ioctl(terminal, termios.TIOCNOTTY)
+        finally:
+            os.close(terminal)
+
+
+def _reopen(fd: int) -> None:
+    """Replace standard input by /dev/null; reopen the others write-only, as a shell gives all three one description."""
+    path, flags = (os.devnull, os.O_RDONLY) if fd == 0 else (f"/proc/self/fd/{fd}", os.O_WRONLY)
+    new = os.open(path, flags | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        os.dup2(new, fd)
+    finally:
+        os.close(new)

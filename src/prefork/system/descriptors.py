@@ -31,7 +31,7 @@ def count_descriptors(pid: int) -> int | None:
 
 
 def anonymous_file(name: str) -> IO[bytes]:
-    """Open a file that has no path, for writing and reading. Raise OSError.
+    """Open a file that has no path, for writing and reading. Raises OSError.
 
     It lies in memory (memfd_create(2)). Where a sandbox refuses that call it lies in the temporary directory.
     """

@@ -8,9 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .descriptors import Descriptor
-from .parent_death import Lifeline
+from .parent_death import Lifeline, Tether
 from .scoreboard import Scoreboard
-from .tether import Tether
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Checks before a fork: refuse what breaks the children silently, warn of what may.
 
 Refused are an event loop, and a fork in a thread other than the main one. Other threads and open connections get a
-warning. Nothing is changed.
+warning. A descriptor without close-on-exec is ignored, because it may come from the program that started this one.
 """
 
 from __future__ import annotations
@@ -84,10 +84,7 @@ def existing_loop() -> str:
 
 
 def loop_descriptor() -> str:
-    """Describe an epoll or io_uring descriptor that this process made; "" if there is none, or no /proc.
-
-    Skip one without close-on-exec, which may come from the program that started this one.
-    """
+    """Describe an epoll or io_uring descriptor that this process made; "" if there is none, or no /proc."""
     try:
         numbers = [int(name) for name in os.listdir("/proc/self/fd")]
     except OSError:
@@ -101,10 +98,7 @@ def loop_descriptor() -> str:
 
 
 def open_connections(known: Collection[int] = ()) -> list[str]:
-    """Describe the connected sockets that this process made, except those in `known`; [] if there is no /proc.
-
-    Skip one without close-on-exec, which may come from the program that started this one.
-    """
+    """Describe the connected sockets that this process made, except those in `known`; [] if there is no /proc."""
     found = []
     with contextlib.suppress(OSError):
         for fd in sorted(int(name) for name in os.listdir("/proc/self/fd")):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,7 +78,6 @@ class HandoverWriter:
             raise
 
     def close(self) -> None:
-        """Close the duplicated descriptors (idempotent)."""
         while self.descriptors:
             os.close(self.descriptors.pop())
 
@@ -108,14 +107,13 @@ class HandoverWriter:
 _manifests: list[dict[str, Any]] = []
 
 
-def mark_cloexec(environment: MutableMapping[str, str] | None = None) -> None:
+def mark_cloexec() -> None:
     """Remove the manifest's variable from the environment, and make the inherited descriptors close-on-exec.
 
     Called when prefork is imported. Otherwise a program that the application starts before it serves would hold
     listening sockets open without accepting from them. `load` reports a manifest that cannot be read.
     """
-    variables = os.environ if environment is None else environment
-    text = variables.pop(VARIABLE, "")
+    text = os.environ.pop(VARIABLE, "")
     if text:
         try:
             _manifests.append(_read(text))
@@ -128,7 +126,7 @@ def mark_cloexec(environment: MutableMapping[str, str] | None = None) -> None:
 def load() -> Handover | None:
     """Return what the predecessor has passed on; None if no predecessor started this process.
 
-    Raise ConfigError if the manifest cannot be read.
+    Raises ConfigError if the manifest cannot be read.
     """
     mark_cloexec()
     if not _manifests:

@@ -40,11 +40,10 @@ class Listener:
         """Return a description of each endpoint: `127.0.0.1:9000 (tcp)`."""
         if self.file is not None:
             return [f"unix:{self.file.path} (unix)"]
-        kinds = {socket.AF_UNIX: "unix"}
-        return [f"{describe(group[0])} ({kinds.get(group[0].family, 'tcp')})" for group in self.endpoints]
+        firsts = [group[0] for group in self.endpoints]
+        return [f"{describe(sock)} ({'unix' if sock.family == socket.AF_UNIX else 'tcp'})" for sock in firsts]
 
     def sockets(self) -> list[socket.socket]:
-        """Return the sockets of all endpoints."""
         return [sock for group in self.endpoints for sock in group]
 
     @property
@@ -107,11 +106,11 @@ class Listeners:
     def bind(self, addresses: Sequence[Address], options: ListenOptions) -> tuple[Listener, ...]:
         """Return a listener for each of `addresses`, in this order. Reuse those that are bound, and bind the others.
 
-        All or nothing: raise BindError or ConfigError, and then nothing has changed. Listeners that are not in
+        Raises BindError or ConfigError, and then nothing has changed. Listeners that are not in
         `addresses` stay open until `close_except`.
 
-        After the first call a service is running. From then on raise ConfigError for a host name, because looking it up
-        may block. Raise it for descriptors of a parent or of systemd too, because their numbers may be in use here.
+        After the first call a service is running. From then on raises ConfigError for a host name, because looking it
+        up may block. So it does for descriptors of a parent or of systemd, because their numbers may be in use here.
         """
         left = list(self._listeners)
         bound: list[Listener] = []
@@ -137,7 +136,7 @@ class Listeners:
         return tuple(bound)
 
     def bind_control(self, path: str, backlog: int) -> Listener:
-        """Return the control socket, which only its owner may use; keep one that was inherited. Raise BindError."""
+        """Return the control socket, which only its owner may use; keep one that was inherited. Raises BindError."""
         requested = f"control:{path}"
         for listener in self._listeners:
             if listener.requested == requested:
@@ -233,7 +232,7 @@ class Listeners:
         return Damage(describe(sock), listener, shut_down, options, unrepaired)
 
     def rebind(self, listener: Listener) -> Listener:
-        """Bind new sockets to the addresses of a listener that cannot be repaired. Raise BindError.
+        """Bind new sockets to the addresses of a listener that cannot be repaired. Raises BindError.
 
         The old one stays open until `close_except`, because workers may still be forked with it.
         """
@@ -358,6 +357,5 @@ def _ports(listeners: Iterable[Listener]) -> set[int]:
 
 
 def _shares_port(listener: Listener) -> bool:
-    """Return whether all TCP sockets of the listener have SO_REUSEPORT."""
     tcp = [sock for sock in listener.sockets() if _is_tcp(sock)]
     return all(sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) for sock in tcp)

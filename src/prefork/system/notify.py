@@ -9,7 +9,6 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import MutableMapping
 
 
 class Notifier:
@@ -18,10 +17,9 @@ class Notifier:
     Removes the manager's variables from the environment: otherwise programs that a service starts could speak for it.
     """
 
-    def __init__(self, environment: MutableMapping[str, str] | None = None) -> None:
-        variables = os.environ if environment is None else environment
-        address = variables.pop("NOTIFY_SOCKET", "")
-        usec, pid = variables.pop("WATCHDOG_USEC", ""), variables.pop("WATCHDOG_PID", "")
+    def __init__(self) -> None:
+        address = os.environ.pop("NOTIFY_SOCKET", "")
+        usec, pid = os.environ.pop("WATCHDOG_USEC", ""), os.environ.pop("WATCHDOG_PID", "")
         self._address = "\0" + address[1:] if address.startswith("@") else address
         for_us = pid in ("", str(os.getpid()))
         self.watchdog = int(usec) / 1e6 if self._address and usec.isdigit() and int(usec) and for_us else None

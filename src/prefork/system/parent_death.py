@@ -1,6 +1,6 @@
-"""Tell a child, by the kernel or by a pipe, that its parent has exited; also if it exited before the child asked.
+"""Tell a child that its parent has exited, or have the kernel kill it then; also if it exited before the child asked.
 
-The callers decide what the child does then. Nothing here forks, signals or waits.
+The callers decide which child needs what. Nothing here forks or waits.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import ctypes
 import fcntl
 import functools
 import os
+import signal
+import socket
 import sys
 from collections.abc import Callable
 
@@ -71,10 +73,10 @@ def open_parent(parent_pid: int) -> Descriptor | None:
     return None
 
 
-def signal_when_readable(fd: int, sig: int, owner: int) -> None:
+def _signal_when_readable(fd: int, sig: int, owner: int) -> None:
     """Have the kernel send `sig` to the process `owner`, or the group -`owner`, when `fd` becomes readable or closes.
 
-    The right to signal is the one held at this moment (F_SETOWN and F_SETSIG, fcntl(2); Linux). Raise OSError.
+    The right to signal is the one held at this moment (F_SETOWN and F_SETSIG, fcntl(2); Linux). Raises OSError.
     """
     fcntl.fcntl(fd, fcntl.F_SETSIG, int(sig))
     fcntl.fcntl(fd, fcntl.F_SETOWN, owner)
@@ -111,7 +113,7 @@ class Lifeline:
             return False
 
     def arm(self, sig: int) -> bool:
-        """Have the kernel send `sig` to this process, a child, at the end of file (`signal_when_readable`).
+        """Have the kernel send `sig` to this process, a child, at the end of file (`_signal_when_readable`).
 
         For code that cannot watch `fileno()`. Unlike PR_SET_PDEATHSIG it survives a later setuid. Return False, with
         nothing changed, if the system cannot do it. If the parent has exited already, exit at once.
@@ -124,7 +126,7 @@ class Lifeline:
         except OSError:
             return False
         try:
-            signal_when_readable(own.fileno(), sig, os.getpid())
+            _signal_when_readable(own.fileno(), sig, os.getpid())
         except OSError:
             own.close()
             return False
@@ -138,3 +140,34 @@ class Lifeline:
         """Close this process's ends (idempotent). In the parent, every child then sees the end of file."""
         self._reader.close()
         self.writer.close()
+
+
+class Tether:
+    """A socket pair made before the fork: the parent keeps `parent_end`, the child calls `arm`.
+
+    When the parent exits, the kernel kills the child's whole process group, even while the child's loop is blocked.
+    PR_SET_PDEATHSIG would end the child only. Not a pipe, because another process could reopen it for writing
+    (/proc/self/fd), and one byte would kill the group. Raises OSError if no descriptors are left.
+    """
+
+    __slots__ = ("_child_end", "parent_end")
+
+    def __init__(self) -> None:
+        self.parent_end, self._child_end = socket.socketpair()
+
+    def close_child_end(self) -> None:
+        self._child_end.close()
+
+    def arm(self) -> None:
+        """Have the kernel kill the group when the parent's end closes. Do nothing if the system cannot.
+
+        Call it in the child, which leads its group, after it has changed its user (`_signal_when_readable`).
+        """
+        if sys.platform == "linux" and os.getpgrp() == os.getpid():
+            with contextlib.suppress(OSError):
+                _signal_when_readable(self._child_end.fileno(), signal.SIGKILL, -os.getpid())
+
+    def close(self) -> None:
+        """Close both ends (idempotent). In the parent, this kills what is left of an armed group."""
+        self.parent_end.close()
+        self._child_end.close()

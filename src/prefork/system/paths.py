@@ -48,11 +48,10 @@ class Entry:
         """Whether another user can replace the directory, so that its path may lead elsewhere the next time."""
 
     def stat(self) -> os.stat_result:
-        """Return the status of the file that has the name now."""
         return os.stat(self.name, dir_fd=self._directory.fileno(), follow_symlinks=False)
 
     def open(self, flags: int, mode: int = 0o600) -> Descriptor:
-        """Open the file, or create it if `flags` say so. Raise OSError (ELOOP) for a symbolic link."""
+        """Open the file, or create it if `flags` say so. Raises OSError (ELOOP) for a symbolic link."""
         flags |= os.O_NOFOLLOW | os.O_CLOEXEC
         return Descriptor(os.open(self.name, flags, mode, dir_fd=self._directory.fileno()))
 
@@ -61,11 +60,9 @@ class Entry:
         return Descriptor(os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._directory.fileno()))
 
     def mkdir(self, mode: int) -> None:
-        """Make a directory with this name."""
         os.mkdir(self.name, mode, dir_fd=self._directory.fileno())
 
     def unlink(self) -> None:
-        """Remove the name from the directory."""
         os.unlink(self.name, dir_fd=self._directory.fileno())
 
     def bind_path(self) -> str:
@@ -80,7 +77,7 @@ class Entry:
 
 @contextlib.contextmanager
 def resolve(path: str | os.PathLike[str]) -> Iterator[Entry]:
-    """Open the directory of `path` for the block. The name itself may be missing. Raise OSError.
+    """Open the directory of `path` for the block. The name itself may be missing. Raises OSError.
 
     As root, do not follow a symbolic link that another user can change (ELOOP). Otherwise root would create, change or
     remove any file that a link of the workers' user names.
@@ -95,7 +92,7 @@ def resolve(path: str | os.PathLike[str]) -> Iterator[Entry]:
 
 
 def open_path(path: str | os.PathLike[str]) -> Descriptor:
-    """Open the file at `path` with O_PATH (open(2)), through the links that `resolve` would follow. Raise OSError."""
+    """Open the file at `path` with O_PATH (open(2)), through the links that `resolve` would follow. Raises OSError."""
     with contextlib.closing(_Walk(absolute(path))) as walk:
         return walk.to_file(_STAT_ONLY, strictly=os.geteuid() == 0)
 
@@ -117,7 +114,7 @@ class Content:
 def read(path: str | os.PathLike[str], max_bytes: int) -> Content:
     """Read a regular file through any links, and report how other users could have changed it.
 
-    The open descriptor is judged, not the path. Raise OSError, also for a file that is not regular or is larger than
+    The open descriptor is judged, not the path. Raises OSError, also for a file that is not regular or is larger than
     `max_bytes`.
     """
     with contextlib.closing(_Walk(absolute(path))) as walk:
@@ -133,7 +130,7 @@ def read(path: str | os.PathLike[str], max_bytes: int) -> Content:
 
 
 def weaknesses(path: str | os.PathLike[str]) -> tuple[Weakness, ...]:
-    """Return how other users can change the file or directory at `path`, or one on the way to it. Raise OSError."""
+    """Return how other users can change the file or directory at `path`, or one on the way to it. Raises OSError."""
     with contextlib.closing(_Walk(absolute(path))) as walk, contextlib.closing(walk.to_file(_STAT_ONLY)):
         return tuple(walk.weak)
 
@@ -141,7 +138,7 @@ def weaknesses(path: str | os.PathLike[str]) -> tuple[Weakness, ...]:
 def file_weaknesses(path: str) -> tuple[Weakness, ...]:
     """Return the weaknesses of a file only, when its directory was checked before; of the whole path if it is a link.
 
-    Raise OSError.
+    Raises OSError.
     """
     found = os.stat(path, follow_symlinks=False)
     if stat.S_ISLNK(found.st_mode):
@@ -159,7 +156,7 @@ def require_regular(found: os.stat_result) -> None:
 
 
 def retry(remove: Callable[[], object]) -> None:
-    """Call `remove` up to ATTEMPTS times, in case the system lacks a resource for a moment. Raise nothing.
+    """Call `remove` up to ATTEMPTS times, in case the system lacks a resource for a moment. Raises nothing.
 
     For the last chance to remove a file.
     """
@@ -174,7 +171,7 @@ def retry(remove: Callable[[], object]) -> None:
 
 
 def absolute(path: str | os.PathLike[str]) -> str:
-    """Return `path` made absolute, with its links and dots. Raise OSError if the current directory is gone."""
+    """Return `path` made absolute, with its links and dots. Raises OSError if the current directory is gone."""
     text = os.fspath(path)
     return text if os.path.isabs(text) else f"{logical_directory()}/{text}"
 
@@ -192,7 +189,7 @@ def set_base_directory(directory: str) -> None:
 def logical_directory() -> str:
     """Return the base directory, or the current one as the shell names it ($PWD, with its symbolic links).
 
-    Raise OSError if the current directory is gone.
+    Raises OSError if the current directory is gone.
     """
     if _base:
         return _base
@@ -218,7 +215,6 @@ class _Walk:
         self._directories: list[tuple[str, Descriptor]] = [("", Descriptor(os.open("/", _DIRECTORY)))]
 
     def close(self) -> None:
-        """Close every directory that is open."""
         for _, directory in self._directories:
             directory.close()
         self._directories.clear()

@@ -30,7 +30,6 @@ class PidFile:
         self._descriptor = descriptor
 
     def fileno(self) -> int:
-        """Return the descriptor that holds the lock."""
         return self._descriptor.fileno()
 
     def write(self) -> str | None:
@@ -67,7 +66,7 @@ class PidFile:
 def claim(path: str) -> PidFile:
     """Lock the file, created if it is missing, and write this process's pid.
 
-    Raise ConfigError if another process holds it; no file is created then.
+    Raises ConfigError if another process holds it; no file is created then.
     """
     try:
         with resolve(path) as entry:

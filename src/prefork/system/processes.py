@@ -73,7 +73,7 @@ class System:
         and no timers. What `close_in_child` registered and its siblings' pidfds are closed. It installs its own
         handlers, then calls `unblock_signals()`; a signal sent to it before that is delivered then.
 
-        Raise OSError (EAGAIN, ENOMEM, EMFILE ...) if the system lacks a resource; nothing has changed then.
+        Raises OSError (EAGAIN, ENOMEM, EMFILE ...) if the system lacks a resource; nothing has changed then.
         """
         load_prctl()
         _flush_standard_streams()  # otherwise parent and child would both write the buffered output
@@ -109,7 +109,7 @@ class System:
         descriptors: Sequence[int],
         failed: Callable[[OSError], object],
     ) -> Child:
-        """Start another program as a child that outlives this process. Raise OSError as `fork` does.
+        """Start another program as a child that outlives this process. Raises OSError as `fork` does.
 
         It inherits the standard descriptors and `descriptors`, under their own numbers. Its signals are as a shell
         would set them. If the program cannot be executed, `failed` is called in the child, which exits with status 127.
@@ -187,10 +187,21 @@ class System:
         except BaseException as exc:  # continuing would run the parent's code twice
             if isinstance(exc, OSError | MemoryError):
                 reason = f"{reason_of(exc)} (in {place_of(exc)})"
-                _write_stderr(f"prefork[{os.getpid()}]: a forked process cannot begin: {reason}\n")
+                text = f"prefork[{os.getpid()}]: a forked process cannot begin: {reason}\n"
+                with contextlib.suppress(OSError):
+                    os.write(2, text.encode(errors="backslashreplace"))
                 os._exit(ExitCode.SERVICE)
             traceback.print_exc()
             os._exit(ExitCode.BUG)
+
+
+def set_title(role: str) -> None:
+    """Have ps(1) show this process as `prefork: ROLE`."""
+    # A dependency of the command only: a program that calls `serve` may not have it.
+    with contextlib.suppress(ImportError):
+        import setproctitle
+
+        setproctitle.setproctitle(f"prefork: {role}")
 
 
 @functools.cache
@@ -219,11 +230,6 @@ def _stop_ignoring_sigchld() -> None:
     # An ignored SIGCHLD survives exec. With it the kernel would reap the children itself, and every status be lost.
     if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-
-
-def _write_stderr(text: str) -> None:
-    with contextlib.suppress(OSError):
-        os.write(2, text.encode(errors="backslashreplace"))
 
 
 def _flush_standard_streams() -> None:

@@ -61,8 +61,8 @@ class FleetSetting(enum.IntEnum):
     """Changes whenever the list of workers does."""
     ACCEPTING = 6
     """The number of workers that accept. Their rows come first in the list of workers."""
-    DRAINING = 7
-    """The number of workers that only have open connections. Their rows follow."""
+    NOT_ACCEPTING = 7
+    """The number of all others: they start, drain, hang or are being killed. Their rows follow."""
     LISTENERS_SHARED = 8
     """1 if another supervisor also has the listening sockets: they must not be shut down."""
 
@@ -90,12 +90,6 @@ class _Part(Generic[Column]):
         self._cells[self.start + column] = value
 
 
-class FleetSettings(_Part[FleetSetting]):
-    """The supervisor's part: what holds for all workers at once."""
-
-    __slots__ = ()
-
-
 class Row(_Part[WorkerStat]):
     """One worker's part; `number` counts from 1."""
 
@@ -109,7 +103,8 @@ class Row(_Part[WorkerStat]):
     @property
     def open(self) -> int:
         """The number of open connections; 0 if the worker claims more than a process can have."""
-        return _within(self._cells[self.start + _OPEN], MAX_DESCRIPTORS)
+        count = self._cells[self.start + _OPEN]
+        return count if 0 <= count <= MAX_DESCRIPTORS else 0
 
     def reserve(self, more: int) -> None:
         """Add to the number of open connections: 1 before an accept, -1 after a close."""
@@ -121,7 +116,6 @@ class Row(_Part[WorkerStat]):
         self._cells[self.start + _ASSIGNED] = assigned
 
     def refused(self) -> None:
-        """Count an accepted connection that was closed at once."""
         self._cells[self.start + _REFUSED] += 1
 
     def peers(self) -> CountTable:
@@ -143,7 +137,7 @@ class Scoreboard:
         self._buckets = buckets_for(min(peers, MAX_PEERS))
         words = PAGE_WORDS + whole_pages(CountTable.words(self._buckets))
         self._memory = SharedMemory([whole_pages(_LIST_AT + rows), *[words] * rows])
-        self.settings = FleetSettings(self._memory.cells, 0)
+        self.settings: _Part[FleetSetting] = _Part(self._memory.cells, 0)
 
     def row(self, number: int) -> Row:
         """Return the part of one worker; `number` is 1 to `rows`."""
@@ -167,26 +161,27 @@ class Scoreboard:
             found[row.number] = (open, assigned)
         return found
 
-    def publish(self, accepting: Iterable[int], draining: Iterable[int]) -> None:
-        """Publish the rows of the workers that accept, and of those that only have open connections."""
-        lists = [list(accepting), list(draining)]
+    def publish(self, accepting: Iterable[int], not_accepting: Iterable[int]) -> None:
+        """Publish the rows of the workers that accept, and of all others, which may have open connections."""
+        lists = [list(accepting), list(not_accepting)]
         for position, number in enumerate([*lists[0], *lists[1]][: self.rows]):
             self._memory.cells[_LIST_AT + position] = number
         self.settings[FleetSetting.ACCEPTING] = len(lists[0])
-        self.settings[FleetSetting.DRAINING] = len(lists[1])
+        self.settings[FleetSetting.NOT_ACCEPTING] = len(lists[1])
         self.settings[FleetSetting.VERSION] += 1
 
     def published(self) -> tuple[list[int], list[int]]:
-        """Return the (accepting, draining) rows; a mixture of the old and the new lists during a `publish`."""
+        """Return the rows of workers that accept, and of all others; during a `publish` a mixture of old and new."""
         count = min(max(0, self.settings[FleetSetting.ACCEPTING]), self.rows)
-        total = min(count + max(0, self.settings[FleetSetting.DRAINING]), self.rows)
+        total = min(count + max(0, self.settings[FleetSetting.NOT_ACCEPTING]), self.rows)
         numbers = [self._memory.cells[_LIST_AT + position] for position in range(total)]
         return numbers[:count], numbers[count:]
 
     def all_stopped(self, own: Row) -> bool:
         """Return whether all workers except the one with the row `own` have stopped accepting."""
-        accepting, draining = self.published()
-        return all(self.row(number)[WorkerStat.STOPPED] for number in (*accepting, *draining) if number != own.number)
+        accepting, not_accepting = self.published()
+        others = [number for number in (*accepting, *not_accepting) if number != own.number]
+        return all(self.row(number)[WorkerStat.STOPPED] for number in others)
 
     def become_writer(self, number: int) -> Row:
         """Keep only the right to write this worker's own part, for good, and return its row. Call it in the worker.
@@ -194,7 +189,7 @@ class Scoreboard:
         Rows that were made before are unmapped: to touch one afterwards crashes the process.
         """
         own = self._memory.become_writer(number)
-        self.settings = FleetSettings(self._memory.cells, 0)
+        self.settings = _Part(self._memory.cells, 0)
         return Row(number, own, 0, self._buckets)
 
     def close(self) -> None:
@@ -209,7 +204,3 @@ def fence() -> None:
     (smp_mb__after_spinlock).
     """
     os.sched_yield()
-
-
-def _within(value: int, maximum: int) -> int:
-    return value if 0 <= value <= maximum else 0

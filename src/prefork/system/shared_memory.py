@@ -70,7 +70,6 @@ class SharedMemory:
         return own
 
     def close(self) -> None:
-        """Unmap the memory, in the process that made it. To touch it afterwards crashes the process."""
         for address in (self._writable, self._readable):
             if address:
                 _unmap(address, self._size)
@@ -88,7 +87,6 @@ class SharedMemory:
 
 
 def whole_pages(words: int) -> int:
-    """Round a number of words up to whole pages."""
     return -(-words // PAGE_WORDS) * PAGE_WORDS
 
 

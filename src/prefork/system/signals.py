@@ -117,7 +117,7 @@ class SignalQueue:
         """Return the descriptors to poll for input: a signal makes one of them readable."""
         return [self._reader, *([self._signalfd] if self._signalfd else [])]
 
-    def drain(self) -> list[Received]:
+    def read(self) -> list[Received]:
         """Return the signals that arrived since the last call. Never block."""
         came = [Received(number, False) for number in _read(self._reader) if number in self._handlers]
         if self._signalfd is not None:
@@ -127,9 +127,10 @@ class SignalQueue:
         return came
 
     def release(self, ignoring: Collection[int] = ()) -> None:
-        """Restore the previous handlers and mask, and close the descriptors. Undrained signals reach the old handlers.
+        """Restore the previous handlers and mask, and close the descriptors.
 
-        Signals in `ignoring` are set to SIG_IGN instead, without a moment at which an old handler could run.
+        Signals that were not read reach the old handlers. Signals in `ignoring` are set to SIG_IGN instead, without a
+        moment at which an old handler could run.
         """
         for sig, handler in self._handlers.items():
             if sig in ignoring:

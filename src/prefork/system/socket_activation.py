@@ -10,7 +10,6 @@ import os
 import re
 import resource
 import socket
-from collections.abc import MutableMapping
 
 from ..errors import BindError
 
@@ -24,9 +23,8 @@ class SystemdSockets:
     Removes systemd's variables from the environment, otherwise children and their commands would use the descriptors.
     """
 
-    def __init__(self, environment: MutableMapping[str, str] | None = None) -> None:
-        variables = os.environ if environment is None else environment
-        pid, count, names, _ = (variables.pop(f"LISTEN_{name}", "") for name in ("PID", "FDS", "FDNAMES", "PIDFDID"))
+    def __init__(self) -> None:
+        pid, count, names, _ = (os.environ.pop(f"LISTEN_{name}", "") for name in ("PID", "FDS", "FDNAMES", "PIDFDID"))
         self._sockets: list[tuple[str, int]] = []
         if pid == str(os.getpid()) and re.fullmatch("[0-9]{1,9}", count):
             labels = names.split(":") if names else []
@@ -42,7 +40,7 @@ class SystemdSockets:
                 self._sockets.append((name, _FIRST + position))
 
     def claim(self, name: str | None) -> list[socket.socket]:
-        """Return the listening sockets named `name` (FileDescriptorName=), or all. Raise BindError if none is."""
+        """Return the listening sockets named `name` (FileDescriptorName=), or all. Raises BindError if none is."""
         text = "systemd" if name is None else f"systemd:{name}"
         if not self._sockets:
             raise BindError(text, errno.ENOENT, "no sockets were passed to this process; start it by a .socket unit")
@@ -56,7 +54,7 @@ class SystemdSockets:
 def from_fd(fd: int, text: str = "") -> socket.socket:
     """Return the listening socket `fd`, made close-on-exec and non-blocking. The caller owns it.
 
-    Raise BindError if it is not a listening stream socket.
+    Raises BindError if it is not a listening stream socket.
     """
     text = text or f"fd:{fd}"
     duplicate = -1

@@ -2,8 +2,8 @@
 
 The kernel keeps options on the socket, not in a process. What one worker sets affects all, outlives it, and each
 accepted connection inherits it. The table lists every option that can silence a port or damage connections. It omits
-those that workers set themselves (`net/server.py`, _set_tcp_options). The numbers are Linux's; on other systems only
-the status flags are checked. `listeners.py` knows which sockets there are.
+those that workers set themselves (`net/base_server.py`, _set_tcp_options). The numbers are Linux's; on other systems
+only the status flags are checked. `listeners.py` knows which sockets there are.
 """
 
 from __future__ import annotations
@@ -80,11 +80,10 @@ class StatusFlag:
         fcntl.fcntl(sock, fcntl.F_SETFL, fcntl.fcntl(sock, fcntl.F_GETFL) & ~self.bit | value)
 
 
-@dataclass(frozen=True, slots=True)
 class Filter:
     """A classic or extended BPF filter (SO_ATTACH_FILTER, SO_ATTACH_BPF): 0 is none."""
 
-    name: str = "SO_ATTACH_FILTER"
+    name = "SO_ATTACH_FILTER"
 
     def read(self, sock: socket.socket) -> Value:
         # With a length of 0 the kernel only returns the number of instructions. Not Python's getsockopt: it passes a
@@ -104,11 +103,10 @@ class Filter:
             sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
 
 
-@dataclass(frozen=True, slots=True)
 class QueueLength:
     """The length of a TCP listener's queue (struct tcp_info, sacked), which listen(2) sets."""
 
-    name: str = "backlog"
+    name = "backlog"
 
     def read(self, sock: socket.socket) -> Value:
         info = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _SACKED_AT + 4)
@@ -119,11 +117,10 @@ class QueueLength:
         sock.listen(value)
 
 
-@dataclass(frozen=True, slots=True)
 class UnixShutdown:
     """The shutdown state of a unix socket: it refuses connections, and listen(2) does not undo it."""
 
-    name: str = "shutdown"
+    name = "shutdown"
 
     def read(self, sock: socket.socket) -> Value:
         poll = select.poll()
@@ -213,7 +210,6 @@ def settings(family: int) -> Iterator[Setting]:
 
 
 def snapshot(sock: socket.socket) -> Snapshot:
-    """Read all settings of the socket."""
     found: dict[str, Value] = {}
     for setting in settings(sock.family):
         # An option that this kernel does not know cannot have been set by a worker.
@@ -228,7 +224,6 @@ def snapshot_backlog(sock: socket.socket) -> Snapshot:
 
 
 def changed(wanted: Snapshot, found: Snapshot) -> tuple[str, ...]:
-    """Return the names of the settings whose value is not the wanted one."""
     return tuple(name for name, value in wanted.items() if found.get(name) != value)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from ..checks import check_int
 from ..errors import BindError, reason_of
+from ..text import format_address
 from .listen_options import ListenOptions, Sharing
 
 #: Attempts to find one free port on all addresses: one that is free on the first may be in use on the second.
@@ -59,9 +60,9 @@ def bind_sockets(
     not support is skipped. So is IPv6 when this machine has no such address, if another address is left and `address`
     is all interfaces or localhost. A Python without IPv6 (`socket.has_ipv6`) binds IPv4 only.
 
-    All or nothing: raise BindError, which names the address, and leave nothing bound. Raise socket.gaierror for a name
-    that does not resolve. Raise ValueError for a port that is no number from 0 to 65535, and for `reuse_port` where the
-    platform has none. The caller owns the sockets.
+    Raises BindError, which names the address, with nothing bound. Raises socket.gaierror for a name that does not
+    resolve. Raises ValueError for a port that is no number from 0 to 65535, and for `reuse_port` where the platform has
+    none. The caller owns the sockets.
     """
     if reuse_port and not hasattr(socket, "SO_REUSEPORT"):
         raise ValueError("the platform doesn't support SO_REUSEPORT")
@@ -72,7 +73,7 @@ def bind_sockets(
 def bind_shared_port(port: int, address: str | None, options: ListenOptions) -> list[socket.socket]:
     """Do as `bind_sockets`, for a port that `bind_sibling` will add sockets to.
 
-    Raise BindError if another program has the port, even with SO_REUSEPORT: a second server of the same user would
+    Raises BindError if another program has the port, even with SO_REUSEPORT: a second server of the same user would
     otherwise silently get a part of the connections.
     """
     return bind_resolved(resolve(port, address), replace(options, sharing=Sharing.CLAIMED))
@@ -81,7 +82,7 @@ def bind_shared_port(port: int, address: str | None, options: ListenOptions) -> 
 def bind_sibling(sock: socket.socket, options: ListenOptions) -> socket.socket:
     """Return another listening socket for the address of `sock`; the kernel divides the connections among all of them.
 
-    See SO_REUSEPORT, socket(7). Raise BindError.
+    See SO_REUSEPORT, socket(7). Raises BindError.
     """
     return _bind_one(sock, sock.getsockname(), options)
 
@@ -89,7 +90,7 @@ def bind_sibling(sock: socket.socket, options: ListenOptions) -> socket.socket:
 def bind_replacement(sock: socket.socket, address: Any, options: ListenOptions) -> socket.socket:
     """Return a new listening socket for `address`, that of `sock`, which still listens and cannot be repaired.
 
-    Each of the two may get a connection until `sock` is closed in every process. Raise BindError.
+    Each of the two may get a connection until `sock` is closed in every process. Raises BindError.
     """
     fresh = None
     try:
@@ -111,7 +112,7 @@ def resolve(
 ) -> Resolved:
     """Look up the addresses for `bind_resolved`; the parameters are those of `bind_sockets`.
 
-    Block for a host name, unless `flags` has AI_NUMERICHOST. Raise socket.gaierror for a name that does not resolve,
+    Block for a host name, unless `flags` has AI_NUMERICHOST. Raises socket.gaierror for a name that does not resolve,
     ConfigError for a port that is no number from 0 to 65535.
     """
     if port is not None:
@@ -136,12 +137,11 @@ def resolve(
 
 
 def bind_resolved(resolved: Resolved, options: ListenOptions) -> list[socket.socket]:
-    """Bind all addresses of `resolved`, as `bind_sockets` promises. Raise BindError. Never block."""
+    """Bind all addresses of `resolved`, as `bind_sockets` promises. Raises BindError. Never block."""
     for attempt in range(MAX_PORT_ATTEMPTS):
         try:
             return _bind_all(resolved, options)
         except BindError as exc:
-            # A port that is free on the first address may be in use on the second: try another one.
             if resolved.port or exc.errno != errno.EADDRINUSE or attempt == MAX_PORT_ATTEMPTS - 1:
                 raise
     raise AssertionError("unreachable")
@@ -209,9 +209,7 @@ def _listen(sock: socket.socket, where: _SockAddr, options: ListenOptions) -> No
 
 
 def _bind_error(where: _SockAddr, exc: OSError) -> BindError:
-    host, port = str(where[0]), str(where[1])
-    text = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return BindError(text, exc.errno or 0, _CURES.get(exc.errno or 0, ""))
+    return BindError(format_address(where), exc.errno or 0, _CURES.get(exc.errno or 0, ""))
 
 
 def relisten(sock: socket.socket, address: Any, backlog: int) -> bool:

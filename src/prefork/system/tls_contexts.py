@@ -12,7 +12,7 @@ import os
 import re
 import ssl
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..config import TLS
@@ -70,37 +70,36 @@ _CERT_MARK, _KEY_MARK = b"CERTIFICATE-----", b"PRIVATE KEY-----"
 _MAX_BYTES = 16 * 1024 * 1024
 
 
-def read_pair(pair: TLS) -> CertificatePair:
-    """Read both files of a pair. Raise ConfigError, which names the file."""
-    cert, key = os.fspath(pair.cert), os.fspath(pair.key)
+def _read_pair(certificate: TLS) -> CertificatePair:
+    cert, key = os.fspath(certificate.cert), os.fspath(certificate.key)
     certs, keys = _read("--tls-cert", cert), _read("--tls-key", key)
     weaknesses = [("--tls-cert", each) for each in certs.weaknesses]
     weaknesses += [("--tls-key", each) for each in keys.weaknesses]
     return CertificatePair(cert, key, certs.data, keys.data, tuple(weaknesses))
 
 
-def build_context(certificates: Sequence[TLS], emit: Emit = log) -> ssl.SSLContext:
+def build_context(certificate: TLS, emit: Emit = log) -> ssl.SSLContext:
     """Make a server's context with a certificate: TLS 1.2 and 1.3, no renegotiation, no compression.
 
-    Raise ConfigError, which names the file and the cure, if the certificate or the key cannot be used.
+    Raises ConfigError, which names the file and the cure, if the certificate or the key cannot be used.
     """
     context = make_context(emit)
-    load(context, _only(certificates))
+    load(context, _read_pair(certificate))
     return context
 
 
-def validate(certificates: Sequence[TLS]) -> CertificatePair:
-    """Read the files and load them into a scratch context. Raise ConfigError.
+def validate(certificate: TLS) -> CertificatePair:
+    """Read the files and load them into a scratch context. Raises ConfigError.
 
     Afterwards `load` cannot fail. If it did, it would leave a new certificate with an old key.
     """
-    pair = _only(certificates)
+    pair = _read_pair(certificate)
     load(_bare_context(), pair)
     return pair
 
 
 def load(context: ssl.SSLContext, pair: CertificatePair) -> None:
-    """Use this certificate from now on, and keep the session-ticket keys. Raise ConfigError."""
+    """Use this certificate from now on, and keep the session-ticket keys. Raises ConfigError."""
 
     def reject_passphrase() -> str:
         # Without a callback OpenSSL asks at the terminal, and the server hangs at start.
@@ -135,12 +134,6 @@ def _bare_context() -> ssl.SSLContext:
     # enough, because each resumed connection brings the next. A second one would cost every handshake 5 % more.
     context.num_tickets = 1
     return context
-
-
-def _only(certificates: Sequence[TLS]) -> CertificatePair:
-    if len(certificates) != 1:
-        raise ConfigError(f"--tls-cert: {len(certificates)} certificates given, one is supported")
-    return read_pair(certificates[0])
 
 
 def _read(option: str, path: str) -> paths.Content:

@@ -49,8 +49,9 @@ def limit_groups(context: ssl.SSLContext, call: Callable[[ssl.SSLContext], None]
 
     `call` sets the groups; by default it is the best call that this Python has.
     """
+    best = _by_method if hasattr(context, "set_groups") else by_pointer
     try:
-        (call or _best_call(context))(context)
+        (call or best)(context)
     except (UnverifiedPointer, OSError, ValueError) as exc:
         # ssl.SSLError is an OSError.
         context.set_ecdh_curve(FALLBACK)
@@ -58,16 +59,12 @@ def limit_groups(context: ssl.SSLContext, call: Callable[[ssl.SSLContext], None]
     return None
 
 
-def _best_call(context: ssl.SSLContext) -> Callable[[ssl.SSLContext], None]:
-    return _by_method if hasattr(context, "set_groups") else by_pointer
-
-
 def _by_method(context: Any) -> None:
     context.set_groups(GROUPS)
 
 
 def by_pointer(context: ssl.SSLContext) -> None:
-    """Set the groups by OpenSSL's own call. Raise UnverifiedPointer or OSError; the context is unchanged then."""
+    """Set the groups by OpenSSL's own call. Raises UnverifiedPointer or OSError; the context is unchanged then."""
     openssl = _OpenSSL()
     pointer = _find_pointer(context, openssl)
     verify_pointer(context, pointer, openssl)
@@ -88,11 +85,8 @@ class _OpenSSL:
         module = getattr(_ssl, "__file__", None)
         try:
             library = ctypes.CDLL(module)
-            version, options, ctrl = (
-                library.OpenSSL_version_num,
-                library.SSL_CTX_get_options,
-                library.SSL_CTX_ctrl,
-            )
+            version = library.OpenSSL_version_num
+            options, ctrl = library.SSL_CTX_get_options, library.SSL_CTX_ctrl
         except (OSError, AttributeError) as exc:
             raise UnverifiedPointer(f"libssl lacks a call: {exc}") from exc
         version.restype, version.argtypes = ctypes.c_ulong, []
@@ -112,8 +106,7 @@ class _OpenSSL:
 
     def readable(self, address: int) -> bool:
         """Return whether memory is readable. The kernel answers with an error instead of a crash (write(2), EFAULT)."""
-        libc = self._ctypes.CDLL(None)
-        write = libc.write
+        write = self._ctypes.CDLL(None).write
         write.restype = self._ctypes.c_ssize_t
         write.argtypes = [self._ctypes.c_int, self._ctypes.c_void_p, self._ctypes.c_size_t]
         reader, writer = os.pipe()

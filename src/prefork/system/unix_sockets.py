@@ -29,7 +29,7 @@ from .paths import Entry, open_path, proc_path, resolve, retry
 LOCK_TIMEOUT = 1.0
 
 # linux/netlink.h, linux/sock_diag.h, linux/unix_diag.h
-_NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, _NLMSG_ERROR = 4, 20, 1, 2
+_NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST = 4, 20, 1
 _UDIAG_SHOW_VFS, _UNIX_DIAG_VFS, _ANY = 2, 1, 2**32 - 1
 _HEADER, _MESSAGE, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=BBBBIII"), struct.Struct("=HH")
 
@@ -44,7 +44,7 @@ class File:
     inode: int
 
     def remove(self) -> None:
-        """Remove the file, unless another one has its name by now. Raise nothing."""
+        """Remove the file, unless another one has its name by now. Raises nothing."""
         retry(self._remove)
 
     def _remove(self) -> None:
@@ -53,14 +53,13 @@ class File:
                 entry.unlink()
 
     def exists(self) -> bool:
-        """Return whether the path still leads to this file."""
         with contextlib.suppress(OSError):
             self.stat()
             return True
         return False
 
     def stat(self) -> os.stat_result:
-        """Return its mode and owners. Raise OSError (ENOENT) if the path leads to another file by now."""
+        """Return its mode and owners. Raises OSError (ENOENT) if the path leads to another file by now."""
         with resolve(self.path) as entry:
             found = entry.stat()
         if not self._is(found):
@@ -82,8 +81,8 @@ class File:
 def bind_unix_socket(path: str | os.PathLike[str], mode: int = 0o600, backlog: int = 128) -> socket.socket:
     """Return a listening, non-blocking, close-on-exec unix socket at `path`. Its file is never more open than `mode`.
 
-    A stale socket file, one without a listener, is replaced. Raise BindError for one with a listener, and for a file of
-    another kind. The caller owns the socket and the file.
+    A stale socket file, one without a listener, is replaced. Raises BindError for one with a listener, and for a file
+    of another kind. The caller owns the socket and the file.
 
     A name with a leading NUL is one of the abstract namespace (Linux, unix(7)): it has no file, any local user can
     connect, and it is free again once the socket is closed.
@@ -137,7 +136,7 @@ def _printed(name: str) -> str:
 
 
 def connect(sock: socket.socket, path: str) -> None:
-    """Connect to the listener at `path`. Raise OSError.
+    """Connect to the listener at `path`. Raises OSError.
 
     As root, also raise it for a symbolic link that another user can change: it may lead to any server of root's.
     """
@@ -250,7 +249,7 @@ def _vfs(answer: bytes) -> int | None:
 
 
 def _remove_stale(entry: Entry, name: str) -> None:
-    """Remove the file of a socket without a listener. Raise BindError for any other file."""
+    """Remove the file of a socket without a listener. Raises BindError for any other file."""
     try:
         with _opened(entry) as (path, found):
             if not stat.S_ISSOCK(found.st_mode):

@@ -37,13 +37,11 @@ def current_worker() -> WorkerInfo | None:
 
 
 def set_task_id(number: int) -> None:
-    """Make this process a child of `fork_processes`."""
     global _task_id
     _task_id = number
 
 
 def set_worker(slot: int, generation: int) -> None:
-    """Make this process a worker of `prefork serve`."""
     global _worker
     _worker = WorkerInfo(slot, generation)
     set_task_id(slot)

@@ -64,7 +64,7 @@ class Server:
         self._process.send_signal(number)
 
     def wait(self, timeout: float = 30.0) -> int:
-        """Wait for its end and return the exit status. Raise subprocess.TimeoutExpired after `timeout` seconds."""
+        """Wait for its end and return the exit status. Raises subprocess.TimeoutExpired after `timeout` seconds."""
         return self._process.wait(timeout)
 
     def stop(self, number: int = SIGTERM, timeout: float = 30.0) -> int:
@@ -86,7 +86,7 @@ def run_server(
 ) -> Iterator[Server]:
     """Run `prefork serve TARGET OPTIONS` for the block, by default on a free port of 127.0.0.1, and wait until ready.
 
-    `prefix` is a command to run it under. `wait_ready=False` does not wait. Raise RuntimeError, with what was logged,
+    `prefix` is a command to run it under. `wait_ready=False` does not wait. Raises RuntimeError, with what was logged,
     if it ends or is not ready within `timeout` seconds. At the end of the block every process of it is killed.
     """
     addresses = [bind] if isinstance(bind, str) else bind
@@ -145,15 +145,8 @@ def _kill_session(process: subprocess.Popen[bytes]) -> None:
 
 
 def _session(leader: int) -> list[int]:
-    members = []
-    for entry in os.listdir("/proc"):
-        if entry.isdigit() and _state(int(entry)) not in ("Z", "") and _stat(int(entry))[3:4] == [str(leader)]:
-            members.append(int(entry))
-    return members
-
-
-def _state(pid: int) -> str:
-    return (_stat(pid) or [""])[0]
+    stats = {int(entry): _stat(int(entry)) for entry in os.listdir("/proc") if entry.isdigit()}
+    return [pid for pid, stat in stats.items() if stat[:1] not in ([], ["Z"]) and stat[3:4] == [str(leader)]]
 
 
 def _stat(pid: int) -> list[str]:

@@ -38,7 +38,6 @@ class GenerationConfig:
         return [sockets for listener in self.listeners for sockets in listener.endpoints]
 
     def sockets(self) -> list[socket.socket]:
-        """Return the listening sockets of all addresses."""
         return [sock for listener in self.listeners for sock in listener.sockets()]
 
     def bound_sockets(self) -> list[socket.socket]:

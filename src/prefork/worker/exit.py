@@ -20,12 +20,6 @@ from ..system.processes import System
 from ..system.signals import unblock_signals
 from ..text import escape_ascii
 
-
-def drop_inherited_atexit() -> None:
-    """Forget the exit handlers that came with the fork, because the parent runs them once, itself."""
-    atexit._clear()
-
-
 _has_deadline = False
 
 
@@ -58,7 +52,8 @@ def run_until_complete_bounded(loop: asyncio.AbstractEventLoop, main: Coroutine[
         if stuck:
             names = ", ".join(sorted({getattr(task.get_coro(), "__qualname__", "?") for task in stuck}))
             emit(TasksStuck(len(stuck), escape_ascii(names)))
-    loop.run_until_complete(_run_within(loop.shutdown_asyncgens(), EXIT_STEP_TIMEOUT))
+    closing = loop.create_task(loop.shutdown_asyncgens())
+    loop.run_until_complete(asyncio.wait({closing}, timeout=EXIT_STEP_TIMEOUT))
     # The loop closes its wake-up descriptor before it unregisters it: a signal in between would be logged as an error.
     signal.set_wakeup_fd(-1)
     loop.close()
@@ -71,10 +66,6 @@ async def _cancel_tasks() -> set[asyncio.Task[Any]]:
     for task in tasks:
         task.cancel()
     return (await asyncio.wait(tasks, timeout=EXIT_STEP_TIMEOUT))[1] if tasks else set()
-
-
-async def _run_within(coroutine: Coroutine[Any, Any, None], seconds: float) -> None:
-    await asyncio.wait({asyncio.ensure_future(coroutine)}, timeout=seconds)
 
 
 def exit_process(code: int) -> NoReturn:

@@ -64,7 +64,7 @@ class FleetAdmission:
         self._siblings: list[Row] = []
         """The workers that accept, but for this one."""
         self._others: list[Row] = []
-        """The workers that have connections, but for this one: siblings, and those that drain."""
+        """The workers that have connections, but for this one: siblings, and those that do not accept."""
         self._tables: list[CountTable] = []
         self._first_sibling = 0
         cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
@@ -122,7 +122,6 @@ class FleetAdmission:
         self._row.reserve(-1)
         fence()
         if self._total() < limit:
-            # Several workers have reserved the last permit at once.
             return RetryAfter(CONTENTION_DELAY)
         if self._check_timer is None:
             self._check_later()
@@ -209,14 +208,13 @@ class FleetAdmission:
     # --- the other workers --------------------------------------------------------------------------------------------
 
     def _update_rows(self) -> None:
-        """Read the list of workers anew, if it has changed."""
         version = self._scoreboard.settings[FleetSetting.VERSION]
         if version != self._version:
             self._version = version
-            accepting, draining = self._scoreboard.published()
+            accepting, not_accepting = self._scoreboard.published()
             own = self._row.number
             self._siblings = [self._scoreboard.row(number) for number in accepting if number != own]
-            self._others = self._siblings + [self._scoreboard.row(number) for number in draining if number != own]
+            self._others = self._siblings + [self._scoreboard.row(number) for number in not_accepting if number != own]
             self._tables = [row.peers() for row in self._others]
 
     def _loads(self) -> dict[int, Load]:

@@ -18,7 +18,7 @@ INTERVAL = 0.25
 class Heartbeat:
     """Beats from its construction until `stop`."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, row: Row, interval: float = INTERVAL) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, row: Row, interval: float) -> None:
         self._loop = loop
         self._row = row
         self._interval = interval

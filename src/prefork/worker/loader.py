@@ -147,5 +147,4 @@ def _innermost_line(tb: TracebackType | None) -> str:
 
 
 def _is_internal(filename: str) -> bool:
-    """Return whether a file is prefork's, or Python's import machinery."""
     return filename.startswith(("<frozen", os.path.dirname(os.path.dirname(__file__)) + os.sep))

@@ -6,6 +6,7 @@ One process, one loop. What a connection does is in `net/`; when workers are for
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import faulthandler
 import os
@@ -14,7 +15,7 @@ import signal
 import socket
 import sys
 
-from ..core.messages import DrainingMessage, Message, ReadyMessage, RecycleMessage, UnableMessage, encode
+from ..core.messages import Message, ReadyMessage, RecycleMessage, StoppedAcceptingMessage, UnableMessage, encode
 from ..core.recycling import RecycleLimits
 from ..core.time_limits import WORKER_EXIT_TIMEOUT
 from ..errors import ExitCode, ListenerError, PreforkError, place_of, reason_of
@@ -24,13 +25,13 @@ from ..net.connection import handler_failed
 from ..net.handlers import Handler
 from ..system.credentials import drop_privileges
 from ..system.parent_death import die_with_parent, open_parent
-from ..system.processes import System
+from ..system.processes import System, set_title
 from ..system.scoreboard import FleetSetting, WorkerStat, fence
 from ..system.signals import ignore_without_inheriting, unblock_signals
 from ..system.worker_info import set_worker
 from . import lifespan, process_group
 from .context import WorkerContext
-from .exit import drop_inherited_atexit, exit_deadline, run_until_complete_bounded
+from .exit import exit_deadline, run_until_complete_bounded
 from .fleet_admission import FleetAdmission
 from .heartbeat import INTERVAL, Heartbeat
 from .loader import load_handler
@@ -44,9 +45,11 @@ MAX_WAITING = 4096
 def run(context: WorkerContext) -> int:
     """Serve until asked to stop, and return the exit status. Raises nothing: a failure of the service is reported."""
     fork = context.fork
-    drop_inherited_atexit()
+    # The exit handlers that came with the fork are run by the parent, once.
+    atexit._clear()
     set_worker(fork.slot, fork.generation)
-    # A terminal sends Ctrl-C, and its own end, to the whole foreground group: the supervisor gets them and decides.
+    # A terminal sends Ctrl-C, and its own end, to the whole foreground group, to which this process belongs until it
+    # leads its own. The supervisor gets them too, and decides.
     ignore_without_inheriting((signal.SIGINT, signal.SIGHUP))
     signal.signal(signal.SIGUSR1, lambda *_: context.reopen_logs())
     process_group.become_leader()
@@ -65,7 +68,7 @@ def run(context: WorkerContext) -> int:
     # In C, so that it answers also when Python does not.
     faulthandler.register(fork.dump_signal, file=fork.status.fileno(), all_threads=True)
     unblock_signals()
-    _set_title(fork.slot)
+    set_title(f"worker {fork.slot}")
     return _load_and_serve(context)
 
 
@@ -108,11 +111,7 @@ async def _serve(context: WorkerContext, handler: Handler) -> int:
     _die_with_supervisor(loop, context)
     admission = FleetAdmission(scoreboard, context.row, loop, settings.limits.at_limit == "refuse")
     server = BaseServer(
-        handler,
-        limits=settings.limits,
-        admission=admission,
-        emit=context.emit,
-        context=context.config.tls_context,
+        handler, limits=settings.limits, admission=admission, emit=context.emit, context=context.config.tls_context
     )
     if not await lifespan.start_service(handler, stop, context.target):
         return ExitCode.OK
@@ -207,7 +206,7 @@ def _stop_accepting(server: BaseServer, sockets: ReuseportSockets, context: Work
     server.close()
     for sock in context.config.sockets():
         sock.close()
-    _send(context, DrainingMessage())
+    _send(context, StoppedAcceptingMessage())
 
 
 def _send(context: WorkerContext, message: Message) -> None:
@@ -228,11 +227,3 @@ def _make_loop(name: str) -> asyncio.AbstractEventLoop:
 
     loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
     return loop
-
-
-def _set_title(slot: int) -> None:
-    # A dependency of the command only: a program that calls `serve` may not have it.
-    with contextlib.suppress(ImportError):
-        import setproctitle
-
-        setproctitle.setproctitle(f"prefork: worker {slot}")

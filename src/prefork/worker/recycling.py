@@ -30,7 +30,6 @@ class RecyclingCheck:
         self._timer = loop.call_later(INTERVAL, self._check)
 
     def stop(self) -> None:
-        """Cancel the next check, for good."""
         self._timer.cancel()
 
     def _check(self) -> None:

@@ -4,7 +4,7 @@ The sockets of one address are a reuseport group: the kernel puts each connectio
 does not know whether its worker is dead, hung or busy. So a worker accepts from its own sockets, which change with the
 number of workers, and steals: it also accepts from a sibling's socket while connections wait there.
 
-Which sockets are a worker's own is decided in `core/reuseport.py`. Without --reuse-port there is nothing to do here.
+Without --reuse-port there is nothing to do here.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ import contextlib
 import select
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
 
-from ..core.reuseport import own_sockets
+from ..net.base_server import BaseServer
 
 #: Seconds between checks. A sibling's socket on which connections wait in two checks in a row is stolen from.
 INTERVAL = 0.1
@@ -24,12 +23,16 @@ INTERVAL = 0.1
 STEALING_CHECKS = 10
 
 
-class Acceptor(Protocol):
-    """Accepts from listening sockets: the worker's server."""
+def own_sockets(slot: int, slots: int, sockets: int) -> frozenset[int]:
+    """Return the numbers of the sockets, of `sockets` in all, that the worker in `slot` of `slots` accepts from.
 
-    def add_socket(self, sock: socket.socket) -> None: ...
-
-    def remove_socket(self, sock: socket.socket) -> None: ...
+    Sockets outlive workers, so there may be more or fewer of them. With fewer workers, some workers have several
+    sockets; with more, some sockets are shared. Every socket has a worker, otherwise connections in its queue would
+    never be accepted.
+    """
+    if slots >= sockets:
+        return frozenset({slot % sockets})
+    return frozenset(number for number in range(sockets) if number % slots == slot % slots)
 
 
 class ReuseportSockets:
@@ -41,7 +44,7 @@ class ReuseportSockets:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        server: Acceptor,
+        server: BaseServer,
         endpoints: Sequence[Sequence[socket.socket]],
         slot: int,
         slots: Callable[[], int],

@@ -1,4 +1,4 @@
-"""The state of one worker and of one slot, and the tables of what may follow what.
+"""The states of the server, of one worker and of one slot, and the tables of what may follow what.
 
 Data only. `roster.py` and `rolling_restart.py` decide when anything changes.
 """
@@ -6,13 +6,47 @@ Data only. `roster.py` and `rolling_restart.py` decide when anything changes.
 from __future__ import annotations
 
 import enum
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from .restart_policy import History
-from .transitions import move
+
+S = TypeVar("S", bound=enum.Enum)
 
 
-class State(enum.Enum):
+def move(subject: str, table: Mapping[S, Collection[S]], before: S, after: S) -> S:
+    """Return `after`. Raises RuntimeError unless `table` lists it among the states that may follow `before`.
+
+    Not by an `assert`, because `python -O` removes it.
+    """
+    if after not in table[before]:
+        raise RuntimeError(f"{subject} cannot go from {before.name} to {after.name}")
+    return after
+
+
+class ServerPhase(enum.Enum):
+    """The life of the server. It only goes forward, but for LEAVING to SERVING: the other supervisor died."""
+
+    BOOTING = enum.auto()
+    """No worker has ever been ready. One that cannot start ends the program."""
+    SERVING = enum.auto()
+    LEAVING = enum.auto()
+    """Another supervisor serves, and the workers here are draining."""
+    STOPPING = enum.auto()
+    FINISHED = enum.auto()
+
+
+NEXT_PHASES = {
+    ServerPhase.BOOTING: {ServerPhase.SERVING, ServerPhase.STOPPING},
+    ServerPhase.SERVING: {ServerPhase.LEAVING, ServerPhase.STOPPING},
+    ServerPhase.LEAVING: {ServerPhase.SERVING, ServerPhase.STOPPING, ServerPhase.FINISHED},
+    ServerPhase.STOPPING: {ServerPhase.STOPPING, ServerPhase.FINISHED},
+    ServerPhase.FINISHED: set[ServerPhase](),
+}
+
+
+class WorkerState(enum.Enum):
     """The life of a worker, as its supervisor sees it."""
 
     FORKING = enum.auto()
@@ -27,12 +61,12 @@ class State(enum.Enum):
 
 
 _NEXT_STATES = {
-    State.FORKING: {State.STARTING},
-    State.STARTING: {State.READY, State.DRAINING, State.KILLED},
-    State.READY: {State.DRAINING, State.HUNG, State.KILLED},
-    State.DRAINING: {State.HUNG, State.KILLED},
-    State.HUNG: {State.KILLED},
-    State.KILLED: set[State](),
+    WorkerState.FORKING: {WorkerState.STARTING},
+    WorkerState.STARTING: {WorkerState.READY, WorkerState.DRAINING, WorkerState.KILLED},
+    WorkerState.READY: {WorkerState.DRAINING, WorkerState.HUNG, WorkerState.KILLED},
+    WorkerState.DRAINING: {WorkerState.HUNG, WorkerState.KILLED},
+    WorkerState.HUNG: {WorkerState.KILLED},
+    WorkerState.KILLED: set[WorkerState](),
 }
 
 
@@ -67,21 +101,21 @@ class Worker:
     slot: int
     generation: int
     timing: Timing
-    state: State = State.FORKING
+    state: WorkerState = WorkerState.FORKING
     pid: int = 0
     ready_since: float | None = None
     accepting: bool = False
     """From READY until the worker reports that it stopped accepting, a moment after it was asked to drain."""
     start_error: str | None = None
     recycle_reason: str | None = None
-    """Why the worker asks for a replacement, while it goes on serving."""
+    """Why the worker is to be replaced, while it goes on serving."""
     recycle_since: float = 0.0
     kill_reason: KillReason | None = None
     kill_at: float | None = None
     """When the worker is killed if it has not become ready, or not ended, by then."""
 
-    def become(self, state: State) -> None:
-        """Enter `state`. Raise RuntimeError if it may not follow the current one."""
+    def become(self, state: WorkerState) -> None:
+        """Enter `state`. Raises RuntimeError if it may not follow the current one."""
         self.state = move(f"worker {self.slot} (pid {self.pid})", _NEXT_STATES, self.state, state)
 
 
@@ -98,4 +132,4 @@ class Slot:
     generation: int = 0
     """The generation to fork when due: that of the last worker which served here."""
     occupant: int | None = None
-    """The id of the worker that serves here, or is to. A retired worker is no occupant."""
+    """The id of the worker that serves here, or is to. A worker replaced by a successor is no occupant."""
