@@ -25,7 +25,7 @@ import prefork.testing
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "api.md"
 WIDTH = 118
-#: Classes of values that a user gets and does not import.
+#: Classes of values that a user gets, and imports for annotations only.
 RESULTS = ("net.tls.TLSInfo", "net.timeouts.Timeouts", "system.worker_info.WorkerInfo")
 #: Classes that a user makes by calling them, with all arguments that they take.
 CONSTRUCTED = {"TCPServer", "TLS"}
@@ -54,10 +54,11 @@ def _page() -> Iterator[str]:
     functions = [value for value in values.values() if inspect.isfunction(value)]
     classes = [value for value in values.values() if inspect.isclass(value)]
     errors = [each for each in classes if issubclass(each, BaseException)]
-    classes = [each for each in classes if each not in errors]
+    results = [_path(each) for each in classes if _path(each).removeprefix("prefork.") in RESULTS]
+    classes = [each for each in classes if each not in errors and _path(each) not in results]
     yield from _section("Functions", source, [_path(each) for each in functions])
     yield from _section("Classes", source, [_path(each) for each in classes])
-    yield from _section("Values that prefork returns", source, [f"prefork.{path}" for path in RESULTS])
+    yield from _section("Values that prefork returns", source, results)
     yield from _section("Exceptions", source, [_path(each) for each in errors])
     testing = [getattr(prefork.testing, name) for name in prefork.testing.__all__]
     yield from _section("prefork.testing", source, [_path(each) for each in testing])

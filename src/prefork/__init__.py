@@ -28,10 +28,13 @@ if TYPE_CHECKING:
     from .net.acceptor import add_accept_handler as add_accept_handler
     from .net.server import TCPServer as TCPServer
     from .net.stream import Stream as Stream
+    from .net.timeouts import Timeouts as Timeouts
+    from .net.tls import TLSInfo as TLSInfo
     from .parent.fork_processes import fork_processes as fork_processes
     from .system.cpus import cpu_count as cpu_count
     from .system.sockets import bind_sockets as bind_sockets
     from .system.unix_sockets import bind_unix_socket as bind_unix_socket
+    from .system.worker_info import WorkerInfo as WorkerInfo
     from .system.worker_info import current_worker as current_worker
     from .system.worker_info import task_id as task_id
 
@@ -43,11 +46,13 @@ _NAMES_BY_MODULE = {
     "net.acceptor": "add_accept_handler",
     "net.server": "TCPServer",
     "net.stream": "Stream",
+    "net.timeouts": "Timeouts",
+    "net.tls": "TLSInfo",
     "parent.fork_processes": "fork_processes",
     "system.cpus": "cpu_count",
     "system.sockets": "bind_sockets",
     "system.unix_sockets": "bind_unix_socket",
-    "system.worker_info": "current_worker task_id",
+    "system.worker_info": "WorkerInfo current_worker task_id",
 }
 _MODULE_OF = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names.split()}
 

@@ -62,7 +62,8 @@ class FdAddress:
     fd: int
 
     def __post_init__(self) -> None:
-        check_int("--bind fd", self.fd, 3, MAX_DESCRIPTOR)
+        if not 3 <= self.fd <= MAX_DESCRIPTOR:
+            reject("--bind", str(self), f"the descriptor must be {'3 or more' if self.fd < 3 else 'a smaller number'}")
 
     def __str__(self) -> str:
         return f"fd:{self.fd}"
@@ -121,6 +122,8 @@ def _parse_tcp(text: str) -> TCPAddress:
         )
     host, colon, digits = text.rpartition(":")
     if not colon or text.endswith("]"):
+        if re.fullmatch(r"[0-9]{1,5}", text):
+            reject("--bind", text, f"the port is missing: for port {text} on all interfaces write :{text}")
         reject("--bind", text, f"the port is missing; {_FORMS}")
     if host == "*":
         reject("--bind", text, f"for all interfaces omit the host, as in :{digits if digits.isdecimal() else 9000}")
@@ -170,11 +173,13 @@ def _ipv6_error(host: str) -> str | None:
 
     address, percent, zone = host.partition("%")
     try:
-        ipaddress.IPv6Address(address)
+        parsed = ipaddress.IPv6Address(address)
     except ValueError:
         return "not an IPv6 address: write it as in [::1]:9000"
     if percent and not _ZONE.fullmatch(zone):
         return "the zone after % must be the name or number of an interface, as in [fe80::1%eth0]:9000"
+    if parsed.is_link_local and not percent:
+        return f"a link-local address needs its interface, as in [{address}%eth0]:9000"
     return None
 
 

@@ -13,10 +13,12 @@ from .text import escape_controls
 #: A week. epoll_wait(2) counts milliseconds in an int, which overflows after 24 days.
 MAX_SECONDS = 7 * 24 * 3600
 MAX_DESCRIPTOR = 2**31 - 1
+#: Events per second.
+MAX_RATE = 10**9
 
 
 def reject(option: str, value: object, why: str) -> NoReturn:
-    raise ConfigError(f"{option} {format_value(value)}: {why}")
+    raise ConfigError(f"{option} {format_value(value)}: {why}", option=option)
 
 
 def format_value(value: object) -> str:
@@ -54,8 +56,10 @@ def check_seconds(option: str, value: object, zero: bool, maximum: float = MAX_S
 
 
 def check_rate(option: str, value: object) -> None:
-    if not isinstance(value, int | float) or isinstance(value, bool) or value != value or not 0 < value <= 1e9:
+    if not isinstance(value, int | float) or isinstance(value, bool) or value != value or value <= 0:
         reject(option, value, "must be a number more than 0, such as 100 or 0.5")
+    if value > MAX_RATE:
+        reject(option, value, f"must be {MAX_RATE} or less")
 
 
 def check_choice(option: str, value: object, choices: tuple[str, ...]) -> None:
@@ -75,5 +79,7 @@ def check_text(option: str, value: object) -> None:
 
 
 def check_bytes(option: str, value: object, maximum: int) -> None:
-    if not isinstance(value, bytes) or len(value) > maximum:
+    if not isinstance(value, bytes):
+        reject(option, value, f"must be bytes, not {type(value).__name__}")
+    if len(value) > maximum:
         reject(option, value, f"must be at most {maximum} bytes")

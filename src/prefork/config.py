@@ -10,7 +10,7 @@ import functools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from .addresses import Address, TCPAddress, parse_address
 from .checks import (
@@ -108,7 +108,7 @@ class Limits:
     """Maximum number of open connections per IPv4 address or IPv6 /64 network, in all workers."""
     accept_rate: float | None = _option(None, check_rate)
     """Connections accepted per second by all workers; the connections of one second may come at once."""
-    at_limit: str = _option("wait", check_choice, choices=("wait", "refuse"))
+    at_limit: Literal["wait", "refuse"] = _option("wait", check_choice, choices=("wait", "refuse"))
     """At `max_connections`: "wait" leaves new connections in the kernel's queue, "refuse" closes them at once."""
     refusal: bytes = _option(b"", check_bytes, maximum=MAX_REFUSAL)
     """Sent to a refused connection before it is closed, unless it uses TLS."""
@@ -180,9 +180,11 @@ class Settings:
     """Path of the control socket; "" is one in a directory of the current user, "off" is none."""
     ready_fd: int | None = _option(None, check_int, minimum=0, maximum=MAX_DESCRIPTOR)
     """Descriptor that receives `READY` and a newline once every worker accepts."""
-    loop: str = _option("asyncio", check_choice, choices=("asyncio", "uvloop"))
-    log_format: str = _option("text", check_choice, choices=("text", "json"))
-    log_level: str = _option("info", check_choice, choices=("debug", "info", "warning", "error"))
+    loop: Literal["asyncio", "uvloop"] = _option("asyncio", check_choice, choices=("asyncio", "uvloop"))
+    log_format: Literal["text", "json"] = _option("text", check_choice, choices=("text", "json"))
+    log_level: Literal["debug", "info", "warning", "error"] = _option(
+        "info", check_choice, choices=("debug", "info", "warning", "error")
+    )
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
@@ -194,7 +196,7 @@ class Settings:
         if len(self.tls) > 1:
             reject("--tls-cert", os.fspath(self.tls[1].cert), "only one certificate can be given")
         if not self.bind:
-            raise ConfigError("--bind: at least one address is needed")
+            raise ConfigError("--bind: at least one address is needed", option="--bind")
         for position, address in enumerate(self.bind):
             free_port = isinstance(address, TCPAddress) and address.port == 0
             if not free_port and address in self.bind[:position]:
@@ -220,15 +222,15 @@ class ServeOptions(TypedDict, total=False):
     insecure_paths: bool
     leave_daemons: bool
     umask: int | None
-    pidfile: str
+    pidfile: str | os.PathLike[str]
     max_connections_served: int | None
     max_worker_age: float | None
     max_worker_rss: int | None
-    control: str
+    control: str | os.PathLike[str]
     ready_fd: int | None
-    loop: str
-    log_format: str
-    log_level: str
+    loop: Literal["asyncio", "uvloop"]
+    log_format: Literal["text", "json"]
+    log_level: Literal["debug", "info", "warning", "error"]
     limits: Limits
 
 
@@ -239,12 +241,17 @@ def settings_of(options: ServeOptions) -> Settings:
     for name in values:
         if name in Limits.__slots__:
             raise ConfigError(f"serve: {name} is a limit: give it as limits=prefork.Limits({name}=...)")
+        if name in ("tls_cert", "tls_key"):
+            raise ConfigError(f"serve: there is no option {name}: give both files as tls=prefork.TLS(cert, key)")
         if name not in known:
             raise ConfigError(f"serve: there is no option {escape_controls(name)}{did_you_mean(name, known)}")
     if "bind" in values:
         values["bind"] = _addresses(values["bind"])
     if "tls" in values:
         values["tls"] = () if values["tls"] is None else (values["tls"],)
+    for name in ("pidfile", "control"):
+        if isinstance(values.get(name), os.PathLike):
+            values[name] = os.fspath(values[name])
     return Settings(**values)
 
 

@@ -54,6 +54,14 @@ class ConfigError(PreforkError, ValueError):
 
     exit_code = ExitCode.USAGE
 
+    def __init__(self, *args: object, option: str = "") -> None:
+        super().__init__(*args)
+        self.option = option  # such as --user; "" if the failure is of no option
+        self.origin = ""  # where the option was set, if not on the command line: a variable, or a file
+
+    def __str__(self) -> str:
+        return super().__str__() + (f" (in {self.origin})" if self.origin else "")
+
 
 class UntrustedPathsError(ConfigError):
     """Raised when the workers' user could change what the supervisor reads or runs; `lines()` has one per path."""

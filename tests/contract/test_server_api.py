@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from helpers.streams import FLAVOURS, World, eventually, settled
+from helpers.support import free_port
 
 import prefork
 from prefork.net import cpython
@@ -141,6 +142,90 @@ async def test_listen_host_looks_a_name_up_without_blocking_the_loop(
             await serves(server)
             with pytest.raises(socket.gaierror):
                 await server.listen_host(0, "no-such-host.invalid")
+
+
+async def test_a_socket_that_does_not_listen_is_refused_at_once(world: World) -> None:
+    closed = socket.socket()
+    closed.close()
+    with socket.socket() as idle, socket.socket(type=socket.SOCK_DGRAM) as datagrams:
+        idle.bind(("127.0.0.1", 0))
+        wrong = {idle: "does not listen", datagrams: "is no stream socket", closed: "is no listening socket: bad file"}
+        async with prefork.TCPServer(echo, drain_timeout=0) as server:
+            server.listen(0, "127.0.0.1")
+            with socket.create_server(("127.0.0.1", 0)) as right:
+                for sock, message in wrong.items():
+                    with pytest.raises(ValueError, match=message):
+                        server.add_socket(sock)
+                    with pytest.raises(ValueError, match=message):
+                        server.add_sockets([right, sock])
+                assert right not in server.sockets
+            await serves(server)
+
+
+def test_listen_without_a_running_loop_binds_nothing() -> None:
+    port = free_port()
+    server = prefork.TCPServer(echo)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="no running event loop"):
+            server.listen(port, "127.0.0.1")
+    socket.create_server(("127.0.0.1", port)).close()
+
+
+class Life:
+    """A lifespan object that notes what is called."""
+
+    def __init__(self) -> None:
+        self.called: list[str] = []
+
+    async def start(self) -> None:
+        self.called.append("start")
+
+    async def handle(self, stream: prefork.Stream) -> None:
+        self.called.append("handle")
+        await echo(stream)
+
+    async def stop(self) -> None:
+        self.called.append("stop")
+
+
+async def test_a_lifespan_object_is_served_only_after_its_start(world: World) -> None:
+    life = Life()
+    server = prefork.TCPServer(life, drain_timeout=0)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        for use in (lambda: server.listen(0), lambda: server.add_sockets([listener])):
+            with pytest.raises(RuntimeError, match="async with"):
+                use()
+        with pytest.raises(RuntimeError, match="async with"):
+            await server.serve_forever()
+        async with server:
+            server.add_sockets([listener])
+            await serves(server)
+    assert life.called == ["start", "handle", "stop"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tls": "cert.pem"}, "tls cert.pem: must be a prefork.TLS or an ssl.SSLContext"),
+        ({"limits": {}}, "limits {}: must be a prefork.Limits"),
+        ({"drain_timeout": -1}, "drain_timeout -1: must be 0 seconds or more"),
+        ({"drain_timeout": None}, "drain_timeout None: must be a number of seconds, such as 30 or 2.5"),
+        ({"drain_timeout": "x"}, "drain_timeout x: must be a number of seconds, such as 30 or 2.5"),
+    ],
+)
+def test_an_argument_that_cannot_be_used_is_named_with_its_value(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(prefork.ConfigError) as caught:
+        prefork.TCPServer(echo, **options)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("port", [70000, -1, "x"])
+async def test_a_port_that_is_none_is_named(world: World, port: Any) -> None:
+    with pytest.raises(ValueError, match=f"^port {port}: must be "):
+        prefork.bind_sockets(port)
+    server = prefork.TCPServer(echo)
+    with pytest.raises(ValueError, match=f"^port {port}: must be "):
+        server.listen(port)
 
 
 async def test_after_close_nothing_can_be_added(world: World) -> None:

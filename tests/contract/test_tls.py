@@ -168,6 +168,13 @@ async def test_start_tls_refuses_plaintext_sent_ahead(world: World) -> None:
         assert await stream.read() == b""
 
 
+async def test_start_tls_without_a_context_is_an_error_of_the_caller(world: World) -> None:
+    async with world.raw() as (stream, _):
+        with pytest.raises(TypeError, match=r"start_tls: sslcontext must be an ssl\.SSLContext, not 'ctx'"):
+            await stream.start_tls("ctx")  # type: ignore[arg-type]  # what an untyped program may give
+        assert not stream.is_closing()
+
+
 async def test_start_tls_after_a_plain_greeting(world: World) -> None:
     async with world.raw() as (stream, sock):
         client = Client(sock)

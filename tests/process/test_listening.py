@@ -34,6 +34,11 @@ def fails(folder: Path, *options: str, prefix: tuple[str, ...] = ()) -> tuple[in
     return done.returncode, done.stderr.splitlines()[-1]
 
 
+def test_one_address_may_be_a_text(folder: Path) -> None:
+    with run_server("app:handle", "-w", "1", bind="127.0.0.1:0", cwd=folder) as server:
+        assert server.port > 0
+
+
 def test_two_free_ports_are_two(folder: Path) -> None:
     with run_server("app:handle", "-w", "1", bind=["127.0.0.1:0", "127.0.0.1:0"], cwd=folder) as server:
         ports = {address.rpartition(":")[2] for address in server.addresses}

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.support import run_script
+from helpers.support import need_root, run_script
 
 from prefork.testing import Server, run_server
 
@@ -162,6 +162,51 @@ def test_a_worker_that_dies_while_it_loads_the_service_is_named_with_its_cause(
     assert re.match(r"prefork: worker [01] \(pid \d+\) died while starting: ", complaint(done))
     assert cause in complaint(done)
     assert done.returncode == 3
+
+
+@pytest.mark.parametrize(
+    ("code", "cause"),
+    [
+        ("import os; os._exit(0)", "exit status 0"),
+        ("import os; os._exit(4)", "exit status 4"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "signal 9 (SIGKILL)"),
+    ],
+)
+def test_check_tells_that_the_import_ended_the_process(code: str, cause: str, tmp_path: Path) -> None:
+    (tmp_path / "ends.py").write_text(code)
+    done = serve("ends:handle", tmp_path, command="check")
+    assert complaint(done) == f"prefork: service ends:handle: importing it ended the process: {cause}"
+    assert (done.returncode, done.stdout) == (3, "")
+
+
+def test_check_names_the_kind_of_the_service(tmp_path: Path) -> None:
+    (tmp_path / "kinds.py").write_text("async def one(stream): ...\nasync def two(reader, writer): ...\n")
+    kinds = [serve(f"kinds:{name}", tmp_path, command="check").stdout for name in ("one", "two")]
+    assert kinds == ["ok: kinds:one is a stream handler\n", "ok: kinds:two is an asyncio streams handler\n"]
+
+
+@pytest.mark.parametrize("target", ["echo:handle", "package.inner:handle", "{folder}/package/inner.py:handle"])
+def test_a_directory_that_cannot_be_read_is_named(target: str, tmp_path: Path) -> None:
+    need_root()
+    (tmp_path / "package").mkdir()
+    for name in ("echo.py", "package/__init__.py", "package/inner.py"):
+        (tmp_path / name).write_text(ECHO)
+    closed = tmp_path if target.startswith("echo") else tmp_path / "package"
+    for directory in (tmp_path, *list(tmp_path.parents)[:-2]):
+        directory.chmod(0o755)
+    closed.chmod(0o700)
+    script = """
+        import os, sys
+        from prefork.errors import ServiceError
+        from prefork.worker.loader import load
+        os.setresuid(65534, 65534, 65534)
+        try:
+            load(sys.argv[1])
+        except ServiceError as exc:
+            print(exc)
+        """
+    target = target.format(folder=tmp_path)
+    assert run_script(script, target, cwd=tmp_path).stdout == f"service {target}: {closed}: permission denied\n"
 
 
 START = """

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.support import need_root, wait_until
+from helpers.support import need_root, run_script, wait_until
 
 from prefork.cli.options import OPTIONS
 from prefork.cli.sources import Sources
@@ -126,6 +126,30 @@ def test_an_error_in_the_environment_names_the_variable(folder: Path) -> None:
     assert settings(PREFORK_SOMETHING="else") == Settings()
 
 
+@pytest.mark.parametrize(
+    ("text", "environment", "message"),
+    [
+        ("", {"PREFORK_USER": "nosuch"}, "--user nosuch: there is no such user (in PREFORK_USER)"),
+        ("user = true", {}, "--user true: there is no such user (in prefork.toml)"),
+        (
+            "",
+            {"PREFORK_TLS_CERT": "nosuch", "PREFORK_TLS_KEY": "nosuch"},
+            "--tls-cert nosuch: no such file or directory (in PREFORK_TLS_CERT)",
+        ),
+        ("ready_fd = 799", {}, "--ready-fd 799: bad file descriptor (the parent has to pass it on) (in prefork.toml)"),
+        ("pidfile = '/tmp'", {}, "--pidfile /tmp: is a directory (in prefork.toml)"),
+    ],
+)
+def test_an_error_that_is_found_at_the_start_names_its_location(
+    folder: Path, text: str, environment: dict[str, str], message: str
+) -> None:
+    (folder / "prefork.toml").write_text(text)
+    script = "import sys\nfrom prefork.cli.main import main\nsys.exit(main())"
+    for word in ("serve",) if "pidfile" in text else ("check", "serve"):
+        done = run_script(script, word, "service:handle", "--bind", "127.0.0.1:0", env=environment, cwd=folder)
+        assert (done.returncode, done.stderr) == (2, f"prefork: {message}\n")
+
+
 @pytest.mark.parametrize(("name", "reason"), [("gone.toml", "no such file"), (".", "is a directory")])
 def test_an_unreadable_file_is_one_line(folder: Path, name: str, reason: str) -> None:
     with pytest.raises(ConfigError, match=f"--config {re.escape(name)}: {reason}"):
@@ -139,6 +163,18 @@ def test_the_commands_find_their_server_by_the_file(folder: Path) -> None:
             [sys.executable, "-m", "prefork", "status"], capture_output=True, text=True, timeout=30, cwd=folder
         )
         assert f"supervisor {server.pid}" in done.stdout
+
+
+def test_the_commands_report_a_file_that_is_wrong_if_they_find_no_server(folder: Path) -> None:
+    script = "import sys\nfrom prefork.cli.main import main\nsys.exit(main())"
+    env = {"XDG_RUNTIME_DIR": str(folder)}
+    (folder / "prefork.toml").write_text("wokers = 2\n")
+    done = run_script(script, "status", env=env, cwd=folder)
+    wrong = "--config prefork.toml: there is no option wokers, did you mean workers?"
+    assert (done.returncode, done.stderr) == (2, f"prefork: {wrong}\n")
+    (folder / "prefork.toml").unlink()
+    for variables in (env, {**env, "PREFORK_CONFIG": "gone.toml"}):
+        assert "no running prefork found" in run_script(script, "status", env=variables, cwd=folder).stderr
 
 
 # --- reload -----------------------------------------------------------------------------------------------------------
@@ -247,6 +283,13 @@ def test_a_failed_reload_closes_its_new_listeners(folder: Path) -> None:
         reload(server)
         assert ask(str(folder / "new"), socket.AF_UNIX)
         assert ask(("127.0.0.1", server.port))
+
+
+def test_a_reload_names_the_file_of_a_certificate_that_is_missing(folder: Path) -> None:
+    configured = Configured(folder, bind=["127.0.0.1:0"], workers=1)
+    with configured.run() as server:
+        configured.write(bind=["127.0.0.1:0"], workers=1, tls_cert="no.pem", tls_key="no.pem")
+        reload(server, "--tls-cert no.pem: no such file or directory (in prefork.toml)")
 
 
 def test_a_reload_applies_the_number_of_workers(folder: Path) -> None:

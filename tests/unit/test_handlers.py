@@ -101,7 +101,7 @@ async def keyword(stream: Any, *, token: str) -> None: ...
         (generator, "generator is an async generator: remove its `yield`"),
         (Service, "Service is a class, and no asyncio.Protocol: name an instance, as in service = Service()"),
         (HandleOnly(), "the object of type HandleOnly has no `start` and no `stop`"),
-        (HalfService(), "handle must be async def handle(stream)"),
+        (HalfService(), "`handle` of the object of type HalfService must be async def handle(stream)"),
     ],
 )
 def test_an_unsupported_handler_is_rejected_in_one_line(target: object, text: str) -> None:

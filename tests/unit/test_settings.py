@@ -102,9 +102,13 @@ def test_a_limit_is_named_by_its_option_or_its_field() -> None:
     with pytest.raises(ConfigError, match=r"^Limits\.keepalive 0: must be more than 0 seconds$"):
         Limits(keepalive=0)
     with pytest.raises(ConfigError, match=r"^--at-limit queue: must be wait or refuse$"):
-        Limits(at_limit="queue")
+        Limits(at_limit="queue")  # type: ignore[arg-type]  # what an untyped program may give
     with pytest.raises(ConfigError, match=r"^--accept-rate 0: must be a number more than 0, such as 100 or 0.5$"):
         Limits(accept_rate=0)
+    with pytest.raises(ConfigError, match=r"^--accept-rate 1e\+99: must be 1000000000 or less$"):
+        Limits(accept_rate=1e99)
+    with pytest.raises(ConfigError, match=r"^--refusal busy: must be bytes, not str$"):
+        Limits(refusal="busy")  # type: ignore[arg-type]  # what an untyped program may give
     with pytest.raises(ConfigError, match=r"^--refusal .*: must be at most 4096 bytes$"):
         Limits(refusal=b"x" * 5000)
 
@@ -154,7 +158,8 @@ def test_any_value_is_accepted_or_refused_in_one_line(name: str, value: object) 
 def test_the_typed_options_of_serve_are_the_fields_of_the_settings() -> None:
     own = {each.name: each.type for each in dataclasses.fields(Settings)}
     offered = {name: annotation.__forward_arg__ for name, annotation in ServeOptions.__annotations__.items()}
-    assert offered == {**own, "bind": "str | Sequence[str]", "tls": "TLS | None"}
+    path = "str | os.PathLike[str]"
+    assert offered == {**own, "bind": "str | Sequence[str]", "tls": "TLS | None", "pidfile": path, "control": path}
 
 
 def test_options_of_a_program_become_settings() -> None:
@@ -163,6 +168,7 @@ def test_options_of_a_program_become_settings() -> None:
     assert settings == Settings((TCPAddress(None, 1), UnixAddress("a")), workers=2, tls=(certificate,), limits=limits)
     assert settings_of({"bind": ":1", "tls": None}) == Settings((TCPAddress(None, 1),))
     assert settings_of({}) == Settings()
+    assert settings_of({"pidfile": Path("a"), "control": Path("b")}) == Settings(pidfile="a", control="b")
 
 
 @pytest.mark.parametrize(
@@ -173,6 +179,10 @@ def test_options_of_a_program_become_settings() -> None:
         (
             {"idle_timeout": 2},
             "serve: idle_timeout is a limit: give it as limits=prefork.Limits(idle_timeout=...)",
+        ),
+        (
+            {"tls_cert": "cert.pem"},
+            "serve: there is no option tls_cert: give both files as tls=prefork.TLS(cert, key)",
         ),
         ({"bind": 9000}, '--bind 9000: must be text, or a list of text, such as ":9000"'),
         ({"bind": [9000]}, '--bind [9000]: must be text, or a list of text, such as ":9000"'),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -26,3 +27,12 @@ def test_the_message_names_the_wrong_file(certs: dict[str, str], tmp_path: Path,
     files = {"cert": certs["cert"], "key": certs["key"], "text": tmp_path / "text", "broken": tmp_path / "broken"}
     with pytest.raises(ConfigError, match="^" + re.escape(PROBLEMS[cert, key].format_map(files)) + "$"):
         validate(TLS(files[cert], files[key]))
+
+
+def test_a_key_of_another_type_does_not_belong_to_the_certificate(certs: dict[str, str], tmp_path: Path) -> None:
+    """The certificate is one for EC; OpenSSL's own reason for an RSA key is "no certificate assigned"."""
+    key = tmp_path / "rsa.pem"
+    openssl = ["openssl", "genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-out", str(key)]
+    subprocess.run(openssl, check=True, capture_output=True)
+    with pytest.raises(ConfigError, match=f"^--tls-key {re.escape(str(key))}: does not belong to the certificate "):
+        validate(TLS(certs["cert"], key))

@@ -1,4 +1,5 @@
-"""What a user's type checker finds: mypy on programs that serve a handler of the right and of the wrong shape."""
+"""What a user's type checker finds: mypy on programs that serve a handler of the right and of the wrong shape, and
+that give an option a right or a wrong value."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ HEAD = """
 import asyncio
 import functools
 from collections.abc import AsyncIterator
+from pathlib import Path
 import prefork
 
 class Service:
@@ -34,13 +36,26 @@ def blocking(stream: prefork.Stream) -> None: ...
 """
 RIGHT = ["stream", "streams", "Echo", "lambda: Echo()", "Service()", "functools.partial(stream, greeting='hello')"]
 WRONG = ["none", "three", "generator", "blocking", "HandleOnly()", "Service", "5", "None"]
+#: Programs without an error, and with one each.
+RIGHT_LINES = [
+    *(f"prefork.{name}({handler})" for name in ("TCPServer", "serve") for handler in RIGHT),
+    "prefork.serve('echo:handle', loop='uvloop', log_format='json', log_level='debug', pidfile=Path('pid'))",
+    "prefork.Limits(at_limit='refuse')",
+    "def worker() -> prefork.WorkerInfo | None: return prefork.current_worker()",
+    "def of(stream: prefork.Stream) -> tuple[prefork.TLSInfo | None, prefork.Timeouts]: "
+    "return stream.tls, stream.timeouts",
+]
+WRONG_LINES = [
+    *(f"prefork.{name}({handler})" for name in ("TCPServer", "serve") for handler in WRONG),
+    *(f"prefork.serve('echo:handle', {name}='x')" for name in ("loop", "log_format", "log_level")),
+    "prefork.Limits(at_limit='x')",
+]
 
 
 @pytest.mark.deadline(180)
-def test_mypy_finds_each_handler_of_the_wrong_shape_and_no_other(tmp_path: Path) -> None:
-    lines = [f"prefork.TCPServer({handler})" for handler in (*RIGHT, *WRONG)]
+def test_mypy_finds_each_wrong_handler_and_option_and_no_other(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
-    program.write_text(HEAD + "\n".join(lines) + "\n")
+    program.write_text(HEAD + "\n".join([*RIGHT_LINES, *WRONG_LINES]) + "\n")
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), str(program)],
         capture_output=True,
@@ -49,4 +64,4 @@ def test_mypy_finds_each_handler_of_the_wrong_shape_and_no_other(tmp_path: Path)
     )
     found = {int(line.split(":")[1]) for line in done.stdout.splitlines() if "error:" in line}
     first = HEAD.count("\n") + 1
-    assert found == {first + len(RIGHT) + number for number in range(len(WRONG))}, done.stdout + done.stderr
+    assert found == {first + len(RIGHT_LINES) + number for number in range(len(WRONG_LINES))}, done.stdout + done.stderr

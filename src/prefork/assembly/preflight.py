@@ -1,23 +1,27 @@
 """`prefork check`: find what would make a start fail, without binding anything.
 
-The service is imported as the user that would run it. Otherwise root would run code that the workers' user can change.
+The service is imported in a child process, because its module may end the process. The child is the user that would
+run it. Otherwise root would run code that the workers' user can change.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import traceback
 from typing import NoReturn
 
 from ..config import Settings
-from ..errors import ExitCode, PreforkError, ServiceError
+from ..errors import ExitCode, PreforkError, ServiceError, reason_of
 from ..system.credentials import Identity, drop_privileges, resolve_identity
 from ..system.descriptors import Descriptor
+from ..system.parent_death import die_with_parent
 from ..system.processes import System
 from ..system.signals import unblock_signals
 from ..worker.loader import load_handler
 from . import trust
-from .settings_source import SettingsSource
+from .settings_source import SettingsSource, locating
 from .validation import validate
 
 #: Bytes of the child's answer, which must fit into a pipe because it is read after the child's end.
@@ -29,53 +33,68 @@ def check(source: SettingsSource, target: object) -> str:
 
     Raises PreforkError for the first thing that is wrong.
     """
-    settings = source.settings()
-    validate(settings, starting=True)
-    identity = resolve_identity(settings.user, settings.group)
-    trust.load_certificate(settings, source, identity)
-    kind = _kind(target) if identity is None or identity.uid == os.geteuid() else _kind_as(identity, settings, target)
-    return f"{target} is a {kind}"
+    with locating(source):
+        settings = source.settings()
+        validate(settings, starting=True)
+        identity = resolve_identity(settings.user, settings.group)
+        trust.load_certificate(settings, source, identity)
+    kind = _kind(target, settings, identity)
+    return f"{target} is {'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
-def _kind(target: object) -> str:
-    return load_handler(target).kind.value
-
-
-def _kind_as(identity: Identity, settings: Settings, target: object) -> str:
+def _kind(target: object, settings: Settings, identity: Identity | None) -> str:
     """Import the service in a child process that has become the user `identity`, and return its kind."""
     reader, writer = map(Descriptor, os.pipe())
+    parent = os.getpid()
     with contextlib.closing(reader), contextlib.closing(writer):
         child = System().fork()
         if child is None:
-            _answer_kind(writer.fileno(), identity, settings, target)
+            _answer_kind(writer.fileno(), parent, identity, settings, target)
         with contextlib.closing(child):
-            status = child.wait()
+            try:
+                status = child.wait()
+            except BaseException:
+                # Interrupted: the module may never return.
+                child.signal(signal.SIGKILL)
+                child.wait()
+                raise
         # Not until the end of file, because a process that the service has started may hold the other end.
         os.set_blocking(reader.fileno(), False)
         try:
             answer = os.read(reader.fileno(), _MAX_BYTES).decode("utf-8", "replace")
         except BlockingIOError:
             answer = ""
-    if not status.clean:
-        error = ServiceError(answer or f"service {target}: importing it ended the process: {status.describe()}")
-        error.exit_code = ExitCode(status.code) if answer and status.code in list(ExitCode) else ExitCode.SERVICE
-        raise error
-    return answer
+    if status.clean and answer:
+        return answer
+    error = ServiceError(answer or f"service {target}: importing it ended the process: {status.describe()}")
+    error.exit_code = ExitCode(status.code) if answer and status.code in list(ExitCode) else ExitCode.SERVICE
+    raise error
 
 
-def _answer_kind(writer: int, identity: Identity, settings: Settings, target: object) -> NoReturn:
+def _answer_kind(writer: int, parent: int, identity: Identity | None, settings: Settings, target: object) -> NoReturn:
     code: int = ExitCode.BUG
     try:
-        try:
-            if settings.umask is not None:
-                os.umask(settings.umask)
-            drop_privileges(identity)
-            unblock_signals()
-            text, code = _kind(target), ExitCode.OK
-        except PreforkError as exc:
-            text, code = str(exc), exc.exit_code
-        except (OSError, RuntimeError) as exc:
-            text, code = f"--user, --group: this process cannot become that user: {exc}", ExitCode.SERVICE
+        text, code = _try(parent, identity, settings, target)
         os.write(writer, text.encode("utf-8", "replace")[:_MAX_BYTES])
+    except Exception:
+        traceback.print_exc()
     finally:
         System().exit(code)
+
+
+def _try(parent: int, identity: Identity | None, settings: Settings, target: object) -> tuple[str, int]:
+    """Return the kind of the service, or why there is none, and the exit status."""
+    try:
+        if settings.umask is not None:
+            os.umask(settings.umask)
+        if identity is not None:
+            drop_privileges(identity)
+    except (OSError, RuntimeError) as exc:
+        reason = reason_of(exc) if isinstance(exc, OSError) else str(exc)
+        return f"--user, --group: this process cannot become that user: {reason}", ExitCode.SERVICE
+    die_with_parent(parent, signal.SIGKILL)
+    unblock_signals()
+    try:
+        return load_handler(target).kind.value, ExitCode.OK
+    except PreforkError as exc:
+        return str(exc), exc.exit_code

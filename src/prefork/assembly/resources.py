@@ -29,7 +29,7 @@ from ..worker.context import GenerationConfig
 from . import trust
 from .generation_builder import GenerationBuilder, listen_options, physical_directory, worker_count
 from .listener_repair import ListenerRepair
-from .settings_source import SettingsSource
+from .settings_source import SettingsSource, locating
 from .validation import SettingsWarnings, require_unchanged, validate
 
 _CONTROL_BACKLOG = 16
@@ -125,7 +125,8 @@ class ServerResources:
             return self._listeners.bind_control(path, _CONTROL_BACKLOG)
         except BindError as exc:
             reason = "the directory does not exist" if exc.errno == errno.ENOENT else exc.strerror
-            failure = ConfigError(f"--control {escape_controls(path)}: {reason}{f' ({exc.cure})' if exc.cure else ''}")
+            cure = f" ({exc.cure})" if exc.cure else ""
+            failure = ConfigError(f"--control {escape_controls(path)}: {reason}{cure}", option="--control")
             # The exit status is that of an address that cannot be bound.
             failure.exit_code = exc.exit_code
             raise failure from exc
@@ -161,10 +162,11 @@ class ServerResources:
         before = physical_directory()
         _change_directory(self._home)
         try:
-            settings = self._source.settings()
-            require_unchanged(self._settings, settings)
-            validate(settings, starting=False)
-            return self._builder.build(settings, self._load_certificate(settings))
+            with locating(self._source):
+                settings = self._source.settings()
+                require_unchanged(self._settings, settings)
+                validate(settings, starting=False)
+                return self._builder.build(settings, self._load_certificate(settings))
         finally:
             # A worker that is forked before the reload begins is of the old generation, and belongs in its directory.
             _change_directory(before)

@@ -9,7 +9,7 @@ import contextlib
 import gc
 import signal
 import sys
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from ..config import ServeOptions, settings_of
 from ..core.facts import Finish
@@ -30,9 +30,12 @@ from ..system.signals import startup_signals
 from ..text import escape_controls
 from ..worker.loader import target_name
 from .resources import ServerResources
-from .settings_source import FixedSettings, SettingsSource
+from .settings_source import FixedSettings, SettingsSource, locating
 from .validation import validate
 from .worker_entry import run_worker
+
+if TYPE_CHECKING:
+    from ..net.handlers import Service
 
 #: Characters of one line of an error.
 LINE_LIMIT = 2000
@@ -40,12 +43,13 @@ LINE_LIMIT = 2000
 IGNORED_AT_START = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU)
 
 
-def serve(target: object, **options: Unpack[ServeOptions]) -> None:
+def serve(target: Service | str, **options: Unpack[ServeOptions]) -> None:
     """Serve `target` as `prefork serve TARGET` does, then raise SystemExit with the command's exit code.
 
-    `target` is the service itself, or the text that names it. A reload imports a named service again; an object stays
-    what it was until an upgrade starts the program again. The options are those of the command, with `_` for `-` (see
-    `ServeOptions`); `limits=prefork.Limits(...)` holds the limits of one connection and of all together.
+    `target` is the service itself, as `TCPServer` takes it, or the text that names it. A reload imports a named service
+    again; an object stays what it was until an upgrade starts the program again. The options are those of the command,
+    with `_` for `-` (see `ServeOptions`). Variables `PREFORK_*` and files are not read. `limits=prefork.Limits(...)`
+    holds the limits of one connection and of all together.
 
     Call it in the main thread of a program that has started no event loop, because it forks. A failure is printed in
     one line on standard error. The caller's `finally` blocks and exit handlers run once, in the supervisor: a worker
@@ -73,7 +77,7 @@ def run(source: SettingsSource, target: object) -> ExitCode:
             paths.set_base_directory(handed.state.home)
             if handed.state.config is not None:
                 source.pin_file(handed.state.config)
-        with startup_signals(ends=(signal.SIGTERM, signal.SIGQUIT), passes=IGNORED_AT_START):
+        with startup_signals(ends=(signal.SIGTERM, signal.SIGQUIT), passes=IGNORED_AT_START), locating(source):
             return _serve(source, target, handed, predecessor)
     except PreforkError as exc:
         failure = exc

@@ -5,10 +5,13 @@ The command line, its files and its variables are read in `cli/sources.py`.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Protocol
 
 from ..config import Settings
 from ..core.trust import Weakness
+from ..errors import ConfigError
 
 
 class SettingsSource(Protocol):
@@ -24,6 +27,9 @@ class SettingsSource(Protocol):
 
     def settings(self) -> Settings:
         """Return the settings as they are now. Raises ConfigError."""
+
+    def origin_of(self, option: str) -> str:
+        """Return where an option of the last settings was set, if not on the command line: a variable, or a file."""
 
     def pin_file(self, file: str) -> None:
         """Read this file ("" for none) and no other from now on, because the predecessor of an upgrade did."""
@@ -41,5 +47,18 @@ class FixedSettings:
     def settings(self) -> Settings:
         return self._settings
 
+    def origin_of(self, option: str) -> str:
+        return ""
+
     def pin_file(self, file: str) -> None:
         pass
+
+
+@contextlib.contextmanager
+def locating(source: SettingsSource) -> Iterator[None]:
+    """Add to a ConfigError that leaves the block where its option was set."""
+    try:
+        yield
+    except ConfigError as exc:
+        exc.origin = source.origin_of(exc.option)
+        raise

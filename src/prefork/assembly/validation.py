@@ -10,7 +10,8 @@ import importlib.util
 import os
 from pathlib import Path
 
-from ..config import Limits, Settings
+from ..checks import reject
+from ..config import Limits, Settings, option_of
 from ..errors import ConfigError, reason_of
 from ..events import BacklogCapped, Emit, NoDeadline
 
@@ -23,7 +24,7 @@ _FIXED = ("reuse_port", "pidfile", "control", "user", "group", "insecure_paths",
 def validate(settings: Settings, starting: bool) -> None:
     """Raise ConfigError for settings that cannot work on this machine. `starting`: check --ready-fd, too."""
     if settings.loop == "uvloop" and importlib.util.find_spec("uvloop") is None:
-        raise ConfigError("--loop uvloop: uvloop is not installed (pip install 'prefork[uvloop]')")
+        raise ConfigError("--loop uvloop: uvloop is not installed (pip install 'prefork[uvloop]')", option="--loop")
     if settings.ready_fd is not None and starting:
         _require_writable(settings.ready_fd)
 
@@ -32,16 +33,17 @@ def _require_writable(fd: int) -> None:
     try:
         os.fstat(fd)
     except OSError as exc:
-        raise ConfigError(f"--ready-fd {fd}: {reason_of(exc)} (the parent has to pass it on)") from exc
+        reject("--ready-fd", fd, f"{reason_of(exc)} (the parent has to pass it on)")
     if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
-        raise ConfigError(f"--ready-fd {fd}: is open for reading only")
+        reject("--ready-fd", fd, "is open for reading only")
 
 
 def require_unchanged(before: Settings, after: Settings) -> None:
     """Raise ConfigError if a setting differs that only a restart can change."""
     for field in _FIXED:
         if getattr(after, field) != getattr(before, field):
-            raise ConfigError(f"--{field.replace('_', '-')}: cannot be changed by a reload (restart the server)")
+            option = option_of(field)
+            raise ConfigError(f"{option}: cannot be changed by a reload (restart the server)", option=option)
 
 
 class SettingsWarnings:

@@ -44,8 +44,8 @@ def parse_octal(option: str, value: str) -> int:
 
 
 def _parse_decimal(option: str, value: str, expected: str) -> float:
-    # float() would accept nan, inf, exponents and underscores.
-    if not re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)", value):
+    # float() would accept nan, inf and underscores. Exponents are how a file's huge numbers arrive here.
+    if not re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", value):
         reject(option, value, expected)
     return float(value)
 
@@ -63,13 +63,15 @@ def parse_size(option: str, value: str) -> int:
 
 
 def unescape(option: str, value: str) -> bytes:
-    r"""Return text as bytes; \r, \n, \t, \\ and \xNN stand for characters that cannot be typed."""
+    r"""Return text as bytes; \r, \n, \t, \\ and \xNN stand for characters that cannot be typed. Raises ConfigError."""
     simple = {"r": "\r", "n": "\n", "t": "\t", "\\": "\\"}
 
     def plain(found: re.Match[str]) -> str:
+        if found[1] is None:
+            reject(option, value, r"after a backslash only r, n, t, \ or xNN can follow, as in '421 busy\r\n'")
         return simple.get(found[1]) or chr(int(found[1][1:], 16))
 
-    return re.sub(r"\\([rnt\\]|x[0-9a-fA-F]{2})", plain, value).encode("utf-8", "surrogateescape")
+    return re.sub(r"\\(?:([rnt\\]|x[0-9a-fA-F]{2})|)", plain, value).encode("utf-8", "surrogateescape")
 
 
 def parse_flag(option: str, value: str) -> bool:
@@ -186,7 +188,13 @@ OPTIONS = (
     ),
     Option("write_timeout", "SECONDS", "Abort a connection whose peer reads nothing for this long.", parse_seconds),
     Option("max_age", "SECONDS", "Close a connection this long after it was accepted.", optional(parse_seconds)),
-    Option("drain_timeout", "SECONDS", "Time for open connections to end at a stop or reload.", parse_seconds),
+    Option(
+        "drain_timeout",
+        "SECONDS",
+        "Time for open connections to end at a stop, and in old workers at a reload, upgrade or recycling; then they "
+        "are aborted.",
+        parse_seconds,
+    ),
     Option("hang_timeout", "SECONDS", "Replace a worker whose event loop is blocked for longer.", parse_seconds),
     Option("boot_timeout", "SECONDS", "Time for a new worker to start accepting.", parse_seconds),
     Option("max_connections_served", "N", "Recycle a worker after this number of connections.", optional(parse_int)),

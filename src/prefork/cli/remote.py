@@ -13,7 +13,7 @@ import click
 
 from ..checks import reject
 from ..core.control_protocol import Request, decode_reply, encode_request
-from ..errors import ServiceError
+from ..errors import ConfigError, ServiceError
 from ..text import count_of
 from .sources import Sources
 
@@ -42,7 +42,9 @@ def ask(request: Request, control: str, as_json: bool, timeout: float = TIMEOUT)
     """
     from ..system import control_client
 
-    path = control or Sources({}).control() or control_client.find_socket()
+    if control == "off":
+        reject("--control", control, "name the socket of a running server; one that was started with off has none")
+    path = control or _find_socket()
     # Outside of the `try`, because the ConfigError that it raises is a ValueError too.
     answer = control_client.request(path, encode_request(request), timeout)
     try:
@@ -54,6 +56,17 @@ def ask(request: Request, control: str, as_json: bool, timeout: float = TIMEOUT)
     if not reply["ok"]:
         raise ServiceError(str(reply.get("error", "the server rejected the request")))
     return _FORMATTERS[request.command](reply), 0
+
+
+def _find_socket() -> str:
+    from ..system import control_client
+
+    sources = Sources({})
+    try:
+        return sources.control() or control_client.find_socket()
+    except ConfigError as exc:
+        # The wrong file may name the socket. But a server that is found is asked whatever the file says now.
+        raise sources.problem or exc from None
 
 
 def _status(reply: dict[str, Any]) -> str:

@@ -6,7 +6,6 @@ They are read at every call of `settings`, so that a reload sees a changed file.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -41,18 +40,25 @@ class Sources:
         (self._named,) = given.get("config") or [self._variables.pop("PREFORK_CONFIG", "")]
         self._file: str | None = None
         """The absolute path of the file; "" is none, None is not yet looked for."""
+        self._origins: dict[str, str] = {}
+        """Where each option of the last settings was set, by field, if not on the command line."""
+        self.problem: ConfigError | None = None
+        """Why `control` could not read the settings."""
         self.weaknesses: tuple[tuple[str, Weakness], ...] = ()
 
     def settings(self) -> Settings:
         """Return the settings as they are now. Raises ConfigError, which names the source of a wrong value."""
-        texts, origins = self._collect()
+        texts, self._origins = self._collect()
         try:
-            values = {field: _value(_BY_FIELD[field], each) for field, each in texts.items()}
-            return _settings(values)
+            return _settings({field: _value(_BY_FIELD[field], each) for field, each in texts.items()})
         except ConfigError as exc:
-            option = re.match(r"--([a-z-]+)", str(exc))
-            origin = origins.get(option[1].replace("-", "_"), "") if option else ""
-            raise ConfigError(f"{exc} (in {origin})" if origin else str(exc)) from None
+            exc.origin = self.origin_of(exc.option)
+            raise
+
+    def origin_of(self, option: str) -> str:
+        """Return where an option of the last settings was set: a variable, or a file; "" is the command line."""
+        # A check of a part of an address names it: "--bind port".
+        return self._origins.get(option.partition(" ")[0].removeprefix("--").replace("-", "_"), "")
 
     @property
     def file(self) -> str:
@@ -63,14 +69,16 @@ class Sources:
             self._file = file
 
     def control(self) -> str:
-        """Return the path of the control socket in the settings; "" if it has none, or if the file is wrong.
+        """Return the path of the control socket in the settings; "" if they have none, or cannot be read (`problem`).
 
         Raises ConfigError if root would read it from a file that another user can change. Otherwise that user could
         direct the commands of root to any other server of root.
         """
         try:
             texts, origins = self._collect()
-        except ConfigError:
+        except ConfigError as exc:
+            # A file that is gone says nothing about the server.
+            self.problem = None if isinstance(exc.__context__, FileNotFoundError) else exc
             return ""
         path = texts.get("control", [""])[-1]
         if path in ("", "off"):

@@ -116,7 +116,7 @@ def _lifespan(target: Any) -> Handler:
         method = getattr(target, name)
         is_async = callable(method) and _is(inspect.iscoroutinefunction, method)
         if not is_async or _required_positional(method) != count:
-            raise ServiceError(f"{_name(target)}.{name} must be async def {name}({'stream' if count else ''})")
+            raise ServiceError(f"`{name}` of {_name(target)} must be async def {name}({'stream' if count else ''})")
     return Handler(Kind.LIFESPAN, target.handle, target)
 
 

@@ -9,16 +9,18 @@ import asyncio
 import functools
 import socket
 import ssl
+from collections.abc import Iterable
 from typing import Self
 
+from ..checks import check_seconds, reject
 from ..config import TLS, Limits
 from ..events import log
 from ..system.listen_options import ListenOptions
-from ..system.sockets import Resolved, bind_resolved, resolve
+from ..system.sockets import Resolved, bind_resolved, require_listening, resolve
 from ..system.tls_contexts import build_context
 from .admission import LocalAdmission
 from .base_server import BaseServer
-from .handlers import Service, classify
+from .handlers import Kind, Service, classify
 from .tls import prepare_context
 
 
@@ -33,10 +35,11 @@ class TCPServer(BaseServer):
             server.listen(9000)
             await server.serve_forever()
 
-    Entering the block starts a lifespan object, leaving it stops it. Leaving it, also by cancellation, drains the
-    server for up to `drain_timeout` seconds. Leaving it by any other exception aborts what is open.
+    Entering the block starts a lifespan object, leaving it stops it. Such an object is served inside of the block only.
+    Leaving the block, also by cancellation, drains the server for up to `drain_timeout` seconds. Leaving it by any
+    other exception aborts what is open.
 
-    Raises ServiceError for a handler of the wrong shape, ConfigError for a certificate that cannot be used.
+    Raises ServiceError for a handler of the wrong shape, ConfigError for any other argument that cannot be used.
     """
 
     def __init__(
@@ -48,6 +51,11 @@ class TCPServer(BaseServer):
         drain_timeout: float = 30.0,
     ) -> None:
         limits = Limits() if limits is None else limits
+        if not isinstance(limits, Limits):
+            reject("limits", limits, "must be a prefork.Limits")
+        if not isinstance(tls, TLS | ssl.SSLContext | None):
+            reject("tls", tls, "must be a prefork.TLS or an ssl.SSLContext")
+        check_seconds("drain_timeout", drain_timeout, zero=True)
         ssl_context = build_context(tls, log) if isinstance(tls, TLS) else tls
         if ssl_context is not None:
             prepare_context(ssl_context)
@@ -55,12 +63,15 @@ class TCPServer(BaseServer):
         super().__init__(classify(handler), limits=limits, admission=admission, emit=log, ssl_context=ssl_context)
         self._drain_timeout = drain_timeout
         self._own_sockets: list[socket.socket] = []
+        self._must_enter = self._handler.kind is Kind.LIFESPAN
+        """Whether `start()` of a lifespan object has still to be awaited, by `async with`."""
 
     def listen(self, port: int, address: str | None = None, backlog: int = 128) -> None:
         """Bind `port` on `address` and accept. 0 is any free port (see `sockets`); None is all interfaces.
 
         `address` is a number, or localhost. A host name raises ValueError because looking it up would block the loop:
-        use `listen_host`. Raises BindError, with nothing bound. `close` closes these sockets.
+        use `listen_host`. Raises BindError, and RuntimeError as `add_socket` does, with nothing bound. `close` closes
+        these sockets.
         """
         numeric = 0 if address == "localhost" else socket.AI_NUMERICHOST
         try:
@@ -79,7 +90,7 @@ class TCPServer(BaseServer):
         self._listen(resolved, backlog)
 
     def _listen(self, resolved: Resolved, backlog: int) -> None:
-        self._check_open()
+        self._check_startable()
         sockets = bind_resolved(resolved, ListenOptions(backlog))
         self._own_sockets += sockets
         self.add_sockets(sockets)
@@ -94,11 +105,43 @@ class TCPServer(BaseServer):
             sock.close()
         self._own_sockets.clear()
 
+    def add_sockets(self, sockets: Iterable[socket.socket]) -> None:
+        """Accept from listening sockets. The caller keeps them: they are made non-blocking, and not closed.
+
+        Raises as `add_socket` does, with none of them added.
+        """
+        sockets = list(sockets)
+        for sock in sockets:
+            require_listening(sock)
+        super().add_sockets(sockets)
+
+    def add_socket(self, sock: socket.socket) -> None:
+        """Accept from one listening socket, as `add_sockets` does.
+
+        Raises ValueError for a socket that does not listen. Raises RuntimeError after `close`, without a running loop,
+        and for a lifespan object outside of `async with`.
+        """
+        require_listening(sock)
+        self._check_startable()
+        super().add_socket(sock)
+
+    def _check_startable(self) -> None:
+        self._check_open()
+        asyncio.get_running_loop()
+        self._check_entered()
+
+    def _check_entered(self) -> None:
+        # Not started here: connections are accepted from the first socket on, so a handler could run before start().
+        if self._must_enter:
+            raise RuntimeError("a lifespan object is started by `async with server`: call this inside of the block")
+
     async def serve_forever(self) -> None:
         """Wait until `close()`. Raises ListenerError if a listening socket itself has failed.
 
-        Cancelling it drains the server; cancelling it again aborts what is open.
+        Cancelling it drains the server; cancelling it again aborts what is open. Raises RuntimeError for a lifespan
+        object outside of `async with`.
         """
+        self._check_entered()
         try:
             await super().serve_forever()
         except asyncio.CancelledError:
@@ -115,6 +158,7 @@ class TCPServer(BaseServer):
 
     async def __aenter__(self) -> Self:
         await self._handler.start()
+        self._must_enter = False
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:

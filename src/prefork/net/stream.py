@@ -185,6 +185,8 @@ class Stream(Receiving):
         could inject commands that would be obeyed as if TLS protected them (CVE-2011-0411). After an error the
         connection is of no use.
         """
+        if not isinstance(sslcontext, ssl.SSLContext):
+            raise TypeError(f"start_tls: sslcontext must be an ssl.SSLContext, not {sslcontext!r}")
         if self._engine is not None:
             raise RuntimeError("this stream speaks TLS already")
         if self._reader is not None and self._reader.waiting:

@@ -14,8 +14,7 @@ import re
 import termios
 from dataclasses import dataclass
 
-from ..errors import ConfigError
-from ..text import escape_controls
+from ..checks import reject
 from .parent_death import load_prctl
 
 _PR_SET_NO_NEW_PRIVS = 38  # linux/prctl.h
@@ -44,7 +43,7 @@ def resolve_identity(user: str, group: str) -> Identity | None:
         gid = _group(group)
     if os.geteuid() != 0 and (uid, gid) != (os.geteuid(), os.getegid()):
         option, value = ("--user", user) if user else ("--group", group)
-        raise ConfigError(f"{option} {escape_controls(value)}: only root can change it")
+        reject(option, value, "only root can change it")
     return Identity(uid, gid, name)
 
 
@@ -56,7 +55,7 @@ def _user(text: str) -> tuple[int, int, str]:
         if number is not None:
             # Containers have users without an entry in the user database. The group gets the same number.
             return number, number, ""
-        raise ConfigError(f"--user {escape_controls(text)}: there is no such user") from None
+        reject("--user", text, "there is no such user")
     return found.pw_uid, found.pw_gid, found.pw_name
 
 
@@ -67,7 +66,7 @@ def _group(text: str) -> int:
     try:
         return grp.getgrnam(text).gr_gid
     except (KeyError, ValueError):
-        raise ConfigError(f"--group {escape_controls(text)}: there is no such group") from None
+        reject("--group", text, "there is no such group")
 
 
 def _number(text: str) -> int | None:

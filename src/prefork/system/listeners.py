@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..addresses import Address, FdAddress, SystemdAddress, TCPAddress, UnixAddress
+from ..checks import reject
 from ..errors import BindError, ConfigError, reason_of
 from .file_ownership import FileOwnership
 from .listen_options import APPLIED, ListenOptions, Sharing
@@ -125,7 +126,8 @@ class Listeners:
                 else:
                     left.remove(bound)
                     if options.sharing is not Sharing.NONE and not _shares_port(bound):
-                        raise ConfigError(f"--reuse-port: {bound.requested} was bound without it; restart")
+                        why = f"{bound.requested} was bound without it; restart"
+                        raise ConfigError(f"--reuse-port: {why}", option="--reuse-port")
                 result.append(bound)
             undo.pop_all()
         if not self._running:
@@ -322,12 +324,10 @@ def _bind_unix(requested: str, path: str, options: ListenOptions) -> BoundAddres
 
 def _reject_while_running(address: Address) -> None:
     if isinstance(address, FdAddress | SystemdAddress):
-        raise ConfigError(f"--bind {address}: can be used at the start only; restart")
+        reject("--bind", str(address), "can be used at the start only; restart")
     if isinstance(address, TCPAddress) and address.host not in (None, "localhost") and not _is_numeric(address.host):
-        raise ConfigError(
-            f"--bind {address}: a host name is not looked up while the server runs, because that may take long; write "
-            "a numeric address, or upgrade"
-        )
+        why = "a host name is not looked up while the server runs, because that may take long; write a numeric address"
+        reject("--bind", str(address), f"{why}, or upgrade")
 
 
 def _is_numeric(host: str | None) -> bool:

@@ -129,4 +129,4 @@ def _is_at(fd: int, entry: Entry) -> bool:
 
 
 def _rejected(path: str, reason: str) -> ConfigError:
-    return ConfigError(f"--pidfile {escape_controls(path)}: {reason}")
+    return ConfigError(f"--pidfile {escape_controls(path)}: {reason}", option="--pidfile")

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..errors import BindError
+from ..checks import check_int
+from ..errors import BindError, reason_of
 from ..text import format_address
 from .listen_options import ListenOptions, Sharing
 
@@ -59,8 +60,9 @@ def bind_sockets(
     not support is skipped. So is IPv6 when this machine has no such address, if another address is left and `address`
     is all interfaces or localhost. A Python without IPv6 (`socket.has_ipv6`) binds IPv4 only.
 
-    Raises BindError, which names the address, with nothing bound. Raises socket.gaierror for a name
-    that does not resolve, ValueError for `reuse_port` where the platform has none. The caller owns the sockets.
+    Raises BindError, which names the address, with nothing bound. Raises socket.gaierror for a name that does not
+    resolve. Raises ValueError for a port that is no number from 0 to 65535, and for `reuse_port` where the platform has
+    none. The caller owns the sockets.
     """
     if reuse_port and not hasattr(socket, "SO_REUSEPORT"):
         raise ValueError("the platform doesn't support SO_REUSEPORT")
@@ -101,8 +103,11 @@ def resolve(
 ) -> Resolved:
     """Look up the addresses for `bind_resolved`; the parameters are those of `bind_sockets`.
 
-    Block for a host name, unless `flags` has AI_NUMERICHOST. Raises socket.gaierror for a name that does not resolve.
+    Block for a host name, unless `flags` has AI_NUMERICHOST. Raises socket.gaierror for a name that does not resolve,
+    ConfigError for a port that is no number from 0 to 65535.
     """
+    if port is not None:
+        check_int("port", port, 0, 65535)
     address = address or None
     if family == socket.AF_UNSPEC and not socket.has_ipv6:
         # Python can be built without IPv6 on a system whose resolver still returns IPv6 addresses.
@@ -210,6 +215,17 @@ def repair_shutdown(sock: socket.socket, address: Any, backlog: int) -> bool:
             sock.listen(backlog)
             return True
     return False
+
+
+def require_listening(sock: socket.socket) -> None:
+    """Raise ValueError unless `sock` is a stream socket that listens; otherwise accept(2) would fail for ever."""
+    try:
+        if sock.type != socket.SOCK_STREAM:
+            raise ValueError(f"{describe(sock)} is no stream socket, but {sock.type.name}")
+        if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            raise ValueError(f"{describe(sock)} does not listen: call listen() on the socket first")
+    except OSError as exc:
+        raise ValueError(f"{describe(sock)} is no listening socket: {reason_of(exc)}") from exc
 
 
 def describe(sock: socket.socket) -> str:

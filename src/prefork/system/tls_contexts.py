@@ -103,18 +103,17 @@ def load(context: ssl.SSLContext, pair: CertificatePair) -> None:
 
     def reject_passphrase() -> str:
         # Without a callback OpenSSL asks at the terminal, and the server hangs at start.
-        raise ConfigError(
-            f"--tls-key {pair.key}: the key is encrypted; decrypt it (openssl pkey -in {pair.key}) and restrict access "
-            "to the file instead"
-        )
+        cure = f"decrypt it (openssl pkey -in {pair.key}) and restrict access to the file instead"
+        raise ConfigError(f"--tls-key {pair.key}: the key is encrypted; {cure}", option="--tls-key")
 
     try:
         with _as_file(pair.cert_bytes) as cert, _as_file(pair.key_bytes) as key:
             context.load_cert_chain(cert, key, password=reject_passphrase)
     except ssl.SSLError as exc:
-        raise ConfigError(_explain(pair, exc)) from exc
+        text = _explain(pair, exc)
+        raise ConfigError(text, option=text.partition(" ")[0]) from exc
     except OSError as exc:
-        raise ConfigError(f"--tls-cert {pair.cert}: cannot be loaded: {reason_of(exc)}") from exc
+        raise ConfigError(f"--tls-cert {pair.cert}: cannot be loaded: {reason_of(exc)}", option="--tls-cert") from exc
 
 
 def make_context(emit: Emit = log) -> ssl.SSLContext:
@@ -141,7 +140,7 @@ def _read(option: str, path: str) -> paths.Content:
     try:
         return paths.read(path, _MAX_BYTES)
     except OSError as exc:
-        raise ConfigError(f"{option} {path}: {reason_of(exc)}") from exc
+        raise ConfigError(f"{option} {path}: {reason_of(exc)}", option=option) from exc
 
 
 @contextlib.contextmanager
@@ -160,7 +159,8 @@ def _as_file(content: bytes) -> Iterator[str]:
 def _explain(pair: CertificatePair, exc: ssl.SSLError) -> str:
     cert, key = f"--tls-cert {pair.cert}", f"--tls-key {pair.key}"
     reason = exc.reason or str(exc)
-    if reason == "KEY_VALUES_MISMATCH":
+    # The second is that of a key of another type, such as an RSA key for an EC certificate.
+    if reason in ("KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED", "KEY_TYPE_MISMATCH"):
         return f"{key}: does not belong to the certificate {pair.cert}"
     if reason not in ("NO_START_LINE", "PEM_LIB", "PEM lib") and "PEM" not in str(exc):
         return f"{cert}, {key}: {reason.lower().replace('_', ' ')}"

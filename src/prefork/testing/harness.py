@@ -77,7 +77,7 @@ class Server:
 def run_server(
     target: str,
     *options: str,
-    bind: Sequence[str] = ("127.0.0.1:0",),
+    bind: str | Sequence[str] = "127.0.0.1:0",
     cwd: str | os.PathLike[str] | None = None,
     env: Mapping[str, str] | None = None,
     prefix: Sequence[str] = (),
@@ -89,6 +89,7 @@ def run_server(
     `prefix` is a command to run it under. `wait_ready=False` does not wait. Raises RuntimeError, with what was logged,
     if it ends or is not ready within `timeout` seconds. At the end of the block every process of it is killed.
     """
+    addresses = [bind] if isinstance(bind, str) else bind
     ready, writer = os.pipe()
     with tempfile.NamedTemporaryFile(prefix="prefork-log-") as log, contextlib.ExitStack() as stack:
         stack.callback(os.close, ready)
@@ -99,7 +100,7 @@ def run_server(
                     *(sys.executable, "-m", "prefork", "serve", target, "--ready-fd", str(writer)),
                     # Otherwise a server that is killed leaves its control socket in the user's directory.
                     *(() if "--control" in options else ("--control", "off")),
-                    *(part for address in bind for part in ("--bind", address)),
+                    *(part for address in addresses for part in ("--bind", address)),
                     *options,
                 ],
                 stdin=subprocess.DEVNULL,

@@ -12,6 +12,7 @@ import os
 import sys
 import sysconfig
 import traceback
+from pathlib import PurePath
 from types import ModuleType, TracebackType
 
 from ..errors import ServiceError
@@ -78,8 +79,10 @@ def _load_module(target: str, name: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as exc:
         if exc.name is not None and (name == exc.name or name.startswith(exc.name + ".")):
+            here = os.getcwd()
+            _require_readable(target, os.path.join(here, *exc.name.split(".")), here)
             raise ServiceError(
-                f"service {target}: no module named {exc.name!r} (looked in {os.getcwd()} and where Python looks)"
+                f"service {target}: no module named {exc.name!r} (looked in {here} and where Python looks)"
             ) from None
         raise ServiceError(f"service {target}: {describe_failure(exc)}") from exc
     except BaseException as exc:
@@ -89,6 +92,7 @@ def _load_module(target: str, name: str) -> ModuleType:
 def _load_file(target: str, file: str) -> ModuleType:
     path = os.path.abspath(file)
     if not os.path.isfile(path):
+        _require_readable(target, path, path)
         reason = "is not a file" if os.path.exists(path) else "no such file"
         raise ServiceError(f"service {target}: {path}: {reason}")
     name = os.path.splitext(os.path.basename(path))[0]
@@ -107,6 +111,17 @@ def _load_file(target: str, file: str) -> ModuleType:
     except BaseException as exc:
         raise ServiceError(f"service {target}: {describe_failure(exc)}") from exc
     return module
+
+
+def _require_readable(target: str, path: str, listed: str) -> None:
+    """Raise ServiceError if a directory above `path` cannot be searched, or, from `listed` on, cannot be listed.
+
+    Otherwise what is in it would look as if it did not exist.
+    """
+    for directory in map(str, reversed(PurePath(path).parents)):
+        mode = os.R_OK | os.X_OK if f"{directory}/".startswith(f"{listed}/") else os.X_OK
+        if os.path.isdir(directory) and not os.access(directory, mode):
+            raise ServiceError(f"service {target}: {directory}: permission denied")
 
 
 def describe_failure(exc: BaseException) -> str:
