@@ -65,7 +65,7 @@ bench-quick: $(BENCH)/.benching
 	@scripts/install-debian-packages bench
 	$(BENCH)/bin/python -m bench --quick $(BENCH_ARGS)
 
-## Count the instructions of an echo and of 32 lines with callgrind: a minute on an idle machine.
+## Count the instructions of an echo, of 32 lines and of a short connection with callgrind: a minute on an idle machine.
 instructions: $(VENV)/.developing
 	$(BIN)/python -m bench.instructions
 

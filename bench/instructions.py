@@ -13,7 +13,9 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from .errors import BenchError
 from .servers import ROOT
@@ -43,7 +45,7 @@ def _collected(work: str, exchanges: int) -> int:
         if not port.strip().isdigit():
             raise BenchError("the server under valgrind did not start")
         for _ in range(exchanges if closing else 1):
-            _converse(int(port), message, 1 if closing else exchanges)
+            _converse(process.pid, int(port), message, 1 if closing else exchanges)
         process.send_signal(signal.SIGINT)
         report = process.communicate(timeout=SECONDS)[1].decode(errors="replace")
     collected = re.search(r"Collected : (\d+)", report)
@@ -52,15 +54,31 @@ def _collected(work: str, exchanges: int) -> int:
     return int(collected[1])
 
 
-def _converse(port: int, message: bytes, exchanges: int) -> None:
+def _converse(pid: int, port: int, message: bytes, exchanges: int) -> None:
     with socket.create_connection(("127.0.0.1", port), SECONDS) as sock, sock.makefile("rb") as answers:
+        # Otherwise a short connection costs one loop iteration more or less, by chance: 5 %.
+        _wait_idle(pid)
         for _ in range(exchanges):
             sock.sendall(message)
             if answers.read(len(message)) != message:
                 raise BenchError("the server gave a wrong answer")
         # The server must be idle when it is stopped, otherwise the handler's traceback is counted as well.
+        _wait_idle(pid)
         sock.shutdown(socket.SHUT_WR)
         answers.read()
+    _wait_idle(pid)
+
+
+def _wait_idle(pid: int) -> None:
+    """Wait until the server sleeps, as seen several times in a row. Raises BenchError if it does not within SECONDS."""
+    deadline = time.monotonic() + SECONDS
+    seen = 0
+    while seen < 3:
+        time.sleep(0.0005)
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+        seen = seen + 1 if state == "S" else 0
+        if time.monotonic() > deadline:
+            raise BenchError("the server under valgrind does not come to rest")
 
 
 @contextlib.contextmanager

@@ -40,7 +40,7 @@ class Fleet:
         return worker is not None and worker.state is WorkerState.READY
 
     def beating(self) -> list[Worker]:
-        """Return the workers whose heartbeat means something: their loop has to turn."""
+        """Return the workers whose heartbeat means something: their loop has to iterate."""
         return [worker for worker in self.workers.values() if worker.state in (WorkerState.READY, WorkerState.DRAINING)]
 
     # --- steps --------------------------------------------------------------------------------------------------------

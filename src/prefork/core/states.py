@@ -55,7 +55,7 @@ class WorkerState(enum.Enum):
     DRAINING = enum.auto()
     """It was sent SIGTERM."""
     HUNG = enum.auto()
-    """Its loop does not turn. It was asked for its stacks and is about to be killed."""
+    """Its loop does not iterate. It was asked for its stacks and is about to be killed."""
     KILLED = enum.auto()
     """It was sent SIGKILL and is not reaped yet."""
 
@@ -89,7 +89,7 @@ class Timing:
     boot: float = 60.0
     """From the fork until the worker has to accept."""
     hang: float = 30.0
-    """Without a turn of its loop, until a worker counts as hung."""
+    """Without an iteration of its loop, until a worker counts as hung."""
 
 
 @dataclass(slots=True)
