@@ -141,10 +141,10 @@ async def test_a_broken_listener_is_one_event_and_no_further_attempts(world: Wor
 async def test_serve_forever_raises_when_a_listener_breaks(world: World) -> None:
     async def handle(stream: prefork.Stream) -> None: ...
 
-    with socket.socket() as no_listener:
-        no_listener.bind(("127.0.0.1", 0))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
         async with observed_server(handle, lambda event: None) as server:
-            server.add_socket(no_listener)
+            server.add_socket(listener)
+            listener.shutdown(socket.SHUT_RDWR)
             with pytest.raises(prefork.ListenerError):
                 await server.serve_forever()
 
