@@ -132,7 +132,8 @@ async def test_the_handshake_has_a_deadline_in_total(world: World, how: str) -> 
         started = asyncio.get_running_loop().time()
         with pytest.raises(ConnectionTimeoutError):
             await stream.start_tls(server_context())
-        assert asyncio.get_running_loop().time() - started >= 0.3
+        # uvloop counts whole milliseconds.
+        assert asyncio.get_running_loop().time() - started >= 0.298
         assert stream.is_closing()
         attacking.cancel()
 
