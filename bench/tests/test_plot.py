@@ -61,10 +61,8 @@ def test_each_chart_exists_for_light_and_dark_pages_and_can_be_searched(charts: 
 
 def test_the_same_results_give_the_same_files(charts: dict[str, str]) -> None:
     results = everything()
-    results.memory.clear()
-    again = plots.draw(results)
-    assert again == {name: charts[name] for name in again}
-    assert len(again) == 6
+    again = plots.draw(Results(works={works.ECHO.name: results.works[works.ECHO.name]}))
+    assert again == {name: charts[name] for name in ("bench-cpu.svg", "bench-cpu-dark.svg")}
 
 
 def test_without_measurements_no_chart_is_drawn() -> None:
@@ -124,7 +122,10 @@ def test_the_document_has_every_work_and_server(charts: dict[str, str]) -> None:
     assert set(re.findall(r'"(bench-[\w-]+\.svg)"', text)) == CHARTS
 
 
-def test_json_is_read_as_it_was_written(tmp_path: Path, charts: dict[str, str]) -> None:
+def test_json_is_read_as_it_was_written(
+    tmp_path: Path, charts: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plots, "draw", lambda _: charts)
     results = everything()
     assert Results.from_json(results.to_json()) == results
     written = report.write(results, tmp_path)
