@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from prefork.errors import reason_of
+
 from . import plots
 from .errors import BenchError
 from .results import Results
@@ -29,7 +31,7 @@ def load(folder: Path) -> Results:
     try:
         return Results.from_json(path.read_text())
     except OSError as exc:
-        raise BenchError(f"{path}: {(exc.strerror or str(exc)).lower()}; run make bench first") from exc
+        raise BenchError(f"{path}: {reason_of(exc)}; run make bench first") from exc
     except (ValueError, KeyError, TypeError) as exc:
         raise BenchError(f"{path} is not a report of this version ({exc}); run make bench again") from exc
 

@@ -93,7 +93,7 @@ def _print(text: str) -> int:
         if isinstance(exc, BrokenPipeError | ValueError) or exc.errno == errno.EIO:
             # The reader or the terminal is gone. The command itself has succeeded.
             return ExitCode.OK
-        return _print_error([f"standard output: {(exc.strerror or str(exc)).lower()}"], ExitCode.USAGE)
+        return _print_error([f"standard output: {reason_of(exc)}"], ExitCode.USAGE)
     return ExitCode.OK
 
 
