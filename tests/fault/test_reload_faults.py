@@ -24,6 +24,7 @@ from helpers.servers import (
     ready,
     serves,
     serving,
+    state,
     status,
 )
 from helpers.support import need, need_root, wait_until
@@ -209,8 +210,7 @@ def test_commands_are_refused_until_the_first_workers_are_ready(folder: Path) ->
     (folder / "service.py").write_text("import os, time\nwhile os.path.exists('wait'): time.sleep(0.01)\n" + ECHO)
     (folder / "wait").touch()
     with serving(folder, wait_ready=False) as server:
-        wait_until(lambda: "listening on" in server.stderr())
-        wait_until((folder / "control").exists)
+        wait_until(lambda: state(folder) != "")
         for words in (["scale", "3"], ["reload"], ["upgrade"]):
             done = command(folder, *words)
             assert (done.returncode, done.stdout) == (3, ""), done

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from helpers.proc import gone, session_members
-from helpers.servers import ECHO, command, echo, end, leave_descriptors, serves, serving, status, upgrade
+from helpers.servers import ECHO, command, echo, end, leave_descriptors, serves, serving, state, status, upgrade
 from helpers.support import kill_session, need, wait_until
 
 #: Workers of another supervisor than the one whose number is in the file `good` die soon after they have come to serve.
@@ -173,8 +173,7 @@ def test_programs_started_before_the_successor_serves_hold_no_socket(folder: Pat
     )
     process = _start(folder, "program.py")
     try:
-        wait_until((folder / "control").exists)
-        wait_until(lambda: status(folder)["state"] == "serving")
+        wait_until(lambda: state(folder) == "serving")
         before = (folder / "seen").read_text()
         successor = upgrade(folder)
         assert (folder / "seen").read_text() == before

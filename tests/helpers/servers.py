@@ -55,6 +55,17 @@ def status(folder: Path) -> dict[str, Any]:
     return told
 
 
+def state(folder: Path) -> str:
+    """Return the state of a server that may be starting; "" while it does not answer.
+
+    Its control socket exists a moment before it listens.
+    """
+    try:
+        return str(status(folder)["state"])
+    except (FileNotFoundError, ConnectionRefusedError):
+        return ""
+
+
 def ready(folder: Path) -> list[dict[str, Any]]:
     """Return the workers that accept connections."""
     return [worker for worker in status(folder)["workers"] if worker["state"] == "ready"]
@@ -70,8 +81,12 @@ def upgrade(folder: Path) -> int:
 def asking(folder: Path, request: Mapping[str, Any] | bytes) -> socket.socket:
     """Connect to the control socket, send a request, and return the connection."""
     sock = socket.socket(socket.AF_UNIX)
-    # Blocking: with a timeout it is refused where the queue is full (connect(2), EAGAIN).
-    sock.connect(str(folder / "control"))
+    try:
+        # Blocking: with a timeout it is refused where the queue is full (connect(2), EAGAIN).
+        sock.connect(str(folder / "control"))
+    except OSError:
+        sock.close()
+        raise
     sock.settimeout(30)
     sock.sendall(request if isinstance(request, bytes) else json.dumps(request).encode() + b"\n")
     return sock
