@@ -1,0 +1,45 @@
+/* What the files of the extension share: the state of the module, and the few idioms of ownership.
+ *
+ * Ownership. A field or a result that is called "owned" holds a reference; "borrowed" says who keeps it alive. A
+ * function returns an owned reference, or NULL (or -1) with an exception set, unless it says otherwise.
+ */
+#ifndef PREFORK_NATIVE_H
+#define PREFORK_NATIVE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+/* Everything the module looks up once, at import. All of it is owned; the module, which each type keeps alive, keeps
+ * it. An object that needs it often has a borrowed pointer to it. */
+typedef struct State {
+    PyTypeObject *PollerType;
+    PyTypeObject *StreamType;
+    PyTypeObject *OpType;
+    PyTypeObject *WaiterType;
+    PyTypeObject *TaskType;
+
+    PyObject *CancelledError;      /* asyncio.CancelledError */
+    PyObject *str_call_soon;
+    PyObject *str_context;
+    PyObject *context_kwname;      /* ("context",), the keyword of call_soon */
+} State;
+
+extern struct PyModuleDef native_module;
+
+/* The state, from a type that this module has made. Borrowed. */
+static inline State *state_of(PyTypeObject *type)
+{
+    PyObject *module = PyType_GetModuleByDef(type, &native_module);
+    return module == NULL ? NULL : (State *)PyModule_GetState(module);
+}
+
+/* Each adds its type to the module, at import. 0, or -1 with an exception. */
+int waiter_setup(PyObject *module, State *state);
+int task_setup(PyObject *module, State *state);
+int poller_setup(PyObject *module, State *state);
+int stream_setup(PyObject *module, State *state);
+int op_setup(PyObject *module, State *state);
+
+#endif
