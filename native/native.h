@@ -11,6 +11,25 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* Names, errors and constants that streams use. A struct of pointers only: it is visited as an array. */
+typedef struct Names {
+    PyObject *call_exception_handler, *close, *exception, *forked, *note_end, *pending, *poller, *read;
+    PyObject *received_close_notify, *wake, *write;
+    PyObject *_close, *_cork_tls_output, *_failure, *_flush, *_on_backlog_added, *_on_backlog_empty, *_on_backlog_sent, *_on_disposed;
+    PyObject *_on_no_memory, *_on_output_sent, *_on_ready, *_on_writable, *_discard_input;
+    PyObject *newline;        /* b"\n" */
+    PyObject *empty;          /* b"" */
+    PyObject *record_size;    /* 16384: the most that one read of an SSLObject returns (RFC 8446, 5.1) */
+    PyObject *AbortedError;   /* ConnectionAbortedError */
+    PyObject *BusyError;      /* prefork.errors.StreamBusyError */
+    PyObject *LineError;      /* prefork.errors.LineTooLongError */
+    PyObject *IncompleteError; /* asyncio.IncompleteReadError */
+    PyObject *OverrunError;   /* asyncio.LimitOverrunError */
+    PyObject *WantReadError;  /* ssl.SSLWantReadError */
+    PyObject *ZeroReturnError; /* ssl.SSLZeroReturnError */
+    PyObject *SSLError;       /* ssl.SSLError */
+} Names;
+
 /* Everything the module looks up once, at import. All of it is owned; the module, which each type keeps alive, keeps
  * it. An object that needs it often has a borrowed pointer to it. */
 typedef struct State {
@@ -24,6 +43,12 @@ typedef struct State {
     PyObject *str_call_soon;
     PyObject *str_context;
     PyObject *context_kwname;      /* ("context",), the keyword of call_soon */
+
+    /* The enums of prefork.net.phases, in the order of stream.h. */
+    PyObject *phases[4];
+    PyObject *outputs[3];
+    PyObject *inputs[4];
+    Names names;
 } State;
 
 extern struct PyModuleDef native_module;
