@@ -13,10 +13,10 @@
 
 /* Names, errors and constants that streams use. A struct of pointers only: it is visited as an array. */
 typedef struct Names {
-    PyObject *call_exception_handler, *close, *exception, *forked, *note_end, *pending, *poller, *read;
+    PyObject *call_exception_handler, *close, *exception, *forked, *join, *note_end, *pending, *poller, *read;
     PyObject *received_close_notify, *wake, *write;
-    PyObject *_close, *_cork_tls_output, *_failure, *_flush, *_on_backlog_added, *_on_backlog_empty, *_on_backlog_sent, *_on_disposed;
-    PyObject *_on_no_memory, *_on_output_sent, *_on_ready, *_on_writable, *_discard_input;
+    PyObject *_close, *_cork_tls_output, *_discard_input, *_failure, *_flush, *_on_backlog_added, *_on_backlog_empty;
+    PyObject *_on_backlog_sent, *_on_disposed, *_on_no_memory, *_on_output_sent, *_on_ready, *_on_writable;
     PyObject *newline;        /* b"\n" */
     PyObject *empty;          /* b"" */
     PyObject *record_size;    /* 16384: the most that one read of an SSLObject returns (RFC 8446, 5.1) */
@@ -49,6 +49,7 @@ typedef struct State {
     PyObject *outputs[3];
     PyObject *inputs[4];
     Names names;
+    PyObject *stop_iteration;      /* a StopIteration to use again, or NULL: see op.c */
 } State;
 
 extern struct PyModuleDef native_module;
@@ -61,10 +62,15 @@ static inline State *state_of(PyTypeObject *type)
 }
 
 /* Each adds its type to the module, at import. 0, or -1 with an exception. */
+int names_setup(State *state);
 int waiter_setup(PyObject *module, State *state);
 int task_setup(PyObject *module, State *state);
 int poller_setup(PyObject *module, State *state);
 int stream_setup(PyObject *module, State *state);
 int op_setup(PyObject *module, State *state);
+
+/* The part of the state that names.c owns, for the collector. */
+int names_traverse(State *state, visitproc visit, void *arg);
+void names_clear(State *state);
 
 #endif

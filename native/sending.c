@@ -77,19 +77,9 @@ static int handle_send_error(Stream *stream, int code)
     return result;
 }
 
-static int tell_backlog(Stream *stream, PyObject *hook, size_t before)
-{
-    size_t memory = stream->backlog == NULL ? 0 : stream->backlog->memory;
-    PyObject *change = PyLong_FromSsize_t((Py_ssize_t)memory - (Py_ssize_t)before);
-    int result = change == NULL ? -1 : stream_call_hook(stream, hook, change);
-    Py_XDECREF(change);
-    return result;
-}
-
 /* Keep what is left of `queue` until the kernel has room. */
 static int enqueue(Stream *stream, Queue *queue)
 {
-    size_t before = stream->backlog == NULL ? 0 : stream->backlog->memory;
     if (stream->backlog == NULL) {
         stream->backlog = PyMem_Malloc(sizeof(Queue));
         if (stream->backlog == NULL) {
@@ -101,7 +91,7 @@ static int enqueue(Stream *stream, Queue *queue)
     if (queue_move(stream->backlog, queue) < 0) {
         return -1;
     }
-    return tell_backlog(stream, stream->state->names._on_backlog_added, before);
+    return stream_call_hook(stream, stream->state->names._on_backlog_added, NULL);
 }
 
 /* Send `queue`, or keep what the kernel does not take. It is empty afterwards. */
@@ -216,7 +206,7 @@ int stream_on_writable(Stream *stream)
     if (stream->backlog == NULL) {
         return 0;
     }
-    size_t size = stream->backlog->size, memory = stream->backlog->memory;
+    size_t size = stream->backlog->size;
     bool paused = stream_reads_paused(stream);
     if (send_backlog(stream) < 0) {
         return -1;
@@ -226,12 +216,12 @@ int stream_on_writable(Stream *stream)
     }
     if (stream->backlog->size == 0) {
         free_backlog(stream);
-        if (tell_backlog(stream, stream->state->names._on_backlog_empty, memory) < 0 ||
+        if (stream_call_hook(stream, stream->state->names._on_backlog_empty, NULL) < 0 ||
             stream_call_hook(stream, stream->state->names._on_output_sent, NULL) < 0) {
             return -1;
         }
     } else if (stream->backlog->size < size &&
-               tell_backlog(stream, stream->state->names._on_backlog_sent, memory) < 0) {
+               stream_call_hook(stream, stream->state->names._on_backlog_sent, NULL) < 0) {
         return -1;
     }
     if (stream_backlog_size(stream) <= stream_low_water(stream) && stream_wake_writers(stream, false) < 0) {
@@ -271,9 +261,8 @@ int stream_drop_output(Stream *stream)
     if (stream->backlog == NULL) {
         return 0;
     }
-    size_t memory = stream->backlog->memory;
     free_backlog(stream);
-    return tell_backlog(stream, stream->state->names._on_backlog_empty, memory);
+    return stream_call_hook(stream, stream->state->names._on_backlog_empty, NULL);
 }
 
 int stream_break_output(Stream *stream, PyObject *error)

@@ -98,8 +98,30 @@ static int has_pending(Stream *stream, PyObject *object, bool call)
     return result;
 }
 
-/* Read one record after the other into `plain` (owned; replaced). 1: complete; 0: the peer's close_notify; or -1. Asks
- * how much is pending before it reads, because raising SSLWantReadError costs more than decrypting a record. */
+/* Add `record` (stolen) to `plain`: nothing, then a bytes object, then a list of them. */
+static int add_record(PyObject **plain, PyObject *record)
+{
+    int failed = 0;
+    if (*plain == NULL) {
+        *plain = record;
+        return 0;
+    }
+    if (!PyList_CheckExact(*plain)) {
+        PyObject *list = PyList_New(1);
+        if (list == NULL) {
+            Py_DECREF(record);
+            return -1;
+        }
+        PyList_SET_ITEM(list, 0, *plain);
+        *plain = list;
+    }
+    failed = PyList_Append(*plain, record);
+    Py_DECREF(record);
+    return failed;
+}
+
+/* Read one record after the other into `plain`. 1: complete; 0: the peer's close_notify; or -1. Asks how much is pending
+ * before it reads, because raising SSLWantReadError costs more than decrypting a record. */
 static int read_records(Stream *stream, PyObject **plain)
 {
     State *state = stream->state;
@@ -114,27 +136,19 @@ static int read_records(Stream *stream, PyObject **plain)
         }
         PyObject *record = PyObject_CallMethodOneArg(tls->raw, state->names.read, state->names.record_size);
         if (record == NULL) {
-            if (PyErr_ExceptionMatches(state->names.WantReadError)) {
-                PyErr_Clear();
-                return 1;
+            int again = PyErr_ExceptionMatches(state->names.WantReadError);
+            if (!again && !PyErr_ExceptionMatches(state->names.ZeroReturnError)) {
+                return -1;
             }
-            if (PyErr_ExceptionMatches(state->names.ZeroReturnError)) {
-                PyErr_Clear();
-                return 0;
-            }
-            return -1;
+            PyErr_Clear();
+            return again;
         }
         if (PyBytes_GET_SIZE(record) == 0) {
             Py_DECREF(record);
             return 0;
         }
-        if (*plain == NULL) {
-            *plain = record;
-        } else {
-            PyBytes_ConcatAndDel(plain, record);
-            if (*plain == NULL) {
-                return -1;
-            }
+        if (add_record(plain, record) < 0) {
+            return -1;
         }
     }
 }
@@ -173,6 +187,12 @@ PyObject *tls_decrypt(Stream *stream, const char *data, size_t size)
     if (more < 0) {
         Py_CLEAR(plain);
         return fail_tls(stream) < 0 ? NULL : Py_NewRef(state->names.empty);
+    }
+    if (plain != NULL && PyList_CheckExact(plain)) {
+        Py_SETREF(plain, PyObject_CallMethodOneArg(state->names.empty, state->names.join, plain));
+        if (plain == NULL) {
+            return NULL;
+        }
     }
     /* The protocol's own output (tickets, an answer to a key update) goes with the handler's next answer, or at the end
      * of the round. */

@@ -148,7 +148,7 @@ async def test_buffered_input_is_bounded_while_the_handler_does_not_read(world: 
         flooding = asyncio.ensure_future(flood())
         assert await stream.read(1) == b"z"
         await asyncio.sleep(0.05)
-        assert stream._buffer.size <= 128 * 1024
+        assert stream._buffered <= 128 * 1024
         assert not flooding.done()
         flooding.cancel()
 

@@ -1,23 +1,20 @@
-"""The lowest layer of a connection: its socket, its phase, the error that broke it, and the close of the socket.
+"""The lowest layer of a connection in pure Python: its socket, its phase, the error that broke it, and its close.
 
-A connection is one object in four layers, a class and a file each: Channel <- Sending <- Receiving <- Stream. A layer
-calls those below it. What it has to tell those above it is a hook: a method that is declared here or in `sending.py`,
-and overridden above.
+A connection is one object in layers, a class and a file each: Channel <- Sending <- Receiving <- Policy <- Stream. A
+layer calls those below it. What it has to tell those above it is a hook: a method that is declared here or in
+`sending.py`, and overridden above. The first three layers are the core; where the package was built with a compiler,
+`prefork._native.Stream` takes their place, with the same names and the same hooks.
 """
 
 from __future__ import annotations
 
 import contextlib
-import enum
 import os
 import socket
 import struct
 from collections.abc import Callable
 
-from ..errors import ConnectionOverflowError, ConnectionTimeoutError
-from ..events import ConnectionAborted
-from ..text import escape_ascii, format_address
-from .deadlines import Deadline
+from .phases import ConnectionPhase
 from .server_state import ServerState
 from .timeouts import TimeoutState
 from .tls import TLSEngine
@@ -28,28 +25,9 @@ MAX_IO_BEFORE_YIELD = 32
 #: A flag of each call, because O_NONBLOCK is not certain. A child that has the socket as its standard input may clear
 #: it for all, and the number of a closed descriptor may be another file's.
 DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0)
+#: The value of `_idle_since` while data has arrived since the last wait.
+NOT_IDLE = -1.0
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
-
-
-class ConnectionPhase(enum.IntEnum):
-    """The life of a connection. An int, because Enum.__hash__ is slow Python code."""
-
-    OPEN = enum.auto()
-    CLOSING = enum.auto()
-    """`close()` was called; what was written is being sent. Input is discarded."""
-    LINGERING = enum.auto()
-    """Everything is sent and the peer knows that it was the end; the peer's own end is awaited, for a short time."""
-    CLOSED = enum.auto()
-
-
-#: The legal moves between phases.
-MOVES = {
-    ConnectionPhase.OPEN: {ConnectionPhase.CLOSING, ConnectionPhase.CLOSED},
-    ConnectionPhase.CLOSING: {ConnectionPhase.LINGERING, ConnectionPhase.CLOSED},
-    ConnectionPhase.LINGERING: {ConnectionPhase.CLOSED},
-    ConnectionPhase.CLOSED: set[ConnectionPhase](),
-}
-
 
 # Looked up several times for each connection; an attribute of an enum class costs twice as much as a global.
 _OPEN, _LINGERING, _CLOSED = ConnectionPhase.OPEN, ConnectionPhase.LINGERING, ConnectionPhase.CLOSED
@@ -65,6 +43,7 @@ class Channel:
         "_engine",
         "_error",
         "_fd",
+        "_idle_since",
         "_io_left",
         "_on_closed",
         "_phase",
@@ -85,6 +64,8 @@ class Channel:
         self._io_left = MAX_IO_BEFORE_YIELD
         """Reads and writes left before other callbacks run."""
         self._accepted_at = shared.loop.time()
+        self._idle_since = NOT_IDLE
+        """When the handler began to wait for the next byte, while there are timeouts."""
         self._timeouts: TimeoutState | None = None
         self._socket_exposed = False
         """The handler was given the socket: it may have copied it or passed it to a child."""
@@ -95,17 +76,12 @@ class Channel:
     def _on_ready(self, mask: int) -> None:
         raise NotImplementedError
 
-    def _on_deadline(self, deadline: Deadline) -> None:
+    def _failure(self) -> OSError:
+        """Return what to raise because the connection is broken."""
         raise NotImplementedError
 
-    def _awaits_input(self) -> bool:
-        """Whether a task waits for the peer's data, and reading is not paused."""
-        raise NotImplementedError
-
-    def _restart_write_timeout(self) -> None:
-        raise NotImplementedError
-
-    def _clear_buffer(self) -> None:
+    def _on_disposed(self) -> None:
+        """Clear the deadlines: the connection lingered, or has timeouts of its own."""
         raise NotImplementedError
 
     def _close_input(self) -> None:
@@ -116,60 +92,7 @@ class Channel:
         """Drop the output and wake the writers: the connection is closed."""
         raise NotImplementedError
 
-    # --- state --------------------------------------------------------------------------------------------------------
-
-    def exception(self) -> BaseException | None:
-        """Return the error that broke the connection, or None."""
-        error = self._error
-        # A timeout that was raised is the cause of what is raised later: see `_failure`.
-        return error.__cause__ if error is not None and isinstance(error.__cause__, TimeoutError) else error
-
-    def _failure(self) -> OSError:
-        """Return a copy of the error that broke the connection: raising one object again would grow its traceback."""
-        error = self._error
-        if error is None:
-            return ConnectionResetError("Connection lost")
-        if isinstance(error, TimeoutError):
-            # Only once: a handler that catches the TimeoutError of its own `asyncio.timeout()` and reads again would
-            # otherwise loop without ever waiting, and the worker would hang.
-            self._error = ConnectionAbortedError(*error.args)
-            self._error.__cause__ = error
-        copy = type(error)(*error.args)
-        copy.__cause__ = error.__cause__
-        return copy
-
-    def _is_closed(self) -> bool:
-        return self._phase is _CLOSED
-
-    def _enter(self, phase: ConnectionPhase) -> None:
-        if phase not in MOVES[self._phase]:
-            raise RuntimeError(f"a connection cannot go from {self._phase.name} to {phase.name}")
-        self._phase = phase
-
-    def _timeout_state(self) -> TimeoutState:
-        state = self._timeouts
-        if state is None:
-            state = TimeoutState(self, self._shared, self._accepted_at)
-            if self._phase is not ConnectionPhase.CLOSED:
-                # Otherwise the two would keep each other alive until the next garbage collection.
-                self._timeouts = state
-        return state
-
     # --- the end ------------------------------------------------------------------------------------------------------
-
-    def abort(self) -> None:
-        """Close the socket at once: unsent bytes are lost, and a TCP peer gets a reset."""
-        if self._phase is ConnectionPhase.CLOSED:
-            return
-        self._reset_on_close()
-        self._clear_buffer()
-        self._dispose()
-
-    def _abort_with(self, error: ConnectionTimeoutError | ConnectionOverflowError, logged: bool = True) -> None:
-        if logged:
-            self._shared.emit(ConnectionAborted(escape_ascii(format_address(self._address)), str(error)))
-        self._error = error
-        self.abort()
 
     def _fail(self, error: OSError) -> None:
         """Dispose of a connection that is broken in both directions. After `close()` some peers end so: no error."""
@@ -198,12 +121,8 @@ class Channel:
         shared = self._shared
         # Before the close, because a descriptor that another process still holds would go on reporting.
         shared.poller.remove(self._fd, self, self._socket_exposed or shared.forked)
-        if before is _LINGERING:
-            shared.deadlines.clear(self, Deadline.LINGER)
-            shared.deadlines.clear(self, Deadline.DELIVERY)
-        if self._timeouts is not None:
-            self._timeouts.close()
-            self._timeouts = None
+        if before is _LINGERING or self._timeouts is not None:
+            self._on_disposed()
         self._close_input()
         self._close_output()
         self._sock.close()

@@ -10,6 +10,9 @@ import contextlib
 import select
 from typing import Protocol
 
+from ..config import Limits
+from .implementation import native
+
 #: The bits of an event, as epoll has them.
 READ, WRITE = 0x001, 0x004
 #: Anything besides plain input: urgent data, an error, a hang-up, the peer's end (PRI, ERR, HUP, RDHUP).
@@ -217,6 +220,9 @@ class LoopPoller(_Rounds):
         self._end_round()
 
 
-def make_poller(loop: asyncio.AbstractEventLoop) -> Poller:
-    """Return an EpollPoller if the platform has epoll, otherwise a LoopPoller."""
+def make_poller(loop: asyncio.AbstractEventLoop, limits: Limits) -> Poller:
+    """Return a compiled poller, an EpollPoller if the platform has epoll, otherwise a LoopPoller."""
+    if native is not None:
+        poller: Poller = native.Poller(loop, limits)
+        return poller
     return EpollPoller(loop) if hasattr(select, "epoll") else LoopPoller(loop)

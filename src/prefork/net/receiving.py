@@ -1,20 +1,20 @@
-"""The input of a connection: receiving into a buffer, and the reads and waits of the task that consumes it.
+"""The input of a connection in pure Python: receiving into a buffer, and the reads and waits of the task that reads.
 
-Layer 3 of 4: see `channel.py`. How the connection closes is decided above; only the peer's FIN, the last that a
+Layer 3 of the core: see `channel.py`. How the connection closes is decided above; only the peer's FIN, the last that a
 lingering one waits for, closes it here.
 """
 
 from __future__ import annotations
 
 import asyncio
-import enum
 import socket
 import ssl
 from typing import NoReturn, Self
 
 from ..core.buffer import ReadBuffer
 from ..errors import LineTooLongError, StreamBusyError
-from .channel import DONTWAIT, MAX_IO_BEFORE_YIELD, ConnectionPhase
+from .channel import DONTWAIT, MAX_IO_BEFORE_YIELD, NOT_IDLE
+from .phases import ConnectionPhase, Input
 from .poller import ERROR, HANGUP_OR_ERROR, READ, WRITE
 from .sending import Bytes, Sending
 from .server_state import ServerState
@@ -31,19 +31,6 @@ _LARGE_READ = 32 * 1024
 _NOT_FOUND = "Separator is not found, and chunk exceed the limit"
 _FOUND_LATE = "Separator is found, but chunk is longer than limit"
 _READ_EVENTS = READ | HANGUP_OR_ERROR
-
-
-class Input(enum.Enum):
-    """The peer's direction. An edge is not repeated, so READABLE is believed until the kernel says otherwise."""
-
-    READABLE = enum.auto()
-    """A receive may return data."""
-    EMPTY = enum.auto()
-    """The kernel has no data; an event will report some."""
-    ENDED = enum.auto()
-    """The handler gets no more: the peer sent close_notify, or we are closing. Its FIN has not been received."""
-    FIN = enum.auto()
-    """The peer's FIN was received, or the connection is closed."""
 
 
 # Looked up for each event; an attribute of an enum class costs twice as much as a global.
@@ -64,6 +51,8 @@ class Receiving(Sending):
         self._short_read_empties = type(address) is tuple
         """A receive of less than it asked for has emptied a TCP socket (epoll(7)). A unix socket may stop earlier, and
         after a hang-up no further edge reports the FIN behind the data."""
+        # The last statement that can fail: the kernel may have no room for one more registration.
+        shared.poller.add(self._fd, self)
 
     # --- what a handler calls -----------------------------------------------------------------------------------------
 
@@ -181,9 +170,33 @@ class Receiving(Sending):
             raise StopAsyncIteration
         return line
 
+    @property
+    def _buffered(self) -> int:
+        return self._buffer.size
+
     def at_eof(self) -> bool:
         """Return whether the input has ended and everything before has been read."""
         return self._has_ended() and not self._buffer.size
+
+    def close(self) -> None:
+        """Send what was written, tell the peer the end, wait for its end for a short time, and close the socket.
+
+        Returns at once and can be called again. A task that waits for input gets the end of it.
+        """
+        if self._phase is _OPEN:
+            self._flush()
+            if self._phase is _OPEN:
+                self._close()
+
+    # --- hooks: what the layers above do ------------------------------------------------------------------------------
+
+    def _close(self) -> None:
+        """Close in the regular way: what was written is sent, or waits to be."""
+        raise NotImplementedError
+
+    def _cork_tls_output(self) -> None:
+        """Send what TLS itself has to say with the next answer, or at the end of the round."""
+        raise NotImplementedError
 
     # --- waiting ------------------------------------------------------------------------------------------------------
 
@@ -209,8 +222,8 @@ class Receiving(Sending):
     def _wait_input(self) -> Waiter:
         """Return what to await until there may be input."""
         reader = self._begin_wait()
-        if self._timeouts is not None:
-            self._timeouts.on_wait()
+        if self._timeouts is not None and self._idle_since < 0:
+            self._idle_since = self._shared.loop.time()
         if self._input is _EMPTY:
             if not self._shared.poller.edge and not self._reads_paused():
                 self._shared.poller.arm(self._fd, READ)
@@ -218,6 +231,9 @@ class Receiving(Sending):
             # The flush found the connection broken, or this peer is so fast that others must run first.
             self._shared.loop.call_soon(reader.wake)
         return reader
+
+    def _is_reading(self) -> bool:
+        return self._reader is not None and self._reader.waiting
 
     def _awaits_input(self) -> bool:
         return self._reader is not None and self._reader.waiting and not self._reads_paused()
@@ -259,7 +275,7 @@ class Receiving(Sending):
             self._fail(exc)
             return b""
         if self._timeouts is not None:
-            self._timeouts.idle_since = None
+            self._idle_since = NOT_IDLE
         if not data:
             self._input = _FIN
         elif len(data) < size and self._short_read_empties:
@@ -294,18 +310,21 @@ class Receiving(Sending):
             self._fail(ConnectionAbortedError(f"TLS: {exc.reason or exc}"))
             return b""
         if engine.outgoing.pending:
-            # The protocol's own output (tickets, an answer to a key update) goes with the handler's next answer, or at
-            # the end of the round. Of the four sends of a handshake with one answer that saves one.
-            self._shared.poller.cork(_PendingTLSOutput(self, engine))
+            self._cork_tls_output()
         if engine.received_close_notify:
             self._end_input()
         return plain
 
+    def _decrypt_pending(self) -> None:
+        """Decrypt what came with the end of the handshake."""
+        if self._engine is not None and (plain := self._decrypt(self._engine, b"")):
+            self._buffer.feed(plain)
+
     def _end_input(self) -> None:
         if self._input is not _FIN:
             self._input = _ENDED
-        if self._engine is not None and not self._engine.received_close_notify:
-            self._engine.info.truncated = True
+        if self._engine is not None:
+            self._engine.note_end()
 
     def _has_ended(self) -> bool:
         return self._input is _ENDED or self._input is _FIN
@@ -337,6 +356,20 @@ class Receiving(Sending):
                     self._dispose()
                 return
         self._shared.loop.call_soon(self._discard_input)
+
+    async def _receive_raw(self) -> bytes:
+        """Return bytes as they came over the wire. Raises ConnectionError at the end of input."""
+        while True:
+            if self._input is _READABLE and self._io_left:
+                self._io_left -= 1
+                data = self._receive()
+                if data:
+                    return data
+                if data is not None:
+                    self._end_input()
+            if self._has_ended():
+                raise self._failure() if self._error is not None else ConnectionResetError("the peer left")
+            await self._wait_input()
 
     # --- searching ----------------------------------------------------------------------------------------------------
 
@@ -375,26 +408,21 @@ class Receiving(Sending):
         if self._reader is not None:
             self._reader.wake()
 
-    def _clear_buffer(self) -> None:
+    def _clear_input(self) -> None:
         self._buffer.clear()
+
+    def _stop_reading(self) -> None:
+        """Give the handler no more input: drop what is buffered, and wake it."""
+        if self._input is not _FIN:
+            self._input = _ENDED
+        self._buffer.clear()
+        if self._reader is not None:
+            self._reader.wake_soon()
 
     def _close_input(self) -> None:
         self._input = _FIN
         if self._reader is not None:
             self._reader.wake_soon()
-
-
-class _PendingTLSOutput:
-    """A corked item that sends the protocol's own output, unless it was sent with an answer."""
-
-    __slots__ = ("_engine", "_stream")
-
-    def __init__(self, stream: Receiving, engine: TLSEngine) -> None:
-        self._stream = stream
-        self._engine = engine
-
-    def _flush(self) -> None:
-        self._stream._send_raw(self._engine.pending_output())
 
 
 def _checked(separator: Bytes | tuple[Bytes, ...]) -> bytes | tuple[bytes, ...]:

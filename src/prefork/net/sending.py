@@ -1,44 +1,29 @@
-"""The output of a connection: corked writes, the unsent bytes that the kernel did not take, and the waits for the peer.
+"""The output of a connection in pure Python: corked writes, the unsent bytes that the kernel did not take, and waits.
 
-Layer 2 of 4: see `channel.py`. How the connection closes is decided above.
+Layer 2 of the core: see `channel.py`. How much may be unsent, for how long, and how the connection closes, is decided
+above.
 """
 
 from __future__ import annotations
 
 import asyncio
-import enum
 import errno
-import os
 import socket
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from ..core.buffer import WriteBacklog
-from ..errors import ConnectionOverflowError, ConnectionTimeoutError
-from .channel import DONTWAIT, MAX_IO_BEFORE_YIELD, Channel, ConnectionPhase
-from .deadlines import Deadline
+from .channel import DONTWAIT, MAX_IO_BEFORE_YIELD, Channel
+from .phases import ConnectionPhase, Output
 from .poller import WRITE
 from .server_state import ServerState
 from .waiter import Waiter
 
 Bytes = bytes | bytearray | memoryview
 
-#: Seconds until a send is repeated for which the kernel had no memory, because no edge reports that it has some.
-SEND_RETRY_DELAY = 0.05
 #: The value of `_corked` while nothing is corked: shared and never changed. A list for each connection costs 56 bytes.
 _NOTHING: list[bytes] = []
 _OUT_OF_MEMORY = frozenset({errno.ENOBUFS, errno.ENOMEM})
-
-
-class Output(enum.Enum):
-    """Our direction of an open connection."""
-
-    OPEN = enum.auto()
-    ENDED = enum.auto()
-    """`write_eof()` was called."""
-    BROKEN = enum.auto()
-    """The peer accepts no more data (EPIPE, ECONNRESET), or the connection is closed."""
-
 
 # Looked up for each write; an attribute of an enum class costs twice as much as a global.
 _OPEN, _OUTPUT_OPEN, _BROKEN = ConnectionPhase.OPEN, Output.OPEN, Output.BROKEN
@@ -60,12 +45,32 @@ class Sending(Channel):
         the poller, which saves 3 % of a 1 KiB echo."""
         self._backlog: WriteBacklog | None = None
         self._retrying = False
-        """The kernel had no memory for a send, which is repeated by Deadline.SEND_RETRY."""
+        """The kernel had no memory for a send, which is repeated later."""
         self._writers: tuple[Waiter, ...] = ()
         self._water: tuple[int, int] | None = None
         """The low and high water marks that were set; None: as `Limits.drain_above` has them."""
 
     # --- hooks: what the layers above do ------------------------------------------------------------------------------
+
+    def _on_backlog_added(self) -> None:
+        """Keep the limits: more bytes are unsent than before."""
+        raise NotImplementedError
+
+    def _on_backlog_sent(self) -> None:
+        """Start the write timeout anew: the peer has read some of the unsent bytes."""
+        raise NotImplementedError
+
+    def _on_backlog_empty(self) -> None:
+        """End the write timeout: no byte is unsent, because all are sent or lost."""
+        raise NotImplementedError
+
+    def _on_no_memory(self) -> None:
+        """Call `_on_writable` later, because the kernel has no memory for a send, and no event will report some."""
+        raise NotImplementedError
+
+    async def _wait_while(self, condition: Callable[[], bool]) -> None:
+        """Wait in a writing task. The condition is tested when output was sent, and when the end has come closer."""
+        raise NotImplementedError
 
     def _on_output_sent(self) -> None:
         """Continue with the end that was asked for: nothing is left to send."""
@@ -107,11 +112,6 @@ class Sending(Channel):
         if self._corked_size >= self._shared.limits.flush_at:
             self._flush()
 
-    def writelines(self, chunks: Iterable[Bytes]) -> None:
-        """Write each of `chunks`, in order."""
-        for chunk in chunks:
-            self.write(chunk)
-
     async def send(self, data: Bytes) -> None:
         """Write `data` and wait for `drain()`."""
         self.write(data)
@@ -137,65 +137,29 @@ class Sending(Channel):
             self._io_left = MAX_IO_BEFORE_YIELD
             await asyncio.sleep(0)
 
-    def can_write_eof(self) -> bool:
-        """Return whether this direction can be ended on its own: not with TLS."""
-        return self._engine is None
-
-    def write_eof(self) -> None:
-        """End our direction after what was written; the peer's stays open. Raises NotImplementedError with TLS."""
-        if self._engine is not None:
-            raise NotImplementedError("TLS cannot end one direction on its own; close() the stream")
-        if self._output is not Output.OPEN or self._phase is not ConnectionPhase.OPEN:
-            return
-        self._flush()
-        if self._is_broken():
-            return
-        self._output = Output.ENDED
-        if self._backlog is None:
-            self._shut_down_writing()
-
     @property
     def unsent(self) -> int:
         """Bytes that were written and that the kernel has not taken."""
         return self._corked_size + (0 if self._backlog is None else self._backlog.size)
 
     @property
-    def drain_above(self) -> int:
-        """The high water mark of `drain()` in bytes. Setting it makes the low one 25 % of it; None restores both."""
-        return self._water_marks()[1]
+    def _backlog_size(self) -> int:
+        return 0 if self._backlog is None else self._backlog.size
 
-    @drain_above.setter
-    def drain_above(self, size: int | None) -> None:
-        self._set_water_marks(size, None)
+    @property
+    def _backlog_memory(self) -> int:
+        return 0 if self._backlog is None else self._backlog.memory
 
     def _water_marks(self) -> tuple[int, int]:
         high = self._shared.limits.drain_above
         return self._water or (high // 4, high)
 
-    def _set_water_marks(self, high: int | None, low: int | None) -> None:
-        if high is None and low is None:
-            self._water = None
-            return
-        if high is None:
-            high = 4 * (low or 0)
-        if low is None:
-            low = high // 4
-        if not high >= low >= 0:
-            raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
-        self._water = (low, high)
+    def _mark_water(self, low: int | None, high: int | None) -> None:
+        """Set the water marks of `drain()`; None restores those of the limits."""
+        self._water = None if low is None or high is None else (low, high)
 
     def _above_low_water(self) -> bool:
         return self._backlog is not None and self._backlog.size > self._water_marks()[0]
-
-    async def _wait_while(self, condition: Callable[[], bool]) -> None:
-        """Wait in a writing task. The condition is tested when output was sent, and when the end has come closer."""
-        waiter = Waiter(self._shared.loop)
-        self._writers += (waiter,)
-        try:
-            while condition():
-                await waiter
-        finally:
-            self._writers = tuple(each for each in self._writers if each is not waiter)
 
     # --- sending ------------------------------------------------------------------------------------------------------
 
@@ -250,16 +214,9 @@ class Sending(Channel):
     def _on_send_error(self, exc: OSError) -> None:
         if exc.errno in _OUT_OF_MEMORY:
             self._retrying = True
-            self._shared.deadlines.set(self, Deadline.SEND_RETRY, SEND_RETRY_DELAY)
+            self._on_no_memory()
         elif not isinstance(exc, BlockingIOError | InterruptedError):
             self._break_output(exc)
-
-    def _shut_down_writing(self) -> None:
-        try:
-            self._sock.shutdown(socket.SHUT_WR)
-        except OSError:
-            # ENOTCONN: the peer has reset the connection.
-            self._break_output(ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)))
 
     # --- unsent bytes -------------------------------------------------------------------------------------------------
 
@@ -267,52 +224,14 @@ class Sending(Channel):
         backlog = self._backlog
         return backlog is not None and backlog.size > self._shared.limits.pause_reads_above
 
-    def _buffered_bytes(self) -> int:
-        return 0 if self._backlog is None else self._backlog.memory
-
     def _enqueue(self, data: bytes | memoryview) -> None:
-        """Keep what the kernel did not take, up to the limits."""
-        shared = self._shared
+        """Keep what the kernel did not take, until it has room."""
         backlog = self._backlog
         if backlog is None:
             backlog = self._backlog = WriteBacklog()
-            shared.backlogged.add(self)
-            self._wait_writable()
-        before = backlog.memory
+            self._arm_writable()
         backlog.append(data)
-        shared.buffered_bytes += backlog.memory - before
-        limit = shared.limits.abort_above
-        if backlog.size > limit:
-            self._abort_with(
-                ConnectionOverflowError(f"{backlog.size} bytes unsent, limit {limit} (Limits.abort_above)")
-            )
-        elif shared.buffered_bytes > shared.limits.max_unsent:
-            shared.abort_largest()
-
-    def _abort_for_budget(self, total: int, limit: int) -> None:
-        self._abort_with(
-            ConnectionOverflowError(
-                f"{self._buffered_bytes()} bytes unsent, the most of any connection; "
-                f"all together {total}, limit {limit} (--max-unsent)"
-            )
-        )
-
-    def _write_timeout(self) -> float:
-        return self._shared.limits.write_timeout if self._timeouts is None else self._timeouts.write
-
-    def _restart_write_timeout(self) -> None:
-        if self._backlog is not None:
-            self._shared.deadlines.set(self, Deadline.WRITE, self._write_timeout())
-
-    def _on_write_timeout(self) -> None:
-        limit = self._write_timeout()
-        option = "--write-timeout" if limit == self._shared.limits.write_timeout else "stream.timeouts.write"
-        self._abort_with(ConnectionTimeoutError(f"peer read nothing for {limit:g} s ({option})"))
-
-    def _wait_writable(self) -> None:
-        """Wait for the kernel to report room. The deadline is for each step forward, not for all that is unsent."""
-        self._shared.deadlines.set(self, Deadline.WRITE, self._write_timeout())
-        self._arm_writable()
+        self._on_backlog_added()
 
     def _arm_writable(self) -> None:
         # A socket whose send is to be repeated is writable all the time.
@@ -324,7 +243,8 @@ class Sending(Channel):
         backlog = self._backlog
         if backlog is None:
             return
-        before = backlog.size
+        self._retrying = False
+        size = backlog.size
         paused = self._reads_paused()
         for _ in range(MAX_IO_BEFORE_YIELD):
             head = backlog.head()
@@ -332,29 +252,23 @@ class Sending(Channel):
             if self._backlog is None:
                 return
             if sent:
-                memory = backlog.memory
                 backlog.advance(sent)
-                self._shared.buffered_bytes -= memory - backlog.memory
             if not backlog.size or sent < len(head):
                 break
         else:
             self._shared.loop.call_soon(self._on_writable)
         if not backlog.size:
-            self._drop_backlog()
+            self._forget_backlog()
             self._on_output_sent()
-        elif backlog.size < before:
-            self._wait_writable()
-        else:
+        elif backlog.size < size:
+            self._on_backlog_sent()
+        if self._backlog is not None:
             self._arm_writable()
         if not self._above_low_water():
             for waiter in self._writers:
                 waiter.wake()
         if paused and not self._reads_paused():
             self._on_reads_resumed()
-
-    def _retry_send(self) -> None:
-        self._retrying = False
-        self._on_writable()
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
@@ -380,24 +294,17 @@ class Sending(Channel):
     def _drop_output(self) -> None:
         self._corked = _NOTHING
         self._corked_size = 0
-        self._drop_backlog()
+        if self._backlog is not None:
+            self._forget_backlog()
 
-    def _drop_backlog(self) -> None:
-        """Forget the unsent bytes: they are sent, or lost."""
-        shared, backlog = self._shared, self._backlog
-        if backlog is not None:
-            shared.buffered_bytes -= backlog.memory
-            shared.backlogged.discard(self)
-            self._backlog = None
-            self._retrying = False
-            shared.deadlines.clear(self, Deadline.WRITE)
-            shared.deadlines.clear(self, Deadline.SEND_RETRY)
+    def _forget_backlog(self) -> None:
+        """Forget the unsent bytes, because they are sent or lost."""
+        self._backlog = None
+        self._retrying = False
+        self._on_backlog_empty()
 
     def _close_output(self) -> None:
         self._output = _BROKEN
-        self._corked = _NOTHING
-        self._corked_size = 0
-        if self._backlog is not None:
-            self._drop_backlog()
+        self._drop_output()
         if self._writers:
             self._wake_writers_soon()

@@ -58,7 +58,7 @@ class ServerState:
         self.emit = emit
         self.callback_context = contextvars.copy_context()
         """The context of callbacks that belong to no connection."""
-        self.poller = make_poller(loop) if poller is None else poller
+        self.poller = make_poller(loop, limits) if poller is None else poller
         self.deadlines = Deadlines(loop)
         self.draining = asyncio.Event()
         """Set once, when the server begins to drain."""

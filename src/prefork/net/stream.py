@@ -1,6 +1,6 @@
 """`Stream`: one connection as its handler sees it, with the names and the meaning of asyncio's reader and writer.
 
-The top layer of 4, see `channel.py`: how a connection closes, how it changes to TLS, and the facts about it. No byte
+The top layer of 5, see `channel.py`: how a connection closes, how it changes to TLS, and the facts about it. No byte
 is buffered here.
 """
 
@@ -16,22 +16,21 @@ from typing import Any, Self
 
 from ..errors import ConnectionTimeoutError, StreamBusyError
 from ..text import format_address
-from .channel import ConnectionPhase
 from .deadlines import Deadline
-from .receiving import Input, Receiving
-from .sending import Output
+from .phases import ConnectionPhase, Input, Output
+from .policy import Policy
 from .server_state import ServerState
 from .timeouts import Timeouts
 from .tls import TLSEngine, TLSInfo, prepare_context
 from .transport import StreamTransport
 
 # Looked up for each connection; an attribute of an enum class costs twice as much as a global.
-_OPEN, _CLOSING = ConnectionPhase.OPEN, ConnectionPhase.CLOSING
+_CLOSING = ConnectionPhase.CLOSING
 _OUTPUT_OPEN, _BROKEN = Output.OPEN, Output.BROKEN
-_ENDED, _FIN = Input.ENDED, Input.FIN
+_FIN = Input.FIN
 
 
-class Stream(Receiving):
+class Stream(Policy):
     """Both halves of a connection. The server makes one for each connection and closes it when the handler returns.
 
     One task may read while others write. Writes are corked: they are sent when the handler waits for input, at
@@ -45,34 +44,19 @@ class Stream(Receiving):
     """Unique among the connections of this server, counted from 1."""
 
     def __init__(self, sock: socket.socket, address: object, shared: ServerState) -> None:
-        Receiving.__init__(self, sock, address, shared)
+        Policy.__init__(self, sock, address, shared)
         self.id = next(shared.ids)
-        # The last statement that can fail: the kernel may have no room for one more registration.
-        shared.poller.add(self._fd, self)
         if shared.limits.max_age is not None:
             self._timeout_state().set_age_timeout(shared.limits.max_age)
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
-    def close(self) -> None:
-        """Send what was written, tell the peer the end, wait for its end for a short time, and close the socket.
-
-        Returns at once and can be called again. A task that waits for input gets the end of it.
-        """
-        if self._phase is not _OPEN:
-            return
-        self._flush()
-        if self._is_closed():
-            return
+    def _close(self) -> None:
         self._enter(_CLOSING)
-        if self._input is not _FIN:
-            self._input = _ENDED
-        self._buffer.clear()
-        if self._reader is not None:
-            self._reader.wake_soon()
+        self._stop_reading()
         if self._output is _BROKEN:
             self._dispose()
-        elif self._backlog is None:
+        elif not self._backlog_size:
             self._linger()
         else:
             # Input that was there before brings no new edge.
@@ -114,7 +98,7 @@ class Stream(Receiving):
         engine = self._engine
         if engine is not None and not engine.sent_close_notify:
             self._send_raw(engine.close_notify())
-            if self._backlog is not None:
+            if self._backlog_size:
                 # Called again when it is sent.
                 return
         # close(2) sends the FIN itself if the peer has sent its own and no other process holds the socket. Without
@@ -145,7 +129,7 @@ class Stream(Receiving):
         if deadline is Deadline.WRITE:
             self._on_write_timeout()
         elif deadline is Deadline.SEND_RETRY:
-            self._retry_send()
+            self._on_writable()
         elif deadline is Deadline.HANDSHAKE:
             # Logged by the server as a failed handshake.
             self._abort_with(
@@ -189,9 +173,9 @@ class Stream(Receiving):
             raise TypeError(f"start_tls: sslcontext must be an ssl.SSLContext, not {sslcontext!r}")
         if self._engine is not None:
             raise RuntimeError("this stream speaks TLS already")
-        if self._reader is not None and self._reader.waiting:
+        if self._is_reading():
             raise StreamBusyError("another task is already waiting for input from this stream")
-        if self._buffer.size:
+        if self._buffered:
             self.abort()
             raise ConnectionAbortedError("the peer sent plaintext ahead of the TLS handshake")
         self._flush()
@@ -209,8 +193,7 @@ class Stream(Receiving):
         finally:
             self._shared.deadlines.clear(self, Deadline.HANDSHAKE)
         self._engine = engine
-        if plain := self._decrypt(engine, b""):
-            self._buffer.feed(plain)
+        self._decrypt_pending()
 
     async def _do_handshake(self, engine: TLSEngine) -> None:
         # The client has the first word.
@@ -229,20 +212,6 @@ class Stream(Receiving):
                 return
             self._send_raw(engine.pending_output())
             received = await self._receive_raw()
-
-    async def _receive_raw(self) -> bytes:
-        """Return bytes as they came over the wire. Raises ConnectionError at the end of input."""
-        while True:
-            if self._input is Input.READABLE and self._io_left:
-                self._io_left -= 1
-                data = self._receive()
-                if data:
-                    return data
-                if data is not None:
-                    self._end_input()
-            if self._has_ended():
-                raise self._failure() if self._error is not None else ConnectionResetError("the peer left")
-            await self._wait_input()
 
     @property
     def tls(self) -> TLSInfo | None:
@@ -320,4 +289,4 @@ def start_timeouts(stream: Stream) -> None:
     """Start the first-byte and idle timeouts of `stream`, because its handler runs from now on."""
     limits = stream._shared.limits
     if limits.first_byte_timeout is not None or limits.idle_timeout is not None:
-        stream._timeout_state().start(data_arrived=stream._buffer.size > 0)
+        stream._timeout_state().start(data_arrived=stream._buffered > 0)

@@ -17,6 +17,9 @@ from .server_state import ServerState
 class TimedConnection(Protocol):
     """A stream. Its methods are private because handlers see streams."""
 
+    _idle_since: float
+    """When the handler began to wait for the next byte; negative if data arrived since."""
+
     def _is_closed(self) -> bool: ...
     def _awaits_input(self) -> bool: ...
     def _restart_write_timeout(self) -> None: ...
@@ -26,7 +29,7 @@ class TimedConnection(Protocol):
 class TimeoutState:
     """The first-byte, idle and age deadlines of one connection, and the timeouts that its handler has set."""
 
-    __slots__ = ("_accepted_at", "_connection", "_shared", "age", "idle", "idle_since", "write")
+    __slots__ = ("_accepted_at", "_connection", "_shared", "age", "idle", "started_at", "write")
 
     def __init__(self, connection: TimedConnection, shared: ServerState, accepted_at: float) -> None:
         self._connection = connection
@@ -35,30 +38,30 @@ class TimeoutState:
         self.idle: float | None = None
         self.write = shared.limits.write_timeout
         self.age: float | None = None
-        self.idle_since: float | None = None
-        """When the handler began to wait for the next byte; None if data arrived since. Reset with each receive, where
-        moving a deadline would cost more."""
+        self.started_at: float | None = None
+        """The connection's `_idle_since` until its first byte. The core resets that one with each receive, where moving
+        a deadline would cost more."""
 
     def start(self, data_arrived: bool) -> None:
         """Start the deadlines of the server's limits that count from the moment the handler runs."""
         limits = self._shared.limits
-        if not data_arrived:
-            self.idle_since = self._shared.loop.time()
+        if not data_arrived and limits.first_byte_timeout is not None:
+            self._restart_wait()
+            self.started_at = self._connection._idle_since
             self._set(Deadline.FIRST_BYTE, limits.first_byte_timeout)
         if limits.idle_timeout is not None:
             self.set_idle_timeout(limits.idle_timeout)
 
-    def on_wait(self) -> None:
-        """Start the idle time if data has arrived since the last call: the handler waits for input."""
-        if self.idle_since is None:
-            self.idle_since = self._shared.loop.time()
-            if self._shared.limits.first_byte_timeout is not None:
-                self._shared.deadlines.clear(self, Deadline.FIRST_BYTE)
+    def _restart_wait(self) -> None:
+        before = self._connection._idle_since
+        self._connection._idle_since = now = self._shared.loop.time()
+        if before == self.started_at:
+            self.started_at = now
 
     def set_idle_timeout(self, seconds: float | None) -> None:
         self.idle = seconds
-        if self.idle_since is not None or self._connection._awaits_input():
-            self.idle_since = self._shared.loop.time()
+        if self._connection._idle_since >= 0 or self._connection._awaits_input():
+            self._restart_wait()
         self._set(Deadline.IDLE, seconds)
 
     def set_write_timeout(self, seconds: float) -> None:
@@ -88,7 +91,7 @@ class TimeoutState:
         if deadline is Deadline.AGE:
             self._expire(f"open for {self.age:g} s", self.age == limits.max_age, "max-age", "age")
         elif deadline is Deadline.FIRST_BYTE:
-            if self.idle_since is not None:
+            if self._connection._idle_since == self.started_at:
                 self._expire(f"no data within {limits.first_byte_timeout:g} s", True, "first-byte-timeout")
         elif deadline is Deadline.IDLE:
             self._on_idle()
@@ -108,9 +111,9 @@ class TimeoutState:
 
     def _idle_left(self, idle: float) -> float:
         """Return the seconds until the next check. A connection that is not waiting for its peer has all of them."""
-        if self.idle_since is None or not self._connection._awaits_input():
+        if self._connection._idle_since < 0 or not self._connection._awaits_input():
             return idle
-        return self.idle_since + idle - self._shared.loop.time()
+        return self._connection._idle_since + idle - self._shared.loop.time()
 
     def _expire(self, what: str, by_option: bool, option: str, attribute: str = "") -> None:
         cure = f"--{option}" if by_option else f"stream.timeouts.{attribute}"

@@ -93,12 +93,12 @@ class TLSEngine:
     """
 
     __slots__ = (
-        "_incoming",
         "_object",
-        "_raw",
+        "incoming",
         "info",
         "is_client",
         "outgoing",
+        "raw",
         "received_close_notify",
         "sent_close_notify",
         "shutdown_timeout",
@@ -106,13 +106,15 @@ class TLSEngine:
 
     def __init__(self, context: ssl.SSLContext, shutdown_timeout: float, server_hostname: str | None) -> None:
         self.is_client = server_hostname is not None
-        self._incoming = ssl.MemoryBIO()
+        self.incoming = ssl.MemoryBIO()
+        """Bytes received."""
         self.outgoing = ssl.MemoryBIO()
         """Bytes to send; `outgoing.pending` is their number."""
         self._object = context.wrap_bio(
-            self._incoming, self.outgoing, server_side=not self.is_client, server_hostname=server_hostname
+            self.incoming, self.outgoing, server_side=not self.is_client, server_hostname=server_hostname
         )
-        self._raw = raw_ssl_object(self._object)
+        self.raw = raw_ssl_object(self._object)
+        """What reads and writes records."""
         self.info = TLSInfo(self._object)
         self.received_close_notify = False
         self.sent_close_notify = False
@@ -121,7 +123,7 @@ class TLSEngine:
 
     def handshake(self, received: bytes) -> bool:
         """Continue the handshake and return whether it is complete. Send `pending_output()` either way."""
-        self._incoming.write(received)
+        self.incoming.write(received)
         try:
             self._object.do_handshake()
         except ssl.SSLWantReadError:
@@ -134,7 +136,7 @@ class TLSEngine:
         Asks how much is pending before it reads, because raising and catching SSLWantReadError after each record costs
         more than decrypting it. It is still raised once if a record is cut at the end of `received`.
         """
-        incoming, raw = self._incoming, self._raw
+        incoming, raw = self.incoming, self.raw
         incoming.write(received)
         plain: list[bytes] = []
         try:
@@ -153,8 +155,13 @@ class TLSEngine:
 
     def encrypt(self, plain: bytes | memoryview) -> bytes:
         """Return `plain` as records, behind other output that waits to be sent."""
-        self._raw.write(plain)
+        self.raw.write(plain)
         return self.outgoing.read()
+
+    def note_end(self) -> None:
+        """Note that the peer's direction has ended. Without a close_notify it may have been cut off."""
+        if not self.received_close_notify:
+            self.info.truncated = True
 
     def pending_output(self) -> bytes:
         """Return the protocol's own output: handshake messages, tickets, answers to a key update, alerts."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 from .cpython import HAS_FUTURE_PROTOCOL, FutureLike
+from .implementation import native
 
 _Callback = Callable[[Any], object]
 
@@ -135,5 +136,7 @@ class _WaiterFuture(asyncio.Future[None]):
         return super().cancel(msg)
 
 
-if not HAS_FUTURE_PROTOCOL:
+if native is not None:
+    Waiter = native.Waiter  # type: ignore[misc]  # the same class in C
+elif not HAS_FUTURE_PROTOCOL:
     Waiter = FutureWaiter  # type: ignore[misc]  # the subclass takes the place of its base
