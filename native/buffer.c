@@ -49,6 +49,9 @@ char *buffer_reserve(Buffer *buffer, size_t size)
 
 int buffer_feed(Buffer *buffer, const char *data, size_t size)
 {
+    if (size == 0) {
+        return 0;
+    }
     char *to = buffer_reserve(buffer, size);
     if (to == NULL) {
         return -1;

@@ -234,10 +234,15 @@ static Look look_readline(Op *op, PyObject **result)
     }
 }
 
-/* Bytes as they come over the wire, for a handshake of TLS. */
+/* Bytes as they come over the wire, for a handshake of TLS. Looks at once, without an event: a connection counts for the
+ * limit of handshakes only when its first bytes are there, and accepting would run ahead of that by a batch. */
 static Look look_read_raw(Op *op, PyObject **result)
 {
     Stream *stream = op->stream;
+    if (op->searched == 0 && stream->input_state == INPUT_EMPTY) {
+        stream->input_state = INPUT_READABLE;
+    }
+    op->searched = 1;
     while (stream->input_state == INPUT_READABLE && stream->io_left > 0) {
         size_t received = 0;
         Received what = stream_receive(stream, stream->poller->block, RECEIVE_SIZE, &received);

@@ -321,6 +321,26 @@ static int read_limit(PyObject *limits, const char *name, size_t *value)
     return PyErr_Occurred() ? -1 : 0;
 }
 
+static int set_limits(Poller *poller, PyObject *limits)
+{
+    if (read_limit(limits, "read_limit", &poller->limits.read_limit) < 0 ||
+        read_limit(limits, "flush_at", &poller->limits.flush_at) < 0 ||
+        read_limit(limits, "drain_above", &poller->limits.drain_above) < 0 ||
+        read_limit(limits, "pause_reads_above", &poller->limits.pause_reads_above) < 0) {
+        return -1;
+    }
+    return 0;
+}
+
+/* Take other limits, which hold from now on. */
+static PyObject *Poller_set_limits(Poller *poller, PyObject *limits)
+{
+    if (set_limits(poller, limits) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
 static int Poller_init(Poller *poller, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"loop", "limits", NULL};
@@ -332,10 +352,7 @@ static int Poller_init(Poller *poller, PyObject *args, PyObject *kwargs)
         PyErr_SetString(PyExc_RuntimeError, "a poller is made once");
         return -1;
     }
-    if (read_limit(limits, "read_limit", &poller->limits.read_limit) < 0 ||
-        read_limit(limits, "flush_at", &poller->limits.flush_at) < 0 ||
-        read_limit(limits, "drain_above", &poller->limits.drain_above) < 0 ||
-        read_limit(limits, "pause_reads_above", &poller->limits.pause_reads_above) < 0) {
+    if (set_limits(poller, limits) < 0) {
         return -1;
     }
     poller->loop = Py_NewRef(loop);
@@ -417,6 +434,7 @@ static PyMethodDef poller_methods[] = {
     {"release", (PyCFunction)Poller_release, METH_O, NULL},
     {"cork", (PyCFunction)Poller_cork, METH_O, NULL},
     {"close", (PyCFunction)Poller_close, METH_NOARGS, NULL},
+    {"set_limits", (PyCFunction)Poller_set_limits, METH_O, NULL},
     {"_round", (PyCFunction)Poller_round, METH_NOARGS, NULL},
     {"_flush", (PyCFunction)Poller_flush, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},

@@ -16,6 +16,7 @@ from helpers.support import slow
 from prefork import Limits, Stream
 from prefork.errors import ConfigError, ConnectionTimeoutError
 from prefork.events import ConnectionAborted
+from prefork.net.implementation import native
 
 SHORT = 0.3
 #: What a busy machine may add.
@@ -25,7 +26,7 @@ Handler = Callable[[Stream], Awaitable[None]]
 
 
 #: The others have the timers and the poller of the first.
-QUICK = ("asyncio", "uvloop", "no-epoll")
+QUICK = ("asyncio", "uvloop") if native else ("asyncio", "uvloop", "no-epoll")
 
 
 @pytest.fixture(params=[flavour if flavour in QUICK else slow(flavour) for flavour in FLAVOURS])

@@ -21,12 +21,13 @@ import trustme
 
 from prefork.config import Limits
 from prefork.events import Event
+from prefork.net.implementation import native
 from prefork.net.poller import LoopPoller
 from prefork.net.server import TCPServer
 from prefork.net.server_state import ServerState
 from prefork.net.stream import Stream
 
-FLAVOURS = ["asyncio", "debug", "uvloop", "no-epoll"] + (["eager"] if sys.version_info >= (3, 12) else [])
+FLAVOURS = ["asyncio", "debug", "uvloop"] + ([] if native else ["no-epoll"]) + (["eager"] if sys.version_info >= (3, 12) else [])
 TRANSPORTS = ["socketpair", "tcp", "unix", "tls"]
 DEADLINE = 20.0
 
@@ -94,6 +95,8 @@ class World:
         """Set the limits of the connections that are made from now on."""
         assert self.server_state is not None
         self.server_state.limits = Limits(**limits)
+        if native is not None:
+            self.server_state.poller.set_limits(self.server_state.limits)
 
     def _loop_factory(self) -> Callable[[], asyncio.AbstractEventLoop] | None:
         if self.flavour == "uvloop":
