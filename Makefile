@@ -79,8 +79,10 @@ $(VENV)/.created:
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	@touch $@
 
-$(VENV)/.installed: $(VENV)/.created pyproject.toml
+# Installing builds the compiled core, if there is a C compiler; the last line says which core runs.
+$(VENV)/.installed: $(VENV)/.created pyproject.toml setup.py $(wildcard native/*.[ch])
 	$(BIN)/python -m pip install --quiet --editable .
+	@$(BIN)/prefork --version
 	@touch $@
 
 $(VENV)/.developing: $(VENV)/.installed

@@ -1,6 +1,10 @@
 /* The module prefork._native: its state, and the types that the other files add to it. */
 #include "native.h"
 
+#ifndef PREFORK_VERSION
+#define PREFORK_VERSION "unknown"
+#endif
+
 static int look_up(State *state)
 {
     PyObject *asyncio = PyImport_ImportModule("asyncio");
@@ -20,7 +24,8 @@ static int native_exec(PyObject *module)
         op_setup(module, state) < 0) {
         return -1;
     }
-    return 0;
+    /* Compared at import: an extension that an earlier build has left is not used. */
+    return PyModule_AddStringConstant(module, "VERSION", PREFORK_VERSION);
 }
 
 static int native_traverse(PyObject *module, visitproc visit, void *arg)

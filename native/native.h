@@ -30,6 +30,19 @@ typedef struct Names {
     PyObject *SSLError;       /* ssl.SSLError */
 } Names;
 
+/* What tasks use of asyncio. A struct of pointers only: it is visited as an array. */
+typedef struct TaskNames {
+    PyTypeObject *future_type; /* asyncio.Future, the base */
+    PyObject *future_cancel, *future_done, *future_make_cancelled_error, *future_set_exception;
+    PyObject *future_exception, *future_result, *future_set_result; /* these are methods of asyncio.Future */
+    PyObject *future_await;    /* its `__await__` in Python */
+    PyObject *enter_task, *leave_task, *register_task; /* functions of asyncio.tasks, which hold its current tasks */
+    PyObject *swap_current_task;                       /* from 3.12 on; None before */
+    PyObject *iscoroutine, *next_name, *task_repr, *task_get_stack, *task_print_stack;
+    PyObject *str_add_done_callback, *str_blocking, *str_cancel, *str_cancel_message, *str_get_loop;
+    PyObject *str_log_traceback, *str_result, *str_step, *str_throw, *str_wakeup, *msg_kwname;
+} TaskNames;
+
 /* Everything the module looks up once, at import. All of it is owned; the module, which each type keeps alive, keeps
  * it. An object that needs it often has a borrowed pointer to it. */
 typedef struct State {
@@ -49,6 +62,8 @@ typedef struct State {
     PyObject *outputs[3];
     PyObject *inputs[4];
     Names names;
+    TaskNames task;
+    Py_ssize_t task_offset;        /* of TaskFields in a task */
     PyObject *stop_iteration;      /* a StopIteration to use again, or NULL: see op.c */
 } State;
 
@@ -63,6 +78,7 @@ static inline State *state_of(PyTypeObject *type)
 
 /* Each adds its type to the module, at import. 0, or -1 with an exception. */
 int names_setup(State *state);
+int task_names_setup(State *state);
 int waiter_setup(PyObject *module, State *state);
 int task_setup(PyObject *module, State *state);
 int poller_setup(PyObject *module, State *state);

@@ -27,7 +27,7 @@ int waiter_wake(Waiter *waiter)
     PyObject *task = waiter->task;
     if (task != NULL) {
         waiter->task = NULL;
-        int result = task_wake((Task *)task);
+        int result = task_wake(waiter->state, task);
         Py_DECREF(task);
         return result;
     }

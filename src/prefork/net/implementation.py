@@ -1,6 +1,6 @@
-"""The choice between the compiled core of a stream and the one in pure Python.
+"""The choice between the compiled core of streams and the one in pure Python.
 
-What takes the place of what is said where it is: in `waiter.py`, `poller.py` and `policy.py`.
+What takes the place of what is said where it is: in `waiter.py`, `poller.py`, `policy.py` and `server_state.py`.
 """
 
 from __future__ import annotations
@@ -8,19 +8,31 @@ from __future__ import annotations
 import os
 from typing import Any
 
-#: The environment variable that chooses pure Python.
+from .._version import __version__
+
+#: The environment variable that chooses pure Python, unless it is empty or 0.
 PURE_VARIABLE = "PREFORK_PURE"
 
 
-def _load() -> Any:
-    if os.environ.get(PURE_VARIABLE):
-        return None
+def _load() -> tuple[Any, str]:
+    """Return the extension module and "", or None and why it is not used."""
+    if os.environ.get(PURE_VARIABLE, "") not in ("", "0"):
+        return None, PURE_VARIABLE
     try:
         from .. import _native  # type: ignore[attr-defined]  # built where there is a compiler
-    except ImportError:
-        return None
-    return _native
+    except ModuleNotFoundError:
+        return None, "installed without a C compiler"
+    except ImportError as exc:
+        return None, str(exc)
+    if __version__ != _native.VERSION:
+        return None, f"the extension is of version {_native.VERSION}"
+    return _native, ""
 
 
-#: The extension module, or None if streams are in pure Python.
-native = _load()
+native, _reason = _load()
+"""The extension module, or None if streams are in pure Python."""
+
+
+def describe_core() -> str:
+    """Return which core streams have: `compiled`, or `pure Python` with the reason."""
+    return "compiled" if native is not None else f"pure Python ({_reason})"

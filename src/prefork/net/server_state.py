@@ -10,7 +10,7 @@ import contextvars
 import functools
 import itertools
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from ..config import Limits
@@ -18,9 +18,18 @@ from ..events import Emit
 from ..system import fork_count, memory
 from .deadlines import Deadlines
 from .handshake_throttle import HandshakeThrottle
+from .implementation import native
 from .poller import Poller, make_poller
 
-_EAGER = functools.partial(asyncio.Task, eager_start=True) if sys.version_info >= (3, 12) else None
+
+def _task_type() -> Callable[..., asyncio.Task[None]] | None:
+    """Return what makes a task that starts at once; None: the loop's own way, where tasks start later."""
+    if native is not None:
+        return functools.partial(native.Task, eager_start=True)
+    return functools.partial(asyncio.Task, eager_start=True) if sys.version_info >= (3, 12) else None
+
+
+_EAGER = _task_type()
 
 
 class Backlogged(Protocol):

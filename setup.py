@@ -1,0 +1,67 @@
+"""The build of the optional extension `prefork._native`; everything else about the package is in pyproject.toml.
+
+Without a C compiler, without Python's headers or elsewhere than on Linux the install works all the same, and streams run
+in pure Python.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import platform
+import sys
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+with open("src/prefork/_version.py") as file:
+    VERSION = file.read().split('"')[-2]
+
+FLAGS = ["-std=c11", "-D_GNU_SOURCE", "-O2", "-fvisibility=hidden", "-Wall", "-Wextra"]
+
+
+class OptionalBuild(build_ext):
+    """Build the extension if it can be built; otherwise say in one line what the install goes without."""
+
+    def run(self) -> None:
+        try:
+            super().run()
+        except Exception as exc:
+            self._go_without(exc)
+
+    def build_extension(self, ext: Extension) -> None:
+        try:
+            super().build_extension(ext)
+        except Exception as exc:
+            self._go_without(exc)
+
+    def _go_without(self, exc: Exception) -> None:
+        if os.environ.get("PREFORK_REQUIRE_NATIVE"):
+            raise exc
+        reason = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
+        print(f"prefork: installed without the compiled core, streams run in pure Python: {reason}", file=sys.stderr)
+
+    def copy_extensions_to_source(self) -> None:
+        """Copy what was built. What an earlier build left is removed: it may not fit the sources any more."""
+        for extension in self.extensions:
+            name = self.get_ext_fullname(extension.name)
+            if not os.path.exists(os.path.join(self.build_lib, self.get_ext_filename(name))):
+                self.extensions = []
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self.get_ext_fullpath(extension.name))
+        super().copy_extensions_to_source()
+
+
+native = Extension(
+    "prefork._native",
+    sources=sorted(glob.glob("native/*.c")),
+    depends=sorted(glob.glob("native/*.h")),
+    include_dirs=["native"],
+    define_macros=[("PREFORK_VERSION", f'"{VERSION}"')],
+    extra_compile_args=FLAGS + os.environ.get("PREFORK_CFLAGS", "").split(),
+    extra_link_args=os.environ.get("PREFORK_LDFLAGS", "").split(),
+)
+
+is_supported = sys.platform == "linux" and platform.python_implementation() == "CPython"
+setup(ext_modules=[native] if is_supported else [], cmdclass={"build_ext": OptionalBuild})
