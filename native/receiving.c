@@ -13,14 +13,24 @@
 /* A read of this size is a large one, if the last receive was large too. */
 #define LARGE ((size_t)32 * 1024)
 
+static ssize_t receive(const Stream *stream, char *into, size_t size)
+{
+    ssize_t count;
+    do {
+        /* The flag, because O_NONBLOCK is not certain: a child that has the socket may clear it for all. The GIL is kept,
+         * because a receive that does not block is cheaper than releasing and taking it. */
+        count = recv(stream->fd, into, size, MSG_DONTWAIT);
+    } while (count < 0 && errno == EINTR);
+    return count;
+}
+
 /* --- receiving -----------------------------------------------------------------------------------------------------*/
 
 Received stream_receive(Stream *stream, char *into, size_t size, size_t *received)
 {
-    /* The GIL is kept, because a receive that does not block is cheaper than releasing and taking it. */
-    ssize_t count = recv(stream->fd, into, size, MSG_DONTWAIT);
+    ssize_t count = receive(stream, into, size);
     if (count < 0) {
-        if (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR) {
+        if (errno == EAGAIN || errno == EWOULDBLOCK) {
             stream->input_state = INPUT_EMPTY;
             return RECEIVED_NOTHING;
         }
@@ -158,9 +168,9 @@ int stream_discard_input(Stream *stream)
         if (stream->input_state == INPUT_FIN || stream->phase == PHASE_CLOSED) {
             return 0;
         }
-        ssize_t count = recv(stream->fd, stream->poller->block, RECEIVE_SIZE, MSG_DONTWAIT);
+        ssize_t count = receive(stream, stream->poller->block, RECEIVE_SIZE);
         if (count < 0) {
-            return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR ? 0 : stream_fail_errno(stream, errno);
+            return errno == EAGAIN || errno == EWOULDBLOCK ? 0 : stream_fail_errno(stream, errno);
         }
         if (count == 0) {
             stream->input_state = INPUT_FIN;

@@ -16,7 +16,7 @@ from helpers.support import slow
 from prefork import Limits, Stream
 from prefork.errors import ConfigError, ConnectionTimeoutError
 from prefork.events import ConnectionAborted
-from prefork.net.implementation import native
+from prefork.implementation import native
 
 SHORT = 0.3
 #: What a busy machine may add.

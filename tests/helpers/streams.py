@@ -21,13 +21,18 @@ import trustme
 
 from prefork.config import Limits
 from prefork.events import Event
-from prefork.net.implementation import native
+from prefork.implementation import native
 from prefork.net.poller import LoopPoller
 from prefork.net.server import TCPServer
 from prefork.net.server_state import ServerState
 from prefork.net.stream import Stream
 
-FLAVOURS = ["asyncio", "debug", "uvloop"] + ([] if native else ["no-epoll"]) + (["eager"] if sys.version_info >= (3, 12) else [])
+FLAVOURS = ["asyncio", "debug", "uvloop"]
+if native is None:
+    # The compiled core has the one poller, on epoll.
+    FLAVOURS.append("no-epoll")
+if sys.version_info >= (3, 12):
+    FLAVOURS.append("eager")
 TRANSPORTS = ["socketpair", "tcp", "unix", "tls"]
 DEADLINE = 20.0
 

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2] / "src" / "prefork"
 VOCABULARY = {"errors", "text", "events", "checks", "addresses", "config"}
 FLOORS = {
     "_version": set(),
+    "implementation": {"_version"},
     "errors": set(),
     "text": set(),
     "events": {"text"},
@@ -25,12 +26,12 @@ FLOORS = {
     "config": {"addresses", "checks", "errors", "text"},
     "core": VOCABULARY,
     "system": {"core", *VOCABULARY},
-    "net": {"system", "core", *VOCABULARY},
+    "net": {"system", "core", *VOCABULARY, "implementation"},
     "observe": {"system", *VOCABULARY},
-    "parent": {"system", "core", *VOCABULARY, "_version"},
+    "parent": {"system", "core", *VOCABULARY, "_version", "implementation"},
     "worker": {"net", "system", "core", *VOCABULARY},
     "assembly": {"parent", "worker", "net", "observe", "system", "core", *VOCABULARY},
-    "cli": {"assembly", "system", "core", *VOCABULARY, "_version"},
+    "cli": {"assembly", "system", "core", *VOCABULARY, "_version", "implementation"},
     "testing": set(),
     "__main__": {"cli"},
     "__init__": None,

@@ -19,6 +19,7 @@ from helpers.support import need, run_script, slow, wait_until
 
 import prefork
 from prefork.cli.main import main
+from prefork.implementation import describe_core
 from prefork.testing.harness import run_server
 
 ECHO = """
@@ -58,7 +59,13 @@ def test_prefork_and_python_m_prefork_are_one_command() -> None:
 
 def test_the_version_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
-    assert capfd.readouterr() == (f"prefork {prefork.__version__}\n", "")
+    assert capfd.readouterr() == (f"prefork {prefork.__version__}, streams {describe_core()}\n", "")
+
+
+@pytest.mark.parametrize(("value", "chooses"), [("1", True), ("yes", True), ("", False), ("0", False)])
+def test_an_environment_variable_chooses_pure_python(value: str, chooses: bool) -> None:
+    done = command("--version", env={**os.environ, "PREFORK_PURE": value})
+    assert done.stdout.endswith("streams pure Python (PREFORK_PURE)\n") is chooses
 
 
 @pytest.mark.parametrize("ask", [["--help"], ["-h"], ["serve", "--help"], ["serve", "-h"], ["check", "--help"]])

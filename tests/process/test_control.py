@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefork.core.control_protocol import COMMANDS, BadRequest, Request, decode_request, encode_request
+from prefork.implementation import describe_core
 from prefork.testing import Server, run_server
 
 
@@ -50,6 +51,7 @@ def test_status_agrees_with_what_clients_see(server: Server, folder: Path) -> No
     wait_until(lambda: sum(worker["open"] for worker in status(folder)["workers"]) == 0)
     text = command(folder, "status").stdout.splitlines()
     assert text[0].startswith(f"prefork 0.1.0, supervisor {server.pid}, serving, generation 0, up ")
+    assert text[0].endswith(f"streams {describe_core()}")
     assert text[1] == f"listening on 127.0.0.1:{server.port} (tcp)"
     assert text[2].split() == ["worker", "pid", "generation", "state", "open", "accepted", "refused", "heartbeat"]
     assert [line.split()[0] for line in text[3:]] == ["0", "1"]

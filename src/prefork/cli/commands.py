@@ -72,7 +72,10 @@ class _Commands(click.Group):
 
 def _print_version(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
     if wanted:
-        click.echo(f"prefork {__version__}")
+        # Here, because the streams that it asks about import asyncio and ssl.
+        from ..implementation import describe_core
+
+        click.echo(f"prefork {__version__}, streams {describe_core()}")
         context.exit()
 
 
@@ -82,7 +85,7 @@ _VERSION = click.Option(
     is_eager=True,
     expose_value=False,
     callback=_print_version,
-    help="Print the version and exit.",
+    help="Print the version, and whether streams are compiled, and exit.",
 )
 _COMMANDS = _Commands(
     "prefork",

@@ -73,6 +73,7 @@ def _status(reply: dict[str, Any]) -> str:
     head = (
         f"prefork {reply['version']}, supervisor {reply['pid']}, {reply['state']}"
         f"{', reloading' if reply['reloading'] else ''}, generation {reply['generation']}, up {reply['uptime']:.0f} s"
+        f", streams {reply.get('streams', 'pure Python')}"
     )
     if reply["predecessor"] is not None:
         head += f", while supervisor {reply['predecessor']} drains"

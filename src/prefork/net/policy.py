@@ -10,13 +10,11 @@ import errno
 import os
 import socket
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
 
 from ..errors import ConnectionOverflowError, ConnectionTimeoutError
 from ..events import ConnectionAborted
 from ..text import escape_ascii, format_address
 from .deadlines import Deadline
-from .implementation import native
 from .phases import MOVES, ConnectionPhase, Output
 from .receiving import Receiving
 from .sending import Bytes
@@ -25,23 +23,18 @@ from .timeouts import TimeoutState
 from .tls import TLSEngine
 from .waiter import Waiter
 
-if TYPE_CHECKING or native is None:  # noqa: SIM108 - mypy knows a base class only from an `if` statement
-    Core = Receiving
-else:
-    Core = native.Stream
-
 #: Seconds until a send is repeated for which the kernel had no memory, because no edge reports that it has some.
 SEND_RETRY_DELAY = 0.05
 
 
-class Policy(Core):
+class Policy(Receiving):
     """The layer of a stream that keeps limits, deadlines and errors. Its methods are the hooks of the core."""
 
     __slots__ = ("_counted_bytes",)
 
     def __init__(self, sock: socket.socket, address: object, shared: ServerState) -> None:
         # Not super(): its search of the classes costs 0.5 % of a short connection.
-        Core.__init__(self, sock, address, shared)
+        Receiving.__init__(self, sock, address, shared)
         self._counted_bytes = 0
         """What this connection has in `ServerState.buffered_bytes`."""
 

@@ -11,7 +11,7 @@ import select
 from typing import Protocol
 
 from ..config import Limits
-from .implementation import native
+from ..implementation import native
 
 #: The bits of an event, as epoll has them.
 READ, WRITE = 0x001, 0x004

@@ -13,6 +13,7 @@ from typing import NoReturn, Self
 
 from ..core.buffer import ReadBuffer
 from ..errors import LineTooLongError, StreamBusyError
+from ..implementation import native
 from .channel import DONTWAIT, MAX_IO_BEFORE_YIELD, NOT_IDLE
 from .phases import ConnectionPhase, Input
 from .poller import ERROR, HANGUP_OR_ERROR, READ, WRITE
@@ -431,3 +432,7 @@ def _checked(separator: Bytes | tuple[Bytes, ...]) -> bytes | tuple[bytes, ...]:
     if isinstance(separator, tuple):
         return tuple(bytes(each) for each in separator)
     return bytes(separator)
+
+
+if native is not None:
+    Receiving = native.Stream  # type: ignore[misc]  # the three layers of the core in C

@@ -15,10 +15,10 @@ from typing import Any, Protocol
 
 from ..config import Limits
 from ..events import Emit
+from ..implementation import native
 from ..system import fork_count, memory
 from .deadlines import Deadlines
 from .handshake_throttle import HandshakeThrottle
-from .implementation import native
 from .poller import Poller, make_poller
 
 

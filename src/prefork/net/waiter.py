@@ -10,8 +10,8 @@ import contextvars
 from collections.abc import Callable, Generator
 from typing import Any
 
+from ..implementation import native
 from .cpython import HAS_FUTURE_PROTOCOL, FutureLike
-from .implementation import native
 
 _Callback = Callable[[Any], object]
 

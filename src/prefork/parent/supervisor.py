@@ -21,6 +21,7 @@ from ..core.roster import Roster
 from ..core.states import ServerPhase, WorkerState
 from ..errors import PreforkError, place_of, reason_of
 from ..events import Emit, ReloadIgnored, ScaleIgnored, SystemFailed, UpgradeIgnored
+from ..implementation import describe_core
 from ..system.descendants import AdoptedProcesses
 from ..system.fork_context import ForkContext
 from ..system.processes import System
@@ -189,6 +190,7 @@ class Supervisor(Generic[C]):
     def status(self) -> dict[str, Any]:
         return {
             "version": __version__,
+            "streams": describe_core(),
             "pid": self._pid,
             "predecessor": self._takeover.predecessor_pid,
             "upgrading": self._takeover.upgrading(self._roster.accepting()),

@@ -1,14 +1,15 @@
 """The choice between the compiled core of streams and the one in pure Python.
 
-What takes the place of what is said where it is: in `waiter.py`, `poller.py`, `policy.py` and `server_state.py`.
+What takes the place of what is said in the files of `net`: waiter.py, poller.py, receiving.py and server_state.py.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 from typing import Any
 
-from .._version import __version__
+from ._version import __version__
 
 #: The environment variable that chooses pure Python, unless it is empty or 0.
 PURE_VARIABLE = "PREFORK_PURE"
@@ -19,7 +20,7 @@ def _load() -> tuple[Any, str]:
     if os.environ.get(PURE_VARIABLE, "") not in ("", "0"):
         return None, PURE_VARIABLE
     try:
-        from .. import _native  # type: ignore[attr-defined]  # built where there is a compiler
+        module = importlib.import_module("prefork._native")
     except ModuleNotFoundError:
         return None, "installed without a C compiler"
     except ImportError as exc:
