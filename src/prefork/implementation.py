@@ -25,9 +25,9 @@ def _load() -> tuple[Any, str]:
         return None, "installed without a C compiler"
     except ImportError as exc:
         return None, str(exc)
-    if __version__ != _native.VERSION:
-        return None, f"the extension is of version {_native.VERSION}"
-    return _native, ""
+    if module.VERSION != __version__:
+        return None, f"the extension is of version {module.VERSION}"
+    return module, ""
 
 
 native, _reason = _load()
