@@ -13,7 +13,7 @@
 
 /* Names, errors and constants that streams use. A struct of pointers only: it is visited as an array. */
 typedef struct Names {
-    PyObject *call_exception_handler, *close, *exception, *forked, *join, *note_end, *pending, *poller, *read;
+    PyObject *call_exception_handler, *close, *forked, *join, *note_end, *pending, *poller, *read;
     PyObject *received_close_notify, *wake, *write;
     PyObject *_close, *_cork_tls_output, *_discard_input, *_failure, *_flush, *_on_backlog_added, *_on_backlog_empty;
     PyObject *_on_backlog_sent, *_on_disposed, *_on_no_memory, *_on_output_sent, *_on_ready, *_on_writable;
@@ -73,7 +73,11 @@ extern struct PyModuleDef native_module;
 static inline State *state_of(PyTypeObject *type)
 {
     PyObject *module = PyType_GetModuleByDef(type, &native_module);
-    return module == NULL ? NULL : (State *)PyModule_GetState(module);
+    State *state = module == NULL ? NULL : (State *)PyModule_GetState(module);
+    if (state == NULL) {
+        Py_FatalError("a type of prefork._native has lost its module");
+    }
+    return state;
 }
 
 /* Each adds its type to the module, at import. 0, or -1 with an exception. */

@@ -1,11 +1,11 @@
 /* Op: what `stream.read()` and its kind return, to be awaited once.
  *
- * An op looks first, and waits only if it must. Where it waits it yields the stream's waiter, and each wake-up means "look
- * again". It is like a coroutine (send, throw, close) and is no future: `asyncio.wait_for` would take a future for one
- * that is done, and `asyncio.create_task` would refuse it.
+ * An op looks first, and waits only if it must. Where it waits it yields the stream's waiter, and each wake-up means
+ * "look again". It is like a coroutine (send, throw, close) and is no future: `asyncio.wait_for` would take a future
+ * for one that is done, and `asyncio.create_task` would refuse it.
  *
- * Both `am_send` and `tp_iternext` are there. The interpreter's SEND calls the second one, in 3.12 and 3.13, for a type
- * that is not its own; there the result travels in a StopIteration, which is made once and used again.
+ * Both `am_send` and `tp_iternext` are there. The interpreter's SEND calls the second one, in 3.12 and 3.13, for a
+ * type that is not its own; there the result travels in a StopIteration, which is made once and used again.
  */
 #include "op.h"
 

@@ -1,7 +1,7 @@
 /* What each operation of a stream does when it looks: take what is there, receive, or say what to wait for.
  *
- * The meaning is that of the coroutines in src/prefork/net/receiving.py and sending.py. Bytes stay in the stream's buffer
- * until an operation is complete, so one that is cancelled loses none.
+ * The meaning is that of the coroutines in src/prefork/net/receiving.py and sending.py. Bytes stay in the stream's
+ * buffer until an operation is complete, so one that is cancelled loses none.
  */
 #include "op.h"
 
@@ -234,8 +234,8 @@ static Look look_readline(Op *op, PyObject **result)
     }
 }
 
-/* Bytes as they come over the wire, for a handshake of TLS. Looks at once, without an event: a connection counts for the
- * limit of handshakes only when its first bytes are there, and accepting would run ahead of that by a batch. */
+/* Bytes as they come over the wire, for a handshake of TLS. Looks at once, without an event: a connection counts for
+ * the limit of handshakes only when its first bytes are there, and accepting would run ahead of that by a batch. */
 static Look look_read_raw(Op *op, PyObject **result)
 {
     Stream *stream = op->stream;
@@ -356,8 +356,8 @@ static Look look_send(Op *op, PyObject **result)
 
 Look op_look(Op *op, PyObject **result)
 {
-    /* While too much is unsent even what has been received waits: otherwise a burst of requests with large answers would
-     * have its honest peer aborted. */
+    /* While too much is unsent even what has been received waits: otherwise a burst of requests with large answers
+     * would have its honest peer aborted. */
     if (op->kind < OP_READ_RAW && stream_reads_paused(op->stream) && op->stream->phase == PHASE_OPEN) {
         return LOOK_RESUMED;
     }

@@ -1,10 +1,10 @@
 /* Poller: reports the readiness of all connections of one server, inside any asyncio loop.
  *
- * The meaning is that of src/prefork/net/poller.py, which explains edge-triggered nesting. Here an event costs no Python
- * object, and a stream's method is called directly.
+ * The meaning is that of src/prefork/net/poller.py, which explains edge-triggered nesting. Here an event costs no
+ * Python object, and a stream's method is called directly.
  *
- * An event carries its descriptor and the generation of its registration, never a pointer: a child that was forked in C
- * may hold a copy of a closed descriptor, whose events go on coming.
+ * An event carries its descriptor and the generation of its registration, never a pointer: a child that was forked in
+ * C may hold a copy of a closed descriptor, whose events go on coming.
  */
 #include "poller.h"
 
@@ -101,7 +101,7 @@ static void report_exception(Poller *poller)
         Py_XSETREF(poller->escaped, error);
         return;
     }
-    PyObject *context = Py_BuildValue("{ssOO}", "message", "event of a connection failed", state->names.exception, error);
+    PyObject *context = Py_BuildValue("{sssO}", "message", "event of a connection failed", "exception", error);
     PyObject *result = NULL;
     if (context != NULL) {
         result = PyObject_CallMethodOneArg(poller->loop, state->names.call_exception_handler, context);

@@ -1,9 +1,9 @@
 /* Bytes to send, in order: see queue.h.
  *
- * A large write is kept as the object that the handler gave, because a copy costs more than a reference. Small ones are
- * joined into runs, because the bookkeeping of a million two-byte writes would outweigh them, and because one send(2) of
- * joined bytes is cheaper than sendmsg(2) of many. A single small write stays an object: an answer of one piece costs no
- * copy and no memory.
+ * A large write is kept as the object that the handler gave, because a copy costs more than a reference. Small ones
+ * are joined into runs, because the bookkeeping of a million two-byte writes would outweigh them, and because one
+ * send(2) of joined bytes is cheaper than sendmsg(2) of many. A single small write stays an object: an answer of one
+ * piece costs no copy and no memory.
  */
 #include "queue.h"
 

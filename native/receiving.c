@@ -1,8 +1,8 @@
 /* The input of a stream: receiving, the turn budget, and the waits of the task that reads.
  *
- * The meaning is that of src/prefork/net/receiving.py. A small receive goes into the poller's block, which all streams
- * share, and only what came is copied: an idle connection has no buffer. A large one goes straight into the bytes object
- * that the handler gets, because a copy of a MiB costs as much as its receive.
+ * The meaning is that of src/prefork/net/receiving.py. A small receive goes into the poller's block, which all
+ * streams share, and only what came is copied: an idle connection has no buffer. A large one goes straight into the
+ * bytes object that the handler gets, because a copy of a MiB costs as much as its receive.
  */
 #include "stream.h"
 
@@ -17,8 +17,8 @@ static ssize_t receive(const Stream *stream, char *into, size_t size)
 {
     ssize_t count;
     do {
-        /* The flag, because O_NONBLOCK is not certain: a child that has the socket may clear it for all. The GIL is kept,
-         * because a receive that does not block is cheaper than releasing and taking it. */
+        /* The flag, because O_NONBLOCK is not certain: a child that has the socket may clear it for all. The GIL is
+         * kept, because a receive that does not block is cheaper than releasing and taking it. */
         count = recv(stream->fd, into, size, MSG_DONTWAIT);
     } while (count < 0 && errno == EINTR);
     return count;

@@ -1,7 +1,7 @@
 /* The output of a stream: corked writes, the unsent bytes that the kernel did not take, and their end.
  *
- * The meaning is that of src/prefork/net/sending.py. How much may be unsent, and for how long, Python decides: it is told
- * of each change of the backlog, which only a slow peer causes.
+ * The meaning is that of src/prefork/net/sending.py. How much may be unsent, and for how long, Python decides: it is
+ * told of each change of the backlog, which only a slow peer causes.
  */
 #include "stream.h"
 

@@ -1,9 +1,9 @@
 /* Stream: one connection, from the socket up to the awaitables that a handler gets; the base of prefork.Stream.
  *
- * Its life is here: construction, events, failure, close. Bytes go out in sending.c and come in in receiving.c; op.c has
- * what a handler awaits. The meaning is that of the layers in src/prefork/net (channel, sending, receiving), which serve
- * where there is no compiler. What happens rarely (limits, deadlines, events, the close protocol) is decided by the
- * Python classes above, which this calls by name: a hook.
+ * Its life is here: construction, events, failure, close. Bytes go out in sending.c and come in in receiving.c; op.c
+ * has what a handler awaits. The meaning is that of the layers in src/prefork/net (channel, sending, receiving),
+ * which serve where there is no compiler. What happens rarely (limits, deadlines, events, the close protocol) is
+ * decided by the Python classes above, which this calls by name: a hook.
  */
 #include "stream.h"
 

@@ -2,8 +2,8 @@
  *
  * A wake-up of asyncio.Task costs four times as much: it goes through a callback object, the future protocol and the
  * context's `run`. This one stores itself in the Waiter that its coroutine yields, and the poller calls `task_wake`.
- * Anything else that a coroutine may yield is handled as asyncio.Task handles it; the names and the messages are its own,
- * and CPython's tests of it are run against this one.
+ * Anything else that a coroutine may yield is handled as asyncio.Task handles it; the names and the messages are its
+ * own, and CPython's tests of it are run against this one.
  *
  * Results, exceptions and callbacks are those of asyncio.Future, the base. Which task is the current one is told to
  * asyncio by its own functions, which hold in every version; its dictionary of tasks is never written.

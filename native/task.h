@@ -23,8 +23,8 @@ static inline TaskFields *task_fields(const State *state, PyObject *task)
     return (TaskFields *)((char *)task + state->task_offset);
 }
 
-/* Step a task whose waiter was woken, in its context. Only from a callback of the loop. 0, or -1 with the exception that
- * escaped. `state` is the waiter's. */
+/* Step a task whose waiter was woken, in its context. Only from a callback of the loop. 0, or -1 with the exception
+ * that escaped. `state` is the waiter's. */
 int task_wake(State *state, PyObject *task);
 
 /* Run the coroutine up to its next wait, inside the task's context. `error` (borrowed, or NULL) is thrown into it. */

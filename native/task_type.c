@@ -471,7 +471,8 @@ int task_setup(PyObject *module, State *state)
         return -1;
     }
     PyTypeObject *base = state->task.future_type;
-    state->task_offset = (base->tp_basicsize + (Py_ssize_t)_Alignof(TaskFields) - 1) & -(Py_ssize_t)_Alignof(TaskFields);
+    Py_ssize_t alignment = (Py_ssize_t)_Alignof(TaskFields);
+    state->task_offset = (base->tp_basicsize + alignment - 1) & -alignment;
     PyType_Spec spec = {
         .name = "prefork._native.Task",
         .basicsize = (int)(state->task_offset + (Py_ssize_t)sizeof(TaskFields)),

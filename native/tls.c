@@ -1,7 +1,7 @@
 /* TLS of a stream: the records of one connection, by the C objects inside Python's `ssl`.
  *
- * src/prefork/net/tls.py makes the engine and does its handshake. Here is what each record needs, without a Python frame:
- * received bytes go into one memory BIO, records to send come out of the other.
+ * src/prefork/net/tls.py makes the engine and does its handshake. Here is what each record needs, without a Python
+ * frame: received bytes go into one memory BIO, records to send come out of the other.
  */
 #include "stream.h"
 
@@ -120,8 +120,8 @@ static int add_record(PyObject **plain, PyObject *record)
     return failed;
 }
 
-/* Read one record after the other into `plain`. 1: complete; 0: the peer's close_notify; or -1. Asks how much is pending
- * before it reads, because raising SSLWantReadError costs more than decrypting a record. */
+/* Read one record after the other into `plain`. 1: complete; 0: the peer's close_notify; or -1. Asks how much is
+ * pending before it reads, because raising SSLWantReadError costs more than decrypting a record. */
 static int read_records(Stream *stream, PyObject **plain)
 {
     State *state = stream->state;

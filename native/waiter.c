@@ -1,8 +1,8 @@
-/* Waiter: the awaitable that the poller wakes. `waiter_wake` steps the waiting task at once, without a loop iteration in
- * between; see src/prefork/net/waiter.py for why, and for what it must not do.
+/* Waiter: the awaitable that the poller wakes. `waiter_wake` steps the waiting task at once, without a loop iteration
+ * in between; see src/prefork/net/waiter.py for why, and for what it must not do.
  *
- * A Task of this module stores itself in the waiter when it gets one; a wake-up is then one C call. Any other task uses
- * the future protocol: it hands over a callback and a context.
+ * A Task of this module stores itself in the waiter when it gets one; a wake-up is then one C call. Any other task
+ * uses the future protocol: it hands over a callback and a context.
  */
 #include "waiter.h"
 
@@ -57,8 +57,11 @@ int waiter_wake_soon(Waiter *waiter)
         return 0;
     }
     PyObject *wake = PyObject_GetAttr((PyObject *)waiter, waiter->state->names.wake);
-    PyObject *handle = wake == NULL ? NULL : PyObject_CallMethodOneArg(waiter->loop, waiter->state->str_call_soon, wake);
-    Py_XDECREF(wake);
+    if (wake == NULL) {
+        return -1;
+    }
+    PyObject *handle = PyObject_CallMethodOneArg(waiter->loop, waiter->state->str_call_soon, wake);
+    Py_DECREF(wake);
     Py_XDECREF(handle);
     return handle == NULL ? -1 : 0;
 }
@@ -142,8 +145,8 @@ static PyObject *Waiter_cancelled(Waiter *waiter, PyObject *Py_UNUSED(none))
     return PyBool_FromLong(waiter->cancel_pending);
 }
 
-/* Called by `task.cancel()`. The task will be stepped, and `result` will raise CancelledError in it. Not at once, because
- * the task that cancels is running, and two cannot run inside each other. */
+/* Called by `task.cancel()`. The task will be stepped, and `result` will raise CancelledError in it. Not at once,
+ * because the task that cancels is running, and two cannot run inside each other. */
 static PyObject *Waiter_cancel(Waiter *waiter, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"msg", NULL};

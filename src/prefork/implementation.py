@@ -25,7 +25,7 @@ def _load() -> tuple[Any, str]:
         return None, "installed without a C compiler"
     except ImportError as exc:
         return None, str(exc)
-    if module.VERSION != __version__:
+    if __version__ != module.VERSION:
         return None, f"the extension is of version {module.VERSION}"
     return module, ""
 
