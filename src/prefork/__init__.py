@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from .errors import PreforkError as PreforkError
     from .errors import ServiceError as ServiceError
     from .errors import StreamBusyError as StreamBusyError
-    from .net.acceptor import add_accept_handler as add_accept_handler
     from .net.server import TCPServer as TCPServer
     from .net.stream import Stream as Stream
     from .net.timeouts import Timeouts as Timeouts
@@ -37,13 +36,14 @@ if TYPE_CHECKING:
     from .system.worker_info import WorkerInfo as WorkerInfo
     from .system.worker_info import current_worker as current_worker
     from .system.worker_info import task_id as task_id
+    from .worker.accept_handler import add_accept_handler as add_accept_handler
 
 _NAMES_BY_MODULE = {
     "assembly.serve": "serve",
     "config": "TLS Limits",
     "errors": "BindError ConfigError ConnectionOverflowError ConnectionTimeoutError LineTooLongError ListenerError "
     "PreforkError ServiceError StreamBusyError",
-    "net.acceptor": "add_accept_handler",
+    "worker.accept_handler": "add_accept_handler",
     "net.server": "TCPServer",
     "net.stream": "Stream",
     "net.timeouts": "Timeouts",

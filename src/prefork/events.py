@@ -137,6 +137,14 @@ class AcceptSkipped(Event, level=DEBUG, rated=True):
     reason: str
 
 
+class DispatchFailed(Event, level=WARNING, rated=True):
+    """Something else than a connection was in an inbox, or a worker has shut it down."""
+
+    template = "inbox of worker {slot}: {reason}"
+    slot: int
+    reason: str
+
+
 class ListenerBroken(Event, level=ERROR):
     """A listening socket failed for good, so the server that owns it stops."""
 

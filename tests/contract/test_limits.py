@@ -292,15 +292,15 @@ async def test_each_loop_iteration_does_one_handshake_step(world: World) -> None
 
 async def test_an_accept_that_the_limit_blocks_gives_its_rate_token_back(world: World) -> None:
     scoreboard = Scoreboard(1)
-    scoreboard.publish([1], [])
+    scoreboard.publish({1: 0}, {})
     scoreboard.settings[FleetSetting.ACCEPT_RATE] = 2000
     scoreboard.settings[FleetSetting.MAX_CONNECTIONS] = 1
     admission = FleetAdmission(scoreboard, scoreboard.row(1), asyncio.get_running_loop(), refuses=False)
-    assert admission.try_acquire(lambda: 1) is Permit.GRANTED
+    assert admission.try_acquire() is Permit.GRANTED
     peer = admission.commit(("127.0.0.1", 5000))
     assert peer is None
     for _ in range(5):
-        assert isinstance(admission.try_acquire(lambda: 1), Blocked)
+        assert isinstance(admission.try_acquire(), Blocked)
     admission.release(peer)
-    assert admission.try_acquire(lambda: 1) is Permit.GRANTED, "one of the two tokens of this second is left"
+    assert admission.try_acquire() is Permit.GRANTED, "one of the two tokens of this second is left"
     admission.close()

@@ -1,4 +1,4 @@
-"""Random reads of one stream, whose results depend on the bytes alone and not on when they come. One line an episode.
+"""Random reads of one stream, whose results depend on the bytes and not on when they come. Prints a line an episode.
 
 A program of its own: `python episodes.py SEED COUNT` prints the same whichever core streams have.
 """

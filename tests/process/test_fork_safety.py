@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -260,7 +261,9 @@ print(json.dumps([fresh, eval(STATUS), signal.set_wakeup_fd(-1), signal.getitime
     assert result.stdout.count("\n") == 2
 
 
-def test_a_child_holds_what_the_parent_had_opened_and_one_pipe_and_nothing_of_its_siblings(tmp_path: Path) -> None:
+def test_a_child_holds_what_the_parent_had_opened_one_pipe_the_inboxes_and_nothing_of_its_siblings(
+    tmp_path: Path,
+) -> None:
     result = run(
         """
 import json, os, socket, sys, prefork
@@ -287,14 +290,14 @@ if open(sys.argv[1]).read().count("1") < 2 and task == 1:
     )
     lines = [json.loads(line) for line in result.stdout.splitlines()]
     assert len(lines) == 4
-    lifelines = set()
+    added = set()
     for before, after in lines:
         extra = {fd: what for fd, what in after.items() if before.get(fd) != what}
         assert {fd: after.get(fd) for fd in before} == before
-        assert len(extra) == 1, extra
-        lifelines |= set(extra.values())
-    assert len(lifelines) == 1, "the same pipe in all of them"
-    assert lifelines.pop().startswith("pipe:")
+        added.add(frozenset(extra.values()))
+    assert len(added) == 1, "the same in all of them"
+    kinds = Counter(each.partition(":")[0] for each in added.pop())
+    assert kinds == {"pipe": 1, "socket": 2 * 3}, "both ends of three inboxes"
 
 
 def test_output_that_waits_in_a_buffer_is_written_once() -> None:

@@ -139,11 +139,13 @@ def test_an_invalid_text_is_rejected_with_its_reason(text: str, reason: str) -> 
     assert message.isprintable()
 
 
+# A link-local address is refused without its interface.
+ipv6 = st.ip_addresses(v=6).filter(lambda address: not address.is_link_local)
 hosts = st.one_of(
     st.none(),
     st.ip_addresses(v=4).map(str),
-    st.ip_addresses(v=6).map(str),
-    st.ip_addresses(v=6).map(lambda address: address.exploded),
+    ipv6.map(str),
+    ipv6.map(lambda address: address.exploded),
     st.tuples(st.ip_addresses(v=6), st.from_regex(r"[a-z][a-z0-9.]{0,14}", fullmatch=True)).map(
         lambda both: f"{both[0]}%{both[1]}"
     ),

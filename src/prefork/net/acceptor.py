@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import select
 import socket
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -19,16 +17,12 @@ from ..events import AcceptPaused, AcceptSkipped, Emit, ListenerBroken, log
 from ..system.sockets import describe
 from .admission import GRANTED, Admission, Blocked, RetryAfter, Unlimited
 from .cpython import descriptor_acceptor
-from .short_timer import ShortTimer
 
 #: Connections accepted per readiness event. More would let one worker hoard a burst that others could share, and keep
 #: the loop from its other work; fewer costs a loop iteration more often.
 BATCH = 8
 #: Seconds of a pause for lack of descriptors or memory, unless a connection closes before.
 PAUSE = 0.5
-_TCP_INFO = getattr(socket, "TCP_INFO", 11)
-#: The offset of tcpi_unacked in struct tcp_info (linux/tcp.h): of a listener, the length of its accept queue (tcp(7)).
-_UNACKED_AT = 24
 
 # Looked up for each connection; an attribute of an enum class costs twice as much as a global.
 _EMPTY = AcceptError.EMPTY
@@ -95,7 +89,6 @@ class Acceptor:
         self._admission: Admission = Unlimited() if admission is None else admission
         self._loop = asyncio.get_running_loop()
         self._retry: asyncio.TimerHandle | None = None
-        self._timer: ShortTimer | None = None
         self._reported = False
         """Whether the present shortage was reported: once, however many attempts it takes to end it."""
         self._state = AcceptorState.WATCHING
@@ -109,9 +102,6 @@ class Acceptor:
     def close(self) -> None:
         """Stop accepting (idempotent). The socket stays open; its accept queue is left to other processes."""
         self._enter(AcceptorState.CLOSED)
-        if self._timer is not None:
-            self._timer.close()
-            self._timer = None
 
     def accept_waiting(self, limit: int) -> None:
         """Accept now up to `limit` queued connections, the last thing before `close` when nothing accepts after.
@@ -155,20 +145,14 @@ class Acceptor:
         else:
             self._back_off(answer.seconds)
 
+    def back_off(self, seconds: float) -> None:
+        """Stop accepting for some seconds, unless it has stopped already."""
+        if self._state is AcceptorState.WATCHING:
+            self._back_off(seconds)
+
     def _back_off(self, seconds: float) -> None:
         self._enter(AcceptorState.BACKING_OFF)
-        if self._timer is None:
-            self._timer = ShortTimer(self._loop, self._backed_off)
-        self._timer.start(seconds)
-
-    def _backed_off(self) -> None:
-        if self._state is not AcceptorState.BACKING_OFF:
-            return
-        if _is_readable(self._fd):
-            self._accept_batch()
-        else:
-            self._admission.missed()
-            self._watch()
+        self._retry = self._loop.call_later(seconds, self._watch)
 
     def _pause(self, exc: OSError) -> None:
         """Pause, because the socket stays readable: going on at once would spin (116,000 exceptions a second)."""
@@ -195,7 +179,7 @@ class Acceptor:
         """Accept up to `limit` connections. Return the admission's answer if it ended the batch."""
         state, accept_descriptor = self._state, self._accept_descriptor
         for _ in range(limit):
-            answer = self._admission.try_acquire(self._queue_length, force)
+            answer = self._admission.try_acquire(force)
             if answer is not GRANTED:
                 return answer
             try:
@@ -216,14 +200,6 @@ class Acceptor:
             if self._state is not state:
                 return None
         return None
-
-    def _queue_length(self) -> int:
-        """Return the number of connections in the accept queue; 1 for a unix socket, which does not tell."""
-        try:
-            info = self._sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _UNACKED_AT + 4)
-        except OSError:
-            return 1
-        return int.from_bytes(info[_UNACKED_AT : _UNACKED_AT + 4], sys.byteorder)
 
     def _ends_batch(self, kind: AcceptError, exc: OSError) -> bool:
         if kind is _EMPTY:
@@ -257,24 +233,3 @@ class Acceptor:
             connection.close()
             message = f"the callback for a connection accepted on {describe(self._sock)} failed"
             self._loop.call_exception_handler({"message": message, "exception": exc})
-
-
-def add_accept_handler(sock: socket.socket, callback: Callable[[socket.socket, Any], object]) -> Callable[[], None]:
-    """Call `callback(connection, address)` for each connection that `sock` accepts, in the running loop.
-
-    At most 8 connections are accepted per readiness event, so that nothing else starves. A connection that failed in
-    the queue is skipped. When descriptors run out, accepting pauses, which is logged once. Return a function that stops
-    it; `sock` stays open and the caller's. Raises RuntimeError without a running loop. Call-compatible with Tornado's
-    `netutil.add_accept_handler`: connections are non-blocking, and an `accept` that a subclass overrides is called.
-    """
-    return Acceptor(sock, callback).close
-
-
-def _is_readable(fd: int) -> bool:
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    try:
-        return bool(poll.poll(0))
-    except OSError:
-        # No memory, for example. accept(2) will tell.
-        return True

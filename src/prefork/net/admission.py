@@ -57,20 +57,20 @@ Peer = bytes | None
 
 
 class Admission(Protocol):
-    """Counts connections against limits, and takes care of fairness among workers."""
+    """Counts connections against the limits of one server or of a fleet."""
 
-    def try_acquire(self, waiting: Callable[[], int], force: bool = False) -> Answer:
+    def try_acquire(self, force: bool = False) -> Answer:
         """Return Permit.GRANTED if a connection may be accepted now.
 
-        `waiting` returns the length of the accept queue, as far as it can be known. `force`: grant in any case, because
-        nothing accepts after this process; `commit` then refuses what is beyond a limit.
+        `force`: grant in any case, because nothing accepts after this process; `commit` then refuses what is beyond a
+        limit.
         """
 
     def cancel(self) -> None:
         """Release a permit that was not used."""
 
-    def missed(self) -> None:
-        """Report that the accept queue was empty when the seconds of a RetryAfter had passed."""
+    def adopt(self) -> None:
+        """Take a permit for a connection that another process has accepted, whatever the limits are."""
 
     def commit(self, address: object) -> Peer | Refusal:
         """Turn a permit into an open connection from `address`. Return the peer that it counts for, or a Refusal."""
@@ -100,15 +100,15 @@ class HandshakeAdmission:
         self._admission = admission
         self._handshakes = handshakes
         self.cancel = admission.cancel
-        self.missed = admission.missed
+        self.adopt = admission.adopt
         self.commit = admission.commit
         self.release = admission.release
         self.close = admission.close
 
-    def try_acquire(self, waiting: Callable[[], int], force: bool = False) -> Answer:
+    def try_acquire(self, force: bool = False) -> Answer:
         if self._handshakes.is_full() and not force:
             return Blocked(HANDSHAKES_FULL)
-        return self._admission.try_acquire(waiting, force)
+        return self._admission.try_acquire(force)
 
     def on_capacity(self, resume: Callable[[], None]) -> None:
         self._handshakes.on_capacity = resume
@@ -118,14 +118,14 @@ class HandshakeAdmission:
 class Unlimited:
     """The admission of a plain accept handler: no limits."""
 
-    def try_acquire(self, waiting: Callable[[], int], force: bool = False) -> Answer:
+    def try_acquire(self, force: bool = False) -> Answer:
         return GRANTED
 
     def commit(self, address: object) -> Peer | Refusal:
         return None
 
+    def adopt(self) -> None: ...
     def cancel(self) -> None: ...
-    def missed(self) -> None: ...
     def release(self, peer: Peer) -> None: ...
     def on_capacity(self, resume: Callable[[], None]) -> None: ...
     def close(self) -> None: ...
@@ -142,7 +142,7 @@ class LocalAdmission(Unlimited):
         """Open connections and reserved permits."""
         self._peers: Counter[bytes] = Counter()
 
-    def try_acquire(self, waiting: Callable[[], int], force: bool = False) -> Answer:
+    def try_acquire(self, force: bool = False) -> Answer:
         limits = self._limits
         self._refuses = self._refuses or force
         full = limits.max_connections is not None and self._open >= limits.max_connections
@@ -154,6 +154,9 @@ class LocalAdmission(Unlimited):
                 return RetryAfter(seconds)
         self._open += 1
         return GRANTED
+
+    def adopt(self) -> None:
+        self._open += 1
 
     def cancel(self) -> None:
         self._open -= 1

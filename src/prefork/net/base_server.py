@@ -13,7 +13,7 @@ import errno
 import os
 import socket
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from ..config import Limits
 from ..core.time_limits import ABORT_TIMEOUT
@@ -42,7 +42,8 @@ class BaseServerState(enum.Enum):
 class BaseServer:
     """Serves `handler` on any number of listening sockets, in the running loop, as far as `admission` permits.
 
-    `ssl_context`: speak TLS. `emit` receives the events.
+    `ssl_context`: speak TLS. `emit` receives the events. `offer` is asked for each connection that was accepted: it
+    returns True when it has passed the connection on, with its permit.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class BaseServer:
         self._admission = admission
         self._emit = emit
         self._ssl_context = ssl_context
+        self.offer: Callable[[socket.socket], bool] | None = None
         self._state = BaseServerState.OPEN
         self._shared: ServerState | None = None
         """Made with the first socket, in the loop that runs then."""
@@ -133,7 +135,27 @@ class BaseServer:
 
     # --- connections --------------------------------------------------------------------------------------------------
 
+    def adopt(self, sock: socket.socket, address: object, tag: int = 0) -> None:
+        """Serve a connection that another process has accepted and passed on; the server owns it from now on.
+
+        `tag` is of no use here: all sockets have the same handler.
+        """
+        self._admission.adopt()
+        try:
+            self._serve(sock, address)
+        except OutOfResourcesError:
+            sock.close()
+
+    def back_off(self, seconds: float) -> None:
+        """Stop accepting for some seconds; a connection that was accepted already is served."""
+        for acceptor in self._acceptors.values():
+            acceptor.back_off(seconds)
+
     def _accepted(self, sock: socket.socket, address: object) -> None:
+        if self.offer is None or not self.offer(sock):
+            self._serve(sock, address)
+
+    def _serve(self, sock: socket.socket, address: object) -> None:
         assert self._shared is not None
         peer = self._admission.commit(address)
         if peer is not None and isinstance(peer, Refusal):

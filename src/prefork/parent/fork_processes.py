@@ -6,6 +6,7 @@ system/forksafety.py for what makes a fork unsafe.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -14,6 +15,7 @@ import sys
 from ..events import ChildExited, ChildFailed, ForkDelayed, log
 from ..system import forksafety
 from ..system.child import Child, ExitStatus
+from ..system.forked_fleet import ForkedFleet, set_fleet
 from ..system.parent_death import Lifeline, die_with_parent
 from ..system.processes import REAP_INTERVAL, RESOURCE_ERRNOS, System
 from ..system.signals import SignalQueue, block_signals, unblock_signals
@@ -60,12 +62,20 @@ def fork_processes(num_processes: int | None, max_restarts: int | None = DEFAULT
         from ..system.cpus import cpu_count
 
         num_processes = cpu_count()
-    parent = _Parent(System(), DEFAULT_MAX_RESTARTS if max_restarts is None else max_restarts)
+    fleet = _make_fleet(num_processes)
+    parent = _Parent(System(), DEFAULT_MAX_RESTARTS if max_restarts is None else max_restarts, fleet)
     task = parent.run(num_processes)
     if task is None:
         sys.exit(parent.exit_code)
     _prepare_child(task, parent)
     return task
+
+
+def _make_fleet(count: int) -> ForkedFleet | None:
+    """Return what the children share to accept evenly; None if the system has no room for it."""
+    with contextlib.suppress(OSError):
+        return ForkedFleet.of(count)
+    return None
 
 
 def _prepare_child(task: int, parent: _Parent) -> None:
@@ -81,6 +91,8 @@ def _prepare_child(task: int, parent: _Parent) -> None:
         parent.lifeline.close()
     _reseed_random()
     set_task_id(task)
+    if parent.fleet is not None:
+        set_fleet(parent.fleet, task)
     unblock_signals()
 
 
@@ -95,8 +107,9 @@ def _reseed_random() -> None:
 class _Parent:
     """The parent's side: the running children, the tasks to be forked, and whether it is stopping."""
 
-    def __init__(self, system: System, max_restarts: int) -> None:
+    def __init__(self, system: System, max_restarts: int, fleet: ForkedFleet | None) -> None:
         self.pid = os.getpid()
+        self.fleet = fleet
         self.exit_code = 0
         self._signals = SignalQueue(_FORWARDED)
         try:
@@ -137,10 +150,15 @@ class _Parent:
     def _release(self) -> None:
         self.lifeline.close()
         self._signals.release()
+        if self.fleet is not None:
+            self.fleet.inboxes.close()
+            self.fleet.scoreboard.close()
 
     def _fork_next(self) -> int | None:
         while self._to_fork and self._system.monotonic() >= self._retry_at:
             task = self._to_fork[0]
+            if self.fleet is not None:
+                self.fleet.scoreboard.clear(task + 1)
             try:
                 child = self._system.fork()
             except OSError as exc:

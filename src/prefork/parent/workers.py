@@ -31,6 +31,7 @@ from ..events import Emit, WorkerStacks
 from ..system.child import Child, ExitStatus
 from ..system.descriptors import Descriptor, count_descriptors, raise_limit
 from ..system.fork_context import ForkContext
+from ..system.inboxes import Inboxes
 from ..system.memory import OomKills
 from ..system.parent_death import Tether
 from ..system.processes import REAP_INTERVAL, RESOURCE_ERRNOS, System
@@ -41,6 +42,9 @@ from ..text import escape_ascii
 #: meanwhile, and for more workers later. Untouched memory costs nothing.
 ROWS_PER_WORKER = 4
 MIN_ROWS = 128
+#: Inboxes for each worker at the start, and the minimum. A worker in a slot beyond serves what it accepts itself.
+INBOXES_PER_WORKER = 2
+MIN_INBOXES = 8
 #: The signal that makes a worker write its stacks to the status pipe.
 DUMP_SIGNAL = signal.SIGUSR2
 #: Maximum number of lines of stacks kept of one worker.
@@ -89,7 +93,8 @@ class Workers:
         self._pid = os.getpid()
         self._lifeline = system.lifeline()
         self._scoreboard = Scoreboard(max(MIN_ROWS, ROWS_PER_WORKER * workers), peers=raise_limit())
-        self._published_rows: tuple[list[int], list[int]] = ([], [])
+        self._inboxes = Inboxes(min(self.max_workers, max(MIN_INBOXES, INBOXES_PER_WORKER * workers)))
+        self._published_rows: tuple[dict[int, int], dict[int, int]] = ({}, {})
         self._free_rows: list[int] = []
         self._used_rows = 0
         self._oom_kills = OomKills()
@@ -102,6 +107,7 @@ class Workers:
             process.child.wait()
             self._forget(process)
         self._lifeline.close()
+        self._inboxes.close()
         self._scoreboard.close()
 
     # --- what the supervisor reads ------------------------------------------------------------------------------------
@@ -151,10 +157,10 @@ class Workers:
 
     def publish_rows(self, accepting: Collection[int]) -> None:
         """Write to the scoreboard which workers accept, and which other ones there are."""
-        rows = {process.worker_id: process.row.number for process in self._processes.values()}
+        processes = self._processes.values()
         lists = (
-            [rows[each] for each in rows if each in accepting],
-            [rows[each] for each in rows if each not in accepting],
+            {each.row.number: each.slot for each in processes if each.worker_id in accepting},
+            {each.row.number: each.slot for each in processes if each.worker_id not in accepting},
         )
         if lists != self._published_rows:
             self._published_rows = lists
@@ -298,6 +304,7 @@ class Workers:
             lifeline=self._lifeline,
             tether=tether,
             scoreboard=self._scoreboard,
+            inboxes=self._inboxes,
             row=row,
             dump_signal=DUMP_SIGNAL,
         )

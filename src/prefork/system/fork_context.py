@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .descriptors import Descriptor
+from .inboxes import Inboxes
 from .parent_death import Lifeline, Tether
 from .scoreboard import Scoreboard
 
@@ -29,6 +30,7 @@ class ForkContext:
     tether: Tether
     """Ends the worker's process group when the supervisor is gone."""
     scoreboard: Scoreboard
+    inboxes: Inboxes
     row: int
     """The number of the worker's row on the scoreboard."""
     dump_signal: int

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Generic, TypeVar
 
 from ..core.count_table import Cells, CountTable, buckets_for
@@ -30,13 +30,15 @@ class WorkerStat(enum.IntEnum):
     OPEN = 1
     """Connections that are open, and the one that is about to be accepted."""
     ASSIGNED = 2
-    """Virtual count of connections assigned to the worker, in step with its siblings (`core/fairness.py`)."""
+    """Virtual count of connections assigned to the worker, in step with its siblings (`core/dispatch.py`)."""
     ACCEPTED = 3
     """Connections accepted since the worker started."""
     REFUSED = 4
     """Accepted connections that were closed at once because a limit was reached."""
     STOPPED = 5
     """1 once the worker has stopped accepting for good."""
+    GENERATION = 6
+    """The generation of the worker, which passes connections on within it only."""
 
 
 _OPEN, _ASSIGNED, _ACCEPTED, _REFUSED = (
@@ -69,6 +71,9 @@ class FleetSetting(enum.IntEnum):
 
 #: The word of the supervisor's part at which the list of workers begins.
 _LIST_AT = 16
+#: Each word of the list is the number of a row, and above it the slot of its worker.
+_SLOT_SHIFT = 32
+_ROW_MASK = (1 << _SLOT_SHIFT) - 1
 
 Column = TypeVar("Column", WorkerStat, FleetSetting)
 
@@ -161,11 +166,14 @@ class Scoreboard:
             found[row.number] = (open, assigned)
         return found
 
-    def publish(self, accepting: Iterable[int], not_accepting: Iterable[int]) -> None:
-        """Publish the rows of the workers that accept, and of all others, which may have open connections."""
-        lists = [list(accepting), list(not_accepting)]
-        for position, number in enumerate([*lists[0], *lists[1]][: self.rows]):
-            self._memory.cells[_LIST_AT + position] = number
+    def publish(self, accepting: Mapping[int, int], not_accepting: Mapping[int, int]) -> None:
+        """Publish the rows of the workers that accept, and of all others, which may have open connections.
+
+        Each is the slot of the worker, by the number of its row.
+        """
+        lists = [list(accepting.items()), list(not_accepting.items())]
+        for position, (number, slot) in enumerate([*lists[0], *lists[1]][: self.rows]):
+            self._memory.cells[_LIST_AT + position] = number | slot << _SLOT_SHIFT
         self.settings[FleetSetting.ACCEPTING] = len(lists[0])
         self.settings[FleetSetting.NOT_ACCEPTING] = len(lists[1])
         self.settings[FleetSetting.VERSION] += 1
@@ -174,8 +182,14 @@ class Scoreboard:
         """Return the rows of workers that accept, and of all others; during a `publish` a mixture of old and new."""
         count = min(max(0, self.settings[FleetSetting.ACCEPTING]), self.rows)
         total = min(count + max(0, self.settings[FleetSetting.NOT_ACCEPTING]), self.rows)
-        numbers = [self._memory.cells[_LIST_AT + position] for position in range(total)]
+        numbers = [self._memory.cells[_LIST_AT + position] & _ROW_MASK for position in range(total)]
         return numbers[:count], numbers[count:]
+
+    def slots(self) -> dict[int, int]:
+        """Return the slots of the workers that accept, by the number of the row."""
+        count = min(max(0, self.settings[FleetSetting.ACCEPTING]), self.rows)
+        words = [self._memory.cells[_LIST_AT + position] for position in range(count)]
+        return {word & _ROW_MASK: word >> _SLOT_SHIFT for word in words}
 
     def all_stopped(self, own: Row) -> bool:
         """Return whether all workers except the one with the row `own` have stopped accepting."""

@@ -1,8 +1,8 @@
-"""The admission of a worker: limits over the whole fleet, and fairness, by the scoreboard and without a lock.
+"""The admission of a worker: limits over the whole fleet, and the loads of siblings, by the scoreboard, without a lock.
 
 Fleet-wide limits hold exactly. A worker reserves a permit on its own row, then adds up all rows, and releases the
 permit if the sum is above the limit. Two workers that reserve the last permit at once may both release theirs and try
-again; never do both keep it. See core/fairness.py for which worker accepts. Sockets do not belong here.
+again; never do both keep it. See core/dispatch.py for which worker serves. Sockets do not belong here.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import time
 from collections.abc import Callable
 
 from ..core.count_table import CountTable
-from ..core.fairness import Deferrals, Load, next_assigned
+from ..core.dispatch import ASSIGNED_SLACK, Load, choose, next_assigned
 from ..core.peers import peer_key
 from ..core.token_bucket import TokenBucket
 from ..net.admission import (
@@ -36,6 +37,10 @@ RESERVED_DESCRIPTORS = 32
 MAX_SIBLINGS = 32
 #: Seconds between checks for capacity that another worker has released, doubled from the first value to the second.
 MIN_CHECK, MAX_CHECK = 0.001, 0.032
+#: Connections of each worker that may be on their way to a sibling at once: what an inbox holds, and one batch.
+ON_THEIR_WAY = 16
+#: Nanoseconds since the last heartbeat, of which there are four a second, after which nothing is passed to a worker.
+UNRESPONSIVE_NS = 1_000_000_000
 #: Seconds to back off when several workers have reserved the last permit at once.
 CONTENTION_DELAY = 0.0005
 
@@ -43,17 +48,26 @@ CONTENTION_DELAY = 0.0005
 class FleetAdmission:
     """Counts this worker's connections on its own `row` of `scoreboard`, against the limits of all workers together.
 
-    `refuses`: at a limit accept and close connections, instead of leaving them in the accept queue.
+    `refuses`: at a limit accept and close connections, instead of leaving them in the accept queue. `slack` is how much
+    the assigned counts of equal workers may differ.
 
     A worker that waits for capacity polls, less and less often. It is not told by a descriptor that all workers share,
     because any worker could fill it, flood it, or make it block (O_NONBLOCK belongs to the shared description).
     """
 
-    def __init__(self, scoreboard: Scoreboard, row: Row, loop: asyncio.AbstractEventLoop, refuses: bool) -> None:
+    def __init__(
+        self,
+        scoreboard: Scoreboard,
+        row: Row,
+        loop: asyncio.AbstractEventLoop,
+        refuses: bool,
+        slack: int = ASSIGNED_SLACK,
+    ) -> None:
         self._scoreboard = scoreboard
         self._row = row
         self._loop = loop
         self._refuses = refuses
+        self._slack = slack
         self._forced = False
         """Nothing accepts after this worker: `commit` refuses what is beyond a limit."""
         self._peers = row.peers()
@@ -65,12 +79,14 @@ class FleetAdmission:
         self._version = -1
         self._siblings: list[Row] = []
         """The workers that accept, but for this one."""
+        self._accepting = 1
+        """The number of workers that accept."""
+        self._slots: dict[int, int] = {}
+        """The slots of the workers that accept, by the number of the row."""
         self._others: list[Row] = []
         """The workers that have connections, but for this one: siblings, and those that do not accept."""
         self._tables: list[CountTable] = []
         self._first_sibling = 0
-        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-        self._deferrals = Deferrals(max(1, cpus))
         self._open_at_start = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 16
         self._capacity = 0
         """Connections that the descriptor limit allows."""
@@ -83,7 +99,7 @@ class FleetAdmission:
 
     # --- before an accept ---------------------------------------------------------------------------------------------
 
-    def try_acquire(self, waiting: Callable[[], int], force: bool = False) -> Answer:
+    def try_acquire(self, force: bool = False) -> Answer:
         row = self._row
         if force:
             self._refuses = self._forced = True
@@ -91,9 +107,7 @@ class FleetAdmission:
             return GRANTED
         if row[WorkerStat.OPEN] >= self._capacity and not self._has_descriptors():
             return Blocked(OUT_OF_DESCRIPTORS)
-        own = (row[WorkerStat.OPEN], row[WorkerStat.ASSIGNED])
-        seconds = self._deferrals.delay(own, self._loads(), len(self._siblings) + 1, waiting) or self._keep_rate()
-        if seconds:
+        if seconds := self._keep_rate():
             return RetryAfter(seconds)
         row.reserve(1)
         limit = self._scoreboard.settings[FleetSetting.MAX_CONNECTIONS]
@@ -105,15 +119,13 @@ class FleetAdmission:
     def cancel(self) -> None:
         self._row.reserve(-1)
         self._bucket.refund()
-        self._deferrals.finished()
-
-    def missed(self) -> None:
-        self._deferrals.missed()
 
     def _keep_rate(self) -> float:
         """Return the seconds to wait, so that each worker keeps its part of the accept rate."""
         rate = self._scoreboard.settings[FleetSetting.ACCEPT_RATE]
-        return self._bucket.take(rate / 1000 / (len(self._siblings) + 1), self._loop.time()) if rate else 0.0
+        if rate:
+            self._update_rows()
+        return self._bucket.take(rate / 1000 / max(1, self._accepting), self._loop.time()) if rate else 0.0
 
     def _keep_limit(self, limit: int) -> Answer:
         """Keep the permit that is reserved if the fleet is within `limit`, otherwise release it."""
@@ -142,11 +154,69 @@ class FleetAdmission:
         self._capacity = 2**31 if unlimited else max(1, soft - self._open_at_start - RESERVED_DESCRIPTORS)
         return self._row[WorkerStat.OPEN] < self._capacity
 
+    # --- which worker serves ------------------------------------------------------------------------------------------
+
+    def choose(self, waiting: Callable[[int], int | None]) -> int | None:
+        """Return the slot of the sibling that should serve the connection just accepted; None if this worker should.
+
+        `waiting` returns the number of connections in the inbox of a slot; None if it can take no more.
+        """
+        limit = self._scoreboard.settings[FleetSetting.MAX_CONNECTIONS]
+        # What is on its way belongs to no worker for a moment: near the limit nothing is, so it holds exactly.
+        if limit and self._total() > limit - ON_THEIR_WAY * (len(self._others) + 1):
+            return None
+        loads = self._loads()
+        # Without the connection that is to be served: its permit is counted already.
+        own = (self._row[WorkerStat.OPEN] - 1, self._row[WorkerStat.ASSIGNED])
+        counted: set[int] = set()
+        while (number := choose(own, loads, self._slack)) is not None:
+            slot = self._slots.get(number)
+            row = self._scoreboard.row(number)
+            # Another generation may serve something else, or not by TLS.
+            same = row[WorkerStat.GENERATION] == self._row[WorkerStat.GENERATION]
+            if slot is None or not same or not self._is_responsive(row):
+                del loads[number]
+                continue
+            queued = 0 if number in counted else waiting(slot)
+            if queued is None:
+                del loads[number]
+                continue
+            if not queued:
+                return slot
+            counted.add(number)
+            open, assigned = loads[number]
+            loads[number] = (open + queued, assigned + queued)
+        return None
+
+    def pass_on(self) -> None:
+        """Release the permit of a connection that a sibling serves. Its token of the accept rate is spent."""
+        self._row.reserve(-1)
+
+    def accepts(self, slot: int) -> bool:
+        """Return whether the worker of `slot` has not stopped, as far as its row tells."""
+        rows = (self._scoreboard.row(number) for number, each in self._slots.items() if each == slot)
+        return not any(row[WorkerStat.STOPPED] for row in rows)
+
+    def responsive_slots(self) -> set[int]:
+        """Return the slots whose workers accept and respond, without this one's."""
+        self._update_rows()
+        rows = {number: self._scoreboard.row(number) for number in self._slots}
+        return {self._slots[number] for number, row in rows.items() if self._is_responsive(row)}
+
+    def _is_responsive(self, row: Row) -> bool:
+        age = time.monotonic_ns() - row[WorkerStat.HEARTBEAT]
+        return 0 <= age < UNRESPONSIVE_NS and not row[WorkerStat.STOPPED]
+
     # --- after an accept ----------------------------------------------------------------------------------------------
 
+    def adopt(self) -> None:
+        self._row.reserve(1)
+
     def commit(self, address: object) -> Peer | Refusal:
-        self._deferrals.finished()
         self._check_interval = MIN_CHECK
+        if self._lowest_assigned is None or not self._row[WorkerStat.ACCEPTED] % 16:
+            # Otherwise a worker that only gets connections from siblings would not see how far it lags.
+            self._loads()
         self._row.accepted(next_assigned(self._row[WorkerStat.ASSIGNED], self._lowest_assigned))
         answer = self._count(address)
         if isinstance(answer, Refusal):
@@ -218,18 +288,22 @@ class FleetAdmission:
             self._version = version
             accepting, not_accepting = self._scoreboard.published()
             own = self._row.number
-            self._siblings = [self._scoreboard.row(number) for number in accepting if number != own]
-            self._others = self._siblings + [self._scoreboard.row(number) for number in not_accepting if number != own]
+            siblings = [self._scoreboard.row(number) for number in accepting if number != own]
+            self._others = siblings + [self._scoreboard.row(number) for number in not_accepting if number != own]
             self._tables = [row.peers() for row in self._others]
+            self._accepting = len(accepting)
+            # Each begins behind itself: otherwise all would choose the same one of several that are equal.
+            self._siblings = sorted(siblings, key=lambda row: (row.number < own, row.number))
+            self._slots = self._scoreboard.slots()
 
     def _loads(self) -> dict[int, Load]:
-        """Return the loads of the responsive siblings, or of MAX_SIBLINGS of them."""
+        """Return the loads of the siblings, or of MAX_SIBLINGS of them."""
         self._update_rows()
         siblings = self._siblings
         if len(siblings) > MAX_SIBLINGS:
             self._first_sibling = (self._first_sibling + MAX_SIBLINGS) % len(siblings)
             siblings = (siblings + siblings)[self._first_sibling : self._first_sibling + MAX_SIBLINGS]
-        loads = self._deferrals.responsive(self._scoreboard.loads(siblings))
+        loads = self._scoreboard.loads(siblings)
         self._lowest_assigned = min((assigned for _, assigned in loads.values()), default=None)
         return loads
 

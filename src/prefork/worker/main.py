@@ -31,6 +31,7 @@ from ..system.signals import ignore_without_inheriting, unblock_signals
 from ..system.worker_info import set_worker
 from . import lifespan, process_group
 from .context import WorkerContext
+from .dispatch import Dispatcher
 from .exit import exit_deadline, run_until_complete_bounded
 from .fleet_admission import FleetAdmission
 from .heartbeat import INTERVAL, Heartbeat
@@ -112,6 +113,7 @@ async def _serve(context: WorkerContext, handler: Handler) -> int:
     stop = asyncio.Event()
     _stop_on_sigterm(loop, stop)
     _die_with_supervisor(loop, context)
+    context.row[WorkerStat.GENERATION] = context.fork.generation
     admission = FleetAdmission(scoreboard, context.row, loop, settings.limits.at_limit == "refuse")
     server = BaseServer(
         handler,
@@ -125,6 +127,10 @@ async def _serve(context: WorkerContext, handler: Handler) -> int:
     sockets = ReuseportSockets(
         loop, server, context.config.endpoints(), context.fork.slot, lambda: scoreboard.settings[FleetSetting.SLOTS]
     )
+    dispatcher = Dispatcher(
+        loop, context.fork.inboxes, context.fork.slot, admission, server.adopt, server.back_off, context.emit
+    )
+    server.offer = dispatcher.offer
     heartbeat = Heartbeat(loop, context.row, min(INTERVAL, settings.hang_timeout / 8))
     recycling = _check_recycling(loop, context)
     _send(context, ReadyMessage())
@@ -134,7 +140,7 @@ async def _serve(context: WorkerContext, handler: Handler) -> int:
     stopping.cancel()
     if recycling is not None:
         recycling.stop()
-    _stop_accepting(server, sockets, context)
+    _stop_accepting(server, sockets, dispatcher, context)
     connections = server.connections
     aborted = await server.drain(settings.drain_timeout)
     context.emit(Drained(connections - aborted, aborted))
@@ -184,7 +190,9 @@ def _check_recycling(loop: asyncio.AbstractEventLoop, context: WorkerContext) ->
     return RecyclingCheck(loop, context.row, own, lambda reason: _send(context, RecycleMessage(reason)))
 
 
-def _stop_accepting(server: BaseServer, sockets: ReuseportSockets, context: WorkerContext) -> None:
+def _stop_accepting(
+    server: BaseServer, sockets: ReuseportSockets, dispatcher: Dispatcher, context: WorkerContext
+) -> None:
     """Accept for the last time, then close the listening sockets.
 
     A worker that is replaced leaves the accept queues to its siblings. When the whole server stops, each worker first
@@ -193,6 +201,7 @@ def _stop_accepting(server: BaseServer, sockets: ReuseportSockets, context: Work
     last process closes it, the kernel lets clients connect and wait in vain.
     """
     sockets.stop()
+    server.offer = None
     scoreboard = context.fork.scoreboard
     stopping = bool(scoreboard.settings[FleetSetting.STOPPING])
     if stopping:
@@ -200,6 +209,7 @@ def _stop_accepting(server: BaseServer, sockets: ReuseportSockets, context: Work
         server.accept_waiting(MAX_WAITING)
     context.row[WorkerStat.STOPPED] = 1
     fence()
+    dispatcher.stop()
     # Another supervisor may have the same sockets; it goes on serving.
     shared = bool(scoreboard.settings[FleetSetting.LISTENERS_SHARED])
     if stopping and not shared and scoreboard.all_stopped(context.row):

@@ -1,4 +1,4 @@
-"""The pure decisions about accepting: fairness, token bucket, peers, and the table of counts."""
+"""The pure decisions about accepting: dispatch, token bucket, peers, and the table of counts."""
 
 from __future__ import annotations
 
@@ -10,16 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefork.core.count_table import CountTable, buckets_for
-from prefork.core.fairness import (
-    ASSIGNED_SLACK,
-    DEFERRAL,
-    MAX_DOUBLINGS,
-    MAX_LAG,
-    Deferrals,
-    less_loaded,
-    max_deferrals,
-    next_assigned,
-)
+from prefork.core.dispatch import ASSIGNED_SLACK, MAX_LAG, SLACK_SHIFT, choose, next_assigned
 from prefork.core.peers import peer_key
 from prefork.core.token_bucket import TokenBucket
 
@@ -27,80 +18,62 @@ loads = st.tuples(st.integers(0, 2000), st.integers(0, 5000))
 fleets = st.dictionaries(st.integers(1, 20), loads, max_size=16)
 
 
-@given(fleets, st.integers(0, 3000))
-def test_in_every_fleet_some_worker_accepts(fleet: dict[int, tuple[int, int]], waiting: int) -> None:
-    for deferring in (False, True):
-        ahead = {
-            number: less_loaded(load, {n: other for n, other in fleet.items() if n != number}, waiting, deferring)
-            for number, load in fleet.items()
-        }
-        assert not fleet or any(not numbers for numbers in ahead.values())
+@given(loads, fleets)
+def test_only_a_sibling_with_less_is_chosen(own: tuple[int, int], siblings: dict[int, tuple[int, int]]) -> None:
+    chosen = choose(own, siblings)
+    if chosen is not None:
+        open, assigned = siblings[chosen]
+        assert open < own[0] or (open <= own[0] and assigned < own[1] - ASSIGNED_SLACK)
+        assert open == min(each for each, _ in siblings.values()) or open <= own[0]
 
 
-@given(loads, fleets, st.integers(0, 3000))
-def test_only_siblings_with_less_go_first(
-    own: tuple[int, int], siblings: dict[int, tuple[int, int]], waiting: int
-) -> None:
-    for deferring in (False, True):
-        for number in less_loaded(own, siblings, waiting, deferring):
-            open, assigned = siblings[number]
-            assert open < own[0] or (open <= own[0] and assigned < own[1])
+@given(fleets)
+def test_in_every_fleet_some_worker_serves_what_it_accepts(fleet: dict[int, tuple[int, int]]) -> None:
+    keeps = [choose(load, {n: other for n, other in fleet.items() if n != number}) for number, load in fleet.items()]
+    assert not fleet or None in keeps
 
 
-@given(loads, fleets, st.integers(0, 3000))
-def test_the_longer_the_queue_the_fewer_siblings_go_first(
-    own: tuple[int, int], siblings: dict[int, tuple[int, int]], waiting: int
-) -> None:
-    fewer = less_loaded(own, siblings, 2 * waiting, False)
-    assert set(fewer) <= set(less_loaded(own, siblings, waiting, False))
-    assert set(less_loaded(own, siblings, waiting, False)) <= set(less_loaded(own, siblings, waiting, True))
+@given(st.integers(2, 16), st.lists(st.integers(0, 15), min_size=1, max_size=400))
+def test_long_connections_are_even_whatever_worker_accepts_them(workers: int, accepting: list[int]) -> None:
+    fleet = dict.fromkeys(range(workers), (0, 0))
+    for each in accepting:
+        number = each % workers
+        chosen = choose(fleet[number], {n: load for n, load in fleet.items() if n != number})
+        serving = number if chosen is None else chosen
+        open, assigned = fleet[serving]
+        fleet[serving] = (open + 1, assigned + 1)
+    counts = [open for open, _ in fleet.values()]
+    assert max(counts) - min(counts) <= 1 + (max(counts) >> SLACK_SHIFT)
 
 
-def test_examples_of_less_loaded_siblings() -> None:
-    assert less_loaded((5, 0), {2: (5, 0), 3: (4, 0)}, 0, False) == [], "one more is equal enough"
-    assert less_loaded((6, 0), {2: (5, 0), 3: (4, 0)}, 0, False) == [3]
-    assert less_loaded((6, 0), {2: (5, 0), 3: (4, 0)}, 0, True) == [2, 3], "no slack while deferring"
-    assert less_loaded((1000, 0), {2: (985, 0)}, 0, False) == [], "within 1/64"
-    assert less_loaded((60, 0), {2: (0, 0), 3: (0, 0)}, 600, False) == [], "a queue that is long enough for all"
-    assert less_loaded((0, ASSIGNED_SLACK + 1), {2: (0, 0)}, 0, False) == [2], "of equals the one with less assigned"
-    assert less_loaded((0, 100), {2: (1, 0)}, 0, False) == []
+@given(st.integers(2, 16), st.lists(st.integers(0, 15), min_size=1, max_size=400))
+def test_short_connections_are_even_whatever_worker_accepts_them(workers: int, accepting: list[int]) -> None:
+    fleet = dict.fromkeys(range(workers), (0, 0))
+    for each in accepting:
+        number = each % workers
+        chosen = choose(fleet[number], {n: load for n, load in fleet.items() if n != number})
+        serving = number if chosen is None else chosen
+        fleet[serving] = (0, fleet[serving][1] + 1)
+    counts = [assigned for _, assigned in fleet.values()]
+    assert max(counts) - min(counts) <= ASSIGNED_SLACK + 1
+
+
+def test_examples_of_the_choice() -> None:
+    assert choose((5, 0), {}) is None
+    assert choose((5, 0), {2: (5, 0), 3: (4, 0)}) == 3
+    assert choose((5, 0), {2: (5, 0), 3: (6, 0)}) is None
+    assert choose((5, 0), {2: (3, 9), 3: (3, 8)}) == 3, "of equals the one with less assigned"
+    assert choose((1000, 0), {2: (986, 0)}) is None, "within 1/64"
+    assert choose((1000, 0), {2: (980, 0)}) == 2
+    assert choose((0, ASSIGNED_SLACK + 1), {2: (0, 0)}) == 2
+    assert choose((0, ASSIGNED_SLACK), {2: (0, 0)}) is None
+    assert choose((0, 100), {2: (1, 0)}) is None
 
 
 def test_a_worker_that_was_blocked_is_not_given_everything_at_once() -> None:
     assert next_assigned(10, 1000) == 1000 - MAX_LAG + 1
     assert next_assigned(990, 1000) == 991
     assert next_assigned(7, None) == 8
-
-
-def test_more_deferrals_are_allowed_when_workers_share_cpus() -> None:
-    assert max_deferrals(4, 8) == max_deferrals(1, 1) < max_deferrals(16, 2)
-
-
-def test_a_sibling_that_does_not_move_is_unresponsive_until_it_does() -> None:
-    deferrals = Deferrals(cpus=1)
-    own, idle = (5, 0), {2: (0, 0)}
-    for _ in range(max_deferrals(1, 1)):
-        assert deferrals.delay(own, deferrals.responsive(dict(idle)), 1, lambda: 1) == DEFERRAL
-    assert deferrals.delay(own, deferrals.responsive(dict(idle)), 1, lambda: 1) == 0.0, "it has waited long enough"
-    deferrals.finished()
-    assert deferrals.responsive(dict(idle)) == {}
-    assert deferrals.responsive({2: (1, 1)}) == {2: (1, 1)}
-    assert deferrals.responsive(dict(idle)) == idle
-
-
-def test_the_delay_doubles_while_siblings_accept_and_starts_anew_when_none_did() -> None:
-    deferrals = Deferrals(cpus=1)
-    delays = []
-    for _ in range(MAX_DOUBLINGS + 2):
-        delays.append(deferrals.delay((5, 0), {2: (0, 0)}, 1, lambda: 1) / DEFERRAL)
-        deferrals.missed()
-    assert delays == [*(2**n for n in range(MAX_DOUBLINGS + 1)), 2**MAX_DOUBLINGS]
-    deferrals.delay((5, 0), {2: (0, 0)}, 1, lambda: 1)
-    assert deferrals.delay((5, 0), {2: (0, 0)}, 1, lambda: 1) == DEFERRAL
-
-
-def test_the_queue_is_looked_at_only_when_a_sibling_has_less() -> None:
-    assert Deferrals(cpus=1).delay((0, 0), {2: (5, 0)}, 2, lambda: pytest.fail("a system call too many")) == 0.0
 
 
 # --- rates ------------------------------------------------------------------------------------------------------------

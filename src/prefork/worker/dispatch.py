@@ -1,0 +1,140 @@
+"""Pass connections that this worker has accepted to siblings that have fewer, and serve those that siblings pass to it.
+
+`core/dispatch.py` decides which sibling; `system/inboxes.py` moves the descriptors. How a connection is served is not
+known here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable
+
+from ..events import DispatchFailed, Emit
+from ..system.inboxes import CAPACITY, Inboxes
+from .fleet_admission import FleetAdmission
+
+#: Connections taken from an inbox for each event, as in a batch of accepts.
+BATCH = 8
+#: Seconds without accepting when a sibling that has less can take no more. It has the queue to itself meanwhile, once
+#: it gets a CPU.
+BACK_OFF = 0.001
+#: Seconds between looks for connections that wait in the inbox of a worker that is gone or does not respond.
+RESCUE_INTERVAL = 0.25
+
+
+class Dispatcher:
+    """The inbox of one worker, in `slot`, from its construction until `stop`.
+
+    `serve` gets each connection that arrived, its address and its tag, and owns it. `back_off` stops accepting for a
+    number of seconds.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        inboxes: Inboxes,
+        slot: int,
+        admission: FleetAdmission,
+        serve: Callable[[socket.socket, object, int], object],
+        back_off: Callable[[float], object],
+        emit: Emit,
+    ) -> None:
+        self._loop = loop
+        self._inboxes = inboxes
+        self._slot = slot
+        self._admission = admission
+        self._serve = serve
+        self._back_off = back_off
+        self._emit = emit
+        self._crowded: set[int] = set()
+        """Slots whose inboxes were full when this worker last wanted to use them."""
+        self._watching = slot < len(inboxes)
+        if self._watching:
+            loop.add_reader(inboxes.fileno(slot), self._take_own)
+        self._timer = loop.call_later(RESCUE_INTERVAL, self._rescue)
+
+    def stop(self) -> None:
+        """Serve what is in the inbox, and take nothing more. Call it once siblings can see that this worker stops."""
+        self._timer.cancel()
+        self._unwatch()
+        self.take_all()
+
+    def take_all(self) -> None:
+        """Serve what is in the inbox now."""
+        if self._slot < len(self._inboxes):
+            self._take(self._slot, self._inboxes.waiting(self._slot) + BATCH)
+
+    def offer(self, sock: socket.socket, tag: int = 0) -> bool:
+        """Pass an accepted connection on if a sibling should serve it. Return False if this worker is to.
+
+        `tag` tells the sibling where it was accepted.
+
+        If it is passed on, `sock` is closed here and its permit is released.
+        """
+        slot = self._admission.choose(self._waiting)
+        if slot is None or not self._inboxes.send(slot, sock.fileno(), tag):
+            return False
+        sock.close()
+        self._admission.pass_on()
+        if not self._admission.accepts(slot):
+            # It has looked into its inbox for the last time, perhaps before this connection was there. The lock of the
+            # inbox orders the two: it set STOPPED before that look, and this process reads STOPPED after the send.
+            self._take(slot, BATCH)
+        return True
+
+    def _waiting(self, slot: int) -> int | None:
+        """Return the number of connections in the inbox of `slot`; None if it is full."""
+        count = self._inboxes.waiting(slot)
+        if count < CAPACITY:
+            self._crowded.discard(slot)
+            return count
+        if slot not in self._crowded:
+            # Once, until it has taken some: a blocked worker must not keep the others from accepting.
+            self._crowded.add(slot)
+            self._back_off(BACK_OFF)
+        return None
+
+    def _take_own(self) -> None:
+        self._take(self._slot, BATCH)
+
+    def _take(self, slot: int, limit: int) -> None:
+        for _ in range(limit):
+            sock = None
+            try:
+                received = self._inboxes.receive(slot)
+                if received is None:
+                    return
+                sock, tag = received
+                # Set by the worker that accepted it; but a hostile one may have cleared it.
+                sock.setblocking(False)
+                address = sock.getpeername()
+            except ValueError as exc:
+                self._emit(DispatchFailed(slot, str(exc)))
+            except EOFError as exc:
+                if slot == self._slot and self._watching:
+                    self._unwatch()
+                    self._emit(DispatchFailed(slot, str(exc)))
+                return
+            except OSError:
+                # ENOTCONN: the peer has reset the connection meanwhile. Or descriptors have run out, and the kernel
+                # has discarded the one that was passed.
+                if sock is not None:
+                    sock.close()
+            else:
+                self._serve(sock, address, tag)
+
+    def _unwatch(self) -> None:
+        if self._watching:
+            self._watching = False
+            self._loop.remove_reader(self._inboxes.fileno(self._slot))
+
+    def _rescue(self) -> None:
+        """Serve what waits for a worker that is dead or does not respond."""
+        self._timer = self._loop.call_later(RESCUE_INTERVAL, self._rescue)
+        responsive = self._admission.responsive_slots()
+        for slot in range(len(self._inboxes)):
+            if slot != self._slot and slot not in responsive and self._inboxes.waiting(slot):
+                with contextlib.suppress(OSError):
+                    self._take(slot, BATCH)
