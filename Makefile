@@ -7,12 +7,15 @@ BIN    := $(VENV)/bin
 PORT   ?= 9000
 # Tests wait more than they compute: two processes for each processor.
 JOBS   ?= $(shell expr $$(nproc 2>/dev/null || echo 2) \* 2)
+# What the contract tests in pure Python leave out: other loops, which the compiled core is tested on.
+PURE   ?= not debug and not eager
 # SLOW=yes: also what is marked slow.
 SLOW   ?=
 # The benchmark's own environment, with the peers; PYTHON and BENCH together measure on another Python.
 BENCH  ?= .venv-bench
 
 .PHONY: serve test test-all histories soak inject bench bench-quick instructions check format clean
+.PHONY: native test-native dist
 
 ## Serve the echo example on all cores.
 serve: $(VENV)/.installed
@@ -23,6 +26,19 @@ serve: $(VENV)/.installed
 test: $(VENV)/.developing
 	@scripts/install-debian-packages
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(if $(SLOW),-m "") $(PYTEST_ARGS)
+	$(if $(PYTEST_ARGS),,PREFORK_PURE=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -k "$(PURE)" tests/contract)
+
+## Build the compiled core again, in place.
+native: $(VENV)/.installed
+	PREFORK_REQUIRE_NATIVE=1 $(BIN)/python -m pip install --quiet --no-deps --editable .
+
+## Test the compiled core under sanitizers, against pure Python, and for leaks; some minutes. COUNT=1000000 for more.
+test-native:
+	@scripts/test-native
+
+## Make the sdist and the wheel in dist/, check them, and try both in an empty environment.
+dist: $(VENV)/.developing
+	@scripts/make-dist
 
 ## All of them, on every supported Python of this machine.
 test-all:

@@ -261,7 +261,7 @@ print(json.dumps([fresh, eval(STATUS), signal.set_wakeup_fd(-1), signal.getitime
     assert result.stdout.count("\n") == 2
 
 
-def test_a_child_holds_what_the_parent_had_opened_one_pipe_the_inboxes_and_nothing_of_its_siblings(
+def test_a_child_holds_what_the_parent_had_opened_a_pipe_the_inboxes_and_nothing_of_siblings(
     tmp_path: Path,
 ) -> None:
     result = run(

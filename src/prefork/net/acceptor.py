@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import socket
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,9 @@ from .cpython import descriptor_acceptor
 BATCH = 8
 #: Seconds of a pause for lack of descriptors or memory, unless a connection closes before.
 PAUSE = 0.5
+_TCP_INFO = getattr(socket, "TCP_INFO", 11)
+#: The offset of tcpi_unacked in struct tcp_info (linux/tcp.h): of a listener, the length of its accept queue (tcp(7)).
+_UNACKED_AT = 24
 
 # Looked up for each connection; an attribute of an enum class costs twice as much as a global.
 _EMPTY = AcceptError.EMPTY
@@ -144,6 +148,14 @@ class Acceptor:
             self._report(answer.reason)
         else:
             self._back_off(answer.seconds)
+
+    def queue_length(self) -> int:
+        """Return the number of connections in the accept queue; 0 for a unix socket, which does not tell."""
+        try:
+            info = self._sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _UNACKED_AT + 4)
+        except OSError:
+            return 0
+        return int.from_bytes(info[_UNACKED_AT : _UNACKED_AT + 4], sys.byteorder)
 
     def back_off(self, seconds: float) -> None:
         """Stop accepting for some seconds, unless it has stopped already."""

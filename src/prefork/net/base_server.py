@@ -151,6 +151,10 @@ class BaseServer:
         for acceptor in self._acceptors.values():
             acceptor.back_off(seconds)
 
+    def queue_length(self) -> int:
+        """Return the number of connections that wait to be accepted, as far as the kernel tells."""
+        return sum(acceptor.queue_length() for acceptor in self._acceptors.values())
+
     def _accepted(self, sock: socket.socket, address: object) -> None:
         if self.offer is None or not self.offer(sock):
             self._serve(sock, address)

@@ -63,7 +63,14 @@ class _Sharing:
         self._admission = FleetAdmission(fleet.scoreboard, self._row, loop, refuses=False, slack=0)
         self._row[WorkerStat.STOPPED] = 0
         self._dispatcher = Dispatcher(
-            loop, fleet.inboxes, fleet.slot, self._admission, self._adopt, self._back_off, log
+            loop,
+            fleet.inboxes,
+            fleet.slot,
+            self._admission,
+            serve=self._adopt,
+            back_off=self._back_off,
+            queue=lambda: sum(each.queue_length() for each in self._acceptors.values()),
+            emit=log,
         )
         self._heartbeat = Heartbeat(loop, self._row, INTERVAL)
 

@@ -28,7 +28,7 @@ class Dispatcher:
     """The inbox of one worker, in `slot`, from its construction until `stop`.
 
     `serve` gets each connection that arrived, its address and its tag, and owns it. `back_off` stops accepting for a
-    number of seconds.
+    number of seconds; `queue` returns the number of connections that wait to be accepted.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class Dispatcher:
         admission: FleetAdmission,
         serve: Callable[[socket.socket, object, int], object],
         back_off: Callable[[float], object],
+        queue: Callable[[], int],
         emit: Emit,
     ) -> None:
         self._loop = loop
@@ -47,6 +48,7 @@ class Dispatcher:
         self._admission = admission
         self._serve = serve
         self._back_off = back_off
+        self._queue = queue
         self._emit = emit
         self._crowded: set[int] = set()
         """Slots whose inboxes were full when this worker last wanted to use them."""
@@ -73,7 +75,7 @@ class Dispatcher:
 
         If it is passed on, `sock` is closed here and its permit is released.
         """
-        slot = self._admission.choose(self._waiting)
+        slot = self._admission.choose(self._waiting, self._queue)
         if slot is None or not self._inboxes.send(slot, sock.fileno(), tag):
             return False
         sock.close()

@@ -156,10 +156,11 @@ class FleetAdmission:
 
     # --- which worker serves ------------------------------------------------------------------------------------------
 
-    def choose(self, waiting: Callable[[int], int | None]) -> int | None:
+    def choose(self, waiting: Callable[[int], int | None], queue: Callable[[], int]) -> int | None:
         """Return the slot of the sibling that should serve the connection just accepted; None if this worker should.
 
-        `waiting` returns the number of connections in the inbox of a slot; None if it can take no more.
+        `waiting` returns the number of connections in the inbox of a slot; None if it can take no more. `queue` returns
+        the length of the accept queue; it is called only when a sibling has less, because it costs a system call.
         """
         limit = self._scoreboard.settings[FleetSetting.MAX_CONNECTIONS]
         # What is on its way belongs to no worker for a moment: near the limit nothing is, so it holds exactly.
@@ -168,6 +169,11 @@ class FleetAdmission:
         loads = self._loads()
         # Without the connection that is to be served: its permit is counted already.
         own = (self._row[WorkerStat.OPEN] - 1, self._row[WorkerStat.ASSIGNED])
+        if choose(own, loads, self._slack) is None:
+            return None
+        # What is left in the queue is for all: a worker is not ahead if its part of it would make the others equal.
+        part = queue() // (len(loads) + 1)
+        own = (own[0] - part, own[1] - part)
         counted: set[int] = set()
         while (number := choose(own, loads, self._slack)) is not None:
             slot = self._slots.get(number)

@@ -128,7 +128,14 @@ async def _serve(context: WorkerContext, handler: Handler) -> int:
         loop, server, context.config.endpoints(), context.fork.slot, lambda: scoreboard.settings[FleetSetting.SLOTS]
     )
     dispatcher = Dispatcher(
-        loop, context.fork.inboxes, context.fork.slot, admission, server.adopt, server.back_off, context.emit
+        loop,
+        context.fork.inboxes,
+        context.fork.slot,
+        admission,
+        serve=server.adopt,
+        back_off=server.back_off,
+        queue=server.queue_length,
+        emit=context.emit,
     )
     server.offer = dispatcher.offer
     heartbeat = Heartbeat(loop, context.row, min(INTERVAL, settings.hang_timeout / 8))
