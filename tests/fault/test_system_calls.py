@@ -182,19 +182,6 @@ def test_a_worker_that_cannot_handle_signals_fails_the_start_in_one_line(folder:
     assert lines[0].startswith("prefork: invalid argument (in ")
 
 
-def test_a_failing_look_at_the_accept_queue_is_survived() -> None:
-    code = """
-import select
-class Broken:
-    def register(self, *_): pass
-    def poll(self, *_): raise OSError(12, "Cannot allocate memory")
-select.poll = Broken
-from prefork.net.acceptor import _is_readable
-print(_is_readable(0))
-"""
-    assert run_script(code).stdout == "True\n"
-
-
 def test_control_groups_that_may_not_be_read_are_survived(folder: Path) -> None:
     code = """
 from prefork.system.memory import OomKills

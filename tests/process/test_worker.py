@@ -14,6 +14,7 @@ from helpers.proc import cpu_share
 from helpers.support import run_script, traced, wait_until
 
 from prefork.core.time_limits import WORKER_EXIT_TIMEOUT
+from prefork.parent.workers import MIN_INBOXES
 from prefork.testing import Server, run_server
 
 SERVICE = """
@@ -115,13 +116,15 @@ def test_a_worker_holds_only_its_own_and_the_shared_descriptors(folder: Path) ->
     was forked later."""
     bind = ["127.0.0.1:0", f"unix:{folder / 'socket'}"]
     with run_server("app:handle", "-w", "3", bind=bind, cwd=folder) as server:
+        # Both ends of each, in every worker.
+        inboxes = 2 * MIN_INBOXES
         victim = server.worker_pids()[1]
         os.kill(victim, signal.SIGKILL)
         wait_until(lambda: len(server.worker_pids()) == 3 and victim not in server.worker_pids())
         # Its own socket pair is the last thing that a loop makes; before it has a loop a worker is not yet itself.
         wait_until(
             lambda: all(
-                things(pid, "anon_inode:[eventpoll]") and len(things(pid, "socket:")) == 5
+                things(pid, "anon_inode:[eventpoll]") and len(things(pid, "socket:")) == 5 + inboxes
                 for pid in server.worker_pids()
             )
         )
@@ -131,7 +134,7 @@ def test_a_worker_holds_only_its_own_and_the_shared_descriptors(folder: Path) ->
         log = os.stat(server._log.name).st_ino
         sockets = {pid: {name for name, _ in things(pid, "socket:")} for pid in server.worker_pids()}
         listeners = set.intersection(*sockets.values())
-        assert len(listeners) == 2
+        assert len(listeners) == 2 + inboxes
         # The supervisor, and no worker, has the other end of the tether of each worker.
         ends = {name for name, _ in supervisor.values() if name.startswith("socket:")} - listeners
         assert len(ends) == 3

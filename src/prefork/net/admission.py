@@ -69,9 +69,6 @@ class Admission(Protocol):
     def cancel(self) -> None:
         """Release a permit that was not used."""
 
-    def adopt(self) -> None:
-        """Take a permit for a connection that another process has accepted, whatever the limits are."""
-
     def commit(self, address: object) -> Peer | Refusal:
         """Turn a permit into an open connection from `address`. Return the peer that it counts for, or a Refusal."""
 
@@ -100,7 +97,6 @@ class HandshakeAdmission:
         self._admission = admission
         self._handshakes = handshakes
         self.cancel = admission.cancel
-        self.adopt = admission.adopt
         self.commit = admission.commit
         self.release = admission.release
         self.close = admission.close
@@ -124,7 +120,6 @@ class Unlimited:
     def commit(self, address: object) -> Peer | Refusal:
         return None
 
-    def adopt(self) -> None: ...
     def cancel(self) -> None: ...
     def release(self, peer: Peer) -> None: ...
     def on_capacity(self, resume: Callable[[], None]) -> None: ...
@@ -154,9 +149,6 @@ class LocalAdmission(Unlimited):
                 return RetryAfter(seconds)
         self._open += 1
         return GRANTED
-
-    def adopt(self) -> None:
-        self._open += 1
 
     def cancel(self) -> None:
         self._open -= 1

@@ -138,9 +138,8 @@ class BaseServer:
     def adopt(self, sock: socket.socket, address: object, tag: int = 0) -> None:
         """Serve a connection that another process has accepted and passed on; the server owns it from now on.
 
-        `tag` is of no use here: all sockets have the same handler.
+        The caller has taken a permit for it. `tag` is of no use here: all sockets have the same handler.
         """
-        self._admission.adopt()
         try:
             self._serve(sock, address)
         except OutOfResourcesError:

@@ -39,6 +39,8 @@ class WorkerStat(enum.IntEnum):
     """1 once the worker has stopped accepting for good."""
     GENERATION = 6
     """The generation of the worker, which passes connections on within it only."""
+    FULL = 7
+    """1 while the worker has no descriptors for more connections: siblings pass it none."""
 
 
 _OPEN, _ASSIGNED, _ACCEPTED, _REFUSED = (

@@ -117,8 +117,8 @@ class _Sharing:
         if callback is None:
             # Removed a moment ago, or a hostile child.
             connection.close()
+            self._admission.pass_on()
             return
-        self._admission.adopt()
         self._serve(connection, address, callback)
 
     def _serve(self, connection: socket.socket, address: object, callback: Callback) -> None:

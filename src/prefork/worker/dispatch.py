@@ -52,9 +52,10 @@ class Dispatcher:
         self._emit = emit
         self._crowded: set[int] = set()
         """Slots whose inboxes were full when this worker last wanted to use them."""
-        self._watching = slot < len(inboxes)
-        if self._watching:
-            loop.add_reader(inboxes.fileno(slot), self._take_own)
+        self._watching = False
+        self._shut_down = slot >= len(inboxes)
+        """There is no inbox, or it is of no use any more."""
+        self._watch()
         self._timer = loop.call_later(RESCUE_INTERVAL, self._rescue)
 
     def stop(self) -> None:
@@ -103,7 +104,14 @@ class Dispatcher:
 
     def _take(self, slot: int, limit: int) -> None:
         for _ in range(limit):
+            if not self._admission.has_capacity():
+                # A receive without a free descriptor would discard the connection. A sibling takes it.
+                self._unwatch()
+                return
             sock = None
+            # First, so that the connection is counted at any moment: by the inbox, or by the worker.
+            self._admission.adopt()
+            served = False
             try:
                 received = self._inboxes.receive(slot)
                 if received is None:
@@ -115,7 +123,8 @@ class Dispatcher:
             except ValueError as exc:
                 self._emit(DispatchFailed(slot, str(exc)))
             except EOFError as exc:
-                if slot == self._slot and self._watching:
+                if slot == self._slot and not self._shut_down:
+                    self._shut_down = True
                     self._unwatch()
                     self._emit(DispatchFailed(slot, str(exc)))
                 return
@@ -125,7 +134,16 @@ class Dispatcher:
                 if sock is not None:
                     sock.close()
             else:
+                served = True
                 self._serve(sock, address, tag)
+            finally:
+                if not served:
+                    self._admission.pass_on()
+
+    def _watch(self) -> None:
+        if not self._watching and not self._shut_down:
+            self._watching = True
+            self._loop.add_reader(self._inboxes.fileno(self._slot), self._take_own)
 
     def _unwatch(self) -> None:
         if self._watching:
@@ -135,6 +153,9 @@ class Dispatcher:
     def _rescue(self) -> None:
         """Serve what waits for a worker that is dead or does not respond."""
         self._timer = self._loop.call_later(RESCUE_INTERVAL, self._rescue)
+        if not self._admission.has_capacity():
+            return
+        self._watch()
         responsive = self._admission.responsive_slots()
         for slot in range(len(self._inboxes)):
             if slot != self._slot and slot not in responsive and self._inboxes.waiting(slot):

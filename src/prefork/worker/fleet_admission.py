@@ -29,6 +29,7 @@ from ..net.admission import (
     Refusal,
     RetryAfter,
 )
+from ..system.inboxes import CAPACITY, Inboxes
 from ..system.scoreboard import FleetSetting, Row, Scoreboard, WorkerStat, fence
 
 #: Descriptors that a worker keeps free of connections: for log files, certificates, what a handler opens.
@@ -37,8 +38,9 @@ RESERVED_DESCRIPTORS = 32
 MAX_SIBLINGS = 32
 #: Seconds between checks for capacity that another worker has released, doubled from the first value to the second.
 MIN_CHECK, MAX_CHECK = 0.001, 0.032
-#: Connections of each worker that may be on their way to a sibling at once: what an inbox holds, and one batch.
-ON_THEIR_WAY = 16
+#: Looks at all rows and inboxes until two in a row are the same, and what is assumed if none are: a full fleet.
+MAX_LOOKS = 4
+MANY = 2**62
 #: Nanoseconds since the last heartbeat, of which there are four a second, after which nothing is passed to a worker.
 UNRESPONSIVE_NS = 1_000_000_000
 #: Seconds to back off when several workers have reserved the last permit at once.
@@ -61,6 +63,7 @@ class FleetAdmission:
         row: Row,
         loop: asyncio.AbstractEventLoop,
         refuses: bool,
+        inboxes: Inboxes | None = None,
         slack: int = ASSIGNED_SLACK,
     ) -> None:
         self._scoreboard = scoreboard
@@ -68,6 +71,8 @@ class FleetAdmission:
         self._loop = loop
         self._refuses = refuses
         self._slack = slack
+        self._inboxes = inboxes
+        self._most_on_their_way = 0 if inboxes is None else CAPACITY * len(inboxes)
         self._forced = False
         """Nothing accepts after this worker: `commit` refuses what is beyond a limit."""
         self._peers = row.peers()
@@ -105,7 +110,7 @@ class FleetAdmission:
             self._refuses = self._forced = True
             row.reserve(1)
             return GRANTED
-        if row[WorkerStat.OPEN] >= self._capacity and not self._has_descriptors():
+        if not self.has_capacity():
             return Blocked(OUT_OF_DESCRIPTORS)
         if seconds := self._keep_rate():
             return RetryAfter(seconds)
@@ -130,15 +135,15 @@ class FleetAdmission:
     def _keep_limit(self, limit: int) -> Answer:
         """Keep the permit that is reserved if the fleet is within `limit`, otherwise release it."""
         total = self._total()
-        if total > limit - len(self._others) - 1:
+        if total > limit - len(self._others) - 1 - self._most_on_their_way:
             # Near the limit this reservation must be visible to all workers before theirs are read.
             fence()
-            total = self._total()
+            total = self._total_with_inboxes()
         if total <= limit:
             return GRANTED
         self._row.reserve(-1)
         fence()
-        if self._total() < limit:
+        if self._total_with_inboxes() < limit:
             return RetryAfter(CONTENTION_DELAY)
         if self._check_timer is None:
             self._check_later()
@@ -162,10 +167,6 @@ class FleetAdmission:
         `waiting` returns the number of connections in the inbox of a slot; None if it can take no more. `queue` returns
         the length of the accept queue; it is called only when a sibling has less, because it costs a system call.
         """
-        limit = self._scoreboard.settings[FleetSetting.MAX_CONNECTIONS]
-        # What is on its way belongs to no worker for a moment: near the limit nothing is, so it holds exactly.
-        if limit and self._total() > limit - ON_THEIR_WAY * (len(self._others) + 1):
-            return None
         loads = self._loads()
         # Without the connection that is to be served: its permit is counted already.
         own = (self._row[WorkerStat.OPEN] - 1, self._row[WorkerStat.ASSIGNED])
@@ -194,6 +195,13 @@ class FleetAdmission:
             loads[number] = (open + queued, assigned + queued)
         return None
 
+    def has_capacity(self) -> bool:
+        """Return whether there are descriptors for one more connection, and tell the siblings."""
+        has = self._row[WorkerStat.OPEN] < self._capacity or self._has_descriptors()
+        if has == bool(self._row[WorkerStat.FULL]):
+            self._row[WorkerStat.FULL] = not has
+        return has
+
     def pass_on(self) -> None:
         """Release the permit of a connection that a sibling serves. Its token of the accept rate is spent."""
         self._row.reserve(-1)
@@ -211,11 +219,12 @@ class FleetAdmission:
 
     def _is_responsive(self, row: Row) -> bool:
         age = time.monotonic_ns() - row[WorkerStat.HEARTBEAT]
-        return 0 <= age < UNRESPONSIVE_NS and not row[WorkerStat.STOPPED]
+        return 0 <= age < UNRESPONSIVE_NS and not row[WorkerStat.STOPPED] and not row[WorkerStat.FULL]
 
     # --- after an accept ----------------------------------------------------------------------------------------------
 
     def adopt(self) -> None:
+        """Take a permit for a connection that a sibling has accepted, whatever the limits are."""
         self._row.reserve(1)
 
     def commit(self, address: object) -> Peer | Refusal:
@@ -235,7 +244,7 @@ class FleetAdmission:
         if self._forced and self._row[WorkerStat.OPEN] > self._capacity and not self._has_descriptors():
             return Refusal(OUT_OF_DESCRIPTORS)
         limit = settings[FleetSetting.MAX_CONNECTIONS]
-        if limit and self._refuses and self._total() > limit:
+        if limit and self._refuses and self._total_with_inboxes() > limit:
             return Refusal(AT_LIMIT)
         limit = settings[FleetSetting.MAX_PER_PEER]
         peer = peer_key(address) if limit else None
@@ -274,7 +283,7 @@ class FleetAdmission:
 
     def _check(self) -> None:
         limit = self._scoreboard.settings[FleetSetting.MAX_CONNECTIONS]
-        if limit and self._total() >= limit:
+        if limit and self._total_with_inboxes() >= limit:
             self._check_later()
             return
         self._check_timer = None
@@ -316,6 +325,26 @@ class FleetAdmission:
     def _total(self) -> int:
         self._update_rows()
         return self._row[WorkerStat.OPEN] + sum(row.open for row in self._others)
+
+    # A connection that is passed on moves from its sender's row to an inbox, and then to its receiver's row. It is
+    # in one of them at any moment: the sender gives up its permit after the send, and the receiver takes one before the
+    # receive. A reader that looks at one after the other could still miss it; two looks that see the same did not.
+
+    def _total_with_inboxes(self) -> int:
+        """Return the number of all permits and of connections in inboxes; MANY if they move too fast to be counted."""
+        before = self._look()
+        for _ in range(MAX_LOOKS):
+            now = self._look()
+            if now == before:
+                return sum(now)
+            before = now
+        return MANY
+
+    def _look(self) -> list[int]:
+        self._update_rows()
+        rows = [self._row[WorkerStat.OPEN], *(row.open for row in self._others)]
+        inboxes = self._inboxes
+        return rows if inboxes is None else rows + [inboxes.waiting(slot) for slot in range(len(inboxes))]
 
     def _key(self, peer: bytes) -> int:
         # Python's hash of bytes is keyed (SipHash), and the same in all workers, which are forked from one process.

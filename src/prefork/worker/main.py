@@ -114,7 +114,8 @@ async def _serve(context: WorkerContext, handler: Handler) -> int:
     _stop_on_sigterm(loop, stop)
     _die_with_supervisor(loop, context)
     context.row[WorkerStat.GENERATION] = context.fork.generation
-    admission = FleetAdmission(scoreboard, context.row, loop, settings.limits.at_limit == "refuse")
+    refuses = settings.limits.at_limit == "refuse"
+    admission = FleetAdmission(scoreboard, context.row, loop, refuses, context.fork.inboxes)
     server = BaseServer(
         handler,
         limits=settings.limits,
