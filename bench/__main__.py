@@ -99,7 +99,11 @@ def _scale(options: argparse.Namespace) -> works.Scale:
 
 def _contestants(options: argparse.Namespace) -> list[roster.Contestant]:
     if not options.contestant:
-        return [each for each in roster.ALL if each.quick or not options.quick]
+        wanted = [each for each in roster.ALL if each.quick or not options.quick]
+        for each in wanted:
+            if not each.installed():
+                _say(f"not measured: {each.label}, because {each.needs} is not installed for this Python")
+        return [each for each in wanted if each.installed()]
     known = {each.name: each for each in roster.ALL}
     if unknown := [name for name in options.contestant if name not in known]:
         raise BenchError(f"--contestant {unknown[0]}: not known (--list names the known ones)")

@@ -5,6 +5,7 @@ A table. The servers themselves are in `contestants/`.
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,14 @@ class Contestant:
     """Whether a quick run has it."""
     only: tuple[str, ...] = ()
     """The only works that it does; empty: all."""
+    needs: str = ""
+    """A module that must be installed; otherwise the contestant is left out."""
+    environment: tuple[str, ...] = ()
+    """NAME=VALUE of each variable that it gets."""
+
+    def installed(self) -> bool:
+        """Whether the module that it needs is installed."""
+        return not self.needs or importlib.util.find_spec(self.needs) is not None
 
     def does(self, work: Work) -> bool:
         """Whether it takes part in `work`."""
@@ -35,13 +44,25 @@ class Contestant:
         """How it is started; `tls` are the paths of certificate and key."""
         if self.module == "epoll":
             return [str(build / "epoll")]
-        command = [sys.executable, "-m", f"bench.contestants.{self.module}", *self.arguments, "--work", handler]
+        prefix = ["env", *self.environment] if self.environment else []
+        command = [
+            *prefix,
+            sys.executable,
+            "-m",
+            f"bench.contestants.{self.module}",
+            *self.arguments,
+            "--work",
+            handler,
+        ]
         return command + (["--tls", *tls] if tls else [])
 
 
 _UVLOOP = ("--loop", "uvloop")
 
 PREFORK = Contestant("prefork", "prefork", "prefork_stream", ours=True)
+PREFORK_PURE = Contestant(
+    "prefork-pure", "prefork in pure Python", "prefork_stream", ours=True, quick=False, environment=("PREFORK_PURE=1",)
+)
 PREFORK_UVLOOP = Contestant("prefork-uvloop", "prefork on uvloop", "prefork_stream", _UVLOOP, ours=True)
 PREFORK_STREAMS = Contestant("prefork-streams", "prefork, unchanged (reader, writer)", "prefork_streams", ours=True)
 ASYNCIO_STREAMS = Contestant("asyncio-streams", "asyncio streams", "asyncio_streams")
@@ -55,6 +76,14 @@ UVLOOP_JOINED = Contestant(
     (*_UVLOOP, "--joined"),
     only=("lines",),
 )
+#: Loops that are younger than uvloop, each with asyncio's streams and with a protocol.
+LOOPS = tuple(
+    Contestant(
+        f"{loop}-{kind}", f"{loop} {kind}", f"asyncio_{kind}", ("--loop", loop), tls=False, quick=False, needs=loop
+    )
+    for loop in ("blazio", "rloop", "talyn")
+    for kind in ("streams", "protocol")
+)
 TORNADO = Contestant("tornado", "Tornado", "tornado_tcp")
 GEVENT = Contestant("gevent", "gevent", "gevent_streams", quick=False)
 TRIO = Contestant("trio", "trio", "trio_streams", quick=False)
@@ -63,6 +92,7 @@ FLOOR = Contestant("c", "C, epoll (the floor)", "epoll", tls=False)
 
 ALL = (
     PREFORK,
+    PREFORK_PURE,
     PREFORK_UVLOOP,
     PREFORK_STREAMS,
     ASYNCIO_STREAMS,
@@ -70,6 +100,7 @@ ALL = (
     UVLOOP_STREAMS,
     UVLOOP_PROTOCOL,
     UVLOOP_JOINED,
+    *LOOPS,
     TORNADO,
     GEVENT,
     TRIO,

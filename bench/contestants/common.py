@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
 import socket
 import ssl
 from collections.abc import Coroutine
 from dataclasses import dataclass
 
 BACKLOG = 1024
+#: The loops that a contestant can run on: asyncio's own, and modules that offer another.
+LOOPS = ("asyncio", "uvloop", "blazio", "rloop", "talyn")
 #: How much a stream API is asked for at a time.
 CHUNK = 256 * 1024
 #: The longest line that a contestant accepts if its library does not set a limit itself.
@@ -29,7 +32,7 @@ class Options:
     tls: tuple[str, str] | None
     """Paths of certificate and key."""
     loop: str
-    """`asyncio` or `uvloop`, for those that can run on both."""
+    """One of LOOPS, for those that can run on any."""
 
     @property
     def context(self) -> ssl.SSLContext | None:
@@ -46,7 +49,7 @@ def options() -> Options:
     parser = argparse.ArgumentParser()
     parser.add_argument("--work", choices=("echo", "lines"), default="echo")
     parser.add_argument("--tls", nargs=2, metavar=("CERT", "KEY"))
-    parser.add_argument("--loop", choices=("asyncio", "uvloop"), default="asyncio")
+    parser.add_argument("--loop", choices=LOOPS, default="asyncio")
     given = parser.parse_args()
     return Options(given.work, tuple(given.tls) if given.tls else None, given.loop)
 
@@ -68,9 +71,11 @@ def announce(sock: socket.socket) -> None:
 
 def run(main: Coroutine[None, None, None], loop: str) -> None:
     """`asyncio.run` on the loop of that name."""
-    if loop == "uvloop":
-        import uvloop
-
-        uvloop.run(main)
-    else:
+    if loop == "asyncio":
         asyncio.run(main)
+        return
+    module = importlib.import_module(loop)
+    # talyn has a class only.
+    factory = getattr(module, "new_event_loop", None) or module.Loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main)
