@@ -55,8 +55,7 @@ async def main(joined: bool) -> None:
     given = options()
     sock = listener()
     protocol = Echo if given.work == "echo" else JoinedLines if joined else Lines
-    # A copy, because rloop takes the descriptor itself.
-    server = await asyncio.get_running_loop().create_server(protocol, sock=sock.dup(), ssl=given.context)
+    server = await asyncio.get_running_loop().create_server(protocol, sock=sock, ssl=given.context)
     announce(sock)
     async with server:
         await server.serve_forever()
