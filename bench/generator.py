@@ -131,7 +131,8 @@ class Generator:
 
 
 def _options(work: Work) -> list[str]:
-    options = ["--work", "close" if work.closing else "echo", "--size", str(work.size)]
+    kind = "reset" if work.reset else "close" if work.closing else "echo"
+    options = ["--work", kind, "--size", str(work.size)]
     options += ["--connections", str(work.connections), "--lines", str(work.lines)]
     if work.tls:
         options += ["--tls", work.tls]

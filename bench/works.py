@@ -29,6 +29,8 @@ class Work:
     """A connection for each exchange."""
     tls: str = ""
     """The version, `1.2` or `1.3`, or "" for none."""
+    reset: bool = False
+    """The client ends each connection with a reset."""
     resume: bool = False
     """Each connection offers the TLS session of the one before."""
     headline: bool = False
@@ -84,11 +86,16 @@ def _handshake(tls: str, resume: bool, headline: bool = False) -> Work:
 
 
 ECHO = _echo(1 * KIB, 50, headline=True)
+ECHO_SMALL = _echo(64, 500, headline=True)
 ECHO_MANY = _echo(1 * KIB, 5000, headline=True)
 ECHO_HUGE = _echo(1 * MIB, 50, headline=True)
+ECHO_HUGE_FEW = _echo(1 * MIB, 10, headline=True)
 ECHO_HUGE_ALONE = _echo(1 * MIB, 1, headline=True)
 LINES = Work("lines", "32 pipelined lines of 64 B, 50 connections", 64, 50, lines=32, headline=True)
 CLOSE = Work("close", "connect, echo 16 B, close", 16, 50, closing=True, headline=True)
+RESET = Work(
+    "reset", "connect, echo 16 B, reset by the client", 16, 50, closing=True, reset=True, headline=True
+)
 TLS_ECHO = _echo(1 * KIB, 50, "1.3", headline=True)
 TLS_BULK = _echo(64 * KIB, 50, "1.3", headline=True)
 TLS_FULL = _handshake("1.3", resume=False, headline=True)
@@ -101,12 +108,14 @@ _GRID = tuple(
     for size in (64, 1 * KIB, 16 * KIB, 1 * MIB)
     if not (size == MIB and connections > 50)
 )
-_ECHOES = {work.name: work for work in (ECHO, ECHO_MANY, ECHO_HUGE, ECHO_HUGE_ALONE)}
+_ECHOES = {work.name: work for work in (ECHO, ECHO_SMALL, ECHO_MANY, ECHO_HUGE, ECHO_HUGE_ALONE)}
 
 #: In the order in which a server does them: what might leave a mark on it, thousands of connections, comes last.
 FULL = (
     *(_ECHOES.get(work.name, work) for work in _GRID),
+    ECHO_HUGE_FEW,
     CLOSE,
+    RESET,
     LINES,
     TLS_ECHO,
     TLS_BULK,
@@ -120,10 +129,13 @@ FULL = (
 #: In the order of their importance, for the report.
 HEADLINES = (
     ECHO,
+    ECHO_SMALL,
     ECHO_MANY,
     LINES,
     CLOSE,
+    RESET,
     ECHO_HUGE,
+    ECHO_HUGE_FEW,
     ECHO_HUGE_ALONE,
     TLS_ECHO,
     TLS_BULK,

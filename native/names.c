@@ -17,7 +17,7 @@ typedef struct Import {
 #define NAME(field) {offsetof(Names, field), #field}
 
 static const String STRINGS[] = {
-    NAME(call_exception_handler), NAME(close), NAME(forked), NAME(join), NAME(note_end),
+    NAME(call_exception_handler), NAME(close), NAME(detach), NAME(forked), NAME(join), NAME(note_end),
     NAME(pending), NAME(poller), NAME(read), NAME(received_close_notify), NAME(wake), NAME(write),
     NAME(_close), NAME(_cork_tls_output), NAME(_discard_input), NAME(_failure), NAME(_flush), NAME(_on_backlog_added),
     NAME(_on_backlog_empty), NAME(_on_backlog_sent), NAME(_on_disposed), NAME(_on_no_memory), NAME(_on_output_sent),
@@ -35,6 +35,7 @@ static const Import IMPORTS[] = {
     {ERROR(WantReadError), "ssl", "SSLWantReadError"},
     {ERROR(ZeroReturnError), "ssl", "SSLZeroReturnError"},
     {ERROR(SSLError), "ssl", "SSLError"},
+    {ERROR(socket_class), "socket", "socket"},
 };
 
 #define TASK(field) offsetof(State, task.field)

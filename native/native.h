@@ -13,7 +13,7 @@
 
 /* Names, errors and constants that streams use. A struct of pointers only: it is visited as an array. */
 typedef struct Names {
-    PyObject *call_exception_handler, *close, *forked, *join, *note_end, *pending, *poller, *read;
+    PyObject *call_exception_handler, *close, *detach, *forked, *join, *note_end, *pending, *poller, *read;
     PyObject *received_close_notify, *wake, *write;
     PyObject *_close, *_cork_tls_output, *_discard_input, *_failure, *_flush, *_on_backlog_added, *_on_backlog_empty;
     PyObject *_on_backlog_sent, *_on_disposed, *_on_no_memory, *_on_output_sent, *_on_ready, *_on_writable;
@@ -28,6 +28,7 @@ typedef struct Names {
     PyObject *WantReadError;  /* ssl.SSLWantReadError */
     PyObject *ZeroReturnError; /* ssl.SSLZeroReturnError */
     PyObject *SSLError;       /* ssl.SSLError */
+    PyObject *socket_class;   /* socket.socket */
 } Names;
 
 /* What tasks use of asyncio. A struct of pointers only: it is visited as an array. */

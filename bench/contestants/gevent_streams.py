@@ -5,6 +5,7 @@ The TLS context is gevent's own kind: sockets of the standard library's would bl
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 from typing import Any
 
@@ -16,8 +17,10 @@ from .common import CHUNK, announce, listener, options
 
 
 def echo(sock: socket, address: tuple[str, int]) -> None:
-    while data := sock.recv(CHUNK):
-        sock.sendall(data)
+    # Otherwise gevent prints a traceback for each reset.
+    with contextlib.suppress(ConnectionResetError):
+        while data := sock.recv(CHUNK):
+            sock.sendall(data)
 
 
 def lines(sock: socket, address: tuple[str, int]) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from asyncio import StreamReader, StreamWriter
 
 from .common import CHUNK
 
 
 async def echo(reader: StreamReader, writer: StreamWriter) -> None:
-    while data := await reader.read(CHUNK):
-        writer.write(data)
-        await writer.drain()
-    writer.close()
-    await writer.wait_closed()
+    # Otherwise asyncio logs a traceback for each reset, which costs more than the connection.
+    with contextlib.suppress(ConnectionResetError):
+        while data := await reader.read(CHUNK):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+        await writer.wait_closed()
 
 
 async def lines(reader: StreamReader, writer: StreamWriter) -> None:

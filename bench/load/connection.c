@@ -45,6 +45,11 @@ static int make_socket(void)
     int on = 1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on);
+    if (club.reset) {
+        /* No lingering at all: close(2) resets the connection (socket(7)). */
+        struct linger none = {.l_onoff = 1, .l_linger = 0};
+        setsockopt(fd, SOL_SOCKET, SO_LINGER, &none, sizeof none);
+    }
     struct sockaddr_in from = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(0x7f000101 + count++ % SOURCES)};
     if (bind(fd, (struct sockaddr *)&from, sizeof from) != 0)
         fail("bind: %s", strerror(errno));

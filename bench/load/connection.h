@@ -32,6 +32,7 @@ struct club {
     int epoll;
     int port;
     bool resume;
+    bool reset; /* closing sends RST instead of FIN */
     struct payload payload;
     void (*opened)(struct connection *c);   /* RESTING for the first time */
     void (*answered)(struct connection *c); /* RESTING again, the whole answer was right */

@@ -54,7 +54,7 @@ static void ask(struct connection *c)
         return;
     asked++;
     busy++;
-    if (options->work == WORK_CLOSE) {
+    if (connects(options)) {
         open_one(c);
     } else {
         c->begun_ns = now_ns();
@@ -78,7 +78,7 @@ static void count(struct connection *c, uint64_t now)
 {
     histogram_add(&result->latencies, now - c->begun_ns);
     result->requests++;
-    if (c->wire.ssl && options->work == WORK_CLOSE) {
+    if (c->wire.ssl && connects(options)) {
         result->handshakes++;
         result->resumed += wire_resumed(&c->wire);
     }
@@ -93,7 +93,7 @@ static void on_answered(struct connection *c)
 {
     if (phase == MEASURING)
         count(c, now_ns());
-    if (options->work == WORK_CLOSE) {
+    if (connects(options)) {
         wire_keep_session(&c->wire);
         connection_end(c, c->wire.ssl != NULL);
     } else if (phase == OPENING) {
@@ -107,7 +107,7 @@ static void on_answered(struct connection *c)
 static void on_closed(struct connection *c)
 {
     alive--;
-    if (options->work == WORK_CLOSE)
+    if (connects(options))
         again(c);
 }
 
@@ -223,12 +223,13 @@ void engine_run(const struct options *o, struct result *out)
         .epoll = epoll,
         .port = o->port,
         .resume = o->resume,
+        .reset = o->work == WORK_RESET,
         .payload = payload_make(o->size, o->lines),
         .opened = on_opened,
         .answered = on_answered,
         .closed = on_closed,
     };
-    if (o->work != WORK_CLOSE)
+    if (!connects(o))
         open_all();
     if (o->work == WORK_HOLD) {
         hold();

@@ -55,11 +55,11 @@ static int choice(const char *text, const char *name, const char *const *words, 
 
 static void take(struct options *o, int which, const char *text)
 {
-    static const char *const works[] = {"echo", "close", "hold"};
+    static const char *const works[] = {"echo", "close", "reset", "hold"};
     static const char *const versions[] = {"none", "1.2", "1.3"};
     switch (which) {
     case PORT: o->port = (int)number(text, "port", 1, 65535); break;
-    case WORK: o->work = (enum work)choice(text, "work", works, 3); break;
+    case WORK: o->work = (enum work)choice(text, "work", works, 4); break;
     case TLS: o->tls = (enum tls)choice(text, "tls", versions, 3); break;
     case RESUME: o->resume = true; break;
     case PID: o->pid = (pid_t)number(text, "pid", 0, 4194304); break;
@@ -80,6 +80,8 @@ struct options options_parse(int argc, char **argv)
     int which;
     while ((which = getopt_long(argc, argv, "", known, NULL)) != -1)
         take(&o, which, optarg);
+    if (o.work == WORK_RESET && o.tls != TLS_NONE)
+        fail("--work reset: not with --tls, because its close_notify would be lost");
     if (optind < argc)
         fail("%s: not expected", argv[optind]);
     if (!o.port && !o.about)

@@ -10,6 +10,7 @@
 enum work {
     WORK_ECHO,  /* messages over connections that stay open */
     WORK_CLOSE, /* a connection for each message */
+    WORK_RESET, /* the same, and the client ends it with a reset */
     WORK_HOLD,  /* open connections, one message each, and leave them alone until standard input ends */
 };
 
@@ -27,6 +28,12 @@ struct options {
     uint64_t warm_up_ns, duration_ns;
     uint64_t requests; /* stop after this number; 0: after the duration */
 };
+
+/* Whether each message has a connection of its own. */
+static inline bool connects(const struct options *o)
+{
+    return o->work == WORK_CLOSE || o->work == WORK_RESET;
+}
 
 /* Exits with a line that says what is wrong. */
 struct options options_parse(int argc, char **argv);

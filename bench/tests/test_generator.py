@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import os
@@ -46,7 +47,7 @@ def test_the_generator_counts_the_requests_it_was_given(
 ) -> None:
     commands = {handler: contestant.command(programs.folder, handler, None) for handler in ("echo", "lines")}
     with running(commands, CORE) as servers:
-        for work in (works.ECHO, works.ECHO_HUGE, works.LINES, works.CLOSE):
+        for work in (works.ECHO, works.ECHO_HUGE, works.LINES, works.CLOSE, works.RESET):
             requests = 20 if work.size > works.KIB else 300
             sample = generator.count(small(work), servers[work.handler], requests)
             assert sample.requests == requests
@@ -73,6 +74,38 @@ def test_handshakes_are_full_or_resumed(
         assert 60 - 7 <= resumed.resumed <= 60
         echoed = generator.count(dataclasses.replace(small(works.TLS_BULK), tls=version), servers["prefork"], 50)
         assert echoed.requests == 50
+
+
+class Ending(asyncio.Protocol):
+    """Echoes, and remembers what ended each connection."""
+
+    def __init__(self, reasons: list[Exception | None]) -> None:
+        self.reasons = reasons
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.reasons.append(exc)
+
+
+@pytest.mark.parametrize(("work", "kind"), [(works.CLOSE, type(None)), (works.RESET, ConnectionResetError)])
+def test_the_generator_ends_connections_as_the_work_says(work: works.Work, kind: type, generator: Generator) -> None:
+    async def main() -> list[Exception | None]:
+        reasons: list[Exception | None] = []
+        loop = asyncio.get_running_loop()
+        async with await loop.create_server(lambda: Ending(reasons), "127.0.0.1", 0) as listening:
+            server = Server(os.getpid(), listening.sockets[0].getsockname()[1], Path(os.devnull))
+            async with asyncio.timeout(20):
+                await asyncio.to_thread(generator.count, small(work), server, 20)
+                while len(reasons) < 20:
+                    await asyncio.sleep(0.01)
+        return reasons
+
+    assert {type(each) for each in asyncio.run(main())} == {kind}
 
 
 @contextlib.contextmanager
@@ -119,6 +152,7 @@ def test_the_generator_rejects_unknown_options(programs: Programs) -> None:
         (["--port", "0"], r"--port 0: must be a whole number from 1 to 65535"),
         (["--port", "9", "--size", "many"], r"--size many: must be a whole number"),
         (["--port", "9", "--work", "play"], r"--work play: not known"),
+        (["--port", "9", "--work", "reset", "--tls", "1.3"], r"--work reset: not with --tls"),
         (["--port", "9", "more"], r"more: not expected"),
         ([], r"--port is missing"),
     ):

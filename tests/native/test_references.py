@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 COUNT = int(os.environ.get("COUNT", "8000"))
 #: Blocks that caches of Python, of asyncio and of the kernel's event list may take up, whatever the count. Of the
 #: default count, one block left by each connection of one kind is 640.
-NOISE = 500
+NOISE = 1000
 
 
 @pytest.mark.skipif(native is None, reason="there is no compiled core")
