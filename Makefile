@@ -108,6 +108,5 @@ $(VENV)/.developing: $(VENV)/.installed
 $(BENCH)/.benching: pyproject.toml
 	@$(MAKE) --no-print-directory VENV=$(BENCH) $(BENCH)/.installed
 	$(BENCH)/bin/python -m pip install --quiet --group bench
-	$(BENCH)/bin/python -m pip install --quiet --group bench-loops || \
-		echo "some of the younger event loops cannot be installed for this Python: they are not measured"
+	$(BENCH)/bin/python -m bench.peers
 	@touch $@

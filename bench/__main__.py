@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import commands, memory, redis, report, roster, rounds, works
+from . import commands, contract, memory, peers, redis, report, roster, rounds, works
 from .accounting import OthersMeter, raise_descriptor_limit
 from .build import Programs, build
 from .certificates import write_certificate
@@ -99,15 +99,25 @@ def _scale(options: argparse.Namespace) -> works.Scale:
 
 def _contestants(options: argparse.Namespace) -> list[roster.Contestant]:
     if not options.contestant:
-        wanted = [each for each in roster.ALL if each.quick or not options.quick]
-        for each in wanted:
-            if not each.installed():
-                _say(f"not measured: {each.label}, because {each.needs} is not installed for this Python")
-        return [each for each in wanted if each.installed()]
+        return [each for each in roster.ALL if each.quick or not options.quick]
     known = {each.name: each for each in roster.ALL}
     if unknown := [name for name in options.contestant if name not in known]:
         raise BenchError(f"--contestant {unknown[0]}: not known (--list names the known ones)")
     return [known[name] for name in known if name in options.contestant]
+
+
+def _leave_out(results: Results, lines: list[str]) -> None:
+    """Note what is left out of this run, and say it aloud."""
+    results.missing += lines
+    for line in lines:
+        print(f"bench: LEFT OUT {line}", file=sys.stderr)
+
+
+def _installed(contestants: list[roster.Contestant], results: Results) -> list[roster.Contestant]:
+    """Those whose module is here; why each other one is not is noted."""
+    reasons = {each.name: peers.absent(each.needs) if each.needs else "" for each in contestants}
+    _leave_out(results, [f"{each.label}: {reasons[each.name]}" for each in contestants if reasons[each.name]])
+    return [each for each in contestants if not reasons[each.name]]
 
 
 def _measure(options: argparse.Namespace) -> Results:
@@ -122,7 +132,12 @@ def _measure(options: argparse.Namespace) -> Results:
     results = Results(environment=describe(cores, generator.about()))
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         certificate = write_certificate(Path(folder)) if programs.tls else None
+        contestants = _installed(contestants, results)
         scale = _feasible(scale, results, programs, descriptor_limit)
+        contestants, refused = contract.examine(
+            contestants, scale.works, generator, BUILD, certificate, cores.server, _say
+        )
+        _leave_out(results, refused)
         parts = options.part or (("works", "commands") if options.quick else PARTS)
         for part in PARTS:
             if part not in parts:
@@ -147,16 +162,15 @@ def _measure(options: argparse.Namespace) -> Results:
 
 def _feasible(scale: works.Scale, results: Results, programs: Programs, descriptor_limit: int) -> works.Scale:
     """Without what this machine cannot do; each omission is noted, and said aloud."""
-    kept = []
+    kept, lines = [], []
     for work in scale.works:
         if work.tls and not programs.tls:
-            results.missing.append(f"{work.title}: no OpenSSL for the generator (Debian: libssl-dev)")
+            lines.append(f"{work.title}: no OpenSSL for the generator (Debian: libssl-dev)")
         elif work.connections > descriptor_limit - memory.SPARE:
-            results.missing.append(f"{work.title}: the limit of descriptors is {descriptor_limit}")
+            lines.append(f"{work.title}: the limit of descriptors is {descriptor_limit}")
         else:
             kept.append(work)
-    for line in results.missing:
-        print(f"bench: LEFT OUT {line}", file=sys.stderr)
+    _leave_out(results, lines)
     return dataclasses.replace(scale, works=tuple(kept))
 
 
@@ -166,8 +180,7 @@ def _survived(results: Results, what: str) -> Iterator[None]:
     try:
         yield
     except (BenchError, Failure) as exc:
-        results.missing.append(f"{what}: {exc}")
-        print(f"bench: LEFT OUT {what}: {exc}", file=sys.stderr)
+        _leave_out(results, [f"{what}: {exc}"])
 
 
 def _measure_commands(results: Results, scale: works.Scale, generator: Generator) -> None:
@@ -187,8 +200,7 @@ def _measure_commands(results: Results, scale: works.Scale, generator: Generator
 def _measure_redis(results: Results, scale: works.Scale, cores: Cores) -> None:
     reason = redis.why_not() or ("" if scale.redis_requests else "not part of a quick run")
     if reason:
-        results.missing.append(f"redis-benchmark: {reason}")
-        print(f"bench: LEFT OUT redis-benchmark: {reason}", file=sys.stderr)
+        _leave_out(results, [f"redis-benchmark: {reason}"])
     else:
         redis.measure(results, scale.rounds, scale.redis_requests, cores.server, cores.generator, _say)
 

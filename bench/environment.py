@@ -11,17 +11,19 @@ import ssl
 import subprocess
 from pathlib import Path
 
+from prefork.implementation import describe_core
+
 from .cores import Cores
 from .servers import ROOT
 
-PACKAGES = ("uvloop", "tornado", "gevent", "trio", "twisted", "hiredis")
+PACKAGES = ("uvloop", "blazio", "rloop", "talyn", "tornado", "gevent", "trio", "twisted", "hiredis")
 
 
 def describe(cores: Cores, generator: str) -> dict[str, str]:
     """Return what may matter in a comparison, by name; `generator` is the compiler and TLS library of the generator."""
     return {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-        "prefork": f"{_version('prefork')}, {_commit()}",
+        "prefork": f"{_version('prefork')}, streams {describe_core()}, {_commit()}",
         "machine": f"{_processor()}, {os.cpu_count()} CPUs, {_memory_gib()} GiB",
         "cores": f"server on CPU {cores.server}, generator on CPU {cores.generator}",
         "kernel": f"{platform.system()} {platform.release()}",

@@ -5,7 +5,6 @@ A table. The servers themselves are in `contestants/`.
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,17 +27,17 @@ class Contestant:
     only: tuple[str, ...] = ()
     """The only works that it does; empty: all."""
     needs: str = ""
-    """A module that must be installed; otherwise the contestant is left out."""
+    """A module that not every Python has: without it the contestant is left out, and its works are tried first."""
+    refused: frozenset[str] = frozenset()
+    """Works that it has been tried at, and failed."""
     environment: tuple[str, ...] = ()
     """NAME=VALUE of each variable that it gets."""
 
-    def installed(self) -> bool:
-        """Whether the module that it needs is installed."""
-        return not self.needs or importlib.util.find_spec(self.needs) is not None
-
     def does(self, work: Work) -> bool:
         """Whether it takes part in `work`."""
-        return (self.tls or not work.tls) and (not self.only or work.name in self.only)
+        if work.name in self.refused or (work.tls and not self.tls):
+            return False
+        return not self.only or work.name in self.only
 
     def command(self, build: Path, handler: str, tls: tuple[str, str] | None) -> list[str]:
         """How it is started; `tls` are the paths of certificate and key."""
@@ -76,13 +75,10 @@ UVLOOP_JOINED = Contestant(
     (*_UVLOOP, "--joined"),
     only=("lines",),
 )
-#: Loops that are younger than uvloop, each with asyncio's streams and with a protocol. rloop 0.5 is not among them:
-#: it accepts nothing on a listening socket that it is given (`create_server(sock=...)`).
+#: Loops that are younger than uvloop, each with asyncio's streams and with a protocol.
 LOOPS = tuple(
-    Contestant(
-        f"{loop}-{kind}", f"{loop} {kind}", f"asyncio_{kind}", ("--loop", loop), tls=False, quick=False, needs=loop
-    )
-    for loop in ("blazio", "talyn")
+    Contestant(f"{loop}-{kind}", f"{loop} {kind}", f"asyncio_{kind}", ("--loop", loop), quick=False, needs=loop)
+    for loop in ("blazio", "rloop", "talyn")
     for kind in ("streams", "protocol")
 )
 TORNADO = Contestant("tornado", "Tornado", "tornado_tcp")

@@ -93,9 +93,7 @@ ECHO_HUGE_FEW = _echo(1 * MIB, 10, headline=True)
 ECHO_HUGE_ALONE = _echo(1 * MIB, 1, headline=True)
 LINES = Work("lines", "32 pipelined lines of 64 B, 50 connections", 64, 50, lines=32, headline=True)
 CLOSE = Work("close", "connect, echo 16 B, close", 16, 50, closing=True, headline=True)
-RESET = Work(
-    "reset", "connect, echo 16 B, reset by the client", 16, 50, closing=True, reset=True, headline=True
-)
+RESET = Work("reset", "connect, echo 16 B, reset by the client", 16, 50, closing=True, reset=True, headline=True)
 TLS_ECHO = _echo(1 * KIB, 50, "1.3", headline=True)
 TLS_BULK = _echo(64 * KIB, 50, "1.3", headline=True)
 TLS_FULL = _handshake("1.3", resume=False, headline=True)

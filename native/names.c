@@ -47,6 +47,8 @@ static const Import TASK_IMPORTS[] = {
     {TASK(register_task), "asyncio.tasks", "_register_task"},
 #if PY_VERSION_HEX >= 0x030C0000
     {TASK(swap_current_task), "asyncio.tasks", "_swap_current_task"},
+    {TASK(register_eager), "asyncio.tasks", "_register_eager_task"},
+    {TASK(unregister_eager), "asyncio.tasks", "_unregister_eager_task"},
 #endif
     {TASK(iscoroutine), "asyncio", "iscoroutine"},
     {TASK(next_name), "asyncio.tasks", "_task_name_counter"},
@@ -140,10 +142,6 @@ static int import_all(const Import *imports, size_t count, State *state)
 
 int task_names_setup(State *state)
 {
-    state->task.swap_current_task = Py_NewRef(Py_None);
-#if PY_VERSION_HEX >= 0x030C0000
-    Py_CLEAR(state->task.swap_current_task);
-#endif
     state->task.msg_kwname = Py_BuildValue("(s)", "msg");
     PyObject *pure_future = import_name("asyncio.futures", "_PyFuture");
     state->task.future_await = pure_future == NULL ? NULL : PyObject_GetAttrString(pure_future, "__await__");

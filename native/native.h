@@ -38,7 +38,8 @@ typedef struct TaskNames {
     PyObject *future_exception, *future_result, *future_set_result; /* these are methods of asyncio.Future */
     PyObject *future_await;    /* its `__await__` in Python */
     PyObject *enter_task, *leave_task, *register_task; /* functions of asyncio.tasks, which hold its current tasks */
-    PyObject *swap_current_task;                       /* from 3.12 on; None before */
+    PyObject *register_eager, *unregister_eager;       /* from 3.12 on, as the next one; NULL before */
+    PyObject *swap_current_task;
     PyObject *iscoroutine, *next_name, *task_repr, *task_get_stack, *task_print_stack;
     PyObject *str_add_done_callback, *str_blocking, *str_cancel, *str_cancel_message, *str_get_loop;
     PyObject *str_log_traceback, *str_result, *str_step, *str_throw, *str_wakeup, *msg_kwname;

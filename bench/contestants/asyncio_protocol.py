@@ -55,7 +55,8 @@ async def main(joined: bool) -> None:
     given = options()
     sock = listener()
     protocol = Echo if given.work == "echo" else JoinedLines if joined else Lines
-    server = await asyncio.get_running_loop().create_server(protocol, sock=sock, ssl=given.context)
+    # A copy, because rloop takes the descriptor out of the object that it is given.
+    server = await asyncio.get_running_loop().create_server(protocol, sock=sock.dup(), ssl=given.context)
     announce(sock)
     async with server:
         await server.serve_forever()

@@ -12,7 +12,8 @@ async def main() -> None:
     given = options()
     sock = listener()
     handle = handlers.lines if given.work == "lines" else handlers.echo
-    server = await asyncio.start_server(handle, sock=sock, ssl=given.context)
+    # A copy, because rloop takes the descriptor out of the object that it is given.
+    server = await asyncio.start_server(handle, sock=sock.dup(), ssl=given.context)
     announce(sock)
     async with server:
         await server.serve_forever()

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 BACKLOG = 1024
 #: The loops that a contestant can run on: asyncio's own, and modules that offer another.
-LOOPS = ("asyncio", "uvloop", "blazio", "talyn")
+LOOPS = ("asyncio", "uvloop", "blazio", "rloop", "talyn")
 #: How much a stream API is asked for at a time.
 CHUNK = 256 * 1024
 #: The longest line that a contestant accepts if its library does not set a limit itself.

@@ -83,6 +83,7 @@ class Ending(asyncio.Protocol):
         self.reasons = reasons
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:

@@ -14,9 +14,9 @@ from prefork.implementation import native
 PROGRAM = Path(__file__).parent / "churn.py"
 ROOT = Path(__file__).parents[2]
 #: Connections; `make test-native` has more.
-COUNT = int(os.environ.get("COUNT", "8000"))
+COUNT = int(os.environ.get("COUNT", "16000"))
 #: Blocks that caches of Python, of asyncio and of the kernel's event list may take up, whatever the count. Of the
-#: default count, one block left by each connection of one kind is 640.
+#: default count, one block left by each connection of one kind is 1,280.
 NOISE = 1000
 
 
