@@ -17,7 +17,7 @@ typedef struct Import {
 #define NAME(field) {offsetof(Names, field), #field}
 
 static const String STRINGS[] = {
-    NAME(call_exception_handler), NAME(close), NAME(forked), NAME(join), NAME(note_end),
+    NAME(call_exception_handler), NAME(close), NAME(detach), NAME(forked), NAME(join), NAME(note_end),
     NAME(pending), NAME(poller), NAME(read), NAME(received_close_notify), NAME(wake), NAME(write),
     NAME(_close), NAME(_cork_tls_output), NAME(_discard_input), NAME(_failure), NAME(_flush), NAME(_on_backlog_added),
     NAME(_on_backlog_empty), NAME(_on_backlog_sent), NAME(_on_disposed), NAME(_on_no_memory), NAME(_on_output_sent),
@@ -35,6 +35,7 @@ static const Import IMPORTS[] = {
     {ERROR(WantReadError), "ssl", "SSLWantReadError"},
     {ERROR(ZeroReturnError), "ssl", "SSLZeroReturnError"},
     {ERROR(SSLError), "ssl", "SSLError"},
+    {ERROR(socket_class), "socket", "socket"},
 };
 
 #define TASK(field) offsetof(State, task.field)
@@ -46,6 +47,8 @@ static const Import TASK_IMPORTS[] = {
     {TASK(register_task), "asyncio.tasks", "_register_task"},
 #if PY_VERSION_HEX >= 0x030C0000
     {TASK(swap_current_task), "asyncio.tasks", "_swap_current_task"},
+    {TASK(register_eager), "asyncio.tasks", "_register_eager_task"},
+    {TASK(unregister_eager), "asyncio.tasks", "_unregister_eager_task"},
 #endif
     {TASK(iscoroutine), "asyncio", "iscoroutine"},
     {TASK(next_name), "asyncio.tasks", "_task_name_counter"},
@@ -139,10 +142,6 @@ static int import_all(const Import *imports, size_t count, State *state)
 
 int task_names_setup(State *state)
 {
-    state->task.swap_current_task = Py_NewRef(Py_None);
-#if PY_VERSION_HEX >= 0x030C0000
-    Py_CLEAR(state->task.swap_current_task);
-#endif
     state->task.msg_kwname = Py_BuildValue("(s)", "msg");
     PyObject *pure_future = import_name("asyncio.futures", "_PyFuture");
     state->task.future_await = pure_future == NULL ? NULL : PyObject_GetAttrString(pure_future, "__await__");

@@ -13,7 +13,7 @@
 
 /* Names, errors and constants that streams use. A struct of pointers only: it is visited as an array. */
 typedef struct Names {
-    PyObject *call_exception_handler, *close, *forked, *join, *note_end, *pending, *poller, *read;
+    PyObject *call_exception_handler, *close, *detach, *forked, *join, *note_end, *pending, *poller, *read;
     PyObject *received_close_notify, *wake, *write;
     PyObject *_close, *_cork_tls_output, *_discard_input, *_failure, *_flush, *_on_backlog_added, *_on_backlog_empty;
     PyObject *_on_backlog_sent, *_on_disposed, *_on_no_memory, *_on_output_sent, *_on_ready, *_on_writable;
@@ -28,6 +28,7 @@ typedef struct Names {
     PyObject *WantReadError;  /* ssl.SSLWantReadError */
     PyObject *ZeroReturnError; /* ssl.SSLZeroReturnError */
     PyObject *SSLError;       /* ssl.SSLError */
+    PyObject *socket_class;   /* socket.socket */
 } Names;
 
 /* What tasks use of asyncio. A struct of pointers only: it is visited as an array. */
@@ -37,7 +38,8 @@ typedef struct TaskNames {
     PyObject *future_exception, *future_result, *future_set_result; /* these are methods of asyncio.Future */
     PyObject *future_await;    /* its `__await__` in Python */
     PyObject *enter_task, *leave_task, *register_task; /* functions of asyncio.tasks, which hold its current tasks */
-    PyObject *swap_current_task;                       /* from 3.12 on; None before */
+    PyObject *register_eager, *unregister_eager;       /* from 3.12 on, as the next one; NULL before */
+    PyObject *swap_current_task;
     PyObject *iscoroutine, *next_name, *task_repr, *task_get_stack, *task_print_stack;
     PyObject *str_add_done_callback, *str_blocking, *str_cancel, *str_cancel_message, *str_get_loop;
     PyObject *str_log_traceback, *str_result, *str_step, *str_throw, *str_wakeup, *msg_kwname;

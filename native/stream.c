@@ -13,6 +13,7 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <time.h>
+#include <unistd.h>
 
 /* --- hooks and errors ----------------------------------------------------------------------------------------------*/
 
@@ -157,6 +158,22 @@ void stream_reset_on_close(Stream *stream)
     }
 }
 
+int stream_close_socket(Stream *stream)
+{
+    int fd = stream->fd;
+    stream->fd = -1;
+    if (stream->sock != NULL) {
+        PyObject *closed = PyObject_CallMethodNoArgs(stream->sock, stream->state->names.close);
+        Py_XDECREF(closed);
+        return closed == NULL ? -1 : 0;
+    }
+    if (fd >= 0) {
+        /* An error leaves nothing to do: the descriptor is closed all the same (close(2)). */
+        (void)close(fd);
+    }
+    return 0;
+}
+
 int stream_dispose(Stream *stream)
 {
     if (stream->phase == PHASE_CLOSED) {
@@ -179,9 +196,7 @@ int stream_dispose(Stream *stream)
     stream->output_state = OUTPUT_BROKEN;
     failed |= stream_drop_output(stream) < 0;
     failed |= stream_wake_writers(stream, true) < 0;
-    PyObject *closed = PyObject_CallMethodNoArgs(stream->sock, stream->state->names.close);
-    Py_XDECREF(closed);
-    failed |= closed == NULL;
+    failed |= stream_close_socket(stream) < 0;
     failed |= call_on_closed(stream) < 0;
     Py_DECREF(stream);
     return failed ? -1 : 0;

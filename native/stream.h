@@ -33,7 +33,7 @@ typedef struct Stream {
     State *state;       /* borrowed from the module */
     Poller *poller;     /* owned */
     PyObject *shared;   /* owned: the ServerState */
-    PyObject *sock;     /* owned: the socket; closed by `dispose` */
+    PyObject *sock;     /* owned: the socket object, made when it is asked for, or NULL */
     PyObject *address;  /* owned: the peer's */
     PyObject *error;    /* owned: what broke the connection, or NULL */
     PyObject *timeouts; /* owned: the TimeoutState, or NULL */
@@ -48,7 +48,7 @@ typedef struct Stream {
     double accepted_at; /* seconds of the loop's clock */
     double idle_since;  /* when the handler began to wait for the next byte; negative if data arrived since */
     size_t drain_low, drain_high; /* the water marks; used if `has_water_marks` */
-    int fd;             /* borrowed from `sock` */
+    int fd;             /* owned, or borrowed from `sock` if there is one; -1 when it is closed */
     uint8_t phase;      /* Phase */
     uint8_t output_state; /* Output */
     uint8_t input_state;  /* Input. An edge is not repeated: READABLE is believed until the kernel says otherwise. */
@@ -78,6 +78,8 @@ int stream_on_ready(Stream *stream, uint32_t mask);
 int stream_is_duplicated(Stream *stream);
 /* Make the close a reset for a TCP peer, because a clean end would claim that it has received everything. */
 void stream_reset_on_close(Stream *stream);
+/* Close the descriptor. */
+int stream_close_socket(Stream *stream);
 /* Close the socket and release everything: the one way into PHASE_CLOSED. */
 int stream_dispose(Stream *stream);
 /* Dispose of a connection that `error` (borrowed) has broken in both directions. */

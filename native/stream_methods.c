@@ -2,6 +2,8 @@
  * work is done in the other files. */
 #include "stream.h"
 
+#include <sys/socket.h>
+
 /* --- what a handler calls ------------------------------------------------------------------------------------------*/
 
 static PyObject *none_unless(int failed)
@@ -204,6 +206,11 @@ static PyObject *Stream_flush(Stream *stream, PyObject *Py_UNUSED(none))
     return none_unless(stream_flush(stream));
 }
 
+static PyObject *Stream_end_output(Stream *stream, PyObject *Py_UNUSED(none))
+{
+    return shutdown(stream->fd, SHUT_WR) < 0 ? PyErr_SetFromErrno(PyExc_OSError) : Py_NewRef(Py_None);
+}
+
 static PyObject *Stream_send_raw(Stream *stream, PyObject *data)
 {
     if (!PyBytes_CheckExact(data)) {
@@ -332,6 +339,7 @@ PyMethodDef stream_methods[] = {
     {"_clear_input", (PyCFunction)Stream_clear_input, METH_NOARGS, NULL},
     {"_decrypt_pending", (PyCFunction)Stream_decrypt_pending, METH_NOARGS, NULL},
     {"_discard_input", (PyCFunction)Stream_discard_input, METH_NOARGS, NULL},
+    {"_end_output", (PyCFunction)Stream_end_output, METH_NOARGS, NULL},
     {"_dispose", (PyCFunction)Stream_dispose, METH_NOARGS, NULL},
     {"_fail", (PyCFunction)Stream_fail, METH_O, NULL},
     {"_flush", (PyCFunction)Stream_flush, METH_NOARGS, NULL},

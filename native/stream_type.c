@@ -3,6 +3,7 @@
 
 #include <stddef.h>
 #include <structmember.h>
+#include <unistd.h>
 
 /* --- attributes ----------------------------------------------------------------------------------------------------*/
 
@@ -75,6 +76,36 @@ static int set_engine(Stream *stream, PyObject *engine, void *Py_UNUSED(closure)
     return tls_set_engine(stream, engine);
 }
 
+/* Make the socket object. Of a connection that is closed it is a closed one. */
+static PyObject *make_sock(Stream *stream)
+{
+    State *state = stream->state;
+    PyObject *none = PyTuple_New(0);
+    PyObject *kwargs = stream->fd >= 0 ? Py_BuildValue("{si}", "fileno", stream->fd) : PyDict_New();
+    PyObject *sock = none == NULL || kwargs == NULL ? NULL : PyObject_Call(state->names.socket_class, none, kwargs);
+    Py_XDECREF(none);
+    Py_XDECREF(kwargs);
+    PyObject *done = NULL;
+    if (sock != NULL && stream->fd >= 0) {
+        done = PyObject_CallMethod(sock, "setblocking", "O", Py_False);
+    } else if (sock != NULL) {
+        done = PyObject_CallMethodNoArgs(sock, state->names.close);
+    }
+    if (done == NULL) {
+        Py_CLEAR(sock);
+    }
+    Py_XDECREF(done);
+    return sock;
+}
+
+static PyObject *get_sock(Stream *stream, void *Py_UNUSED(closure))
+{
+    if (stream->sock == NULL) {
+        stream->sock = make_sock(stream);
+    }
+    return Py_XNewRef(stream->sock);
+}
+
 static PyObject *get_buffered(Stream *stream, void *Py_UNUSED(closure))
 {
     return PyLong_FromSize_t(buffer_size(&stream->input));
@@ -105,6 +136,7 @@ static PyGetSetDef stream_getset[] = {
     {"_phase", (getter)get_phase, (setter)set_phase, NULL, NULL},
     {"_output", (getter)get_output, (setter)set_output, NULL, NULL},
     {"_input", (getter)get_input, NULL, NULL, NULL},
+    {"_sock", (getter)get_sock, NULL, NULL, NULL},
     {"_engine", (getter)get_engine, (setter)set_engine, NULL, NULL},
     {"_buffered", (getter)get_buffered, NULL, NULL, NULL},
     {"_backlog_size", (getter)get_backlog_size, NULL, NULL, NULL},
@@ -116,7 +148,6 @@ static PyGetSetDef stream_getset[] = {
 static PyMemberDef stream_members[] = {
     {"_shared", T_OBJECT_EX, offsetof(Stream, shared), READONLY, NULL},
     {"_address", T_OBJECT_EX, offsetof(Stream, address), READONLY, NULL},
-    {"_sock", T_OBJECT_EX, offsetof(Stream, sock), READONLY, NULL},
     {"_fd", T_INT, offsetof(Stream, fd), READONLY, NULL},
     {"_accepted_at", T_DOUBLE, offsetof(Stream, accepted_at), READONLY, NULL},
     {"_idle_since", T_DOUBLE, offsetof(Stream, idle_since), 0, NULL},
@@ -150,7 +181,7 @@ static int Stream_init(Stream *stream, PyObject *args, PyObject *Py_UNUSED(kwarg
     if (!PyArg_ParseTuple(args, "OOO:Stream", &sock, &address, &shared)) {
         return -1;
     }
-    if (stream->sock != NULL) {
+    if (stream->poller != NULL) {
         PyErr_SetString(PyExc_RuntimeError, "a stream is made once");
         return -1;
     }
@@ -163,11 +194,10 @@ static int Stream_init(Stream *stream, PyObject *args, PyObject *Py_UNUSED(kwarg
         return -1;
     }
     stream->poller = (Poller *)poller;
-    stream->fd = PyObject_AsFileDescriptor(sock);
-    if (stream->fd < 0) {
+    int fd = PyObject_AsFileDescriptor(sock);
+    if (fd < 0) {
         return -1;
     }
-    stream->sock = Py_NewRef(sock);
     stream->address = Py_NewRef(address);
     stream->shared = Py_NewRef(shared);
     stream->accepted_at = now();
@@ -176,9 +206,16 @@ static int Stream_init(Stream *stream, PyObject *args, PyObject *Py_UNUSED(kwarg
     /* A receive of less than it asked for has emptied a TCP socket (epoll(7)). A unix socket may stop earlier. */
     stream->is_tcp = stream->short_read_empties = PyTuple_CheckExact(address);
     /* The last that can fail: the kernel may have no room for one more registration. */
-    if (poller_add(stream->poller, stream->fd, (PyObject *)stream) < 0) {
+    if (poller_add(stream->poller, fd, (PyObject *)stream) < 0) {
         return -1;
     }
+    /* The object is dropped: it costs 112 bytes of each connection, and its close more than close(2). */
+    PyObject *detached = PyObject_CallMethodNoArgs(sock, state->names.detach);
+    if (detached == NULL) {
+        return -1;
+    }
+    Py_DECREF(detached);
+    stream->fd = fd;
     stream->phase = PHASE_OPEN;
     stream->output_state = OUTPUT_OPEN;
     /* What the peer may have sent already is reported by the registration: no receive in vain before it. */
@@ -205,7 +242,10 @@ static int Stream_clear(Stream *stream)
 {
     Py_CLEAR(stream->poller);
     Py_CLEAR(stream->shared);
-    Py_CLEAR(stream->sock);
+    if (stream->sock != NULL) {
+        stream->fd = -1;
+        Py_CLEAR(stream->sock);
+    }
     Py_CLEAR(stream->address);
     Py_CLEAR(stream->error);
     Py_CLEAR(stream->timeouts);
@@ -230,6 +270,9 @@ static void Stream_dealloc(Stream *stream)
         PyMem_Free(stream->backlog);
     }
     buffer_clear(&stream->input);
+    if (stream->fd >= 0 && stream->sock == NULL) {
+        (void)close(stream->fd);
+    }
     type->tp_free(stream);
     Py_DECREF(type);
 }

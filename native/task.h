@@ -16,6 +16,7 @@ typedef struct TaskFields {
     int cancel_requests;
     bool must_cancel; /* the next step raises CancelledError */
     bool quiet;       /* `_log_destroy_pending` is false */
+    bool is_eager;    /* asyncio has it among its eager tasks: until it is done, and with a reference */
 } TaskFields;
 
 static inline TaskFields *task_fields(const State *state, PyObject *task)

@@ -288,7 +288,7 @@ static int register_task(State *state, PyObject *task)
 /* 1 if the first step may run now, 0, or -1. */
 static int may_start_eagerly(State *state, PyObject *loop, int eager)
 {
-    if (!eager || state->task.swap_current_task == Py_None) {
+    if (!eager || state->task.swap_current_task == NULL) {
         return 0;
     }
     PyObject *running = PyObject_CallMethod(loop, "is_running", NULL);
@@ -321,13 +321,7 @@ static int Task_init(PyObject *task, PyObject *args, PyObject *kwargs)
     if (!eager) {
         return task_step_soon(state, task, NULL) < 0 ? -1 : register_task(state, task);
     }
-    if (task_start_eagerly(state, task) < 0) {
-        return -1;
-    }
-    PyObject *done = PyObject_CallOneArg(state->task.future_done, task);
-    int is_done = done == NULL ? -1 : PyObject_IsTrue(done);
-    Py_XDECREF(done);
-    return is_done != 0 ? (is_done < 0 ? -1 : 0) : register_task(state, task);
+    return task_start_eagerly(state, task);
 }
 
 /* As asyncio does: a task that is collected before it is done is a mistake of the program. */

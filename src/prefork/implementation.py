@@ -13,21 +13,28 @@ from ._version import __version__
 
 #: The environment variable that chooses pure Python, unless it is empty or 0.
 PURE_VARIABLE = "PREFORK_PURE"
+_EXTENSION = "prefork._native"
 
 
 def _load() -> tuple[Any, str]:
-    """Return the extension module and "", or None and why it is not used."""
+    """Return the extension module and "", or None and why it is not used.
+
+    Whatever is wrong with an extension, the server starts all the same, in pure Python.
+    """
     if os.environ.get(PURE_VARIABLE, "") not in ("", "0"):
         return None, PURE_VARIABLE
     try:
-        module = importlib.import_module("prefork._native")
-    except ModuleNotFoundError:
-        return None, "installed without a C compiler"
-    except ImportError as exc:
-        return None, str(exc)
-    if __version__ != module.VERSION:
-        return None, f"the extension is of version {module.VERSION}"
-    return module, ""
+        module = importlib.import_module(_EXTENSION)
+    except ModuleNotFoundError as exc:
+        return None, "no extension was built" if exc.name == _EXTENSION else _broken(exc)
+    except Exception as exc:
+        return None, _broken(exc)
+    version = getattr(module, "VERSION", "unknown")
+    return (module, "") if version == __version__ else (None, f"the extension is of version {version}")
+
+
+def _broken(exc: Exception) -> str:
+    return f"the extension is broken: {str(exc).partition(chr(10))[0] or type(exc).__name__}"
 
 
 native, _reason = _load()

@@ -91,8 +91,8 @@ async def main(count: int) -> None:
         port, tls_port = (each.sockets[0].getsockname()[1] for each in (server, secured))
         for tenth in range(10):
             for _ in range(count // 10 // 20):
-                clients = [client(port, KINDS[number % len(KINDS)]) for number in range(19)]
-                await asyncio.gather(*clients, tls_client(tls_port))
+                clients = [client(port, KINDS[number % len(KINDS)]) for number in range(18)]
+                await asyncio.gather(*clients, tls_client(tls_port), tls_client(tls_port))
             while server.connections or secured.connections:
                 await asyncio.sleep(0.01)
             gc.collect()

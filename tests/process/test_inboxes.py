@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import contextlib
 import os
+import resource
 import socket
 from collections.abc import Iterator
 
@@ -98,6 +99,41 @@ def test_an_inbox_that_was_shut_down_takes_nothing_and_says_so(
     assert inboxes.send(0, connection.fileno()) is False
     with pytest.raises(EOFError, match="inbox 0 was shut down"):
         inboxes.receive(0)
+
+
+def test_an_inbox_that_was_shut_down_is_replaced_and_one_in_use_is_kept(
+    inboxes: Inboxes, connection: socket.socket
+) -> None:
+    assert inboxes.send(1, connection.fileno())
+    inboxes._pairs[0][0].shutdown(socket.SHUT_RDWR)
+    for slot in range(3):
+        inboxes.repair(slot)
+    assert inboxes.waiting(1) == 1
+    assert inboxes.send(0, connection.fileno())
+    for slot in range(2):
+        received = inboxes.receive(slot)
+        assert received is not None
+        received[0].close()
+
+
+def test_without_a_free_descriptor_the_connection_stays(inboxes: Inboxes, connection: socket.socket) -> None:
+    assert inboxes.send(0, connection.fileno())
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))), limits[1]))
+    taken = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        with pytest.raises(OSError, match="Too many open files"):
+            inboxes.receive(0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for fd in taken:
+            os.close(fd)
+    received = inboxes.receive(0)
+    assert received is not None
+    received[0].close()
 
 
 def test_a_flag_that_another_process_has_changed_does_not_block(inboxes: Inboxes, connection: socket.socket) -> None:

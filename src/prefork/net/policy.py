@@ -110,7 +110,7 @@ class Policy(Receiving):
 
     def _shut_down_writing(self) -> None:
         try:
-            self._sock.shutdown(socket.SHUT_WR)
+            self._end_output()
         except OSError:
             # ENOTCONN: the peer has reset the connection.
             self._break_output(ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)))

@@ -270,6 +270,9 @@ class Sending(Channel):
         if paused and not self._reads_paused():
             self._on_reads_resumed()
 
+    def _end_output(self) -> None:
+        self._sock.shutdown(socket.SHUT_WR)
+
     # --- the end ------------------------------------------------------------------------------------------------------
 
     def _is_broken(self) -> bool:

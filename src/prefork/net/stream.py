@@ -146,7 +146,7 @@ class Stream(Policy):
     def _unacknowledged(self) -> bool:
         """Return whether the kernel has bytes that the peer has not acknowledged (tcp(7), SIOCOUTQ)."""
         try:
-            (count,) = struct.unpack("i", fcntl.ioctl(self._sock, termios.TIOCOUTQ, b"\0\0\0\0"))
+            (count,) = struct.unpack("i", fcntl.ioctl(self._fd, termios.TIOCOUTQ, b"\0\0\0\0"))
         except OSError:
             return False
         return bool(count)

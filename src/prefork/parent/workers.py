@@ -278,6 +278,7 @@ class Workers:
                 tether = Tether()
                 undo.callback(tether.close)
                 self._system.close_in_child(reader, tether.parent_end)
+                self._inboxes.repair(command.slot)
                 child = self._system.fork()
             except (OSError, MemoryError) as exc:
                 self._free_rows.append(row.number)

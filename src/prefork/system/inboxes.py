@@ -34,10 +34,7 @@ class Inboxes:
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         try:
             for _ in range(count):
-                # Packets, so that one receive takes one connection.
-                pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-                self._pairs.append(pair)
-                pair[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, CAPACITY * _MESSAGE_BYTES // 2)
+                self._pairs.append(_pair())
         except OSError:
             self.close()
             raise
@@ -49,6 +46,23 @@ class Inboxes:
         for pair in self._pairs:
             for sock in pair:
                 sock.close()
+
+    def repair(self, slot: int) -> None:
+        """Replace an inbox that a worker has shut down: those that are forked afterwards have the new one.
+
+        For the process that made the inboxes. Keeps the old one if the system has no descriptors for another.
+        """
+        if slot >= len(self._pairs):
+            return
+        try:
+            shut_down = not self._pairs[slot][1].recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except OSError as exc:
+            shut_down = not isinstance(exc, BlockingIOError)
+        if shut_down:
+            with contextlib.suppress(OSError):
+                old, self._pairs[slot] = self._pairs[slot], _pair()
+                for sock in old:
+                    sock.close()
 
     def fileno(self, slot: int) -> int:
         """Return the descriptor that is readable while a connection waits in the inbox of `slot`."""
@@ -83,8 +97,10 @@ class Inboxes:
         """Take a connection and its number out of the inbox of `slot`. Return None if there is none.
 
         Raises ValueError for a message that is no connection, which is discarded. Raises EOFError if a worker has shut
-        the inbox down: nothing can be passed by it any more.
+        the inbox down: nothing can be passed by it any more. Raises OSError (EMFILE) without a free descriptor.
         """
+        # Without one the kernel would discard the connection, and tell it by a flag only (unix(7), MSG_CTRUNC).
+        os.close(os.dup(self.fileno(slot)))
         space = socket.CMSG_SPACE(_MAX_DESCRIPTORS * 4)
         try:
             data, ancillary, _, _ = self._pairs[slot][1].recvmsg(
@@ -103,6 +119,20 @@ class Inboxes:
             sock.close()
             raise ValueError(f"a socket with {len(data)} bytes")
         return sock, _TAG.unpack(data)[0]
+
+
+def _pair() -> tuple[socket.socket, socket.socket]:
+    """Return the sending and the receiving end of an inbox."""
+    # Packets, so that one receive takes one connection.
+    pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        # The kernel doubles the number (socket(7)).
+        pair[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, CAPACITY * _MESSAGE_BYTES // 2)
+    except OSError:
+        for sock in pair:
+            sock.close()
+        raise
+    return pair
 
 
 def _connection(descriptors: list[int]) -> socket.socket:

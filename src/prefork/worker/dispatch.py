@@ -69,6 +69,11 @@ class Dispatcher:
         if self._slot < len(self._inboxes):
             self._take(self._slot, self._inboxes.waiting(self._slot) + BATCH)
 
+    def empty_all(self) -> None:
+        """Serve what is in any inbox, because no other worker will."""
+        for slot in range(len(self._inboxes)):
+            self._take(slot, self._inboxes.waiting(slot))
+
     def offer(self, sock: socket.socket, tag: int = 0) -> bool:
         """Pass an accepted connection on if a sibling should serve it. Return False if this worker is to.
 
@@ -129,10 +134,12 @@ class Dispatcher:
                     self._emit(DispatchFailed(slot, str(exc)))
                 return
             except OSError:
-                # ENOTCONN: the peer has reset the connection meanwhile. Or descriptors have run out, and the kernel
-                # has discarded the one that was passed.
-                if sock is not None:
-                    sock.close()
+                if sock is None:
+                    # No descriptor is free: the connection stays where it is, for a sibling or for later.
+                    self._unwatch()
+                    return
+                # ENOTCONN: the peer has reset the connection meanwhile.
+                sock.close()
             else:
                 served = True
                 self._serve(sock, address, tag)

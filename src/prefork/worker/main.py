@@ -220,6 +220,8 @@ def _stop_accepting(
     dispatcher.stop()
     # Another supervisor may have the same sockets; it goes on serving.
     shared = bool(scoreboard.settings[FleetSetting.LISTENERS_SHARED])
+    if stopping and scoreboard.all_stopped(context.row):
+        dispatcher.empty_all()
     if stopping and not shared and scoreboard.all_stopped(context.row):
         bound_here = set(context.config.bound_sockets())
         # One socket at a time: a connection that arrives between its last accept and its shutdown is reset.

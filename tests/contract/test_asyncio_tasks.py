@@ -1,0 +1,160 @@
+"""CPython's own tests of asyncio.Task, run against the task of the compiled core; and what is its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import gc
+import sys
+import weakref
+from typing import Any
+
+import pytest
+
+from prefork.implementation import native
+
+if native is None:
+    pytest.skip("there is no compiled core", allow_module_level=True)
+
+try:
+    from test.test_asyncio import test_tasks, utils
+except ImportError:
+    pytest.skip("Python's own tests are not installed", allow_module_level=True)
+
+Task: Any = native.Task
+
+
+class NativeTaskTests(test_tasks.BaseTaskTests, utils.TestCase):
+    """As `CTask_CFuture_Tests` there, with another task."""
+
+    Task = Task
+    Future = asyncio.Future
+    all_tasks = staticmethod(asyncio.all_tasks)
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.loop = self.new_test_loop()
+        self.loop.set_task_factory(self.new_task)
+        self.loop.create_future = lambda: self.new_future(self.loop)
+
+
+async def finish(value: int) -> int:
+    await asyncio.sleep(0)
+    return value
+
+
+def test_an_eager_task_runs_up_to_its_first_wait_and_is_known_until_it_is_done() -> None:
+    async def main() -> None:
+        steps = []
+
+        async def work() -> str:
+            steps.append(asyncio.current_task())
+            await asyncio.sleep(0)
+            return "done"
+
+        outer = asyncio.current_task()
+        task = Task(work(), loop=asyncio.get_running_loop(), eager_start=True)
+        if sys.version_info >= (3, 12):
+            assert steps == [task]
+            assert asyncio.current_task() is outer
+        assert task in asyncio.all_tasks()
+        assert await task == "done"
+        assert task not in asyncio.all_tasks()
+
+    asyncio.run(main())
+
+
+def test_a_task_that_is_done_is_released() -> None:
+    async def main() -> None:
+        async def fail() -> None:
+            await asyncio.sleep(0)
+            raise ValueError
+
+        loop = asyncio.get_running_loop()
+        gone = []
+        for coroutine in (finish(1), fail(), asyncio.sleep(100)):
+            task = Task(coroutine, loop=loop, eager_start=True)
+            loop.call_later(0.01, task.cancel)
+            await asyncio.wait([task])
+            gone.append(weakref.ref(task))
+            task.cancelled() or task.exception()
+        del task, coroutine
+        # Timers that are due drop the methods that they hold.
+        await asyncio.sleep(0.02)
+        gc.collect()
+        assert [each() for each in gone] == [None, None, None]
+
+    asyncio.run(main())
+
+
+def test_it_has_a_context_of_its_own_in_each_step() -> None:
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
+
+    async def main() -> None:
+        async def work() -> list[str]:
+            variable.set("inner")
+            await asyncio.sleep(0)
+            return [variable.get()]
+
+        task = Task(work(), loop=asyncio.get_running_loop(), context=contextvars.copy_context(), eager_start=True)
+        assert variable.get() == "unset"
+        assert await task == ["inner"]
+        assert variable.get() == "unset"
+
+    asyncio.run(main())
+
+
+def test_a_cancellation_that_races_with_readiness_is_delivered_once() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        waiter = native.Waiter(loop)
+        caught = []
+
+        async def work() -> int:
+            try:
+                await waiter
+            except asyncio.CancelledError as exc:
+                caught.append(exc.args)
+            return await finish(5)
+
+        task = Task(work(), loop=loop, eager_start=True)
+        await asyncio.sleep(0)
+        assert task.cancel("why")
+        loop.call_soon(waiter.wake)
+        assert await task == 5
+        assert caught == [("why",)]
+        assert not waiter.waiting
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_what_ends_the_program_is_raised_to_the_loop(error: type[BaseException]) -> None:
+    async def main() -> None:
+        async def work() -> None:
+            await asyncio.sleep(0)
+            raise error
+
+        tasks.append(Task(work(), loop=asyncio.get_running_loop(), eager_start=True))
+        await asyncio.wait(tasks)
+
+    tasks: list[Any] = []
+    with pytest.raises(error):
+        asyncio.run(main())
+    assert isinstance(tasks[0].exception(), error)
+
+
+def test_it_works_with_timeouts_and_task_groups() -> None:
+    async def main() -> None:
+        async def work() -> list[int]:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.01):
+                    await asyncio.sleep(10)
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(finish(number)) for number in range(3)]
+            return [task.result() for task in tasks]
+
+        task = Task(work(), loop=asyncio.get_running_loop(), eager_start=True)
+        assert await asyncio.wait_for(asyncio.gather(task), 10) == [[0, 1, 2]]
+
+    asyncio.run(main())
