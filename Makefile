@@ -11,8 +11,8 @@ JOBS   ?= $(shell expr $$(nproc 2>/dev/null || echo 2) \* 2)
 PURE   ?= not debug and not eager
 # SLOW=yes: also what is marked slow.
 SLOW   ?=
-# The benchmark's own environment, with the peers; PYTHON and BENCH together measure on another Python.
-BENCH  ?= .venv-bench
+# The benchmark's own environment, with the peers: one for each Python, so that PYTHON=python3.11 measures on that one.
+BENCH  ?= .venv-bench-$(if $(PYTHON),$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
 
 .PHONY: serve test test-all histories soak inject bench bench-quick instructions check format clean
 .PHONY: native test-native dist
@@ -71,7 +71,8 @@ format: $(VENV)/.developing
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-## Compare prefork with its peers, and write docs/benchmarks.md; 15 minutes. BENCH_ARGS=--help lists the options.
+## Compare prefork with its peers, and write the section of this Python in docs/benchmarks.md; 25 minutes.
+## BENCH_ARGS=--help lists the options; PYTHON=python3.11 measures on another Python.
 bench: $(BENCH)/.benching
 	@scripts/install-debian-packages bench
 	$(BENCH)/bin/python -m bench $(BENCH_ARGS)

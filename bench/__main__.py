@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import commands, contract, memory, peers, redis, report, roster, rounds, works
+from . import commands, contract, memory, peers, redis, report, roster, rounds, targets, works
 from .accounting import OthersMeter, raise_descriptor_limit
 from .build import Programs, build
 from .certificates import write_certificate
@@ -33,6 +33,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Parse the options of the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure prefork beside its peers.")
     parser.add_argument("--quick", action="store_true", help="what matters most, in less than a minute")
+    parser.add_argument("--targets", action="store_true", help="only what the check of the targets compares")
     parser.add_argument("--rounds", type=int, help="how often each contestant does each work (default: 5, quick 3)")
     parser.add_argument(
         "--seconds", type=float, help="of each measurement (default: 0.15 or 0.3, quick 0.1; twice that for slow works)"
@@ -68,16 +69,16 @@ def _run(options: argparse.Namespace) -> int:
         print("works:", *(f"  {work.name:24} {work.title}" for work in works.FULL), sep="\n")
         print("contestants:", *(f"  {each.name:24} {each.label}" for each in roster.ALL), sep="\n")
         return 0
-    whole = not (
-        options.quick or options.work or options.contestant or options.part or options.rounds or options.seconds
-    )
+    lesser = ("quick", "targets", "work", "contestant", "part", "rounds", "seconds")
+    whole = not any(getattr(options, name) for name in lesser)
     into = options.into or (DOCS if whole or options.render else BUILD)
     if options.render:
-        results = report.load(into)
+        runs = report.load(into)
+        results, paths = runs[0], report.render(runs, into)
     else:
         results = _measure(options)
         print(file=sys.stderr)
-    paths = report.write(results, into)
+        paths = report.write(results, into)
     print(report.summary(results))
     print("written:", *(os.path.relpath(path) for path in paths))
     return 0
@@ -85,6 +86,8 @@ def _run(options: argparse.Namespace) -> int:
 
 def _scale(options: argparse.Namespace) -> works.Scale:
     scale = works.QUICK_SCALE if options.quick else works.FULL_SCALE
+    if options.targets:
+        scale = dataclasses.replace(scale, works=targets.WORKS)
     if options.work:
         known = {work.name: work for work in works.FULL}
         if unknown := [name for name in options.work if name not in known]:
@@ -98,6 +101,8 @@ def _scale(options: argparse.Namespace) -> works.Scale:
 
 
 def _contestants(options: argparse.Namespace) -> list[roster.Contestant]:
+    if options.targets and not options.contestant:
+        return list(targets.CONTESTANTS)
     if not options.contestant:
         return [each for each in roster.ALL if each.quick or not options.quick]
     known = {each.name: each for each in roster.ALL}
@@ -138,7 +143,7 @@ def _measure(options: argparse.Namespace) -> Results:
             contestants, scale.works, generator, BUILD, certificate, cores.server, _say
         )
         _leave_out(results, refused)
-        parts = options.part or (("works", "commands") if options.quick else PARTS)
+        parts = options.part or _parts(options)
         for part in PARTS:
             if part not in parts:
                 results.missing.append(f"{part}: not asked for in this run")
@@ -146,8 +151,9 @@ def _measure(options: argparse.Namespace) -> Results:
             fleet = rounds.Fleet(generator, BUILD, certificate, cores.server)
             rounds.measure(results, scale, contestants, generator, fleet, _say)
         if "memory" in parts:
+            idlers = [each for each in contestants if not options.targets or each in targets.IDLERS]
             memory.measure(
-                results, contestants, generator, BUILD, certificate, cores.server, scale.idle, descriptor_limit, _say
+                results, idlers, generator, BUILD, certificate, cores.server, scale.idle, descriptor_limit, _say
             )
         if "commands" in parts:
             with _survived(results, "prefork serve"):
@@ -158,6 +164,12 @@ def _measure(options: argparse.Namespace) -> Results:
     results.environment["other processes"] = f"{others.share():.1%} of the machine's CPU time while it ran"
     results.environment["duration"] = f"{time.monotonic() - began:.0f} s"
     return results
+
+
+def _parts(options: argparse.Namespace) -> tuple[str, ...]:
+    if options.quick:
+        return ("works", "commands")
+    return ("works", "memory", "commands") if options.targets else PARTS
 
 
 def _feasible(scale: works.Scale, results: Results, programs: Programs, descriptor_limit: int) -> works.Scale:

@@ -16,9 +16,10 @@ from .rounds import Progress
 from .servers import running
 from .works import Work
 
-#: After this number of failures the remaining works of a kind of server are left out untried, because each may take
-#: the 20 s after which the generator gives up.
-PATIENCE = 2
+#: Seconds without an event that count as a hang.
+PATIENCE = 5.0
+#: After this number of failures the remaining works of a kind of server are left out untried, because each may hang.
+FAILURES = 2
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -104,14 +105,14 @@ def _served(name: str, command: list[str], works: Sequence[Work], generator: Gen
             with running({name: command}, core) as servers:
                 while waiting:
                     work = waiting[0]
-                    generator.count(work, servers[name], max(work.connections, 50))
+                    generator.count(work, servers[name], max(work.connections, 50), PATIENCE)
                     waiting.pop(0)
         except Failure as exc:
             refusals.append(Refusal(waiting.pop(0), str(exc)))
         except BenchError as exc:
             # It does not start, and would not for the next one.
             return [*refusals, *(Refusal(work, str(exc)) for work in waiting)]
-        if len(refusals) >= PATIENCE:
-            reason = f"not tried, because it failed {PATIENCE} works before"
+        if len(refusals) >= FAILURES:
+            reason = f"not tried, because it failed {FAILURES} works before"
             return [*refusals, *(Refusal(work, reason) for work in waiting)]
     return refusals

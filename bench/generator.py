@@ -16,7 +16,9 @@ from .works import Work
 #: Exchanges that a server does before it is measured, each on a connection of its own. The first closed connections
 #: teach the allocator that blocks of a loop's size come back; before that each read maps and unmaps memory.
 WARMING = 300
-#: Seconds for a run beyond the time it was given; the generator itself gives up when nothing happens for 20.
+#: Seconds without an event after which the generator gives up.
+PATIENCE = 20.0
+#: Seconds for a run beyond the time it was given.
 GRACE = 60.0
 
 
@@ -66,9 +68,9 @@ class Generator:
         timing = ["--warm-up", str(warm_up), "--seconds", str(seconds)]
         return self.run(server, [*_options(work), *timing], warm_up + seconds)
 
-    def count(self, work: Work, server: Server, requests: int) -> Sample:
-        """Do exactly `requests` exchanges. Raises Failure."""
-        return self.run(server, [*_options(work), "--requests", str(requests)], 0)
+    def count(self, work: Work, server: Server, requests: int, patience: float = PATIENCE) -> Sample:
+        """Do exactly `requests` exchanges. Raises Failure, also if nothing happens for `patience` seconds."""
+        return self.run(server, [*_options(work), "--requests", str(requests), "--patience", str(patience)], 0)
 
     def warm(self, server: Server, tls: str) -> None:
         """Open connections, use and close them. Raises Failure."""

@@ -1,10 +1,12 @@
 """The text of the report: what is measured, how, and what is not. No code lives here."""
 
 INTRODUCTION = """
-This page compares the cost of prefork with the cost of its peers. All its figures come from one run of
+This page compares the cost of prefork with the cost of its peers. It has a section for each Python, and all figures of
+a section come from one run of
 
-    make bench          # 15 minutes; writes this page
-    make bench-quick    # less than a minute; prints the most important ratios
+    make bench                      # 25 minutes, on the newest Python; writes its section of this page
+    make bench PYTHON=python3.11    # the same on another Python
+    make bench-quick                # a minute; prints the most important ratios
 
 The figure that counts is **the server's CPU time per exchange**, as a ratio of two servers in the same round of the
 same run. On a shared machine rates vary by 50 % between rounds, system time by 30 %, user time by 10 %. Ratios within
@@ -14,12 +16,14 @@ a round vary by a few percent on a quiet machine. A ratio is the median over the
 SHORT = """
 Each cell is prefork's CPU time divided by the peer's, for the same work: 0.50 means that prefork needs 50 % of the CPU
 time, 2.00 that it needs twice as much. **Bold** means that prefork is cheaper by more than 3 %. The C server is a
-lower bound: it does nothing but receive and send.
+lower bound: it does nothing but receive and send. An empty cell means that the peer does not do the work; the reason
+stands under "This run", which also says whether prefork's streams were compiled.
 """
 
 MATRIX = """
 Microseconds of the server's CPU time, user and system together, medians over the rounds; 50 connections unless it
-is said. An exchange is a message and its echo, a burst of 32 lines and theirs, or a whole connection.
+is said. "prefork in pure Python" is the same installation with `PREFORK_PURE=1`. An exchange is a message and its
+echo, a burst of 32 lines and theirs, or a whole connection.
 """
 
 WORKS = """
@@ -77,6 +81,9 @@ defaults, and the handler that its documentation shows (`bench/contestants`):
 * **Protocols** write what they get, and pause reading while the transport is full. Line by line they write each
   line, as a handler of single requests does. Joining the answers by hand does what prefork's corking does; that is
   measured, too.
+* **blazio, rloop, talyn** run the same streams and the same protocol as asyncio and uvloop, on their own loops. Not
+  every Python has them, and they are young. So each does every work once before the rounds. A work that it fails, or
+  at which nothing happens for 5 s, is left out, and "This run" says why.
 * **gevent** recv and sendall, or a file object; **trio** `async for` and `send_all`, its lines cut by hand;
   **Twisted** `dataReceived` and `LineReceiver`.
 * **C** is a level-triggered epoll with one buffer of 256 KiB, and no idea of lines: a floor, not a competitor.
@@ -88,7 +95,7 @@ defaults, and the handler that its documentation shows (`bench/contestants`):
 NOT_MEASURED = """
 * More than one worker, and how connections spread over them; more than one core in the generator.
 * Real networks: everything goes over loopback, without loss, latency or offload. Real handlers, which do something.
-* Windows and macOS, other event loops than these two, other Pythons than the one of this run, free-threaded ones.
+* Windows and macOS, other event loops and other Pythons than these, free-threaded ones.
 * Open-loop latency: at a fixed rate below saturation, the percentiles would be far lower, and comparable in their
   own right.
 * The kernel's memory, and the memory of connections that are in use.

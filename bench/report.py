@@ -1,7 +1,12 @@
-"""Writing a run's report, and reading it again: Markdown, JSON and plots, in one folder."""
+"""Writing a run's report, and reading it again: Markdown, JSON and plots, in one folder.
+
+The data of each Python is a file of its own; the page has a section for each that is there.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from prefork.errors import reason_of
@@ -12,24 +17,44 @@ from .results import Results
 from .table import markdown
 from .targets import judge
 
-TEXT, DATA = "benchmarks.md", "benchmarks.json"
+TEXT, DATA = "benchmarks.md", "benchmarks-{python}.json"
 
 
 def write(results: Results, folder: Path) -> list[Path]:
-    """Write all files; their paths. Plots for which nothing was measured are not drawn."""
+    """Write the run's data, and the page with it and the runs of other Pythons in `folder`; return all paths.
+
+    Raises BenchError if the data of another Python is unreadable.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = plots.draw(results)
-    contents = {DATA: results.to_json(), TEXT: markdown(results, drawn), **drawn}
+    data = folder / DATA.format(python=results.python)
+    data.write_text(results.to_json())
+    return [data, *render(load(folder), folder)]
+
+
+def render(runs: Sequence[Results], folder: Path) -> list[Path]:
+    """Write the page and its plots, which are of the first run; return their paths."""
+    drawn = plots.draw(runs[0])
+    contents = {TEXT: markdown(runs, drawn), **drawn}
     for name, text in contents.items():
         (folder / name).write_text(text)
     return [folder / name for name in contents]
 
 
-def load(folder: Path) -> Results:
-    """What `write` wrote. Raises BenchError if it is not there or is something else."""
-    path = folder / DATA
+def load(folder: Path) -> list[Results]:
+    """Return the runs in `folder`, that of the newest Python first. Raises BenchError if there is none, or another
+    thing than a run."""
+    runs = [_read(path) for path in folder.glob(DATA.format(python="*"))]
+    if not runs:
+        raise BenchError(f"{folder}: no {DATA.format(python='3.x')} is there; run make bench first")
+    return sorted(runs, key=lambda run: [int(part) for part in re.findall(r"\d+", run.python)], reverse=True)
+
+
+def _read(path: Path) -> Results:
     try:
-        return Results.from_json(path.read_text())
+        run = Results.from_json(path.read_text())
+        if path.name != DATA.format(python=run.python):
+            raise ValueError(f"it is of Python {run.python}")
+        return run
     except OSError as exc:
         raise BenchError(f"{path}: {reason_of(exc)}; run make bench first") from exc
     except (ValueError, KeyError, TypeError) as exc:
@@ -37,10 +62,7 @@ def load(folder: Path) -> Results:
 
 
 def summary(results: Results) -> str:
-    """Return the table of targets and verdicts for a terminal, its columns aligned."""
-    head = ("work", "CPU time against", "at most", "prefork", "prefork on uvloop")
-    rows = [head, *((each.work, each.against, each.limit, each.on_asyncio, each.on_uvloop) for each in judge(results))]
-    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    """Return the check of the targets for a terminal, a line for each."""
+    found = judge(results)
+    width = max(len(each.verdict) for each in found)
+    return "\n".join(f"{each.verdict.ljust(width)}  {each.text}" for each in found)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -102,6 +103,14 @@ class Results:
     """By command and server, with only `rate` and `cpu_us`."""
     missing: list[str] = field(default_factory=list)
     """What was left out of this run, and why."""
+
+    @property
+    def python(self) -> str:
+        """The Python that it ran on, as `3.13`. Raises ValueError if the environment does not say so."""
+        found = re.search(r"\b\d+\.\d+", self.environment.get("Python", ""))
+        if found is None:
+            raise ValueError("the environment names no Python")
+        return found[0]
 
     def column(self, work: str, contestant: str, name: str) -> Sequence[float | None]:
         """One column of a series; empty if it was not measured."""

@@ -23,37 +23,44 @@ PLOTS = {
 EQUAL = 0.03
 
 
-def markdown(results: Results, plots: Iterable[str]) -> str:
-    """The whole document; `plots` are the names of those that were drawn."""
-    drawn = set(plots)
-    parts = [
-        "# Benchmarks",
-        method.INTRODUCTION,
-        "## In short",
-        method.SHORT,
-        _beside_peers(results),
-        *_plots(drawn, "bench-cpu", "bench-works"),
-        "## CPU time for one exchange",
-        method.MATRIX,
-        _matrix(results),
-        *_plots(drawn, "bench-growth"),
-        "## Work by work",
-        method.WORKS,
-        *_works(results),
-        *_memory(results, drawn),
-        *_commands(results),
-        *_redis(results),
+def markdown(runs: Sequence[Results], plots: Iterable[str]) -> str:
+    """Return the whole document: a section for each run; `plots` are the names of those drawn of the first one."""
+    parts = ["# Benchmarks", method.INTRODUCTION]
+    for number, results in enumerate(runs):
+        parts += _section(results, set(plots) if number == 0 else set(), open_works=number == 0)
+    parts += [
         "## How it is measured",
         method.METHOD,
         "## The servers",
         method.SERVERS,
-        "## This run",
-        _environment(results),
         "## What was not measured",
         method.NOT_MEASURED,
-        *_missing(results),
     ]
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def _section(results: Results, drawn: set[str], open_works: bool) -> list[str]:
+    """Return what one Python has; `open_works`: whether the tables of important works are unfolded."""
+    return [
+        f"## Python {results.python}",
+        "### In short",
+        method.SHORT,
+        _beside_peers(results),
+        *_plots(drawn, "bench-cpu", "bench-works"),
+        "### CPU time for one exchange",
+        method.MATRIX,
+        _matrix(results),
+        *_plots(drawn, "bench-growth"),
+        "### Work by work",
+        method.WORKS,
+        *_works(results, open_works),
+        *_memory(results, drawn),
+        *_commands(results),
+        *_redis(results),
+        "### This run",
+        _environment(results),
+        *_missing(results),
+    ]
 
 
 def grid(head: Sequence[str], rows: Iterable[Sequence[str]], numbers_from: int = 1) -> str:
@@ -127,14 +134,15 @@ def _column_title(work: Work) -> str:
     return work.title.replace(", 50 connections", "")
 
 
-def _works(results: Results) -> list[str]:
+def _works(results: Results, open_works: bool) -> list[str]:
     parts = []
     for work in works.REPORTED:
         table = results.works.get(work.name)
         if not table:
             continue
         text = _work(table)
-        parts.append(f"### {work.title}\n\n{text}" if work.headline else _folded(work.title, text))
+        unfolded = open_works and work.headline
+        parts.append(f"#### {work.title}\n\n{text}" if unfolded else _folded(work.title, text))
     return parts
 
 
@@ -197,7 +205,7 @@ def _memory(results: Results, drawn: set[str]) -> list[str]:
         for name, each in results.memory.items()
     ]
     text = method.MEMORY.format(count=f"{count:,}")
-    return ["## Memory", text, grid(head, rows), *_plots(drawn, "bench-memory")]
+    return ["### Memory", text, grid(head, rows), *_plots(drawn, "bench-memory")]
 
 
 def _commands(results: Results) -> list[str]:
@@ -213,7 +221,7 @@ def _commands(results: Results) -> list[str]:
         ]
         rows.append((loop, start, *weights))
     head = ("loop", "start to READY, ms", "supervisor, MiB", "worker, MiB")
-    return ["## The command", method.COMMANDS, grid(head, rows)] if rows else []
+    return ["### The command", method.COMMANDS, grid(head, rows)] if rows else []
 
 
 def _redis(results: Results) -> list[str]:
@@ -224,7 +232,7 @@ def _redis(results: Results) -> list[str]:
         for title, table in results.redis.items()
         for name, series in table.items()
     ]
-    return ["## redis-benchmark", method.REDIS, grid(("", "server", "a second", "CPU us"), rows, numbers_from=2)]
+    return ["### redis-benchmark", method.REDIS, grid(("", "server", "a second", "CPU us"), rows, numbers_from=2)]
 
 
 def _environment(results: Results) -> str:

@@ -59,7 +59,8 @@ async def main(joined: bool) -> None:
     server = await asyncio.get_running_loop().create_server(protocol, sock=sock.dup(), ssl=given.context)
     announce(sock)
     async with server:
-        await server.serve_forever()
+        # Not `serve_forever`, in which rloop 0.5 accepts nothing. The server accepts since it was made.
+        await asyncio.Event().wait()
 
 
 if __name__ == "__main__":

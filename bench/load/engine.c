@@ -13,7 +13,6 @@
 #include "fail.h"
 
 #define EVENTS 512
-#define STALLED_MS 20000
 /* Connections that are being opened at a time: fewer than any backlog, so no SYN is dropped and sent again. */
 #define OPENING_AT_ONCE 64
 #define RESTING_MS 50
@@ -122,9 +121,9 @@ static void turn(int timeout_ms)
         quiet_since = 0;
     else if (!quiet_since)
         quiet_since = now_ns();
-    else if (now_ns() - quiet_since > STALLED_MS * 1000000ull)
-        fail("nothing has happened for %d s; %zu of %zu connections are open", STALLED_MS / 1000, alive,
-             options->connections);
+    else if (now_ns() - quiet_since > options->patience_ns)
+        fail("nothing has happened for %.0f s; %zu of %zu connections are open", (double)options->patience_ns / 1e9,
+             alive, options->connections);
     for (int i = 0; i < ready; i++)
         connection_ready(events[i].data.ptr, events[i].events);
 }

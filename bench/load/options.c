@@ -9,7 +9,7 @@
 #include "fail.h"
 #include "payload.h"
 
-enum { PORT = 1, WORK, TLS, RESUME, PID, CONNECTIONS, SIZE, LINES, WARM_UP, SECONDS, REQUESTS, ABOUT };
+enum { PORT = 1, WORK, TLS, RESUME, PID, CONNECTIONS, SIZE, LINES, WARM_UP, SECONDS, REQUESTS, PATIENCE, ABOUT };
 
 static const struct option known[] = {
     {"port", required_argument, 0, PORT},
@@ -23,6 +23,7 @@ static const struct option known[] = {
     {"warm-up", required_argument, 0, WARM_UP},
     {"seconds", required_argument, 0, SECONDS},
     {"requests", required_argument, 0, REQUESTS},
+    {"patience", required_argument, 0, PATIENCE},
     {"about", no_argument, 0, ABOUT},
     {0, 0, 0, 0},
 };
@@ -69,6 +70,7 @@ static void take(struct options *o, int which, const char *text)
     case WARM_UP: o->warm_up_ns = seconds(text, "warm-up"); break;
     case SECONDS: o->duration_ns = seconds(text, "seconds"); break;
     case REQUESTS: o->requests = number(text, "requests", 0, 1e15); break;
+    case PATIENCE: o->patience_ns = seconds(text, "patience"); break;
     case ABOUT: o->about = true; break;
     default: exit(2); /* getopt has said why */
     }
@@ -76,7 +78,7 @@ static void take(struct options *o, int which, const char *text)
 
 struct options options_parse(int argc, char **argv)
 {
-    struct options o = {.connections = 1, .size = 64, .duration_ns = 1000000000};
+    struct options o = {.connections = 1, .size = 64, .duration_ns = 1000000000, .patience_ns = 20000000000};
     int which;
     while ((which = getopt_long(argc, argv, "", known, NULL)) != -1)
         take(&o, which, optarg);

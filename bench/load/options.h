@@ -26,6 +26,7 @@ struct options {
     size_t connections;
     size_t size, lines;
     uint64_t warm_up_ns, duration_ns;
+    uint64_t patience_ns; /* give up when nothing has happened for this time */
     uint64_t requests; /* stop after this number; 0: after the duration */
 };
 

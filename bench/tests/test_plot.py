@@ -22,7 +22,7 @@ CHARTS = {f"bench-{name}{end}.svg" for name in ("cpu", "works", "growth", "memor
 
 def everything() -> Results:
     """A run in which every contestant did every work, and one of them failed once."""
-    results = Results(environment={"Python": "3"}, rounds=2, missing=["the sea"])
+    results = Results(environment={"Python": "CPython 3.13.0, OpenSSL 3.0"}, rounds=2, missing=["the sea"])
     for work in works.FULL:
         table = results.works[work.name] = {}
         for number, each in enumerate((each for each in roster.ALL if each.does(work)), 1):
@@ -109,7 +109,7 @@ def test_a_table_aligns_its_numbers_to_the_right() -> None:
 
 def test_the_document_has_every_work_and_server(charts: dict[str, str]) -> None:
     results = everything()
-    text = markdown(results, charts)
+    text = markdown([results], charts)
     for work in works.FULL:
         assert work.title in text
     for each in roster.ALL:
@@ -122,6 +122,27 @@ def test_the_document_has_every_work_and_server(charts: dict[str, str]) -> None:
     assert set(re.findall(r'"(bench-[\w-]+\.svg)"', text)) == CHARTS
 
 
+def of_python(version: str) -> Results:
+    """A run of one work on that Python."""
+    results = everything()
+    results.environment = {"Python": f"CPython {version}, OpenSSL 3.0"}
+    results.works = {works.ECHO.name: results.works[works.ECHO.name]}
+    return results
+
+
+def test_each_python_has_a_section_and_the_newest_one_the_charts(charts: dict[str, str]) -> None:
+    text = markdown([of_python("3.13.0"), of_python("3.11.7")], charts)
+    new, old = text.split("## Python 3.13")[1].split("## Python 3.11")
+    for section in (new, old):
+        assert "### In short" in section
+        assert f"\n| {roster.PREFORK_PURE.label} |" in section
+    assert f"#### {works.ECHO.title}" in new
+    assert f"<summary>{works.ECHO.title}</summary>" in old
+    assert "bench-cpu.svg" in new
+    assert ".svg" not in old
+    assert text.count("## How it is measured") == 1
+
+
 def test_json_is_read_as_it_was_written(
     tmp_path: Path, charts: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,14 +150,31 @@ def test_json_is_read_as_it_was_written(
     results = everything()
     assert Results.from_json(results.to_json()) == results
     written = report.write(results, tmp_path)
-    assert {path.name for path in written} == {"benchmarks.md", "benchmarks.json", *charts}
-    assert report.load(tmp_path) == results
-    assert "not measured" in report.summary(Results())
+    assert {path.name for path in written} == {"benchmarks.md", "benchmarks-3.13.json", *charts}
+    assert report.load(tmp_path) == [results]
+
+
+def test_a_run_replaces_only_the_data_of_its_own_python(
+    tmp_path: Path, charts: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plots, "draw", lambda _: charts)
+    for version in ("3.9.1", "3.13.0", "3.11.7", "3.13.1"):
+        report.write(of_python(version), tmp_path)
+    assert [run.environment["Python"].split(",")[0] for run in report.load(tmp_path)] == [
+        "CPython 3.13.1",
+        "CPython 3.11.7",
+        "CPython 3.9.1",
+    ]
+    assert re.findall(r"^## Python (.+)$", (tmp_path / "benchmarks.md").read_text(), re.M) == ["3.13", "3.11", "3.9"]
 
 
 def test_an_unreadable_results_file_names_the_cure(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="run make bench first"):
         report.load(tmp_path)
-    (tmp_path / "benchmarks.json").write_text('{"rounds": 1}')
+    path = tmp_path / "benchmarks-3.13.json"
+    path.write_text('{"rounds": 1}')
     with pytest.raises(BenchError, match="run make bench again"):
+        report.load(tmp_path)
+    path.write_text(of_python("3.11.7").to_json())
+    with pytest.raises(BenchError, match=r"it is of Python 3\.11"):
         report.load(tmp_path)

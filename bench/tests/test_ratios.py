@@ -119,38 +119,56 @@ def measured(**cpu_us: list[float | None]) -> Results:
     return Results(rounds=3, works={works.ECHO.name: series})
 
 
+def judged(results: Results) -> dict[str, str]:
+    """The verdict of each line, by its text."""
+    return {each.text: each.verdict for each in targets.judge(results)}
+
+
 def test_targets_are_judged_by_ratios() -> None:
-    results = measured(prefork=[8.0, 9.0, 10.0], uvloop_streams=[10.0, 10.0, 10.0], prefork_streams=[12.0, 12.0, None])
-    judged = {(each.work, each.against): each for each in targets.judge(results)}
-    plain = judged[(works.ECHO.title, "uvloop streams")]
-    assert plain.limit == "0.90"
-    assert plain.on_asyncio == "0.90 (0.80 to 1.00), met (2 of 3 rounds met it)"
-    assert plain.on_uvloop == "not measured"
-    unchanged = judged[(f"{works.ECHO.title}, unchanged (reader, writer)", "uvloop streams")]
-    assert unchanged.on_asyncio == "1.20 (1.20 to 1.20), missed"
-    assert judged[(works.ECHO.title, "Tornado")].on_asyncio == "not measured"
+    results = measured(
+        prefork=[9.0, 10.3, 12.0], uvloop_protocol=[10.0, 10.0, 10.0], prefork_streams=[12.0, 12.0, None]
+    )
+    found = judged(results)
+    line = (
+        "echo 1 KiB, 50 connections: 1.030 of uvloop protocol "
+        "(at most 1.05; 1.35 with asyncio.Task; rounds 0.900 to 1.200, 2 of 3 rounds met it)"
+    )
+    assert found[line] == "met"
+    line = (
+        "prefork, unchanged (reader, writer): echo 1 KiB, 50 connections: 1.200 of uvloop protocol "
+        "(at most 1.15; 1.45 with asyncio.Task; rounds 1.200 to 1.200)"
+    )
+    assert found[line] == "missed"
+    line = "echo 1 KiB, 50 connections: of uvloop streams (at most 0.55; 0.75 with asyncio.Task)"
+    assert found[line] == "not measured"
 
 
 def test_targets_of_growth_memory_and_start() -> None:
     results = measured(prefork=[8.0], c=[4.0])
     results.works[works.ECHO_MANY.name] = {"prefork": Series(cpu_us=[12.0]), "c": Series(cpu_us=[8.0])}
     results.memory = {
-        "prefork": Memory(base=1, plain=2600, tls=17_000, connections=9000),
-        "prefork-uvloop": Memory(base=1, plain=2601, connections=9000),
+        "prefork": Memory(base=1, plain=1301, tls=17_000, connections=9000),
         "uvloop-streams": Memory(tls=20_000),
     }
-    results.commands = {"asyncio": Command(start_seconds=[0.2, 0.25, 0.3])}
-    judged = {each.work: each for each in targets.judge(results)}
-    assert judged["echo 1 KiB, growth from 50 to 5,000 connections"].on_asyncio == "0.75 (0.75 to 0.75), met"
-    idle = judged["resident bytes for an idle connection"]
-    assert (idle.on_asyncio, idle.on_uvloop) == ("2,600 B, met", "2,601 B, missed")
-    by_tls = judged["the same by TLS 1.3"]
-    assert (by_tls.on_asyncio, by_tls.on_uvloop) == ("0.85, missed", "not measured")
-    start = judged["`prefork serve`, start to READY, 2 workers"]
-    assert (start.on_asyncio, start.on_uvloop) == ("250 ms (200 to 300), met", "not measured")
+    results.commands = {"asyncio": Command(start_seconds=[0.2, 0.22, 0.3])}
+    found = judged(results)
+    growth = "echo 1 KiB, growth from 50 to 5,000 connections: 0.750 of the growth of C"
+    assert found[f"{growth} (at most 1.00; rounds 0.750 to 0.750)"] == "met"
+    idle = "resident bytes of an idle connection"
+    assert found[f"{idle}: 1,301 (at most 1,300; 1,600 with asyncio.Task)"] == "missed"
+    assert found[f"{idle} by TLS 1.3: 0.850 of uvloop streams (at most 0.80; rounds 0.850 to 0.850)"] == "missed"
+    start = "prefork serve, start to READY, 2 workers"
+    assert found[f"{start}: 220 ms (at most 220 ms; rounds 200 to 300)"] == "met"
 
 
 def test_a_run_with_nothing_in_it_has_every_target_and_no_verdict() -> None:
-    for each in targets.judge(Results()):
-        assert each.on_asyncio == "not measured"
-        assert each.on_uvloop in ("not measured", "")
+    assert set(judged(Results()).values()) == {"not measured"}
+    assert len(judged(Results())) == len(targets.TARGETS) + 4
+
+
+def test_a_run_of_the_targets_measures_what_they_compare() -> None:
+    for target in targets.TARGETS:
+        assert target.work in targets.WORKS
+        assert {target.ours, target.peer} <= set(targets.CONTESTANTS)
+    assert works.ECHO_MANY in targets.WORKS
+    assert set(targets.IDLERS) <= set(targets.CONTESTANTS)
