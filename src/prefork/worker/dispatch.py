@@ -7,7 +7,6 @@ known here.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 from collections.abc import Callable
 
@@ -20,7 +19,7 @@ BATCH = 8
 #: Seconds without accepting when a sibling that has less can take no more. It has the queue to itself meanwhile, once
 #: it gets a CPU.
 BACK_OFF = 0.001
-#: Seconds between looks for connections that wait in the inbox of a worker that is gone or does not respond.
+#: Seconds between looks for connections that wait for another worker: in two of them in a row, and they are taken.
 RESCUE_INTERVAL = 0.25
 
 
@@ -50,6 +49,8 @@ class Dispatcher:
         self._back_off = back_off
         self._queue = queue
         self._emit = emit
+        self._accepted: dict[int, int] = {}
+        """What the workers whose inboxes were not empty at the last look had accepted, by slot."""
         self._crowded: set[int] = set()
         """Slots whose inboxes were full when this worker last wanted to use them."""
         self._watching = False
@@ -158,13 +159,18 @@ class Dispatcher:
             self._loop.remove_reader(self._inboxes.fileno(self._slot))
 
     def _rescue(self) -> None:
-        """Serve what waits for a worker that is dead or does not respond."""
+        """Serve what waits for a worker that is dead, stopped, or has accepted nothing since the last look."""
         self._timer = self._loop.call_later(RESCUE_INTERVAL, self._rescue)
         if not self._admission.has_capacity():
             return
         self._watch()
         responsive = self._admission.responsive_slots()
+        before, self._accepted = self._accepted, {}
         for slot in range(len(self._inboxes)):
-            if slot != self._slot and slot not in responsive and self._inboxes.waiting(slot):
-                with contextlib.suppress(OSError):
-                    self._take(slot, BATCH)
+            if slot == self._slot or not self._inboxes.waiting(slot):
+                continue
+            accepted = self._admission.accepted_by(slot)
+            if slot not in responsive or before.get(slot) == accepted:
+                self._take(slot, BATCH)
+            else:
+                self._accepted[slot] = accepted

@@ -217,6 +217,11 @@ class FleetAdmission:
         rows = {number: self._scoreboard.row(number) for number in self._slots}
         return {self._slots[number] for number, row in rows.items() if self._is_responsive(row)}
 
+    def accepted_by(self, slot: int) -> int:
+        """Return the number of connections that the worker of `slot` has accepted."""
+        numbers = [number for number, each in self._slots.items() if each == slot]
+        return sum(self._scoreboard.row(number)[WorkerStat.ACCEPTED] for number in numbers)
+
     def _is_responsive(self, row: Row) -> bool:
         age = time.monotonic_ns() - row[WorkerStat.HEARTBEAT]
         return 0 <= age < UNRESPONSIVE_NS and not row[WorkerStat.STOPPED] and not row[WorkerStat.FULL]
