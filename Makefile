@@ -8,7 +8,7 @@ PORT   ?= 9000
 # Tests wait more than they compute: two processes for each processor.
 JOBS   ?= $(shell expr $$(nproc 2>/dev/null || echo 2) \* 2)
 # What the contract tests in pure Python leave out: other loops, which the compiled core is tested on.
-PURE   ?= not debug and not eager
+PURE   ?= not debug and not eager and not uvloop
 # SLOW=yes: also what is marked slow.
 SLOW   ?=
 # The benchmark's own environment, with the peers: one for each Python, so that PYTHON=python3.11 measures on that one.

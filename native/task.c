@@ -137,8 +137,8 @@ static int cancel_wait(State *state, PyObject *task, Waiter *waiter, PyObject *m
     int failed = task_step_soon(state, task, error);
     Py_DECREF(error);
     if (!failed) {
+        Py_CLEAR(waiter->task); /* First, because the task may have the last reference to the waiter. */
         Py_CLEAR(task_fields(state, task)->waiting_for);
-        Py_CLEAR(waiter->task);
     }
     return failed ? -1 : 1;
 }
@@ -318,7 +318,7 @@ static int call_registry(PyObject *function, PyObject *loop, PyObject *task)
     return result == NULL ? -1 : 0;
 }
 
-static int is_done(State *state, PyObject *task)
+int task_is_done(State *state, PyObject *task)
 {
     PyObject *done = PyObject_CallOneArg(state->task.future_done, task);
     int result = done == NULL ? -1 : PyObject_IsTrue(done);
@@ -328,14 +328,22 @@ static int is_done(State *state, PyObject *task)
 
 int task_step(State *state, PyObject *task, PyObject *error)
 {
-    PyObject *loop = task_fields(state, task)->loop;
-    if (call_registry(state->task.enter_task, loop, task) < 0) {
+    TaskFields *fields = task_fields(state, task);
+    if (fields->context == NULL || fields->coroutine == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "Task object is not initialized.");
         return -1;
     }
-    int result = run_step(state, task, error);
-    if (call_registry(state->task.leave_task, loop, task) < 0) {
-        return -1;
+    /* Held, because the coroutine may call the task's `__init__` again, which replaces both. */
+    PyObject *loop = Py_NewRef(fields->loop), *coroutine = Py_NewRef(fields->coroutine);
+    int result = call_registry(state->task.enter_task, loop, task);
+    if (result == 0) {
+        result = run_step(state, task, error);
+        if (call_registry(state->task.leave_task, loop, task) < 0) {
+            result = -1;
+        }
     }
+    Py_DECREF(coroutine);
+    Py_DECREF(loop);
     return result;
 }
 
@@ -367,7 +375,7 @@ int task_continue(State *state, PyObject *task, PyObject *future)
 int task_cancel(State *state, PyObject *task, PyObject *message)
 {
     TaskFields *fields = task_fields(state, task);
-    int done = is_done(state, task);
+    int done = task_is_done(state, task);
     if (done != 0) {
         /* The exception that it ended with is not logged. */
         return done < 0 || PyObject_SetAttr(task, state->task.str_log_traceback, Py_False) < 0 ? -1 : 0;

@@ -19,10 +19,20 @@ typedef struct TaskFields {
     bool is_eager;    /* asyncio has it among its eager tasks: until it is done, and with a reference */
 } TaskFields;
 
+/* Where the fields of a task begin, if asyncio.Future is `base`. */
+static inline Py_ssize_t task_offset_behind(const PyTypeObject *base)
+{
+    Py_ssize_t alignment = (Py_ssize_t)_Alignof(TaskFields);
+    return (base->tp_basicsize + alignment - 1) & -alignment;
+}
+
 static inline TaskFields *task_fields(const State *state, PyObject *task)
 {
     return (TaskFields *)((char *)task + state->task_offset);
 }
+
+/* Whether it has ended: 1, 0, or -1. */
+int task_is_done(State *state, PyObject *task);
 
 /* Step a task whose waiter was woken, in its context. Only from a callback of the loop. 0, or -1 with the exception
  * that escaped. `state` is the waiter's. */

@@ -27,17 +27,11 @@ static PyObject *none_unless(int failed)
 static PyObject *Task_step(PyObject *task, PyObject *const *args, Py_ssize_t count)
 {
     State *state = state_of_task(task);
-    PyObject *done = PyObject_CallOneArg(state->task.future_done, task);
-    if (done == NULL) {
-        return NULL;
-    }
-    bool is_done = done == Py_True;
-    Py_DECREF(done);
-    if (is_done) {
+    int done = task_is_done(state, task);
+    if (done > 0) {
         PyErr_Format(PyExc_RuntimeError, "_step(): already done: %R", task);
-        return NULL;
     }
-    return none_unless(task_step(state, task, count > 0 ? args[0] : NULL));
+    return done != 0 ? NULL : none_unless(task_step(state, task, count > 0 ? args[0] : NULL));
 }
 
 static PyObject *Task_wakeup(PyObject *task, PyObject *future)
@@ -161,14 +155,20 @@ static PyObject *Task_set_name(PyObject *task, PyObject *value)
     Py_RETURN_NONE;
 }
 
+/* A field that is NULL if `__init__` has not been called, or has failed. */
+static PyObject *none_or(PyObject *field)
+{
+    return Py_NewRef(field == NULL ? Py_None : field);
+}
+
 static PyObject *Task_get_coro(PyObject *task, PyObject *Py_UNUSED(none))
 {
-    return Py_NewRef(fields_of(task)->coroutine);
+    return none_or(fields_of(task)->coroutine);
 }
 
 static PyObject *Task_get_context(PyObject *task, PyObject *Py_UNUSED(none))
 {
-    return Py_NewRef(fields_of(task)->context);
+    return none_or(fields_of(task)->context);
 }
 
 static PyObject *Task_get_stack(PyObject *task, PyObject *args, PyObject *kwargs)
@@ -203,8 +203,7 @@ static PyObject *get_coroutine(PyObject *task, void *Py_UNUSED(closure))
 
 static PyObject *get_waiting_for(PyObject *task, void *Py_UNUSED(closure))
 {
-    PyObject *waits = fields_of(task)->waiting_for;
-    return Py_NewRef(waits == NULL ? Py_None : waits);
+    return none_or(fields_of(task)->waiting_for);
 }
 
 static PyObject *get_must_cancel(PyObject *task, void *Py_UNUSED(closure))
@@ -324,13 +323,30 @@ static int Task_init(PyObject *task, PyObject *args, PyObject *kwargs)
     return task_start_eagerly(state, task);
 }
 
+static void Task_dealloc(PyObject *task);
+
+/* Return asyncio.Future, the base of this task's type. Borrowed. Found without the module, because the collector
+ * may clear the module and the type before the last tasks; otherwise an exit with tasks in cycles crashes. */
+static PyTypeObject *base_of(PyObject *task)
+{
+    PyTypeObject *type = Py_TYPE(task);
+    while (type->tp_dealloc != Task_dealloc) {
+        type = type->tp_base; /* from a subclass in Python */
+    }
+    return type->tp_base;
+}
+
+static TaskFields *fields_behind(const PyTypeObject *base, PyObject *task)
+{
+    return (TaskFields *)((char *)task + task_offset_behind(base));
+}
+
 /* As asyncio does: a task that is collected before it is done is a mistake of the program. */
 static void warn_destroyed(State *state, PyObject *task)
 {
     TaskFields *fields = task_fields(state, task);
-    PyObject *done = PyObject_CallOneArg(state->task.future_done, task);
     PyObject *context = NULL, *result = NULL;
-    if (done == Py_False && !fields->quiet) {
+    if (!fields->quiet && task_is_done(state, task) == 0) {
         context = Py_BuildValue("{sOss}", "task", task, "message", "Task was destroyed but it is pending!");
         PyObject *source = PyObject_GetAttrString(task, "_source_traceback");
         if (context != NULL && source != NULL && source != Py_None) {
@@ -341,7 +357,6 @@ static void warn_destroyed(State *state, PyObject *task)
             result = PyObject_CallMethodOneArg(fields->loop, state->names.call_exception_handler, context);
         }
     }
-    Py_XDECREF(done);
     Py_XDECREF(context);
     Py_XDECREF(result);
     if (PyErr_Occurred()) {
@@ -353,34 +368,34 @@ static void Task_finalize(PyObject *task)
 {
     PyObject *type, *error, *traceback;
     PyErr_Fetch(&type, &error, &traceback);
-    State *state = state_of_task(task);
-    if (task_fields(state, task)->loop != NULL) {
-        warn_destroyed(state, task);
+    PyTypeObject *base = base_of(task);
+    if (fields_behind(base, task)->loop != NULL) {
+        warn_destroyed(state_of_task(task), task);
     }
     PyErr_Restore(type, error, traceback);
-    state->task.future_type->tp_finalize(task);
+    base->tp_finalize(task);
 }
 
 /* Whether the base counts the references of its objects to their type: a static type, as in 3.11, does not. */
-static bool base_counts_type(const State *state)
+static bool counts_type(const PyTypeObject *base)
 {
-    return (state->task.future_type->tp_flags & Py_TPFLAGS_HEAPTYPE) != 0;
+    return (base->tp_flags & Py_TPFLAGS_HEAPTYPE) != 0;
 }
 
 static int Task_traverse(PyObject *task, visitproc visit, void *arg)
 {
-    State *state = state_of_task(task);
-    TaskFields *fields = task_fields(state, task);
+    PyTypeObject *base = base_of(task);
+    TaskFields *fields = fields_behind(base, task);
     Py_VISIT(fields->loop);
     Py_VISIT(fields->coroutine);
     Py_VISIT(fields->context);
     Py_VISIT(fields->name);
     Py_VISIT(fields->waiting_for);
     Py_VISIT(fields->cancelled);
-    if (!base_counts_type(state)) {
+    if (!counts_type(base)) {
         Py_VISIT(Py_TYPE(task));
     }
-    return state->task.future_type->tp_traverse(task, visit, arg);
+    return base->tp_traverse(task, visit, arg);
 }
 
 static void clear_fields(TaskFields *fields)
@@ -395,9 +410,9 @@ static void clear_fields(TaskFields *fields)
 
 static int Task_clear(PyObject *task)
 {
-    State *state = state_of_task(task);
-    clear_fields(task_fields(state, task));
-    return state->task.future_type->tp_clear(task);
+    PyTypeObject *base = base_of(task);
+    clear_fields(fields_behind(base, task));
+    return base->tp_clear(task);
 }
 
 static void Task_dealloc(PyObject *task)
@@ -405,13 +420,12 @@ static void Task_dealloc(PyObject *task)
     if (PyObject_CallFinalizerFromDealloc(task) < 0) {
         return; /* It lives on. */
     }
-    PyTypeObject *type = Py_TYPE(task);
-    State *state = state_of(type);
-    bool counts_type = base_counts_type(state);
+    PyTypeObject *type = Py_TYPE(task), *base = base_of(task);
+    bool is_counted = counts_type(base); /* Asked now: the base may end with the type. */
     PyObject_GC_UnTrack(task);
-    clear_fields(task_fields(state, task));
-    state->task.future_type->tp_dealloc(task);
-    if (!counts_type) {
+    clear_fields(fields_behind(base, task));
+    base->tp_dealloc(task);
+    if (!is_counted) {
         Py_DECREF(type);
     }
 }
@@ -465,8 +479,7 @@ int task_setup(PyObject *module, State *state)
         return -1;
     }
     PyTypeObject *base = state->task.future_type;
-    Py_ssize_t alignment = (Py_ssize_t)_Alignof(TaskFields);
-    state->task_offset = (base->tp_basicsize + alignment - 1) & -alignment;
+    state->task_offset = task_offset_behind(base);
     PyType_Spec spec = {
         .name = "prefork._native.Task",
         .basicsize = (int)(state->task_offset + (Py_ssize_t)sizeof(TaskFields)),

@@ -124,7 +124,9 @@ static PyObject *Waiter_add_done_callback(Waiter *waiter, PyObject *args, PyObje
 
 static PyObject *Waiter_remove_done_callback(Waiter *waiter, PyObject *callback)
 {
-    int same = waiter->callback == NULL ? 0 : PyObject_RichCompareBool(waiter->callback, callback, Py_EQ);
+    PyObject *own = Py_XNewRef(waiter->callback); /* The comparison may run code that drops it. */
+    int same = own == NULL ? 0 : PyObject_RichCompareBool(own, callback, Py_EQ);
+    Py_XDECREF(own);
     if (same < 0) {
         return NULL;
     }
@@ -177,7 +179,14 @@ static PyObject *Waiter_result(Waiter *waiter, PyObject *Py_UNUSED(none))
     PyObject *message = waiter->cancel_message;
     waiter->cancel_pending = false;
     waiter->cancel_message = NULL;
-    PyErr_SetObject(waiter->state->CancelledError, message == Py_None ? NULL : message);
+    /* Made by a call, because PyErr_SetObject would take a tuple for all arguments. */
+    PyObject *type = waiter->state->CancelledError;
+    PyObject *error = message == NULL || message == Py_None ? PyObject_CallNoArgs(type)
+                                                            : PyObject_CallOneArg(type, message);
+    if (error != NULL) {
+        PyErr_SetObject(type, error);
+        Py_DECREF(error);
+    }
     Py_XDECREF(message);
     return NULL;
 }

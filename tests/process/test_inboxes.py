@@ -7,6 +7,7 @@ import contextlib
 import os
 import resource
 import socket
+import struct
 from collections.abc import Iterator
 
 import pytest
@@ -37,6 +38,7 @@ def forge(inboxes: Inboxes, data: bytes, *fds: int) -> None:
 
 def test_a_connection_arrives_as_it_was_sent(inboxes: Inboxes, connection: socket.socket) -> None:
     assert inboxes.receive(0) is None
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 60))
     assert inboxes.send(0, connection.fileno(), 7)
     assert (inboxes.waiting(0), inboxes.waiting(1)) == (1, 0)
     message = inboxes.receive(0)
@@ -45,6 +47,7 @@ def test_a_connection_arrives_as_it_was_sent(inboxes: Inboxes, connection: socke
         assert message[1] == 7
         assert received.getpeername() == connection.getpeername()
         assert not os.get_inheritable(received.fileno())
+        assert received.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8)[:4] == bytes(4), "a close never blocks"
     assert inboxes.waiting(0) == 0
 
 

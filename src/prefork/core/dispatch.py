@@ -44,7 +44,8 @@ def choose(own: Load, siblings: Mapping[int, Load], slack: int = ASSIGNED_SLACK)
     least = min(siblings, key=siblings.__getitem__)
     if siblings[least][0] < open - (open >> SLACK_SHIFT):
         return least
-    equal = {number: count for number, (other, count) in siblings.items() if other <= open}
+    # A sibling with connections may be busy with them, so one that has none only.
+    equal = {number: count for number, (other, count) in siblings.items() if not other}
     behind = min(equal, key=equal.__getitem__, default=None)
     return behind if behind is not None and equal[behind] < assigned - slack else None
 

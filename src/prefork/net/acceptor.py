@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import math
 import socket
 import sys
 from collections.abc import Callable
@@ -22,6 +23,9 @@ from .cpython import descriptor_acceptor
 #: Connections accepted per readiness event. More would let one worker hoard a burst that others could share, and keep
 #: the loop from its other work; fewer costs a loop iteration more often.
 BATCH = 8
+#: Seconds after which a batch ends, because a handler computes before it first waits. The rest may be others' to serve,
+#: and what waits in this worker's inbox would wait for the whole batch.
+BATCH_SECONDS = 0.001
 #: Seconds of a pause for lack of descriptors or memory, unless a connection closes before.
 PAUSE = 0.5
 _TCP_INFO = getattr(socket, "TCP_INFO", 11)
@@ -190,6 +194,7 @@ class Acceptor:
     def _accept(self, limit: int, force: bool = False) -> RetryAfter | Blocked | None:
         """Accept up to `limit` connections. Return the admission's answer if it ended the batch."""
         state, accept_descriptor = self._state, self._accept_descriptor
+        until = math.inf if force else self._loop.time() + BATCH_SECONDS
         for _ in range(limit):
             answer = self._admission.try_acquire(force)
             if answer is not GRANTED:
@@ -209,7 +214,7 @@ class Acceptor:
                 continue
             self._hand_over(connection, address)
             # A callback may have closed this acceptor; the rest of the queue is for other processes then.
-            if self._state is not state:
+            if self._state is not state or self._loop.time() > until:
                 return None
         return None
 

@@ -22,6 +22,7 @@ _MESSAGE_BYTES = 768
 #: Maximum number of connections in an inbox, and so the number that may wait for a blocked worker.
 CAPACITY = 8
 _TAG = struct.Struct("=q")
+_NO_LINGER = struct.pack("ii", 0, 0)
 #: Descriptors that are received at once, of which only one is expected: the kernel closes any beyond.
 _MAX_DESCRIPTORS = 4
 _FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
@@ -149,6 +150,8 @@ def _connection(descriptors: list[int]) -> socket.socket:
     if sock.family not in _FAMILIES or sock.type != socket.SOCK_STREAM or _is_listening(sock):
         sock.close()
         raise ValueError("a socket that is no connection")
+    # A hostile worker may have set it: a close would block until the peer has acknowledged everything (socket(7)).
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
     return sock
 
 
