@@ -78,8 +78,12 @@ def _run(options: argparse.Namespace) -> int:
     else:
         results = _measure(options)
         print(file=sys.stderr)
+        for line in report.failures(results):
+            print(f"bench: FAILED {line}", file=sys.stderr)
+        if report.is_void(results):
+            raise BenchError("not one work was measured, so no report is written")
         paths = report.write(results, into)
-    print(report.summary(results))
+    print(report.summary(results, partial=not (whole or options.targets or options.render)))
     print("written:", *(os.path.relpath(path) for path in paths))
     return 0
 

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from prefork.errors import reason_of
 
-from . import plots
+from . import plots, works
 from .errors import BenchError
 from .results import Results
-from .table import markdown
-from .targets import judge
+from .table import LABELS, markdown
+from .targets import NOT_MEASURED, judge
 
+TITLES = {work.name: work.title for work in works.FULL}
 TEXT, DATA = "benchmarks.md", "benchmarks-{python}.json"
 
 
@@ -61,8 +62,26 @@ def _read(path: Path) -> Results:
         raise BenchError(f"{path} is not a report of this version ({exc}); run make bench again") from exc
 
 
-def summary(results: Results) -> str:
-    """Return the check of the targets for a terminal, a line for each."""
-    found = judge(results)
+def summary(results: Results, partial: bool) -> str:
+    """Return the check of the targets for a terminal, a line for each; of a `partial` run only what it measured."""
+    found = [each for each in judge(results) if not (partial and each.verdict == NOT_MEASURED)]
+    if not found:
+        return "no target is about what was measured"
     width = max(len(each.verdict) for each in found)
     return "\n".join(f"{each.verdict.ljust(width)}  {each.text}" for each in found)
+
+
+def failures(results: Results) -> list[str]:
+    """Return a line for each work that a contestant failed in some round, with the last reason."""
+    return [
+        f"{LABELS[name]}, {TITLES[work]}, {series.cpu_us.count(None)} of {len(series.cpu_us)} rounds: {series.failure}"
+        for work, table in results.works.items()
+        for name, series in table.items()
+        if series.failure
+    ]
+
+
+def is_void(results: Results) -> bool:
+    """Return whether works were asked for, and not one was measured."""
+    columns = [series.cpu_us for table in results.works.values() for series in table.values()]
+    return bool(columns) and all(value is None for column in columns for value in column)

@@ -50,6 +50,8 @@ TARGETS = (
     Target(works.TLS_FULL, _UP, 1.00),
     Target(works.TLS_FULL, _US, 0.80),
 )
+#: The verdict on what a run has no figures of.
+NOT_MEASURED = "not measured"
 #: Bytes that an idle connection keeps resident, and with asyncio.Task.
 IDLE_PLAIN, IDLE_PLAIN_FALLBACK = 1300, 1600
 #: The same by TLS, as a share of what it is with uvloop's streams.
@@ -85,7 +87,7 @@ def _limit(limit: str, fallback: str) -> str:
 def _ratio(subject: str, found: Ratio | None, against: str, limit: float, fallback: float | None = None) -> Judgement:
     bound = _limit(f"{limit:.2f}", "" if fallback is None else f"{fallback:.2f}")
     if found is None:
-        return Judgement("not measured", f"{subject}: of {against} ({bound})")
+        return Judgement(NOT_MEASURED, f"{subject}: of {against} ({bound})")
     # Three digits, or 1.004 over a limit of 1.00 would be shown as 1.00 and missed.
     value, least, most = (f"{each:.3f}" for each in (found.value, found.least, found.most))
     said, _, count = verdict(found, limit).partition(" (")
@@ -119,7 +121,7 @@ def _idle(results: Results) -> Iterator[Judgement]:
     subject = "resident bytes of an idle connection"
     bound = _limit(f"{IDLE_PLAIN:,}", f"{IDLE_PLAIN_FALLBACK:,}")
     if ours is None or ours.plain is None:
-        yield Judgement("not measured", f"{subject} ({bound})")
+        yield Judgement(NOT_MEASURED, f"{subject} ({bound})")
     else:
         yield Judgement(_said(ours.plain, IDLE_PLAIN), f"{subject}: {ours.plain:,.0f} ({bound})")
     shared = None
@@ -132,7 +134,7 @@ def _start(results: Results) -> Judgement:
     subject, bound = "prefork serve, start to READY, 2 workers", _limit(f"{START_SECONDS * 1000:.0f} ms", "")
     command = results.commands.get("asyncio")
     if command is None or not command.start_seconds:
-        return Judgement("not measured", f"{subject} ({bound})")
+        return Judgement(NOT_MEASURED, f"{subject} ({bound})")
     times = [each * 1000 for each in command.start_seconds]
     middle = statistics.median(times)
     rounds = f"rounds {min(times):.0f} to {max(times):.0f}"

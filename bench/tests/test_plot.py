@@ -168,6 +168,16 @@ def test_a_run_replaces_only_the_data_of_its_own_python(
     assert re.findall(r"^## Python (.+)$", (tmp_path / "benchmarks.md").read_text(), re.M) == ["3.13", "3.11", "3.9"]
 
 
+def test_failures_are_told_and_a_run_without_any_figure_is_void() -> None:
+    results = everything()
+    assert report.failures(results) == [f"{roster.TRIO.label}, {works.ECHO.title}, 1 of 2 rounds: it <fell> & broke"]
+    assert not report.is_void(results)
+    assert not report.is_void(Results())
+    series = Series()
+    series.add(None, "connect: Connection refused")
+    assert report.is_void(Results(works={works.ECHO.name: {roster.PREFORK.name: series}}))
+
+
 def test_an_unreadable_results_file_names_the_cure(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="run make bench first"):
         report.load(tmp_path)

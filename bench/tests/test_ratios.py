@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from bench import roster, targets, works
+from bench import report, roster, targets, works
 from bench.cores import Cores, choose
 from bench.errors import BenchError
 from bench.memory import affordable
@@ -164,6 +164,14 @@ def test_targets_of_growth_memory_and_start() -> None:
 def test_a_run_with_nothing_in_it_has_every_target_and_no_verdict() -> None:
     assert set(judged(Results()).values()) == {"not measured"}
     assert len(judged(Results())) == len(targets.TARGETS) + 4
+
+
+def test_a_partial_run_is_judged_by_what_it_measured() -> None:
+    results = measured(prefork=[9.0], uvloop_protocol=[10.0])
+    (line,) = report.summary(results, partial=True).splitlines()
+    assert line.startswith("met  echo 1 KiB, 50 connections: 0.900 of uvloop protocol")
+    assert len(report.summary(results, partial=False).splitlines()) == len(targets.TARGETS) + 4
+    assert "no target" in report.summary(Results(), partial=True)
 
 
 def test_a_run_of_the_targets_measures_what_they_compare() -> None:
