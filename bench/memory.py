@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from . import works
 from .accounting import available_memory, descriptors, resident
 from .errors import BenchError
 from .generator import Failure, Generator
@@ -32,6 +33,11 @@ def affordable(wanted: int, descriptor_limit: int, available: int, tls: bool) ->
     return max(1, min(count, available // 2 // DEAREST) if tls else count)
 
 
+def refused(contestant: Contestant, tls: bool) -> bool:
+    """Return whether it failed a work by TLS, or one in the clear. One that hangs would hang here as well."""
+    return any(work.name in contestant.refused and bool(work.tls) == tls for work in works.FULL)
+
+
 def measure(
     results: Results,
     contestants: Sequence[Contestant],
@@ -50,6 +56,9 @@ def measure(
             results.missing.append(f"idle memory{' by TLS' if tls else ''}: {count} connections instead of {wanted}")
         for contestant in contestants:
             if contestant.only or (tls and not contestant.tls):
+                continue
+            if refused(contestant, tls):
+                results.missing.append(f"idle memory{' by TLS' if tls else ''}: {contestant.label} failed such works")
                 continue
             progress(f"{count} idle connections{' by TLS' if tls else ''}: {contestant.label}")
             memory = results.memory.setdefault(contestant.name, Memory())

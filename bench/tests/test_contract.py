@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from helpers.support import need
 
-from bench import contract, peers, roster, works
+from bench import contract, memory, peers, roster, works
 from bench.build import Programs, build
 from bench.contract import Refusal
 from bench.generator import Generator
@@ -93,6 +93,8 @@ def test_a_loop_without_tls_is_left_out_of_tls_alone() -> None:
     assert left is not None
     assert left.does(works.ECHO)
     assert not left.does(works.TLS_ECHO)
+    assert memory.refused(left, tls=True)
+    assert not memory.refused(left, tls=False)
     assert contract.told(YOUNG, works.FULL, refusals) == [f"{YOUNG.label}, every work by TLS: no TLS"]
 
 
