@@ -82,6 +82,15 @@ static inline State *state_of(PyTypeObject *type)
     return state;
 }
 
+/* The result of a method that returns None: an owned None, or NULL if it failed. */
+static inline PyObject *none_unless(int failed)
+{
+    return failed < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+/* Call the loop's `call_soon` with the method `name` of `object`. 0, or -1 with an exception. See waiter.c. */
+int call_method_soon(State *state, PyObject *loop, PyObject *object, PyObject *name);
+
 /* Each adds its type to the module, at import. 0, or -1 with an exception. */
 int names_setup(State *state);
 int task_names_setup(State *state);

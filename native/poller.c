@@ -19,13 +19,6 @@
 #define MAX_EVENTS 256
 #define INTEREST (EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI | EPOLLET)
 
-int call_soon(State *state, PyObject *loop, PyObject *callable)
-{
-    PyObject *handle = PyObject_CallMethodOneArg(loop, state->str_call_soon, callable);
-    Py_XDECREF(handle);
-    return handle == NULL ? -1 : 0;
-}
-
 /* --- descriptors ---------------------------------------------------------------------------------------------------*/
 
 static int reserve_slot(Poller *poller, int fd)
@@ -144,10 +137,7 @@ static void flush_corked(Poller *poller)
 int poller_cork(Poller *poller, PyObject *item)
 {
     if (!poller->in_round && PyList_GET_SIZE(poller->corked) == 0) {
-        PyObject *flush = PyObject_GetAttr((PyObject *)poller, poller->state->names._flush);
-        int failed = flush == NULL ? -1 : call_soon(poller->state, poller->loop, flush);
-        Py_XDECREF(flush);
-        if (failed) {
+        if (call_method_soon(poller->state, poller->loop, (PyObject *)poller, poller->state->names._flush) < 0) {
             return -1;
         }
     }

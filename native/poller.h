@@ -45,7 +45,5 @@ void poller_remove(Poller *poller, int fd, PyObject *item, bool duplicated);
 /* Flush `item` at the end of this round, or in the loop's next iteration. 0, or -1 with an exception. */
 int poller_cork(Poller *poller, PyObject *item);
 
-/* Call the loop's `call_soon(callable)`. 0, or -1 with an exception. */
-int call_soon(State *state, PyObject *loop, PyObject *callable);
 
 #endif

@@ -153,14 +153,6 @@ PyObject *stream_receive_bytes(Stream *stream, size_t limit)
 
 /* --- while closing -------------------------------------------------------------------------------------------------*/
 
-static int discard_more_soon(Stream *stream)
-{
-    PyObject *method = PyObject_GetAttr((PyObject *)stream, stream->state->names._discard_input);
-    int result = method == NULL ? -1 : call_soon(stream->state, stream->poller->loop, method);
-    Py_XDECREF(method);
-    return result;
-}
-
 /* Unread bytes would make the kernel answer the close with a reset, which destroys what the peer has not read yet. */
 int stream_discard_input(Stream *stream)
 {
@@ -177,7 +169,8 @@ int stream_discard_input(Stream *stream)
             return stream->phase == PHASE_LINGERING ? stream_dispose(stream) : 0;
         }
     }
-    return discard_more_soon(stream);
+    return call_method_soon(stream->state, stream->poller->loop, (PyObject *)stream,
+                            stream->state->names._discard_input);
 }
 
 /* --- waiting -------------------------------------------------------------------------------------------------------*/
@@ -205,15 +198,6 @@ Waiter *stream_begin_wait(Stream *stream)
     return (Waiter *)Py_NewRef(reader);
 }
 
-/* Wake the waiter in the next iteration, although no task waits there yet. */
-static int wake_later(Stream *stream, Waiter *reader)
-{
-    PyObject *wake = PyObject_GetAttr((PyObject *)reader, stream->state->names.wake);
-    int result = wake == NULL ? -1 : call_soon(stream->state, stream->poller->loop, wake);
-    Py_XDECREF(wake);
-    return result;
-}
-
 Waiter *stream_wait_input(Stream *stream)
 {
     Waiter *reader = stream_begin_wait(stream);
@@ -226,7 +210,8 @@ Waiter *stream_wait_input(Stream *stream)
     bool reported = stream->input_state == INPUT_EMPTY;
     bool paused = stream->input_state == INPUT_READABLE && stream_reads_paused(stream);
     /* Otherwise the flush found the connection broken, or this peer is so fast that others must run first. */
-    if (!reported && !paused && wake_later(stream, reader) < 0) {
+    if (!reported && !paused &&
+        call_method_soon(stream->state, stream->poller->loop, (PyObject *)reader, stream->state->names.wake) < 0) {
         Py_DECREF(reader);
         return NULL;
     }

@@ -169,14 +169,6 @@ int stream_send_raw(Stream *stream, PyObject *data)
 
 /* --- unsent bytes --------------------------------------------------------------------------------------------------*/
 
-static int go_on_writing_soon(Stream *stream)
-{
-    PyObject *method = PyObject_GetAttr((PyObject *)stream, stream->state->names._on_writable);
-    int result = method == NULL ? -1 : call_soon(stream->state, stream->poller->loop, method);
-    Py_XDECREF(method);
-    return result;
-}
-
 static void free_backlog(Stream *stream)
 {
     Queue *backlog = stream->backlog;
@@ -198,7 +190,8 @@ static int send_backlog(Stream *stream)
             return 0;
         }
     }
-    return go_on_writing_soon(stream);
+    return call_method_soon(stream->state, stream->poller->loop, (PyObject *)stream,
+                            stream->state->names._on_writable);
 }
 
 int stream_on_writable(Stream *stream)

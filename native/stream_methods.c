@@ -6,14 +6,6 @@
 
 /* --- what a handler calls ------------------------------------------------------------------------------------------*/
 
-static PyObject *none_unless(int failed)
-{
-    if (failed < 0) {
-        return NULL;
-    }
-    Py_RETURN_NONE;
-}
-
 /* Parse the only parameter of a method, which may be given by its name. 0, or -1 with TypeError; NULL if it is left
  * out. */
 static int parse_argument(const char *method, const char *name, PyObject *const *args, Py_ssize_t count,

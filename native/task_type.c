@@ -16,14 +16,6 @@ static TaskFields *fields_of(PyObject *task)
 
 /* --- what asyncio calls --------------------------------------------------------------------------------------------*/
 
-static PyObject *none_unless(int failed)
-{
-    if (failed < 0) {
-        return NULL;
-    }
-    Py_RETURN_NONE;
-}
-
 static PyObject *Task_step(PyObject *task, PyObject *const *args, Py_ssize_t count)
 {
     State *state = state_of_task(task);

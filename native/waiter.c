@@ -51,19 +51,23 @@ int waiter_wake(Waiter *waiter)
     return result == NULL ? -1 : 0;
 }
 
-int waiter_wake_soon(Waiter *waiter)
+int call_method_soon(State *state, PyObject *loop, PyObject *object, PyObject *name)
 {
-    if (!waiter_is_waiting(waiter)) {
-        return 0;
-    }
-    PyObject *wake = PyObject_GetAttr((PyObject *)waiter, waiter->state->names.wake);
-    if (wake == NULL) {
+    PyObject *method = PyObject_GetAttr(object, name);
+    if (method == NULL) {
         return -1;
     }
-    PyObject *handle = PyObject_CallMethodOneArg(waiter->loop, waiter->state->str_call_soon, wake);
-    Py_DECREF(wake);
+    PyObject *handle = PyObject_CallMethodOneArg(loop, state->str_call_soon, method);
+    Py_DECREF(method);
     Py_XDECREF(handle);
     return handle == NULL ? -1 : 0;
+}
+
+int waiter_wake_soon(Waiter *waiter)
+{
+    return waiter_is_waiting(waiter)
+               ? call_method_soon(waiter->state, waiter->loop, (PyObject *)waiter, waiter->state->names.wake)
+               : 0;
 }
 
 /* --- the future protocol -------------------------------------------------------------------------------------------*/
@@ -80,18 +84,12 @@ static int call_soon_in_context(Waiter *waiter, PyObject *callback, PyObject *co
 
 static PyObject *Waiter_wake(Waiter *waiter, PyObject *Py_UNUSED(none))
 {
-    if (waiter_wake(waiter) < 0) {
-        return NULL;
-    }
-    Py_RETURN_NONE;
+    return none_unless(waiter_wake(waiter));
 }
 
 static PyObject *Waiter_wake_soon(Waiter *waiter, PyObject *Py_UNUSED(none))
 {
-    if (waiter_wake_soon(waiter) < 0) {
-        return NULL;
-    }
-    Py_RETURN_NONE;
+    return none_unless(waiter_wake_soon(waiter));
 }
 
 static PyObject *Waiter_get_loop(Waiter *waiter, PyObject *Py_UNUSED(none))
