@@ -1,8 +1,8 @@
 """A client for each protocol of the servers here: the library's own one, or the standard library's.
 
 Each has `request(port)`: one transaction on a connection of its own, whose answer is checked. It returns the pid that
-the server answers with. `hold(port)` opens a connection, uses it once, and keeps it open and idle. Nothing here starts
-a server. Every wait has a deadline. Modules that may not be installed are imported where they are used.
+the server answers with. `hold(port)` keeps a connection open and idle, and can use it again. Nothing here starts a
+server. Every wait has a deadline. Modules that may not be installed are imported where they are used.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ import contextlib
 import http.client
 import smtplib
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 HOST = "127.0.0.1"
 #: Seconds for one transaction, many times what it takes.
 DEADLINE = 30.0
+T = TypeVar("T")
 
 
 class WrongAnswer(Exception):
@@ -30,120 +31,153 @@ class WrongAnswer(Exception):
 class Client:
     """How one protocol is spoken."""
 
-    connected: Callable[[int], AbstractContextManager[int]]
-    """Connect to a port, do one transaction, and stay connected within the block; the pid of the worker."""
+    hold: Callable[[int], AbstractContextManager[Callable[[], int]]]
+    """Connect to a port and stay connected within the block. What it yields does one transaction, and returns the pid
+    of the process that answered. It raises what the client raises."""
 
     def request(self, port: int) -> int:
-        """Do one transaction on a connection of its own; return the pid of the worker. Raises what the client does."""
-        with self.connected(port) as pid:
-            return pid
-
-    def hold(self, port: int) -> AbstractContextManager[int]:
-        """Keep a connection open and idle within the block, after one transaction on it."""
-        return self.connected(port)
+        """Do one transaction on a connection of its own; return the pid of the process that answered."""
+        with self.hold(port) as transact:
+            return transact()
 
 
 def _pid_of(answer: str, expected: str) -> int:
     words = answer.split()
-    if words[:-1] != expected.split() or not words[-1].isdigit():
+    if words[:-1] != expected.split() or not words[-1:] or not words[-1].isdigit():
         raise WrongAnswer(f"{answer!r}, not {expected!r} and a pid")
     return int(words[-1])
 
 
 @contextlib.contextmanager
-def _http(port: int) -> Iterator[int]:
+def _http(port: int) -> Iterator[Callable[[], int]]:
     connection = http.client.HTTPConnection(HOST, port, timeout=DEADLINE)
-    try:
+
+    def get() -> int:
         connection.request("GET", "/")
         response = connection.getresponse()
         body = response.read().decode()
         if response.status != 200:
             raise WrongAnswer(f"{response.status} {response.reason}: {body}")
-        yield _pid_of(body, "")
+        return _pid_of(body, "")
+
+    try:
+        connection.connect()
+        # Otherwise http.client connects again where the server has closed the connection.
+        connection.auto_open = 0
+        yield get
     finally:
         connection.close()
 
 
 @contextlib.contextmanager
-def _lines(port: int) -> Iterator[int]:
+def _lines(port: int) -> Iterator[Callable[[], int]]:
     with socket.create_connection((HOST, port), timeout=DEADLINE) as sock, sock.makefile("rb") as file:
-        sock.sendall(b"hello\n")
-        line = file.readline()
-        if not line:
-            raise ConnectionError("closed without an answer")
-        yield _pid_of(line.decode(), "hello")
+
+        def ask() -> int:
+            sock.sendall(b"hello\n")
+            line = file.readline()
+            if not line:
+                raise ConnectionError("closed without an answer")
+            return _pid_of(line.decode(), "hello")
+
+        yield ask
 
 
 @contextlib.contextmanager
-def _smtp(port: int) -> Iterator[int]:
+def _smtp(port: int) -> Iterator[Callable[[], int]]:
     with smtplib.SMTP(HOST, port, local_hostname="client.invalid", timeout=DEADLINE) as session:
-        session.ehlo()
-        session.mail("from@client.invalid")
-        session.rcpt("to@server.invalid")
-        code, answer = session.data(b"Subject: test\r\n\r\nOne line of text.\r\n")
-        if code != 250:
-            raise WrongAnswer(f"{code} {answer.decode()}")
-        yield _pid_of(answer.decode(), "accepted by")
+
+        def send() -> int:
+            session.ehlo_or_helo_if_needed()
+            session.mail("from@client.invalid")
+            session.rcpt("to@server.invalid")
+            code, answer = session.data(b"Subject: test\r\n\r\nOne line of text.\r\n")
+            if code != 250:
+                raise WrongAnswer(f"{code} {answer.decode()}")
+            return _pid_of(answer.decode(), "accepted by")
+
+        yield send
 
 
 @contextlib.contextmanager
-def _websocket(port: int) -> Iterator[int]:
+def _websocket(port: int) -> Iterator[Callable[[], int]]:
     from websockets.sync.client import connect
 
     with connect(f"ws://{HOST}:{port}", open_timeout=DEADLINE, close_timeout=DEADLINE, proxy=None) as websocket:
-        websocket.send("hello")
-        answer = websocket.recv(timeout=DEADLINE)
-        yield _pid_of(str(answer), "hello")
+
+        def ask() -> int:
+            websocket.send("hello")
+            return _pid_of(str(websocket.recv(timeout=DEADLINE)), "hello")
+
+        yield ask
 
 
 @contextlib.asynccontextmanager
-async def _ftp(port: int) -> AsyncIterator[int]:
+async def _ftp(port: int) -> AsyncIterator[Callable[[], Awaitable[int]]]:
     import aioftp
 
     async with aioftp.Client.context(HOST, port) as client:
-        async with client.download_stream("pid") as stream:
-            pid = (await stream.read()).decode()
-        yield _pid_of(pid, "")
+
+        async def download() -> int:
+            async with client.download_stream("pid") as stream:
+                return _pid_of((await stream.read()).decode(), "")
+
+        yield download
 
 
 @contextlib.asynccontextmanager
-async def _ssh(port: int) -> AsyncIterator[int]:
+async def _ssh(port: int) -> AsyncIterator[Callable[[], Awaitable[int]]]:
     import asyncssh
 
     async with asyncssh.connect(
         HOST, port, known_hosts=None, config=None, username="guest", agent_path=None, client_keys=None
     ) as connection:
-        done = await connection.run("hello", check=True)
-        yield _pid_of(str(done.stdout), "hello")
+
+        async def run() -> int:
+            done = await connection.run("hello", check=True)
+            return _pid_of(str(done.stdout), "hello")
+
+        yield run
 
 
 @contextlib.asynccontextmanager
-async def _grpc(port: int) -> AsyncIterator[int]:
+async def _grpc(port: int) -> AsyncIterator[Callable[[], Awaitable[int]]]:
     from google.protobuf.wrappers_pb2 import StringValue
     from grpclib.client import Channel, UnaryUnaryMethod
 
     async with Channel(HOST, port) as channel:
         method: Any = UnaryUnaryMethod(channel, "/tests.Echo/Answer", StringValue, StringValue)
-        answer = await method(StringValue(value="hello"))
-        yield _pid_of(answer.value, "hello")
+
+        async def call() -> int:
+            return _pid_of((await method(StringValue(value="hello"))).value, "hello")
+
+        yield call
 
 
 def _on_a_loop(
-    connected: Callable[[int], AbstractAsyncContextManager[int]],
-) -> Callable[[int], AbstractContextManager[int]]:
-    """Return the same for a caller without a loop; the loop runs only while it enters and leaves the block."""
+    hold: Callable[[int], AbstractAsyncContextManager[Callable[[], Awaitable[int]]]],
+) -> Callable[[int], AbstractContextManager[Callable[[], int]]]:
+    """Return the same for a caller without a loop. The loop turns only during connecting, a transaction and closing."""
 
     @contextlib.contextmanager
-    def enter(port: int) -> Iterator[int]:
+    def hold_without_loop(port: int) -> Iterator[Callable[[], int]]:
         with asyncio.Runner() as runner:
-            manager = connected(port)
-            pid = runner.run(asyncio.wait_for(manager.__aenter__(), DEADLINE))
-            try:
-                yield pid
-            finally:
-                runner.run(asyncio.wait_for(manager.__aexit__(None, None, None), DEADLINE))
 
-    return enter
+            def wait(awaitable: Awaitable[T]) -> T:
+                return runner.run(_within_deadline(awaitable))
+
+            manager = hold(port)
+            transact = wait(manager.__aenter__())
+            try:
+                yield lambda: wait(transact())
+            finally:
+                wait(manager.__aexit__(None, None, None))
+
+    return hold_without_loop
+
+
+async def _within_deadline(awaitable: Awaitable[T]) -> T:
+    return await asyncio.wait_for(awaitable, DEADLINE)
 
 
 FTP = Client(_on_a_loop(_ftp))

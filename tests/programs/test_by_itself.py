@@ -19,8 +19,8 @@ def test_a_program_serves_its_client(program: Program, tmp_path: Path) -> None:
 @parametrized
 def test_an_idle_connection_hinders_no_other(program: Program, tmp_path: Path) -> None:
     need_installed(program)
-    with by_itself(program, tmp_path) as running, program.client.hold(running.port) as holding:
-        assert program.client.request(running.port) == holding == running.process.pid
+    with by_itself(program, tmp_path) as running, program.client.hold(running.port) as transact:
+        assert transact() == program.client.request(running.port) == transact() == running.process.pid
 
 
 @parametrized
