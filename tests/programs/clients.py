@@ -116,13 +116,20 @@ def _websocket(port: int) -> Iterator[Callable[[], int]]:
 async def _ftp(port: int) -> AsyncIterator[Callable[[], Awaitable[int]]]:
     import aioftp
 
-    async with aioftp.Client.context(HOST, port) as client:
+    client = aioftp.Client()
 
-        async def download() -> int:
-            async with client.download_stream("pid") as stream:
-                return _pid_of((await stream.read()).decode(), "")
+    async def download() -> int:
+        async with client.download_stream("pid") as stream:
+            return _pid_of((await stream.read()).decode(), "")
 
+    try:
+        await client.connect(HOST, port)
+        await client.login()
         yield download
+        await client.quit()
+    finally:
+        # Otherwise a transaction that failed leaves its socket open.
+        client.close()
 
 
 @contextlib.asynccontextmanager

@@ -26,6 +26,8 @@ START = 60.0
 #: How often a port that another process took meanwhile is replaced by another one.
 PORTS = 5
 
+#: aioftp's client leaves a transfer's socket open where the transfer fails, and Python warns of it.
+forgiving = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 parametrized = pytest.mark.parametrize("program", PROGRAMS, ids=[program.name for program in PROGRAMS])
 
 

@@ -8,9 +8,10 @@ from helpers.support import wait_until
 
 from programs.catalogue import Program
 from programs.load import loading
-from programs.running import by_itself, need_installed, parametrized
+from programs.running import by_itself, forgiving, need_installed, parametrized
 
 
+@forgiving
 @parametrized
 def test_a_server_that_dies_under_load_is_in_the_ledger(program: Program, tmp_path: Path) -> None:
     need_installed(program)

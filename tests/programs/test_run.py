@@ -18,7 +18,7 @@ from prefork.testing import Server, run_program
 from programs.catalogue import PROGRAMS, SERVERS, Program
 from programs.clients import HOST
 from programs.load import CLIENTS, loading
-from programs.running import PORTS, START, need_installed, parametrized
+from programs.running import PORTS, START, forgiving, need_installed, parametrized
 
 #: Seconds that a stop waits for connections, far below the deadline of a test.
 DRAIN = 5
@@ -101,6 +101,7 @@ def test_a_reload_under_load_loses_nothing(program: Program) -> None:
         assert ledger.failures == [], f"{ledger.report()}\n{server.stderr()}"
 
 
+@forgiving
 @parametrized
 def test_a_killed_worker_costs_its_own_connections_and_is_replaced(program: Program) -> None:
     with run(program) as (server, port), contextlib.ExitStack() as stack:
