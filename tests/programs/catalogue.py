@@ -26,6 +26,8 @@ class Program:
     """What must be installed for server and client."""
     asyncio: bool = True
     """Whether it listens by the loop of asyncio or uvloop; otherwise at the level of the socket."""
+    handles_term: bool = False
+    """Whether it ends on SIGTERM by a handler of its own, which may close idle connections."""
     notes: str = ""
 
     def arguments(self, port: int) -> list[str]:
@@ -53,36 +55,50 @@ PROGRAMS = (
         _file("aiosmtpd_controller"),
         SMTP,
         ("aiosmtpd",),
+        handles_term=True,
         notes="the loop runs in a thread beside the main one, which waits in sigwait",
     ),
     Program("aioftp", _file("aioftp_server"), FTP, ("aioftp",), notes="a port of its own for each transfer"),
     Program("asyncssh", _file("asyncssh_server"), SSH, ("asyncssh",)),
-    Program("aiohttp", _file("aiohttp_app"), HTTP, ("aiohttp",)),
+    Program("aiohttp", _file("aiohttp_app"), HTTP, ("aiohttp",), handles_term=True),
     Program(
         "uvicorn",
         ("-m", "uvicorn", "app:app", "--host", "{host}", "--port", "{port}", "--log-level", "warning"),
         HTTP,
         ("uvicorn",),
+        handles_term=True,
         notes="binds the socket itself, and gives it to the loop",
     ),
-    Program("uvicorn-run", _file("uvicorn_main"), HTTP, ("uvicorn",), notes="the same by `uvicorn.run`"),
+    Program(
+        "uvicorn-run", _file("uvicorn_main"), HTTP, ("uvicorn",), handles_term=True, notes="the same by `uvicorn.run`"
+    ),
     Program(
         "hypercorn",
         ("-m", "hypercorn", "app:app", "--bind", "{host}:{port}", "--workers", "0"),
         HTTP,
         ("hypercorn",),
+        handles_term=True,
         notes="its own workers are off, because it binds before it starts them",
     ),
     Program("websockets", _file("websockets_server"), WEBSOCKET, ("websockets",)),
-    Program("grpclib", _file("grpclib_server"), GRPC, ("grpclib", "google")),
+    Program("grpclib", _file("grpclib_server"), GRPC, ("grpclib", "google"), handles_term=True),
     Program("tornado", _file("tornado_app"), HTTP, ("tornado",), asyncio=False, notes="accepts by itself"),
-    Program("twisted-epoll", _file("twisted_web"), HTTP, ("twisted",), asyncio=False, notes="its default reactor"),
+    Program(
+        "twisted-epoll",
+        _file("twisted_web"),
+        HTTP,
+        ("twisted",),
+        asyncio=False,
+        handles_term=True,
+        notes="its default reactor",
+    ),
     Program(
         "twisted-asyncio",
         _file("twisted_web", "asyncio"),
         HTTP,
         ("twisted",),
         asyncio=False,
+        handles_term=True,
         notes="accepts by itself on asyncio's loop",
     ),
     Program("trio", _file("trio_lines"), LINES, ("trio",), asyncio=False),
