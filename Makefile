@@ -18,7 +18,7 @@ BENCH  ?= .venv-bench-$(if $(PYTHON),$(shell $(PYTHON) -c 'import sys; print("%d
 PROGRAMS ?= .venv-programs$(if $(PYTHON),-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
 
 .PHONY: serve test test-all histories soak inject bench bench-quick instructions check format clean
-.PHONY: native test-native test-programs dist
+.PHONY: native test-native test-programs bench-programs dist
 
 ## Serve the echo example on all cores.
 serve: $(VENV)/.installed
@@ -88,6 +88,10 @@ bench: $(BENCH)/.benching
 bench-quick: $(BENCH)/.benching
 	@scripts/install-debian-packages bench
 	$(BENCH)/bin/python -m bench --quick $(BENCH_ARGS)
+
+## Measure what `prefork run` adds to aiohttp and uvicorn, in CPU time per request; two minutes.
+bench-programs: $(PROGRAMS)/.prepared
+	$(PROGRAMS)/bin/python -m bench.programs $(BENCH_ARGS)
 
 ## Count the instructions of an echo, of 32 lines and of a short connection with callgrind: a minute on an idle machine.
 instructions: $(VENV)/.developing
