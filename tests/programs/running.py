@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -16,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from helpers.proc import open_files
 from helpers.support import free_port, kill_session
 
 from programs.catalogue import PROGRAMS, SERVERS, Program
-from programs.clients import HOST
 
 #: Seconds for a server to listen, also when all cores are busy.
 START = 60.0
@@ -94,7 +93,7 @@ def _started(program: Program, folder: Path) -> Iterator[Running]:
 
 def _await_listening(running: Running) -> None:
     end = time.monotonic() + START
-    while not _listens(running.port):
+    while not _listens(running.process.pid, running.port):
         if running.process.poll() is not None:
             if "in use" in running.said():
                 raise PortTakenError
@@ -104,9 +103,11 @@ def _await_listening(running: Running) -> None:
         time.sleep(0.02)
 
 
-def _listens(port: int) -> bool:
+def _listens(pid: int, port: int) -> bool:
+    """Return whether this process listens on the port. Another test's server may have taken it."""
+    rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    listeners = {f"socket:[{row[9]}]" for row in rows if row[1].endswith(f":{port:04X}") and row[3] == "0A"}
     try:
-        socket.create_connection((HOST, port), timeout=START).close()
-    except OSError:
+        return not listeners.isdisjoint(open_files(pid).values())
+    except FileNotFoundError:
         return False
-    return True
