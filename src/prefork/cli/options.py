@@ -229,6 +229,12 @@ OPTIONS = (
         parse_int,
         shown_default="",
     ),
+    Option(
+        "reload",
+        "",
+        "For development: reload when a Python file below the current directory changes.",
+        parse_flag,
+    ),
     Option("loop", "NAME", "Event loop of workers: asyncio or uvloop."),
     Option("log_format", "NAME", "Format of the log on standard error: text or json."),
     Option("log_level", "NAME", "Minimum level of the log: debug, info, warning or error."),

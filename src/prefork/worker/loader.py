@@ -18,6 +18,7 @@ from types import ModuleType, TracebackType
 from ..errors import ServiceError
 from ..net.handlers import Handler, classify
 from ..text import escape_controls, text_of
+from .fresh_code import UncachedLoader
 
 #: Characters of a reason that are passed on.
 _REASON_LIMIT = 500
@@ -30,7 +31,7 @@ def load(target: str) -> object:
     module cannot be found or raises, and if the attribute is missing.
     """
     module_text, colon, attributes = target.rpartition(":")
-    is_file = module_text.endswith(".py") or os.sep in module_text
+    is_file = bool(target_file(target))
     is_name = all(map(str.isidentifier, module_text.split(".")))
     if not (colon and module_text and attributes and (is_file or is_name)):
         raise ServiceError(
@@ -47,6 +48,12 @@ def load(target: str) -> object:
 def load_handler(target: object) -> Handler:
     """Return the handler that `target` is, or that it names. Raises ServiceError, whose message names the target."""
     return classify(load(target), target) if isinstance(target, str) else classify(target)
+
+
+def target_file(target: str) -> str:
+    """Return the path in a `target` that names a file; "" if it names a module."""
+    text = target.rpartition(":")[0]
+    return text if text.endswith(".py") or os.sep in text else ""
 
 
 def target_name(target: object) -> str:
@@ -99,7 +106,9 @@ def _load_file(target: str, file: str) -> ModuleType:
     if name in sys.modules or name in sys.stdlib_module_names:
         # Otherwise a service called signal.py would replace Python's `signal` for every importer.
         name = f"_service_{name}"
-    spec = importlib.util.spec_from_file_location(name, path)
+    # From the source itself, as Python runs a script.
+    loader = UncachedLoader(name, path) if path.endswith(".py") else None
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
     if spec is None or spec.loader is None:
         raise ServiceError(f"service {target}: {path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
