@@ -7,8 +7,8 @@ library keep their `.pyc` files, because compiling a large dependency takes seco
 
 from __future__ import annotations
 
+import os
 import sys
-import sysconfig
 from collections.abc import Mapping
 from importlib.abc import PathEntryFinder
 from importlib.machinery import (
@@ -23,6 +23,7 @@ from importlib.machinery import (
 from pathlib import PurePath
 from typing import Any
 
+_LIBRARY = os.path.dirname(os.__file__)
 _INSTALLED = {"site-packages", "dist-packages"}
 
 
@@ -50,8 +51,7 @@ def _hook(path: str) -> PathEntryFinder:
 def is_installed(path: str) -> bool:
     """Return whether `path` is a directory of Python's library, or of packages that pip or a distribution installed."""
     pure = PurePath(path)
-    library = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}
-    return not _INSTALLED.isdisjoint(pure.parts) or any(pure.is_relative_to(each) for each in library)
+    return not _INSTALLED.isdisjoint(pure.parts) or pure.is_relative_to(_LIBRARY)
 
 
 def install() -> None:
