@@ -170,7 +170,9 @@ def test_an_edit_while_the_first_workers_start_is_not_lost(folder: Path) -> None
     (folder / "service.py").write_text(SERVICE + WAIT_FOR_GO)
     with run_server("service:handle", "-w", "2", "--reload", cwd=folder, wait_ready=False) as server:
         wait_for(server, WATCHING)
+        before = written(watcher(server))
         say(folder, "two")
+        wait_until(lambda: written(watcher(server)) > before, what="the report of the edit")
         (folder / "go").touch()
         wait_for_word(server, "two")
         assert "not reloading" not in server.stderr()
