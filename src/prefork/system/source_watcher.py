@@ -32,7 +32,7 @@ _IGNORED_SIGNALS = (
 )
 #: Milliseconds without another change that end a batch, and its maximum length: other files may change all the time.
 _STEP = 50
-_DEBOUNCE = 250
+_DEBOUNCE = 500
 #: Milliseconds between two looks at the configuration file, and at the parent.
 _TICK = 500
 #: Digests of changed files that are kept.
