@@ -178,6 +178,15 @@ def test_an_edit_while_the_first_workers_start_is_not_lost(folder: Path) -> None
         assert "not reloading" not in server.stderr()
 
 
+def test_a_file_that_is_removed_is_a_change(folder: Path) -> None:
+    with watching(folder, "-w", "1") as server:
+        (folder / "words.py").unlink()
+        wait_for(server, "No module named 'words'")
+        assert ask(server) == "one"
+        say(folder, "two")
+        wait_for_word(server, "two")
+
+
 def test_a_target_outside_of_the_current_directory_is_watched(
     folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import select
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +15,7 @@ from prefork.events import Event, SourcesUnwatched, WatchingSources
 from prefork.parent.source_watch import READ_INTERVAL, SourceWatch
 from prefork.system.child import Child, ExitStatus
 from prefork.system.processes import System
-from prefork.system.source_watcher import Watched
+from prefork.system.source_changes import Changes, Watched
 
 
 @pytest.mark.parametrize(
@@ -54,6 +55,75 @@ def test_a_report_survives_the_pipe_and_is_cut_to_its_bound() -> None:
     line = encode(ChangedMessage("x" * 2 * LIMIT))
     assert len(line) <= LIMIT
     assert Decoder().feed(b'{"changed": 5}\n{"changed": null}\n{"Changed": "a"}\n') == []
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Path:
+    (tmp_path / "main.py").write_text("one")
+    return tmp_path
+
+
+def changes_in(app: Path) -> Changes:
+    return Changes(Watched((str(app),), "", None))
+
+
+def test_a_file_is_reported_once_for_each_content(app: Path) -> None:
+    changes, main = changes_in(app), str(app / "main.py")
+    assert changes.take([main]) == ["main.py"]
+    assert changes.take([main]) == []
+    (app / "main.py").write_text("two")
+    assert changes.take([main]) == ["main.py"]
+    (app / "main.py").write_text("one")
+    assert changes.take([main]) == ["main.py"]
+
+
+@pytest.mark.parametrize("gone", [True, False], ids=["gone", "empty"])
+def test_a_file_that_is_gone_or_empty_for_a_moment_is_not_reported(app: Path, gone: bool) -> None:
+    changes, main = changes_in(app), str(app / "main.py")
+    assert changes.take([main]) == ["main.py"]
+    (app / "main.py").unlink() if gone else (app / "main.py").write_text("")
+    assert changes.take([main]) == []
+    (app / "main.py").write_text("one")
+    assert changes.take([main]) == []
+    assert changes.take([]) == []
+
+
+@pytest.mark.parametrize("gone", [True, False], ids=["gone", "empty"])
+def test_a_file_that_stays_gone_or_empty_is_reported_a_moment_later(app: Path, gone: bool) -> None:
+    changes, main = changes_in(app), str(app / "main.py")
+    (app / "main.py").unlink() if gone else (app / "main.py").write_text("")
+    assert changes.take([main]) == []
+    assert changes.take([]) == ["main.py"]
+    assert changes.take([main]) == []
+
+
+def test_a_configuration_file_is_reported_when_it_no_longer_changes(app: Path) -> None:
+    config = app / "prefork.toml"
+    config.write_text("workers = 1\n")
+    changes = Changes(Watched((str(app),), str(config), None))
+    config.write_text("")
+    assert changes.take([]) == []
+    config.write_text("workers = 2\n")
+    assert changes.take([]) == []
+    assert changes.take([]) == ["prefork.toml"]
+    assert changes.take([]) == []
+
+
+def test_sources_that_changed_before_they_were_watched_are_found_also_if_they_were_renamed(app: Path) -> None:
+    os.utime(app / "main.py", (1, 1))
+    (app / "main.py").rename(app / "other.py")
+    (app / ".venv").mkdir()
+    (app / ".venv" / "main.py").write_text("")
+    changed = os.stat(app / "other.py").st_ctime
+    assert changes_in(app).sources_since(changed - 1) == [str(app / "other.py")]
+    assert changes_in(app).sources_since(changed) == []
+
+
+def test_a_fifo_and_a_directory_that_are_named_like_sources_do_not_hold_up_the_watcher(app: Path) -> None:
+    os.mkfifo(app / "pipe.py")
+    (app / "folder.py").mkdir()
+    changes = changes_in(app)
+    assert changes.take([str(app / "pipe.py"), str(app / "folder.py")]) == []
 
 
 class Fork(System):

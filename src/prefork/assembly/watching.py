@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from ..system.source_watcher import Watched
+from ..system.source_changes import Watched
 from ..worker.context import GenerationConfig
 from ..worker.loader import target_file
 from .generation_builder import physical_directory

@@ -1,6 +1,6 @@
 """Tell source files from all else below a watched directory, by their paths.
 
-Which directories are watched is decided in `assembly/watching.py`; files are read in `system/source_watcher.py`.
+Which directories are watched is decided in `assembly/watching.py`; files are read in `system/source_changes.py`.
 """
 
 from __future__ import annotations

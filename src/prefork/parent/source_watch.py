@@ -19,7 +19,8 @@ from ..events import Emit, SourcesUnwatched, WatchingSources
 from ..system.child import Child
 from ..system.descriptors import Descriptor
 from ..system.processes import REAP_INTERVAL, System
-from ..system.source_watcher import Watched, run_watcher
+from ..system.source_changes import Watched
+from ..system.source_watcher import run_watcher
 from ..text import escape_ascii, escape_controls
 
 #: Seconds between two reads of the pipe: a watcher that floods it does not keep the supervisor busy.

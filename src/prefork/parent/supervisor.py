@@ -27,7 +27,7 @@ from ..system.fork_context import ForkContext
 from ..system.processes import System
 from ..system.scoreboard import FleetSetting
 from ..system.signals import SignalQueue
-from ..system.source_watcher import Watched
+from ..system.source_changes import Watched
 from ..text import escape_controls
 from .control_commands import ControlCommands
 from .control_server import ControlSocket
