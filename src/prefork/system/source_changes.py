@@ -1,6 +1,7 @@
 """What is watched for `--reload`, and which of the paths that the kernel reports are an edit.
 
-An edit is another content than the last one that was reported, and is complete. Nothing here waits; `source_watcher.py` does.
+An edit is another content than the last one that was reported, and is complete. Nothing here waits;
+`source_watcher.py` does.
 """
 
 from __future__ import annotations
