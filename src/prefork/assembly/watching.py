@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 
+from ..program import Program, ProgramKind
 from ..system.source_changes import Watched
 from ..worker.context import GenerationConfig
 from ..worker.loader import target_file
@@ -14,11 +15,15 @@ from .generation_builder import physical_directory
 
 
 def code_directories(target: object) -> list[str]:
-    """Return where the code of a service is: the current directory, and that of a TARGET that is a file."""
+    """Return where the code is: the current directory, and that of a TARGET or PROGRAM that is a file."""
     directories = [physical_directory()]
-    file = target_file(target) if isinstance(target, str) else ""
-    if file:
-        directories.append(os.path.dirname(os.path.realpath(file)))
+    match target:
+        case str() if file := target_file(target):
+            directories.append(os.path.dirname(os.path.realpath(file)))
+        case Program(kind=ProgramKind.FILE, name=file):
+            # It may be a directory with a __main__.py.
+            path = os.path.realpath(file)
+            directories.append(path if os.path.isdir(path) else os.path.dirname(path))
     return [each for each in directories if each]
 
 

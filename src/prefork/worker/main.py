@@ -29,7 +29,7 @@ from ..system.processes import System, set_title
 from ..system.scoreboard import FleetSetting, WorkerStat, fence
 from ..system.signals import ignore_without_inheriting, unblock_signals
 from ..system.worker_info import set_worker
-from . import fresh_code, lease, lifespan, process_group
+from . import lease, lifespan, process_group
 from .context import WorkerContext
 from .dispatch import Dispatcher
 from .exit import exit_deadline, run_until_complete_bounded
@@ -95,8 +95,6 @@ def _drop_privileges(context: WorkerContext) -> None:
 
 def _load_and_serve(context: WorkerContext) -> int:
     try:
-        if context.config.settings.reload:
-            fresh_code.install()
         handler = load_handler(context.target)
         loop = _make_loop(context.config.settings.loop)
         return run_until_complete_bounded(loop, _serve(context, handler), context.emit)
