@@ -17,7 +17,7 @@ from helpers.opened import open_folder, run_opened
 from helpers.proc import children, gone
 from helpers.support import need_root, run_script, wait_until
 
-from prefork.testing import Server, run_server
+from prefork.testing import Server, run_program, run_server
 
 pytest.importorskip("watchfiles")
 
@@ -216,6 +216,38 @@ def test_the_configuration_file_is_watched_too(folder: Path) -> None:
         assert len(server.worker_pids()) == 3
 
 
+PROGRAM = """
+import asyncio, words
+
+async def answer(reader, writer):
+    writer.write(words.WORD + b"\\n")
+    writer.close()
+
+async def main():
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        await server.serve_forever()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("form", ["file", "module"])
+def test_a_program_is_reloaded_too(form: str, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    (folder / "program.py").write_text(PROGRAM)
+    words = [f"{folder}/program.py"] if form == "file" else ["-m", "program"]
+    place = tmp_path_factory.mktemp("elsewhere") if form == "file" else folder
+    with run_program(*words, options=("-w", "2", "--reload"), cwd=place) as server:
+        wait_for(server, WATCHING)
+        assert ask(server) == "one"
+        (folder / "words.py").write_text("WORD = (\n")
+        wait_for(server, "reload failed, the running workers stay")
+        assert "SyntaxError" in server.stderr()
+        assert ask(server) == "one"
+        say(folder, "two")
+        wait_for_word(server, "two")
+        assert server.stop() == 0
+
+
 # --- no edits ---------------------------------------------------------------------------------------------------------
 
 
@@ -283,6 +315,18 @@ def test_the_watcher_ends_when_the_supervisor_is_killed(folder: Path) -> None:
         pid = watcher(server)
         server.signal(signal.SIGKILL)
         wait_until(lambda: gone(pid), what="the end of the watcher")
+
+
+def test_an_upgrade_leaves_one_watcher_that_of_the_new_server(folder: Path) -> None:
+    with watching(folder, "-w", "1") as server:
+        old = watcher(server)
+        server.signal(signal.SIGUSR2)
+        assert server.wait() == 0
+        assert gone(old)
+        wait_for(server, WATCHING, times=2)
+        say(folder, "two")
+        wait_for_word(server, "two")
+        assert reloads(server) == ["--reload: words.py changed"]
 
 
 def test_the_watcher_holds_no_socket_of_the_server(folder: Path) -> None:
