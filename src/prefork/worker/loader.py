@@ -18,7 +18,6 @@ from types import ModuleType, TracebackType
 from ..errors import ServiceError
 from ..net.handlers import Handler, classify
 from ..text import escape_controls, text_of
-from .fresh_code import UncachedLoader
 
 #: Characters of a reason that are passed on.
 _REASON_LIMIT = 500
@@ -106,9 +105,7 @@ def _load_file(target: str, file: str) -> ModuleType:
     if name in sys.modules or name in sys.stdlib_module_names:
         # Otherwise a service called signal.py would replace Python's `signal` for every importer.
         name = f"_service_{name}"
-    # From the source itself, as Python runs a script.
-    loader = UncachedLoader(name, path) if path.endswith(".py") else None
-    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ServiceError(f"service {target}: {path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
