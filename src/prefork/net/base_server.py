@@ -23,8 +23,9 @@ from ..text import escape_ascii, format_address
 from .acceptor import Acceptor
 from .admission import Admission, HandshakeAdmission, Peer, Refusal
 from .channel import DONTWAIT
-from .connection import Connection, ProtocolConnection, StreamConnection, handler_failed
+from .connection import Connection, StreamConnection, handler_failed
 from .handlers import Handler, Kind
+from .protocol_connection import ProtocolConnection
 from .server_state import ServerState
 
 
