@@ -41,6 +41,9 @@ class Connection(Protocol):
     def abort(self) -> None:
         """Close the socket at once and cancel the task."""
 
+    def drain(self) -> None:
+        """Tell the handler that the server is draining; called once, after `ServerState.draining` was set."""
+
 
 class StreamConnection:
     """A connection with a coroutine as its handler.
@@ -84,6 +87,10 @@ class StreamConnection:
         self.stream.abort()
         if self.task is not None:
             self.task.cancel()
+
+    def drain(self) -> None:
+        # The handler was told by `stream.draining`.
+        pass
 
 
 async def _run(stream: Stream, state: ServerState, handler: Handler, ssl_context: ssl.SSLContext | None) -> None:

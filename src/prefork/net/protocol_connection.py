@@ -15,6 +15,7 @@ from typing import Any
 from ..events import ConnectionAborted, HandshakeFailed
 from ..text import describe_error, escape_ascii, format_address
 from .connection import handler_failed
+from .draining import call_drain, has_drain
 from .handlers import Handler
 from .protocol_timeouts import ProtocolTimeouts
 from .server_state import ServerState
@@ -64,10 +65,22 @@ class _ConnectionMadeGuard(asyncio.Protocol):
 class ProtocolConnection:
     """A connection with an asyncio protocol as its handler, on the loop's own transport.
 
-    `done` is called once, when the protocol has its transport, or never gets one, and the socket is closed.
+    `done` is called once: when the protocol has its transport, or never gets one, its `drain()` has ended if it was
+    called, and the socket is closed.
     """
 
-    __slots__ = ("_address", "_done", "_open", "_sock", "_state", "_timeouts", "_transport", "task")
+    __slots__ = (
+        "_address",
+        "_done",
+        "_drain",
+        "_open",
+        "_protocol",
+        "_sock",
+        "_state",
+        "_timeouts",
+        "_transport",
+        "task",
+    )
 
     def __init__(
         self, sock: socket.socket, address: object, state: ServerState, done: Callable[[ProtocolConnection], None]
@@ -78,6 +91,8 @@ class ProtocolConnection:
         self._state = state
         self._done = done
         self._open = 2
+        """What has to end yet: the task, the socket, `drain()`."""
+        self._protocol: Any = None
         # Any, because uvloop's transports are no subclass of asyncio.Transport.
         self._transport: Any = None
         self._sock = ClosingHookSocket(sock.family, sock.type, sock.proto, fileno=sock.detach())
@@ -85,6 +100,7 @@ class ProtocolConnection:
         self._sock.on_closed = self._socket_closed
         self._timeouts = ProtocolTimeouts(self, self._sock, state)
         self.task: asyncio.Task[None] | None = None
+        self._drain: asyncio.Task[None] | None = None
 
     def start(self, state: ServerState, handler: Handler, ssl_context: ssl.SSLContext | None) -> None:
         self.task = state.callback_context.copy().run(state.loop.create_task, self._run(handler, ssl_context))
@@ -106,14 +122,29 @@ class ProtocolConnection:
             self.abort()
 
     def abort(self) -> None:
+        if self._drain is not None:
+            self._drain.cancel()
         if self._transport is not None:
             self._transport.abort()
         elif self.task is not None:
             self.task.cancel()
 
+    def drain(self) -> None:
+        """Call `drain()` of the protocol, if it has one. A protocol that has no transport yet is told when it has."""
+        if self._transport is None:
+            return
+        # The service may have replaced its first protocol; a transport below it has one that belongs to no service.
+        for protocol in (self._transport.get_protocol(), self._protocol):
+            if has_drain(protocol):
+                self._drain = call_drain(protocol, self._state, self._failed)
+                if self._drain is not None:
+                    self._open += 1
+                    self._drain.add_done_callback(self._ended, context=self._state.callback_context)
+                return
+
     async def _run(self, handler: Handler, ssl_context: ssl.SSLContext | None) -> None:
         try:
-            protocol = handler.call()
+            self._protocol = protocol = handler.call()
             if not hasattr(protocol, "connection_made"):
                 raise TypeError(f"the protocol factory returned {type(protocol).__name__}, not an asyncio.Protocol")
         except GeneratorExit:
@@ -141,6 +172,8 @@ class ProtocolConnection:
     def _made(self, transport: Any) -> None:
         self._transport = transport
         self._timeouts.start(tls=transport.get_extra_info("ssl_object") is not None)
+        if self._state.draining.is_set():
+            self.drain()
 
     def _failed(self, exc: BaseException) -> None:
         self._state.emit(handler_failed(self._address, exc))
