@@ -220,7 +220,7 @@ class Echoes(Quiet):
 
 
 class Pings(Quiet):
-    """Sends without being asked."""
+    """Sends four lines in each timeout, without being asked."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)

@@ -54,7 +54,7 @@ Service: TypeAlias = "StreamHandler | AsyncioHandler | AnyFactory | Lifespan | P
 
 
 class Kind(enum.Enum):
-    """What a service is."""
+    """What a service is, and so how it is called."""
 
     STREAM = "stream handler"
     """`async def handle(stream)`"""

@@ -51,7 +51,7 @@ class ProtocolTimeouts:
             deadlines.set(self, Deadline.IDLE, limits.idle_timeout)
 
     def close(self) -> None:
-        """Clear all deadlines (idempotent)."""
+        """Clear all deadlines of the connection (idempotent)."""
         self._connection = None
         for deadline in (Deadline.FIRST_BYTE, Deadline.IDLE, Deadline.AGE):
             self._shared.deadlines.clear(self, deadline)
