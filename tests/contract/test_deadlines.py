@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -328,17 +328,116 @@ async def test_a_silent_peer_of_a_protocol_with_tls_is_aborted_after_the_idle_ti
         writer.close()
 
 
-async def test_a_protocol_on_a_unix_socket_has_only_the_maximum_age(world: World, tmp_path: Path) -> None:
-    limits = Limits(first_byte_timeout=SHORT / 3, idle_timeout=SHORT / 3, max_age=SHORT)
-    async with Serving(Quiet, limits) as serving:
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(str(tmp_path / "socket"))
-            listener.listen()
-            serving.server.add_socket(listener)
-            reader, writer = await asyncio.open_unix_connection(listener.getsockname())
-            assert await ends(reader) < SHORT + LATE
-            assert serving.reasons(ConnectionAborted) == [f"open for {SHORT:g} s (--max-age)"]
-            writer.close()
+@contextlib.asynccontextmanager
+async def unix_listener(serving: Serving, folder: Path) -> AsyncIterator[str]:
+    """Have the server accept from a unix socket too, and yield its path."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(folder / "socket"))
+        listener.listen()
+        serving.server.add_socket(listener)
+        yield listener.getsockname()
+
+
+async def test_a_protocol_on_a_unix_socket_has_no_idle_timeout(world: World, tmp_path: Path) -> None:
+    limits = Limits(idle_timeout=SHORT / 3, max_age=SHORT)
+    async with Serving(Quiet, limits) as serving, unix_listener(serving, tmp_path) as path:
+        reader, writer = await asyncio.open_unix_connection(path)
+        assert await ends(reader) < SHORT + LATE
+        assert serving.reasons(ConnectionAborted) == [f"open for {SHORT:g} s (--max-age)"]
+        writer.close()
+
+
+class BufferedEchoes(asyncio.BufferedProtocol):
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self.buffer = bytearray(100)
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        return self.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        assert self.transport.get_protocol() is self
+        self.transport.write(bytes(self.buffer[:nbytes]))
+
+    def eof_received(self) -> bool:
+        self.transport.write(b"end\n")
+        return True
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        lost.append(exc)
+
+
+lost: list[BaseException | None] = []
+
+
+class PlainEchoes(Echoes):
+    def data_received(self, data: bytes) -> None:
+        assert self.transport.get_protocol() is self
+        super().data_received(data)
+
+    def eof_received(self) -> bool:
+        self.transport.write(b"end\n")
+        return True
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        lost.append(exc)
+
+
+@pytest.mark.parametrize("protocol", [PlainEchoes, BufferedEchoes])
+@pytest.mark.parametrize("transport", ["tls", "unix"])
+async def test_the_first_byte_of_a_protocol_is_the_first_that_it_receives(
+    world: World, tmp_path: Path, transport: str, protocol: Any
+) -> None:
+    lost.clear()
+    tls: dict[str, Any] = {"ssl": streams.client_context(), "server_hostname": "localhost"}
+    async with (
+        Serving(protocol, Limits(first_byte_timeout=SHORT), tls=transport == "tls") as serving,
+        unix_listener(serving, tmp_path) as path,
+    ):
+
+        async def connect() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+            return await (serving.connect(**tls) if transport == "tls" else asyncio.open_unix_connection(path))
+
+        reader, writer = await connect()
+        assert await ends(reader) < SHORT + LATE
+        assert serving.reasons(ConnectionAborted) == [f"no data within {SHORT:g} s (--first-byte-timeout)"]
+        await eventually(lambda: len(lost) == 1)
+        writer.close()
+        # With TLS 1.3 these bytes may arrive together with the end of the handshake.
+        reader, writer = await connect()
+        writer.write(b"hello\n")
+        assert await reader.readline() == b"hello\n"
+        await asyncio.sleep(2 * SHORT)
+        writer.write(b"still\n")
+        assert await reader.readline() == b"still\n"
+        if transport == "unix":
+            writer.write_eof()
+            assert await reader.readline() == b"end\n"
+        writer.close()
+        assert len(serving.reasons(ConnectionAborted)) == 1
+
+
+async def test_a_protocol_that_took_over_before_the_first_byte_is_left_alone(world: World, tmp_path: Path) -> None:
+    class TakesOver(Quiet):
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            asyncio.get_running_loop().call_later(SHORT / 4, self._leave)
+
+        def _leave(self) -> None:
+            # The watch stands in for this protocol, and has what it has.
+            assert self.transport.get_protocol().transport is self.transport
+            other = Echoes()
+            other.transport = self.transport
+            self.transport.set_protocol(other)
+
+    limits = Limits(first_byte_timeout=SHORT)
+    async with Serving(TakesOver, limits) as serving, unix_listener(serving, tmp_path) as path:
+        reader, writer = await asyncio.open_unix_connection(path)
+        await asyncio.sleep(2 * SHORT)
+        writer.write(b"hello\n")
+        assert await reader.readline() == b"hello\n"
+        assert serving.reasons(ConnectionAborted) == []
+        writer.close()
 
 
 async def test_with_tls_the_first_byte_is_the_first_after_the_handshake(world: World) -> None:

@@ -171,7 +171,7 @@ class ProtocolConnection:
 
     def _made(self, transport: Any) -> None:
         self._transport = transport
-        self._timeouts.start(tls=transport.get_extra_info("ssl_object") is not None)
+        self._timeouts.start(transport)
         if self._state.draining.is_set():
             self.drain()
 
