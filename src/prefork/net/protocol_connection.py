@@ -17,7 +17,7 @@ from ..text import describe_error, escape_ascii, format_address
 from .connection import handler_failed
 from .draining import call_drain, has_drain
 from .handlers import Handler
-from .protocol_timeouts import ProtocolTimeouts
+from .protocol_timeouts import make_timeouts
 from .server_state import ServerState
 
 
@@ -98,7 +98,7 @@ class ProtocolConnection:
         self._sock = ClosingHookSocket(sock.family, sock.type, sock.proto, fileno=sock.detach())
         self._sock.setblocking(False)
         self._sock.on_closed = self._socket_closed
-        self._timeouts = ProtocolTimeouts(self, self._sock, state)
+        self._timeouts = make_timeouts(self, self._sock, state)
         self.task: asyncio.Task[None] | None = None
         self._drain: asyncio.Task[None] | None = None
 
@@ -107,7 +107,8 @@ class ProtocolConnection:
         self.task.add_done_callback(self._ended, context=state.callback_context)
 
     def _socket_closed(self) -> None:
-        self._timeouts.close()
+        if self._timeouts is not None:
+            self._timeouts.close()
         self._ended()
 
     def _ended(self, _task: object = None) -> None:
@@ -171,7 +172,8 @@ class ProtocolConnection:
 
     def _made(self, transport: Any) -> None:
         self._transport = transport
-        self._timeouts.start(transport)
+        if self._timeouts is not None:
+            self._timeouts.start(transport)
         if self._state.draining.is_set():
             self.drain()
 

@@ -104,3 +104,11 @@ class ProtocolTimeouts:
     def _expire(self, connection: TimedProtocol, reason: str) -> None:
         self.close()
         connection._abort_for(reason)
+
+
+def make_timeouts(connection: TimedProtocol, sock: socket.socket, shared: ServerState) -> ProtocolTimeouts | None:
+    """Return the deadlines of a connection that was accepted just now; None if the server's limits have none."""
+    limits = shared.limits
+    if limits.max_age is None and limits.first_byte_timeout is None and limits.idle_timeout is None:
+        return None
+    return ProtocolTimeouts(connection, sock, shared)
