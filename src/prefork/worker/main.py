@@ -70,7 +70,7 @@ def run(context: WorkerContext) -> int:
     die_with_parent(fork.parent, signal.SIGKILL)
     fork.tether.arm()
     # In C, so that it answers also when Python does not.
-    faulthandler.register(fork.dump_signal, file=fork.status.fileno(), all_threads=True)
+    faulthandler.register(fork.signals.dump, file=fork.status.fileno(), all_threads=True)
     unblock_signals()
     set_title(f"worker {fork.slot}")
     return _load_and_serve(context)
