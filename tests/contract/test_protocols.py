@@ -13,6 +13,8 @@ from helpers.streams import FLAVOURS, World, client_context, eventually, observe
 import prefork
 from prefork.errors import ServiceError
 from prefork.events import Event, HandlerFailed, WorkerFailed
+from prefork.net.handlers import classify
+from prefork.worker.lifespan import start_service
 
 
 @pytest.fixture(params=[flavour for flavour in FLAVOURS if flavour != "no-epoll"])
@@ -145,6 +147,24 @@ async def test_what_a_worker_factory_returns_must_be_a_service(world: World, mad
     with pytest.raises(ServiceError, match="^the worker factory returned what cannot be served: "):
         async with prefork.TCPServer(make):
             raise AssertionError("not reached")
+
+
+async def test_a_worker_that_is_to_stop_cancels_its_factory(world: World) -> None:
+    cancelled: list[BaseException] = []
+
+    async def make() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError as exc:
+            cancelled.append(exc)
+            raise
+
+    stop = asyncio.Event()
+    starting = asyncio.ensure_future(start_service(classify(make), stop, "app:make"))
+    await asyncio.sleep(0)
+    stop.set()
+    assert await settled(starting) is None
+    assert len(cancelled) == 1
 
 
 class Raises(Greeter):
