@@ -330,6 +330,13 @@ class ProgramDrained(Event):
     left: int
 
 
+class ProgramStuck(Event, level=WARNING):
+    """A program had to end, and did not: neither by its handler for SIGTERM nor by KeyboardInterrupt."""
+
+    template = "the program did not end within {seconds:g} s after its drain; its process is ended"
+    seconds: float
+
+
 class NothingListens(Event, level=WARNING):
     """No worker listens on an address that is held, so connections to it are refused."""
 

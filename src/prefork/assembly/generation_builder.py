@@ -19,11 +19,11 @@ from ..parent.generations import GenerationSpec, ProgramSpec
 from ..system import tls_contexts
 from ..system.cpus import cpu_count
 from ..system.credentials import Identity, resolve_identity
+from ..system.held_sockets import held_sockets, inode, is_named
 from ..system.listen_options import ListenOptions, Sharing
 from ..system.listeners import BoundAddress, Listeners
 from ..system.scoreboard import FleetSetting
 from ..worker.context import GenerationConfig
-from .program_sockets import held_sockets, inode, is_exclusive
 
 if TYPE_CHECKING:
     import ssl
@@ -76,7 +76,7 @@ def _program_spec(settings: Settings, listeners: Sequence[BoundAddress]) -> Prog
         return None
     named = tuple(frozenset(map(inode, each.sockets())) for each in listeners)
     held = held_sockets(listeners, ())
-    exclusive = frozenset(inode(sock) for address, sock, _ in held if is_exclusive(settings, address))
+    exclusive = frozenset(inode(each.sock) for each in held if is_named(settings.exclusive, each.address))
     return ProgramSpec(settings.ready, named, exclusive)
 
 

@@ -23,6 +23,7 @@ from ..system import control_client, paths, pidfile, tls_contexts
 from ..system.descriptors import Closeable, Descriptor
 from ..system.file_ownership import FileOwnership
 from ..system.handover import HandoverWriter, InheritedState
+from ..system.held_sockets import inode, is_named
 from ..system.listeners import BoundAddress, Listeners
 from ..system.notify import Notifier
 from ..system.signals import block_signals
@@ -32,7 +33,7 @@ from ..worker.context import GenerationConfig
 from . import trust
 from .generation_builder import GenerationBuilder, listen_options, physical_directory, worker_count
 from .listener_repair import ListenerRepair
-from .program_sockets import ProgramSockets, describe_sockets, inode, is_exclusive
+from .program_sockets import ProgramSockets, describe_sockets
 from .settings_source import SettingsSource, locating
 from .validation import SettingsWarnings, require_unchanged, validate
 
@@ -246,7 +247,7 @@ class ServerResources:
         return bound
 
     def is_exclusive(self, spec: GenerationSpec[GenerationConfig], request: BindRequest) -> bool:
-        return is_exclusive(spec.config.settings, request)
+        return is_named(spec.config.settings.exclusive, request)
 
     def holds_path(self, path: str) -> bool:
         return self.program_sockets.holds_path(path)

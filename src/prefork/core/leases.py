@@ -23,6 +23,13 @@ class Claim:
     name: str
 
 
+def name_error(name: object) -> str:
+    """Return what is wrong with the name of a lease; "" if nothing is."""
+    if isinstance(name, str) and 0 < len(name) <= MAX_NAME and name.isprintable():
+        return ""
+    return f"the name of a lease must have 1 to {MAX_NAME} printable characters"
+
+
 class LeaseTable:
     """Who holds what, and who waits, in the order of the requests."""
 
@@ -39,8 +46,8 @@ class LeaseTable:
 
     def refusal(self, worker_id: int, name: str) -> str:
         """Return why a claim cannot be accepted; "" if it can."""
-        if not name or len(name) > MAX_NAME or not name.isprintable():
-            return f"the name of a lease must have 1 to {MAX_NAME} printable characters"
+        if failure := name_error(name):
+            return failure
         if len(self.claims_of(worker_id)) >= MAX_PER_WORKER:
             return f"a worker can hold or wait for {MAX_PER_WORKER} leases at once"
         if name not in self._queues and len(self._queues) >= MAX_NAMES:

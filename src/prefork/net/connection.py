@@ -44,6 +44,9 @@ class Connection(Protocol):
     def drain(self) -> None:
         """Tell the handler that the server is draining; called once, after `ServerState.draining` was set."""
 
+    def fileno(self) -> int:
+        """Return the descriptor of the socket; -1 once it is closed."""
+
 
 class StreamConnection:
     """A connection with a coroutine as its handler.
@@ -79,6 +82,10 @@ class StreamConnection:
         self._open -= 1
         if not self._open:
             self._done(self)
+
+    def fileno(self) -> int:
+        found: int = self.stream.get_extra_info("socket").fileno()
+        return found
 
     def close(self) -> None:
         self.stream.close()

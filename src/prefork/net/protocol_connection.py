@@ -116,6 +116,9 @@ class ProtocolConnection:
         if not self._open:
             self._done(self)
 
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
     def close(self) -> None:
         if self._transport is not None:
             self._transport.close()

@@ -90,6 +90,8 @@ class _Process:
     asker: Asker
     program: ProgramWorker | None
     """None: it serves a service."""
+    drained: bool = False
+    """It was asked to end."""
     stacks: list[str] = field(default_factory=list)
     ended: bool = False
     """The end of the status pipe was reached."""
@@ -252,7 +254,7 @@ class Workers:
             self._forget(process)
             cause = self._cause(status)
             description = status.describe() + (", out of memory" if cause is ExitCause.MEMORY else "")
-            yield WorkerDied(process.worker_id, description, status.clean, cause)
+            yield WorkerDied(process.worker_id, description, self._ended_as_told(process, status), cause)
 
     def _receive(self, process: _Process, now: float) -> list[Fact]:
         """Read the status pipe once, up to what fits in a pipe: a worker that floods it must not hold up the rest."""
@@ -282,6 +284,11 @@ class Workers:
                     process.stacks.append(escape_ascii(message.text))
         return facts
 
+    def _ended_as_told(self, process: _Process, status: ExitStatus) -> bool:
+        """Return whether the end was clean. Programs also end by the signal that asks them to, as uvicorn does."""
+        told = process.program is not None and process.drained and status.signal in (signal.SIGTERM, signal.SIGINT)
+        return status.clean or told
+
     def _cause(self, status: ExitStatus) -> ExitCause:
         if status.signal is None:
             return ExitCause.EXIT
@@ -307,6 +314,7 @@ class Workers:
     # --- what is done to them -----------------------------------------------------------------------------------------
 
     def drain(self, worker_id: int) -> None:
+        self._processes[worker_id].drained = True
         self._processes[worker_id].child.signal(self._signals.drain)
 
     def dump(self, worker_id: int) -> None:
