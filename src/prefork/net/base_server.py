@@ -254,7 +254,7 @@ class BaseServer:
         self.close()
         if self._shared is None or self._state is BaseServerState.CLOSED:
             return 0
-        draining = self._tell_draining(self._shared)
+        draining = self.tell_draining()
         try:
             await self._wait_drained(draining, timeout)
         finally:
@@ -271,9 +271,13 @@ class BaseServer:
                 self._release()
         return aborted
 
-    def _tell_draining(self, shared: ServerState) -> asyncio.Task[None] | None:
-        """Tell the service, once, that the server drains. Return the task of a lifespan object's `drain()`."""
-        if shared.draining.is_set():
+    def tell_draining(self) -> asyncio.Task[None] | None:
+        """Tell the service and its connections, once, that the server drains: the part of `drain` that does not wait.
+
+        Return the task of a lifespan object's `drain()`, if it is one; the caller ends it.
+        """
+        shared = self._shared
+        if shared is None or shared.draining.is_set():
             return None
         shared.draining.set()
         draining = None
