@@ -295,7 +295,7 @@ class Drained(Event):
 
 
 class WorkerFailed(Event, level=ERROR):
-    """An error in a worker that belongs to no connection: in the `stop()` of a lifespan object, or in prefork."""
+    """An error that belongs to no connection: in `drain()` or `stop()` of a lifespan object, or in prefork."""
 
     template = "{what}: {error}"
     what: str
