@@ -14,6 +14,7 @@ import os
 import socket
 import ssl
 from collections.abc import Callable, Iterable
+from typing import TypeAlias
 
 from ..config import Limits
 from ..core.time_limits import ABORT_TIMEOUT
@@ -23,9 +24,16 @@ from ..text import escape_ascii, format_address
 from .acceptor import Acceptor
 from .admission import Admission, HandshakeAdmission, Peer, Refusal
 from .channel import DONTWAIT
-from .connection import Connection, ProtocolConnection, StreamConnection, handler_failed
+from .connection import Connection, ProtocolConnection, ReaderWriterConnection, StreamConnection, handler_failed
 from .handlers import Handler, Kind
 from .server_state import ServerState
+
+_ConnectionClass: TypeAlias = type[StreamConnection] | type[ProtocolConnection]
+_CONNECTION_CLASSES: dict[Kind, _ConnectionClass] = {
+    Kind.ASYNCIO: ReaderWriterConnection,
+    Kind.CALLBACK: ReaderWriterConnection,
+    Kind.PROTOCOL: ProtocolConnection,
+}
 
 
 class BaseServerState(enum.Enum):
@@ -66,6 +74,7 @@ class BaseServer:
         """Made with the first socket, in the loop that runs then."""
         self._acceptors: dict[socket.socket, Acceptor] = {}
         self._connections: dict[Connection, Peer] = {}
+        self._connection_class = _CONNECTION_CLASSES.get(handler.kind, StreamConnection)
         self._on_ended = self._connection_ended
         """Bound once, not for each connection."""
         self._no_connections = asyncio.Event()
@@ -164,9 +173,8 @@ class BaseServer:
         if peer is not None and isinstance(peer, Refusal):
             self._refuse(sock, address, peer.reason)
             return
-        kind = ProtocolConnection if self._handler.kind is Kind.PROTOCOL else StreamConnection
         try:
-            connection = kind(sock, address, self._shared, self._on_ended)
+            connection = self._connection_class(sock, address, self._shared, self._on_ended)
         except Exception as exc:
             sock.close()
             self._admission.release(peer)

@@ -1,4 +1,4 @@
-"""What a service may be, as a type and as a check by its signature: see `Service` for the four kinds.
+"""What a service may be, as a type and as a check by its signature: see `Kind`.
 
 Nothing of the service is called here.
 """
@@ -28,7 +28,7 @@ class Lifespan(Protocol):
 
 
 StreamHandler: TypeAlias = "Callable[[Stream], Coroutine[Any, Any, object]]"
-AsyncioHandler: TypeAlias = "Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, object]]"
+AsyncioHandler: TypeAlias = "Callable[[asyncio.StreamReader, asyncio.StreamWriter], object]"
 ProtocolFactory: TypeAlias = "Callable[[], asyncio.BaseProtocol]"
 #: What can be served. A type checker finds a handler of another shape.
 Service: TypeAlias = "StreamHandler | AsyncioHandler | ProtocolFactory | Lifespan"
@@ -41,6 +41,8 @@ class Kind(enum.Enum):
     """`async def handle(stream)`"""
     ASYNCIO = "asyncio streams handler"
     """`async def handle(reader, writer)`, as for `asyncio.start_server`"""
+    CALLBACK = "asyncio streams callback"
+    """`def handle(reader, writer)`, as for `asyncio.start_server`: the connection is open until the writer is closed"""
     PROTOCOL = "protocol"
     """a zero-argument factory of `asyncio.Protocol` or `BufferedProtocol`, as for `loop.create_server`"""
     LIFESPAN = "lifespan object"
@@ -108,6 +110,8 @@ def _classify(target: object) -> Handler:
         raise ServiceError(f"{name} takes {_parameters(count)}")
     if count == 0:
         return Handler(Kind.PROTOCOL, target)
+    if count == 2:
+        return Handler(Kind.CALLBACK, target)
     raise ServiceError(f"{name} takes {_parameters(count)} and is not async")
 
 
