@@ -181,6 +181,8 @@ class Settings:
     ready_fd: int | None = _option(None, check_int, minimum=0, maximum=MAX_DESCRIPTOR)
     """Descriptor that receives `READY` and a newline once every worker accepts."""
     loop: Literal["asyncio", "uvloop"] = _option("asyncio", check_choice, choices=("asyncio", "uvloop"))
+    streams: Literal["prefork", "asyncio"] = _option("prefork", check_choice, choices=("prefork", "asyncio"))
+    """What serves `(reader, writer)` handlers: prefork's stream, or the classes of asyncio itself."""
     log_format: Literal["text", "json"] = _option("text", check_choice, choices=("text", "json"))
     log_level: Literal["debug", "info", "warning", "error"] = _option(
         "info", check_choice, choices=("debug", "info", "warning", "error")
@@ -229,6 +231,7 @@ class ServeOptions(TypedDict, total=False):
     control: str | os.PathLike[str]
     ready_fd: int | None
     loop: Literal["asyncio", "uvloop"]
+    streams: Literal["prefork", "asyncio"]
     log_format: Literal["text", "json"]
     log_level: Literal["debug", "info", "warning", "error"]
     limits: Limits

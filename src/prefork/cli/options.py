@@ -230,6 +230,7 @@ OPTIONS = (
         shown_default="",
     ),
     Option("loop", "NAME", "Event loop of workers: asyncio or uvloop."),
+    Option("streams", "NAME", "Streams of (reader, writer) handlers: prefork or asyncio."),
     Option("log_format", "NAME", "Format of the log on standard error: text or json."),
     Option("log_level", "NAME", "Minimum level of the log: debug, info, warning or error."),
 )

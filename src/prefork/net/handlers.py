@@ -124,6 +124,25 @@ def _lifespan(target: Any) -> Handler:
     return Handler(Kind.LIFESPAN, target.handle, target)
 
 
+def on_asyncio_streams(handler: Handler, name: str, limit: int) -> Handler:
+    """Return what serves `handler` by asyncio's own streams, whose buffer limit in bytes is `limit`.
+
+    A protocol stays as it is. Raises ServiceError for a handler that takes prefork's stream.
+    """
+    if handler.kind is Kind.PROTOCOL:
+        return handler
+    if handler.kind not in (Kind.ASYNCIO, Kind.CALLBACK):
+        raise ServiceError(
+            f"service {name}: a {handler.kind.value} takes prefork's stream, which --streams asyncio does not have "
+            "(write handle(reader, writer), or leave the option out)"
+        )
+
+    def make() -> asyncio.StreamReaderProtocol:
+        return asyncio.StreamReaderProtocol(asyncio.StreamReader(limit), handler.call)
+
+    return Handler(Kind.PROTOCOL, make)
+
+
 def _is(kind: Callable[[Any], bool], target: Any) -> bool:
     while isinstance(target, functools.partial):
         target = target.func

@@ -166,9 +166,9 @@ class Stream(Policy):
 
         The timeouts default to `Limits.handshake_timeout` and `Limits.tls_shutdown_timeout`. What was written before is
         sent in the clear. Raises ssl.SSLError if the handshake fails, ConnectionTimeoutError if it takes too long.
-        Raises ValueError for a timeout that is not positive. Raises ConnectionAbortedError, and aborts, if the peer has sent plaintext ahead of the handshake: an attacker
+        Raises ConnectionAbortedError, and aborts, if the peer has sent plaintext ahead of the handshake: an attacker
         could inject commands that would be obeyed as if TLS protected them (CVE-2011-0411). After an error the
-        connection is of no use.
+        connection is of no use. Raises ValueError for a timeout that is not positive, with nothing changed.
         """
         if not isinstance(sslcontext, ssl.SSLContext):
             raise TypeError(f"sslcontext is expected to be an instance of ssl.SSLContext, got {sslcontext!r}")

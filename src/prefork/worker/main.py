@@ -85,7 +85,7 @@ def _drop_privileges(context: WorkerContext) -> None:
 
 def _load_and_serve(context: WorkerContext) -> int:
     try:
-        handler = load_handler(context.target)
+        handler = load_handler(context.target, context.config.settings)
         loop = _make_loop(context.config.settings.loop)
         return run_until_complete_bounded(loop, _serve(context, handler), context.emit)
     except PreforkError as exc:
