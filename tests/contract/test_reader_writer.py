@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import socket
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +214,32 @@ async def test_the_transport_is_one_object_that_pauses_reading(world: World) -> 
         assert await settled(reading) == b""
         stream.close()
         assert not transport.is_reading()
+
+
+async def test_a_transport_keeps_no_connection_alive_that_has_ended(world: World) -> None:
+    streams, transports = [], []
+
+    async def handle(reader: Any, writer: asyncio.StreamWriter) -> None:
+        transports.append(weakref.ref(writer.transport))
+        streams.append(weakref.ref(writer))
+        await reader.readline()
+
+    async with serving(handle) as served:
+        gc.collect()
+        gc.disable()
+        try:
+            _, writer = await served.connect()
+            await eventually(lambda: transports, "the handler")
+            transport = transports[0]()
+            assert transport is not None
+            assert not transport.is_closing()
+            writer.close()
+            await eventually(lambda: served.server.connections == 0, "the connection ended")
+            assert transport.is_closing()
+            del transport
+            await eventually(lambda: not any(ref() for ref in (*streams, *transports)), "the release")
+        finally:
+            gc.enable()
 
 
 async def test_a_paused_reader_is_not_idle_for_its_peers_fault(world: World) -> None:

@@ -74,7 +74,7 @@ class BaseServer:
         """Made with the first socket, in the loop that runs then."""
         self._acceptors: dict[socket.socket, Acceptor] = {}
         self._connections: dict[Connection, Peer] = {}
-        self._connection_class = _CONNECTION_CLASSES.get(handler.kind, StreamConnection)
+        self._connection_class: _ConnectionClass = StreamConnection
         self._on_ended = self._connection_ended
         """Bound once, not for each connection."""
         self._no_connections = asyncio.Event()
@@ -94,6 +94,7 @@ class BaseServer:
         self._check_open()
         if self._shared is None:
             self._shared = ServerState(asyncio.get_running_loop(), self._limits, self._emit)
+            self._connection_class = _CONNECTION_CLASSES.get(self._handler.kind, StreamConnection)
             if self._ssl_context is not None:
                 self._admission = HandshakeAdmission(self._admission, self._shared.handshakes)
             self._admission.on_capacity(self._resume)

@@ -127,15 +127,15 @@ def _lifespan(target: Any) -> Handler:
 def on_asyncio_streams(handler: Handler, name: str, limit: int) -> Handler:
     """Return what serves `handler` by asyncio's own streams, whose buffer limit in bytes is `limit`.
 
-    A protocol stays as it is. Raises ServiceError for a handler that takes prefork's stream.
+    What needs no stream stays as it is. Raises ServiceError for a handler that takes prefork's stream.
     """
-    if handler.kind is Kind.PROTOCOL:
-        return handler
-    if handler.kind not in (Kind.ASYNCIO, Kind.CALLBACK):
+    if handler.kind in (Kind.STREAM, Kind.LIFESPAN):
         raise ServiceError(
             f"service {name}: a {handler.kind.value} takes prefork's stream, which --streams asyncio does not have "
             "(write handle(reader, writer), or leave the option out)"
         )
+    if handler.kind not in (Kind.ASYNCIO, Kind.CALLBACK):
+        return handler
 
     def make() -> asyncio.StreamReaderProtocol:
         return asyncio.StreamReaderProtocol(asyncio.StreamReader(limit), handler.call)

@@ -47,8 +47,17 @@ class StreamProtocol(asyncio.Protocol):
 class StreamTransport(SendfileTransport):
     """The transport of `stream`, made when it is asked for."""
 
-    # No `__dict__`, because the base classes have none; the names are those that `loop.sendfile` uses.
-    __slots__ = ("_feed", "_loop", "_paused", "_protocol", "_protocol_paused", "_stream", "_stream_protocol")
+    # `loop.sendfile` uses `_loop` and `_protocol_paused`.
+    __slots__ = (
+        "__weakref__",
+        "_feed",
+        "_loop",
+        "_paused",
+        "_protocol",
+        "_protocol_paused",
+        "_stream",
+        "_stream_protocol",
+    )
 
     _sendfile_compatible = SENDFILE_FALLBACK
     """`loop.sendfile` reads the file and calls `write`, as it does over TLS."""
