@@ -14,8 +14,11 @@ SLOW   ?=
 # The benchmark's own environment, with the peers: one for each Python, so that PYTHON=python3.11 measures on that one.
 BENCH  ?= .venv-bench-$(if $(PYTHON),$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
 
+# The environment of the servers that `prefork run` is tested with.
+PROGRAMS ?= .venv-programs$(if $(PYTHON),-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
+
 .PHONY: serve test test-all histories soak inject bench bench-quick instructions check format clean
-.PHONY: native test-native dist
+.PHONY: native test-native test-programs bench-programs dist
 
 ## Serve the echo example on all cores.
 serve: $(VENV)/.installed
@@ -35,6 +38,10 @@ native: $(VENV)/.installed
 ## Test the compiled core under sanitizers, against pure Python, and for leaks; some minutes. COUNT=1000000 for more.
 test-native:
 	@scripts/test-native
+
+## Run servers that other people wrote with their own clients, by themselves and in workers; some minutes.
+test-programs: $(PROGRAMS)/.prepared
+	TEST_PROGRAMS=all $(PROGRAMS)/bin/python -m pytest -n $(JOBS) -m "" tests/programs $(PYTEST_ARGS)
 
 ## Make the sdist and the wheel in dist/, check them, and try both in an empty environment.
 dist: $(VENV)/.developing
@@ -82,6 +89,10 @@ bench-quick: $(BENCH)/.benching
 	@scripts/install-debian-packages bench
 	$(BENCH)/bin/python -m bench --quick $(BENCH_ARGS)
 
+## Measure what `prefork run` adds to aiohttp and uvicorn, in CPU time per request; two minutes.
+bench-programs: $(PROGRAMS)/.prepared
+	$(PROGRAMS)/bin/python -m bench.programs $(BENCH_ARGS)
+
 ## Count the instructions of an echo, of 32 lines and of a short connection with callgrind: a minute on an idle machine.
 instructions: $(VENV)/.developing
 	$(BIN)/python -m bench.instructions
@@ -110,4 +121,9 @@ $(BENCH)/.benching: pyproject.toml
 	@$(MAKE) --no-print-directory VENV=$(BENCH) $(BENCH)/.installed
 	$(BENCH)/bin/python -m pip install --quiet --group bench
 	$(BENCH)/bin/python -m bench.peers
+	@touch $@
+
+$(PROGRAMS)/.prepared: pyproject.toml
+	@$(MAKE) --no-print-directory VENV=$(PROGRAMS) $(PROGRAMS)/.installed
+	$(PROGRAMS)/bin/python -m pip install --quiet --group programs
 	@touch $@

@@ -138,4 +138,6 @@ def _options(work: Work) -> list[str]:
     options += ["--connections", str(work.connections), "--lines", str(work.lines)]
     if work.tls:
         options += ["--tls", work.tls]
+    if work.http:
+        options += ["--http"]
     return options + (["--resume"] if work.resume else [])

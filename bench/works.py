@@ -29,6 +29,8 @@ class Work:
     """A connection for each exchange."""
     tls: str = ""
     """The version, `1.2` or `1.3`, or "" for none."""
+    http: bool = False
+    """A GET by HTTP/1.1 and its answer instead of an echo; `size` and `lines` do not count."""
     reset: bool = False
     """The client ends each connection with a reset."""
     resume: bool = False

@@ -11,6 +11,7 @@
 #include <time.h>
 
 #include "fail.h"
+#include "http.h"
 
 #define RECEIVE (128 * 1024)
 /* Closed connections keep their pair of ports for a minute; from many addresses there are pairs enough. */
@@ -118,8 +119,37 @@ void connection_ask(struct connection *c)
     push(c);
 }
 
+static void answered(struct connection *c)
+{
+    c->state = RESTING;
+    club.answered(c);
+}
+
+/* An answer by HTTP. */
+static void gather(struct connection *c)
+{
+    /* An answer that fills the room is examined before another read, which therefore has room. */
+    ssize_t got = wire_receive(&c->wire, c->answer + c->received, HTTP_ANSWER_SIZE - c->received);
+    if (got == WIRE_WAIT)
+        return;
+    if (got == WIRE_END)
+        fail("connection %u was closed after %zu bytes of an answer", c->index, c->received);
+    if (got < 0)
+        fail("receiving on connection %u failed: %s", c->index, wire_error());
+    c->received += (size_t)got;
+    switch (http_examine(c->answer, c->received)) {
+    case HTTP_PARTIAL: break;
+    case HTTP_COMPLETE: answered(c); break;
+    case HTTP_WRONG: fail("connection %u got a wrong answer: %.*s", c->index, (int)c->received, c->answer);
+    }
+}
+
 static void pull(struct connection *c)
 {
+    if (club.payload.http) {
+        gather(c);
+        return;
+    }
     static char buffer[RECEIVE];
     struct payload *p = &club.payload;
     payload_stamp(p, c->stamp);
@@ -135,8 +165,7 @@ static void pull(struct connection *c)
             fail("connection %u got wrong bytes, %zu at %zu of %zu", c->index, (size_t)got, c->received, p->size);
         c->received += (size_t)got;
         if (c->received == p->size) {
-            c->state = RESTING;
-            club.answered(c);
+            answered(c);
             return;
         }
         /* In the clear a short read has emptied the socket; within TLS more may be there already. */

@@ -25,6 +25,7 @@ struct connection {
     uint32_t stamp;
     size_t sent, received;
     uint64_t begun_ns;
+    char *answer; /* by HTTP: what was received of it, HTTP_ANSWER_SIZE bytes; or NULL */
 };
 
 /* What connections share, and their callbacks. Each is called with the connection in the state of its comment. */

@@ -11,6 +11,7 @@
 
 #include "connection.h"
 #include "fail.h"
+#include "http.h"
 
 #define EVENTS 512
 /* Connections that are being opened at a time: fewer than any backlog, so no SYN is dropped and sent again. */
@@ -27,6 +28,7 @@ enum phase {
 static const struct options *options;
 static struct result *result;
 static struct connection *connections;
+static char *answers; /* by HTTP: room for one of each connection */
 static enum phase phase;
 static bool asking;     /* WARMING, MEASURING: whether an answer is followed by the next message */
 static size_t busy;     /* and how many connections have an exchange on its way */
@@ -213,17 +215,20 @@ void engine_run(const struct options *o, struct result *out)
     result = out;
     connections = calloc(o->connections, sizeof *connections);
     epoll = epoll_create1(EPOLL_CLOEXEC);
-    if (!connections || epoll < 0)
+    answers = o->http ? calloc(o->connections, HTTP_ANSWER_SIZE) : NULL;
+    if (!connections || epoll < 0 || (o->http && !answers))
         fail("no memory or no epoll for %zu connections", o->connections);
-    for (size_t i = 0; i < o->connections; i++)
+    for (size_t i = 0; i < o->connections; i++) {
         connections[i].index = (uint32_t)i;
+        connections[i].answer = answers ? answers + i * HTTP_ANSWER_SIZE : NULL;
+    }
     wire_prepare(o->tls);
     club = (struct club){
         .epoll = epoll,
         .port = o->port,
         .resume = o->resume,
         .reset = o->work == WORK_RESET,
-        .payload = payload_make(o->size, o->lines),
+        .payload = o->http ? payload_make_request() : payload_make(o->size, o->lines),
         .opened = on_opened,
         .answered = on_answered,
         .closed = on_closed,
@@ -239,6 +244,7 @@ void engine_run(const struct options *o, struct result *out)
     }
     close_all();
     free(club.payload.bytes);
+    free(answers);
     free(connections);
     close(epoll);
 }

@@ -1,4 +1,4 @@
-/* load: asks a server for echoes as fast as it answers, checks every answer, and prints one line of JSON. */
+/* load: asks a server for echoes, or by HTTP, as fast as it answers, checks every answer, prints one line of JSON. */
 #include <inttypes.h>
 #include <stdio.h>
 

@@ -9,7 +9,7 @@
 #include "fail.h"
 #include "payload.h"
 
-enum { PORT = 1, WORK, TLS, RESUME, PID, CONNECTIONS, SIZE, LINES, WARM_UP, SECONDS, REQUESTS, PATIENCE, ABOUT };
+enum { PORT = 1, WORK, TLS, RESUME, PID, CONNECTIONS, SIZE, LINES, WARM_UP, SECONDS, REQUESTS, PATIENCE, HTTP, ABOUT };
 
 static const struct option known[] = {
     {"port", required_argument, 0, PORT},
@@ -24,6 +24,7 @@ static const struct option known[] = {
     {"seconds", required_argument, 0, SECONDS},
     {"requests", required_argument, 0, REQUESTS},
     {"patience", required_argument, 0, PATIENCE},
+    {"http", no_argument, 0, HTTP},
     {"about", no_argument, 0, ABOUT},
     {0, 0, 0, 0},
 };
@@ -71,6 +72,7 @@ static void take(struct options *o, int which, const char *text)
     case SECONDS: o->duration_ns = seconds(text, "seconds"); break;
     case REQUESTS: o->requests = number(text, "requests", 0, 1e15); break;
     case PATIENCE: o->patience_ns = seconds(text, "patience"); break;
+    case HTTP: o->http = true; break;
     case ABOUT: o->about = true; break;
     default: exit(2); /* getopt has said why */
     }
@@ -84,6 +86,8 @@ struct options options_parse(int argc, char **argv)
         take(&o, which, optarg);
     if (o.work == WORK_RESET && o.tls != TLS_NONE)
         fail("--work reset: not with --tls, because its close_notify would be lost");
+    if (o.http && o.tls != TLS_NONE)
+        fail("--http: not with --tls, because nothing measures that");
     if (optind < argc)
         fail("%s: not expected", argv[optind]);
     if (!o.port && !o.about)

@@ -25,6 +25,7 @@ struct options {
     pid_t pid; /* the process to read the CPU time of; 0: none */
     size_t connections;
     size_t size, lines;
+    bool http; /* ask by HTTP/1.1, and not for an echo */
     uint64_t warm_up_ns, duration_ns;
     uint64_t patience_ns; /* give up when nothing has happened for this time */
     uint64_t requests; /* stop after this number; 0: after the duration */

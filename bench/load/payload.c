@@ -1,3 +1,4 @@
+#define _GNU_SOURCE
 #include "payload.h"
 
 #include <stdlib.h>
@@ -24,8 +25,19 @@ struct payload payload_make(size_t size, size_t lines)
     return p;
 }
 
+struct payload payload_make_request(void)
+{
+    struct payload p = {.bytes = strdup("GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"), .http = true};
+    if (!p.bytes)
+        fail("no memory for a request");
+    p.size = strlen(p.bytes);
+    return p;
+}
+
 void payload_stamp(struct payload *p, uint32_t stamp)
 {
+    if (p->http)
+        return;
     for (int i = STAMP_SIZE - 1; i >= 0; i--, stamp >>= 4)
         p->bytes[i] = "0123456789abcdef"[stamp & 15];
 }

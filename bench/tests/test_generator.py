@@ -148,12 +148,43 @@ def test_the_generator_reports_a_wrong_answer(
         generator.count(work, server, 1)
 
 
+OK = b"HTTP/1.1 200 OK\r\nServer: none\r\nContent-Length: 5\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (OK + b"hello", ""),
+        (OK.lower().replace(b"http", b"HTTP", 1) + b"hello", ""),
+        (OK + b"hello!", "wrong answer"),
+        (OK + b"hell", "was closed after"),
+        (OK.replace(b"Length", b"Size") + b"hello", "wrong answer"),
+        (OK.replace(b"200", b"503") + b"hello", "wrong answer: HTTP/1.1 503"),
+        (OK.replace(b"none", b"x" * 5000) + b"hello", "wrong answer"),
+        (b"HTT", "was closed after 3 bytes"),
+    ],
+    ids=["right", "lower case", "too much", "too little", "no length", "status", "too long", "begun"],
+)
+def test_the_generator_asks_by_http(answer: bytes, said: str, generator: Generator) -> None:
+    asked = []
+
+    def give(message: bytes) -> bytes:
+        asked.append(message)
+        return answer
+
+    work = dataclasses.replace(works.CLOSE, connections=1, http=True)
+    with answering(give) as server, pytest.raises(Failure, match=said) if said else contextlib.nullcontext():
+        assert generator.count(work, server, 1).requests == 1
+    assert asked == [b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"]
+
+
 def test_the_generator_rejects_unknown_options(programs: Programs) -> None:
     for options, said in (
         (["--port", "0"], r"--port 0: must be a whole number from 1 to 65535"),
         (["--port", "9", "--size", "many"], r"--size many: must be a whole number"),
         (["--port", "9", "--work", "play"], r"--work play: not known"),
         (["--port", "9", "--work", "reset", "--tls", "1.3"], r"--work reset: not with --tls"),
+        (["--port", "9", "--http", "--tls", "1.3"], r"--http: not with --tls"),
         (["--port", "9", "more"], r"more: not expected"),
         ([], r"--port is missing"),
     ):

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from .system.worker_info import current_worker as current_worker
     from .system.worker_info import task_id as task_id
     from .worker.accept_handler import add_accept_handler as add_accept_handler
+    from .worker.lease import Lease as Lease
+    from .worker.lease import lease as lease
 
 _NAMES_BY_MODULE = {
     "assembly.serve": "serve",
@@ -44,6 +46,7 @@ _NAMES_BY_MODULE = {
     "errors": "BindError ConfigError ConnectionOverflowError ConnectionTimeoutError LineTooLongError ListenerError "
     "PreforkError ServiceError StreamBusyError",
     "worker.accept_handler": "add_accept_handler",
+    "worker.lease": "Lease lease",
     "net.server": "TCPServer",
     "net.stream": "Stream",
     "net.timeouts": "Timeouts",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypedDict
 
-from .addresses import Address, TCPAddress, parse_address
+from .addresses import Address, TCPAddress, UnixAddress, parse_address
 from .checks import (
     MAX_DESCRIPTOR,
     check_bytes,
@@ -25,6 +25,7 @@ from .checks import (
     reject,
 )
 from .errors import ConfigError
+from .program import Program, ReadyKind, ReadyWhen
 from .text import did_you_mean, escape_controls
 
 KIB = 1024
@@ -141,9 +142,17 @@ def _is_path(value: object) -> bool:
     return isinstance(path, str) and path != "" and "\0" not in path
 
 
+#: Fields of `Settings` and `Limits` that `prefork run` has no use for, because the program decides it itself.
+SERVE_ONLY = frozenset(
+    {"reuse_port", "tls", "tls_cert", "tls_key", "loop", "read_limit", "max_unsent", "max_handshakes", "refusal"}
+)
+#: Fields that only `prefork run` has.
+RUN_ONLY = frozenset({"ready", "exclusive", "allow_bind"})
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All options of `prefork serve`, without the service itself. The defaults are those of the command.
+    """All options of `prefork serve` and `prefork run`, without the service. The defaults are those of the commands.
 
     Raises ConfigError for a value that cannot be right.
     """
@@ -188,6 +197,13 @@ class Settings:
         "info", check_choice, choices=("debug", "info", "warning", "error")
     )
     limits: Limits = field(default_factory=Limits)
+    program: Program | None = None
+    """What `prefork run` runs; None: this is `prefork serve`. A program binds what `bind` does not name itself."""
+    ready: ReadyWhen = field(default_factory=ReadyWhen)
+    exclusive: tuple[Address, ...] = ()
+    """Addresses of a program that only the worker in slot 0 listens on."""
+    allow_bind: tuple[Address, ...] = ()
+    """Addresses of a program that are bound with the rights of the supervisor, and not of `user`."""
 
     def __post_init__(self) -> None:
         _check_fields(self)
@@ -197,12 +213,18 @@ class Settings:
             reject("tls", self.tls[0], "must be a prefork.TLS")
         if len(self.tls) > 1:
             reject("--tls-cert", os.fspath(self.tls[1].cert), "only one certificate can be given")
-        if not self.bind:
+        if not self.bind and self.program is None:
             raise ConfigError("--bind: at least one address is needed", option="--bind")
         for position, address in enumerate(self.bind):
             free_port = isinstance(address, TCPAddress) and address.port == 0
             if not free_port and address in self.bind[:position]:
                 reject("--bind", str(address), "given twice")
+        for option, addresses in (("--exclusive", self.exclusive), ("--allow-bind", self.allow_bind)):
+            for address in addresses:
+                if not isinstance(address, TCPAddress | UnixAddress):
+                    reject(option, str(address), "must be HOST:PORT, [V6]:PORT, :PORT or unix:PATH")
+        if self.ready.kind is ReadyKind.DELAY and self.ready.number >= self.boot_timeout:
+            reject("--ready", str(self.ready), f"must be less than --boot-timeout ({self.boot_timeout:g} s)")
 
 
 # --- as a program gives them ------------------------------------------------------------------------------------------
@@ -240,7 +262,7 @@ class ServeOptions(TypedDict, total=False):
 def settings_of(options: ServeOptions) -> Settings:
     """Return the settings of a program's options. Raises ConfigError, also for an option that does not exist."""
     values: dict[str, Any] = dict(options)
-    known = [each.name for each in fields(Settings)]
+    known = [each.name for each in fields(Settings) if each.name not in RUN_ONLY | {"program"}]
     for name in values:
         if name in Limits.__slots__:
             raise ConfigError(f"serve: {name} is a limit: give it as limits=prefork.Limits({name}=...)")

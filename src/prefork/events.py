@@ -303,6 +303,60 @@ class WorkerFailed(Event, level=ERROR):
     traceback: str = ""
 
 
+class ProgramHasWorkers(Event, level=WARNING):
+    """A program does not listen in its worker, but has started processes of its own."""
+
+    template = (
+        "worker {slot} (pid {pid}) does not listen, but its program has started processes of its own: tell it to serve "
+        "in one process, as by hypercorn --workers 0, gunicorn's UvicornWorker replaced by uvicorn, sanic "
+        "--single-process, or uvicorn without --workers and --reload"
+    )
+    slot: int
+    pid: int
+
+
+class ProgramEnded(Event, level=WARNING):
+    """A program ended by itself, although its worker was not asked to."""
+
+    template = "the program ended by itself: {how}"
+    how: str
+
+
+class ProgramDrained(Event):
+    """A worker that runs a program was asked to end, and the connections that it had accepted have ended or not."""
+
+    template = "drained in {seconds:.1f} s: {left:connection} left"
+    seconds: float
+    left: int
+
+
+class ProgramStuck(Event, level=WARNING):
+    """A program had to end, and did not: neither by its handler for SIGTERM nor by KeyboardInterrupt."""
+
+    template = "the program did not end within {seconds:g} s after its drain; its process is ended"
+    seconds: float
+
+
+class NothingListens(Event, level=WARNING):
+    """No worker listens on an address that is held, so connections to it are refused."""
+
+    template = "{listener}: the program does not listen there, so connections are refused"
+    listener: str
+
+
+class HangTimeoutInapplicable(Event, level=WARNING):
+    """Nothing beats in a program without an asyncio event loop."""
+
+    template = "--hang-timeout does not apply: the program runs no asyncio event loop that could tell of a hang"
+
+
+class BindRefused(Event, level=ERROR):
+    """A program called bind(2) for an address that its supervisor cannot hold."""
+
+    template = "{reason}"
+    reason: str
+
+
 class TasksStuck(Event, level=WARNING):
     """Tasks of the service are still running after their cancellation; the worker exits without them."""
 

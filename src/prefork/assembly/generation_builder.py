@@ -9,17 +9,19 @@ import contextlib
 import dataclasses
 import functools
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..config import Limits, Settings
 from ..core.states import Timing
 from ..events import Emit
-from ..parent.generations import GenerationSpec
+from ..parent.generations import GenerationSpec, ProgramSpec
 from ..system import tls_contexts
 from ..system.cpus import cpu_count
 from ..system.credentials import Identity, resolve_identity
+from ..system.held_sockets import held_sockets, inode, is_named
 from ..system.listen_options import ListenOptions, Sharing
-from ..system.listeners import Listeners
+from ..system.listeners import BoundAddress, Listeners
 from ..system.scoreboard import FleetSetting
 from ..worker.context import GenerationConfig
 
@@ -52,12 +54,14 @@ class GenerationBuilder:
         workers = worker_count(settings)
         identity, directory = self.identity(settings), physical_directory()
         listeners = self._listeners.bind(settings.bind, listen_options(settings, identity))
+        self._listeners.keeps_settings = settings.program is not None
         return GenerationSpec(
             workers=workers,
             timing=Timing(settings.drain_timeout, settings.boot_timeout, settings.hang_timeout),
             limits=_fleet_limits(settings.limits),
             listeners=tuple(_with_tls(text, ssl_context) for each in listeners for text in each.describe()),
             config=GenerationConfig(settings, listeners, ssl_context, certificate, identity, directory),
+            program=_program_spec(settings, listeners),
         )
 
     def _ssl_context(self, certificate: tls_contexts.CertificatePair) -> ssl.SSLContext:
@@ -65,6 +69,15 @@ class GenerationBuilder:
         if key_type not in self._ssl_contexts:
             self._ssl_contexts[key_type] = tls_contexts.make_context(self._emit)
         return self._ssl_contexts[key_type]
+
+
+def _program_spec(settings: Settings, listeners: Sequence[BoundAddress]) -> ProgramSpec | None:
+    if settings.program is None:
+        return None
+    named = tuple(frozenset(map(inode, each.sockets())) for each in listeners)
+    held = held_sockets(listeners, ())
+    exclusive = frozenset(inode(each.sock) for each in held if is_named(settings.exclusive, each.address))
+    return ProgramSpec(settings.ready, named, exclusive)
 
 
 def worker_count(settings: Settings) -> int:

@@ -9,11 +9,13 @@ import contextlib
 import dataclasses
 import errno
 import os
+import socket
 from collections.abc import Collection, Mapping
 
 from ..config import Settings
+from ..core.worker_requests import BindRequest, Refused
 from ..errors import BindError, ConfigError, reason_of
-from ..events import ControlUnavailable, Emit, FileLost, Listening, PidfileUnwritten
+from ..events import BindRefused, ControlUnavailable, Emit, FileLost, Listening, NothingListens, PidfileUnwritten
 from ..observe.logs import configure
 from ..observe.reopen import LogFiles
 from ..parent.generations import GenerationSpec
@@ -21,14 +23,17 @@ from ..system import control_client, paths, pidfile, tls_contexts
 from ..system.descriptors import Closeable, Descriptor
 from ..system.file_ownership import FileOwnership
 from ..system.handover import HandoverWriter, InheritedState
+from ..system.held_sockets import inode, is_named
 from ..system.listeners import BoundAddress, Listeners
 from ..system.notify import Notifier
 from ..system.signals import block_signals
+from ..system.sockets import describe
 from ..text import escape_controls
 from ..worker.context import GenerationConfig
 from . import trust
 from .generation_builder import GenerationBuilder, listen_options, physical_directory, worker_count
 from .listener_repair import ListenerRepair
+from .program_sockets import ProgramSockets, describe_sockets
 from .settings_source import SettingsSource, locating
 from .validation import SettingsWarnings, require_unchanged, validate
 
@@ -62,6 +67,7 @@ class ServerResources:
             self._home = paths.logical_directory()
         paths.set_base_directory(self._home)
         self._listeners = Listeners(() if inherited is None else inherited.listeners)
+        self.program_sockets = ProgramSockets(self._listeners)
         self._listener_repair = ListenerRepair(self._listeners)
         self._builder = GenerationBuilder(self._listeners, emit)
         self._warnings = SettingsWarnings(emit)
@@ -202,6 +208,7 @@ class ServerResources:
     def release_unused(self, specs: Collection[GenerationSpec[GenerationConfig]]) -> None:
         """Close the sockets that none of these specs has, because no other spec will be used any more."""
         wanted = [listener for spec in specs for listener in spec.config.listeners]
+        wanted += self.program_sockets.bound()
         self._listeners.close_except([*wanted, *([self._control] if self._control else [])])
         if self._old_pidfile is not None and self._listeners.ownership is FileOwnership.OWNER:
             self._old_pidfile.remove()
@@ -222,6 +229,37 @@ class ServerResources:
         if listeners == config.listeners:
             return None
         return dataclasses.replace(spec, config=dataclasses.replace(config, listeners=listeners))
+
+    # --- what a program asks for --------------------------------------------------------------------------------------
+
+    def find_for_program(
+        self, spec: GenerationSpec[GenerationConfig], request: BindRequest
+    ) -> socket.socket | Refused | None:
+        return self.program_sockets.find(request, spec.config.listeners)
+
+    def bind_for_program(self, spec: GenerationSpec[GenerationConfig], request: BindRequest) -> socket.socket | Refused:
+        """Bind what a program asks for, and say so; it is held until the end."""
+        bound = self.program_sockets.bind(request, spec.config.settings, spec.config.identity)
+        if isinstance(bound, Refused):
+            self._emit(BindRefused(escape_controls(bound.reason)))
+        else:
+            self._emit(Listening(describe(bound), "unix" if bound.family == socket.AF_UNIX else "tcp"))
+        return bound
+
+    def is_exclusive(self, spec: GenerationSpec[GenerationConfig], request: BindRequest) -> bool:
+        return is_named(spec.config.settings.exclusive, request)
+
+    def holds_path(self, path: str) -> bool:
+        return self.program_sockets.holds_path(path)
+
+    def silence_unused(self, listening: Collection[int]) -> None:
+        """Have connections refused to the addresses on which no worker listens."""
+        control = [] if self._control is None else [inode(sock) for sock in self._control.sockets()]
+        for address in self._listeners.silence_unused({*listening, *control}):
+            self._emit(NothingListens(escape_controls(address)))
+
+    def describe_sockets(self, sockets: Collection[int]) -> str:
+        return escape_controls(describe_sockets(self._listeners, sockets))
 
     # --- files, and the processes before and after --------------------------------------------------------------------
 
@@ -273,7 +311,7 @@ class ServerResources:
 
     def release_in_worker(self, config: GenerationConfig) -> None:
         """In a worker: close the listening sockets of other generations, and let the service change directory."""
-        self._listeners.close_unused_in_worker(config.listeners)
+        self._listeners.close_unused_in_worker((*config.listeners, *self.program_sockets.bound()))
         paths.set_base_directory("")
 
 

@@ -13,11 +13,12 @@ from typing import NoReturn
 
 from ..core.messages import UnableMessage, encode
 from ..errors import ExitCode, place_of, reason_of
-from ..observe.logs import configure
-from ..system.fork_context import ForkContext
 
 # Imported before the fork, although only workers run it: a replacement starts sooner and shares the memory. It also is
 # of its supervisor's version when prefork has been upgraded on disk meanwhile.
+from ..hosting import main as hosting
+from ..observe.logs import configure
+from ..system.fork_context import ForkContext
 from ..worker import main
 from ..worker.context import GenerationConfig, WorkerContext
 from ..worker.exit import exit_process
@@ -29,17 +30,20 @@ def run_worker(fork: ForkContext, config: GenerationConfig, resources: ServerRes
     code: int = ExitCode.BUG
     try:
         resources.release_in_worker(config)
-        emit = configure(config.settings.log_format, config.settings.log_level, worker=fork.slot)
-        code = main.run(
-            WorkerContext(
-                fork=fork,
-                config=config,
-                row=fork.scoreboard.become_writer(fork.row),
-                target=target,
-                emit=emit,
-                reopen_logs=functools.partial(resources.log_files.reopen, emit),
-            )
+        program = config.settings.program
+        emit = configure(
+            config.settings.log_format, config.settings.log_level, worker=fork.slot, alone=program is not None
         )
+        context = WorkerContext(
+            fork=fork,
+            config=config,
+            row=fork.scoreboard.become_writer(fork.row),
+            target=target,
+            emit=emit,
+            reopen_logs=functools.partial(resources.log_files.reopen, emit),
+            asked=resources.program_sockets.bound(),
+        )
+        code = main.run(context) if program is None else hosting.run(context, program)
     except (OSError, MemoryError) as exc:
         code = ExitCode.SERVICE
         # The reason goes to the supervisor, which decides whether another worker is forked.

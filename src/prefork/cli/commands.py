@@ -18,8 +18,9 @@ from .._version import __version__
 from ..checks import reject
 from ..core.control_protocol import Request
 from ..errors import ConfigError
+from ..program import PROGRAM_FORMS, Program, parse_program
 from ..text import did_you_mean
-from . import options, remote
+from . import options, program_arguments, remote
 from .sources import Sources
 
 #: Returns the text for standard output, and the exit code.
@@ -107,18 +108,18 @@ _COMMANDS = _Commands(
 )
 
 
-# --- serve and check --------------------------------------------------------------------------------------------------
+# --- serve, check and run ---------------------------------------------------------------------------------------------
 
-_PARAMETERS = options.parameters()
-_TARGET_AND_OPTIONS = """
-
-TARGET is module:attribute or path/to/file.py:attribute. It names an async def handle(stream), an async def
-handle(reader, writer) as for asyncio.start_server, an asyncio.Protocol class or factory, or an object with async start,
-handle and stop.
+_SOURCES = """
 
 Each option can also stand in the environment, such as PREFORK_DRAIN_TIMEOUT, or in a TOML file (--config). The command
 line wins over the environment, and the environment over the file.
 """
+_TARGET = """
+
+TARGET is module:attribute or path/to/file.py:attribute. It names an async def handle(stream), an async def
+handle(reader, writer) as for asyncio.start_server, an asyncio.Protocol class or factory, or an object with async start,
+handle and stop."""
 
 
 def _add_local(name: str, act: Callable[[str, Sources], tuple[str, int]], short_help: str, help: str) -> None:
@@ -129,8 +130,9 @@ def _add_local(name: str, act: Callable[[str, Sources], tuple[str, int]], short_
             reject("TARGET", target, f"expected {options.TARGET_FORMS}")
         return functools.partial(act, target, Sources(options.given_in(context)))
 
-    help = f"{short_help} {help}{_TARGET_AND_OPTIONS}"
-    _COMMANDS.add_command(click.Command(name, callback=read, params=_PARAMETERS, short_help=short_help, help=help))
+    params = [click.Argument(["target"], metavar="TARGET"), *options.parameters(name)]
+    help = f"{short_help} {help}{_TARGET}{_SOURCES}"
+    _COMMANDS.add_command(click.Command(name, callback=read, params=params, short_help=short_help, help=help))
 
 
 def _serve(target: str, sources: Sources) -> tuple[str, int]:
@@ -157,6 +159,53 @@ _add_local(
     _check,
     "Check TARGET, certificates and options.",
     'Binds no address. Takes the options of serve. Prints one line: "ok", or what is wrong.',
+)
+
+
+class _RunCommand(click.Command):
+    """Parses its own options only: what follows the name of the program is the program's."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        with_value = {
+            name for each in self.params if isinstance(each, click.Option) and not each.is_flag for name in each.opts
+        }
+        own, ctx.obj = program_arguments.split(args, with_value)
+        return super().parse_args(ctx, own)
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        return ["[OPTIONS]", "[--]", "PROGRAM [ARGUMENTS]..."]
+
+
+@click.pass_context
+def _read_run(context: click.Context, /, **_: object) -> Action:
+    program = parse_program(context.obj)
+    return functools.partial(_run, program, Sources(options.given_in(context), program=program))
+
+
+def _run(program: Program, sources: Sources) -> tuple[str, int]:
+    from ..assembly.serve import run
+    from ..hosting.locate import locate
+
+    locate(program)
+    return "", run(sources, program)
+
+
+_COMMANDS.add_command(
+    _RunCommand(
+        "run",
+        callback=_read_run,
+        params=options.parameters("run"),
+        short_help="Run PROGRAM, a whole server, on every core.",
+        help=f"""Run PROGRAM, a server with a main program of its own, unchanged, in each worker.
+
+    \b
+    $ prefork run server.py --its --own --options
+    $ prefork run --bind :8000 -m uvicorn app:app --port 8000
+    $ prefork run -- python -m aiosmtpd -n -l 0.0.0.0:8025
+
+    PROGRAM is {PROGRAM_FORMS}. The workers share each address that it binds. It is reloaded, replaced when it crashes
+    or hangs, and stopped like a service of prefork serve.{_SOURCES}""",
+    )
 )
 
 

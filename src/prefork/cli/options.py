@@ -1,4 +1,4 @@
-"""The options of `serve` and `check`: one table with their names, their help, and how text becomes a value.
+"""The options of `serve`, `check` and `run`: one table with their names, their help, and how text becomes a value.
 
 What a value may be stands in `config.py`, and where the text comes from in `sources.py`. click gets every option as
 text, because its own errors name neither the cause nor the cure.
@@ -15,9 +15,11 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from ..addresses import parse_address
+from ..addresses import Address, parse_address
 from ..checks import reject
-from ..config import KIB, MIB, Limits, Settings, option_of
+from ..config import KIB, MIB, RUN_ONLY, SERVE_ONLY, Limits, Settings, option_of
+from ..errors import ConfigError
+from ..program import parse_ready
 
 TARGET_FORMS = "module:attribute or path/to/file.py:attribute, such as echo:handle"
 
@@ -74,6 +76,14 @@ def unescape(option: str, value: str) -> bytes:
     return re.sub(r"\\(?:([rnt\\]|x[0-9a-fA-F]{2})|)", plain, value).encode("utf-8", "surrogateescape")
 
 
+def _parse_for(option: str, value: str) -> Address:
+    """Return an address of another option than --bind. Raises ConfigError, which names that option."""
+    try:
+        return parse_address(value)
+    except ConfigError as exc:
+        raise ConfigError(str(exc).replace("--bind", option), option=option) from None
+
+
 def parse_flag(option: str, value: str) -> bool:
     known = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
     if value.lower() not in known:
@@ -112,7 +122,13 @@ class Option:
     def is_limit(self) -> bool:
         return self.field in Limits.__slots__
 
-    def default_text(self) -> str:
+    def of_command(self, command: str) -> bool:
+        """Return whether `prefork COMMAND` has this option."""
+        return self.field not in (SERVE_ONLY if command == "run" else RUN_ONLY)
+
+    def default_text(self, command: str) -> str:
+        if command == "run" and self.field == "bind":
+            return "what the program binds"
         if self.shown_default is not None:
             return self.shown_default
         value = getattr(Limits() if self.is_limit else Settings(), self.field)
@@ -122,10 +138,10 @@ class Option:
             return f"{value // MIB}M" if value % MIB == 0 else f"{value // KIB}K"
         return f"{value:g}" if isinstance(value, float) else str(value)
 
-    def parameter(self) -> click.Option:
+    def parameter(self, command: str) -> click.Option:
         if self.parse is parse_flag:
             return click.Option([f"{self.name}/--no-{self.name[2:]}"], default=None, help=self.help)
-        default = self.default_text()
+        default = self.default_text(command)
         return click.Option(
             [self.name, self.short] if self.short else [self.name],
             metavar=self.metavar,
@@ -231,6 +247,29 @@ OPTIONS = (
     ),
     Option("loop", "NAME", "Event loop of workers: asyncio or uvloop."),
     Option("streams", "NAME", "Streams of (reader, writer) handlers: prefork or asyncio."),
+    Option(
+        "ready",
+        "WHEN",
+        "A worker is ready when it listens as its predecessor did (listen), sends READY=1 (notify), writes a line to a "
+        "descriptor (fd:N), or after some seconds (delay:S).",
+        parse_ready,
+    ),
+    Option(
+        "exclusive",
+        "ADDR",
+        "An address of the program that only one worker has, the first. Repeatable.",
+        _parse_for,
+        repeatable=True,
+        shown_default="",
+    ),
+    Option(
+        "allow_bind",
+        "ADDR",
+        "With --user: an address that the program may bind with the supervisor's rights. Repeatable.",
+        _parse_for,
+        repeatable=True,
+        shown_default="",
+    ),
     Option("log_format", "NAME", "Format of the log on standard error: text or json."),
     Option("log_level", "NAME", "Minimum level of the log: debug, info, warning or error."),
 )
@@ -239,13 +278,14 @@ OPTIONS = (
 # --- for click --------------------------------------------------------------------------------------------------------
 
 
-def parameters() -> list[click.Parameter]:
+def parameters(command: str) -> list[click.Parameter]:
+    """Return the options of `serve`, `check` or `run`."""
     config = click.Option(
         ["--config"],
         metavar="FILE",
         help="TOML file of these options, with _ for -.  [default: prefork.toml, if it exists]",
     )
-    return [click.Argument(["target"], metavar="TARGET"), *(each.parameter() for each in OPTIONS), config]
+    return [*(each.parameter(command) for each in OPTIONS if each.of_command(command)), config]
 
 
 def given_in(context: click.Context) -> Given:

@@ -13,6 +13,7 @@ from ..checks import format_value, reject
 from ..config import TLS, Limits, Settings
 from ..core.trust import Weakness
 from ..errors import ConfigError, reason_of
+from ..program import Program
 from ..system import paths
 from ..text import did_you_mean, escape_controls
 from .options import OPTIONS, Given, Option
@@ -33,11 +34,14 @@ class Sources:
     with TLS into one without.
     """
 
-    def __init__(self, given: Given, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, given: Given, environment: Mapping[str, str] | None = None, program: Program | None = None
+    ) -> None:
         variables = os.environ if environment is None else environment
         self._given = {field: texts for field, texts in given.items() if field != "config"}
         self._variables = {name: value for name, value in variables.items() if name.startswith("PREFORK_")}
         (self._named,) = given.get("config") or [self._variables.pop("PREFORK_CONFIG", "")]
+        self._program = program
         self._file: str | None = None
         """The absolute path of the file; "" is none, None is not yet looked for."""
         self._origins: dict[str, str] = {}
@@ -50,10 +54,19 @@ class Sources:
         """Return the settings as they are now. Raises ConfigError, which names the source of a wrong value."""
         texts, self._origins = self._collect()
         try:
-            return _settings({field: _value(_BY_FIELD[field], each) for field, each in texts.items()})
+            for field in texts:
+                self._require_known(field)
+            return _settings({field: _value(_BY_FIELD[field], each) for field, each in texts.items()}, self._program)
         except ConfigError as exc:
             exc.origin = self.origin_of(exc.option)
             raise
+
+    def _require_known(self, field: str) -> None:
+        """Raise ConfigError for an option that a variable or the file gives to the wrong command."""
+        ours, other = ("serve", "run") if self._program is None else ("run", "serve")
+        option = _BY_FIELD[field]
+        if not option.of_command(ours):
+            raise ConfigError(f"{option.name}: is an option of prefork {other}, not of {ours}", option=option.name)
 
     def origin_of(self, option: str) -> str:
         """Return where an option of the last settings was set: a variable, or a file; "" is the command line."""
@@ -172,12 +185,15 @@ def _value(option: Option, texts: Sequence[str]) -> Any:
     return values if option.repeatable else values[-1]
 
 
-def _settings(values: dict[str, Any]) -> Settings:
+def _settings(values: dict[str, Any], program: Program | None) -> Settings:
     certs, keys = values.pop("tls_cert", []), values.pop("tls_key", [])
-    if "bind" in values:
-        values["bind"] = tuple(values["bind"])
+    if program is not None:
+        values.setdefault("bind", ())
+    for field in ("bind", "exclusive", "allow_bind"):
+        if field in values:
+            values[field] = tuple(values[field])
     limits = {field: values.pop(field) for field in list(values) if _BY_FIELD[field].is_limit}
-    return Settings(**values, tls=_pairs(certs, keys), limits=Limits(**limits))
+    return Settings(**values, tls=_pairs(certs, keys), limits=Limits(**limits), program=program)
 
 
 def _pairs(certs: Sequence[str], keys: Sequence[str]) -> tuple[TLS, ...]:

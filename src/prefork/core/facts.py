@@ -64,6 +64,14 @@ class WorkerUnable:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerWaits:
+    """What a worker still has to do before it is ready, in words for the user."""
+
+    worker_id: int
+    missing: str
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerStoppedAccepting:
     """A worker reports that it stopped accepting."""
 
@@ -156,6 +164,7 @@ Fact = (
     | SpawnFailed
     | WorkerReady
     | WorkerUnable
+    | WorkerWaits
     | WorkerStoppedAccepting
     | RecycleRequested
     | WorkerDied

@@ -100,6 +100,7 @@ class Fleet:
             reason = KillReason.DRAIN_TIMEOUT
             if worker.state is WorkerState.STARTING:
                 reason = KillReason.BOOT_TIMEOUT
-                worker.start_error = f"not ready after {worker.timing.boot:g} s (--boot-timeout)"
+                missing = f": {worker.missing}" if worker.missing else ""
+                worker.start_error = f"not ready after {worker.timing.boot:g} s (--boot-timeout){missing}"
             commands += self.kill(worker, reason)
         return commands

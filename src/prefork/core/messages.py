@@ -19,6 +19,13 @@ class ReadyMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class ListeningMessage:
+    """The program that the worker runs listens on the socket with this inode."""
+
+    socket: int
+
+
+@dataclass(frozen=True, slots=True)
 class UnableMessage:
     """The process cannot start; the reason is for a person."""
 
@@ -51,7 +58,15 @@ class StackLine:
     text: str
 
 
-Message = ReadyMessage | UnableMessage | RecycleMessage | StoppedAcceptingMessage | StoppingMessage | StackLine
+Message = (
+    ReadyMessage
+    | ListeningMessage
+    | UnableMessage
+    | RecycleMessage
+    | StoppedAcceptingMessage
+    | StoppingMessage
+    | StackLine
+)
 
 
 def encode(message: Message) -> bytes:
@@ -62,6 +77,8 @@ def encode(message: Message) -> bytes:
     match message:
         case ReadyMessage():
             return _line({"ready": True})
+        case ListeningMessage():
+            return _line({"listening": message.socket})
         case StoppedAcceptingMessage():
             return _line({"stopped_accepting": True})
         case StoppingMessage():
@@ -103,6 +120,8 @@ def _decode(line: bytes) -> Message | None:
     match value:
         case {"ready": True}:
             return ReadyMessage()
+        case {"listening": int(socket)}:
+            return ListeningMessage(socket)
         case {"stopped_accepting": True}:
             return StoppedAcceptingMessage()
         case {"stopping": True}:

@@ -135,6 +135,9 @@ class Roster:
                 return self._ready(fact.worker_id, now)
             case facts.WorkerUnable():
                 self._unable(fact)
+            case facts.WorkerWaits():
+                if (waiting := self.workers.get(fact.worker_id)) is not None:
+                    waiting.missing = fact.missing
             case facts.WorkerStoppedAccepting():
                 return self._stopped_accepting(fact.worker_id)
             case facts.RecycleRequested():

@@ -107,6 +107,8 @@ class Worker:
     accepting: bool = False
     """From READY until the worker reports that it stopped accepting, a moment after it was asked to drain."""
     start_error: str | None = None
+    missing: str = ""
+    """What it still has to do before it is ready, if that is known."""
     recycle_reason: str | None = None
     """Why the worker is to be replaced, while it goes on serving."""
     recycle_since: float = 0.0

@@ -139,6 +139,10 @@ class BaseServer:
         """The number of open connections. One ends when it is closed and its handler has returned."""
         return len(self._connections)
 
+    def connection_descriptors(self) -> list[int]:
+        """Return the descriptors of the open connections; -1 for one that is just being closed."""
+        return [connection.fileno() for connection in list(self._connections)]
+
     def _check_open(self) -> None:
         if self._state is not BaseServerState.OPEN:
             raise RuntimeError("this server is closed; make a new one")

@@ -46,6 +46,9 @@ class Connection(Protocol):
     def abort(self) -> None:
         """Close the socket at once and cancel the task."""
 
+    def fileno(self) -> int:
+        """Return the descriptor of the socket; -1 once it is closed."""
+
 
 class StreamConnection:
     """A connection with a coroutine as its handler.
@@ -83,6 +86,10 @@ class StreamConnection:
         if not self._open:
             forget_transport(self.stream)
             self._done(self)
+
+    def fileno(self) -> int:
+        found: int = self.stream.get_extra_info("socket").fileno()
+        return found
 
     def close(self) -> None:
         self.stream.close()
@@ -266,6 +273,9 @@ class ProtocolConnection:
             ConnectionAborted(escape_ascii(self._address), f"open for {self._state.limits.max_age:g} s (--max-age)")
         )
         self.abort()
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
 
     def close(self) -> None:
         if self._transport is not None:

@@ -22,13 +22,17 @@ from .rates import LogRateLimiter
 from .sink import Sink
 
 
-def configure(format: str, level: str, worker: int | None = None, stream: TextIO | None = None) -> Emit:
+def configure(
+    format: str, level: str, worker: int | None = None, stream: TextIO | None = None, alone: bool = False
+) -> Emit:
     """Send all log records of this process to `stream` (standard error), and return the `Emit` for events.
 
     `format` is text or json, `level` one of debug, info, warning and error. The supervisor calls it, and each worker
     again with its slot. The handler is installed on the root logger. So records of the service, of its libraries and of
     asyncio, warnings, and exceptions that end a thread or come from a destructor all look the same. Other handlers stay
     installed, except those that also write to standard error.
+
+    `alone`: only the events of prefork, because a program configures the logging of its process itself.
 
     The `Emit` never raises, and blocks for at most WRITE_TIMEOUT. It limits rated events to one line per cause and
     second.
@@ -42,10 +46,17 @@ def configure(format: str, level: str, worker: int | None = None, stream: TextIO
             other.dispose()
         elif type(other) is logging.StreamHandler and other.stream in (sys.stderr, sys.__stderr__):
             root.removeHandler(other)
+    logger = logging.getLogger("prefork")
+    if alone:
+        root.setLevel(logging.WARNING)
+        logger.addHandler(handler)
+        logger.setLevel(level.upper())
+        logger.propagate = False
+        return EventLog(logger)
     root.addHandler(handler)
     root.setLevel(level.upper())
     _install_hooks()
-    return EventLog(logging.getLogger("prefork"))
+    return EventLog(logger)
 
 
 def _formatter(format: str, origin: Origin) -> logging.Formatter:

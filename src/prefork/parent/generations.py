@@ -6,16 +6,30 @@ specs; the roster decides when a generation begins.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from ..core.states import Timing
+from ..core.worker_requests import BindRequest, Refused
+from ..program import ReadyWhen
 from ..system.file_ownership import FileOwnership
 from ..system.handover import HandoverWriter
 from ..system.scoreboard import FleetSetting
 
 C = TypeVar("C")
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramSpec:
+    """What the supervisor knows of a program that workers run."""
+
+    ready: ReadyWhen
+    named: tuple[frozenset[int], ...]
+    """The sockets of each address that --bind names, by inode: a worker has to listen on one of each."""
+    exclusive: frozenset[int]
+    """The sockets of --exclusive that --bind names, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +43,8 @@ class GenerationSpec(Generic[C]):
     listeners: tuple[str, ...]
     """The listening sockets, as `prefork status` shows them."""
     config: C
+    program: ProgramSpec | None = None
+    """None: workers serve a service of prefork's own kinds."""
 
 
 class Resources(Protocol[C]):
@@ -42,6 +58,12 @@ class Resources(Protocol[C]):
     def repair_listeners(self, spec: GenerationSpec[C]) -> GenerationSpec[C] | None: ...
     def set_ownership(self, ownership: FileOwnership) -> None: ...
     def export(self, channel: int, workers: int) -> tuple[HandoverWriter, Mapping[str, str]]: ...
+    def find_for_program(self, spec: GenerationSpec[C], request: BindRequest) -> socket.socket | Refused | None: ...
+    def bind_for_program(self, spec: GenerationSpec[C], request: BindRequest) -> socket.socket | Refused: ...
+    def is_exclusive(self, spec: GenerationSpec[C], request: BindRequest) -> bool: ...
+    def holds_path(self, path: str) -> bool: ...
+    def silence_unused(self, listening: Collection[int]) -> None: ...
+    def describe_sockets(self, sockets: Collection[int]) -> str: ...
     def notify_ready(self) -> None: ...
     def notify_watchdog(self) -> None: ...
     def reopen_logs(self) -> None: ...

@@ -31,6 +31,10 @@ class Reloads(Generic[C]):
     def spec(self, generation: int) -> GenerationSpec[C]:
         return self._specs[generation]
 
+    def spec_or_newest(self, generation: int) -> GenerationSpec[C]:
+        """Return the spec of a generation; of the newest if it is of no use any more, as its last workers may ask."""
+        return self._specs.get(generation) or self._specs[max(self._specs)]
+
     def newest(self, begun: int) -> GenerationSpec[C]:
         """Return the spec of the last generation up to `begun` that is still in use."""
         return self._specs[max(each for each in self._specs if each <= begun)]

@@ -27,16 +27,19 @@ from ..system.fork_context import ForkContext
 from ..system.processes import System
 from ..system.scoreboard import FleetSetting
 from ..system.signals import SignalQueue
+from ..system.worker_signals import PROGRAM_SIGNALS, SERVICE_SIGNALS
 from ..text import escape_controls
 from .control_commands import ControlCommands
 from .control_server import ControlSocket
 from .generations import C, GenerationSpec, Resources
 from .polling import Part, Watchdog, wait
+from .programs import Programs
 from .reload import Reloads
+from .requests import Requests
 from .status import describe_roster
 from .takeover import Takeover
 from .upgrade import Predecessor
-from .workers import DUMP_SIGNAL, ChildStarted, Workers
+from .workers import ChildStarted, Workers
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 _OTHER_SIGNALS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCHLD)
@@ -77,7 +80,15 @@ class Supervisor(Generic[C]):
         self._pending_generation_serves: list[facts.GenerationServes] = []
         """Carried out last, because a scale-down removes slots that other commands name."""
         self._roster = Roster(spec.workers, spec.timing, random.random)
-        self._workers = Workers(system, emit, spec.workers)
+        self._requests = Requests(resources, self._spec, lambda: self._takeover.predecessor_pid is None)
+        self._workers = Workers(
+            system,
+            emit,
+            spec.workers,
+            self._requests,
+            Programs(resources.describe_sockets, emit),
+            SERVICE_SIGNALS if spec.program is None else PROGRAM_SIGNALS,
+        )
         self._reloads = Reloads(spec, resources, emit, self._workers.max_workers)
         self._publish_limits(spec)
         # nohup ignores SIGHUP so that the end of a terminal does not end the program. Here SIGHUP ends nothing.
@@ -87,7 +98,12 @@ class Supervisor(Generic[C]):
         self._control = control
         self._commands = None if control is None else ControlCommands(control, self)
         self._takeover = Takeover(system, resources, emit, lambda: len(self._roster.slots), control, predecessor)
-        self._parts: list[Part] = [self._workers, self._takeover, *([] if control is None else [control])]
+        self._parts: list[Part] = [
+            self._workers,
+            self._requests,
+            self._takeover,
+            *([] if control is None else [control]),
+        ]
 
     def __enter__(self) -> Self:
         return self
@@ -101,6 +117,7 @@ class Supervisor(Generic[C]):
         if not self._leave_daemons:
             self._adopted.kill(self._children(), ORPHANS_GRACE)
         self._takeover.close()
+        self._requests.close()
         if self._control is not None:
             self._control.close()
         # The process is at its end: another Ctrl-C asks for nothing new, and must not leave a traceback.
@@ -124,6 +141,9 @@ class Supervisor(Generic[C]):
 
     def spec_of(self, context: ForkContext) -> GenerationSpec[C]:
         return self._reloads.spec(context.generation)
+
+    def _spec(self, generation: int) -> GenerationSpec[C]:
+        return self._reloads.spec_or_newest(generation)
 
     def _survive(self, exc: OSError | MemoryError) -> None:
         """Log a failed system call and pause before the next iteration. Before the first worker is ready, raise it
@@ -156,6 +176,7 @@ class Supervisor(Generic[C]):
             self._apply(fact)
             if isinstance(fact, facts.WorkerDied) and not fact.clean and not self._ending():
                 self._repair_listeners()
+        self._requests.collect(ready)
         self._apply_all(self._takeover.collect(self._system.monotonic()))
         if self._commands is not None:
             self._commands.serve(ready, self._system.monotonic())
@@ -175,7 +196,7 @@ class Supervisor(Generic[C]):
             self.start_reload(name)
         elif number == signal.SIGUSR1:
             self._resources.reopen_logs()
-            self._workers.signal_all(signal.SIGUSR1)
+            self._workers.reopen_logs()
         elif number == signal.SIGUSR2:
             self.start_upgrade(name)
         elif number in (signal.SIGTTIN, signal.SIGTTOU):
@@ -248,7 +269,9 @@ class Supervisor(Generic[C]):
     def _apply(self, fact: Fact) -> None:
         self._carry_out(fact)
         while self._pending_generation_serves:
-            scale = self._reloads.on_serves(self._pending_generation_serves.pop(0))
+            serves = self._pending_generation_serves.pop(0)
+            scale = self._reloads.on_serves(serves)
+            self._silence_unused(self._spec(serves.generation))
             if scale is not None:
                 self._carry_out(scale)
 
@@ -268,16 +291,16 @@ class Supervisor(Generic[C]):
             case facts.Spawn():
                 self._carry_out(self._spawn(command))
             case facts.Drain():
-                self._workers.signal(command.worker_id, signal.SIGTERM)
+                self._workers.drain(command.worker_id)
             case facts.ReadHeartbeats():
                 self._carry_out(self._workers.heartbeats())
                 # With the heartbeats, because they are read regularly, and seldom enough to count descriptors in /proc.
                 for fact in self._workers.overclaiming():
                     self._carry_out(fact)
             case facts.DumpStacks():
-                self._workers.signal(command.worker_id, DUMP_SIGNAL)
+                self._workers.dump(command.worker_id)
             case facts.Kill():
-                self._workers.signal(command.worker_id, signal.SIGKILL)
+                self._workers.kill(command.worker_id)
             case facts.BeginGeneration():
                 self._publish_limits(self._reloads.spec(command.generation))
             case facts.GenerationServes():
@@ -288,15 +311,24 @@ class Supervisor(Generic[C]):
             case facts.EmitEvent():
                 self._emit(command.event)
             case facts.AnnounceReady():
+                self._silence_unused(self._spec(self._roster.generation))
                 self._takeover.take_over()
                 self._resources.notify_ready()
             case facts.Finish():
                 self._outcome = command
 
+    def _silence_unused(self, spec: GenerationSpec[C]) -> None:
+        """Have connections refused where no worker of a program listens, now that all are of the generation."""
+        if spec.program is not None:
+            self._resources.silence_unused(self._workers.listening())
+
     def _spawn(self, command: facts.Spawn) -> Fact:
+        spec = self._reloads.spec(command.generation)
         try:
-            self._resources.prepare_fork(self._reloads.spec(command.generation))
-            return self._workers.spawn(command)
+            self._resources.prepare_fork(spec)
+            # No lease of another worker's.
+            self._system.close_in_child(*self._requests.descriptors())
+            return self._workers.spawn(command, spec.program)
         except PreforkError as exc:
             return facts.SpawnFailed(command.worker_id, str(exc))
         except (OSError, MemoryError) as exc:

@@ -11,6 +11,7 @@ import select
 import signal
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..core.facts import (
     ExitCause,
@@ -25,7 +26,15 @@ from ..core.facts import (
     WorkerStoppedAccepting,
     WorkerUnable,
 )
-from ..core.messages import Decoder, ReadyMessage, RecycleMessage, StackLine, StoppedAcceptingMessage, UnableMessage
+from ..core.messages import (
+    Decoder,
+    ListeningMessage,
+    ReadyMessage,
+    RecycleMessage,
+    StackLine,
+    StoppedAcceptingMessage,
+    UnableMessage,
+)
 from ..errors import reason_of
 from ..events import Emit, WorkerStacks
 from ..system.child import Child, ExitStatus
@@ -35,8 +44,14 @@ from ..system.inboxes import Inboxes
 from ..system.memory import OomKills
 from ..system.parent_death import Tether
 from ..system.processes import REAP_INTERVAL, RESOURCE_ERRNOS, System
+from ..system.readiness_channels import ReadinessChannel
 from ..system.scoreboard import FleetSetting, Row, Scoreboard, WorkerStat
+from ..system.worker_channel import WorkerChannel
+from ..system.worker_signals import SERVICE_SIGNALS, WorkerSignals
 from ..text import escape_ascii
+from .generations import ProgramSpec
+from .programs import Programs, ProgramWorker
+from .requests import Asker, Requests
 
 #: Rows of the scoreboard for each worker at the start, and the minimum: for a successor, for predecessors that drain
 #: meanwhile, and for more workers later. Untouched memory costs nothing.
@@ -45,8 +60,6 @@ MIN_ROWS = 128
 #: Inboxes for each worker at the start, and the minimum. A worker in a slot beyond serves what it accepts itself.
 INBOXES_PER_WORKER = 2
 MIN_INBOXES = 8
-#: The signal that makes a worker write its stacks to the status pipe.
-DUMP_SIGNAL = signal.SIGUSR2
 #: Maximum number of lines of stacks kept of one worker.
 MAX_STACK_LINES = 400
 #: Descriptors by which a worker's claim of connections may exceed what is counted a moment later.
@@ -74,6 +87,11 @@ class _Process:
     decoder: Decoder
     slot: int
     row: Row
+    asker: Asker
+    program: ProgramWorker | None
+    """None: it serves a service."""
+    drained: bool = False
+    """It was asked to end."""
     stacks: list[str] = field(default_factory=list)
     ended: bool = False
     """The end of the status pipe was reached."""
@@ -84,12 +102,23 @@ class _Process:
 class Workers:
     """Owns every worker process from its fork until it is reaped. `close` kills those that are left.
 
-    Workers are named by their id, see `core/facts.py`.
+    Workers are named by their id, see `core/facts.py`. `signals` is how they are spoken to, `requests` answers them.
     """
 
-    def __init__(self, system: System, emit: Emit, workers: int) -> None:
+    def __init__(
+        self,
+        system: System,
+        emit: Emit,
+        workers: int,
+        requests: Requests[Any],
+        programs: Programs,
+        signals: WorkerSignals = SERVICE_SIGNALS,
+    ) -> None:
         self._system = system
         self._emit = emit
+        self._requests = requests
+        self._programs = programs
+        self._signals = signals
         self._pid = os.getpid()
         self._lifeline = system.lifeline()
         self._scoreboard = Scoreboard(max(MIN_ROWS, ROWS_PER_WORKER * workers), peers=raise_limit())
@@ -122,6 +151,11 @@ class Workers:
 
     def pids(self) -> set[int]:
         return {process.child.pid for process in self._processes.values()}
+
+    def listening(self) -> set[int]:
+        """Return the inodes of the sockets that programs listen on."""
+        running = (process.program for process in self._processes.values())
+        return {socket for each in running if each is not None for socket in each.readiness.listening}
 
     def heartbeats(self) -> HeartbeatsRead:
         """Read how long ago each worker's loop last turned."""
@@ -175,11 +209,18 @@ class Workers:
                 wanted[process.status.fileno()] = select.POLLIN
             if process.child.pollable:
                 wanted[process.child.fileno()] = select.POLLIN
+            if not process.asker.ended and now >= process.asker.paused_until:
+                wanted[process.asker.channel.fileno()] = select.POLLIN
+            if process.program is not None and process.program.channel is not None:
+                wanted[process.program.channel.fileno()] = select.POLLIN
         return wanted
 
     def next_due(self, now: float) -> float | None:
         """Return when to read a muted status pipe again, or to look for an exit that no descriptor tells of."""
         times = [each.muted_until for each in self._processes.values() if not each.ended and now < each.muted_until]
+        times += [each.asker.paused_until for each in self._processes.values() if now < each.asker.paused_until]
+        running = [process.program for process in self._processes.values() if process.program is not None]
+        times += [due for each in running if (due := self._programs.next_due(each)) is not None]
         if any(not process.child.pollable for process in self._processes.values()):
             # Without pidfds only SIGCHLD tells of an exit, and it can get lost.
             times.append(now + REAP_INTERVAL)
@@ -193,20 +234,27 @@ class Workers:
         for process in list(self._processes.values()):
             if not process.child.pollable or not ready.isdisjoint(self._descriptors(process)):
                 yield from self._collect_one(process, now)
+            elif process.program is not None:
+                yield from self._programs.check(process.program, now)
 
     def _descriptors(self, process: _Process) -> list[int]:
-        pidfd = [process.child.fileno()] if process.child.pollable else []
-        return pidfd if process.ended else [process.status.fileno(), *pidfd]
+        found = [process.child.fileno()] if process.child.pollable else []
+        found += [] if process.ended else [process.status.fileno()]
+        return found if process.asker.ended else [*found, process.asker.channel.fileno()]
 
     def _collect_one(self, process: _Process, now: float) -> Iterator[Fact]:
         status = process.child.reap()
         # Messages first: a worker that cannot start says why and ends.
         yield from self._receive(process, now)
+        if not process.asker.ended and now >= process.asker.paused_until:
+            self._requests.serve(process.asker, now)
+        if process.program is not None:
+            yield from self._programs.check(process.program, now)
         if status is not None:
             self._forget(process)
             cause = self._cause(status)
             description = status.describe() + (", out of memory" if cause is ExitCause.MEMORY else "")
-            yield WorkerDied(process.worker_id, description, status.clean, cause)
+            yield WorkerDied(process.worker_id, description, self._ended_as_told(process, status), cause)
 
     def _receive(self, process: _Process, now: float) -> list[Fact]:
         """Read the status pipe once, up to what fits in a pipe: a worker that floods it must not hold up the rest."""
@@ -222,8 +270,10 @@ class Workers:
         facts: list[Fact] = []
         for message in process.decoder.feed(data):
             match message:
-                case ReadyMessage():
+                case ReadyMessage() if process.program is None:
                     facts.append(WorkerReady(process.worker_id))
+                case ListeningMessage() if process.program is not None:
+                    self._programs.on_listening(process.program, message.socket, now)
                 case StoppedAcceptingMessage():
                     facts.append(WorkerStoppedAccepting(process.worker_id))
                 case RecycleMessage():
@@ -233,6 +283,11 @@ class Workers:
                 case StackLine() if len(process.stacks) < MAX_STACK_LINES:
                     process.stacks.append(escape_ascii(message.text))
         return facts
+
+    def _ended_as_told(self, process: _Process, status: ExitStatus) -> bool:
+        """Return whether the end was clean. Programs also end by the signal that asks them to, as uvicorn does."""
+        told = process.program is not None and process.drained and status.signal in (signal.SIGTERM, signal.SIGINT)
+        return status.clean or told
 
     def _cause(self, status: ExitStatus) -> ExitCause:
         if status.signal is None:
@@ -249,20 +304,32 @@ class Workers:
         process.child.close()
         process.status.close()
         process.tether.close()
+        process.asker.channel.close()
+        if process.program is not None:
+            process.program.close()
+        self._requests.forget(process.worker_id)
         self._free_rows.append(process.row.number)
         self._processes.pop(process.worker_id, None)
 
     # --- what is done to them -----------------------------------------------------------------------------------------
 
-    def signal(self, worker_id: int, number: int) -> None:
-        self._processes[worker_id].child.signal(number)
+    def drain(self, worker_id: int) -> None:
+        self._processes[worker_id].drained = True
+        self._processes[worker_id].child.signal(self._signals.drain)
 
-    def signal_all(self, number: int) -> None:
+    def dump(self, worker_id: int) -> None:
+        self._processes[worker_id].child.signal(self._signals.dump)
+
+    def kill(self, worker_id: int) -> None:
+        self._processes[worker_id].child.signal(signal.SIGKILL)
+
+    def reopen_logs(self) -> None:
         for process in self._processes.values():
-            process.child.signal(number)
+            process.child.signal(self._signals.reopen)
 
-    def spawn(self, command: Spawn) -> Fact:
-        """Fork a worker. Return Spawned, or SpawnFailed if the system lacks a resource.
+    def spawn(self, command: Spawn, spec: ProgramSpec | None = None) -> Fact:
+        """Fork a worker, of the program of `spec` if there is one. Return Spawned, or SpawnFailed if the system lacks a
+        resource.
 
         Raises ChildStarted in the child. Raises OSError for a failure of another kind; nothing has changed then.
         """
@@ -277,7 +344,14 @@ class Workers:
                 os.set_blocking(reader.fileno(), False)
                 tether = Tether()
                 undo.callback(tether.close)
-                self._system.close_in_child(reader, tether.parent_end)
+                channel = WorkerChannel()
+                undo.callback(channel.close)
+                program = None
+                if spec is not None:
+                    now = self._system.monotonic()
+                    program = self._programs.prepare(spec, command.worker_id, command.slot, now)
+                    undo.callback(program.close)
+                self._system.close_in_child(reader, tether.parent_end, channel.parent_end)
                 self._inboxes.repair(command.slot)
                 child = self._system.fork()
             except (OSError, MemoryError) as exc:
@@ -288,15 +362,30 @@ class Workers:
             undo.pop_all()
         if child is None:
             self._processes.clear()
-            raise ChildStarted(self._fork_context(command, writer, tether, row.number))
+            ready = None if program is None else program.channel
+            raise ChildStarted(self._fork_context(command, writer, tether, row.number, channel, ready))
         writer.close()
         tether.close_child_end()
+        channel.child_end.close()
         child.lead_group()
-        process = _Process(command.worker_id, child, reader, tether, Decoder(), command.slot, row)
+        asker = Asker(command.worker_id, command.slot, command.generation, channel.parent_end, None)
+        if program is not None:
+            program.pid, asker.readiness = child.pid, program.readiness
+        process = _Process(
+            command.worker_id, child, reader, tether, Decoder(), command.slot, row, asker=asker, program=program
+        )
         self._processes[command.worker_id] = process
         return Spawned(command.worker_id, child.pid)
 
-    def _fork_context(self, command: Spawn, status: Descriptor, tether: Tether, row: int) -> ForkContext:
+    def _fork_context(
+        self,
+        command: Spawn,
+        status: Descriptor,
+        tether: Tether,
+        row: int,
+        channel: WorkerChannel,
+        ready: ReadinessChannel | None,
+    ) -> ForkContext:
         return ForkContext(
             slot=command.slot,
             generation=command.generation,
@@ -307,7 +396,9 @@ class Workers:
             scoreboard=self._scoreboard,
             inboxes=self._inboxes,
             row=row,
-            dump_signal=DUMP_SIGNAL,
+            signals=self._signals,
+            channel=channel.child_end,
+            ready=ready,
         )
 
     def _take_row(self) -> Row | None:

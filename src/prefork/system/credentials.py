@@ -12,9 +12,11 @@ import os
 import pwd
 import re
 import termios
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..checks import reject
+from ..errors import ExitCode
 from .parent_death import load_prctl
 
 _PR_SET_NO_NEW_PRIVS = 38  # linux/prctl.h
@@ -96,6 +98,32 @@ def drop_privileges(identity: Identity) -> None:
     if prctl is not None:
         prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     _verify(identity)
+
+
+@contextlib.contextmanager
+def as_user(identity: Identity | None) -> Iterator[None]:
+    """Do something with the rights of `identity` only, then have this process's own again; None changes nothing.
+
+    For root, which binds what another user's program asks for: the kernel decides whether that user might. The saved
+    user stays root's, so no process of that user can signal or trace this one meanwhile (kill(2), ptrace(2)). Raises
+    OSError. If the rights cannot be restored the process ends, because nothing would work any more.
+    """
+    if identity is None or os.geteuid() != 0 or identity.uid == 0:
+        yield
+        return
+    groups, gid = os.getgroups(), os.getegid()
+    try:
+        os.setgroups(os.getgrouplist(identity.name, identity.gid) if identity.name else [identity.gid])
+        os.setegid(identity.gid)
+        os.seteuid(identity.uid)
+        yield
+    finally:
+        try:
+            os.seteuid(0)
+            os.setegid(gid)
+            os.setgroups(groups)
+        except OSError:
+            os._exit(ExitCode.BUG)
 
 
 def _verify(identity: Identity) -> None:

@@ -55,11 +55,16 @@ class AdoptedProcesses:
         return [pid for pid in children if pid not in own and pid not in self._ignored]
 
 
-def _children() -> list[int] | None:
-    """Return the children of all threads of this process (proc(5)); None if /proc does not tell."""
+def has_children(pid: int) -> bool:
+    """Return whether a process has children, as far as /proc tells."""
+    return bool(_children(str(pid)))
+
+
+def _children(process: str = "self") -> list[int] | None:
+    """Return the children of all threads of a process (proc(5)); None if /proc does not tell."""
     found: list[int] = []
     try:
-        for task in Path("/proc/self/task").iterdir():
+        for task in Path(f"/proc/{process}/task").iterdir():
             with contextlib.suppress(ProcessLookupError):
                 found += map(int, (task / "children").read_text().split())
     except OSError:

@@ -5,12 +5,15 @@ What the worker is to do with it is in `worker/`; how it is made is in `parent/w
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 
 from .descriptors import Descriptor
 from .inboxes import Inboxes
 from .parent_death import Lifeline, Tether
+from .readiness_channels import ReadinessChannel
 from .scoreboard import Scoreboard
+from .worker_signals import WorkerSignals
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,5 +36,9 @@ class ForkContext:
     inboxes: Inboxes
     row: int
     """The number of the worker's row on the scoreboard."""
-    dump_signal: int
-    """The signal that asks for the stacks of all threads, to be written to the status pipe."""
+    signals: WorkerSignals
+    """Those that the supervisor sends."""
+    channel: socket.socket
+    """For what the worker asks its supervisor for."""
+    ready: ReadinessChannel | None = None
+    """Where a program says that it is ready, if it is to."""

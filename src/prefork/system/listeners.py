@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import socket
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +24,8 @@ from .socket_snapshot import Snapshot, detach_program, repair_settings, snapshot
 from .sockets import bind_replacement, bind_resolved, bind_sibling, describe, repair_shutdown, resolve
 from .unix_sockets import File, bind_with_file
 
+#: Begins what identifies a listener of a program.
+_PROGRAM = "program:"
 #: The sockets of one endpoint: one that all workers share, or with SO_REUSEPORT one for each worker (socket(7)).
 EndpointSockets = tuple[socket.socket, ...]
 
@@ -95,6 +98,8 @@ class Listeners:
         self._options = ListenOptions()
         """As of the last `apply_options`, or the first `bind`."""
         self._systemd = SystemdSockets()
+        self.keeps_settings = False
+        """Leave the settings of sockets as workers set them, because a program configures its own."""
         self._running = False
         """Set by the first `bind`: a service is running, and nothing may block it or take its descriptors."""
         self._expected: dict[socket.socket, _Expected] = {}
@@ -145,6 +150,25 @@ class Listeners:
         bound = _bind_unix(requested, path, ListenOptions(backlog, mode=0o600))
         self._bound.append(bound)
         return bound
+
+    def add(self, bound: BoundAddress) -> None:
+        """Own another listener, that of a program; it outlives reloads."""
+        self._bound.append(bound)
+        self._record_state()
+
+    def silence_unused(self, listening: Collection[int]) -> list[str]:
+        """Have the kernel refuse connections to the TCP sockets whose inodes are not in `listening`, because no worker
+        accepts from them. Return their addresses. A worker that listens on one again makes it listen."""
+        silenced = []
+        for bound in self._bound:
+            for sock in bound.sockets():
+                if sock in self._expected and _is_tcp(sock) and os.fstat(sock.fileno()).st_ino not in listening:
+                    self._expected.pop(sock)
+                    if not bound.bound_elsewhere:
+                        with contextlib.suppress(OSError):
+                            sock.shutdown(socket.SHUT_RDWR)
+                        silenced.append(describe(sock))
+        return silenced
 
     def apply_options(
         self, listeners: Sequence[BoundAddress], addresses: Sequence[Address], options: ListenOptions
@@ -222,6 +246,8 @@ class Listeners:
         length = expected.settings.get("backlog")
         backlog = length if isinstance(length, int) else self._options.backlog
         shut_down = repair_shutdown(sock, expected.name, backlog)
+        if self.keeps_settings:
+            return Damage(describe(sock), bound, shut_down, (), ())
         changed, unrepaired = repair_settings(sock, expected.settings)
         if not bound.bound_elsewhere and _is_tcp(sock) and detach_program(sock):
             changed += ("SO_ATTACH_REUSEPORT_CBPF",)
@@ -315,6 +341,16 @@ class Listeners:
         self._replaced.discard(bound)
         if bound.file is not None and self.ownership.owns(bound in self._inherited):
             bound.file.remove()
+
+
+def is_for_program(bound: BoundAddress) -> bool:
+    """Return whether a listener was bound because a program asked for it."""
+    return bound.requested.startswith(_PROGRAM)
+
+
+def program_key(bound: BoundAddress) -> str:
+    """Return the key of the request for which a listener of a program was bound."""
+    return bound.requested.removeprefix(_PROGRAM)
 
 
 def _bind_unix(requested: str, path: str, options: ListenOptions) -> BoundAddress:

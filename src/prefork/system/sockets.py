@@ -78,6 +78,22 @@ def bind_sibling(sock: socket.socket, options: ListenOptions) -> socket.socket:
     return _bind_one(sock, sock.getsockname(), options)
 
 
+def bind_exactly(family: int, address: Any, v6only: bool, options: ListenOptions) -> socket.socket:
+    """Return a listening socket for one numeric socket address; an IPv6 one for both families unless `v6only`.
+
+    Raises BindError.
+    """
+    sock = None
+    try:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        _listen(sock, address, options, v6only)
+    except OSError as exc:
+        if sock is not None:
+            sock.close()
+        raise _bind_error(address, exc) from exc
+    return sock
+
+
 def bind_replacement(sock: socket.socket, address: Any, options: ListenOptions) -> socket.socket:
     """Return a new listening socket for `address`, that of `sock`, which still listens and cannot be repaired.
 
@@ -183,14 +199,14 @@ def _bind_one(like: socket.socket, address: Any, options: ListenOptions) -> sock
     return sock
 
 
-def _listen(sock: socket.socket, where: _SockAddr, options: ListenOptions) -> None:
+def _listen(sock: socket.socket, where: _SockAddr, options: ListenOptions, v6only: bool = True) -> None:
     if os.name != "nt":
         # On Windows it would let two servers have one port.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if options.sharing is Sharing.OPEN:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     if sock.family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6only)
     sock.bind(where)
     if options.sharing is Sharing.CLAIMED:
         # Only now, because without it bind(2) fails if any other socket has the port, even one with SO_REUSEPORT.

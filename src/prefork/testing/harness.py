@@ -1,4 +1,4 @@
-"""`run_server`: run the real command in a process of its own, for tests of services.
+"""`run_server` and `run_program`: run the real command in a process of its own, for tests of services.
 
 Standard library only, no test framework. Whatever happens in the block, no process of the server survives it.
 """
@@ -22,7 +22,7 @@ _LISTENING = re.compile(r"listening on (\S+) \(")
 
 
 class Server:
-    """A running `prefork serve`, as `run_server` yields it."""
+    """A running `prefork serve` or `prefork run`, as `run_server` and `run_program` yield it."""
 
     def __init__(self, process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
         self._process = process
@@ -90,6 +90,39 @@ def run_server(
     if it ends or is not ready within `timeout` seconds. At the end of the block every process of it is killed.
     """
     addresses = [bind] if isinstance(bind, str) else bind
+    words = [target, *(part for address in addresses for part in ("--bind", address)), *options]
+    with _running("serve", words, cwd, env, prefix, wait_ready, timeout) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def run_program(
+    *program: str,
+    options: Sequence[str] = (),
+    cwd: str | os.PathLike[str] | None = None,
+    env: Mapping[str, str] | None = None,
+    prefix: Sequence[str] = (),
+    wait_ready: bool = True,
+    timeout: float = 30.0,
+) -> Iterator[Server]:
+    """Run `prefork run OPTIONS -- PROGRAM` for the block, and wait until ready.
+
+    `program` is its words: a file, or `-m` and a module, then its arguments. The rest is as for `run_server`.
+    """
+    with _running("run", [*options, "--", *program], cwd, env, prefix, wait_ready, timeout) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def _running(
+    subcommand: str,
+    words: Sequence[str],
+    cwd: str | os.PathLike[str] | None,
+    env: Mapping[str, str] | None,
+    prefix: Sequence[str],
+    wait_ready: bool,
+    timeout: float,
+) -> Iterator[Server]:
     ready, writer = os.pipe()
     with tempfile.NamedTemporaryFile(prefix="prefork-log-") as log, contextlib.ExitStack() as stack:
         stack.callback(os.close, ready)
@@ -97,11 +130,10 @@ def run_server(
             process = subprocess.Popen(
                 [
                     *prefix,
-                    *(sys.executable, "-m", "prefork", "serve", target, "--ready-fd", str(writer)),
+                    *(sys.executable, "-m", "prefork", subcommand, "--ready-fd", str(writer)),
                     # Otherwise a server that is killed leaves its control socket in the user's directory.
-                    *(() if "--control" in options else ("--control", "off")),
-                    *(part for address in addresses for part in ("--bind", address)),
-                    *options,
+                    *(() if "--control" in words else ("--control", "off")),
+                    *words,
                 ],
                 stdin=subprocess.DEVNULL,
                 stderr=log,

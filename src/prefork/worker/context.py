@@ -57,3 +57,5 @@ class WorkerContext:
     """The service, or the text that names it."""
     emit: Emit
     reopen_logs: Callable[[], object]
+    asked: tuple[BoundAddress, ...] = ()
+    """The addresses that a program has had bound, besides those of the configuration."""

@@ -29,7 +29,7 @@ from ..system.processes import System, set_title
 from ..system.scoreboard import FleetSetting, WorkerStat, fence
 from ..system.signals import ignore_without_inheriting, unblock_signals
 from ..system.worker_info import set_worker
-from . import lifespan, process_group
+from . import lease, lifespan, process_group
 from .context import WorkerContext
 from .dispatch import Dispatcher
 from .exit import exit_deadline, run_until_complete_bounded
@@ -56,24 +56,34 @@ def run(context: WorkerContext) -> int:
     # leads its own. The supervisor gets them too, and decides.
     ignore_without_inheriting((signal.SIGINT, signal.SIGHUP))
     signal.signal(signal.SIGUSR1, lambda *_: context.reopen_logs())
+    lease.set_channel(fork.channel)
     process_group.become_leader()
-    process_group.contain_children([*context.config.sockets(), fork.status, fork.tether])
+    process_group.contain_children([*context.config.sockets(), fork.status, fork.tether, fork.channel])
+    failure = confine(context)
+    if failure is not None:
+        return failure
+    unblock_signals()
+    set_title(f"worker {fork.slot}")
+    return _load_and_serve(context)
+
+
+def confine(context: WorkerContext) -> ExitCode | None:
+    """Become the user of the workers, and end with the supervisor from now on. Return an exit code if that fails."""
+    fork = context.fork
     try:
         _drop_privileges(context)
     except (OSError, RuntimeError) as exc:
         reason = reason_of(exc) if isinstance(exc, OSError) else str(exc).lower()
         cure = "it takes root, with CAP_SETUID and CAP_SETGID"
-        _send(context, UnableMessage(f"--user, --group: this process cannot become that user: {reason} ({cure})"))
+        send(context, UnableMessage(f"--user, --group: this process cannot become that user: {reason} ({cure})"))
         return ExitCode.USAGE
     # By the kernel, so that the supervisor's death ends also a worker whose loop hangs. After the change of user, which
     # clears it (prctl(2), PR_SET_PDEATHSIG).
     die_with_parent(fork.parent, signal.SIGKILL)
     fork.tether.arm()
     # In C, so that it answers also when Python does not.
-    faulthandler.register(fork.dump_signal, file=fork.status.fileno(), all_threads=True)
-    unblock_signals()
-    set_title(f"worker {fork.slot}")
-    return _load_and_serve(context)
+    faulthandler.register(fork.signals.dump, file=fork.status.fileno(), all_threads=True)
+    return None
 
 
 def _drop_privileges(context: WorkerContext) -> None:
@@ -89,7 +99,7 @@ def _load_and_serve(context: WorkerContext) -> int:
         loop = _make_loop(context.config.settings.loop)
         return run_until_complete_bounded(loop, _serve(context, handler), context.emit)
     except PreforkError as exc:
-        _send(context, UnableMessage(str(exc)))
+        send(context, UnableMessage(str(exc)))
         return exc.exit_code
     except SystemExit as exc:
         # Raised by the service outside of any handler: it wants this process to end.
@@ -98,7 +108,7 @@ def _load_and_serve(context: WorkerContext) -> int:
         # prefork's own: those of the service have become a ServiceError, or a handler's failure. A loop that was only
         # half made would print a traceback when it is collected.
         sys.unraisablehook = lambda _: None
-        _send(context, UnableMessage(f"{reason_of(exc)} (in {place_of(exc)})"))
+        send(context, UnableMessage(f"{reason_of(exc)} (in {place_of(exc)})"))
         return ExitCode.SERVICE
     except BaseException as exc:
         _report(context.emit, "worker failed", exc)
@@ -141,13 +151,14 @@ async def _serve(context: WorkerContext, handler: Handler) -> int:
     server.offer = dispatcher.offer
     heartbeat = Heartbeat(loop, context.row, min(INTERVAL, settings.hang_timeout / 8))
     recycling = _check_recycling(loop, context)
-    _send(context, ReadyMessage())
+    send(context, ReadyMessage())
     serving = asyncio.ensure_future(server.serve_forever())
     stopping = asyncio.ensure_future(stop.wait())
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
     if recycling is not None:
         recycling.stop()
+    lease.end_leases()
     _stop_accepting(server, sockets, dispatcher, context)
     connections = server.connections
     aborted = await server.drain(settings.drain_timeout)
@@ -195,7 +206,7 @@ def _check_recycling(loop: asyncio.AbstractEventLoop, context: WorkerContext) ->
     if not limits:
         return None
     own = limits.with_jitter(random.random())
-    return RecyclingCheck(loop, context.row, own, lambda reason: _send(context, RecycleMessage(reason)))
+    return RecyclingCheck(loop, context.row, own, lambda reason: send(context, RecycleMessage(reason)))
 
 
 def _stop_accepting(
@@ -233,10 +244,11 @@ def _stop_accepting(
     server.close()
     for sock in context.config.sockets():
         sock.close()
-    _send(context, StoppedAcceptingMessage())
+    send(context, StoppedAcceptingMessage())
 
 
-def _send(context: WorkerContext, message: Message) -> None:
+def send(context: WorkerContext, message: Message) -> None:
+    """Send a message to the supervisor."""
     # The supervisor may be gone; then this process ends anyway.
     with contextlib.suppress(OSError):
         os.write(context.fork.status.fileno(), encode(message))

@@ -28,13 +28,14 @@ def become_leader() -> None:
         signal.signal(sig, signal.SIG_IGN)
 
 
-def contain_children(to_close: Iterable[Closeable]) -> None:
+def contain_children(to_close: Iterable[Closeable], resets_signals: bool = True) -> None:
     """Have every child that Python forks in this process close `to_close`, and die with this process.
 
     A child that kept a listening socket would keep the port, and the kernel would queue connections that nothing
     accepts. The child dies with the worker only if the main thread has forked it, because to the kernel a parent is a
     thread (prctl(2), PR_SET_PDEATHSIG). A daemon's second fork is not covered. In the child SIGTERM gets its default
-    action back: the inherited handler only wakes this process's loop, and multiprocessing would wait in vain.
+    action back: the inherited handler only wakes this process's loop, and multiprocessing would wait in vain. Not with
+    `resets_signals` false, because the handlers are those of a program, which knows what its children do with them.
     """
     worker = os.getpid()
     inherited = tuple(to_close)
@@ -50,9 +51,10 @@ def contain_children(to_close: Iterable[Closeable]) -> None:
             with contextlib.suppress(OSError):
                 each.close()
         # ValueError: not in the main thread of the main interpreter.
-        with contextlib.suppress(ValueError):
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if resets_signals:
+            with contextlib.suppress(ValueError):
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if dies_with_worker:
             die_with_parent(worker, signal.SIGKILL)
 

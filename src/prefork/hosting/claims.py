@@ -1,0 +1,198 @@
+"""Claims: which socket a program gets for an address that it binds, in one worker.
+
+What is held is known from the fork, or asked for over the worker's channel. The system calls of the program are in
+`socket_level.py` and `loop_level.py`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import threading
+import weakref
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..addresses import Address
+from ..core.held_addresses import match
+from ..core.worker_requests import (
+    IPV6,
+    UNIX,
+    Answer,
+    BindRequest,
+    Granted,
+    HeldRequest,
+    Refused,
+    Request,
+    decode_answer,
+    encode_request,
+)
+from ..system.held_sockets import HeldSocket, address_of, inode, is_named
+from ..system.listeners import BoundAddress
+from ..system.worker_channel import send, wait_for_packet
+
+#: Seconds that the supervisor has to answer; it binds at once, but may be busy.
+ANSWER_TIMEOUT = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a program gets for an address. The sockets are the claims' own: duplicate what is to be closed."""
+
+    sock: socket.socket | None
+    """None: only another worker listens on the address, and this one pretends to (--exclusive)."""
+    siblings: tuple[socket.socket, ...] = ()
+    """The other sockets of the same --bind, if it was chosen although the program named another address."""
+
+
+class Bindable(Protocol):
+    """What was bound: a socket of the program's, or an `Owner`."""
+
+    def fileno(self) -> int: ...
+
+
+class Owner:
+    """Stands for the sockets that asyncio would make for one server; open until `close`."""
+
+    __slots__ = ("__weakref__", "_open")
+
+    def __init__(self) -> None:
+        self._open = True
+
+    def fileno(self) -> int:
+        return 0 if self._open else -1
+
+    def close(self) -> None:
+        self._open = False
+
+
+class Claims:
+    """The held sockets as one worker knows them, and the calls that its program has made. Any thread may call it."""
+
+    def __init__(
+        self, channel: socket.socket, held: Iterable[HeldSocket], exclusive: Iterable[Address], slot: int
+    ) -> None:
+        self._channel = channel
+        self._held = list(held)
+        self._inodes = {inode(each.sock) for each in self._held}
+        self._exclusive = tuple(exclusive)
+        self._slot = slot
+        self._calls: Counter[tuple[int, str]] = Counter()
+        """Calls for any free port, by family and host."""
+        self._owners: dict[tuple[int, str, int], weakref.WeakSet[Bindable]] = defaultdict(weakref.WeakSet)
+        """The program's sockets that were bound to each address."""
+        self._lock = threading.RLock()
+
+    def claim(
+        self,
+        owner: Bindable,
+        family: int,
+        address: Any,
+        *,
+        v6only: bool = True,
+        reuse_port: bool = False,
+        mode: int = 0o600,
+    ) -> Claim | None:
+        """Return what `owner`, a socket of the program's, gets for a numeric `address`; None: it is its own to bind.
+
+        Raises OSError, as bind(2) would.
+        """
+        host, port, scope = _split(family, address)
+        with self._lock:
+            nth = self._count(owner, family, host, port, reuse_port)
+            request = BindRequest(family, host, port, scope, nth, v6only, mode)
+            found = match(request, [each.address for each in self._held])
+            if isinstance(found, Refused):
+                raise OSError(found.errno, found.reason)
+            if found is None:
+                return self._ask_to_bind(request)
+            held = self._held[found]
+            if self._slot and (is_named(self._exclusive, request) or is_named(self._exclusive, held.address)):
+                return Claim(None)
+            return Claim(held.sock, _siblings(held, host))
+
+    def _count(self, owner: Bindable, family: int, host: str, port: int, reuse_port: bool) -> int:
+        """Return how often the program has called bind(2) for this address before. Raises OSError if it is in use."""
+        if family != UNIX and port == 0:
+            self._calls[family, host] += 1
+            return self._calls[family, host] - 1
+        owners = self._owners[family, host, port]
+        in_use = sum(each.fileno() >= 0 and each is not owner for each in owners)
+        if in_use and not reuse_port:
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+        owners.add(owner)
+        return in_use
+
+    def _ask_to_bind(self, request: BindRequest) -> Claim | None:
+        answer, fd = self._ask(request)
+        if isinstance(answer, Granted):
+            if answer.silent:
+                return Claim(None)
+            if fd is not None:
+                sock = socket.socket(fileno=fd)
+                self._held.append(HeldSocket(address_of(sock, request.key), sock, None))
+                self._inodes.add(inode(sock))
+                return Claim(sock)
+        if isinstance(answer, Refused) and answer.errno:
+            raise OSError(answer.errno, answer.reason)
+        return None
+
+    def is_held(self, sock: socket.socket) -> bool:
+        """Return whether a socket of the program's is a held one, by whatever way it got it."""
+        try:
+            return bool(self._inodes) and os.fstat(sock.fileno()).st_ino in self._inodes
+        except OSError:
+            return False
+
+    def holds_path(self, path: str) -> bool:
+        """Return whether the file of a held unix socket is at `path`."""
+        with self._lock:
+            if any(each.address.family == UNIX and each.address.host == path for each in self._held):
+                return True
+            return isinstance(self._ask(HeldRequest(path))[0], Granted)
+
+    def sockets(self) -> list[socket.socket]:
+        return [each.sock for each in self._held]
+
+    def _ask(self, request: Request) -> tuple[Answer | None, int | None]:
+        """Return the supervisor's answer and the descriptor that came with it; None if there is none in time."""
+        try:
+            packet = encode_request(request)
+        except ValueError:
+            return None, None
+        with self._lock:
+            if not send(self._channel, packet):
+                return None, None
+            try:
+                received = wait_for_packet(self._channel, ANSWER_TIMEOUT)
+                return (None, None) if received is None else (decode_answer(received[0]), received[1])
+            except (EOFError, ValueError, OSError):
+                return None, None
+
+
+def _split(family: int, address: Any) -> tuple[str, int, int]:
+    if family == UNIX:
+        name = os.fsdecode(address)
+        return (name if name.startswith("\0") else absolute(name)), 0, 0
+    scope = address[3] if family == IPV6 and len(address) > 3 else 0
+    return str(address[0]).partition("%")[0], int(address[1]), int(scope)
+
+
+def absolute(path: str) -> str:
+    """Return a path as it is known to the supervisor, which is in another directory: through no link to a directory."""
+    folder, name = os.path.split(os.path.abspath(path))
+    return os.path.join(os.path.realpath(folder), name)
+
+
+def _siblings(held: HeldSocket, host: str) -> tuple[socket.socket, ...]:
+    bound: BoundAddress | None = held.bound
+    if bound is None or not held.address.named or held.address.host == host:
+        return ()
+    return tuple(sock for sock in bound.sockets() if sock is not held.sock)
+
+
+#: Called with each held socket on which the program listens now.
+OnListening = Callable[[socket.socket], object]

@@ -1,0 +1,182 @@
+"""The end of a worker that runs a program: stop accepting, wait for the connections, then tell the program.
+
+It runs in a thread, because the program has the main thread, with or without an event loop. What the program set for
+SIGTERM is what it set, and is called last: many a handler ends its process at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+from ..core.messages import StoppedAcceptingMessage, encode
+from ..core.time_limits import WORKER_EXIT_TIMEOUT
+from ..errors import ExitCode
+from ..events import ProgramDrained, ProgramStuck
+from ..system.scoreboard import FleetSetting, WorkerStat, fence
+from ..worker.lease import end_leases
+from .host import Host
+from .quiet import is_quiet
+from .stage import Stage
+
+#: Seconds between looks at what is left.
+INTERVAL = 0.02
+#: Seconds that a loop has to stop accepting; one that is blocked for longer is left behind.
+LOOP_TIMEOUT = 2.0
+#: Seconds in which the accept queues are emptied when the server stops: a stream of new connections never ends.
+EMPTYING_TIMEOUT = 1.0
+#: Seconds in which every connection has to be quiet, so that a program may be told whose handler might cut them off.
+QUIET_TIME = 0.3
+#: Packages whose handlers end a process in an orderly way: they are told at once, and close idle connections.
+_ORDERLY = frozenset({"aiohttp", "grpclib", "gunicorn", "hypercorn", "sanic", "uvicorn"})
+
+
+class Draining:
+    """Ends one worker, once, when `begin` is called, from a signal handler."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._thread: threading.Thread | None = None
+        self._main = threading.main_thread().ident
+        self._deadline = 0.0
+        self.told = threading.Event()
+        """Set once the program was told to end."""
+
+    @property
+    def begun(self) -> bool:
+        return self._thread is not None
+
+    def begin(self) -> None:
+        """Begin to drain (idempotent)."""
+        if self._thread is None and self._host.stage is not Stage.CHILD:
+            self._thread = threading.Thread(target=self._drain, name="prefork-drain", daemon=True)
+            self._thread.start()
+
+    def _drain(self) -> None:
+        began = time.monotonic()
+        context = self._host.context
+        self._deadline = began + context.config.settings.drain_timeout
+        end_leases()
+        self._stop_accepting()
+        self._wait_for_connections()
+        left = self._host.connections()
+        context.emit(ProgramDrained(time.monotonic() - began, left))
+        self._tell()
+        # The main thread ends the process; unless the program does not let it.
+        end = max(self._deadline, time.monotonic()) + WORKER_EXIT_TIMEOUT
+        while time.monotonic() < end:
+            time.sleep(INTERVAL)
+        context.emit(ProgramStuck(WORKER_EXIT_TIMEOUT))
+        os._exit(ExitCode.OK)
+
+    # --- accepting ----------------------------------------------------------------------------------------------------
+
+    def _stop_accepting(self) -> None:
+        host = self._host
+        stopping = bool(host.context.fork.scoreboard.settings[FleetSetting.STOPPING])
+        if stopping and host.listeners:
+            host.stage = Stage.EMPTYING
+            self._wait_until(lambda: not _readable(host.listeners), EMPTYING_TIMEOUT)
+        for loop, serving in list(host.loops.items()):
+            done = threading.Event()
+
+            def stop(serving: object = serving, done: threading.Event = done) -> None:
+                try:
+                    serving.stop_accepting()  # type: ignore[attr-defined]  # a LoopServing, bound for this turn
+                finally:
+                    done.set()
+
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(stop)
+                done.wait(LOOP_TIMEOUT)
+        host.stage = Stage.STOPPED
+        host.row[WorkerStat.STOPPED] = 1
+        fence()
+        _silence(host.listeners)
+        with contextlib.suppress(OSError):
+            os.write(host.context.fork.status.fileno(), encode(StoppedAcceptingMessage()))
+
+    # --- connections --------------------------------------------------------------------------------------------------
+
+    def _wait_for_connections(self) -> None:
+        handler = signal.getsignal(signal.SIGTERM)
+        told_at_once = _is_orderly(self._host.loop_handler or handler)
+        quiet_since: float | None = None
+
+        def may_end() -> bool:
+            nonlocal quiet_since
+            if not self._host.connections():
+                return True
+            if told_at_once:
+                return True
+            if not callable(handler):
+                return False
+            # Whatever the handler does, it interrupts nothing then. Connections of our own servers cannot be asked.
+            now = time.monotonic()
+            quiet_since = (quiet_since or now) if self._all_quiet() else None
+            return quiet_since is not None and now - quiet_since >= QUIET_TIME
+
+        self._wait_until(may_end, self._deadline - time.monotonic())
+
+    def _all_quiet(self) -> bool:
+        fds = [*self._host.tracked(), *(fd for each in list(self._host.loops.values()) for fd in each.descriptors())]
+        return all(is_quiet(fd) for fd in fds)
+
+    def _wait_until(self, condition: Callable[[], bool], seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while not condition() and time.monotonic() < until:
+            time.sleep(INTERVAL)
+
+    # --- the program --------------------------------------------------------------------------------------------------
+
+    def _tell(self) -> None:
+        """Have the program end as it would if it ran alone: by its handler for SIGTERM, or by KeyboardInterrupt."""
+        number = signal.SIGTERM if callable(signal.getsignal(signal.SIGTERM)) else signal.SIGINT
+        self.told.set()
+        if self._main is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pthread_kill(self._main, number)
+
+
+def _is_orderly(handler: object) -> bool:
+    """Return whether a handler is known to let connections end."""
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    return (getattr(handler, "__module__", None) or "").partition(".")[0] in _ORDERLY
+
+
+def _readable(descriptors: set[int]) -> bool:
+    poll = select.poll()
+    for fd in descriptors:
+        poll.register(fd, select.POLLIN)
+    return any(events & select.POLLIN for _, events in poll.poll(0))
+
+
+def _silence(listeners: set[int]) -> None:
+    """Have the epolls of this process report nothing more of the listeners.
+
+    The sockets stay open in other workers, so each of their connections would wake this one (epoll(7)). Not by removing
+    them, because the program's loop will do that itself and would fail.
+    """
+    with contextlib.suppress(OSError):
+        for name in os.listdir("/proc/self/fdinfo"):
+            watched = _watched_by(int(name))
+            for fd in watched & listeners:
+                with contextlib.suppress(OSError, ValueError):
+                    epoll = select.epoll.fromfd(os.dup(int(name)))
+                    epoll.modify(fd, 0)
+                    epoll.close()
+
+
+def _watched_by(fd: int) -> set[int]:
+    try:
+        with open(f"/proc/self/fdinfo/{fd}", encoding="ascii", errors="replace") as info:
+            return {int(line.split()[1]) for line in info if line.startswith("tfd:")}
+    except (OSError, ValueError):
+        return set()

@@ -1,0 +1,36 @@
+"""The environment of a program: what tells it which worker it is, and nothing that would mislead it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+#: Removed: they speak to the supervisor alone (sd_listen_fds(3), sd_notify(3)).
+_REMOVED = (
+    "LISTEN_PID",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "LISTEN_PIDFDID",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+)
+#: Servers start as many workers as this says: in each worker they would do so again.
+_ONE_WORKER = {"WEB_CONCURRENCY": "1"}
+
+
+def variables(slot: int, workers: int, generation: int) -> Mapping[str, str]:
+    """Return the variables that a program in this worker is given."""
+    return {
+        "PREFORK_WORKER_ID": str(slot),
+        "PREFORK_WORKERS": str(workers),
+        "PREFORK_GENERATION": str(generation),
+        **_ONE_WORKER,
+    }
+
+
+def enter(slot: int, workers: int, generation: int) -> None:
+    """Make the environment of this process that of a program in this worker."""
+    for name in _REMOVED:
+        os.environ.pop(name, None)
+    os.environ.update(variables(slot, workers, generation))

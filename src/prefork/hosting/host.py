@@ -1,0 +1,132 @@
+"""The host: what one worker knows of the program that it runs. Any thread may call it.
+
+It owns the stage, the connections that the program accepted by itself, and the loops that serve. What a call of the
+program leads to is in `socket_level.py` and `loop_level.py`, the end in `draining.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+from ..core.messages import ListeningMessage, encode
+from ..system.held_sockets import held_sockets, inode
+from ..system.scoreboard import Row, WorkerStat
+from ..worker.context import WorkerContext
+from .claims import Claims
+from .stage import Stage
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from ..worker.heartbeat import Heartbeat
+    from .serving import LoopServing
+
+
+class LockedRow(Row):
+    """A worker's row that several threads write: the loops of a program, and those that accept by themselves."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self, row: Row) -> None:
+        super().__init__(row.number, row._cells, row.start, row._buckets)
+        self._lock = threading.Lock()
+
+    def reserve(self, more: int) -> None:
+        with self._lock:
+            super().reserve(more)
+
+    def accepted(self, assigned: int) -> None:
+        with self._lock:
+            super().accepted(assigned)
+
+    def refused(self) -> None:
+        with self._lock:
+            super().refused()
+
+
+class Host:
+    """One for each worker; made before the program runs."""
+
+    def __init__(self, context: WorkerContext) -> None:
+        self.context = context
+        self.row = LockedRow(context.row)
+        self.stage = Stage.SERVING
+        settings = context.config.settings
+        held = held_sockets(context.config.listeners, context.asked)
+        self.claims = Claims(context.fork.channel, held, settings.exclusive, context.fork.slot)
+        self.lock = threading.RLock()
+        self.loops: dict[asyncio.AbstractEventLoop, LoopServing] = {}
+        """The loops with servers of ours."""
+        self.heartbeat: tuple[asyncio.AbstractEventLoop, Heartbeat] | None = None
+        self.loop_handler: object = None
+        """What the program has a loop call for SIGTERM, if anything."""
+        self._listening: set[int] = set()
+        self._connections: dict[int, int] = {}
+        """The connections that the program accepted itself: the inode of each, by its descriptor."""
+        self.listeners: set[int] = set()
+        """Descriptors that the program itself accepts from."""
+        os.register_at_fork(after_in_child=self._become_child)
+
+    def _become_child(self) -> None:
+        self.stage = Stage.CHILD
+
+    @property
+    def backlog(self) -> int:
+        return self.context.config.settings.backlog
+
+    # --- listening ----------------------------------------------------------------------------------------------------
+
+    def listens(self, sock: socket.socket) -> None:
+        """Report, once, that the program listens on a held socket."""
+        number = inode(sock)
+        with self.lock:
+            if self.stage is Stage.CHILD or number in self._listening:
+                return
+            self._listening.add(number)
+        # The supervisor may be gone; then this process ends anyway.
+        with contextlib.suppress(OSError):
+            os.write(self.context.fork.status.fileno(), encode(ListeningMessage(number)))
+
+    # --- connections that the program accepts itself ------------------------------------------------------------------
+
+    def track(self, fd: int) -> None:
+        """Count a connection that the program has accepted, until its descriptor is closed."""
+        with self.lock:
+            if self.stage is Stage.CHILD:
+                return
+            gone = self._connections.pop(fd, None) is not None
+            self._connections[fd] = os.fstat(fd).st_ino
+        self.row.reserve(0 if gone else 1)
+        self.row.accepted(self.row[WorkerStat.ASSIGNED] + 1)
+
+    def sweep(self) -> int:
+        """Forget the connections whose descriptors are closed, and return the number of those that are left."""
+        with self.lock:
+            closed = [fd for fd, number in self._connections.items() if not _is_open(fd, number)]
+            for fd in closed:
+                del self._connections[fd]
+            left = len(self._connections)
+        if closed:
+            self.row.reserve(-len(closed))
+        return left
+
+    def tracked(self) -> list[int]:
+        """Return the descriptors of the connections that the program has accepted itself."""
+        self.sweep()
+        with self.lock:
+            return list(self._connections)
+
+    def connections(self) -> int:
+        """Return the number of open connections, of both kinds."""
+        return self.sweep() + sum(serving.connections() for serving in list(self.loops.values()))
+
+
+def _is_open(fd: int, number: int) -> bool:
+    try:
+        return os.fstat(fd).st_ino == number
+    except OSError:
+        return False

@@ -1,0 +1,235 @@
+"""Give a program held sockets for the addresses that it binds, at the level of `socket.socket`.
+
+bind(2) to a held address puts the held socket under the program's descriptor (dup2(2)); everything else the program
+does as ever. Programs on asyncio and uvloop are served better, in `loop_level.py`.
+
+The held socket is shared by all workers, and so is what belongs to its open file description: it stays non-blocking,
+and it is not shut down.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from ..core.worker_requests import IPV4, IPV6, UNIX
+from .host import Host
+from .stage import Stage
+
+_FAMILIES = (UNIX, IPV4, IPV6)
+#: Seconds for "no timeout": a blocking mode would clear O_NONBLOCK, and a sibling's accept(2) could block its loop.
+_FOREVER = 1e8
+#: Seconds between looks at a queue that is left to siblings, for a program that blocks in accept(2).
+_PAUSE = 0.05
+
+_METHODS = (
+    "bind",
+    "listen",
+    "accept",
+    "shutdown",
+    "settimeout",
+    "setblocking",
+    "connect",
+    "connect_ex",
+    "getsockname",
+)
+#: As they were: they are called for every other socket.
+_original: dict[str, Callable[..., Any]] = {name: getattr(socket.socket, name) for name in _METHODS}
+
+
+class SocketLevel:
+    """Replaces methods of `socket.socket` in this process, by `install`, for good."""
+
+    def __init__(self, host: Host, on_listening: Callable[[], object]) -> None:
+        self._host = host
+        self._on_listening = on_listening
+        """Called when the program listens by itself, on a socket that it accepts from."""
+        self._claimed: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        self._silent: weakref.WeakKeyDictionary[socket.socket, tuple[Any, socket.socket]] = weakref.WeakKeyDictionary()
+        """Sockets that only pretend to listen: the address of each, and the other end of what is under it."""
+
+    def install(self) -> None:
+        for name in _original:
+            method = getattr(self, f"_{name}")
+            setattr(socket.socket, name, _as_method(name, method))
+
+    # --- binding ------------------------------------------------------------------------------------------------------
+
+    def _bind(self, sock: socket.socket, address: Any) -> None:
+        if not self._is_candidate(sock):
+            _original["bind"](sock, address)
+            return
+        resolved = _resolve(sock, address)
+        claim = None
+        if resolved is not None:
+            v6only = sock.family != socket.AF_INET6 or _option(sock, socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+            reuse_port = sock.family != socket.AF_UNIX and _option(sock, socket.SOL_SOCKET, socket.SO_REUSEPORT)
+            claim = self._host.claims.claim(
+                sock, int(sock.family), resolved, v6only=v6only, reuse_port=reuse_port, mode=file_mode()
+            )
+        if claim is None:
+            _original["bind"](sock, address)
+        elif claim.sock is None:
+            # Never readable, and nothing connects to it.
+            end, other = socket.socketpair()
+            with end:
+                os.dup2(end.fileno(), sock.fileno(), inheritable=False)
+            self._silent[sock] = (resolved, other)
+        else:
+            os.dup2(claim.sock.fileno(), sock.fileno(), inheritable=False)
+            self._claimed.add(sock)
+
+    def _is_candidate(self, sock: socket.socket) -> bool:
+        return (
+            self._host.stage is Stage.SERVING
+            and sock.family in _FAMILIES
+            and sock.type == socket.SOCK_STREAM
+            and sock not in self._claimed
+            and sock not in self._silent
+        )
+
+    def _listen(self, sock: socket.socket, *backlog: int) -> None:
+        if sock in self._silent:
+            return
+        if not self._is_held(sock):
+            _original["listen"](sock, *backlog)
+            return
+        # It listens already, unless no worker did for a while. The longest backlog that anything asks for wins.
+        _original["listen"](sock, max(*backlog, self._host.backlog, 0))
+        self._host.listeners.add(sock.fileno())
+        self._host.listens(sock)
+        self._on_listening()
+
+    def _getsockname(self, sock: socket.socket) -> Any:
+        silent = self._silent.get(sock)
+        return _original["getsockname"](sock) if silent is None else silent[0]
+
+    def _connect(self, sock: socket.socket, address: Any) -> None:
+        self._unclaim(sock)
+        _original["connect"](sock, address)
+
+    def _connect_ex(self, sock: socket.socket, address: Any) -> Any:
+        self._unclaim(sock)
+        return _original["connect_ex"](sock, address)
+
+    def _unclaim(self, sock: socket.socket) -> None:
+        """Give a socket that turns out to be a client's back to itself: bind(2) only chose where it connects from."""
+        if sock not in self._claimed and sock not in self._silent:
+            return
+        name = self._getsockname(sock)
+        self._claimed.discard(sock)
+        self._silent.pop(sock, None)
+        with socket.socket(sock.family, sock.type, sock.proto) as own:
+            os.dup2(own.fileno(), sock.fileno(), inheritable=False)
+        sock.settimeout(sock.gettimeout())
+        if sock.family != socket.AF_UNIX:
+            _original["bind"](sock, (name[0], 0, *name[2:]))
+
+    # --- accepting ----------------------------------------------------------------------------------------------------
+
+    def _accept(self, sock: socket.socket) -> tuple[socket.socket, Any]:
+        if sock not in self._silent and not self._is_held(sock):
+            connection, address = _original["accept"](sock)
+            return connection, address
+        while True:
+            if sock in self._silent or self._host.stage is Stage.STOPPED:
+                self._accept_nothing(sock)
+                continue
+            try:
+                fd, address = sock._accept()  # type: ignore[attr-defined]  # what `accept` itself calls
+            except BlockingIOError:
+                # Another worker was faster, or the socket is in blocking mode and its description is not.
+                if sock.gettimeout() is not None:
+                    raise
+                _wait(sock)
+                continue
+            self._host.track(fd)
+            connection = socket.socket(sock.family, sock.type, sock.proto, fileno=fd)
+            if socket.getdefaulttimeout() is None and sock.gettimeout():
+                connection.setblocking(True)
+            return connection, address
+
+    def _accept_nothing(self, sock: socket.socket) -> None:
+        """Behave as with an empty queue; return after a moment if the program waits for ever."""
+        timeout = sock.gettimeout()
+        if timeout == 0:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        if timeout is not None and timeout < _FOREVER:
+            time.sleep(timeout)
+            raise TimeoutError("timed out")
+        time.sleep(_PAUSE)
+
+    # --- what belongs to all workers ----------------------------------------------------------------------------------
+
+    def _shutdown(self, sock: socket.socket, how: int) -> None:
+        # It would stop all workers from accepting.
+        if sock not in self._silent and not self._is_held(sock):
+            _original["shutdown"](sock, how)
+
+    def _settimeout(self, sock: socket.socket, value: float | None) -> None:
+        _original["settimeout"](sock, _FOREVER if value is None and self._is_held(sock) else value)
+
+    def _setblocking(self, sock: socket.socket, flag: bool) -> None:
+        if flag and self._is_held(sock):
+            _original["settimeout"](sock, _FOREVER)
+        else:
+            _original["setblocking"](sock, flag)
+
+    def _is_held(self, sock: socket.socket) -> bool:
+        # Also one that the program made from a descriptor of another.
+        return sock in self._claimed or self._host.claims.is_held(sock)
+
+
+def _as_method(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def method(self: socket.socket, *args: Any) -> Any:
+        return function(self, *args)
+
+    method.__name__ = name
+    method.__qualname__ = f"socket.{name}"
+    method.__doc__ = _original[name].__doc__
+    return method
+
+
+def _resolve(sock: socket.socket, address: Any) -> Any:
+    """Return a numeric address as bind(2) takes it; None for what bind(2) itself has to judge."""
+    if sock.family == socket.AF_UNIX:
+        name = os.fsdecode(address) if isinstance(address, str | bytes | os.PathLike) else ""
+        return name or None
+    try:
+        host, port, *rest = address
+        if isinstance(port, int) and 0 <= port <= 65535 and isinstance(host, str | bytes | bytearray):
+            text = host if isinstance(host, str) else bytes(host).decode("ascii")
+            found = socket.getaddrinfo(text or None, port, sock.family, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)
+            where = found[0][4]
+            return (*where[:2], *(rest or where[2:])) if sock.family == socket.AF_INET6 else where
+    except (TypeError, ValueError, OSError):
+        pass
+    return None
+
+
+def _option(sock: socket.socket, level: int, name: int) -> bool:
+    try:
+        return bool(sock.getsockopt(level, name))
+    except OSError:
+        return False
+
+
+def file_mode() -> int:
+    """Return the mode that the file of a unix socket gets by the umask, as bind(2) would make it."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        for line in status:
+            if line.startswith("Umask:"):
+                return 0o777 & ~int(line.split()[1], 8)
+    return 0o700
+
+
+def _wait(sock: socket.socket) -> None:
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    poll.poll()

@@ -1,0 +1,188 @@
+"""Answer what workers ask for over their channels: addresses that a program binds, and leases.
+
+What may be bound is decided in `assembly/program_sockets.py`, who holds a lease in `core/leases.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import select
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic
+
+from ..core.leases import Claim, LeaseTable
+from ..core.readiness import Readiness
+from ..core.worker_requests import (
+    Answer,
+    BindRequest,
+    Granted,
+    HeldRequest,
+    LeaseRequest,
+    Refused,
+    decode_request,
+    encode_answer,
+)
+from ..system.descriptors import Descriptor
+from ..system.worker_channel import receive, send
+from .generations import C, GenerationSpec, Resources
+
+#: Packets of one worker that are answered at once. One that has sent as many waits for PAUSE seconds.
+MAX_PACKETS = 16
+PAUSE = 0.02
+#: The answer to a request for an address that is the worker's own business: it binds it itself.
+_ITS_OWN = Refused(0, "")
+#: What the holder of a lease reads.
+_HELD = b"1"
+
+
+@dataclass(slots=True)
+class Asker:
+    """A worker as it asks: the supervisor's end of its channel, and what decides the answers."""
+
+    worker_id: int
+    slot: int
+    generation: int
+    channel: socket.socket
+    readiness: Readiness | None
+    """None: it serves a service, which binds nothing."""
+    paused_until: float = 0.0
+    ended: bool = False
+    """The worker has closed its end."""
+
+
+class Requests(Generic[C]):
+    """Answers the workers, and owns the leases. `specs` returns the spec of a generation; `may_lease` whether no other
+    supervisor's worker may hold a lease."""
+
+    def __init__(
+        self, resources: Resources[C], specs: Callable[[int], GenerationSpec[C]], may_lease: Callable[[], bool]
+    ) -> None:
+        self._resources = resources
+        self._specs = specs
+        self._may_lease = may_lease
+        self._leases = LeaseTable()
+        self._descriptors: dict[int, Descriptor] = {}
+        """Of each claim, by its key: it is written to when the worker holds the lease, and ends with the claim."""
+        self._told: set[int] = set()
+        """The keys of the claims whose workers know that they hold the lease."""
+        self._claims: dict[int, Claim] = {}
+        self._keys = itertools.count(1)
+
+    # --- one worker's packets -----------------------------------------------------------------------------------------
+
+    def serve(self, asker: Asker, now: float) -> None:
+        """Answer the packets that wait in one worker's channel."""
+        for _ in range(MAX_PACKETS):
+            try:
+                received = receive(asker.channel)
+            except (EOFError, ConnectionError):
+                asker.ended = True
+                return
+            except ValueError:
+                continue
+            except OSError:
+                # No descriptor is free.
+                break
+            if received is None:
+                return
+            self._answer(asker, *received, now)
+        asker.paused_until = now + PAUSE
+
+    def _answer(self, asker: Asker, packet: bytes, fd: int | None, now: float) -> None:
+        with contextlib.ExitStack() as undo:
+            if fd is not None:
+                undo.callback(os.close, fd)
+            try:
+                request = decode_request(packet)
+            except ValueError:
+                return
+            match request:
+                case LeaseRequest() if fd is not None:
+                    undo.pop_all()
+                    self._claim(asker.worker_id, request.name, Descriptor(fd))
+                case BindRequest():
+                    sock, answer = self._bind(asker, request, now)
+                    self._send(asker, answer, sock)
+                case HeldRequest():
+                    held = self._resources.holds_path(request.path)
+                    self._send(asker, Granted() if held else _ITS_OWN, None)
+
+    def _send(self, asker: Asker, answer: Answer, sock: socket.socket | None) -> None:
+        # A worker that reads no answers gets none: its call fails after its own timeout.
+        send(asker.channel, encode_answer(answer), None if sock is None else sock.fileno())
+
+    def _bind(self, asker: Asker, request: BindRequest, now: float) -> tuple[socket.socket | None, Answer]:
+        if asker.readiness is None:
+            return None, _ITS_OWN
+        spec = self._specs(asker.generation)
+        if asker.slot and self._resources.is_exclusive(spec, request):
+            return None, Granted(silent=True)
+        found = self._resources.find_for_program(spec, request)
+        if found is None:
+            if not asker.readiness.may_ask(now):
+                return None, _ITS_OWN
+            found = self._resources.bind_for_program(spec, request)
+        return (None, found) if isinstance(found, Refused) else (found, Granted())
+
+    # --- leases -------------------------------------------------------------------------------------------------------
+
+    def interests(self, now: float) -> dict[int, int]:
+        return {each.fileno(): select.POLLIN for each in self._descriptors.values()}
+
+    def next_due(self, now: float) -> float | None:
+        return None
+
+    def collect(self, ready: set[int]) -> None:
+        """End the claims whose workers have given them up, and tell those that hold a lease now."""
+        for key, descriptor in list(self._descriptors.items()):
+            if descriptor.fileno() in ready:
+                # Whatever it says: a claim is ended by closing its descriptor, and nothing else is expected.
+                self._end(key)
+        if self._may_lease():
+            self._tell()
+
+    def forget(self, worker_id: int) -> None:
+        """End the claims of a worker that has died, whatever else has its descriptors."""
+        for claim in self._leases.claims_of(worker_id):
+            self._end(claim.key)
+
+    def close(self) -> None:
+        for key in list(self._claims):
+            self._end(key)
+
+    def _claim(self, worker_id: int, name: str, descriptor: Descriptor) -> None:
+        refusal = self._leases.refusal(worker_id, name)
+        if refusal:
+            with contextlib.suppress(OSError):
+                os.write(descriptor.fileno(), refusal.encode())
+            descriptor.close()
+            return
+        claim = Claim(next(self._keys), worker_id, name)
+        with contextlib.suppress(OSError):
+            os.set_blocking(descriptor.fileno(), False)
+        self._claims[claim.key], self._descriptors[claim.key] = claim, descriptor
+        self._leases.add(claim)
+        if self._may_lease():
+            self._tell()
+
+    def _end(self, key: int) -> None:
+        self._descriptors.pop(key).close()
+        self._told.discard(key)
+        self._leases.remove(self._claims.pop(key))
+
+    def _tell(self) -> None:
+        for claim in list(self._claims.values()):
+            if claim.key not in self._told and self._leases.holder(claim.name) == claim:
+                self._told.add(claim.key)
+                try:
+                    os.write(self._descriptors[claim.key].fileno(), _HELD)
+                except OSError:
+                    self._end(claim.key)
+
+    def descriptors(self) -> list[Descriptor]:
+        """Return what no worker may inherit: a lease would outlive its holder."""
+        return list(self._descriptors.values())

@@ -1,0 +1,194 @@
+"""`prefork.lease`: what one worker of a server does, and no other at the same time.
+
+Who holds a lease is decided by the supervisor (`core/leases.py`). Here is the holder's side: a descriptor that becomes
+readable when the lease is held, and whose end gives it up, however the process ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import select
+import socket
+import threading
+import weakref
+from types import TracebackType
+from typing import Self
+
+from ..core.leases import name_error
+from ..core.worker_requests import LeaseRequest, encode_request
+from ..system.worker_channel import send
+from ..system.worker_info import current_worker, task_id
+
+_HELD = b"1"
+
+_channel: socket.socket | None = None
+_entered: weakref.WeakSet[Lease] = weakref.WeakSet()
+_draining = threading.Event()
+
+
+def set_channel(channel: socket.socket) -> None:
+    """Note, in a worker, how it speaks to its supervisor."""
+    global _channel
+    _channel = channel
+
+
+def end_leases() -> None:
+    """End the `async with` blocks of this worker's leases, because it drains: its successor is to have them."""
+    _draining.set()
+    for each in list(_entered):
+        each._end()
+
+
+class Lease:
+    """A lease by name, as a context manager: see `lease`."""
+
+    def __init__(self, name: str) -> None:
+        failure = name_error(name)
+        if failure:
+            raise ValueError(failure)
+        self.name = name
+        self._sock: socket.socket | None = None
+        self._task: asyncio.Task[object] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ending = False
+
+    def __repr__(self) -> str:
+        return f"<Lease {self.name!r} {'held' if self.held else 'not held'}>"
+
+    @property
+    def held(self) -> bool:
+        """Whether this worker holds the lease now."""
+        return self._sock is not None and _is_held(self._sock)
+
+    @property
+    def ending(self) -> bool:
+        """Whether this worker drains, so that the lease is to be given up soon."""
+        return _draining.is_set()
+
+    def acquire(self, timeout: float | None = None) -> bool:
+        """Wait for the lease, for up to `timeout` seconds, and return whether it is held. Blocks this thread.
+
+        Raises RuntimeError if it is held or waited for already, and if the supervisor refuses it.
+        """
+        sock = self._request()
+        if sock is None:
+            return True
+        poll = select.poll()
+        poll.register(sock, select.POLLIN)
+        if not poll.poll(None if timeout is None else max(0.0, timeout) * 1000):
+            self.release()
+            return False
+        self._check()
+        return True
+
+    def release(self) -> None:
+        """Give the lease up, or stop waiting for it (idempotent). The next worker has it at once."""
+        sock, self._sock = self._sock, None
+        if sock is not None:
+            sock.close()
+
+    def __enter__(self) -> Self:
+        self.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    async def __aenter__(self) -> Self:
+        sock = self._request()
+        if sock is None:
+            return self
+        loop = asyncio.get_running_loop()
+        readable: asyncio.Future[None] = loop.create_future()
+        loop.add_reader(sock, lambda: None if readable.done() else readable.set_result(None))
+        try:
+            await readable
+        except BaseException:
+            loop.remove_reader(sock)
+            self.release()
+            raise
+        loop.remove_reader(sock)
+        self._check()
+        self._task, self._loop, self._ending = asyncio.current_task(), loop, False
+        _entered.add(self)
+        if _draining.is_set():
+            self._end()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        _entered.discard(self)
+        self.release()
+        task, self._task = self._task, None
+        if not self._ending or task is None or kind is None or not issubclass(kind, asyncio.CancelledError):
+            return False
+        # As asyncio.timeout does: only the cancellation that came from here ends here.
+        return task.uncancel() == 0
+
+    def _end(self) -> None:
+        """Cancel the block, from any thread."""
+        loop, task = self._loop, self._task
+        if loop is not None and task is not None:
+
+            def cancel() -> None:
+                if self._task is task and not self._ending:
+                    self._ending = True
+                    task.cancel()
+
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(cancel)
+
+    def _request(self) -> socket.socket | None:
+        """Ask for the lease; None if this process is no worker, and has no sibling that could hold it."""
+        if self._sock is not None:
+            raise RuntimeError(f"lease {self.name!r} is held or waited for already: make another object")
+        if current_worker() is None:
+            if task_id() is not None:
+                raise RuntimeError("lease() needs a supervisor: the children of fork_processes have none")
+            return None
+        if _channel is None or _channel.fileno() < 0:
+            raise RuntimeError("lease() works in a worker, not in a process that the worker has forked")
+        own, other = socket.socketpair()
+        with other:
+            if not send(_channel, encode_request(LeaseRequest(self.name)), other.fileno()):
+                own.close()
+                raise RuntimeError(f"lease {self.name!r}: the supervisor does not answer")
+        self._sock = own
+        return own
+
+    def _check(self) -> None:
+        """Raise RuntimeError, with the supervisor's reason, unless the lease is held."""
+        assert self._sock is not None
+        if not _is_held(self._sock):
+            reason = _answer(self._sock).decode("utf-8", "replace") or "the supervisor is gone"
+            self.release()
+            raise RuntimeError(f"lease {self.name!r}: {reason}")
+
+
+def lease(name: str) -> Lease:
+    """Return a lease: one worker of the server holds it at a time, through reloads and deaths of workers.
+
+        async with prefork.lease("scheduler"):
+            await run_scheduler()
+
+    Entering waits until no other worker holds it; it waits for ever in all workers but one. The block is cancelled, and
+    left without an error, when its worker begins to drain, so that another one goes on. `with` does the same in a
+    thread, and does not end the block: look at `ending`. A worker that dies gives it up.
+
+    In a process without a supervisor it is held at once. Raises ValueError for a name that cannot be one, RuntimeError
+    if the supervisor refuses it: a worker may hold or wait for 64.
+    """
+    return Lease(name)
+
+
+def _is_held(sock: socket.socket) -> bool:
+    return _answer(sock) == _HELD
+
+
+def _answer(sock: socket.socket) -> bytes:
+    try:
+        return sock.recv(1000, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except OSError:
+        return b""

@@ -1,0 +1,347 @@
+"""What a program finds in a worker of `prefork run`, and may do there: as in a process of its own, but shared."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import signal
+import socket
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.support import wait_until
+
+from prefork.testing import Server, run_program
+from programs.running import START
+
+pytestmark = [
+    pytest.mark.deadline(120),
+    pytest.mark.skipif(importlib.util.find_spec("prefork.hosting") is None, reason="there is no `prefork run` yet"),
+]
+
+#: Answers each connection with a line of JSON, and keeps it until its peer ends it.
+TELLING = """
+import asyncio, json, os, signal, socket, sys
+
+def tell(writer, **what):
+    writer.write(json.dumps({"pid": os.getpid(), **what}).encode() + b"\\n")
+
+async def answer(reader, writer):
+    tell(writer, **state())
+    await reader.read()
+    writer.close()
+"""
+
+
+@contextlib.contextmanager
+def running(folder: Path, code: str, *arguments: str, options: tuple[str, ...] = ()) -> Iterator[Server]:
+    """Run a program of this text in two workers."""
+    install(folder, code)
+    options = ("-w", "2", "--drain-timeout", "5", *options)
+    with run_program("program.py", *arguments, options=options, cwd=folder, timeout=START) as server:
+        yield server
+
+
+def install(folder: Path, code: str) -> None:
+    """Write the program as a deployment does it: beside, and then over."""
+    (folder / "program.new").write_text(TELLING + textwrap.dedent(code))
+    (folder / "program.new").rename(folder / "program.py")
+
+
+@contextlib.contextmanager
+def connected(server: Server, index: int = 0) -> Iterator[dict[str, Any]]:
+    """Connect to the address of that index, and yield what the program tells."""
+    address = server.addresses[index]
+    sock = socket.socket(socket.AF_UNIX if address.startswith("unix:") else socket.AF_INET)
+    with sock, sock.makefile("rb") as file:
+        sock.settimeout(30)
+        sock.connect(
+            address.removeprefix("unix:")
+            if address.startswith("unix:")
+            else ("127.0.0.1", int(address.rpartition(":")[2]))
+        )
+        line = file.readline()
+        assert line, "closed without an answer"
+        yield json.loads(line)
+
+
+def ask(server: Server, index: int = 0) -> dict[str, Any]:
+    """Return what the program tells a connection to the address of that index."""
+    with connected(server, index) as told:
+        return told
+
+
+def ask_each(server: Server, index: int = 0) -> list[dict[str, Any]]:
+    """Return what the program tells in each worker, by two connections at a time."""
+    found: dict[int, dict[str, Any]] = {}
+    workers = set(server.worker_pids())
+
+    def both() -> bool:
+        with connected(server, index) as one, connected(server, index) as other:
+            found.update({one["pid"]: one, other["pid"]: other})
+        return set(found) >= workers
+
+    wait_until(both, 30, f"answers of {workers}")
+    return [found[pid] for pid in sorted(workers)]
+
+
+def reload(server: Server, outcome: str = "reloaded: ") -> None:
+    before = server.stderr().count(outcome)
+    server.signal(signal.SIGHUP)
+    wait_until(lambda: server.stderr().count(outcome) > before, 2 * START, outcome)
+
+
+SERVING = """
+async def main():
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        await server.serve_forever()
+
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+
+
+def test_the_environment_names_the_worker_and_hides_the_supervisors(tmp_path: Path) -> None:
+    code = "def state():\n    return {'environment': dict(os.environ)}\n" + SERVING
+    with running(tmp_path, code) as server:
+        found = [each["environment"] for each in ask_each(server)]
+        assert {each["PREFORK_WORKER_ID"] for each in found} == {"0", "1"}
+        reload(server)
+        found += [each["environment"] for each in ask_each(server)]
+        assert {each["PREFORK_WORKERS"] for each in found} == {"2"}
+        assert len({each["PREFORK_GENERATION"] for each in found}) == 2
+        assert {each["WEB_CONCURRENCY"] for each in found} == {"1"}
+        for name in ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET"):
+            assert not any(name in each for each in found)
+
+
+def test_argv_and_paths_are_as_python_sets_them(tmp_path: Path) -> None:
+    code = """
+    def state():
+        return {"argv": sys.argv, "name": __name__, "file": __file__, "path": sys.path[0],
+                "main": sys.modules["__main__"].__dict__ is globals(), "directory": os.getcwd()}
+    """
+    with running(tmp_path, textwrap.dedent(code) + SERVING, "--its", "own", "-w", "9") as server:
+        told = ask(server)
+    del told["pid"]
+    assert told == {
+        "argv": ["program.py", "--its", "own", "-w", "9"],
+        "name": "__main__",
+        "file": told["file"],
+        "path": str(tmp_path),
+        "main": True,
+        "directory": str(tmp_path),
+    }
+    assert (tmp_path / told["file"]).samefile(tmp_path / "program.py")
+
+
+def test_signals_are_as_in_a_fresh_process(tmp_path: Path) -> None:
+    code = """
+    FOUND = {name: str(signal.getsignal(getattr(signal, name))) for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGCHLD")}
+    FOUND["SIGINT"] = str(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+    FOUND["mask"] = str(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+
+    def state():
+        return FOUND
+    """
+    with running(tmp_path, textwrap.dedent(code) + SERVING) as server:
+        for told in ask_each(server):
+            del told["pid"]
+            default = str(signal.Handlers.SIG_DFL)
+            assert told == {
+                **dict.fromkeys(("SIGTERM", "SIGHUP", "SIGUSR1", "SIGCHLD"), default),
+                "SIGINT": "True",
+                "mask": "set()",
+            }
+
+
+LEAVING = """
+def state():
+    return {}
+
+def leave(word):
+    with open("left", "a") as file:
+        file.write(word + "\\n")
+"""
+
+
+def test_a_program_without_handlers_ends_by_keyboard_interrupt(tmp_path: Path) -> None:
+    code = LEAVING + SERVING.replace(
+        "    asyncio.run(main())",
+        "    try:\n        asyncio.run(main())\n    except KeyboardInterrupt:\n        leave('^C')",
+    )
+    with running(tmp_path, code) as server:
+        assert server.stop() == 0, server.stderr()
+    assert (tmp_path / "left").read_text() == "^C\n^C\n"
+
+
+@pytest.mark.parametrize(
+    "how", ["signal.signal(signal.SIGTERM, on_term)", "loop.add_signal_handler(signal.SIGTERM, on_term)"]
+)
+def test_a_programs_handler_of_term_is_called_when_its_worker_drains(how: str, tmp_path: Path) -> None:
+    code = (
+        LEAVING
+        + f"""
+async def main():
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+
+    def on_term(*_):
+        leave("TERM")
+        loop.call_soon_threadsafe(ended.set)
+
+    {how}
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        await ended.wait()
+    leave("end")
+
+asyncio.run(main())
+"""
+    )
+    with running(tmp_path, code) as server:
+        assert server.stop() == 0, server.stderr()
+    words = (tmp_path / "left").read_text().split()
+    assert sorted(words) == ["TERM", "TERM", "end", "end"]
+
+
+def test_a_second_port_0_is_a_second_port(tmp_path: Path) -> None:
+    code = """
+    import functools
+
+    def state():
+        return {}
+
+    async def main():
+        async def on(number, reader, writer):
+            tell(writer, number=number)
+            await reader.read()
+            writer.close()
+
+        servers = [await asyncio.start_server(functools.partial(on, number), "127.0.0.1", 0) for number in range(2)]
+        await asyncio.gather(*(server.serve_forever() for server in servers))
+
+    asyncio.run(main())
+    """
+    with running(tmp_path, code) as server:
+        assert len(set(server.addresses)) == 2
+        for number in range(2):
+            assert [each["number"] for each in ask_each(server, number)] == [number] * 2
+
+
+def test_a_port_that_a_program_opens_later_is_its_own(tmp_path: Path) -> None:
+    code = """
+    async def answer(reader, writer):
+        async def once(reader, writer):
+            tell(writer, port=0)
+            writer.close()
+
+        async with await asyncio.start_server(once, "127.0.0.1", 0) as own:
+            tell(writer, port=own.sockets[0].getsockname()[1])
+            await reader.read()
+        writer.close()
+    """
+    with running(tmp_path, textwrap.dedent(code) + SERVING) as server:
+        for _ in range(10):
+            with connected(server) as one, connected(server) as other:
+                assert one["port"] != other["port"]
+                for told in (one, other):
+                    with socket.create_connection(("127.0.0.1", told["port"]), timeout=10) as sock:
+                        assert json.loads(sock.makefile().readline())["pid"] == told["pid"]
+
+
+def test_a_unix_socket_is_shared_and_its_file_stays(tmp_path: Path) -> None:
+    code = """
+    def state():
+        return {}
+
+    async def main():
+        server = await asyncio.start_unix_server(answer, "program.sock")
+        async with server:
+            await server.serve_forever()
+
+    asyncio.run(main())
+    """
+    with running(tmp_path, code) as server:
+        inode = os.stat(tmp_path / "program.sock").st_ino
+        ask_each(server)
+        old = set(server.worker_pids())
+        reload(server)
+        wait_until(lambda: not old & set(server.worker_pids()), 30, "the end of the old workers")
+        ask_each(server)
+        assert os.stat(tmp_path / "program.sock").st_ino == inode
+        assert server.stop() == 0
+
+
+def test_what_create_server_returns_is_a_server_of_asyncio(tmp_path: Path) -> None:
+    code = """
+    def state():
+        return FOUND
+
+    FOUND = {}
+
+    async def main():
+        server = await asyncio.start_server(answer, "127.0.0.1", 0, start_serving=False)
+        FOUND["before"] = server.is_serving()
+        await server.start_serving()
+        FOUND["serving"] = server.is_serving()
+        FOUND["port"] = server.sockets[0].getsockname()[1]
+        FOUND["kind"] = isinstance(server, asyncio.AbstractServer)
+        FOUND["names"] = [name for name in dir(asyncio.Server) if name[0] != "_" and not hasattr(server, name)]
+        FOUND["same"] = server.get_loop() is asyncio.get_running_loop()
+        async with server:
+            await server.serve_forever()
+
+    asyncio.run(main())
+    """
+    with running(tmp_path, code) as server:
+        for told in ask_each(server):
+            del told["pid"]
+            assert told == {
+                "before": False,
+                "serving": True,
+                "port": server.port,
+                "kind": True,
+                "names": [],
+                "same": True,
+            }
+
+
+def test_new_code_that_does_not_listen_never_replaces_what_runs(tmp_path: Path) -> None:
+    code = "def state():\n    return {}\n" + SERVING
+    with running(tmp_path, code, options=("--boot-timeout", "3")) as server:
+        workers = set(server.worker_pids())
+        install(tmp_path, "raise RuntimeError('no database')")
+        reload(server, "reload failed, the running workers stay")
+        install(tmp_path, "import time\ntime.sleep(3600)")
+        reload(server, "reload failed, the running workers stay")
+        assert f"127.0.0.1:{server.port}" in server.stderr().rpartition("listening on")[2]
+        assert set(server.worker_pids()) == workers
+        ask_each(server)
+        install(tmp_path, code)
+        reload(server)
+        assert not workers & {each["pid"] for each in ask_each(server)}
+
+
+def test_a_program_that_ends_before_it_listens_is_a_failed_start(tmp_path: Path) -> None:
+    install(tmp_path, "raise RuntimeError('no database')")
+    options = ("-w", "2")
+    with run_program("program.py", options=options, cwd=tmp_path, wait_ready=False) as server:
+        assert server.wait() == 3
+        assert "no database" in server.stderr()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("hypercorn") is None, reason="hypercorn is not installed")
+def test_a_program_that_starts_workers_of_its_own_is_told_how_not_to(tmp_path: Path) -> None:
+    from programs.catalogue import SERVERS
+
+    words = ("-m", "hypercorn", "app:app", "--bind", "127.0.0.1:0")
+    options = ("-w", "2", "--boot-timeout", "5")
+    with run_program(*words, options=options, cwd=SERVERS, wait_ready=False) as server:
+        assert server.wait(60) == 3, server.stderr()
+        assert "--workers 0" in server.stderr()
