@@ -352,6 +352,21 @@ async def test_a_protocol_is_paused_above_the_high_water_mark(world: World) -> N
         assert stream.transport.get_write_buffer_size() <= 1_000_000
 
 
+async def test_a_protocol_that_cannot_be_paused_harms_nothing(world: World) -> None:
+    seen: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: seen.append(context))
+
+    class Broken(Recorder):
+        def pause_writing(self) -> None:
+            raise ZeroDivisionError
+
+    async with world.connected() as (stream, reader, _):
+        stream.transport.set_protocol(Broken())
+        stream.transport.write(b"w" * 10_000_000)
+        assert await received(reader, 10_000_000) == b"w" * 10_000_000
+    assert [context["message"] for context in seen] == ["protocol.pause_writing() failed"]
+
+
 async def test_what_a_protocol_raises_aborts_its_connection(world: World) -> None:
     seen: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: seen.append(context))

@@ -117,15 +117,22 @@ class StreamTransport(SendfileTransport):
         self.control_flow()
 
     def control_flow(self) -> None:
-        """Pause the protocol above the high water mark, and resume it at the low one."""
+        """Pause the protocol above the high water mark, and resume it at the low one. Never raises what it raises."""
         low, high = self._stream._water_marks()
         unsent = self._stream.unsent
-        if not self._protocol_paused and unsent > high:
-            self._protocol_paused = True
-            self._protocol.pause_writing()
-        elif self._protocol_paused and unsent <= low:
-            self._protocol_paused = False
-            self._protocol.resume_writing()
+        if self._protocol_paused == (unsent > (low if self._protocol_paused else high)):
+            return
+        self._protocol_paused = not self._protocol_paused
+        try:
+            if self._protocol_paused:
+                self._protocol.pause_writing()
+            else:
+                self._protocol.resume_writing()
+        except Exception as exc:
+            # The caller is the stream, which serves other protocols after this one.
+            what = "pause_writing" if self._protocol_paused else "resume_writing"
+            context = {"message": f"protocol.{what}() failed", "exception": exc, "transport": self}
+            self._loop.call_exception_handler({**context, "protocol": self._protocol})
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
