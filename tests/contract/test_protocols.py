@@ -160,7 +160,7 @@ async def test_a_worker_that_is_to_stop_cancels_its_factory(world: World) -> Non
             raise
 
     stop = asyncio.Event()
-    starting = asyncio.ensure_future(start_service(classify(make), stop, "app:make"))
+    starting = asyncio.ensure_future(start_service(classify(make), stop, "app:make", Settings()))
     await asyncio.sleep(0)
     stop.set()
     assert await settled(starting) is None
