@@ -11,6 +11,7 @@ import pytest
 from helpers.streams import FLAVOURS, World, client_context, eventually, observed_server, server_context, settled
 
 import prefork
+from prefork.config import Settings
 from prefork.errors import ServiceError
 from prefork.events import Event, HandlerFailed, WorkerFailed
 from prefork.net.handlers import classify
