@@ -28,7 +28,7 @@ class PeerActivity:
 
 
 def counts_bytes(sock: socket.socket) -> bool:
-    """Return whether the kernel counts what the peer of `sock` sends: on TCP, and not on the paths of MPTCP together."""
+    """Return whether the kernel counts what the peer of `sock` sends: on TCP, but not for all paths of MPTCP."""
     return sock.family in (socket.AF_INET, socket.AF_INET6) and sock.proto in (0, socket.IPPROTO_TCP)
 
 
