@@ -427,6 +427,21 @@ class ReloadIgnored(Event, level=WARNING):
     reason: str
 
 
+class WatchingSources(Event):
+    """A process watches the sources, and a change in them will be a reload."""
+
+    template = "watching the Python files in {directories} (--reload)"
+    directories: str
+
+
+class SourcesUnwatched(Event, level=WARNING):
+    """No process watches the sources now; logged once, until one does again. What changes meanwhile is found then."""
+
+    template = "--reload: sources are not watched: {reason}; next try in {delay:.1f} s"
+    reason: str
+    delay: float
+
+
 class Recycling(Event):
     """A worker is to be replaced, for `reason`: its successor is started, and it drains once that one is ready."""
 

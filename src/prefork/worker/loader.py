@@ -30,7 +30,7 @@ def load(target: str) -> object:
     module cannot be found or raises, and if the attribute is missing.
     """
     module_text, colon, attributes = target.rpartition(":")
-    is_file = module_text.endswith(".py") or os.sep in module_text
+    is_file = bool(target_file(target))
     is_name = all(map(str.isidentifier, module_text.split(".")))
     if not (colon and module_text and attributes and (is_file or is_name)):
         raise ServiceError(
@@ -47,6 +47,12 @@ def load(target: str) -> object:
 def load_handler(target: object) -> Handler:
     """Return the handler that `target` is, or that it names. Raises ServiceError, whose message names the target."""
     return classify(load(target), target) if isinstance(target, str) else classify(target)
+
+
+def target_file(target: str) -> str:
+    """Return the path in a `target` that names a file; "" if it names a module."""
+    text = target.rpartition(":")[0]
+    return text if text.endswith(".py") or os.sep in text else ""
 
 
 def target_name(target: object) -> str:
