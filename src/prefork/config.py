@@ -192,6 +192,8 @@ class Settings:
     reload: bool = _option(False, check_flag)
     """Watch the sources, and replace the workers when a file changes."""
     loop: Literal["asyncio", "uvloop"] = _option("asyncio", check_choice, choices=("asyncio", "uvloop"))
+    streams: Literal["prefork", "asyncio"] = _option("prefork", check_choice, choices=("prefork", "asyncio"))
+    """What serves `(reader, writer)` handlers: prefork's stream, or the classes of asyncio itself."""
     log_format: Literal["text", "json"] = _option("text", check_choice, choices=("text", "json"))
     log_level: Literal["debug", "info", "warning", "error"] = _option(
         "info", check_choice, choices=("debug", "info", "warning", "error")
@@ -254,6 +256,7 @@ class ServeOptions(TypedDict, total=False):
     ready_fd: int | None
     reload: bool
     loop: Literal["asyncio", "uvloop"]
+    streams: Literal["prefork", "asyncio"]
     log_format: Literal["text", "json"]
     log_level: Literal["debug", "info", "warning", "error"]
     limits: Limits

@@ -401,3 +401,47 @@ finally:
     assert of["finally"] == of["handler-of-program"] == {str(process.pid)}
     assert len(of["handler-of-worker"]) == 2
     assert str(process.pid) not in of["handler-of-worker"]
+
+
+# --- asyncio's own streams --------------------------------------------------------------------------------------------
+
+STREAMS = """
+import asyncio
+
+async def handle(reader, writer):
+    writer.write(f"{type(reader).__module__} {type(writer).__module__}\\n".encode())
+    writer.write(await reader.readline())
+    await writer.drain()
+    writer.close()
+
+def connected(reader, writer):
+    global task
+    task = asyncio.ensure_future(handle(reader, writer))
+
+async def handle_stream(stream):
+    pass
+"""
+
+
+@pytest.mark.parametrize("name", ["handle", "connected"])
+@pytest.mark.parametrize("streams", ["prefork", "asyncio"])
+def test_the_option_chooses_the_classes_that_serve_a_handler(name: str, streams: str, tmp_path: Path) -> None:
+    (tmp_path / "service.py").write_text(STREAMS)
+    with (
+        run_server(f"service:{name}", "-w", "1", "--streams", streams, cwd=tmp_path) as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock,
+    ):
+        sock.sendall(b"hello\n")
+        modules, line = sock.makefile("rb").read().splitlines()
+    assert line == b"hello"
+    for module in modules.split():
+        assert module.startswith(streams.encode())
+
+
+def test_asyncios_streams_do_not_serve_a_handler_of_prefork_streams(tmp_path: Path) -> None:
+    (tmp_path / "service.py").write_text(STREAMS)
+    for command in ("serve", "check"):
+        done = serve("service:handle_stream", tmp_path, "--streams", "asyncio", command=command)
+        assert done.returncode == 3
+        reason = "a stream handler takes prefork's stream, which --streams asyncio does not have"
+        assert f"service service:handle_stream: {reason}" in complaint(done)

@@ -21,6 +21,9 @@ async def stream_handler_with_options(stream: Any, greeting: str = "hi", *, loud
 async def asyncio_handler(reader: Any, writer: Any) -> None: ...
 
 
+def asyncio_callback(reader: Any, writer: Any) -> None: ...
+
+
 class Echo(asyncio.Protocol):
     pass
 
@@ -66,6 +69,8 @@ class Callable_:
         (functools.partial(asyncio_handler, writer=None), Kind.STREAM),
         (asyncio_handler, Kind.ASYNCIO),
         (Service().both, Kind.ASYNCIO),
+        (asyncio_callback, Kind.CALLBACK),
+        (lambda reader, writer: None, Kind.CALLBACK),
         (Service().handle, Kind.STREAM),
         (Callable_(), Kind.STREAM),
         (Echo, Kind.PROTOCOL),
@@ -137,7 +142,7 @@ async def keyword(stream: Any, *, token: str) -> None: ...
         (three, "three takes 3 positional parameters"),
         (anything, "unclear number"),
         (keyword, "unclear number"),
-        (lambda reader, writer: None, "takes 2 positional parameters and is not async"),
+        (lambda a, b, c: None, "takes 3 positional parameters and is not async"),
         (lambda stream: None, "takes 1 positional parameter and is not async"),
         (generator, "generator is an async generator: remove its `yield`"),
         (Service, "Service is a class, and no asyncio.Protocol: name an instance, as in service = Service()"),

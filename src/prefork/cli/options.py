@@ -252,6 +252,7 @@ OPTIONS = (
         parse_flag,
     ),
     Option("loop", "NAME", "Event loop of workers: asyncio or uvloop."),
+    Option("streams", "NAME", "Streams of (reader, writer) handlers: prefork or asyncio."),
     Option(
         "ready",
         "WHEN",

@@ -14,6 +14,7 @@ import os
 import socket
 import ssl
 from collections.abc import Callable, Iterable
+from typing import TypeAlias
 
 from ..config import Limits
 from ..core.time_limits import ABORT_TIMEOUT
@@ -23,11 +24,19 @@ from ..text import escape_ascii, format_address
 from .acceptor import Acceptor
 from .admission import Admission, HandshakeAdmission, Peer, Refusal
 from .channel import DONTWAIT
-from .connection import Connection, StreamConnection, handler_failed
+from .connection import Connection, ReaderWriterConnection, StreamConnection, handler_failed
 from .draining import call_drain, has_drain
-from .handlers import Handler
+from .handlers import Handler, Kind
 from .protocol_connection import ProtocolConnection
 from .server_state import ServerState
+
+_ConnectionClass: TypeAlias = type[StreamConnection] | type[ProtocolConnection]
+_CONNECTION_CLASSES: dict[Kind, _ConnectionClass] = {
+    Kind.ASYNCIO: ReaderWriterConnection,
+    Kind.CALLBACK: ReaderWriterConnection,
+    Kind.PROTOCOL: ProtocolConnection,
+    Kind.PROTOCOL_LIFESPAN: ProtocolConnection,
+}
 
 
 class BaseServerState(enum.Enum):
@@ -68,6 +77,7 @@ class BaseServer:
         """Made with the first socket, in the loop that runs then."""
         self._acceptors: dict[socket.socket, Acceptor] = {}
         self._connections: dict[Connection, Peer] = {}
+        self._connection_class: _ConnectionClass = StreamConnection
         self._on_ended = self._connection_ended
         """Bound once, not for each connection."""
         self._no_connections = asyncio.Event()
@@ -87,6 +97,7 @@ class BaseServer:
         self._check_open()
         if self._shared is None:
             self._shared = ServerState(asyncio.get_running_loop(), self._limits, self._emit)
+            self._connection_class = _CONNECTION_CLASSES.get(self._handler.kind, StreamConnection)
             if self._ssl_context is not None:
                 self._admission = HandshakeAdmission(self._admission, self._shared.handshakes)
             self._admission.on_capacity(self._resume)
@@ -170,9 +181,8 @@ class BaseServer:
         if peer is not None and isinstance(peer, Refusal):
             self._refuse(sock, address, peer.reason)
             return
-        kind = ProtocolConnection if self._handler.makes_protocols else StreamConnection
         try:
-            connection = kind(sock, address, self._shared, self._on_ended)
+            connection = self._connection_class(sock, address, self._shared, self._on_ended)
         except Exception as exc:
             sock.close()
             self._admission.release(peer)

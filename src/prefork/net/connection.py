@@ -19,12 +19,16 @@ from ..events import ConnectionLost, HandlerFailed, HandshakeFailed
 from ..system.signals import noop_handler
 from ..text import describe_error, escape_ascii
 from .handlers import Handler, Kind
+from .reader_writer import ReaderWriter
 from .server_state import ServerState
-from .stream import Stream, call_when_closed, start_timeouts
+from .stream import Stream, call_when_closed, forget_transport, keeps_open, start_timeouts, wait_closing
 
 _TRACEBACK_LINES = 60
 #: Handlers of SIGINT that raise no KeyboardInterrupt. With one of them, a KeyboardInterrupt is raised by the service.
 _NO_INTERRUPT = (signal.SIG_IGN, noop_handler)
+#: The kinds of handlers that asyncio's own server would serve, and its message for an exception of theirs.
+_ASYNCIO_KINDS = (Kind.ASYNCIO, Kind.CALLBACK)
+_UNHANDLED = "Unhandled exception in client_connected_cb"
 #: Exceptions that a handler lets pass when its peer has left or broken the rules: no bug of the service.
 _PEER_ERRORS = (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, LineTooLongError)
 
@@ -56,6 +60,7 @@ class StreamConnection:
 
     __slots__ = ("_done", "_open", "stream", "task")
 
+    stream_class = Stream
     task: asyncio.Task[None] | None
 
     def __init__(
@@ -63,7 +68,7 @@ class StreamConnection:
     ) -> None:
         self._done = done
         self._open = 2
-        self.stream = Stream(sock, address, state)
+        self.stream = self.stream_class(sock, address, state)
         self.task = None
 
     def start(self, state: ServerState, handler: Handler, ssl_context: ssl.SSLContext | None) -> None:
@@ -81,6 +86,7 @@ class StreamConnection:
     def _ended(self, _task: object = None) -> None:
         self._open -= 1
         if not self._open:
+            forget_transport(self.stream)
             self._done(self)
 
     def fileno(self) -> int:
@@ -100,15 +106,32 @@ class StreamConnection:
         pass
 
 
+class ReaderWriterConnection(StreamConnection):
+    """A connection with an asyncio streams handler or callback."""
+
+    __slots__ = ()
+
+    stream_class = ReaderWriter
+
+
 async def _run(stream: Stream, state: ServerState, handler: Handler, ssl_context: ssl.SSLContext | None) -> None:
     try:
         if ssl_context is not None and not await _tls_handshake(stream, state, ssl_context):
             return
         start_timeouts(stream)
-        if handler.kind is Kind.ASYNCIO:
+        kind = handler.kind
+        if kind is Kind.ASYNCIO:
             await handler.call(stream, stream)
+        elif kind is Kind.CALLBACK:
+            result = handler.call(stream, stream)
+            if asyncio.iscoroutine(result):
+                await result
+            else:
+                await wait_closing(stream)
         else:
             await handler.call(stream)
+        if keeps_open(stream):
+            await wait_closing(stream)
     except asyncio.CancelledError:
         # By the server, which has aborted the stream already, or by the handler itself.
         pass
@@ -116,6 +139,8 @@ async def _run(stream: Stream, state: ServerState, handler: Handler, ssl_context
         raise
     except BaseException as exc:
         _report(exc, stream, state)
+        if handler.kind in _ASYNCIO_KINDS and isinstance(exc, Exception):
+            _tell_loop(exc, stream, state)
         if isinstance(exc, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) not in _NO_INTERRUPT:
             # Ctrl-C is meant for the program; this handler only happened to be running.
             raise
@@ -144,6 +169,14 @@ def _report(exc: BaseException, stream: Stream, state: ServerState) -> None:
         state.emit(ConnectionLost(escape_ascii(stream.peer), _describe(exc)))
     else:
         state.emit(handler_failed(stream.peer, exc))
+
+
+def _tell_loop(exc: Exception, stream: Stream, state: ServerState) -> None:
+    """Call the loop's exception handler as asyncio does, if the service has set one: asyncio's own would only log the
+    exception once more."""
+    if state.loop.get_exception_handler() is not None:
+        context = {"message": _UNHANDLED, "exception": exc, "transport": stream.transport}
+        state.loop.call_exception_handler(context)
 
 
 def handler_failed(peer: str, exc: BaseException) -> HandlerFailed:

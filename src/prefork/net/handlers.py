@@ -42,7 +42,7 @@ class ProtocolLifespan(Protocol):
 
 
 StreamHandler: TypeAlias = "Callable[[Stream], Coroutine[Any, Any, object]]"
-AsyncioHandler: TypeAlias = "Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, object]]"
+AsyncioHandler: TypeAlias = "Callable[[asyncio.StreamReader, asyncio.StreamWriter], object]"
 ProtocolFactory: TypeAlias = "Callable[[], asyncio.BaseProtocol]"
 #: What serves connections.
 ConnectionService: TypeAlias = "StreamHandler | AsyncioHandler | ProtocolFactory | Lifespan | ProtocolLifespan"
@@ -60,6 +60,8 @@ class Kind(enum.Enum):
     """`async def handle(stream)`"""
     ASYNCIO = "asyncio streams handler"
     """`async def handle(reader, writer)`, as for `asyncio.start_server`"""
+    CALLBACK = "asyncio streams callback"
+    """`def handle(reader, writer)`, as for `asyncio.start_server`: the connection is open until the writer is closed"""
     PROTOCOL = "protocol"
     """a zero-argument factory of `asyncio.Protocol` or `BufferedProtocol`, as for `loop.create_server`"""
     LIFESPAN = "lifespan object"
@@ -158,6 +160,8 @@ def _classify(target: object) -> Handler:
         raise ServiceError(f"{name} takes {_parameters(count)}")
     if count == 0:
         return Handler(Kind.PROTOCOL, target)
+    if count == 2:
+        return Handler(Kind.CALLBACK, target)
     raise ServiceError(f"{name} takes {_parameters(count)} and is not async")
 
 
@@ -194,6 +198,25 @@ def _require_method(target: object, name: str, parameter: str = "") -> None:
     is_async = callable(method) and _is(inspect.iscoroutinefunction, method)
     if not is_async or _required_positional(method) != bool(parameter):
         raise ServiceError(f"`{name}` of {_name(target)} must be async def {name}({parameter})")
+
+
+def on_asyncio_streams(handler: Handler, name: str, limit: int) -> Handler:
+    """Return what serves `handler` by asyncio's own streams, whose buffer limit in bytes is `limit`.
+
+    What needs no stream stays as it is. Raises ServiceError for a handler that takes prefork's stream.
+    """
+    if handler.kind in (Kind.STREAM, Kind.LIFESPAN):
+        raise ServiceError(
+            f"service {name}: a {handler.kind.value} takes prefork's stream, which --streams asyncio does not have "
+            "(write handle(reader, writer), or leave the option out)"
+        )
+    if handler.kind not in (Kind.ASYNCIO, Kind.CALLBACK):
+        return handler
+
+    def make() -> asyncio.StreamReaderProtocol:
+        return asyncio.StreamReaderProtocol(asyncio.StreamReader(limit), handler.call)
+
+    return Handler(Kind.PROTOCOL, make)
 
 
 def _is(kind: Callable[[Any], bool], target: Any) -> bool:

@@ -27,9 +27,9 @@ from .tls import prepare_context
 class TCPServer(BaseServer):
     """Serves `handler` on any number of listening sockets, in the running asyncio loop.
 
-    `handler` is what `prefork serve` takes as its target: a stream handler, an asyncio streams handler, a protocol
-    class or factory, a lifespan object, or a worker factory. `tls` is a certificate and key, or a context of your own.
-    Events go to the logger `prefork`.
+    `handler` is what `prefork serve` takes as its target: a stream handler, an asyncio streams handler or callback, a
+    protocol class or factory, a lifespan object, or a worker factory. `tls` is a certificate and key, or a context of
+    your own. Events go to the logger `prefork`.
 
         async with TCPServer(handle) as server:
             server.listen(9000)

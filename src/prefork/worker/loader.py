@@ -15,8 +15,9 @@ import traceback
 from pathlib import PurePath
 from types import ModuleType, TracebackType
 
+from ..config import Settings
 from ..errors import ServiceError
-from ..net.handlers import Handler, classify
+from ..net.handlers import Handler, classify, on_asyncio_streams
 from ..text import escape_controls, text_of
 
 #: Characters of a reason that are passed on.
@@ -44,9 +45,17 @@ def load(target: str) -> object:
     return _find_attribute(target, module, module_text, attributes)
 
 
-def load_handler(target: object) -> Handler:
+def load_handler(target: object, settings: Settings) -> Handler:
     """Return the handler that `target` is, or that it names. Raises ServiceError, whose message names the target."""
-    return classify(load(target), target) if isinstance(target, str) else classify(target)
+    handler = classify(load(target), target) if isinstance(target, str) else classify(target)
+    return with_streams(handler, target, settings)
+
+
+def with_streams(handler: Handler, target: object, settings: Settings) -> Handler:
+    """Return what serves `handler` on the streams of the settings. Raises ServiceError, which names `target`."""
+    if settings.streams == "asyncio":
+        return on_asyncio_streams(handler, target_name(target), settings.limits.read_limit)
+    return handler
 
 
 def target_file(target: str) -> str:

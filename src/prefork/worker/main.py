@@ -95,7 +95,7 @@ def _drop_privileges(context: WorkerContext) -> None:
 
 def _load_and_serve(context: WorkerContext) -> int:
     try:
-        handler = load_handler(context.target)
+        handler = load_handler(context.target, context.config.settings)
         loop = _make_loop(context.config.settings.loop)
         return run_until_complete_bounded(loop, _serve(context, handler), context.emit)
     except PreforkError as exc:
@@ -126,7 +126,7 @@ async def _serve(context: WorkerContext, handler: Handler) -> int:
     context.row[WorkerStat.GENERATION] = context.fork.generation
     refuses = settings.limits.at_limit == "refuse"
     admission = FleetAdmission(scoreboard, context.row, loop, refuses, context.fork.inboxes)
-    started = await lifespan.start_service(handler, stop, context.target)
+    started = await lifespan.start_service(handler, stop, context.target, settings)
     if started is None:
         return ExitCode.OK
     server = BaseServer(
