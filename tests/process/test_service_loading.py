@@ -418,12 +418,18 @@ def connected(reader, writer):
     global task
     task = asyncio.ensure_future(handle(reader, writer))
 
+async def make():
+    return handle
+
 async def handle_stream(stream):
     pass
+
+async def make_stream():
+    return handle_stream
 """
 
 
-@pytest.mark.parametrize("name", ["handle", "connected"])
+@pytest.mark.parametrize("name", ["handle", "connected", "make"])
 @pytest.mark.parametrize("streams", ["prefork", "asyncio"])
 def test_the_option_chooses_the_classes_that_serve_a_handler(name: str, streams: str, tmp_path: Path) -> None:
     (tmp_path / "service.py").write_text(STREAMS)
@@ -445,3 +451,5 @@ def test_asyncios_streams_do_not_serve_a_handler_of_prefork_streams(tmp_path: Pa
         assert done.returncode == 3
         reason = "a stream handler takes prefork's stream, which --streams asyncio does not have"
         assert f"service service:handle_stream: {reason}" in complaint(done)
+    done = serve("service:make_stream", tmp_path, "--streams", "asyncio")
+    assert f"service service:make_stream: {reason}" in complaint(done)
