@@ -73,13 +73,20 @@ class Claims:
     """The held sockets as one worker knows them, and the calls that its program has made. Any thread may call it."""
 
     def __init__(
-        self, channel: socket.socket, held: Iterable[HeldSocket], exclusive: Iterable[Address], slot: int
+        self,
+        channel: socket.socket,
+        held: Iterable[HeldSocket],
+        exclusive: Iterable[Address],
+        slot: int,
+        has_accepted: Callable[[], bool],
     ) -> None:
         self._channel = channel
         self._held = list(held)
         self._inodes = {inode(each.sock) for each in self._held}
         self._exclusive = tuple(exclusive)
         self._slot = slot
+        self._has_accepted = has_accepted
+        """Whether the program has had a connection."""
         self._calls: Counter[tuple[int, str]] = Counter()
         """Calls for any free port, by family and host."""
         self._owners: dict[tuple[int, str, int], weakref.WeakSet[Bindable]] = defaultdict(weakref.WeakSet)
@@ -107,6 +114,9 @@ class Claims:
             found = match(request, [each.address for each in self._held])
             if isinstance(found, Refused):
                 raise OSError(found.errno, found.reason)
+            if found is None and self._is_passing(request):
+                self._calls[family, host] -= 1
+                return None
             if found is None:
                 return self._ask_to_bind(request)
             held = self._held[found]
@@ -125,6 +135,13 @@ class Claims:
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
         owners.add(owner)
         return in_use
+
+    def _is_passing(self, request: BindRequest) -> bool:
+        """Return whether a free port is opened for one connection, as by FTP for a transfer.
+
+        Its peer must reach this worker and no other, so whatever free port a program opens once it serves is its own.
+        """
+        return request.family != UNIX and request.port == 0 and self._has_accepted()
 
     def _ask_to_bind(self, request: BindRequest) -> Claim | None:
         answer, fd = self._ask(request)

@@ -57,7 +57,14 @@ class Host:
         self.stage = Stage.SERVING
         settings = context.config.settings
         held = held_sockets(context.config.listeners, context.asked)
-        self.claims = Claims(context.fork.channel, held, settings.exclusive, context.fork.slot)
+        before = self.row[WorkerStat.ACCEPTED]
+        self.claims = Claims(
+            context.fork.channel,
+            held,
+            settings.exclusive,
+            context.fork.slot,
+            lambda: self.row[WorkerStat.ACCEPTED] != before,
+        )
         self.lock = threading.RLock()
         self.loops: dict[asyncio.AbstractEventLoop, LoopServing] = {}
         """The loops with servers of ours."""
