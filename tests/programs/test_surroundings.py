@@ -219,6 +219,41 @@ asyncio.run(main())
     assert sorted(words) == ["TERM", "TERM", "end", "end"]
 
 
+@pytest.mark.parametrize(
+    ("before", "wait"),
+    [
+        ("", "signal.sigwait({signal.SIGINT, signal.SIGTERM})"),
+        ("signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})", "signal.sigwait({signal.SIGTERM})"),
+        ("", "signal.sigwaitinfo({signal.SIGINT, signal.SIGTERM})"),
+        ("signal.signal(signal.SIGTERM, lambda *_: None)", "signal.pause()"),
+        (
+            "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})",
+            "thread = threading.Thread(target=signal.sigwait, args=({signal.SIGTERM},)); thread.start(); thread.join()",
+        ),
+        ("ended = threading.Event(); signal.signal(signal.SIGTERM, lambda *_: ended.set())", "ended.wait()"),
+    ],
+    ids=["sigwait", "blocked", "sigwaitinfo", "pause", "in a thread", "event"],
+)
+def test_a_program_may_wait_for_signals_while_its_loop_runs_in_a_thread(before: str, wait: str, tmp_path: Path) -> None:
+    code = LEAVING + SERVING.partition("if __name__")[0]
+    code += f"""
+import threading
+{before}
+threading.Thread(target=asyncio.run, args=(main(),), daemon=True).start()
+{wait}
+leave("end")
+os._exit(0)
+"""
+    with running(tmp_path, code) as server:
+        ask_each(server)
+        reload(server)
+        ask_each(server)
+        assert (tmp_path / "left").read_text() == "end\n" * 2
+        assert server.stop() == 0, server.stderr()
+        assert "killed" not in server.stderr()
+    assert (tmp_path / "left").read_text() == "end\n" * 4
+
+
 def test_a_second_port_0_is_a_second_port(tmp_path: Path) -> None:
     code = """
     import functools

@@ -107,6 +107,7 @@ class Draining:
     def _wait_for_connections(self) -> None:
         handler = signal.getsignal(signal.SIGTERM)
         told_at_once = _is_orderly(self._host.loop_handler or handler)
+        ends_by_term = callable(handler) or self._awaits_term()
         quiet_since: float | None = None
 
         def may_end() -> bool:
@@ -115,7 +116,7 @@ class Draining:
                 return True
             if told_at_once:
                 return True
-            if not callable(handler):
+            if not ends_by_term:
                 return False
             # Whatever the handler does, it interrupts nothing then. Connections of our own servers cannot be asked.
             now = time.monotonic()
@@ -133,13 +134,20 @@ class Draining:
         while not condition() and time.monotonic() < until:
             time.sleep(INTERVAL)
 
+    def _awaits_term(self) -> bool:
+        """Return whether the program has blocked SIGTERM, because a thread of it waits for that in sigwait(3)."""
+        return signal.SIGTERM in self._host.awaited or _is_blocked(signal.SIGTERM)
+
     # --- the program --------------------------------------------------------------------------------------------------
 
     def _tell(self) -> None:
         """Have the program end as it would if it ran alone: by its handler for SIGTERM, or by KeyboardInterrupt."""
-        number = signal.SIGTERM if callable(signal.getsignal(signal.SIGTERM)) else signal.SIGINT
         self.told.set()
-        if self._main is not None:
+        if self._awaits_term():
+            # For whichever thread waits.
+            os.kill(os.getpid(), signal.SIGTERM)
+        elif self._main is not None:
+            number = signal.SIGTERM if callable(signal.getsignal(signal.SIGTERM)) else signal.SIGINT
             with contextlib.suppress(ProcessLookupError):
                 signal.pthread_kill(self._main, number)
 
@@ -149,6 +157,13 @@ def _is_orderly(handler: object) -> bool:
     while isinstance(handler, functools.partial):
         handler = handler.func
     return (getattr(handler, "__module__", None) or "").partition(".")[0] in _ORDERLY
+
+
+def _is_blocked(number: int) -> bool:
+    """Return whether the main thread has a signal blocked (proc_pid_status(5))."""
+    with open(f"/proc/self/task/{os.getpid()}/status", encoding="ascii", errors="replace") as status:
+        masks = [int(line.split()[1], 16) for line in status if line.startswith("SigBlk:")]
+    return any(mask >> (number - 1) & 1 for mask in masks)
 
 
 def _readable(descriptors: set[int]) -> bool:
