@@ -168,7 +168,7 @@ int names_setup(State *state)
         return -1;
     }
     if (store_members("ConnectionPhase", state->phases, 4) < 0 || store_members("Output", state->outputs, 3) < 0 ||
-        store_members("Input", state->inputs, 4) < 0) {
+        store_members("Input", state->inputs, 5) < 0) {
         return -1;
     }
     return 0;

@@ -62,7 +62,7 @@ typedef struct State {
     /* The enums of prefork.net.phases, in the order of stream.h. */
     PyObject *phases[4];
     PyObject *outputs[3];
-    PyObject *inputs[4];
+    PyObject *inputs[5];
     Names names;
     TaskNames task;
     Py_ssize_t task_offset;        /* of TaskFields in a task */

@@ -30,6 +30,7 @@ PyObject *op_new(Stream *stream, OpKind kind, size_t size, PyObject *argument)
     op->kind = (uint8_t)kind;
     op->progress = OP_NEW;
     op->yielded = false;
+    op->received = false;
     PyObject_GC_Track(op);
     return (PyObject *)op;
 }

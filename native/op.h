@@ -16,6 +16,7 @@ typedef struct Op {
     uint8_t kind;       /* OpKind */
     uint8_t progress;   /* Progress */
     bool yielded;       /* others have run: see `let_others_run` */
+    bool received;      /* of readuntil: it has tried to receive */
 } Op;
 
 /* What a look at the stream came to. */

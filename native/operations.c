@@ -168,12 +168,18 @@ static Look look_readuntil(Op *op, PyObject **result)
             return (size_t)at > limit ? raise_overrun(stream, true, (size_t)at) : take(stream, end, result);
         }
         op->searched = size >= longest ? size - longest + 1 : 0;
-        if (op->searched > limit) {
+        /* What has arrived since an earlier LimitOverrunError is looked at, up to a bound. */
+        bool overrun = op->searched > limit;
+        if (overrun && (op->received || size > 2 * limit)) {
             return raise_overrun(stream, false, op->searched);
         }
+        op->received = true;
         int filled = stream_fill(stream, 0);
         if (filled < 0) {
             return LOOK_ERROR;
+        }
+        if (!filled && overrun) {
+            return raise_overrun(stream, false, op->searched);
         }
         if (!filled) {
             return stream_has_ended(stream) ? look_ended(op) : LOOK_INPUT;

@@ -192,7 +192,8 @@ Waiter *stream_begin_wait(Stream *stream)
         }
         Py_XSETREF(stream->reader, reader);
     } else if (waiter_is_waiting(reader)) {
-        PyErr_SetString(stream->state->names.BusyError, "another task is already waiting for input from this stream");
+        PyErr_SetString(stream->state->names.BusyError,
+                        "read() called while another coroutine is already waiting for incoming data");
         return NULL;
     }
     return (Waiter *)Py_NewRef(reader);
@@ -207,7 +208,8 @@ Waiter *stream_wait_input(Stream *stream)
     if (stream->timeouts != NULL && stream->idle_since < 0) {
         stream->idle_since = now();
     }
-    bool reported = stream->input_state == INPUT_EMPTY;
+    /* Events report the input, or the handler resumes reading. */
+    bool reported = stream->input_state == INPUT_EMPTY || stream->input_state == INPUT_PAUSED;
     bool paused = stream->input_state == INPUT_READABLE && stream_reads_paused(stream);
     /* Otherwise the flush found the connection broken, or this peer is so fast that others must run first. */
     if (!reported && !paused &&

@@ -18,7 +18,7 @@
 /* The members and their meaning are those of the enums in src/prefork/net/phases.py, in the same order. */
 typedef enum Phase { PHASE_OPEN, PHASE_CLOSING, PHASE_LINGERING, PHASE_CLOSED, PHASE_COUNT } Phase;
 typedef enum Output { OUTPUT_OPEN, OUTPUT_ENDED, OUTPUT_BROKEN, OUTPUT_COUNT } Output;
-typedef enum Input { INPUT_READABLE, INPUT_EMPTY, INPUT_ENDED, INPUT_FIN, INPUT_COUNT } Input;
+typedef enum Input { INPUT_READABLE, INPUT_EMPTY, INPUT_ENDED, INPUT_FIN, INPUT_PAUSED, INPUT_COUNT } Input;
 
 /* The objects of one TLS connection that each record needs. All are owned. */
 typedef struct TLSCalls {

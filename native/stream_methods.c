@@ -89,7 +89,8 @@ static PyObject *checked_separator(PyObject *separator)
         return PyBytes_CheckExact(separator) ? Py_NewRef(separator) : PyBytes_FromObject(separator);
     }
     if (filled == 0) {
-        PyErr_SetString(PyExc_ValueError, "Separator should contain at least one element");
+        PyErr_SetString(PyExc_ValueError, PyTuple_Check(separator) ? "Separator should contain at least one element"
+                                                                   : "Separator should be at least one-byte string");
     }
     return NULL;
 }
@@ -123,7 +124,11 @@ static PyObject *Stream_receive_raw(Stream *stream, PyObject *Py_UNUSED(none))
 
 static PyObject *Stream_at_eof(Stream *stream, PyObject *Py_UNUSED(none))
 {
-    return PyBool_FromLong(stream_has_ended(stream) && buffer_size(&stream->input) == 0);
+    /* The end may be there already: it is known as soon as it can be received. */
+    if (!stream_has_ended(stream) && buffer_size(&stream->input) == 0 && stream_fill(stream, 0) < 0) {
+        return NULL;
+    }
+    return PyBool_FromLong(stream_has_ended(stream) && buffer_size(&stream->input) == 0 && stream->error == NULL);
 }
 
 static PyObject *Stream_write(Stream *stream, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
@@ -270,7 +275,29 @@ static PyObject *Stream_is_reading(Stream *stream, PyObject *Py_UNUSED(none))
 static PyObject *Stream_awaits_input(Stream *stream, PyObject *Py_UNUSED(none))
 {
     return PyBool_FromLong(stream->reader != NULL && waiter_is_waiting(stream->reader) &&
-                           !stream_reads_paused(stream));
+                           stream->input_state != INPUT_PAUSED && !stream_reads_paused(stream));
+}
+
+/* Receive nothing until `_resume_input`: reads return what is buffered, and then wait. */
+static PyObject *Stream_pause_input(Stream *stream, PyObject *Py_UNUSED(none))
+{
+    if (!stream_has_ended(stream)) {
+        stream->input_state = INPUT_PAUSED;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *Stream_resume_input(Stream *stream, PyObject *Py_UNUSED(none))
+{
+    if (stream->input_state != INPUT_PAUSED) {
+        Py_RETURN_NONE;
+    }
+    /* Events were ignored meanwhile. */
+    stream->input_state = INPUT_READABLE;
+    if (stream->reader == NULL || !waiter_is_waiting(stream->reader)) {
+        Py_RETURN_NONE;
+    }
+    return none_unless(waiter_wake_soon(stream->reader));
 }
 
 static PyObject *Stream_set_water_marks(Stream *stream, PyObject *args)
@@ -315,7 +342,8 @@ PyMethodDef stream_methods[] = {
      "readline($self)\n--\n\n"
      "Return a line with its b\"\\n\"; the last one may have none. Return b\"\" at the end of input."},
     {"at_eof", (PyCFunction)Stream_at_eof, METH_NOARGS,
-     "at_eof($self)\n--\n\nReturn whether the input has ended and everything before has been read."},
+     "at_eof($self)\n--\n\nReturn whether the input has ended and everything before has been read.\n\n"
+     "Receives what has arrived, so that an end is known as soon as it is there. False if a read would raise."},
     {"write", FAST(Stream_write), FAST_FLAGS,
      "write($self, data)\n--\n\n"
      "Send `data`, in order, when the output is uncorked. Never waits, and never raises for a peer that is gone."},
@@ -338,8 +366,10 @@ PyMethodDef stream_methods[] = {
     {"_is_reading", (PyCFunction)Stream_is_reading, METH_NOARGS, NULL},
     {"_mark_water", (PyCFunction)Stream_set_water_marks, METH_VARARGS, NULL},
     {"_on_writable", (PyCFunction)Stream_on_writable, METH_NOARGS, NULL},
+    {"_pause_input", (PyCFunction)Stream_pause_input, METH_NOARGS, NULL},
     {"_receive_raw", (PyCFunction)Stream_receive_raw, METH_NOARGS, NULL},
     {"_reset_on_close", (PyCFunction)Stream_reset_on_close, METH_NOARGS, NULL},
+    {"_resume_input", (PyCFunction)Stream_resume_input, METH_NOARGS, NULL},
     {"_send_raw", (PyCFunction)Stream_send_raw, METH_O, NULL},
     {"_stop_reading", (PyCFunction)Stream_stop_reading, METH_NOARGS, NULL},
     {"_wake_writers_soon", (PyCFunction)Stream_wake_writers_soon, METH_NOARGS, NULL},

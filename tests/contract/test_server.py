@@ -65,6 +65,14 @@ async def asyncio_echo(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
     await writer.wait_closed()
 
 
+def asyncio_callback(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Have a task of its own serve the connection, as a callback of asyncio's server may."""
+    TASKS.add(asyncio.ensure_future(asyncio_echo(reader, writer)))
+
+
+TASKS: set[asyncio.Future[None]] = set()
+
+
 class ProtocolEcho(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
@@ -104,8 +112,8 @@ class Lifespan:
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize(
     "handler",
-    [echo, asyncio_echo, ProtocolEcho, BufferedEcho, Lifespan()],
-    ids=["stream", "asyncio", "protocol", "buffered", "lifespan"],
+    [echo, asyncio_echo, asyncio_callback, ProtocolEcho, BufferedEcho, Lifespan()],
+    ids=["stream", "asyncio", "callback", "protocol", "buffered", "lifespan"],
 )
 async def test_every_kind_of_handler_serves(world: World, handler: object, tls: bool) -> None:
     async with serving(handler, tls=server_context() if tls else None) as (server, port):

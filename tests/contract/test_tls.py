@@ -171,7 +171,7 @@ async def test_start_tls_refuses_plaintext_sent_ahead(world: World) -> None:
 
 async def test_start_tls_without_a_context_is_an_error_of_the_caller(world: World) -> None:
     async with world.raw() as (stream, _):
-        with pytest.raises(TypeError, match=r"start_tls: sslcontext must be an ssl\.SSLContext, not 'ctx'"):
+        with pytest.raises(TypeError, match=r"sslcontext is expected to be an instance of ssl\.SSLContext, got 'ctx'"):
             await stream.start_tls("ctx")  # type: ignore[arg-type]  # what an untyped program may give
         assert not stream.is_closing()
 

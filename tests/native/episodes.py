@@ -55,6 +55,7 @@ def operation(dice: random.Random, stream: Stream) -> tuple[str, Any]:
         ("readline", stream.readline),
         ("next", lambda: next_line(stream)),
         ("cancelled", lambda: cancelled(stream, size)),
+        ("paused", lambda: paused(stream, size)),
     ]
     separator = dice.choice(SEPARATORS)
     choices.append((f"readuntil {separator!r}", lambda: stream.readuntil(separator)))
@@ -71,6 +72,22 @@ async def feed(dice: random.Random, sock: socket.socket, data: bytes) -> None:
         if dice.random() < 0.5:
             await asyncio.sleep(0)
     sock.shutdown(socket.SHUT_WR)
+
+
+async def has_ended(stream: Stream) -> bool:
+    """Wait until there is a byte to read or the end of input."""
+    while not stream.at_eof() and not stream._buffered:
+        await asyncio.sleep(0)
+    return stream.at_eof()
+
+
+async def paused(stream: Stream, size: int) -> bytes:
+    """A read that is paused while it waits loses no byte."""
+    task = asyncio.ensure_future(stream.readexactly(size))
+    stream.transport.pause_reading()
+    await asyncio.sleep(0)
+    stream.transport.resume_reading()
+    return await task
 
 
 async def outcome(call: Any) -> str:
@@ -98,7 +115,7 @@ async def episode(seed: int) -> str:
     count = 0
     try:
         async with asyncio.timeout(60):
-            while not stream.at_eof() and count < 2000:
+            while not await has_ended(stream) and count < 2000:
                 name, call = operation(dice, stream)
                 digest.update(f"{name}: {await outcome(call)}\n".encode())
                 count += 1

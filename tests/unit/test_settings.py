@@ -51,6 +51,7 @@ def test_defaults_are_those_of_the_manual() -> None:
         ({"ready_fd": 2**40}, "--ready-fd 1099511627776: must be 2147483647 or less"),
         ({"loop": "gevent"}, "--loop gevent: must be asyncio or uvloop"),
         ({"loop": ""}, "--loop '': must be asyncio or uvloop"),
+        ({"streams": "uvloop"}, "--streams uvloop: must be prefork or asyncio"),
         ({"log_format": "xml"}, "--log-format xml: must be text or json"),
         ({"log_level": "LOUD\n"}, r"--log-level LOUD\\n: must be debug, info, warning or error"),
         ({"bind": ()}, "--bind: at least one address is needed"),

@@ -95,6 +95,6 @@ def _try(parent: int, identity: Identity | None, settings: Settings, target: obj
     die_with_parent(parent, signal.SIGKILL)
     unblock_signals()
     try:
-        return load_handler(target).kind.value, ExitCode.OK
+        return load_handler(target, settings).kind.value, ExitCode.OK
     except PreforkError as exc:
         return str(exc), exc.exit_code

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from asyncio import constants
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 
 class SSLPipe(Protocol):
@@ -49,6 +50,18 @@ def raw_ssl_object(connection: ssl.SSLObject) -> SSLPipe:
     raw = getattr(connection, "_sslobj", None)
     usable = all(hasattr(raw, name) for name in ("read", "write", "pending"))
     return raw if usable else connection  # type: ignore[return-value]  # a union with None and Any
+
+
+# --- what loop.sendfile asks of a transport ---------------------------------------------------------------------------
+
+if TYPE_CHECKING:
+    SendfileTransport = asyncio.Transport
+else:
+    #: The base of a transport that `loop.sendfile` accepts: it tests for this class.
+    SendfileTransport = getattr(asyncio.transports, "_FlowControlMixin", asyncio.Transport)
+
+#: The value of a transport's `_sendfile_compatible` that makes `loop.sendfile` read the file and call `write`.
+SENDFILE_FALLBACK: object = getattr(getattr(constants, "_SendfileMode", None), "FALLBACK", None)
 
 
 # --- the future protocol ----------------------------------------------------------------------------------------------

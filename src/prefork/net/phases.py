@@ -49,3 +49,5 @@ class Input(enum.Enum):
     """The handler gets no more: the peer sent close_notify, or we are closing. Its FIN has not been received."""
     FIN = enum.auto()
     """The peer's FIN was received, or the connection is closed."""
+    PAUSED = enum.auto()
+    """The handler has paused reading. Events are ignored: it is READABLE when the handler resumes."""

@@ -21,6 +21,7 @@ from .sending import Bytes
 from .server_state import ServerState
 from .timeouts import TimeoutState
 from .tls import TLSEngine
+from .transport import StreamTransport
 from .waiter import Waiter
 
 #: Seconds until a send is repeated for which the kernel had no memory, because no edge reports that it has some.
@@ -30,13 +31,15 @@ SEND_RETRY_DELAY = 0.05
 class Policy(Receiving):
     """The layer of a stream that keeps limits, deadlines and errors. Its methods are the hooks of the core."""
 
-    __slots__ = ("_counted_bytes",)
+    __slots__ = ("_counted_bytes", "_transport")
 
     def __init__(self, sock: socket.socket, address: object, shared: ServerState) -> None:
         # Not super(): its search of the classes costs 0.5 % of a short connection.
         Receiving.__init__(self, sock, address, shared)
         self._counted_bytes = 0
         """What this connection has in `ServerState.buffered_bytes`."""
+        self._transport: StreamTransport | None = None
+        """Made when the handler asks for it."""
 
     def _on_deadline(self, deadline: Deadline) -> None:
         """Do what follows a deadline that has passed."""
@@ -207,10 +210,12 @@ class Policy(Receiving):
             )
         elif shared.buffered_bytes > shared.limits.max_unsent:
             shared.abort_largest()
+        self._control_flow()
 
     def _on_backlog_sent(self) -> None:
         self._count_bytes()
         self._shared.deadlines.set(self, Deadline.WRITE, self._write_timeout())
+        self._control_flow()
 
     def _on_backlog_empty(self) -> None:
         self._count_bytes()
@@ -218,6 +223,12 @@ class Policy(Receiving):
         shared.backlogged.discard(self)
         shared.deadlines.clear(self, Deadline.WRITE)
         shared.deadlines.clear(self, Deadline.SEND_RETRY)
+        self._control_flow()
+
+    def _control_flow(self) -> None:
+        """Tell the protocol that a handler has set, if any, when to pause and resume writing."""
+        if self._transport is not None:
+            self._transport.control_flow()
 
     def _on_no_memory(self) -> None:
         self._shared.deadlines.set(self, Deadline.SEND_RETRY, SEND_RETRY_DELAY)

@@ -29,14 +29,17 @@ MAX_RECEIVE_SIZE = 256 * 1024
 #: A read of this size is a large one: it receives that much, and not RECEIVE_SIZE into the buffer.
 _LARGE_READ = 32 * 1024
 #: The messages of asyncio's streams.
+BUSY = "read() called while another coroutine is already waiting for incoming data"
 _NOT_FOUND = "Separator is not found, and chunk exceed the limit"
 _FOUND_LATE = "Separator is found, but chunk is longer than limit"
+_EMPTY_SEPARATOR = "Separator should be at least one-byte string"
+_NO_SEPARATOR = "Separator should contain at least one element"
 _READ_EVENTS = READ | HANGUP_OR_ERROR
 
 
 # Looked up for each event; an attribute of an enum class costs twice as much as a global.
 _OPEN = ConnectionPhase.OPEN
-_READABLE, _EMPTY, _ENDED, _FIN = Input.READABLE, Input.EMPTY, Input.ENDED, Input.FIN
+_READABLE, _EMPTY, _ENDED, _FIN, _PAUSED = Input.READABLE, Input.EMPTY, Input.ENDED, Input.FIN, Input.PAUSED
 
 
 class Receiving(Sending):
@@ -91,7 +94,7 @@ class Receiving(Sending):
                         elif data:
                             return data
                         continue
-                elif state is not _EMPTY:
+                elif state is not _EMPTY and state is not _PAUSED:
                     return self._end_of_input_result()
                 await self._wait_input()
             return buffer.take(n)
@@ -127,11 +130,20 @@ class Receiving(Sending):
         separator = _checked(separator)
         if self._backlog is not None:
             await self._wait_reads_resumed()
+        limit = self._shared.limits.read_limit
+        received = False
         while True:
-            size = self._find(separator)
+            size, passed = self._find(separator)
             if size:
                 return self._buffer.take(size)
+            # What has arrived since an earlier LimitOverrunError is looked at, up to a bound.
+            overrun = passed > limit
+            if overrun and (received or self._buffer.size > 2 * limit):
+                raise asyncio.LimitOverrunError(_NOT_FOUND, passed)
+            received = True
             if not self._fill():
+                if overrun:
+                    raise asyncio.LimitOverrunError(_NOT_FOUND, passed)
                 if self._has_ended():
                     self._end_of_input_result()
                     raise asyncio.IncompleteReadError(self._buffer.take(self._buffer.size), None)
@@ -176,8 +188,13 @@ class Receiving(Sending):
         return self._buffer.size
 
     def at_eof(self) -> bool:
-        """Return whether the input has ended and everything before has been read."""
-        return self._has_ended() and not self._buffer.size
+        """Return whether the input has ended and everything before has been read.
+
+        Receives what has arrived, so that an end is known as soon as it is there. False if a read would raise.
+        """
+        if not self._buffer.size and not self._has_ended():
+            self._fill()
+        return self._has_ended() and not self._buffer.size and self._error is None
 
     def close(self) -> None:
         """Send what was written, tell the peer the end, wait for its end for a short time, and close the socket.
@@ -217,7 +234,7 @@ class Receiving(Sending):
         if reader is None or reader.cancel_pending:
             reader = self._reader = Waiter(self._shared.loop)
         elif reader.callback is not None:
-            raise StreamBusyError("another task is already waiting for input from this stream")
+            raise StreamBusyError(BUSY)
         return reader
 
     def _wait_input(self) -> Waiter:
@@ -228,7 +245,7 @@ class Receiving(Sending):
         if self._input is _EMPTY:
             if not self._shared.poller.edge and not self._reads_paused():
                 self._shared.poller.arm(self._fd, READ)
-        elif self._input is not _READABLE or not self._reads_paused():
+        elif self._input is not _PAUSED and (self._input is not _READABLE or not self._reads_paused()):
             # The flush found the connection broken, or this peer is so fast that others must run first.
             self._shared.loop.call_soon(reader.wake)
         return reader
@@ -237,7 +254,19 @@ class Receiving(Sending):
         return self._reader is not None and self._reader.waiting
 
     def _awaits_input(self) -> bool:
-        return self._reader is not None and self._reader.waiting and not self._reads_paused()
+        return self._is_reading() and self._input is not _PAUSED and not self._reads_paused()
+
+    def _pause_input(self) -> None:
+        """Receive nothing until `_resume_input`: reads return what is buffered, and then wait."""
+        if self._input is _READABLE or self._input is _EMPTY:
+            self._input = _PAUSED
+
+    def _resume_input(self) -> None:
+        if self._input is _PAUSED:
+            # Events were ignored meanwhile.
+            self._input = _READABLE
+            if self._reader is not None:
+                self._reader.wake_soon()
 
     # --- receiving ----------------------------------------------------------------------------------------------------
 
@@ -374,10 +403,12 @@ class Receiving(Sending):
 
     # --- searching ----------------------------------------------------------------------------------------------------
 
-    def _find(self, separator: bytes | tuple[bytes, ...]) -> int:
-        """Return the number of bytes up to the end of the first separator; 0 if it is not there yet."""
+    def _find(self, separator: bytes | tuple[bytes, ...]) -> tuple[int, int]:
+        """Return the size up to and including the first separator, or 0; and the bytes that hold none.
+
+        Raises LimitOverrunError for a separator that comes too late.
+        """
         buffer = self._buffer
-        limit = self._shared.limits.read_limit
         if isinstance(separator, bytes):
             at = buffer.find(separator)
             end = at + len(separator)
@@ -385,13 +416,10 @@ class Receiving(Sending):
             at, end = buffer.find_any(separator)
         if at < 0:
             longest = len(separator) if isinstance(separator, bytes) else max(map(len, separator))
-            consumed = buffer.size + 1 - longest
-            if consumed > limit:
-                raise asyncio.LimitOverrunError(_NOT_FOUND, consumed)
-            return 0
-        if at > limit:
+            return 0, buffer.size + 1 - longest
+        if at > self._shared.limits.read_limit:
             raise asyncio.LimitOverrunError(_FOUND_LATE, at)
-        return end
+        return end, at
 
     def _reject_long_line(self) -> NoReturn:
         """Discard what was received of an overlong line, as asyncio does, and raise LineTooLongError."""
@@ -427,11 +455,15 @@ class Receiving(Sending):
 
 
 def _checked(separator: Bytes | tuple[Bytes, ...]) -> bytes | tuple[bytes, ...]:
-    if not separator or (isinstance(separator, tuple) and not all(separator)):
-        raise ValueError("Separator should contain at least one element")
-    if isinstance(separator, tuple):
-        return tuple(bytes(each) for each in separator)
-    return bytes(separator)
+    if not isinstance(separator, tuple):
+        if not separator:
+            raise ValueError(_EMPTY_SEPARATOR)
+        return bytes(separator)
+    if not separator:
+        raise ValueError(_NO_SEPARATOR)
+    if not all(separator):
+        raise ValueError(_EMPTY_SEPARATOR)
+    return tuple(bytes(each) for each in separator)
 
 
 if native is not None:

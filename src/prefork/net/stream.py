@@ -19,6 +19,7 @@ from ..text import format_address
 from .deadlines import Deadline
 from .phases import ConnectionPhase, Input, Output
 from .policy import Policy
+from .receiving import BUSY
 from .server_state import ServerState
 from .timeouts import Timeouts
 from .tls import TLSEngine, TLSInfo, prepare_context
@@ -167,14 +168,16 @@ class Stream(Policy):
         sent in the clear. Raises ssl.SSLError if the handshake fails, ConnectionTimeoutError if it takes too long.
         Raises ConnectionAbortedError, and aborts, if the peer has sent plaintext ahead of the handshake: an attacker
         could inject commands that would be obeyed as if TLS protected them (CVE-2011-0411). After an error the
-        connection is of no use.
+        connection is of no use. Raises ValueError for a timeout that is not positive, with nothing changed.
         """
         if not isinstance(sslcontext, ssl.SSLContext):
-            raise TypeError(f"start_tls: sslcontext must be an ssl.SSLContext, not {sslcontext!r}")
+            raise TypeError(f"sslcontext is expected to be an instance of ssl.SSLContext, got {sslcontext!r}")
+        _check_positive("ssl_handshake_timeout", ssl_handshake_timeout)
+        _check_positive("ssl_shutdown_timeout", ssl_shutdown_timeout)
         if self._engine is not None:
             raise RuntimeError("this stream speaks TLS already")
         if self._is_reading():
-            raise StreamBusyError("another task is already waiting for input from this stream")
+            raise StreamBusyError(BUSY)
         if self._buffered:
             self.abort()
             raise ConnectionAbortedError("the peer sent plaintext ahead of the TLS handshake")
@@ -237,8 +240,11 @@ class Stream(Policy):
 
     @property
     def transport(self) -> StreamTransport:
-        """The asyncio transport of this stream, for handlers that want one."""
-        return StreamTransport(self)
+        """The asyncio transport of this stream, for handlers that want one: the same each time."""
+        transport = self._transport
+        if transport is None:
+            transport = self._transport = StreamTransport(self, self._shared.loop)
+        return transport
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """Return what asyncio's method does: peername, sockname, socket; with TLS ssl_object, sslcontext, peercert,
@@ -277,12 +283,32 @@ class Stream(Policy):
         return f"<Stream {self.id} {self.peer} {self._phase.name.lower()}{tls}>"
 
 
+def _check_positive(name: str, seconds: float | None) -> None:
+    if seconds is not None and seconds <= 0:
+        raise ValueError(f"{name} should be a positive number, got {seconds}")
+
+
 # --- for the server, and not for handlers -----------------------------------------------------------------------------
 
 
 def call_when_closed(stream: Stream, callback: Callable[[], None]) -> None:
     """Call `callback` once when the socket of `stream` has been closed, whatever closed it."""
     stream._on_closed = callback
+
+
+def keeps_open(stream: Stream) -> bool:
+    """Return whether the handler has given the connection to a protocol, which now decides when it closes."""
+    return stream._transport is not None and stream._transport.is_replaced()
+
+
+async def wait_closing(stream: Stream) -> None:
+    """Wait until `close()` or `abort()` was called, or the connection is lost."""
+    await stream._wait_while(lambda: not stream.is_closing())
+
+
+def forget_transport(stream: Stream) -> None:
+    """Let go of the transport, because the two would keep each other alive until the next garbage collection."""
+    stream._transport = None
 
 
 def start_timeouts(stream: Stream) -> None:

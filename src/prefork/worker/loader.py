@@ -15,8 +15,9 @@ import traceback
 from pathlib import PurePath
 from types import ModuleType, TracebackType
 
+from ..config import Settings
 from ..errors import ServiceError
-from ..net.handlers import Handler, classify
+from ..net.handlers import Handler, classify, on_asyncio_streams
 from ..text import escape_controls, text_of
 
 #: Characters of a reason that are passed on.
@@ -30,7 +31,7 @@ def load(target: str) -> object:
     module cannot be found or raises, and if the attribute is missing.
     """
     module_text, colon, attributes = target.rpartition(":")
-    is_file = module_text.endswith(".py") or os.sep in module_text
+    is_file = bool(target_file(target))
     is_name = all(map(str.isidentifier, module_text.split(".")))
     if not (colon and module_text and attributes and (is_file or is_name)):
         raise ServiceError(
@@ -44,9 +45,23 @@ def load(target: str) -> object:
     return _find_attribute(target, module, module_text, attributes)
 
 
-def load_handler(target: object) -> Handler:
+def load_handler(target: object, settings: Settings) -> Handler:
     """Return the handler that `target` is, or that it names. Raises ServiceError, whose message names the target."""
-    return classify(load(target), target) if isinstance(target, str) else classify(target)
+    handler = classify(load(target), target) if isinstance(target, str) else classify(target)
+    return with_streams(handler, target, settings)
+
+
+def with_streams(handler: Handler, target: object, settings: Settings) -> Handler:
+    """Return what serves `handler` on the streams of the settings. Raises ServiceError, which names `target`."""
+    if settings.streams == "asyncio":
+        return on_asyncio_streams(handler, target_name(target), settings.limits.read_limit)
+    return handler
+
+
+def target_file(target: str) -> str:
+    """Return the path in a `target` that names a file; "" if it names a module."""
+    text = target.rpartition(":")[0]
+    return text if text.endswith(".py") or os.sep in text else ""
 
 
 def target_name(target: object) -> str:

@@ -95,7 +95,7 @@ def _drop_privileges(context: WorkerContext) -> None:
 
 def _load_and_serve(context: WorkerContext) -> int:
     try:
-        handler = load_handler(context.target)
+        handler = load_handler(context.target, context.config.settings)
         loop = _make_loop(context.config.settings.loop)
         return run_until_complete_bounded(loop, _serve(context, handler), context.emit)
     except PreforkError as exc:
@@ -126,15 +126,16 @@ async def _serve(context: WorkerContext, handler: Handler) -> int:
     context.row[WorkerStat.GENERATION] = context.fork.generation
     refuses = settings.limits.at_limit == "refuse"
     admission = FleetAdmission(scoreboard, context.row, loop, refuses, context.fork.inboxes)
+    started = await lifespan.start_service(handler, stop, context.target, settings)
+    if started is None:
+        return ExitCode.OK
     server = BaseServer(
-        handler,
+        started,
         limits=settings.limits,
         admission=admission,
         emit=context.emit,
         ssl_context=context.config.ssl_context,
     )
-    if not await lifespan.start_service(handler, stop, context.target):
-        return ExitCode.OK
     sockets = ReuseportSockets(
         loop, server, context.config.endpoints(), context.fork.slot, lambda: scoreboard.settings[FleetSetting.SLOTS]
     )
@@ -166,7 +167,7 @@ async def _serve(context: WorkerContext, handler: Handler) -> int:
     # Stop the heartbeat, because shutdown code may block: `exit_deadline` bounds it from here.
     heartbeat.stop()
     exit_deadline(WORKER_EXIT_TIMEOUT)
-    failure = await lifespan.stop_service(handler)
+    failure = await lifespan.stop_service(started)
     if failure is not None:
         _report(context.emit, "stop() failed", failure)
     try:
