@@ -105,6 +105,7 @@ class Draining:
     def _wait_for_connections(self) -> None:
         handler = signal.getsignal(signal.SIGTERM)
         told_at_once = _is_orderly(self._host.loop_handler or handler)
+        ends_by_term = callable(handler) or self._awaits_term()
         quiet_since: float | None = None
 
         def may_end() -> bool:
@@ -113,7 +114,7 @@ class Draining:
                 return True
             if told_at_once:
                 return True
-            if not callable(handler):
+            if not ends_by_term:
                 return False
             # Whatever the handler does, it interrupts nothing then. Connections of our own servers cannot be asked.
             now = time.monotonic()
@@ -144,15 +145,18 @@ class Draining:
 
     def _tell(self) -> None:
         """Have the program end as it would without prefork: by its handler for SIGTERM, or by KeyboardInterrupt."""
-        blocked = _is_blocked(signal.SIGTERM)
-        number = signal.SIGTERM if blocked or callable(signal.getsignal(signal.SIGTERM)) else signal.SIGINT
         self.told.set()
-        with contextlib.suppress(ProcessLookupError):
-            if blocked:
-                # The program waits for it by sigwait(3) or signalfd(2), in any of its threads.
-                os.kill(os.getpid(), number)
-            elif self._main is not None:
+        if self._awaits_term():
+            # For whichever thread waits.
+            os.kill(os.getpid(), signal.SIGTERM)
+        elif self._main is not None:
+            number = signal.SIGTERM if callable(signal.getsignal(signal.SIGTERM)) else signal.SIGINT
+            with contextlib.suppress(ProcessLookupError):
                 signal.pthread_kill(self._main, number)
+
+    def _awaits_term(self) -> bool:
+        """Return whether the program has blocked SIGTERM, because a thread of it waits for that in sigwait(3)."""
+        return signal.SIGTERM in self._host.awaited or _is_blocked(signal.SIGTERM)
 
 
 def _is_blocked(number: int) -> bool:

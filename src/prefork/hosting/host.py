@@ -76,6 +76,8 @@ class Host:
         self.heartbeat: tuple[asyncio.AbstractEventLoop, Heartbeat] | None = None
         self.loop_handler: object = None
         """What the program has a loop call for SIGTERM, if anything."""
+        self.awaited: frozenset[int] = frozenset()
+        """Blocked signals that the main thread waits for now; its mask does not show them meanwhile."""
         self._listening: set[int] = set()
         self._connections: dict[int, int] = {}
         """The connections that the program accepted itself: the inode of each, by its descriptor."""
