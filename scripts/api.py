@@ -30,7 +30,7 @@ RESULTS = ("net.tls.TLSInfo", "net.timeouts.Timeouts", "system.worker_info.Worke
 #: Classes that a user makes by calling them, with all arguments that they take.
 CONSTRUCTED = {"TCPServer", "TLS"}
 #: Methods that only a worker of prefork calls.
-HIDDEN = {"accept_waiting"}
+HIDDEN = {"accept_waiting", "connection_descriptors", "tell_draining"}
 HEAD = """# The Python interface
 
 Generated from the docstrings by `scripts/api.py`. Import every name from `prefork`, except those of `prefork.testing`.

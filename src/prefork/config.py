@@ -189,6 +189,8 @@ class Settings:
     """Path of the control socket; "" is one in a directory of the current user, "off" is none."""
     ready_fd: int | None = _option(None, check_int, minimum=0, maximum=MAX_DESCRIPTOR)
     """Descriptor that receives `READY` and a newline once every worker accepts."""
+    reload: bool = _option(False, check_flag)
+    """Watch the sources, and replace the workers when a file changes."""
     loop: Literal["asyncio", "uvloop"] = _option("asyncio", check_choice, choices=("asyncio", "uvloop"))
     streams: Literal["prefork", "asyncio"] = _option("prefork", check_choice, choices=("prefork", "asyncio"))
     """What serves `(reader, writer)` handlers: prefork's stream, or the classes of asyncio itself."""
@@ -252,6 +254,7 @@ class ServeOptions(TypedDict, total=False):
     max_worker_rss: int | None
     control: str | os.PathLike[str]
     ready_fd: int | None
+    reload: bool
     loop: Literal["asyncio", "uvloop"]
     streams: Literal["prefork", "asyncio"]
     log_format: Literal["text", "json"]

@@ -295,7 +295,7 @@ class Drained(Event):
 
 
 class WorkerFailed(Event, level=ERROR):
-    """An error in a worker that belongs to no connection: in the `stop()` of a lifespan object, or in prefork."""
+    """An error that belongs to no connection: in `drain()` or `stop()` of a lifespan object, or in prefork."""
 
     template = "{what}: {error}"
     what: str
@@ -425,6 +425,21 @@ class ReloadIgnored(Event, level=WARNING):
     template = "not reloading ({by}): {reason}"
     by: str
     reason: str
+
+
+class WatchingSources(Event):
+    """A process watches the sources, and a change in them will be a reload."""
+
+    template = "watching the Python files in {directories} (--reload)"
+    directories: str
+
+
+class SourcesUnwatched(Event, level=WARNING):
+    """No process watches the sources now; logged once, until one does again. What changes meanwhile is found then."""
+
+    template = "--reload: sources are not watched: {reason}; next try in {delay:.1f} s"
+    reason: str
+    delay: float
 
 
 class Recycling(Event):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -205,16 +207,236 @@ async def test_a_timeout_that_is_no_positive_number_is_rejected(world: World, va
                 setattr(stream.timeouts, name, value)
 
 
-async def test_the_maximum_age_holds_for_a_protocol(world: World) -> None:
-    class Quiet(asyncio.Protocol):
-        pass
+class Quiet(asyncio.Protocol):
+    """Says nothing, and reads until it is told to stop."""
 
-    async with Serving(Quiet, Limits(max_age=SHORT)) as serving:
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+
+class Echoes(Quiet):
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(data)
+
+
+class Pings(Quiet):
+    """Sends four lines in each timeout, without being asked."""
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._ping()
+
+    def _ping(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(b"ping\n")
+            asyncio.get_running_loop().call_later(SHORT / 4, self._ping)
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        ({"max_age": SHORT}, f"open for {SHORT:g} s (--max-age)"),
+        ({"first_byte_timeout": SHORT}, f"no data within {SHORT:g} s (--first-byte-timeout)"),
+        ({"idle_timeout": SHORT}, f"no data for {SHORT:g} s (--idle-timeout)"),
+    ],
+    ids=["age", "first byte", "idle"],
+)
+@pytest.mark.parametrize("protocol", [Quiet, Pings])
+async def test_a_silent_peer_of_a_protocol_is_aborted(
+    world: World, protocol: Any, limits: dict[str, float], reason: str
+) -> None:
+    async with Serving(protocol, Limits(**limits)) as serving:
         began = time.monotonic()
         reader, writer = await serving.connect()
         assert SHORT * 0.9 <= await ends(reader, began) < SHORT + LATE
-        assert serving.reasons(ConnectionAborted) == [f"open for {SHORT:g} s (--max-age)"]
+        assert serving.reasons(ConnectionAborted) == [reason]
         await eventually(lambda: serving.server.connections == 0)
+        writer.close()
+
+
+async def test_a_peer_of_a_protocol_that_has_said_something_passes_the_first_byte_timeout(world: World) -> None:
+    async with Serving(Echoes, Limits(first_byte_timeout=SHORT)) as serving:
+        reader, writer = await serving.connect()
+        writer.write(b"x")
+        await asyncio.sleep(2 * SHORT)
+        writer.write(b"y\n")
+        assert await reader.readline() == b"xy\n"
+        writer.close()
+
+
+async def test_a_peer_of_a_protocol_that_stops_sending_is_aborted_after_the_idle_timeout(world: World) -> None:
+    async with Serving(Echoes, Limits(idle_timeout=SHORT, first_byte_timeout=SHORT)) as serving:
+        reader, writer = await serving.connect()
+        for _ in range(8):
+            began = time.monotonic()
+            writer.write(b"hello\n")
+            assert await reader.readline() == b"hello\n"
+            await asyncio.sleep(SHORT / 3)
+        assert SHORT * 0.9 <= await ends(reader, began) < SHORT + LATE
+        assert serving.reasons(ConnectionAborted) == [f"no data for {SHORT:g} s (--idle-timeout)"]
+        writer.close()
+
+
+class Busy(Quiet):
+    """Takes three times the idle timeout for an answer, and reads nothing meanwhile."""
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.pause_reading()
+        asyncio.get_running_loop().call_later(3 * SHORT, self._answer, data)
+
+    def _answer(self, data: bytes) -> None:
+        self.transport.write(data)
+        self.transport.resume_reading()
+
+
+class Floods(Quiet):
+    """Answers with more than the kernel's buffers hold."""
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(bytes(32 << 20) + data)
+
+
+async def test_a_peer_is_not_idle_while_its_protocol_has_paused_reading(world: World) -> None:
+    async with Serving(Busy, Limits(idle_timeout=SHORT)) as serving:
+        reader, writer = await serving.connect()
+        for _ in range(2):
+            writer.write(b"hello\n")
+            assert await reader.readline() == b"hello\n"
+        assert serving.reasons(ConnectionAborted) == []
+        assert await ends(reader) < SHORT + LATE
+        assert serving.reasons(ConnectionAborted) == [f"no data for {SHORT:g} s (--idle-timeout)"]
+        writer.close()
+
+
+async def test_a_peer_is_not_idle_while_its_protocol_has_unsent_bytes(world: World) -> None:
+    async with Serving(Floods, Limits(idle_timeout=SHORT)) as serving:
+        reader, writer = await serving.connect()
+        writer.write(b"end\n")
+        await asyncio.sleep(3 * SHORT)
+        assert serving.reasons(ConnectionAborted) == []
+        assert await reader.readexactly((32 << 20) + 4) == bytes(32 << 20) + b"end\n"
+        writer.close()
+
+
+async def test_a_silent_peer_of_a_protocol_with_tls_is_aborted_after_the_idle_timeout(world: World) -> None:
+    async with Serving(Echoes, Limits(idle_timeout=SHORT), tls=True) as serving:
+        reader, writer = await serving.connect(ssl=streams.client_context(), server_hostname="localhost")
+        writer.write(b"hello\n")
+        assert await reader.readline() == b"hello\n"
+        assert await ends(reader) < SHORT + LATE
+        assert serving.reasons(ConnectionAborted) == [f"no data for {SHORT:g} s (--idle-timeout)"]
+        writer.close()
+
+
+@contextlib.asynccontextmanager
+async def unix_listener(serving: Serving, folder: Path) -> AsyncIterator[str]:
+    """Have the server accept from a unix socket too, and yield its path."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(folder / "socket"))
+        listener.listen()
+        serving.server.add_socket(listener)
+        yield listener.getsockname()
+
+
+async def test_a_protocol_on_a_unix_socket_has_no_idle_timeout(world: World, tmp_path: Path) -> None:
+    limits = Limits(idle_timeout=SHORT / 3, max_age=SHORT)
+    async with Serving(Quiet, limits) as serving, unix_listener(serving, tmp_path) as path:
+        reader, writer = await asyncio.open_unix_connection(path)
+        assert await ends(reader) < SHORT + LATE
+        assert serving.reasons(ConnectionAborted) == [f"open for {SHORT:g} s (--max-age)"]
+        writer.close()
+
+
+class BufferedEchoes(asyncio.BufferedProtocol):
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self.buffer = bytearray(100)
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        return self.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        assert self.transport.get_protocol() is self
+        self.transport.write(bytes(self.buffer[:nbytes]))
+
+    def eof_received(self) -> bool:
+        self.transport.write(b"end\n")
+        return True
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        lost.append(exc)
+
+
+lost: list[BaseException | None] = []
+
+
+class PlainEchoes(Echoes):
+    def data_received(self, data: bytes) -> None:
+        assert self.transport.get_protocol() is self
+        super().data_received(data)
+
+    def eof_received(self) -> bool:
+        self.transport.write(b"end\n")
+        return True
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        lost.append(exc)
+
+
+@pytest.mark.parametrize("protocol", [PlainEchoes, BufferedEchoes])
+@pytest.mark.parametrize("transport", ["tls", "unix"])
+async def test_the_first_byte_of_a_protocol_is_the_first_that_it_receives(
+    world: World, tmp_path: Path, transport: str, protocol: Any
+) -> None:
+    lost.clear()
+    tls: dict[str, Any] = {"ssl": streams.client_context(), "server_hostname": "localhost"}
+    async with (
+        Serving(protocol, Limits(first_byte_timeout=SHORT), tls=transport == "tls") as serving,
+        unix_listener(serving, tmp_path) as path,
+    ):
+
+        async def connect() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+            return await (serving.connect(**tls) if transport == "tls" else asyncio.open_unix_connection(path))
+
+        reader, writer = await connect()
+        assert await ends(reader) < SHORT + LATE
+        assert serving.reasons(ConnectionAborted) == [f"no data within {SHORT:g} s (--first-byte-timeout)"]
+        await eventually(lambda: len(lost) == 1)
+        writer.close()
+        # With TLS 1.3 these bytes may arrive together with the end of the handshake.
+        reader, writer = await connect()
+        writer.write(b"hello\n")
+        assert await reader.readline() == b"hello\n"
+        await asyncio.sleep(2 * SHORT)
+        writer.write(b"still\n")
+        assert await reader.readline() == b"still\n"
+        if transport == "unix":
+            writer.write_eof()
+            assert await reader.readline() == b"end\n"
+        writer.close()
+        assert len(serving.reasons(ConnectionAborted)) == 1
+
+
+async def test_a_protocol_that_took_over_before_the_first_byte_is_left_alone(world: World, tmp_path: Path) -> None:
+    class TakesOver(Quiet):
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            asyncio.get_running_loop().call_later(SHORT / 4, self._leave)
+
+        def _leave(self) -> None:
+            # The watch stands in for this protocol, and has what it has.
+            assert self.transport.get_protocol().transport is self.transport
+            other = Echoes()
+            other.transport = self.transport
+            self.transport.set_protocol(other)
+
+    limits = Limits(first_byte_timeout=SHORT)
+    async with Serving(TakesOver, limits) as serving, unix_listener(serving, tmp_path) as path:
+        reader, writer = await asyncio.open_unix_connection(path)
+        await asyncio.sleep(2 * SHORT)
+        writer.write(b"hello\n")
+        assert await reader.readline() == b"hello\n"
+        assert serving.reasons(ConnectionAborted) == []
         writer.close()
 
 
@@ -234,10 +456,11 @@ async def test_with_tls_the_first_byte_is_the_first_after_the_handshake(world: W
         writer.close()
 
 
-async def test_deadlines_of_closed_connections_are_forgotten(world: World) -> None:
+@pytest.mark.parametrize("handler", [echo, Echoes])
+async def test_deadlines_of_closed_connections_are_forgotten(world: World, handler: object) -> None:
     """200 connections that set three deadlines each, and end before any has passed: nothing of them is kept."""
     limits = Limits(first_byte_timeout=60, idle_timeout=60, max_age=600)
-    async with Serving(echo, limits) as serving:
+    async with Serving(handler, limits) as serving:
         for _ in range(4):
             pairs = [await serving.connect() for _ in range(50)]
             for _, writer in pairs:
@@ -252,8 +475,9 @@ async def test_deadlines_of_closed_connections_are_forgotten(world: World) -> No
         assert state.deadlines._wheel.buckets < 50, "buckets, and none for each connection"
 
 
-async def test_two_deadlines_of_one_connection_that_pass_together_are_one_event(world: World) -> None:
-    async with Serving(echo, Limits(first_byte_timeout=SHORT, idle_timeout=SHORT, max_age=SHORT)) as serving:
+@pytest.mark.parametrize("handler", [echo, Echoes])
+async def test_two_deadlines_of_one_connection_that_pass_together_are_one_event(world: World, handler: object) -> None:
+    async with Serving(handler, Limits(first_byte_timeout=SHORT, idle_timeout=SHORT, max_age=SHORT)) as serving:
         reader, writer = await serving.connect()
         await ends(reader)
         await asyncio.sleep(0.05)

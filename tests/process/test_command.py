@@ -151,7 +151,7 @@ def test_help_imports_no_server() -> None:
             "check echo:handle --worker 3",
             r"--worker: no such option, did you mean --workers\? \(see prefork check --help\)",
         ),
-        ("check echo:handle --reload", r"--reload: no such option.*"),
+        ("check echo:handle --restart", r"--restart: no such option.*"),
         ("check echo:handle --reuse-port=3", r"--reuse-port: takes no value \(see prefork check --help\)"),
         ("scale", r"N is missing \(see prefork scale --help\)"),
         ("scale four", r"N four: must be a whole number"),

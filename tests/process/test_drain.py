@@ -29,6 +29,38 @@ async def polite(stream):
     assert stream.draining
     await stream.send(b"goodbye\\n")
 
+class Keeps(asyncio.Protocol):
+    # Keeps its connection until it is told. Then it ends it at once, or after the answer that it is preparing.
+    answering = draining = False
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def data_received(self, data):
+        self.answering = True
+        if b"slow" in data:
+            self.transport.write(b"wait\\n")
+        asyncio.get_running_loop().call_later(0.5 if b"slow" in data else 0, self.answer)
+
+    def answer(self):
+        self.transport.write(b"%d\\n" % os.getpid())
+        self.answering = False
+        if self.draining:
+            self.transport.close()
+
+    def drain(self):
+        self.draining = True
+        if not self.answering:
+            self.transport.close()
+
+class Broken(Keeps):
+    async def drain(self):
+        self.transport.close()
+        raise ValueError("this drain is broken")
+
+async def made():
+    return Broken
+
 async def deaf(stream):
     await stream.send(b"hello\\n")
     while True:
@@ -210,3 +242,46 @@ def test_a_second_signal_or_sigquit_does_not_wait_for_connections(folder: Path, 
         # Less than the 30 s of --drain-timeout.
         assert server.wait(20) == 0
         assert "stopping at once" in server.stderr()
+
+
+@pytest.mark.parametrize("how", ["stop", "reload"])
+def test_protocols_are_told_and_end_idle_connections_at_once(folder: Path, how: str) -> None:
+    """The drain timeout is longer than the test may take."""
+    with run_server("service:Keeps", "-w", "2", "--drain-timeout", "300", cwd=folder) as server:
+        workers = server.worker_pids()
+        idle = [connect(server) for _ in range(20)]
+        for sock in idle:
+            sock.sendall(b"quick\n")
+            assert int(sock.makefile("rb").readline()) in workers
+        busy = [connect(server) for _ in range(4)]
+        for sock in busy:
+            sock.sendall(b"slow\n")
+            assert sock.recv(5) == b"wait\n"
+        server.signal(signal.SIGTERM if how == "stop" else signal.SIGHUP)
+        for sock in idle:
+            assert sock.recv(1) == b""
+            sock.close()
+        for sock in busy:
+            with sock.makefile("rb") as file:
+                assert int(file.readline()) in workers
+                assert file.read() == b""
+            sock.close()
+        if how == "reload":
+            wait_until(lambda: server.stderr().count("drained: ") == 2)
+            assert server.stop() == 0
+        else:
+            assert server.wait() == 0
+        assert server.stderr().count(" closed, none aborted") >= 2
+
+
+def test_a_drain_of_a_protocol_that_fails_is_logged_and_the_worker_ends(folder: Path) -> None:
+    with run_server("service:made", "-w", "1", "--drain-timeout", "300", cwd=folder) as server:
+        idle = [connect(server) for _ in range(3)]
+        for sock in idle:
+            sock.sendall(b"quick\n")
+            assert sock.makefile("rb").readline()
+        assert server.stop() == 0
+        assert server.stderr().count("ValueError: this drain is broken") >= 1
+        assert "drained: 3 connections closed, none aborted" in server.stderr()
+        for sock in idle:
+            sock.close()

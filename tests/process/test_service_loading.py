@@ -185,6 +185,70 @@ def test_check_names_the_kind_of_the_service(tmp_path: Path) -> None:
     assert kinds == ["ok: kinds:one is a stream handler\n", "ok: kinds:two is an asyncio streams handler\n"]
 
 
+FACTORY = """
+import asyncio, os
+
+class Echo(asyncio.Protocol):
+    def connection_made(self, transport):
+        self.transport = transport
+    def data_received(self, data):
+        self.transport.write(data)
+
+class Service:
+    async def start(self):
+        note("start")
+    def protocol(self):
+        return Echo()
+    async def stop(self):
+        note("stop")
+
+def note(what):
+    loop = asyncio.get_running_loop()
+    open("noted", "a").write(f"{what} {os.getpid()} {id(loop)}\\n")
+
+async def make():
+    note("make")
+    return Service()
+
+async def raises():
+    raise ConnectionRefusedError("the database is away")
+async def forgets(): ...
+async def again():
+    return make
+"""
+
+
+def test_a_worker_factory_is_awaited_once_in_each_worker_in_its_loop(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(FACTORY)
+    assert serve("app:make", tmp_path, command="check").stdout == "ok: app:make is a worker factory\n"
+    assert not (tmp_path / "noted").exists(), "check does not call it"
+    with run_server("app:make", "-w", "2", cwd=tmp_path) as server:
+        workers = server.worker_pids()
+        assert echoed(server) == b"hello\n"
+        assert server.stop() == 0
+    noted = [line.split() for line in (tmp_path / "noted").read_text().splitlines()]
+    assert len(noted) == 6
+    for worker in workers:
+        own = [(what, loop) for what, pid, loop in noted if int(pid) == worker]
+        assert [what for what, _ in own] == ["make", "start", "stop"]
+        assert len({loop for _, loop in own}) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("raises", "the worker factory raised ConnectionRefusedError: the database is away ("),
+        ("forgets", "the worker factory returned what cannot be served: the object of type NoneType is not callable; "),
+        ("again", "the worker factory returned make, another worker factory"),
+    ],
+)
+def test_a_worker_factory_that_fails_is_one_line_and_exit_status_3(name: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(FACTORY)
+    done = serve(f"app:{name}", tmp_path)
+    assert complaint(done).startswith(f"prefork: service app:{name}: {reason}")
+    assert done.returncode == 3
+
+
 @pytest.mark.parametrize("target", ["echo:handle", "package.inner:handle", "{folder}/package/inner.py:handle"])
 def test_a_directory_that_cannot_be_read_is_named(target: str, tmp_path: Path) -> None:
     need_root()
@@ -354,12 +418,18 @@ def connected(reader, writer):
     global task
     task = asyncio.ensure_future(handle(reader, writer))
 
+async def make():
+    return handle
+
 async def handle_stream(stream):
     pass
+
+async def make_stream_handler():
+    return handle_stream
 """
 
 
-@pytest.mark.parametrize("name", ["handle", "connected"])
+@pytest.mark.parametrize("name", ["handle", "connected", "make"])
 @pytest.mark.parametrize("streams", ["prefork", "asyncio"])
 def test_the_option_chooses_the_classes_that_serve_a_handler(name: str, streams: str, tmp_path: Path) -> None:
     (tmp_path / "service.py").write_text(STREAMS)
@@ -376,8 +446,8 @@ def test_the_option_chooses_the_classes_that_serve_a_handler(name: str, streams:
 
 def test_asyncios_streams_do_not_serve_a_handler_of_prefork_streams(tmp_path: Path) -> None:
     (tmp_path / "service.py").write_text(STREAMS)
-    for command in ("serve", "check"):
-        done = serve("service:handle_stream", tmp_path, "--streams", "asyncio", command=command)
+    for name, command in (("handle_stream", "serve"), ("handle_stream", "check"), ("make_stream_handler", "serve")):
+        done = serve(f"service:{name}", tmp_path, "--streams", "asyncio", command=command)
         assert done.returncode == 3
         reason = "a stream handler takes prefork's stream, which --streams asyncio does not have"
-        assert f"service service:handle_stream: {reason}" in complaint(done)
+        assert f"service service:{name}: {reason}" in complaint(done)

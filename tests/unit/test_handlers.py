@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from prefork.errors import ServiceError
-from prefork.net.handlers import Kind, classify
+from prefork.net.handlers import Kind, classify, classify_made
 
 
 async def stream_handler(stream: Any) -> None: ...
@@ -41,6 +41,21 @@ class Service:
         return Echo()
 
 
+class Protocols:
+    async def start(self) -> None: ...
+    def protocol(self) -> Echo:
+        return Echo()
+
+    async def stop(self) -> None: ...
+
+
+class Draining(Protocols):
+    def drain(self) -> None: ...
+
+
+async def factory(name: str = "") -> Any: ...
+
+
 class Callable_:
     async def __call__(self, stream: Any) -> None: ...
 
@@ -64,6 +79,11 @@ class Callable_:
         (functools.partial(Echo), Kind.PROTOCOL),
         (Service().make, Kind.PROTOCOL),
         (Service(), Kind.LIFESPAN),
+        (Protocols(), Kind.PROTOCOL_LIFESPAN),
+        (Draining(), Kind.PROTOCOL_LIFESPAN),
+        (factory, Kind.FACTORY),
+        (Service().start, Kind.FACTORY),
+        (functools.partial(stream_handler, None), Kind.FACTORY),
     ],
 )
 def test_each_kind_of_handler_is_recognised(target: object, kind: Kind) -> None:
@@ -78,6 +98,29 @@ class HalfService:
     async def stop(self) -> None: ...
 
 
+class Both(Service):
+    def protocol(self) -> Echo:
+        return Echo()
+
+
+class AsyncProtocol(Protocols):
+    async def protocol(self) -> Echo:  # type: ignore[override]  # wrong on purpose
+        return Echo()
+
+
+class ProtocolForPeer(Protocols):
+    def protocol(self, peer: str) -> Echo:  # type: ignore[override]  # wrong on purpose
+        return Echo()
+
+
+class DrainsSomething(Protocols):
+    def drain(self, timeout: float) -> None: ...
+
+
+class DrainIsNoMethod(Protocols):
+    drain = True
+
+
 class HandleOnly:
     async def handle(self, stream: Any) -> None: ...
 
@@ -86,7 +129,6 @@ async def generator(stream: Any) -> Any:
     yield await stream.read()
 
 
-async def nothing() -> None: ...
 async def three(a: Any, b: Any, c: Any) -> None: ...
 async def anything(*args: Any) -> None: ...
 async def keyword(stream: Any, *, token: str) -> None: ...
@@ -97,7 +139,6 @@ async def keyword(stream: Any, *, token: str) -> None: ...
     [
         (5, "is not callable"),
         (None, "is not callable"),
-        (nothing, "nothing takes no positional parameters"),
         (three, "three takes 3 positional parameters"),
         (anything, "unclear number"),
         (keyword, "unclear number"),
@@ -106,6 +147,12 @@ async def keyword(stream: Any, *, token: str) -> None: ...
         (generator, "generator is an async generator: remove its `yield`"),
         (Service, "Service is a class, and no asyncio.Protocol: name an instance, as in service = Service()"),
         (HandleOnly(), "the object of type HandleOnly has no `start` and no `stop`"),
+        (object.__new__(type("Idle", (), {"start": 1, "stop": 1})), "has no `handle` or `protocol`"),
+        (Both(), "the object of type Both has both `handle` and `protocol`: a connection is served by one of them"),
+        (AsyncProtocol(), "`protocol` of the object of type AsyncProtocol must be def protocol(), which is not async"),
+        (ProtocolForPeer(), "must be def protocol(), which is not async"),
+        (DrainsSomething(), "`drain` of the object of type DrainsSomething must be a method without parameters"),
+        (DrainIsNoMethod(), "must be a method without parameters"),
         (HalfService(), "`handle` of the object of type HalfService must be async def handle(stream)"),
     ],
 )
@@ -116,3 +163,14 @@ def test_an_unsupported_handler_is_rejected_in_one_line(target: object, text: st
     assert text in message
     assert "expected async def handle(stream)" in message
     assert "\n" not in message
+
+
+def test_what_a_worker_factory_returns_is_classified_in_its_name() -> None:
+    assert classify_made(Protocols(), "app:make").kind is Kind.PROTOCOL_LIFESPAN
+    with pytest.raises(
+        ServiceError, match="^service app:make: the worker factory returned what cannot be served: .*5|int"
+    ):
+        classify_made(5, "app:make")
+    with pytest.raises(ServiceError) as caught:
+        classify_made(factory, "app:make")
+    assert str(caught.value) == "service app:make: the worker factory returned factory, another worker factory"

@@ -16,26 +16,43 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 import prefork
 
+class Echo(asyncio.Protocol): ...
+
 class Service:
     async def start(self) -> None: ...
     async def handle(self, stream: prefork.Stream) -> None: ...
     async def stop(self) -> None: ...
 
+class Protocols:
+    async def start(self) -> None: ...
+    def protocol(self) -> Echo: return Echo()
+    async def stop(self) -> None: ...
+
+class StartOnly:
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
+
 class HandleOnly:
     async def handle(self, stream: prefork.Stream) -> None: ...
-
-class Echo(asyncio.Protocol): ...
 
 async def stream(stream: prefork.Stream, greeting: str = "hi") -> int: return 1
 async def streams(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None: ...
 async def none() -> None: ...
 async def three(a: int, b: int, c: int) -> None: ...
 async def generator(stream: prefork.Stream) -> AsyncIterator[bytes]: yield b""
+async def make() -> Protocols: return Protocols()
+async def make_wrong() -> StartOnly: return StartOnly()
 def blocking(stream: prefork.Stream) -> None: ...
 
 """
-RIGHT = ["stream", "streams", "Echo", "lambda: Echo()", "Service()", "functools.partial(stream, greeting='hello')"]
-WRONG = ["none", "three", "generator", "blocking", "HandleOnly()", "Service", "5", "None"]
+RIGHT = [
+    *("stream", "streams", "Echo", "lambda: Echo()", "Service()", "functools.partial(stream, greeting='hello')"),
+    *("Protocols()", "make"),
+]
+WRONG = [
+    *("none", "three", "generator", "blocking", "HandleOnly()", "Service", "5", "None"),
+    *("StartOnly()", "Protocols", "make_wrong"),
+]
 #: Programs without an error, and with one each.
 RIGHT_LINES = [
     *(f"prefork.{name}({handler})" for name in ("TCPServer", "serve") for handler in RIGHT),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Unpack
 from ..config import ServeOptions, settings_of
 from ..core.facts import Finish
 from ..core.messages import UnableMessage
-from ..errors import ExitCode, PreforkError, ServiceError, place_of, reason_of
+from ..errors import ConfigError, ExitCode, PreforkError, ServiceError, place_of, reason_of
 from ..events import Emit, Stopped
 from ..observe.logs import configure
 from ..observe.manager import notify_systemd
@@ -32,6 +32,7 @@ from ..worker.loader import target_name
 from .resources import ServerResources
 from .settings_source import FixedSettings, SettingsSource, locating
 from .validation import validate
+from .watching import code_directories, watched_sources
 from .worker_entry import run_worker
 
 if TYPE_CHECKING:
@@ -56,7 +57,10 @@ def serve(target: Service | str, **options: Unpack[ServeOptions]) -> None:
     never returns from this function.
     """
     try:
-        code = run(FixedSettings(settings_of(options)), target)
+        settings = settings_of(options)
+        if settings.reload and not isinstance(target, str):
+            raise ConfigError("--reload: an object is not imported again: pass its name, such as 'echo:handle'")
+        code = run(FixedSettings(settings), target)
     except PreforkError as exc:
         sys.stderr.write("".join(f"prefork: {escape_controls(line, LINE_LIMIT)}\n" for line in exc.lines()))
         code = exc.exit_code
@@ -104,7 +108,7 @@ def _serve(
     raise_limit()
     inherited = None if handed is None else handed.state
     with contextlib.closing(ServerResources(settings, source, inherited, notifier, emit)) as resources:
-        outcome = _supervise(resources, target, emit, notifier, predecessor)
+        outcome = _supervise(resources, source, target, emit, notifier, predecessor)
     emit(Stopped(outcome.code))
     if outcome.reason:
         failure = PreforkError(outcome.reason)
@@ -114,7 +118,12 @@ def _serve(
 
 
 def _supervise(
-    resources: ServerResources, target: object, emit: Emit, notifier: Notifier, predecessor: Predecessor | None
+    resources: ServerResources,
+    source: SettingsSource,
+    target: object,
+    emit: Emit,
+    notifier: Notifier,
+    predecessor: Predecessor | None,
 ) -> Finish:
     spec = resources.build_first()
     control = resources.bind_control()
@@ -133,6 +142,7 @@ def _supervise(
         watchdog=notifier.watchdog,
         predecessor=predecessor,
         leave_daemons=spec.config.settings.leave_daemons,
+        watched=watched_sources(spec.config, code_directories(target), source.file),
     ) as supervisor:
         outcome = supervisor.run()
         if isinstance(outcome, ForkContext):

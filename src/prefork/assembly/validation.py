@@ -18,13 +18,16 @@ from ..events import BacklogCapped, Emit, NoDeadline
 #: The deadlines that are off by default, and what each is about.
 _DEADLINES = {"first_byte_timeout": "first byte", "idle_timeout": "silence", "max_age": "age"}
 #: Settings that hold from the start to the end: a reload with another value is rejected.
-_FIXED = ("reuse_port", "pidfile", "control", "user", "group", "insecure_paths", "leave_daemons")
+_FIXED = ("reuse_port", "pidfile", "control", "user", "group", "insecure_paths", "leave_daemons", "reload")
 
 
 def validate(settings: Settings, starting: bool) -> None:
     """Raise ConfigError for settings that cannot work on this machine. `starting`: check --ready-fd, too."""
     if settings.loop == "uvloop" and importlib.util.find_spec("uvloop") is None:
         raise ConfigError("--loop uvloop: uvloop is not installed (pip install 'prefork[uvloop]')", option="--loop")
+    if settings.reload and importlib.util.find_spec("watchfiles") is None:
+        cure = "pip install 'prefork[reload]'"
+        raise ConfigError(f"--reload: watchfiles is not installed ({cure})", option="--reload")
     if settings.ready_fd is not None and starting:
         _require_writable(settings.ready_fd)
 

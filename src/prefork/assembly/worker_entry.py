@@ -19,7 +19,7 @@ from ..errors import ExitCode, place_of, reason_of
 from ..hosting import main as hosting
 from ..observe.logs import configure
 from ..system.fork_context import ForkContext
-from ..worker import main
+from ..worker import fresh_code, main
 from ..worker.context import GenerationConfig, WorkerContext
 from ..worker.exit import exit_process
 from .resources import ServerResources
@@ -30,6 +30,8 @@ def run_worker(fork: ForkContext, config: GenerationConfig, resources: ServerRes
     code: int = ExitCode.BUG
     try:
         resources.release_in_worker(config)
+        if config.settings.reload:
+            fresh_code.install()
         program = config.settings.program
         emit = configure(
             config.settings.log_format, config.settings.log_level, worker=fork.slot, alone=program is not None

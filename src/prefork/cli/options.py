@@ -245,6 +245,12 @@ OPTIONS = (
         parse_int,
         shown_default="",
     ),
+    Option(
+        "reload",
+        "",
+        "For development: reload when a Python file below the current directory changes.",
+        parse_flag,
+    ),
     Option("loop", "NAME", "Event loop of workers: asyncio or uvloop."),
     Option("streams", "NAME", "Streams of (reader, writer) handlers: prefork or asyncio."),
     Option(

@@ -1,7 +1,7 @@
 """The messages from a process to the supervisor that started it: lines of JSON, each small enough for one write.
 
-A worker sends them over its status pipe, and a new supervisor over its socket pair. Pure: bytes in, values out. The
-sender may be broken or hostile, so a line that cannot be read is dropped.
+A worker sends them over its status pipe, the watcher of sources over its own, and a new supervisor over its socket
+pair. Pure: bytes in, values out. The sender may be broken or hostile, so a line that cannot be read is dropped.
 """
 
 from __future__ import annotations
@@ -52,6 +52,13 @@ class StoppingMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class ChangedMessage:
+    """Sources have changed; `files` says which, for a log. Only the process that watches them sends it."""
+
+    files: str
+
+
+@dataclass(frozen=True, slots=True)
 class StackLine:
     """A line of plain text from faulthandler, which writes to the same pipe and works in a hung process."""
 
@@ -65,12 +72,13 @@ Message = (
     | RecycleMessage
     | StoppedAcceptingMessage
     | StoppingMessage
+    | ChangedMessage
     | StackLine
 )
 
 
 def encode(message: Message) -> bytes:
-    """Return the message as one line of at most LIMIT bytes; a reason that is too long is cut.
+    """Return the message as one line of at most LIMIT bytes; a text that is too long is cut.
 
     Raises TypeError for a StackLine, which only faulthandler writes.
     """
@@ -85,10 +93,17 @@ def encode(message: Message) -> bytes:
             return _line({"stopping": True, "at_once": message.at_once})
         case StackLine():
             raise TypeError("a StackLine is written by faulthandler only")
-    key = "unable" if isinstance(message, UnableMessage) else "recycle"
-    reason = message.reason
-    while len(line := _line({key: reason})) > LIMIT:
-        reason = reason[: len(reason) * 3 // 4]
+        case UnableMessage():
+            return _cut("unable", message.reason)
+        case RecycleMessage():
+            return _cut("recycle", message.reason)
+        case ChangedMessage():
+            return _cut("changed", message.files)
+
+
+def _cut(key: str, text: str) -> bytes:
+    while len(line := _line({key: text})) > LIMIT:
+        text = text[: len(text) * 3 // 4]
     return line
 
 
@@ -130,4 +145,6 @@ def _decode(line: bytes) -> Message | None:
             return UnableMessage(reason)
         case {"recycle": str(reason)}:
             return RecycleMessage(reason)
+        case {"changed": str(files)}:
+            return ChangedMessage(files)
     return None

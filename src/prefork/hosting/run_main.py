@@ -10,7 +10,6 @@ import os
 import runpy
 import sys
 import threading
-import traceback
 import types
 from typing import Any
 
@@ -34,15 +33,19 @@ def run_main(program: Program, is_ending: threading.Event) -> int:
         _join_threads(is_ending)
     except SystemExit as exc:
         return _exit_status(exc)
-    except KeyboardInterrupt:
-        if is_ending.is_set():
+    except BaseException as exc:
+        if is_ending.is_set() and _is_interrupt(exc):
             return 0
-        traceback.print_exc()
-        return 130
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-        return 1
+        sys.excepthook(type(exc), exc, exc.__traceback__)
+        return 130 if isinstance(exc, KeyboardInterrupt) else 1
     return 0
+
+
+def _is_interrupt(exc: BaseException) -> bool:
+    """Return whether an exception is nothing but KeyboardInterrupt, also as a group, as trio raises it."""
+    if isinstance(exc, BaseExceptionGroup):
+        return exc.split(KeyboardInterrupt)[1] is None
+    return isinstance(exc, KeyboardInterrupt)
 
 
 def _words(program: Program, target: str) -> list[str]:

@@ -19,21 +19,18 @@ from typing import TypeAlias
 from ..config import Limits
 from ..core.time_limits import ABORT_TIMEOUT
 from ..errors import ListenerError, OutOfResourcesError
-from ..events import ConnectionRefused, Emit
+from ..events import ConnectionRefused, Emit, WorkerFailed
 from ..text import escape_ascii, format_address
 from .acceptor import Acceptor
 from .admission import Admission, HandshakeAdmission, Peer, Refusal
 from .channel import DONTWAIT
-from .connection import Connection, ProtocolConnection, ReaderWriterConnection, StreamConnection, handler_failed
+from .connection import Connection, ReaderWriterConnection, StreamConnection, handler_failed
+from .draining import call_drain, has_drain
 from .handlers import Handler, Kind
+from .protocol_connection import ProtocolConnection
 from .server_state import ServerState
 
 _ConnectionClass: TypeAlias = type[StreamConnection] | type[ProtocolConnection]
-_CONNECTION_CLASSES: dict[Kind, _ConnectionClass] = {
-    Kind.ASYNCIO: ReaderWriterConnection,
-    Kind.CALLBACK: ReaderWriterConnection,
-    Kind.PROTOCOL: ProtocolConnection,
-}
 
 
 class BaseServerState(enum.Enum):
@@ -94,7 +91,7 @@ class BaseServer:
         self._check_open()
         if self._shared is None:
             self._shared = ServerState(asyncio.get_running_loop(), self._limits, self._emit)
-            self._connection_class = _CONNECTION_CLASSES.get(self._handler.kind, StreamConnection)
+            self._connection_class = _connection_class(self._handler)
             if self._ssl_context is not None:
                 self._admission = HandshakeAdmission(self._admission, self._shared.handshakes)
             self._admission.on_capacity(self._resume)
@@ -253,30 +250,57 @@ class BaseServer:
             connection.abort()
 
     async def drain(self, timeout: float) -> int:
-        """Close, tell the handlers (`stream.draining`), wait up to `timeout` seconds for all connections to end.
+        """Close, tell the service, and wait up to `timeout` seconds for all connections and its `drain()` to end.
 
-        Abort the rest, and return their number. Cancelling it aborts what is open.
+        Streams are told by `stream.draining`, a lifespan object and protocols by their `drain()`. Abort what is left of
+        the connections, and return their number. Cancelling it aborts what is open.
         """
         self.close()
         if self._shared is None or self._state is BaseServerState.CLOSED:
             return 0
-        self._shared.draining.set()
+        draining = self.tell_draining()
         try:
-            await self._wait_no_connections(timeout)
+            await self._wait_drained(draining, timeout)
         finally:
             aborted = len(self._connections)
             self.abort_clients()
+            if draining is not None and not draining.done():
+                draining.cancel()
+                if timeout:
+                    self._drain_failed(TimeoutError(f"it did not return within {timeout:g} s"))
             try:
                 if aborted:
-                    await self._wait_no_connections(ABORT_TIMEOUT)
+                    await self._wait_drained(None, ABORT_TIMEOUT)
             finally:
                 self._release()
         return aborted
 
-    async def _wait_no_connections(self, timeout: float) -> None:
+    def tell_draining(self) -> asyncio.Task[None] | None:
+        """Tell the service and its connections, once, that the server drains: the part of `drain` that does not wait.
+
+        Return the task of a lifespan object's `drain()`, if it is one; the caller ends it.
+        """
+        shared = self._shared
+        if shared is None or shared.draining.is_set():
+            return None
+        shared.draining.set()
+        draining = None
+        if has_drain(self._handler.lifespan):
+            draining = call_drain(self._handler.lifespan, shared, self._drain_failed)
+        for connection in list(self._connections):
+            connection.drain()
+        return draining
+
+    def _drain_failed(self, exc: BaseException) -> None:
+        failed = handler_failed("", exc)
+        self._emit(WorkerFailed("drain() failed", failed.error, failed.traceback))
+
+    async def _wait_drained(self, draining: asyncio.Task[None] | None, timeout: float) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._no_connections.wait()
+                if draining is not None:
+                    await asyncio.wait({draining})
 
     def _release(self) -> None:
         if self._state is not BaseServerState.CLOSED:
@@ -289,6 +313,12 @@ def _out_of_resources(exc: OSError | MemoryError) -> OutOfResourcesError:
     code = exc.errno if isinstance(exc, OSError) and exc.errno else errno.ENOMEM
     cure = " for an epoll watch (raise fs.epoll.max_user_watches)" if code == errno.ENOSPC else ""
     return OutOfResourcesError(code, f"{os.strerror(code)}{cure}")
+
+
+def _connection_class(handler: Handler) -> _ConnectionClass:
+    if handler.makes_protocols:
+        return ProtocolConnection
+    return ReaderWriterConnection if handler.kind in (Kind.ASYNCIO, Kind.CALLBACK) else StreamConnection
 
 
 #: Keepalive probes without an answer until the kernel gives up a peer, and the seconds between them.

@@ -1,7 +1,7 @@
-"""One accepted connection from accept to close: TLS handshake, handler, and every failure of both.
+"""One connection whose handler is a coroutine, from accept to close: TLS handshake, handler, every failure of both.
 
 Whatever a handler does, it affects only its own connection: it may raise, exit, swallow its cancellation or return
-early. The number of connections and their end are decided in base_server.py.
+early. The number of connections and their end are decided in base_server.py; protocol_connection.py is for protocols.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ import socket
 import ssl
 import traceback
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 from ..errors import ConnectionTimeoutError, LineTooLongError
-from ..events import ConnectionAborted, ConnectionLost, HandlerFailed, HandshakeFailed
+from ..events import ConnectionLost, HandlerFailed, HandshakeFailed
 from ..system.signals import noop_handler
-from ..text import describe_error, escape_ascii, format_address
-from .deadlines import Deadline
+from ..text import describe_error, escape_ascii
 from .handlers import Handler, Kind
 from .reader_writer import ReaderWriter
 from .server_state import ServerState
@@ -45,6 +44,9 @@ class Connection(Protocol):
 
     def abort(self) -> None:
         """Close the socket at once and cancel the task."""
+
+    def drain(self) -> None:
+        """Tell the handler that the server is draining; called once, after `ServerState.draining` was set."""
 
     def fileno(self) -> int:
         """Return the descriptor of the socket; -1 once it is closed."""
@@ -98,6 +100,10 @@ class StreamConnection:
         self.stream.abort()
         if self.task is not None:
             self.task.cancel()
+
+    def drain(self) -> None:
+        # The handler was told by `stream.draining`.
+        pass
 
 
 class ReaderWriterConnection(StreamConnection):
@@ -187,134 +193,3 @@ def handler_failed(peer: str, exc: BaseException) -> HandlerFailed:
 
 def _describe(exc: BaseException) -> str:
     return escape_ascii(describe_error(exc))
-
-
-# --- protocols --------------------------------------------------------------------------------------------------------
-
-
-class ClosingHookSocket(socket.socket):
-    """A socket with a callback for its close: the one moment that the transports of all loops have in common."""
-
-    on_closed: Callable[[], None] | None = None
-
-    def close(self) -> None:
-        super().close()
-        self._call_hook()
-
-    def detach(self) -> int:
-        fd = super().detach()
-        self._call_hook()
-        return fd
-
-    def _call_hook(self) -> None:
-        if self.on_closed is not None:
-            on_closed, self.on_closed = self.on_closed, None
-            on_closed()
-
-
-class _ConnectionMadeGuard(asyncio.Protocol):
-    """Stands in for the service's protocol until `connection_made`, and ends the connection if that call fails.
-
-    asyncio only logs the failure, and goes on with a protocol that does not know its transport.
-    """
-
-    def __init__(self, protocol: Any, failed: Callable[[BaseException], None]) -> None:
-        self.protocol = protocol
-        self._failed = failed
-
-    def connection_made(self, transport: Any) -> None:
-        transport.set_protocol(self.protocol)
-        try:
-            self.protocol.connection_made(transport)
-        except Exception as exc:
-            self._failed(exc)
-            transport.abort()
-
-
-class ProtocolConnection:
-    """A connection with an asyncio protocol as its handler, on the loop's own transport.
-
-    Of the deadlines it has only that of its age, because reads and writes pass between transport and protocol only.
-    `done` is called as by StreamConnection.
-    """
-
-    __slots__ = ("_address", "_done", "_open", "_sock", "_state", "_transport", "task")
-
-    def __init__(
-        self, sock: socket.socket, address: object, state: ServerState, done: Callable[[ProtocolConnection], None]
-    ) -> None:
-        # Without memory for the transport's epoll watch asyncio only logs it and the peer waits forever; libuv aborts.
-        state.poller.reserve(sock.fileno())
-        self._address = format_address(address)
-        self._state = state
-        self._done = done
-        self._open = 2
-        # Any, because uvloop's transports are no subclass of asyncio.Transport.
-        self._transport: Any = None
-        self._sock = ClosingHookSocket(sock.family, sock.type, sock.proto, fileno=sock.detach())
-        self._sock.setblocking(False)
-        self._sock.on_closed = self._ended
-        self.task: asyncio.Task[None] | None = None
-
-    def start(self, state: ServerState, handler: Handler, ssl_context: ssl.SSLContext | None) -> None:
-        if state.limits.max_age is not None:
-            state.deadlines.set(self, Deadline.AGE, state.limits.max_age)
-        self.task = state.callback_context.copy().run(state.loop.create_task, self._run(handler, ssl_context))
-        self.task.add_done_callback(self._ended, context=state.callback_context)
-
-    def _ended(self, _task: object = None) -> None:
-        self._open -= 1
-        if not self._open:
-            self._state.deadlines.clear(self, Deadline.AGE)
-            self._done(self)
-
-    def _on_deadline(self, deadline: Deadline) -> None:
-        self._state.emit(
-            ConnectionAborted(escape_ascii(self._address), f"open for {self._state.limits.max_age:g} s (--max-age)")
-        )
-        self.abort()
-
-    def fileno(self) -> int:
-        return self._sock.fileno()
-
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
-        else:
-            self.abort()
-
-    def abort(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
-        elif self.task is not None:
-            self.task.cancel()
-
-    async def _run(self, handler: Handler, ssl_context: ssl.SSLContext | None) -> None:
-        try:
-            protocol = handler.call()
-            if not hasattr(protocol, "connection_made"):
-                raise TypeError(f"the protocol factory returned {type(protocol).__name__}, not an asyncio.Protocol")
-        except GeneratorExit:
-            raise
-        except BaseException as exc:
-            self._sock.close()
-            self._failed(exc)
-            return
-        limits = self._state.limits
-        timeouts: dict[str, float] = {}
-        if ssl_context is not None:
-            timeouts["ssl_handshake_timeout"] = limits.handshake_timeout
-            timeouts["ssl_shutdown_timeout"] = limits.tls_shutdown_timeout
-        self._state.poller.release(self._sock.fileno())
-        try:
-            self._transport, _ = await self._state.loop.connect_accepted_socket(
-                lambda: _ConnectionMadeGuard(protocol, self._failed), self._sock, ssl=ssl_context, **timeouts
-            )
-        except asyncio.CancelledError:
-            self._sock.close()
-        except OSError as exc:
-            self._sock.close()
-            self._state.emit(HandshakeFailed(escape_ascii(self._address), _describe(exc)))
-
-    def _failed(self, exc: BaseException) -> None:
-        self._state.emit(handler_failed(self._address, exc))

@@ -1,6 +1,6 @@
-"""What a service may be, as a type and as a check by its signature: see `Kind`.
+"""What a service may be, as a type and as a check by its signature: see `Kind` for all of them.
 
-Nothing of the service is called here.
+Nothing of the service is called here, except by the methods of `Handler`.
 """
 
 from __future__ import annotations
@@ -20,22 +20,41 @@ if TYPE_CHECKING:
 
 
 class Lifespan(Protocol):
-    """A service with a beginning and an end: `start` runs before its first connection, `stop` after its last."""
+    """A service with a beginning and an end: `start` runs before its first connection, `stop` after its last.
+
+    It may also have a `drain()`, plain or async: it is called when the server has stopped accepting.
+    """
 
     async def start(self) -> object: ...
     async def handle(self, stream: Stream, /) -> object: ...
     async def stop(self) -> object: ...
 
 
+class ProtocolLifespan(Protocol):
+    """A service like `Lifespan`, whose connections are served by protocols: `protocol` makes one for each of them.
+
+    `protocol` is called in the loop, and only after `start`. Each protocol may also have a `drain()`.
+    """
+
+    async def start(self) -> object: ...
+    def protocol(self) -> asyncio.BaseProtocol: ...
+    async def stop(self) -> object: ...
+
+
 StreamHandler: TypeAlias = "Callable[[Stream], Coroutine[Any, Any, object]]"
 AsyncioHandler: TypeAlias = "Callable[[asyncio.StreamReader, asyncio.StreamWriter], object]"
 ProtocolFactory: TypeAlias = "Callable[[], asyncio.BaseProtocol]"
+#: What serves connections.
+ConnectionService: TypeAlias = "StreamHandler | AsyncioHandler | ProtocolFactory | Lifespan | ProtocolLifespan"
+#: A protocol factory, or a worker factory: what makes a service, once for each worker. They are one type, because mypy
+#: would take the lambda of one for the other.
+AnyFactory: TypeAlias = "Callable[[], asyncio.BaseProtocol | Coroutine[Any, Any, ConnectionService]]"
 #: What can be served. A type checker finds a handler of another shape.
-Service: TypeAlias = "StreamHandler | AsyncioHandler | ProtocolFactory | Lifespan"
+Service: TypeAlias = "StreamHandler | AsyncioHandler | AnyFactory | Lifespan | ProtocolLifespan"
 
 
 class Kind(enum.Enum):
-    """How a service is called for each connection."""
+    """What a service is, and so how it is called."""
 
     STREAM = "stream handler"
     """`async def handle(stream)`"""
@@ -47,6 +66,10 @@ class Kind(enum.Enum):
     """a zero-argument factory of `asyncio.Protocol` or `BufferedProtocol`, as for `loop.create_server`"""
     LIFESPAN = "lifespan object"
     """an object with `async` `start()`, `handle(stream)` and `stop()`"""
+    PROTOCOL_LIFESPAN = "lifespan object with protocols"
+    """an object with `async` `start()` and `stop()`, and a `protocol()` that makes a protocol"""
+    FACTORY = "worker factory"
+    """`async def factory()`, which returns one of the others"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +78,17 @@ class Handler:
 
     kind: Kind
     call: Callable[..., Any]
+    """Called for each connection; a worker factory is called once."""
     lifespan: Any = None
+
+    @property
+    def makes_protocols(self) -> bool:
+        return self.kind in (Kind.PROTOCOL, Kind.PROTOCOL_LIFESPAN)
+
+    @property
+    def has_start(self) -> bool:
+        """Whether something of the service has to be awaited before its first connection."""
+        return self.lifespan is not None or self.kind is Kind.FACTORY
 
     async def start(self) -> None:
         if self.lifespan is not None:
@@ -68,9 +101,9 @@ class Handler:
 
 _EXPECTED = (
     "expected async def handle(stream), async def handle(reader, writer), an asyncio.Protocol class or factory, "
-    "or an object with async start, handle and stop"
+    "an object with async start, handle and stop, one with async start, protocol() and async stop, "
+    "or async def factory() that returns one of these"
 )
-_LIFESPAN_METHODS = ("start", "handle", "stop")
 
 
 def classify(target: object, name: str = "") -> Handler:
@@ -78,10 +111,25 @@ def classify(target: object, name: str = "") -> Handler:
 
     Raises ServiceError for anything else. The message says what is wrong and what is expected.
     """
+    return _classify_named(target, f"service {name}: " if name else "")
+
+
+def classify_made(made: object, name: str = "") -> Handler:
+    """Return the handler that a worker factory has made; `name` is what the user called the factory by.
+
+    Raises ServiceError as `classify` does, and for a second factory.
+    """
+    prefix = f"service {name}: " if name else ""
+    handler = _classify_named(made, f"{prefix}the worker factory returned what cannot be served: ")
+    if handler.kind is Kind.FACTORY:
+        raise ServiceError(f"{prefix}the worker factory returned {_name(made)}, another worker factory")
+    return handler
+
+
+def _classify_named(target: object, prefix: str) -> Handler:
     try:
         return _classify(target)
     except ServiceError as exc:
-        prefix = f"service {name}: " if name else ""
         raise ServiceError(f"{prefix}{exc}; {_EXPECTED}") from None
 
 
@@ -93,16 +141,18 @@ def _classify(target: object) -> Handler:
         if issubclass(target, asyncio.BaseProtocol):
             return Handler(Kind.PROTOCOL, target)
         raise ServiceError(f"{name} is a class, and no asyncio.Protocol: name an instance, as in service = {name}()")
-    missing = [f"`{method}`" for method in _LIFESPAN_METHODS if not hasattr(target, method)]
+    missing = _missing(target)
     if not missing:
         return _lifespan(target)
     if not callable(target):
-        partial = len(missing) < len(_LIFESPAN_METHODS)
+        partial = len(missing) < _LIFESPAN_PARTS
         raise ServiceError(f"{name} has no {' and no '.join(missing)}" if partial else f"{name} is not callable")
     if _is(inspect.isasyncgenfunction, target):
         raise ServiceError(f"{name} is an async generator: remove its `yield`")
     count = _required_positional(target)
     if _is(inspect.iscoroutinefunction, target):
+        if count == 0:
+            return Handler(Kind.FACTORY, target)
         if count == 1:
             return Handler(Kind.STREAM, target)
         if count == 2:
@@ -115,13 +165,39 @@ def _classify(target: object) -> Handler:
     raise ServiceError(f"{name} takes {_parameters(count)} and is not async")
 
 
+#: `start`, `stop`, and one of `handle` and `protocol`.
+_LIFESPAN_PARTS = 3
+
+
+def _missing(target: object) -> list[str]:
+    """Return what `target` lacks of a lifespan object."""
+    missing = [f"`{method}`" for method in ("start", "stop") if not hasattr(target, method)]
+    if not hasattr(target, "handle") and not hasattr(target, "protocol"):
+        missing.append("`handle` or `protocol`")
+    return missing
+
+
 def _lifespan(target: Any) -> Handler:
-    for name, count in (("start", 0), ("handle", 1), ("stop", 0)):
-        method = getattr(target, name)
-        is_async = callable(method) and _is(inspect.iscoroutinefunction, method)
-        if not is_async or _required_positional(method) != count:
-            raise ServiceError(f"`{name}` of {_name(target)} must be async def {name}({'stream' if count else ''})")
-    return Handler(Kind.LIFESPAN, target.handle, target)
+    if hasattr(target, "handle") and hasattr(target, "protocol"):
+        raise ServiceError(f"{_name(target)} has both `handle` and `protocol`: a connection is served by one of them")
+    for name in ("start", "stop"):
+        _require_method(target, name)
+    if hasattr(target, "drain") and not (callable(target.drain) and _required_positional(target.drain) == 0):
+        raise ServiceError(f"`drain` of {_name(target)} must be a method without parameters")
+    if hasattr(target, "handle"):
+        _require_method(target, "handle", "stream")
+        return Handler(Kind.LIFESPAN, target.handle, target)
+    make = target.protocol
+    if not callable(make) or _is(inspect.iscoroutinefunction, make) or _required_positional(make) != 0:
+        raise ServiceError(f"`protocol` of {_name(target)} must be def protocol(), which is not async")
+    return Handler(Kind.PROTOCOL_LIFESPAN, make, target)
+
+
+def _require_method(target: object, name: str, parameter: str = "") -> None:
+    method = getattr(target, name)
+    is_async = callable(method) and _is(inspect.iscoroutinefunction, method)
+    if not is_async or _required_positional(method) != bool(parameter):
+        raise ServiceError(f"`{name}` of {_name(target)} must be async def {name}({parameter})")
 
 
 def on_asyncio_streams(handler: Handler, name: str, limit: int) -> Handler:

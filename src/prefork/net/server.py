@@ -20,7 +20,7 @@ from ..system.sockets import Resolved, bind_resolved, require_listening, resolve
 from ..system.tls_contexts import build_context
 from .admission import LocalAdmission
 from .base_server import BaseServer
-from .handlers import Kind, Service, classify
+from .handlers import Kind, Service, classify, classify_made
 from .tls import prepare_context
 
 
@@ -28,14 +28,15 @@ class TCPServer(BaseServer):
     """Serves `handler` on any number of listening sockets, in the running asyncio loop.
 
     `handler` is what `prefork serve` takes as its target: a stream handler, an asyncio streams handler or callback, a
-    protocol class or factory, or a lifespan object. `tls` is a certificate and key, or a context of your own. Events
-    go to the logger `prefork`.
+    protocol class or factory, a lifespan object, or a worker factory. `tls` is a certificate and key, or a context of
+    your own. Events go to the logger `prefork`.
 
         async with TCPServer(handle) as server:
             server.listen(9000)
             await server.serve_forever()
 
-    Entering the block starts a lifespan object, leaving it stops it. Such an object is served inside of the block only.
+    Entering the block calls a worker factory and starts a lifespan object; leaving it stops the object. Such a service
+    is served inside of the block only.
     Leaving the block, also by cancellation, drains the server for up to `drain_timeout` seconds. Leaving it by any
     other exception aborts what is open.
 
@@ -63,8 +64,8 @@ class TCPServer(BaseServer):
         super().__init__(classify(handler), limits=limits, admission=admission, emit=log, ssl_context=ssl_context)
         self._drain_timeout = drain_timeout
         self._own_sockets: list[socket.socket] = []
-        self._must_enter = self._handler.kind is Kind.LIFESPAN
-        """Whether `start()` of a lifespan object has still to be awaited, by `async with`."""
+        self._must_enter = self._handler.has_start
+        """Whether a worker factory or the `start()` of a lifespan object has still to be awaited, by `async with`."""
 
     def listen(self, port: int, address: str | None = None, backlog: int = 128) -> None:
         """Bind `port` on `address` and accept. 0 is any free port (see `sockets`); None is all interfaces.
@@ -119,7 +120,7 @@ class TCPServer(BaseServer):
         """Accept from one listening socket, as `add_sockets` does.
 
         Raises ValueError for a socket that does not listen. Raises RuntimeError after `close`, without a running loop,
-        and for a lifespan object outside of `async with`.
+        and for a lifespan object or a worker factory outside of `async with`.
         """
         require_listening(sock)
         self._check_startable()
@@ -133,13 +134,15 @@ class TCPServer(BaseServer):
     def _check_entered(self) -> None:
         # Not started here: connections are accepted from the first socket on, so a handler could run before start().
         if self._must_enter:
-            raise RuntimeError("a lifespan object is started by `async with server`: call this inside of the block")
+            raise RuntimeError(
+                f"a {self._handler.kind.value} is started by `async with server`: call this inside of it"
+            )
 
     async def serve_forever(self) -> None:
         """Wait until `close()`. Raises ListenerError if a listening socket itself has failed.
 
         Cancelling it drains the server; cancelling it again aborts what is open. Raises RuntimeError for a lifespan
-        object outside of `async with`.
+        object or a worker factory outside of `async with`.
         """
         self._check_entered()
         try:
@@ -149,14 +152,17 @@ class TCPServer(BaseServer):
             raise
 
     async def drain(self, timeout: float | None = None) -> int:
-        """Close, tell the handlers (`stream.draining`), wait up to `timeout` seconds for all connections to end.
+        """Close, tell the service, and wait up to `timeout` seconds for all connections and its `drain()` to end.
 
-        The default is the server's `drain_timeout`. Abort the rest, and return their number. Cancelling it aborts what
-        is open.
+        The default is the server's `drain_timeout`. Streams are told by `stream.draining`, a lifespan object and
+        protocols by their `drain()`. Abort what is left of the connections, and return their number. Cancelling it
+        aborts what is open.
         """
         return await super().drain(self._drain_timeout if timeout is None else timeout)
 
     async def __aenter__(self) -> Self:
+        if self._handler.kind is Kind.FACTORY:
+            self._handler = classify_made(await self._handler.call())
         await self._handler.start()
         self._must_enter = False
         return self

@@ -6,6 +6,7 @@ timeout is only kept here; `sending.py` applies it.
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 from ..checks import check_seconds
@@ -54,7 +55,9 @@ class TimeoutState:
 
     def _restart_wait(self) -> None:
         before = self._connection._idle_since
-        self._connection._idle_since = now = self._shared.loop.time()
+        # A moment early: uvloop's clock stands still within an iteration, so a wait that begins after the first data
+        # could have the time of this one, and the peer would be taken for mute.
+        self._connection._idle_since = now = math.nextafter(self._shared.loop.time(), 0.0)
         if before == self.started_at:
             self.started_at = now
 

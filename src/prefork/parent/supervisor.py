@@ -27,6 +27,7 @@ from ..system.fork_context import ForkContext
 from ..system.processes import System
 from ..system.scoreboard import FleetSetting
 from ..system.signals import SignalQueue
+from ..system.source_changes import Watched
 from ..system.worker_signals import PROGRAM_SIGNALS, SERVICE_SIGNALS
 from ..text import escape_controls
 from .control_commands import ControlCommands
@@ -36,6 +37,7 @@ from .polling import Part, Watchdog, wait
 from .programs import Programs
 from .reload import Reloads
 from .requests import Requests
+from .source_watch import SourceWatch
 from .status import describe_roster
 from .takeover import Takeover
 from .upgrade import Predecessor
@@ -54,7 +56,8 @@ class Supervisor(Generic[C]):
     """Keeps the workers of `spec` running until it is told to stop. Main thread only; close it by `with`.
 
     `run` returns the outcome in the supervisor, and a `ForkContext` in each worker. `watchdog` is the service manager's
-    timeout in seconds. A `predecessor` owns everything until all workers here are ready.
+    timeout in seconds. A `predecessor` owns everything until all workers here are ready. A change of the `watched`
+    sources is a reload.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class Supervisor(Generic[C]):
         watchdog: float | None = None,
         predecessor: Predecessor | None = None,
         leave_daemons: bool = False,
+        watched: Watched | None = None,
     ) -> None:
         self._pid = os.getpid()
         self._resources = resources
@@ -98,10 +102,12 @@ class Supervisor(Generic[C]):
         self._control = control
         self._commands = None if control is None else ControlCommands(control, self)
         self._takeover = Takeover(system, resources, emit, lambda: len(self._roster.slots), control, predecessor)
+        self._sources = SourceWatch(watched, system, emit)
         self._parts: list[Part] = [
             self._workers,
             self._requests,
             self._takeover,
+            self._sources,
             *([] if control is None else [control]),
         ]
 
@@ -113,6 +119,7 @@ class Supervisor(Generic[C]):
             return
         if kind is not None:
             self._takeover.fail("the new supervisor failed; its log says why")
+        self._sources.close()
         self._workers.close()
         if not self._leave_daemons:
             self._adopted.kill(self._children(), ORPHANS_GRACE)
@@ -180,8 +187,10 @@ class Supervisor(Generic[C]):
         self._apply_all(self._takeover.collect(self._system.monotonic()))
         if self._commands is not None:
             self._commands.serve(ready, self._system.monotonic())
+        self._sources.collect(self._system.monotonic())
         self._watchdog.update(self._roster.has_live_workers(), self._system.monotonic())
         self._apply(facts.TimePassed())
+        self._reload_changed_sources()
         self._reloads.forget_unused(self._roster.generations())
         if self._takeover.take_settled():
             self._reloads.release_sockets()
@@ -336,6 +345,13 @@ class Supervisor(Generic[C]):
                 raise
             return facts.SpawnFailed(command.worker_id, reason_of(exc))
 
+    def _reload_changed_sources(self) -> None:
+        """Reload if sources have changed, as soon as a reload is possible and none is under way: no change is lost, and
+        one reload serves all changes that came before it."""
+        refused = self._roster.refusal() is not None or self._takeover.reload_refusal() is not None
+        if not refused and not self._roster.reloading() and (change := self._sources.take_change()):
+            self.start_reload(f"--reload: {change}")
+
     def _repair_listeners(self) -> None:
         """Repair what the dead worker may have done to the sockets that it shared with the others."""
         allowed = self._roster.refusal() is None and self._takeover.reload_refusal() is None
@@ -366,4 +382,4 @@ class Supervisor(Generic[C]):
         return self._roster.phase in (ServerPhase.STOPPING, ServerPhase.FINISHED)
 
     def _children(self) -> set[int]:
-        return self._workers.pids() | {self._takeover.successor_pid}
+        return self._workers.pids() | {self._takeover.successor_pid, self._sources.pid}

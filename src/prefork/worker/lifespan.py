@@ -1,4 +1,4 @@
-"""The `start()` and `stop()` of a lifespan object, each within its time.
+"""The start and the stop of a service, each within its time: worker factory, `start()` and `stop()`.
 
 Not `asyncio.wait_for`, because that waits without limit for the end of what it cancelled. When they are called is
 decided in `main.py`.
@@ -7,30 +7,49 @@ decided in `main.py`.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
+from typing import Any
 
 from ..core.time_limits import SERVICE_START_TIMEOUT, SERVICE_STOP_TIMEOUT
 from ..errors import ServiceError
-from ..net.handlers import Handler
+from ..net.handlers import Handler, Kind, classify_made
 from .loader import describe_failure, target_name
 
 
-async def start_service(handler: Handler, stop: asyncio.Event, target: object) -> bool:
-    """Run the handler's `start()`; return False if `stop` was set first. Raises ServiceError if `start()` fails."""
-    starting = asyncio.ensure_future(handler.start())
+class _StopRequestedError(Exception):
+    """The worker is to stop before its service has started."""
+
+
+async def start_service(handler: Handler, stop: asyncio.Event, target: object) -> Handler | None:
+    """Call a worker factory, run the `start()` of the handler, and return the handler; None if `stop` was set first.
+
+    Raises ServiceError if one of the two fails, or takes longer than SERVICE_START_TIMEOUT seconds.
+    """
+    name = target_name(target)
+    try:
+        if handler.kind is Kind.FACTORY:
+            handler = classify_made(await _started(handler.call(), stop, name, "the worker factory"), name)
+        await _started(handler.start(), stop, name, "start()")
+    except _StopRequestedError:
+        return None
+    return handler
+
+
+async def _started(call: Awaitable[Any], stop: asyncio.Event, name: str, what: str) -> Any:
+    starting = asyncio.ensure_future(call)
     stopping = asyncio.ensure_future(stop.wait())
     await asyncio.wait({starting, stopping}, timeout=SERVICE_START_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
-    name = target_name(target)
     if not starting.done():
         starting.cancel()
         await asyncio.wait({starting}, timeout=SERVICE_STOP_TIMEOUT)
         if stop.is_set():
-            return False
-        raise ServiceError(f"service {name}: start() did not return within {SERVICE_START_TIMEOUT:.0f} s")
+            raise _StopRequestedError
+        raise ServiceError(f"service {name}: {what} did not return within {SERVICE_START_TIMEOUT:.0f} s")
     exc = _exception_of(starting)
     if exc is not None:
-        raise ServiceError(f"service {name}: start() raised {describe_failure(exc)}") from exc
-    return True
+        raise ServiceError(f"service {name}: {what} raised {describe_failure(exc)}") from exc
+    return starting.result()
 
 
 async def stop_service(handler: Handler) -> BaseException | None:
@@ -43,5 +62,5 @@ async def stop_service(handler: Handler) -> BaseException | None:
     return _exception_of(stopping)
 
 
-def _exception_of(done: asyncio.Future[None]) -> BaseException | None:
+def _exception_of(done: asyncio.Future[Any]) -> BaseException | None:
     return asyncio.CancelledError("by itself") if done.cancelled() else done.exception()

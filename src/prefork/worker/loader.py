@@ -31,7 +31,7 @@ def load(target: str) -> object:
     module cannot be found or raises, and if the attribute is missing.
     """
     module_text, colon, attributes = target.rpartition(":")
-    is_file = module_text.endswith(".py") or os.sep in module_text
+    is_file = bool(target_file(target))
     is_name = all(map(str.isidentifier, module_text.split(".")))
     if not (colon and module_text and attributes and (is_file or is_name)):
         raise ServiceError(
@@ -48,9 +48,23 @@ def load(target: str) -> object:
 def load_handler(target: object, settings: Settings) -> Handler:
     """Return the handler that `target` is, or that it names. Raises ServiceError, whose message names the target."""
     handler = classify(load(target), target) if isinstance(target, str) else classify(target)
+    return choose_streams(handler, target, settings)
+
+
+def choose_streams(handler: Handler, target: object, settings: Settings) -> Handler:
+    """Return the handler on the streams of the settings; a worker factory stays until it has made one.
+
+    Raises ServiceError for a handler that needs others.
+    """
     if settings.streams == "asyncio":
         return on_asyncio_streams(handler, target_name(target), settings.limits.read_limit)
     return handler
+
+
+def target_file(target: str) -> str:
+    """Return the path in a `target` that names a file; "" if it names a module."""
+    text = target.rpartition(":")[0]
+    return text if text.endswith(".py") or os.sep in text else ""
 
 
 def target_name(target: object) -> str:

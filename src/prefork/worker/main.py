@@ -35,7 +35,7 @@ from .dispatch import Dispatcher
 from .exit import exit_deadline, run_until_complete_bounded
 from .fleet_admission import FleetAdmission
 from .heartbeat import INTERVAL, Heartbeat
-from .loader import load_handler
+from .loader import choose_streams, load_handler
 from .recycling import RecyclingCheck
 from .reuseport import ReuseportSockets
 
@@ -126,15 +126,17 @@ async def _serve(context: WorkerContext, handler: Handler) -> int:
     context.row[WorkerStat.GENERATION] = context.fork.generation
     refuses = settings.limits.at_limit == "refuse"
     admission = FleetAdmission(scoreboard, context.row, loop, refuses, context.fork.inboxes)
+    started = await lifespan.start_service(handler, stop, context.target)
+    if started is None:
+        return ExitCode.OK
+    started = choose_streams(started, context.target, settings)
     server = BaseServer(
-        handler,
+        started,
         limits=settings.limits,
         admission=admission,
         emit=context.emit,
         ssl_context=context.config.ssl_context,
     )
-    if not await lifespan.start_service(handler, stop, context.target):
-        return ExitCode.OK
     sockets = ReuseportSockets(
         loop, server, context.config.endpoints(), context.fork.slot, lambda: scoreboard.settings[FleetSetting.SLOTS]
     )
@@ -166,7 +168,7 @@ async def _serve(context: WorkerContext, handler: Handler) -> int:
     # Stop the heartbeat, because shutdown code may block: `exit_deadline` bounds it from here.
     heartbeat.stop()
     exit_deadline(WORKER_EXIT_TIMEOUT)
-    failure = await lifespan.stop_service(handler)
+    failure = await lifespan.stop_service(started)
     if failure is not None:
         _report(context.emit, "stop() failed", failure)
     try:

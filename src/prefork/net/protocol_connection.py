@@ -1,0 +1,195 @@
+"""One connection whose handler is an asyncio protocol, from accept to close, on the loop's own transport.
+
+A protocol that fails while it is made ends only its own connection. The number of connections and their end are
+decided in base_server.py; connection.py is for coroutines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Any
+
+from ..events import ConnectionAborted, HandshakeFailed
+from ..text import describe_error, escape_ascii, format_address
+from .connection import handler_failed
+from .draining import call_drain, has_drain
+from .handlers import Handler
+from .protocol_timeouts import make_timeouts
+from .server_state import ServerState
+
+
+class ClosingHookSocket(socket.socket):
+    """A socket with a callback for its close: the one moment that the transports of all loops have in common."""
+
+    on_closed: Callable[[], None] | None = None
+
+    def close(self) -> None:
+        super().close()
+        self._call_hook()
+
+    def detach(self) -> int:
+        fd = super().detach()
+        self._call_hook()
+        return fd
+
+    def _call_hook(self) -> None:
+        if self.on_closed is not None:
+            on_closed, self.on_closed = self.on_closed, None
+            on_closed()
+
+
+class _ConnectionMadeGuard(asyncio.Protocol):
+    """Stands in for the service's protocol until `connection_made`, and ends the connection if that call fails.
+
+    asyncio only logs the failure, and goes on with a protocol that does not know its transport.
+    """
+
+    def __init__(self, protocol: Any, connection: ProtocolConnection) -> None:
+        self._protocol = protocol
+        self._connection = connection
+
+    def connection_made(self, transport: Any) -> None:
+        transport.set_protocol(self._protocol)
+        try:
+            self._protocol.connection_made(transport)
+        except Exception as exc:
+            self._connection._failed(exc)
+            transport.abort()
+        else:
+            self._connection._made(transport)
+
+
+class ProtocolConnection:
+    """A connection with an asyncio protocol as its handler, on the loop's own transport.
+
+    `done` is called once: when the protocol has its transport, or never gets one, its `drain()` has ended if it was
+    called, and the socket is closed.
+    """
+
+    __slots__ = (
+        "_address",
+        "_done",
+        "_drain",
+        "_open",
+        "_protocol",
+        "_sock",
+        "_state",
+        "_timeouts",
+        "_transport",
+        "task",
+    )
+
+    def __init__(
+        self, sock: socket.socket, address: object, state: ServerState, done: Callable[[ProtocolConnection], None]
+    ) -> None:
+        # Without memory for the transport's epoll watch asyncio only logs it and the peer waits forever; libuv aborts.
+        state.poller.reserve(sock.fileno())
+        self._address = format_address(address)
+        self._state = state
+        self._done = done
+        self._open = 2
+        """What has to end yet: the task, the socket, `drain()`."""
+        self._protocol: Any = None
+        # Any, because uvloop's transports are no subclass of asyncio.Transport.
+        self._transport: Any = None
+        self._sock = ClosingHookSocket(sock.family, sock.type, sock.proto, fileno=sock.detach())
+        self._sock.setblocking(False)
+        self._sock.on_closed = self._socket_closed
+        self._timeouts = make_timeouts(self, self._sock, state)
+        self.task: asyncio.Task[None] | None = None
+        self._drain: asyncio.Task[None] | None = None
+
+    def start(self, state: ServerState, handler: Handler, ssl_context: ssl.SSLContext | None) -> None:
+        self.task = state.callback_context.copy().run(state.loop.create_task, self._run(handler, ssl_context))
+        self.task.add_done_callback(self._ended, context=state.callback_context)
+
+    def _socket_closed(self) -> None:
+        if self._timeouts is not None:
+            self._timeouts.close()
+        self._ended()
+
+    def _ended(self, _task: object = None) -> None:
+        self._open -= 1
+        if not self._open:
+            self._done(self)
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+        else:
+            self.abort()
+
+    def abort(self) -> None:
+        if self._drain is not None:
+            self._drain.cancel()
+        if self._transport is not None:
+            self._transport.abort()
+        elif self.task is not None:
+            self.task.cancel()
+
+    def drain(self) -> None:
+        """Call `drain()` of the protocol, if it has one. A protocol that has no transport yet is told when it has."""
+        if self._transport is None:
+            return
+        # The service may have replaced its first protocol; a transport below it has one that belongs to no service.
+        for protocol in (self._transport.get_protocol(), self._protocol):
+            if has_drain(protocol):
+                self._drain = call_drain(protocol, self._state, self._failed)
+                if self._drain is not None:
+                    self._open += 1
+                    self._drain.add_done_callback(self._ended, context=self._state.callback_context)
+                return
+
+    async def _run(self, handler: Handler, ssl_context: ssl.SSLContext | None) -> None:
+        try:
+            self._protocol = protocol = handler.call()
+            if not hasattr(protocol, "connection_made"):
+                raise TypeError(f"the protocol factory returned {type(protocol).__name__}, not an asyncio.Protocol")
+        except GeneratorExit:
+            raise
+        except BaseException as exc:
+            self._sock.close()
+            self._failed(exc)
+            return
+        limits = self._state.limits
+        timeouts: dict[str, float] = {}
+        if ssl_context is not None:
+            timeouts["ssl_handshake_timeout"] = limits.handshake_timeout
+            timeouts["ssl_shutdown_timeout"] = limits.tls_shutdown_timeout
+        self._state.poller.release(self._sock.fileno())
+        try:
+            self._transport, _ = await self._state.loop.connect_accepted_socket(
+                lambda: _ConnectionMadeGuard(protocol, self), self._sock, ssl=ssl_context, **timeouts
+            )
+        except asyncio.CancelledError:
+            self._sock.close()
+        except OSError as exc:
+            self._sock.close()
+            self._state.emit(HandshakeFailed(escape_ascii(self._address), escape_ascii(describe_error(exc))))
+
+    def _made(self, transport: Any) -> None:
+        self._transport = transport
+        if self._timeouts is not None:
+            self._timeouts.start(transport)
+        if self._state.draining.is_set():
+            self.drain()
+
+    def _failed(self, exc: BaseException) -> None:
+        self._state.emit(handler_failed(self._address, exc))
+
+    # --- what its deadlines ask and do --------------------------------------------------------------------------------
+
+    def _awaits_peer(self) -> bool:
+        """Return whether it is the peer's turn: the protocol reads, and everything that it wrote has been sent."""
+        transport = self._transport
+        return bool(transport.is_reading() and not transport.get_write_buffer_size())
+
+    def _abort_for(self, reason: str) -> None:
+        self._state.emit(ConnectionAborted(escape_ascii(self._address), reason))
+        self.abort()
