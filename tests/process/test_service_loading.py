@@ -424,7 +424,7 @@ async def make():
 async def handle_stream(stream):
     pass
 
-async def make_stream():
+async def make_stream_handler():
     return handle_stream
 """
 
@@ -446,10 +446,8 @@ def test_the_option_chooses_the_classes_that_serve_a_handler(name: str, streams:
 
 def test_asyncios_streams_do_not_serve_a_handler_of_prefork_streams(tmp_path: Path) -> None:
     (tmp_path / "service.py").write_text(STREAMS)
-    for command in ("serve", "check"):
-        done = serve("service:handle_stream", tmp_path, "--streams", "asyncio", command=command)
+    for name, command in (("handle_stream", "serve"), ("handle_stream", "check"), ("make_stream_handler", "serve")):
+        done = serve(f"service:{name}", tmp_path, "--streams", "asyncio", command=command)
         assert done.returncode == 3
         reason = "a stream handler takes prefork's stream, which --streams asyncio does not have"
-        assert f"service service:handle_stream: {reason}" in complaint(done)
-    done = serve("service:make_stream", tmp_path, "--streams", "asyncio")
-    assert f"service service:make_stream: {reason}" in complaint(done)
+        assert f"service service:{name}: {reason}" in complaint(done)
