@@ -21,6 +21,7 @@ from ..core.messages import StoppedAcceptingMessage, encode
 from ..core.time_limits import WORKER_EXIT_TIMEOUT
 from ..errors import ExitCode
 from ..events import ProgramDrained, ProgramStuck
+from ..system.processes import System
 from ..system.scoreboard import FleetSetting, WorkerStat, fence
 from ..system.signals import BLOCKABLE
 from ..worker.lease import end_leases
@@ -148,7 +149,7 @@ class Draining:
         self.told.set()
         if self._awaits_term():
             # For whichever thread waits.
-            os.kill(os.getpid(), signal.SIGTERM)
+            System().signal_own_process(signal.SIGTERM)
         elif self._main is not None:
             number = signal.SIGTERM if callable(signal.getsignal(signal.SIGTERM)) else signal.SIGINT
             with contextlib.suppress(ProcessLookupError):
