@@ -68,6 +68,8 @@ class ServerResources:
         paths.set_base_directory(self._home)
         self._listeners = Listeners(() if inherited is None else inherited.listeners)
         self.program_sockets = ProgramSockets(self._listeners)
+        self._announced: set[int] = set()
+        """The inodes of the sockets of a program that were reported to listen."""
         self.metrics_directory: MetricsDirectory | None = None
         """Made with the first generation of a program."""
         self._listener_repair = ListenerRepair(self._listeners)
@@ -253,7 +255,8 @@ class ServerResources:
     def note_listening(self, number: int) -> None:
         """Note that a worker listens on the socket with this inode, and say so for the first one."""
         address = self._listeners.note_listening(number)
-        if address:
+        if address and number not in self._announced:
+            self._announced.add(number)
             self._emit(Listening(escape_controls(address), "unix" if address.startswith("unix:") else "tcp"))
 
     def is_exclusive(self, spec: GenerationSpec[GenerationConfig], request: BindRequest) -> bool:

@@ -161,13 +161,12 @@ class Listeners:
         self._record_state()
 
     def note_listening(self, number: int) -> str:
-        """Note that a worker listens on the socket with this inode; return its address if it is a program's, and was
-        not known to listen."""
+        """Note that a worker listens on the socket with this inode; return its address if it was bound for a program."""
         for bound in self._bound:
             for sock in bound.sockets():
-                if sock not in self._expected and os.fstat(sock.fileno()).st_ino == number:
+                if os.fstat(sock.fileno()).st_ino == number:
                     self._record_state()
-                    return describe(sock)
+                    return describe(sock) if is_for_program(bound) else ""
         return ""
 
     def silence_unused(self, listening: Collection[int]) -> list[str]:
