@@ -11,6 +11,7 @@ import pytest
 from helpers.streams import FLAVOURS, World, client_context, eventually, observed_server, server_context, settled
 
 import prefork
+from prefork.config import Settings
 from prefork.errors import ServiceError
 from prefork.events import Event, HandlerFailed, WorkerFailed
 from prefork.net.handlers import classify
@@ -160,7 +161,7 @@ async def test_a_worker_that_is_to_stop_cancels_its_factory(world: World) -> Non
             raise
 
     stop = asyncio.Event()
-    starting = asyncio.ensure_future(start_service(classify(make), stop, "app:make"))
+    starting = asyncio.ensure_future(start_service(classify(make), stop, "app:make", Settings()))
     await asyncio.sleep(0)
     stop.set()
     assert await settled(starting) is None

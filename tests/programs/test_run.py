@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import signal
 import socket
@@ -24,10 +23,7 @@ DRAIN = 5
 #: Seconds for a machine on which other tests run, beyond what is due.
 SPARE = 20
 
-pytestmark = [
-    pytest.mark.deadline(240),
-    pytest.mark.skipif(importlib.util.find_spec("prefork.hosting") is None, reason="there is no `prefork run` yet"),
-]
+pytestmark = pytest.mark.deadline(240)
 
 
 @contextlib.contextmanager

@@ -19,10 +19,7 @@ from helpers.support import wait_until
 from prefork.testing import Server, run_program
 from programs.running import START
 
-pytestmark = [
-    pytest.mark.deadline(120),
-    pytest.mark.skipif(importlib.util.find_spec("prefork.hosting") is None, reason="there is no `prefork run` yet"),
-]
+pytestmark = pytest.mark.deadline(120)
 
 #: Answers each connection with a line of JSON, and keeps it until its peer ends it.
 TELLING = """
@@ -90,7 +87,19 @@ def ask_each(server: Server, index: int = 0) -> list[dict[str, Any]]:
     return [found[pid] for pid in sorted(workers)]
 
 
-def reload(server: Server, outcome: str = "reloaded: ") -> None:
+def reload(server: Server) -> None:
+    """Reload, and wait until every worker from before has ended."""
+    old = set(server.worker_pids())
+    _reload(server, "reloaded: ")
+    wait_until(lambda: not old & set(server.worker_pids()), 30, "the end of the old workers")
+
+
+def fail_to_reload(server: Server) -> None:
+    """Reload, and wait until the successor has failed."""
+    _reload(server, "reload failed, the running workers stay")
+
+
+def _reload(server: Server, outcome: str) -> None:
     before = server.stderr().count(outcome)
     server.signal(signal.SIGHUP)
     wait_until(lambda: server.stderr().count(outcome) > before, 2 * START, outcome)
@@ -210,6 +219,41 @@ asyncio.run(main())
     assert sorted(words) == ["TERM", "TERM", "end", "end"]
 
 
+@pytest.mark.parametrize(
+    ("before", "wait"),
+    [
+        ("", "signal.sigwait({signal.SIGINT, signal.SIGTERM})"),
+        ("signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})", "signal.sigwait({signal.SIGTERM})"),
+        ("", "signal.sigwaitinfo({signal.SIGINT, signal.SIGTERM})"),
+        ("signal.signal(signal.SIGTERM, lambda *_: None)", "signal.pause()"),
+        (
+            "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})",
+            "thread = threading.Thread(target=signal.sigwait, args=({signal.SIGTERM},)); thread.start(); thread.join()",
+        ),
+        ("ended = threading.Event(); signal.signal(signal.SIGTERM, lambda *_: ended.set())", "ended.wait()"),
+    ],
+    ids=["sigwait", "blocked", "sigwaitinfo", "pause", "in a thread", "event"],
+)
+def test_a_program_may_wait_for_signals_while_its_loop_runs_in_a_thread(before: str, wait: str, tmp_path: Path) -> None:
+    code = LEAVING + SERVING.partition("if __name__")[0]
+    code += f"""
+import threading
+{before}
+threading.Thread(target=asyncio.run, args=(main(),), daemon=True).start()
+{wait}
+leave("end")
+os._exit(0)
+"""
+    with running(tmp_path, code) as server:
+        ask_each(server)
+        reload(server)
+        ask_each(server)
+        assert (tmp_path / "left").read_text() == "end\n" * 2
+        assert server.stop() == 0, server.stderr()
+        assert "killed" not in server.stderr()
+    assert (tmp_path / "left").read_text() == "end\n" * 4
+
+
 def test_a_second_port_0_is_a_second_port(tmp_path: Path) -> None:
     code = """
     import functools
@@ -270,9 +314,7 @@ def test_a_unix_socket_is_shared_and_its_file_stays(tmp_path: Path) -> None:
     with running(tmp_path, code) as server:
         inode = os.stat(tmp_path / "program.sock").st_ino
         ask_each(server)
-        old = set(server.worker_pids())
         reload(server)
-        wait_until(lambda: not old & set(server.worker_pids()), 30, "the end of the old workers")
         ask_each(server)
         assert os.stat(tmp_path / "program.sock").st_ino == inode
         assert server.stop() == 0
@@ -317,9 +359,9 @@ def test_new_code_that_does_not_listen_never_replaces_what_runs(tmp_path: Path) 
     with running(tmp_path, code, options=("--boot-timeout", "3")) as server:
         workers = set(server.worker_pids())
         install(tmp_path, "raise RuntimeError('no database')")
-        reload(server, "reload failed, the running workers stay")
+        fail_to_reload(server)
         install(tmp_path, "import time\ntime.sleep(3600)")
-        reload(server, "reload failed, the running workers stay")
+        fail_to_reload(server)
         assert f"127.0.0.1:{server.port}" in server.stderr().rpartition("listening on")[2]
         assert set(server.worker_pids()) == workers
         ask_each(server)

@@ -70,16 +70,25 @@ class Owner:
 
 
 class Claims:
-    """The held sockets as one worker knows them, and the calls that its program has made. Any thread may call it."""
+    """The held sockets as one worker knows them, and the calls that its program has made. Any thread may call it.
+
+    `has_served` tells whether the worker has accepted a connection.
+    """
 
     def __init__(
-        self, channel: socket.socket, held: Iterable[HeldSocket], exclusive: Iterable[Address], slot: int
+        self,
+        channel: socket.socket,
+        held: Iterable[HeldSocket],
+        exclusive: Iterable[Address],
+        slot: int,
+        has_served: Callable[[], bool],
     ) -> None:
         self._channel = channel
         self._held = list(held)
         self._inodes = {inode(each.sock) for each in self._held}
         self._exclusive = tuple(exclusive)
         self._slot = slot
+        self._has_served = has_served
         self._calls: Counter[tuple[int, str]] = Counter()
         """Calls for any free port, by family and host."""
         self._owners: dict[tuple[int, str, int], weakref.WeakSet[Bindable]] = defaultdict(weakref.WeakSet)
@@ -101,6 +110,9 @@ class Claims:
         Raises OSError, as bind(2) would.
         """
         host, port, scope = _split(family, address)
+        if family != UNIX and port == 0 and self._has_served():
+            # A port for one connection, as of FTP: it is no other worker's.
+            return None
         with self._lock:
             nth = self._count(owner, family, host, port, reuse_port)
             request = BindRequest(family, host, port, scope, nth, v6only, mode)

@@ -10,7 +10,7 @@ import contextlib
 import os
 import socket
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ..core.messages import ListeningMessage, encode
 from ..system.held_sockets import held_sockets, inode
@@ -23,7 +23,19 @@ if TYPE_CHECKING:
     import asyncio
 
     from ..worker.heartbeat import Heartbeat
-    from .serving import LoopServing
+
+
+class Serving(Protocol):
+    """What serves in one loop of the program: see `serving.py`."""
+
+    @property
+    def shares(self) -> bool:
+        """Whether it is the one that siblings pass connections to."""
+
+    def connections(self) -> int: ...
+    def descriptors(self) -> list[int]: ...
+    def stop_accepting(self) -> None: ...
+    def abort(self) -> None: ...
 
 
 class LockedRow(Row):
@@ -57,19 +69,24 @@ class Host:
         self.stage = Stage.SERVING
         settings = context.config.settings
         held = held_sockets(context.config.listeners, context.asked)
-        self.claims = Claims(context.fork.channel, held, settings.exclusive, context.fork.slot)
+        self.claims = Claims(context.fork.channel, held, settings.exclusive, context.fork.slot, self._has_served)
         self.lock = threading.RLock()
-        self.loops: dict[asyncio.AbstractEventLoop, LoopServing] = {}
+        self.loops: dict[asyncio.AbstractEventLoop, Serving] = {}
         """The loops with servers of ours."""
         self.heartbeat: tuple[asyncio.AbstractEventLoop, Heartbeat] | None = None
         self.loop_handler: object = None
         """What the program has a loop call for SIGTERM, if anything."""
+        self.awaited: frozenset[int] = frozenset()
+        """Blocked signals that the main thread waits for now; its mask does not show them meanwhile."""
         self._listening: set[int] = set()
         self._connections: dict[int, int] = {}
         """The connections that the program accepted itself: the inode of each, by its descriptor."""
         self.listeners: set[int] = set()
         """Descriptors that the program itself accepts from."""
         os.register_at_fork(after_in_child=self._become_child)
+
+    def _has_served(self) -> bool:
+        return self.row[WorkerStat.ACCEPTED] > 0
 
     def _become_child(self) -> None:
         self.stage = Stage.CHILD

@@ -10,7 +10,6 @@ import signal
 import sys
 import threading
 import warnings
-from types import FrameType
 
 from ..core.messages import UnableMessage
 from ..errors import ExitCode, PreforkError
@@ -28,6 +27,7 @@ from .draining import Draining
 from .host import Host
 from .loop_level import LoopLevel
 from .run_main import run_main
+from .signal_waits import SignalWaits
 from .socket_level import SocketLevel
 from .watch import Watch
 
@@ -44,15 +44,17 @@ def run(context: WorkerContext, program: Program) -> int:
     failure = confine(context)
     if failure is not None:
         return failure
-    environment.enter(fork.slot, fork.scoreboard.settings[FleetSetting.SLOTS], fork.generation)
+    slots = fork.scoreboard.settings[FleetSetting.SLOTS]
+    environment.enter(fork.slot, slots, fork.generation, context.variables)
     if fork.ready is not None:
         fork.ready.enter_worker()
     _restore_hooks()
     host = Host(context)
     draining = Draining(host)
-    _handle_signals(context, draining)
-    SocketLevel(host, Watch(host).start).install()
-    LoopLevel(host).install()
+    _handle_signals(context, host, draining)
+    watch = Watch(host, draining.begin)
+    SocketLevel(host, watch.start).install()
+    LoopLevel(host, watch.start).install()
     unix_paths.install(host)
     unblock_signals()
     set_title(f"worker {fork.slot} [{program}]")
@@ -74,21 +76,16 @@ def _run(context: WorkerContext, program: Program, draining: Draining) -> int:
     return status
 
 
-def _handle_signals(context: WorkerContext, draining: Draining) -> None:
+def _handle_signals(context: WorkerContext, host: Host, draining: Draining) -> None:
     """Handle what the supervisor sends, by signals that the program does not use."""
 
-    def drain(signum: int, frame: FrameType | None) -> None:
-        draining.begin()
-
-    def reopen(signum: int, frame: FrameType | None) -> None:
+    def reopen() -> None:
         context.reopen_logs()
         if callable(signal.getsignal(signal.SIGUSR1)):
             # The program reopens files of its own.
             signal.raise_signal(signal.SIGUSR1)
 
-    for number, handler in ((context.fork.signals.drain, drain), (context.fork.signals.reopen, reopen)):
-        signal.signal(number, handler)
-        signal.siginterrupt(number, False)
+    SignalWaits(host, {context.fork.signals.drain: draining.begin, context.fork.signals.reopen: reopen}).install()
 
 
 def _restore_hooks() -> None:

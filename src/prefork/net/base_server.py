@@ -31,6 +31,12 @@ from .protocol_connection import ProtocolConnection
 from .server_state import ServerState
 
 _ConnectionClass: TypeAlias = type[StreamConnection] | type[ProtocolConnection]
+_CONNECTION_CLASSES: dict[Kind, _ConnectionClass] = {
+    Kind.ASYNCIO: ReaderWriterConnection,
+    Kind.CALLBACK: ReaderWriterConnection,
+    Kind.PROTOCOL: ProtocolConnection,
+    Kind.PROTOCOL_LIFESPAN: ProtocolConnection,
+}
 
 
 class BaseServerState(enum.Enum):
@@ -91,7 +97,7 @@ class BaseServer:
         self._check_open()
         if self._shared is None:
             self._shared = ServerState(asyncio.get_running_loop(), self._limits, self._emit)
-            self._connection_class = _connection_class(self._handler)
+            self._connection_class = _CONNECTION_CLASSES.get(self._handler.kind, StreamConnection)
             if self._ssl_context is not None:
                 self._admission = HandshakeAdmission(self._admission, self._shared.handshakes)
             self._admission.on_capacity(self._resume)
@@ -313,12 +319,6 @@ def _out_of_resources(exc: OSError | MemoryError) -> OutOfResourcesError:
     code = exc.errno if isinstance(exc, OSError) and exc.errno else errno.ENOMEM
     cure = " for an epoll watch (raise fs.epoll.max_user_watches)" if code == errno.ENOSPC else ""
     return OutOfResourcesError(code, f"{os.strerror(code)}{cure}")
-
-
-def _connection_class(handler: Handler) -> _ConnectionClass:
-    if handler.makes_protocols:
-        return ProtocolConnection
-    return ReaderWriterConnection if handler.kind in (Kind.ASYNCIO, Kind.CALLBACK) else StreamConnection
 
 
 #: Keepalive probes without an answer until the kernel gives up a peer, and the seconds between them.

@@ -10,17 +10,18 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Any
 
+from ..config import Settings
 from ..core.time_limits import SERVICE_START_TIMEOUT, SERVICE_STOP_TIMEOUT
 from ..errors import ServiceError
 from ..net.handlers import Handler, Kind, classify_made
-from .loader import describe_failure, target_name
+from .loader import describe_failure, target_name, with_streams
 
 
 class _StopRequestedError(Exception):
     """The worker is to stop before its service has started."""
 
 
-async def start_service(handler: Handler, stop: asyncio.Event, target: object) -> Handler | None:
+async def start_service(handler: Handler, stop: asyncio.Event, target: object, settings: Settings) -> Handler | None:
     """Call a worker factory, run the `start()` of the handler, and return the handler; None if `stop` was set first.
 
     Raises ServiceError if one of the two fails, or takes longer than SERVICE_START_TIMEOUT seconds.
@@ -28,7 +29,8 @@ async def start_service(handler: Handler, stop: asyncio.Event, target: object) -
     name = target_name(target)
     try:
         if handler.kind is Kind.FACTORY:
-            handler = classify_made(await _started(handler.call(), stop, name, "the worker factory"), name)
+            made = classify_made(await _started(handler.call(), stop, name, "the worker factory"), name)
+            handler = with_streams(made, target, settings)
         await _started(handler.start(), stop, name, "start()")
     except _StopRequestedError:
         return None

@@ -48,14 +48,11 @@ def load(target: str) -> object:
 def load_handler(target: object, settings: Settings) -> Handler:
     """Return the handler that `target` is, or that it names. Raises ServiceError, whose message names the target."""
     handler = classify(load(target), target) if isinstance(target, str) else classify(target)
-    return choose_streams(handler, target, settings)
+    return with_streams(handler, target, settings)
 
 
-def choose_streams(handler: Handler, target: object, settings: Settings) -> Handler:
-    """Return the handler on the streams of the settings; a worker factory stays until it has made one.
-
-    Raises ServiceError for a handler that needs others.
-    """
+def with_streams(handler: Handler, target: object, settings: Settings) -> Handler:
+    """Return what serves `handler` on the streams of the settings. Raises ServiceError, which names `target`."""
     if settings.streams == "asyncio":
         return on_asyncio_streams(handler, target_name(target), settings.limits.read_limit)
     return handler

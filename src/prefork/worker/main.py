@@ -35,7 +35,7 @@ from .dispatch import Dispatcher
 from .exit import exit_deadline, run_until_complete_bounded
 from .fleet_admission import FleetAdmission
 from .heartbeat import INTERVAL, Heartbeat
-from .loader import choose_streams, load_handler
+from .loader import load_handler
 from .recycling import RecyclingCheck
 from .reuseport import ReuseportSockets
 
@@ -126,10 +126,9 @@ async def _serve(context: WorkerContext, handler: Handler) -> int:
     context.row[WorkerStat.GENERATION] = context.fork.generation
     refuses = settings.limits.at_limit == "refuse"
     admission = FleetAdmission(scoreboard, context.row, loop, refuses, context.fork.inboxes)
-    started = await lifespan.start_service(handler, stop, context.target)
+    started = await lifespan.start_service(handler, stop, context.target, settings)
     if started is None:
         return ExitCode.OK
-    started = choose_streams(started, context.target, settings)
     server = BaseServer(
         started,
         limits=settings.limits,
