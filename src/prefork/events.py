@@ -333,7 +333,7 @@ class ProgramDrained(Event):
 class ProgramStuck(Event, level=WARNING):
     """A program had to end, and did not: neither by its handler for SIGTERM nor by KeyboardInterrupt."""
 
-    template = "the program did not end within {seconds:g} s after its drain; its process is ended"
+    template = "the program did not end within {seconds:.0f} s after its drain; its process is ended"
     seconds: float
 
 

@@ -14,7 +14,7 @@ import prefork
 ROOT = Path(__file__).parents[2] / "src" / "prefork"
 
 #: Each floor and what it may import from; a file that is no folder is named by itself. `__init__` names all, lazily.
-VOCABULARY = {"errors", "text", "events", "checks", "addresses", "config"}
+VOCABULARY = {"errors", "text", "events", "checks", "addresses", "config", "program"}
 FLOORS = {
     "_version": set(),
     "implementation": {"_version"},
@@ -23,15 +23,17 @@ FLOORS = {
     "events": {"text"},
     "checks": {"errors", "text"},
     "addresses": {"checks", "text"},
-    "config": {"addresses", "checks", "errors", "text"},
+    "program": {"checks", "errors"},
+    "config": {"addresses", "checks", "errors", "program", "text"},
     "core": VOCABULARY,
     "system": {"core", *VOCABULARY},
     "net": {"system", "core", *VOCABULARY, "implementation"},
     "observe": {"system", *VOCABULARY},
     "parent": {"system", "core", *VOCABULARY, "_version", "implementation"},
     "worker": {"net", "system", "core", *VOCABULARY},
-    "assembly": {"parent", "worker", "net", "observe", "system", "core", *VOCABULARY},
-    "cli": {"assembly", "system", "core", *VOCABULARY, "_version", "implementation"},
+    "hosting": {"worker", "net", "system", "core", *VOCABULARY},
+    "assembly": {"parent", "hosting", "worker", "net", "observe", "system", "core", *VOCABULARY},
+    "cli": {"assembly", "hosting", "system", "core", *VOCABULARY, "_version", "implementation"},
     "testing": set(),
     "__main__": {"cli"},
     "__init__": None,

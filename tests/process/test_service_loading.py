@@ -418,12 +418,18 @@ def connected(reader, writer):
     global task
     task = asyncio.ensure_future(handle(reader, writer))
 
+async def make():
+    return handle
+
 async def handle_stream(stream):
     pass
+
+async def make_stream_handler():
+    return handle_stream
 """
 
 
-@pytest.mark.parametrize("name", ["handle", "connected"])
+@pytest.mark.parametrize("name", ["handle", "connected", "make"])
 @pytest.mark.parametrize("streams", ["prefork", "asyncio"])
 def test_the_option_chooses_the_classes_that_serve_a_handler(name: str, streams: str, tmp_path: Path) -> None:
     (tmp_path / "service.py").write_text(STREAMS)
@@ -440,8 +446,8 @@ def test_the_option_chooses_the_classes_that_serve_a_handler(name: str, streams:
 
 def test_asyncios_streams_do_not_serve_a_handler_of_prefork_streams(tmp_path: Path) -> None:
     (tmp_path / "service.py").write_text(STREAMS)
-    for command in ("serve", "check"):
-        done = serve("service:handle_stream", tmp_path, "--streams", "asyncio", command=command)
+    for name, command in (("handle_stream", "serve"), ("handle_stream", "check"), ("make_stream_handler", "serve")):
+        done = serve(f"service:{name}", tmp_path, "--streams", "asyncio", command=command)
         assert done.returncode == 3
         reason = "a stream handler takes prefork's stream, which --streams asyncio does not have"
-        assert f"service service:handle_stream: {reason}" in complaint(done)
+        assert f"service service:{name}: {reason}" in complaint(done)

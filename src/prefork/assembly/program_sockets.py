@@ -47,7 +47,8 @@ class ProgramSockets:
         if len(self.bound()) >= MAX_PROGRAM_SOCKETS:
             return Refused(errno.EMFILE, f"a program can have {MAX_PROGRAM_SOCKETS} addresses bound")
         allowed = is_named(settings.allow_bind, request)
-        options = ListenOptions(settings.backlog, mode=request.mode)
+        # Not listening yet: a program may only try whether it can bind an address.
+        options = ListenOptions(settings.backlog, mode=request.mode, listens=request.family == UNIX)
         try:
             with contextlib.nullcontext() if allowed else as_user(identity):
                 bound = _bind(request, options)

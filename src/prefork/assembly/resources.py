@@ -24,15 +24,15 @@ from ..system.descriptors import Closeable, Descriptor
 from ..system.file_ownership import FileOwnership
 from ..system.handover import HandoverWriter, InheritedState
 from ..system.held_sockets import inode, is_named
-from ..system.listeners import BoundAddress, Listeners
+from ..system.listeners import BoundAddress, Listeners, is_for_program
 from ..system.notify import Notifier
 from ..system.signals import block_signals
-from ..system.sockets import describe
 from ..text import escape_controls
 from ..worker.context import GenerationConfig
 from . import trust
 from .generation_builder import GenerationBuilder, listen_options, physical_directory, worker_count
 from .listener_repair import ListenerRepair
+from .metrics_directory import MetricsDirectory
 from .program_sockets import ProgramSockets, describe_sockets
 from .settings_source import SettingsSource, locating
 from .validation import SettingsWarnings, require_unchanged, validate
@@ -68,6 +68,10 @@ class ServerResources:
         paths.set_base_directory(self._home)
         self._listeners = Listeners(() if inherited is None else inherited.listeners)
         self.program_sockets = ProgramSockets(self._listeners)
+        self._announced: set[int] = set()
+        """The inodes of the sockets of a program that were reported to listen."""
+        self.metrics_directory: MetricsDirectory | None = None
+        """Made with the first generation of a program."""
         self._listener_repair = ListenerRepair(self._listeners)
         self._builder = GenerationBuilder(self._listeners, emit)
         self._warnings = SettingsWarnings(emit)
@@ -86,6 +90,8 @@ class ServerResources:
         `shared`: the predecessor still has the sockets, so they are not shut down.
         """
         self._listeners.close(shared=shared)
+        if self.metrics_directory is not None:
+            self.metrics_directory.close()
         paths.set_base_directory("")
         held, self._pidfile = self._pidfile, None
         if held is not None:
@@ -104,6 +110,8 @@ class ServerResources:
             certificate = self._load_certificate(self._settings)
             self._claim_pidfile()
             spec = self._builder.build(self._settings, certificate)
+            if spec.program is not None:
+                self.metrics_directory = MetricsDirectory(spec.config.identity)
             self._apply(spec)
         if self._inherited is not None and spec.workers == self._inherited.workers[0]:
             # The settings ask for the same number as the predecessor's did, so a `scale` since then still counts.
@@ -238,13 +246,18 @@ class ServerResources:
         return self.program_sockets.find(request, spec.config.listeners)
 
     def bind_for_program(self, spec: GenerationSpec[GenerationConfig], request: BindRequest) -> socket.socket | Refused:
-        """Bind what a program asks for, and say so; it is held until the end."""
+        """Bind what a program asks for; it is held until the end."""
         bound = self.program_sockets.bind(request, spec.config.settings, spec.config.identity)
         if isinstance(bound, Refused):
             self._emit(BindRefused(escape_controls(bound.reason)))
-        else:
-            self._emit(Listening(describe(bound), "unix" if bound.family == socket.AF_UNIX else "tcp"))
         return bound
+
+    def note_listening(self, number: int) -> None:
+        """Note that a worker listens on the socket with this inode, and say so for the first one."""
+        address = self._listeners.note_listening(number)
+        if address and number not in self._announced:
+            self._announced.add(number)
+            self._emit(Listening(escape_controls(address), "unix" if address.startswith("unix:") else "tcp"))
 
     def is_exclusive(self, spec: GenerationSpec[GenerationConfig], request: BindRequest) -> bool:
         return is_named(spec.config.settings.exclusive, request)
@@ -285,7 +298,7 @@ class ServerResources:
         _change_directory(self._home)
         trust.require_trusted((), self._settings, self._builder.identity(self._settings))
         state = InheritedState(
-            listeners=self._listeners.all(),
+            listeners=tuple(each for each in self._listeners.all() if not is_for_program(each) or each.listens()),
             pidfile=None if self._pidfile is None else (self._pidfile.path, self._pidfile.fileno()),
             workers=(worker_count(self._settings), workers),
             logs=self.log_files.paths,

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import signal
 import sys
 from typing import TYPE_CHECKING, Unpack
 
+from ..checks import reject
 from ..config import ServeOptions, settings_of
 from ..core.facts import Finish
 from ..core.messages import UnableMessage
@@ -21,6 +23,7 @@ from ..observe.manager import notify_systemd
 from ..parent.control_server import ControlSocket
 from ..parent.supervisor import Supervisor
 from ..parent.upgrade import Predecessor
+from ..program import ReadyKind, ReadyWhen
 from ..system import handover, paths
 from ..system.descriptors import raise_limit
 from ..system.fork_context import ForkContext
@@ -100,6 +103,7 @@ def _serve(
 
     settings = source.settings()
     validate(settings, starting=handed is None)
+    _keep_free(settings.ready)
     known = () if predecessor is None else (predecessor.fileno(),)
     forksafety.refuse_unsafe_fork("prefork.serve", stacklevel=5, known=known)
     notifier = Notifier()
@@ -115,6 +119,26 @@ def _serve(
         failure.exit_code = outcome.code
         raise failure
     return outcome.code
+
+
+def _keep_free(ready: ReadyWhen) -> None:
+    """Keep the descriptor of `--ready fd:N` free, so that each worker can have it. Raises ConfigError."""
+    if ready.kind is not ReadyKind.DESCRIPTOR:
+        return
+    number = int(ready.number)
+    try:
+        os.fstat(number)
+    except OSError:
+        empty = os.open(os.devnull, os.O_RDONLY)
+        try:
+            os.dup2(empty, number, inheritable=False)
+        except OSError as exc:
+            reject("--ready", str(ready), reason_of(exc))
+        finally:
+            if empty != number:
+                os.close(empty)
+        return
+    reject("--ready", str(ready), "the descriptor is in use; choose another number")
 
 
 def _supervise(

@@ -44,6 +44,7 @@ def run_worker(fork: ForkContext, config: GenerationConfig, resources: ServerRes
             emit=emit,
             reopen_logs=functools.partial(resources.log_files.reopen, emit),
             asked=resources.program_sockets.bound(),
+            variables={} if resources.metrics_directory is None else resources.metrics_directory.variables(),
         )
         code = main.run(context) if program is None else hosting.run(context, program)
     except (OSError, MemoryError) as exc:

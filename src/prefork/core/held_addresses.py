@@ -32,8 +32,8 @@ def match(request: BindRequest, held: Sequence[HeldAddress]) -> int | Refused | 
     """Return the position in `held` of the socket for `request`; None if there is none.
 
     The same call of the same program gets the same socket, in every worker. An address that --bind names also stands
-    for one that differs by "all interfaces" only: `--bind :8000` for a program that binds 127.0.0.1:8000. Returns a
-    refusal if the program wants an IPv6 socket for both families, and this one is for IPv6 alone, or the reverse.
+    for one that differs by "all interfaces" only: `--bind :8000` for a program that binds 127.0.0.1:8000. Return a
+    refusal if the program wants an IPv6 socket for both families, and this one is for IPv6 only, or the reverse.
     """
     found = next((position for position, each in enumerate(held) if each.key == request.key), None)
     if found is None and request.nth == 0 and (request.port or request.family == UNIX):
@@ -61,7 +61,7 @@ def _by_address(request: BindRequest, held: Sequence[HeldAddress]) -> int | None
 
 
 def _contradiction(request: BindRequest, held: HeldAddress) -> Refused:
-    kinds = {True: "for IPv6 alone", False: "for both families"}
+    kinds = {True: "for IPv6 only", False: "for both families"}
     reason = f"the program wants {request.text()} {kinds[request.v6only]}, and it is held {kinds[held.v6only]}"
     cure = ": leave out its --bind" if held.named else ""
     return Refused(errno.EADDRINUSE, reason + cure)

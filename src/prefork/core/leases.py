@@ -31,7 +31,7 @@ def name_error(name: object) -> str:
 
 
 class LeaseTable:
-    """Who holds what, and who waits, in the order of the requests."""
+    """The holder of each lease, and the claims that wait for it, in their order."""
 
     def __init__(self) -> None:
         self._queues: dict[str, deque[Claim]] = {}

@@ -57,9 +57,12 @@ class Readiness:
             self._ready_since = now
         return self._ready_since is not None
 
-    def may_ask(self, now: float) -> bool:
-        """Return whether the worker may have another address bound: while it boots, and a moment longer."""
-        return self._ready_since is None or now < self._ready_since + ASK_GRACE
+    def may_ask(self, any_port: bool, now: float) -> bool:
+        """Return whether the worker may have another address bound: while it boots, and a moment longer.
+
+        Not a moment longer for `any_port`: a worker that is ready may open a port of its own for each connection.
+        """
+        return self._ready_since is None or (not any_port and now < self._ready_since + ASK_GRACE)
 
     def _decide(self, now: float) -> bool:
         match self._when.kind:

@@ -70,7 +70,10 @@ class Owner:
 
 
 class Claims:
-    """The held sockets as one worker knows them, and the calls that its program has made. Any thread may call it."""
+    """The held sockets as one worker knows them, and the calls that its program has made. Any thread may call it.
+
+    `has_served` tells whether the worker has accepted a connection.
+    """
 
     def __init__(
         self,
@@ -78,15 +81,14 @@ class Claims:
         held: Iterable[HeldSocket],
         exclusive: Iterable[Address],
         slot: int,
-        has_accepted: Callable[[], bool],
+        has_served: Callable[[], bool],
     ) -> None:
         self._channel = channel
         self._held = list(held)
         self._inodes = {inode(each.sock) for each in self._held}
         self._exclusive = tuple(exclusive)
         self._slot = slot
-        self._has_accepted = has_accepted
-        """Whether the program has had a connection."""
+        self._has_served = has_served
         self._calls: Counter[tuple[int, str]] = Counter()
         """Calls for any free port, by family and host."""
         self._owners: dict[tuple[int, str, int], weakref.WeakSet[Bindable]] = defaultdict(weakref.WeakSet)
@@ -108,15 +110,15 @@ class Claims:
         Raises OSError, as bind(2) would.
         """
         host, port, scope = _split(family, address)
+        if family != UNIX and port == 0 and self._has_served():
+            # A port for one connection, as of FTP: it is no other worker's.
+            return None
         with self._lock:
             nth = self._count(owner, family, host, port, reuse_port)
             request = BindRequest(family, host, port, scope, nth, v6only, mode)
             found = match(request, [each.address for each in self._held])
             if isinstance(found, Refused):
                 raise OSError(found.errno, found.reason)
-            if found is None and self._is_passing(request):
-                self._calls[family, host] -= 1
-                return None
             if found is None:
                 return self._ask_to_bind(request)
             held = self._held[found]
@@ -135,13 +137,6 @@ class Claims:
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
         owners.add(owner)
         return in_use
-
-    def _is_passing(self, request: BindRequest) -> bool:
-        """Return whether a free port is opened for one connection, as by FTP for a transfer.
-
-        Its peer must reach this worker and no other, so whatever free port a program opens once it serves is its own.
-        """
-        return request.family != UNIX and request.port == 0 and self._has_accepted()
 
     def _ask_to_bind(self, request: BindRequest) -> Claim | None:
         answer, fd = self._ask(request)

@@ -6,11 +6,13 @@ SIGTERM is what it set, and is called last: many a handler ends its process at o
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import functools
 import os
 import select
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -19,9 +21,11 @@ from ..core.messages import StoppedAcceptingMessage, encode
 from ..core.time_limits import WORKER_EXIT_TIMEOUT
 from ..errors import ExitCode
 from ..events import ProgramDrained, ProgramStuck
+from ..system.processes import System
 from ..system.scoreboard import FleetSetting, WorkerStat, fence
+from ..system.signals import BLOCKABLE
 from ..worker.lease import end_leases
-from .host import Host
+from .host import Host, Serving
 from .quiet import is_quiet
 from .stage import Stage
 
@@ -38,27 +42,26 @@ _ORDERLY = frozenset({"aiohttp", "grpclib", "gunicorn", "hypercorn", "sanic", "u
 
 
 class Draining:
-    """Ends one worker, once, when `begin` is called, from a signal handler."""
+    """Ends one worker, once, when `begin` is called: from a signal handler, or from any thread."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._thread: threading.Thread | None = None
+        self.begun = False
         self._main = threading.main_thread().ident
         self._deadline = 0.0
         self.told = threading.Event()
         """Set once the program was told to end."""
 
-    @property
-    def begun(self) -> bool:
-        return self._thread is not None
-
     def begin(self) -> None:
-        """Begin to drain (idempotent)."""
-        if self._thread is None and self._host.stage is not Stage.CHILD:
-            self._thread = threading.Thread(target=self._drain, name="prefork-drain", daemon=True)
-            self._thread.start()
+        """Begin to drain in a thread, unless that has begun (idempotent)."""
+        if not self.begun and self._host.stage is not Stage.CHILD:
+            self.begun = True
+            # Not a Thread: a program may have replaced its class by one that needs the main thread (gevent).
+            _thread.start_new_thread(self._drain, ())
 
     def _drain(self) -> None:
+        # Signals are for the program's threads.
+        signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKABLE)
         began = time.monotonic()
         context = self._host.context
         self._deadline = began + context.config.settings.drain_timeout
@@ -67,11 +70,13 @@ class Draining:
         self._wait_for_connections()
         left = self._host.connections()
         context.emit(ProgramDrained(time.monotonic() - began, left))
+        if time.monotonic() >= self._deadline:
+            self._abort()
         self._tell()
-        # The main thread ends the process; unless the program does not let it.
-        end = max(self._deadline, time.monotonic()) + WORKER_EXIT_TIMEOUT
-        while time.monotonic() < end:
-            time.sleep(INTERVAL)
+        # The main thread ends the process, unless the program does not let it.
+        self._wait_until(lambda: False, self._deadline - time.monotonic())
+        self._abort()
+        self._wait_until(lambda: False, WORKER_EXIT_TIMEOUT)
         context.emit(ProgramStuck(WORKER_EXIT_TIMEOUT))
         os._exit(ExitCode.OK)
 
@@ -85,15 +90,9 @@ class Draining:
             self._wait_until(lambda: not _readable(host.listeners), EMPTYING_TIMEOUT)
         for loop, serving in list(host.loops.items()):
             done = threading.Event()
-
-            def stop(serving: object = serving, done: threading.Event = done) -> None:
-                try:
-                    serving.stop_accepting()  # type: ignore[attr-defined]  # a LoopServing, bound for this turn
-                finally:
-                    done.set()
-
+            # RuntimeError: the loop is closed.
             with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(stop)
+                loop.call_soon_threadsafe(_stop, serving, done)
                 done.wait(LOOP_TIMEOUT)
         host.stage = Stage.STOPPED
         host.row[WorkerStat.STOPPED] = 1
@@ -134,22 +133,50 @@ class Draining:
         while not condition() and time.monotonic() < until:
             time.sleep(INTERVAL)
 
-    def _awaits_term(self) -> bool:
-        """Return whether the program has blocked SIGTERM, because a thread of it waits for that in sigwait(3)."""
-        return signal.SIGTERM in self._host.awaited or _is_blocked(signal.SIGTERM)
+    def _abort(self) -> None:
+        """Cut off what is left at the drain timeout: a program that waits for its connections would never end."""
+        for loop, serving in list(self._host.loops.items()):
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(serving.abort)
+        for fd in self._host.tracked():
+            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as sock:
+                sock.shutdown(socket.SHUT_RDWR)
 
     # --- the program --------------------------------------------------------------------------------------------------
 
     def _tell(self) -> None:
-        """Have the program end as it would if it ran alone: by its handler for SIGTERM, or by KeyboardInterrupt."""
+        """Have the program end as it would without prefork: by its handler for SIGTERM, or by KeyboardInterrupt."""
         self.told.set()
         if self._awaits_term():
             # For whichever thread waits.
-            os.kill(os.getpid(), signal.SIGTERM)
+            System().signal_own_process(signal.SIGTERM)
         elif self._main is not None:
             number = signal.SIGTERM if callable(signal.getsignal(signal.SIGTERM)) else signal.SIGINT
             with contextlib.suppress(ProcessLookupError):
                 signal.pthread_kill(self._main, number)
+
+    def _awaits_term(self) -> bool:
+        """Return whether the program has blocked SIGTERM, because a thread of it waits for that in sigwait(3)."""
+        return signal.SIGTERM in self._host.awaited or _is_blocked(signal.SIGTERM)
+
+
+def _is_blocked(number: int) -> bool:
+    """Return whether the main thread has blocked a signal (proc(5), SigBlk)."""
+    with (
+        contextlib.suppress(OSError, ValueError),
+        open(f"/proc/self/task/{os.getpid()}/status", encoding="ascii") as file,
+    ):
+        for line in file:
+            if line.startswith("SigBlk:"):
+                return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+    return False
+
+
+def _stop(serving: Serving, done: threading.Event) -> None:
+    try:
+        serving.stop_accepting()
+    finally:
+        done.set()
 
 
 def _is_orderly(handler: object) -> bool:
@@ -157,13 +184,6 @@ def _is_orderly(handler: object) -> bool:
     while isinstance(handler, functools.partial):
         handler = handler.func
     return (getattr(handler, "__module__", None) or "").partition(".")[0] in _ORDERLY
-
-
-def _is_blocked(number: int) -> bool:
-    """Return whether the main thread has a signal blocked (proc_pid_status(5))."""
-    with open(f"/proc/self/task/{os.getpid()}/status", encoding="ascii", errors="replace") as status:
-        masks = [int(line.split()[1], 16) for line in status if line.startswith("SigBlk:")]
-    return any(mask >> (number - 1) & 1 for mask in masks)
 
 
 def _readable(descriptors: set[int]) -> bool:

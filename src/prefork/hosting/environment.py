@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-#: Removed: they speak to the supervisor alone (sd_listen_fds(3), sd_notify(3)).
+#: Removed: only the supervisor is spoken to by them (sd_listen_fds(3), sd_notify(3)).
 _REMOVED = (
     "LISTEN_PID",
     "LISTEN_FDS",
@@ -19,18 +19,16 @@ _REMOVED = (
 _ONE_WORKER = {"WEB_CONCURRENCY": "1"}
 
 
-def variables(slot: int, workers: int, generation: int) -> Mapping[str, str]:
-    """Return the variables that a program in this worker is given."""
-    return {
-        "PREFORK_WORKER_ID": str(slot),
-        "PREFORK_WORKERS": str(workers),
-        "PREFORK_GENERATION": str(generation),
-        **_ONE_WORKER,
-    }
-
-
-def enter(slot: int, workers: int, generation: int) -> None:
-    """Make the environment of this process that of a program in this worker."""
+def enter(slot: int, workers: int, generation: int, more: Mapping[str, str]) -> None:
+    """Make the environment of this process that of a program in this worker, with `more` variables."""
     for name in _REMOVED:
         os.environ.pop(name, None)
-    os.environ.update(variables(slot, workers, generation))
+    os.environ.update(
+        {
+            "PREFORK_WORKER_ID": str(slot),
+            "PREFORK_WORKERS": str(workers),
+            "PREFORK_GENERATION": str(generation),
+            **_ONE_WORKER,
+            **more,
+        }
+    )

@@ -10,7 +10,7 @@ import contextlib
 import os
 import socket
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ..core.messages import ListeningMessage, encode
 from ..system.held_sockets import held_sockets, inode
@@ -23,7 +23,19 @@ if TYPE_CHECKING:
     import asyncio
 
     from ..worker.heartbeat import Heartbeat
-    from .serving import LoopServing
+
+
+class Serving(Protocol):
+    """What serves in one loop of the program: see `serving.py`."""
+
+    @property
+    def shares(self) -> bool:
+        """Whether it is the one that siblings pass connections to."""
+
+    def connections(self) -> int: ...
+    def descriptors(self) -> list[int]: ...
+    def stop_accepting(self) -> None: ...
+    def abort(self) -> None: ...
 
 
 class LockedRow(Row):
@@ -57,16 +69,9 @@ class Host:
         self.stage = Stage.SERVING
         settings = context.config.settings
         held = held_sockets(context.config.listeners, context.asked)
-        before = self.row[WorkerStat.ACCEPTED]
-        self.claims = Claims(
-            context.fork.channel,
-            held,
-            settings.exclusive,
-            context.fork.slot,
-            lambda: self.row[WorkerStat.ACCEPTED] != before,
-        )
+        self.claims = Claims(context.fork.channel, held, settings.exclusive, context.fork.slot, self._has_served)
         self.lock = threading.RLock()
-        self.loops: dict[asyncio.AbstractEventLoop, LoopServing] = {}
+        self.loops: dict[asyncio.AbstractEventLoop, Serving] = {}
         """The loops with servers of ours."""
         self.heartbeat: tuple[asyncio.AbstractEventLoop, Heartbeat] | None = None
         self.loop_handler: object = None
@@ -79,6 +84,9 @@ class Host:
         self.listeners: set[int] = set()
         """Descriptors that the program itself accepts from."""
         os.register_at_fork(after_in_child=self._become_child)
+
+    def _has_served(self) -> bool:
+        return self.row[WorkerStat.ACCEPTED] > 0
 
     def _become_child(self) -> None:
         self.stage = Stage.CHILD

@@ -13,6 +13,7 @@ import functools
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -36,8 +37,10 @@ _TIMEOUTS = {"ssl_handshake_timeout": "handshake_timeout", "ssl_shutdown_timeout
 class LoopLevel:
     """Replaces methods of the loops' classes in this process, by `install`, for good."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, on_other_thread: Callable[[], object]) -> None:
         self._host = host
+        self._on_other_thread = on_other_thread
+        """Called when a loop serves that is not in the main thread: that one may be blocked."""
         interval = host.context.config.settings.hang_timeout / 8
         self._interval = min(INTERVAL, interval)
 
@@ -56,7 +59,7 @@ class LoopLevel:
                 for name in _METHODS:
                     self._replace(cls, name, getattr(cls, name))
 
-        asyncio.AbstractEventLoop.__init_subclass__ = classmethod(adopt)  # type: ignore[assignment, method-assign]
+        asyncio.AbstractEventLoop.__init_subclass__ = classmethod(adopt)  # type: ignore[assignment, method-assign]  # typeshed has no such hook
 
     def _replace(self, cls: type, name: str, original: Callable[..., Any]) -> None:
         replacement = getattr(self, f"_{name}")(original)
@@ -223,6 +226,8 @@ class LoopLevel:
                     sockets.setdefault(inode(sock), sock)
         copies = [socket.socket(fileno=os.dup(sock.fileno())) for sock in sockets.values()]
         self._use_heartbeat(loop)
+        if threading.current_thread() is not threading.main_thread():
+            self._on_other_thread()
         return ProgramServer(self._host, serving, base, copies, not copies, owner, closes)
 
     def _use_heartbeat(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -44,15 +44,17 @@ def run(context: WorkerContext, program: Program) -> int:
     failure = confine(context)
     if failure is not None:
         return failure
-    environment.enter(fork.slot, fork.scoreboard.settings[FleetSetting.SLOTS], fork.generation)
+    slots = fork.scoreboard.settings[FleetSetting.SLOTS]
+    environment.enter(fork.slot, slots, fork.generation, context.variables)
     if fork.ready is not None:
         fork.ready.enter_worker()
     _restore_hooks()
     host = Host(context)
     draining = Draining(host)
     _handle_signals(context, host, draining)
-    SocketLevel(host, Watch(host).start).install()
-    LoopLevel(host).install()
+    watch = Watch(host, draining.begin)
+    SocketLevel(host, watch.start).install()
+    LoopLevel(host, watch.start).install()
     unix_paths.install(host)
     unblock_signals()
     set_title(f"worker {fork.slot} [{program}]")

@@ -62,9 +62,9 @@ class LoopServing:
         """Accept from `sockets`, which listen, and report it."""
         tag = inode(sockets[0]) & ((1 << _BITS) - 1)
         with self._host.lock:
-            shares = all(other is self or not other._dispatcher for other in self._host.loops.values())
+            others = [other for other in self._host.loops.values() if other is not self]
             self._host.loops[self._loop] = self
-        if shares and self._dispatcher is None:
+        if self._dispatcher is None and not any(other.shares for other in others):
             self._dispatcher = self._make_dispatcher()
         self._servers[tag] = server
         if self._dispatcher is not None:
@@ -89,6 +89,10 @@ class LoopServing:
         if not self._servers and self._dispatcher is not None:
             self._dispatcher.stop()
             self._dispatcher = None
+
+    @property
+    def shares(self) -> bool:
+        return self._dispatcher is not None
 
     def connections(self) -> int:
         return sum(each.connections for each in (*self._servers.values(), *self._closed))
@@ -128,6 +132,11 @@ class LoopServing:
     def _back_off(self, seconds: float) -> None:
         for server in self._servers.values():
             server.back_off(seconds)
+
+    def abort(self) -> None:
+        """Abort all connections, in the loop."""
+        for server in (*self._servers.values(), *self._closed):
+            server.abort_clients()
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
@@ -181,4 +190,5 @@ def serving_of(host: Host, loop: asyncio.AbstractEventLoop) -> LoopServing:
     """Return what serves in the running `loop`, new for its first server."""
     for other in [each for each in host.loops if each.is_closed()]:
         del host.loops[other]
-    return host.loops.get(loop) or LoopServing(host, loop)
+    found = host.loops.get(loop)
+    return found if isinstance(found, LoopServing) else LoopServing(host, loop)

@@ -6,7 +6,7 @@ import enum
 
 
 class Stage(enum.Enum):
-    """In this order."""
+    """The stages of a worker, in this order."""
 
     SERVING = enum.auto()
     """Connections are accepted."""

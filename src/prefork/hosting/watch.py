@@ -1,25 +1,29 @@
 """A thread that looks once in a while at what no event loop tells: connections that a program accepts by itself.
 
-It also checks the limits of recycling, for a program may have no loop. A hang is not seen here: a thread goes on while
-the main one is blocked.
+It also checks the limits of recycling, and whether the supervisor wants this worker to end: the main thread may be
+blocked where no signal handler of Python runs, as in sigwait(3). A hang is not seen here: a thread goes on while the
+main one is blocked.
 """
 
 from __future__ import annotations
 
 import random
+import signal
 import threading
 import time
+from collections.abc import Callable
 
 from ..core.messages import RecycleMessage
 from ..core.recycling import RecycleLimits
 from ..events import HangTimeoutInapplicable
 from ..system.memory import resident_bytes
 from ..system.scoreboard import WorkerStat
+from ..system.signals import BLOCKABLE
 from ..worker.main import send
 from .host import Host
 
 #: Seconds between two looks; longer if one took long, because there are many connections.
-INTERVAL = 0.25
+INTERVAL = 0.1
 _SHARE = 50
 #: Seconds after which a program that listens by itself is known to run no event loop.
 _LOOP_EXPECTED = 2.0
@@ -28,8 +32,11 @@ _LOOP_EXPECTED = 2.0
 class Watch:
     """Started at once if there are limits, otherwise with the first listen of the program itself (idempotent)."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, drain: Callable[[], object]) -> None:
         self._host = host
+        self._drain = drain
+        self._accepted = False
+        """The supervisor has counted this worker among those that accept."""
         settings = host.context.config.settings
         limits = RecycleLimits(settings.max_connections_served, settings.max_worker_age, settings.max_worker_rss)
         self._limits = limits.with_jitter(random.random()) if limits else None
@@ -45,18 +52,28 @@ class Watch:
                 self._thread.start()
 
     def _run(self) -> None:
+        # Signals are for the program's threads.
+        signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKABLE)
         looked = False
         listened = time.monotonic()
         while True:
             began = time.monotonic()
             self._host.sweep()
             self._check_limits()
+            self._check_end()
             if not looked and self._host.listeners and began - listened > _LOOP_EXPECTED:
                 looked = True
                 # Once in a fleet, not in each worker.
                 if self._host.heartbeat is None and self._host.context.fork.slot == 0:
                     self._host.context.emit(HangTimeoutInapplicable())
             time.sleep(max(INTERVAL, (time.monotonic() - began) * _SHARE))
+
+    def _check_end(self) -> None:
+        accepting, others = self._host.context.fork.scoreboard.published()
+        number = self._host.row.number
+        self._accepted = self._accepted or number in accepting
+        if self._accepted and number in others:
+            self._drain()
 
     def _check_limits(self) -> None:
         if self._limits is None:

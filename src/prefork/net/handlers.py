@@ -82,10 +82,6 @@ class Handler:
     lifespan: Any = None
 
     @property
-    def makes_protocols(self) -> bool:
-        return self.kind in (Kind.PROTOCOL, Kind.PROTOCOL_LIFESPAN)
-
-    @property
     def has_start(self) -> bool:
         """Whether something of the service has to be awaited before its first connection."""
         return self.lifespan is not None or self.kind is Kind.FACTORY

@@ -140,9 +140,12 @@ class ProtocolConnection:
         # The service may have replaced its first protocol; a transport below it has one that belongs to no service.
         for protocol in (self._transport.get_protocol(), self._protocol):
             if has_drain(protocol):
+                # Before the call, which may close the socket.
+                self._open += 1
                 self._drain = call_drain(protocol, self._state, self._failed)
-                if self._drain is not None:
-                    self._open += 1
+                if self._drain is None:
+                    self._ended()
+                else:
                     self._drain.add_done_callback(self._ended, context=self._state.callback_context)
                 return
 

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from ..system.tcp_info import read_activity
+from ..system.tcp_info import counts_bytes, read_activity
 from .deadlines import Deadline
 from .first_byte import watch_first_byte
 from .server_state import ServerState
@@ -49,7 +49,7 @@ class ProtocolTimeouts:
             return
         self._awaits_since = self._shared.loop.time()
         limits, deadlines = self._shared.limits, self._shared.deadlines
-        counted = self._sock.family in (socket.AF_INET, socket.AF_INET6)
+        counted = counts_bytes(self._sock)
         if limits.first_byte_timeout is not None:
             if not counted or transport.get_extra_info("ssl_object") is not None:
                 self._watches = watch_first_byte(transport, self._first_byte_arrived)

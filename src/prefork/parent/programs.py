@@ -46,10 +46,14 @@ class ProgramWorker:
 
 
 class Programs:
-    """Knows what the workers in each slot listened on. `describe` returns the addresses of sockets."""
+    """Knows what the workers in each slot listened on. `describe` returns the addresses of sockets, and
+    `note_listening` is told of each that a worker listens on."""
 
-    def __init__(self, describe: Callable[[Collection[int]], str], emit: Emit) -> None:
+    def __init__(
+        self, describe: Callable[[Collection[int]], str], note_listening: Callable[[int], object], emit: Emit
+    ) -> None:
         self._describe = describe
+        self._note_listening = note_listening
         self._emit = emit
         self._listening: dict[int, frozenset[int]] = {}
         """What the last worker that became ready in each slot listened on."""
@@ -71,6 +75,7 @@ class Programs:
     def on_listening(self, worker: ProgramWorker, socket: int, now: float) -> None:
         """Note that a worker listens on one more socket."""
         if len(worker.readiness.listening) < MAX_LISTENING:
+            self._note_listening(socket)
             worker.readiness.on_listening(socket, now)
             worker.hint_at = None
             if worker.announced:

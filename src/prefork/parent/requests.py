@@ -1,6 +1,6 @@
 """Answer what workers ask for over their channels: addresses that a program binds, and leases.
 
-What may be bound is decided in `assembly/program_sockets.py`, who holds a lease in `core/leases.py`.
+What may be bound is decided in `assembly/program_sockets.py`, the holder of a lease in `core/leases.py`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Generic
 from ..core.leases import Claim, LeaseTable
 from ..core.readiness import Readiness
 from ..core.worker_requests import (
+    UNIX,
     Answer,
     BindRequest,
     Granted,
@@ -33,7 +34,7 @@ from .generations import C, GenerationSpec, Resources
 #: Packets of one worker that are answered at once. One that has sent as many waits for PAUSE seconds.
 MAX_PACKETS = 16
 PAUSE = 0.02
-#: The answer to a request for an address that is the worker's own business: it binds it itself.
+#: The answer to a request for an address that the worker is to bind itself.
 _ITS_OWN = Refused(0, "")
 #: What the holder of a lease reads.
 _HELD = b"1"
@@ -123,7 +124,8 @@ class Requests(Generic[C]):
             return None, Granted(silent=True)
         found = self._resources.find_for_program(spec, request)
         if found is None:
-            if not asker.readiness.may_ask(now):
+            any_port = request.family != UNIX and request.port == 0
+            if not asker.readiness.may_ask(any_port, now):
                 return None, _ITS_OWN
             found = self._resources.bind_for_program(spec, request)
         return (None, found) if isinstance(found, Refused) else (found, Granted())

@@ -6,6 +6,7 @@ their number has no limit, as it would with a message for each. `parent/upgrade.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -184,6 +185,10 @@ def _listener(described: dict[str, Any]) -> BoundAddress:
 def _listening_socket(fd: int) -> socket.socket:
     sock = socket.socket(fileno=fd)
     if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-        raise ValueError(f"descriptor {fd} does not listen")
+        # The workers of a program did not listen on it. Those that come may.
+        with contextlib.suppress(OSError):
+            sock.listen()
+        if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            raise ValueError(f"descriptor {fd} does not listen")
     sock.setblocking(False)
     return sock

@@ -23,7 +23,7 @@ class HeldSocket(NamedTuple):
     address: HeldAddress
     sock: socket.socket
     bound: BoundAddress | None
-    """None: this process has the socket alone, and not what it was bound with."""
+    """None: this process knows the socket only, and not what it was bound with."""
 
 
 def held_sockets(named: Iterable[BoundAddress], asked: Iterable[BoundAddress]) -> list[HeldSocket]:

@@ -33,6 +33,8 @@ class ListenOptions:
     """TCP sockets for each address; more than one form a reuseport group, and need a `sharing`."""
     mode: int = 0o600
     """Mode of a unix socket's file."""
+    listens: bool = True
+    """Listen at once; otherwise a worker does, when its program calls listen(2)."""
     gid: int | None = None
     """Group of a unix socket's file; None: this process's."""
 
@@ -42,7 +44,8 @@ class ListenOptions:
         `sharing`, `group_size`, `mode` and `gid` belong to the binding, see `sockets.py` and `unix_sockets.py`.
         """
         sock.setblocking(False)
-        sock.listen(self.backlog)
+        if self.listens:
+            sock.listen(self.backlog)
 
 
 #: The settings that `apply` changes, by their names in `socket_snapshot.py`.

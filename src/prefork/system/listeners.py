@@ -49,6 +49,10 @@ class BoundAddress:
     def sockets(self) -> list[socket.socket]:
         return [sock for group in self.endpoints for sock in group]
 
+    def listens(self) -> bool:
+        """Return whether all of its sockets listen."""
+        return all(map(_listens, self.sockets()))
+
     @property
     def bound_elsewhere(self) -> bool:
         """Whether a parent or systemd has bound it. Then it is repaired, but never rebound or shut down."""
@@ -156,6 +160,15 @@ class Listeners:
         self._bound.append(bound)
         self._record_state()
 
+    def note_listening(self, number: int) -> str:
+        """Note that a worker listens on the socket with this inode; return its address if it was bound for a program."""
+        for bound in self._bound:
+            for sock in bound.sockets():
+                if os.fstat(sock.fileno()).st_ino == number:
+                    self._record_state()
+                    return describe(sock) if is_for_program(bound) else ""
+        return ""
+
     def silence_unused(self, listening: Collection[int]) -> list[str]:
         """Have the kernel refuse connections to the TCP sockets whose inodes are not in `listening`, because no worker
         accepts from them. Return their addresses. A worker that listens on one again makes it listen."""
@@ -229,7 +242,7 @@ class Listeners:
     def _record_state(self) -> None:
         for bound in self._bound:
             for sock in bound.sockets():
-                if sock not in self._expected and bound not in self._replaced:
+                if sock not in self._expected and bound not in self._replaced and _listens(sock):
                     self._expected[sock] = _Expected(sock.getsockname(), snapshot(sock))
 
     def repair(self) -> list[Damage]:
@@ -341,6 +354,10 @@ class Listeners:
         self._replaced.discard(bound)
         if bound.file is not None and self.ownership.owns(bound in self._inherited):
             bound.file.remove()
+
+
+def _listens(sock: socket.socket) -> bool:
+    return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
 def is_for_program(bound: BoundAddress) -> bool:

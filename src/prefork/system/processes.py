@@ -156,6 +156,10 @@ class System:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
 
+    def signal_own_process(self, number: int) -> None:
+        """Send a signal to this process, for whichever of its threads has not blocked it, or waits for it."""
+        os.kill(os.getpid(), number)
+
     def kill_own_group(self) -> NoReturn:
         """Kill this process, and its whole group if it leads one."""
         if os.getpgrp() == os.getpid():

@@ -27,6 +27,11 @@ class PeerActivity:
     """Seconds since the last of it; since the connection was established if nothing has arrived."""
 
 
+def counts_bytes(sock: socket.socket) -> bool:
+    """Return whether the kernel counts what the peer of `sock` sends: on TCP, but not for all paths of MPTCP."""
+    return sock.family in (socket.AF_INET, socket.AF_INET6) and sock.proto in (0, socket.IPPROTO_TCP)
+
+
 def read_activity(sock: socket.socket) -> PeerActivity | None:
     """Return what the peer of a TCP connection has sent; one system call.
 

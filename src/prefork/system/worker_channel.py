@@ -24,7 +24,7 @@ class WorkerChannel:
     __slots__ = ("__weakref__", "child_end", "parent_end")
 
     def __init__(self) -> None:
-        # Packets, so that a worker cannot leave half of one behind.
+        # Packets, so that a worker cannot leave a part of one behind.
         self.parent_end, self.child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.parent_end.setblocking(False)
 

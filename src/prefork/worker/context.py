@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from ..config import Settings
 from ..events import Emit
@@ -57,5 +57,7 @@ class WorkerContext:
     """The service, or the text that names it."""
     emit: Emit
     reopen_logs: Callable[[], object]
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """What the environment of a program is given, besides what tells it which worker it is."""
     asked: tuple[BoundAddress, ...] = ()
     """The addresses that a program has had bound, besides those of the configuration."""

@@ -1,7 +1,7 @@
 """`prefork.lease`: what one worker of a server does, and no other at the same time.
 
-Who holds a lease is decided by the supervisor (`core/leases.py`). Here is the holder's side: a descriptor that becomes
-readable when the lease is held, and whose end gives it up, however the process ends.
+The supervisor decides which worker holds a lease (`core/leases.py`). Here is the holder's side: a descriptor that
+becomes readable when the lease is held. Its close gives the lease up, however the process ends.
 """
 
 from __future__ import annotations
