@@ -159,6 +159,10 @@ class Requests(Generic[C]):
     def _claim(self, worker_id: int, name: str, descriptor: Descriptor) -> None:
         refusal = self._leases.refusal(worker_id, name)
         if refusal:
+            # What the worker has just given up may not have been looked at yet.
+            self._end_given_up()
+            refusal = self._leases.refusal(worker_id, name)
+        if refusal:
             with contextlib.suppress(OSError):
                 os.write(descriptor.fileno(), refusal.encode())
             descriptor.close()
@@ -170,6 +174,14 @@ class Requests(Generic[C]):
         self._leases.add(claim)
         if self._may_lease():
             self._tell()
+
+    def _end_given_up(self) -> None:
+        poll = select.poll()
+        for descriptor in self._descriptors.values():
+            poll.register(descriptor.fileno(), select.POLLIN)
+        ready = {fd for fd, _ in poll.poll(0)}
+        for key in [key for key, descriptor in self._descriptors.items() if descriptor.fileno() in ready]:
+            self._end(key)
 
     def _end(self, key: int) -> None:
         self._descriptors.pop(key).close()

@@ -161,7 +161,7 @@ class Listeners:
         self._record_state()
 
     def note_listening(self, number: int) -> str:
-        """Note that a worker listens on the socket with this inode; return its address if it was bound for a program."""
+        """Note that a worker listens on the socket with this inode; return its address if a program asked for it."""
         for bound in self._bound:
             for sock in bound.sockets():
                 if os.fstat(sock.fileno()).st_ino == number:
