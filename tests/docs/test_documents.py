@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from helpers.support import need, need_root, run_script
+from programs.catalogue import PROGRAMS as CATALOGUE
 
 from prefork.cli import program_arguments
 from prefork.cli.sources import Sources
@@ -23,8 +24,6 @@ from prefork.errors import ExitCode
 from prefork.net import acceptor, channel
 from prefork.system.tls_contexts import build_context
 from prefork.testing import Server, run_server
-
-from programs.catalogue import PROGRAMS as CATALOGUE
 
 ROOT = Path(__file__).parents[2]
 PAGES = {path.name: path for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]}
@@ -197,7 +196,7 @@ def run_options() -> dict[str, str]:
 
 def test_the_options_of_run_are_those_of_the_command() -> None:
     helped = run_script("from prefork.cli.main import main\nmain()", "run", "--help", env={"COLUMNS": "200"}).stdout
-    offered = {name for name in re.findall(r"^ +(?:-\w, )?--([a-z][a-z-]+)", helped, re.M)} - {"help"}
+    offered = set(re.findall(r"^ +(?:-\w, )?--([a-z][a-z-]+)", helped, re.M)) - {"help"}
     lacking = set(documented_options()) - offered
     assert lacking == {field.replace("_", "-") for field in SERVE_ONLY - {"tls"}}
     section = TEXT["options.md"].partition("## Options of `run`")[2].partition("\n\n|")[0]
