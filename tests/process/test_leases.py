@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -88,7 +89,7 @@ def holders(folder: Path) -> list[int]:
     return [pid for what, pid in noted(folder) if what == "begin"]
 
 
-def never_two_at_once(folder: Path, killed: set[int] = frozenset()) -> bool:  # type: ignore[assignment]  # empty
+def never_two_at_once(folder: Path, killed: Collection[int] = ()) -> bool:
     held: int | None = None
     for what, pid in noted(folder):
         if what == "begin":
@@ -150,7 +151,8 @@ def test_a_thread_of_a_program_holds_a_lease_until_its_worker_drains(tmp_path: P
             server.signal(signal.SIGHUP)
             wait_until(lambda: holders(tmp_path)[-1] not in old, 30, "a holder of the new ones")
             assert ("end", first) in noted(tmp_path)
-        assert never_two_at_once(tmp_path)
+        # The other old worker may have had it for a moment, and ended before its thread noted the end.
+        assert never_two_at_once(tmp_path, old - {first})
 
 
 def test_the_successor_of_an_upgrade_grants_leases_once_its_predecessor_is_gone(tmp_path: Path) -> None:
