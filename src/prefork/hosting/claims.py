@@ -18,24 +18,10 @@ from typing import Any, Protocol
 
 from ..addresses import Address
 from ..core.held_addresses import match
-from ..core.worker_requests import (
-    IPV6,
-    UNIX,
-    Answer,
-    BindRequest,
-    Granted,
-    HeldRequest,
-    Refused,
-    Request,
-    decode_answer,
-    encode_request,
-)
+from ..core.worker_requests import IPV6, UNIX, BindRequest, Granted, HeldRequest, Refused
 from ..system.held_sockets import HeldSocket, address_of, inode, is_named
 from ..system.listeners import BoundAddress
-from ..system.worker_channel import send, wait_for_packet
-
-#: Seconds that the supervisor has to answer; it binds at once, but may be busy.
-ANSWER_TIMEOUT = 10.0
+from ..system.worker_channel import WorkerEnd
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +63,7 @@ class Claims:
 
     def __init__(
         self,
-        channel: socket.socket,
+        channel: WorkerEnd,
         held: Iterable[HeldSocket],
         exclusive: Iterable[Address],
         slot: int,
@@ -139,12 +125,11 @@ class Claims:
         return in_use
 
     def _ask_to_bind(self, request: BindRequest) -> Claim | None:
-        answer, fd = self._ask(request)
+        answer, sock = self._channel.ask(request)
         if isinstance(answer, Granted):
             if answer.silent:
                 return Claim(None)
-            if fd is not None:
-                sock = socket.socket(fileno=fd)
+            if sock is not None:
                 self._held.append(HeldSocket(address_of(sock, request.key), sock, None))
                 self._inodes.add(inode(sock))
                 return Claim(sock)
@@ -164,25 +149,10 @@ class Claims:
         with self._lock:
             if any(each.address.family == UNIX and each.address.host == path for each in self._held):
                 return True
-            return isinstance(self._ask(HeldRequest(path))[0], Granted)
+            return isinstance(self._channel.ask(HeldRequest(path))[0], Granted)
 
     def sockets(self) -> list[socket.socket]:
         return [each.sock for each in self._held]
-
-    def _ask(self, request: Request) -> tuple[Answer | None, int | None]:
-        """Return the supervisor's answer and the descriptor that came with it; None if there is none in time."""
-        try:
-            packet = encode_request(request)
-        except ValueError:
-            return None, None
-        with self._lock:
-            if not send(self._channel, packet):
-                return None, None
-            try:
-                received = wait_for_packet(self._channel, ANSWER_TIMEOUT)
-                return (None, None) if received is None else (decode_answer(received[0]), received[1])
-            except (EOFError, ValueError, OSError):
-                return None, None
 
 
 def _split(family: int, address: Any) -> tuple[str, int, int]:

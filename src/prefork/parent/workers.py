@@ -371,6 +371,9 @@ class Workers:
         asker = Asker(command.worker_id, command.slot, command.generation, channel.parent_end, None)
         if program is not None:
             program.pid, asker.readiness = child.pid, program.readiness
+            if program.channel is not None:
+                # A sibling could say that this one is ready.
+                self._system.close_in_child(program.channel)
         process = _Process(
             command.worker_id, child, reader, tether, Decoder(), command.slot, row, asker=asker, program=program
         )
