@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 from helpers.proc import cpu_share, open_files
-from helpers.servers import command, status
+from helpers.servers import command, ready, state, status
 from helpers.support import wait_until
 
+from prefork.parent.requests import MAX_REFUSALS
 from prefork.testing import Server, run_program
 
 #: A hijacked program: the client, or its arguments, say which attack it tries.
@@ -38,6 +39,16 @@ def flood(*values):
     while True:
         for value in values:
             send(value)
+
+def babble(fd):
+    name = os.environ.get("NOTIFY_SOCKET", "").replace("@", "\\0")
+    while name:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, contextlib.suppress(OSError):
+            sock.connect(name)
+            while True:
+                sock.send(b"STATUS=babbling")
+    while True:
+        os.write(int(fd), b"x" * 4096)
 
 def full_pipe():
     reader, writer = os.pipe()
@@ -71,8 +82,21 @@ def attack(word, *rest):
     elif word == "flood":
         held, lease = {"number": 1, "held": "/nowhere"}, {"number": 1, "lease": "a"}
         threading.Thread(target=flood, args=(held, lease), daemon=True).start()
-    elif word == "tell":
-        os.write(int(rest[0]), rest[1].encode() * 1000)
+    elif word == "binds":
+        # In a directory whose lock never comes free.
+        lock = os.open(".", os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for number in range(1, 200):
+            send(bind(os.path.abspath("hostile.py"), number))
+            CHANNEL.recv(4096)
+        os.close(lock)
+    elif word == "babble":
+        threading.Thread(target=babble, args=rest, daemon=True).start()
+        time.sleep(60)
+    elif word == "forge-ready":
+        time.sleep(60 if os.environ["PREFORK_WORKER_ID"] == "0" else 1)
+        say(b"\\n")
+        forged = open("forged", "w")
 
 async def handle(reader, writer):
     while line := await reader.readline():
@@ -97,7 +121,7 @@ def folder(tmp_path: Path) -> Path:
 
 @contextlib.contextmanager
 def running(folder: Path, *arguments: str, options: tuple[str, ...] = (), wait_ready: bool = True) -> Iterator[Server]:
-    options = ("-w", "2", "--control", str(folder / "control"), *options)
+    options = ("-w", "2", "--drain-timeout", "1", "--control", str(folder / "control"), *options)
     with run_program("hostile.py", *arguments, options=options, cwd=folder, wait_ready=wait_ready) as server:
         yield server
 
@@ -135,6 +159,21 @@ def test_a_worker_that_floods_its_channel_costs_little_cpu(folder: Path) -> None
         assert server.stop() == 0
 
 
+@pytest.mark.parametrize("by", ["notify", "fd:9"])
+def test_a_worker_that_babbles_where_it_should_say_that_it_is_ready_costs_little_cpu(folder: Path, by: str) -> None:
+    with running(folder, "babble", "9", options=("--ready", by), wait_ready=False) as server:
+        wait_until(lambda: state(folder) == "booting" and len(server.worker_pids()) == 2)
+        assert cpu_share(server.pid) < 0.3
+        assert server.stop() == 0
+
+
+def test_a_worker_cannot_say_that_its_sibling_is_ready(folder: Path) -> None:
+    with running(folder, "forge-ready", options=("--ready", "fd:9"), wait_ready=False):
+        wait_until((folder / "forged").exists, 30)
+        wait_until(lambda: ready(folder))
+        assert [worker["slot"] for worker in ready(folder)] == [1]
+
+
 def test_a_forged_socket_does_not_keep_the_worker_from_being_replaced(folder: Path) -> None:
     with running(folder) as server:
         control = next(
@@ -146,6 +185,14 @@ def test_a_forged_socket_does_not_keep_the_worker_from_being_replaced(folder: Pa
             tell(server, f"forge 1 2 3 {control}".encode())
         reload(server)
         assert "listening on unix:" not in server.stderr()
+        assert server.stop() == 0
+
+
+def test_addresses_that_cannot_be_bound_hold_up_nothing_and_fill_no_log(folder: Path) -> None:
+    with running(folder, "binds") as server:
+        # Many in a moment, and not all.
+        wait_until(lambda: server.stderr().count("it is not a socket") == 2 * MAX_REFUSALS, 20)
+        assert tell(server, b"hello")
         assert server.stop() == 0
 
 

@@ -18,6 +18,9 @@ from .generations import ProgramSpec
 
 #: Seconds after which a worker that does not listen is looked at: it may have left that to processes of its own.
 HINT_AFTER = 3.0
+#: Seconds between two looks at what was said where a worker says that it is ready: it, or any other process of this
+#: machine, may say much.
+PAUSE = 0.02
 
 
 @dataclass(slots=True)
@@ -36,6 +39,11 @@ class ProgramWorker:
     """It was reported to be ready."""
     missing: str | None = None
     """What it was last reported to lack."""
+    paused_until: float = 0.0
+
+    def interest(self, now: float) -> int | None:
+        """Return the descriptor to poll for what it says; None if it is not to be read now."""
+        return None if self.channel is None or now < self.paused_until else self.channel.fileno()
 
     def close(self) -> None:
         if self.channel is not None:
@@ -84,16 +92,19 @@ class Programs:
         if worker.announced and readiness.is_starting(now):
             self._listening[worker.slot] = frozenset(readiness.listening)
 
-    def next_due(self, worker: ProgramWorker) -> float | None:
-        times = [each for each in (worker.readiness.next_due(), worker.hint_at) if each is not None]
+    def next_due(self, worker: ProgramWorker, now: float) -> float | None:
+        paused = None if worker.channel is None or worker.paused_until <= now else worker.paused_until
+        times = [each for each in (worker.readiness.next_due(), worker.hint_at, paused) if each is not None]
         return min(times, default=None)
 
     def check(self, worker: ProgramWorker, now: float) -> Iterator[Fact]:
         """Report that a worker is ready, or what it lacks."""
         if worker.announced:
             return
-        if worker.channel is not None and worker.channel.says_ready(worker.pid):
-            worker.readiness.on_told()
+        if worker.channel is not None and now >= worker.paused_until:
+            worker.paused_until = now + PAUSE
+            if worker.channel.says_ready(worker.pid):
+                worker.readiness.on_told()
         if worker.readiness.is_ready(now):
             worker.announced, worker.hint_at = True, None
             self._listening[worker.slot] = frozenset(worker.readiness.listening)

@@ -33,6 +33,8 @@ from .generations import C, GenerationSpec, Resources
 #: Packets of one worker that are answered at once. One that has sent as many waits for PAUSE seconds.
 MAX_PACKETS = 16
 PAUSE = 0.02
+#: Addresses that could not be bound, of one worker: each is a line in the log. It binds further ones itself.
+MAX_REFUSALS = 32
 #: The answer to a request for an address that the worker is to bind itself.
 _ITS_OWN = Refused(0, "")
 #: What the holder of a lease reads.
@@ -49,6 +51,8 @@ class Asker:
     channel: socket.socket
     readiness: Readiness | None
     """None: it serves a service, which binds nothing."""
+    refusals: int = 0
+    """How often an address could not be bound."""
     paused_until: float = 0.0
     ended: bool = False
     """The worker has closed its end."""
@@ -122,9 +126,10 @@ class Requests(Generic[C]):
         found = self._resources.find_for_program(spec, request)
         if found is None:
             any_port = request.family != UNIX and request.port == 0
-            if not asker.readiness.may_ask(any_port, now):
+            if asker.refusals >= MAX_REFUSALS or not asker.readiness.may_ask(any_port, now):
                 return None, _ITS_OWN
             found = self._resources.bind_for_program(spec, request)
+            asker.refusals += isinstance(found, Refused)
         return (None, found) if isinstance(found, Refused) else (found, Granted())
 
     # --- leases -------------------------------------------------------------------------------------------------------
