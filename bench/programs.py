@@ -38,6 +38,8 @@ HOST = "127.0.0.1"
 DEADLINE = 30.0
 #: Milliseconds after which the processes of a server count as asleep, although they are not.
 RESTING_MS = 100
+#: How often each contestant is measured in a round.
+TURNS = 5
 #: Requests before the first measurement, so that each worker has loaded what it needs.
 WARMING = 2000
 
@@ -90,7 +92,7 @@ def main() -> int:
     """Measure and print. Exit status: 0, or 1 with one line that says why."""
     parser = argparse.ArgumentParser(prog="python -m bench.programs", description="Measure the cost of `prefork run`.")
     parser.add_argument("--rounds", type=int, default=5, help="how often each contestant does each work (default: 5)")
-    parser.add_argument("--requests", type=int, default=10_000, help="of each measurement (default: 10000)")
+    parser.add_argument("--requests", type=int, default=2000, help="of each measurement (default: 2000)")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -99,7 +101,8 @@ def main() -> int:
         print(f"bench: {exc}", file=sys.stderr)
         return 1
     print("\n".join(render(measured)))
-    print(f"\n{options.rounds} rounds of {options.requests:,} requests; others used {others:.1%} of the machine.")
+    times = f"{options.rounds} rounds of {TURNS} measurements, each of {options.requests:,} requests"
+    print(f"\n{times}; other processes used {others:.1%} of the machine.")
     return 0
 
 
@@ -130,12 +133,16 @@ def _measure(rounds: int, requests: int) -> tuple[Measured, float]:
     measured: Measured = {(work.name, each): [] for work in WORKS for each in CONTESTANTS}
     # Each round has servers of its own, so that no process's luck (its addresses, its hash seed) decides.
     for number in range(rounds):
-        for contestant in CONTESTANTS:
-            print(f"round {number + 1} of {rounds}: {contestant.label}", file=sys.stderr, flush=True)
-            with _running(contestant, cores.server) as server:
-                for work in WORKS:
+        print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
+        with contextlib.ExitStack() as stack:
+            servers = {each: stack.enter_context(_running(each, cores.server)) for each in CONTESTANTS}
+            for work in WORKS:
+                for server in servers.values():
                     generator.count(work, server, WARMING)
-                    measured[work.name, contestant].append(_cost(generator, work, server, requests))
+                # In turn, each for a moment, so that all meet the same weather.
+                for _ in range(TURNS):
+                    for contestant, server in servers.items():
+                        measured[work.name, contestant].append(_cost(generator, work, server, requests))
     return measured, others.share()
 
 

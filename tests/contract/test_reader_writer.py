@@ -18,7 +18,7 @@ import prefork
 from prefork.events import ConnectionLost, Event, HandlerFailed
 
 
-@pytest.fixture(params=[flavour for flavour in FLAVOURS if flavour != "no-epoll"])
+@pytest.fixture(params=FLAVOURS)
 def world(request: pytest.FixtureRequest) -> World:
     return World(request.param, "tcp")
 

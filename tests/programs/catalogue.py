@@ -104,4 +104,6 @@ PROGRAMS = (
     Program("trio", _file("trio_lines"), LINES, ("trio",), asyncio=False),
     Program("socketserver", _file("socketserver_lines"), LINES, (), asyncio=False, notes="a thread per connection"),
     Program("asyncio", _file("asyncio_lines"), LINES, ()),
+    Program("gevent", _file("gevent_lines"), LINES, ("gevent",), asyncio=False, notes="sockets of a class of its own"),
+    Program("gevent-wsgi", _file("gevent_wsgi"), HTTP, ("gevent",), asyncio=False, notes="it patches the library"),
 )

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefork.core.buffer import RUN_LIMIT, ReadBuffer, WriteBacklog
+from prefork.core.separators import checked_separator, find_separator
 
 pieces = st.lists(st.binary(max_size=40), max_size=20)
 
@@ -59,6 +60,26 @@ def test_of_several_separators_the_one_that_ends_first_is_found(chunks: list[byt
         _, end = buffer.find_any(separators)
         ends = [data.find(each) + len(each) for each in separators if each in data]
         assert end == min(ends, default=-1)
+
+
+@given(
+    st.lists(st.sampled_from([b"a", b"b", b";", b"--", b"-", b"ab"]), max_size=30),
+    st.lists(st.sampled_from([b";", b"--", b"ab;", b"b"]), min_size=1, max_size=3, unique=True),
+)
+def test_what_holds_no_separator_stays_so_whatever_follows(chunks: list[bytes], wanted: list[bytes]) -> None:
+    separator = checked_separator(tuple(wanted) if len(wanted) > 1 else bytearray(wanted[0]))
+    buffer = ReadBuffer()
+    data, passed = b"", 0
+    for chunk in chunks:
+        buffer.feed(chunk)
+        data += chunk
+        at, end = find_separator(buffer, separator)
+        if at >= 0:
+            assert at >= passed
+            assert data[at:end] in wanted
+            return
+        assert not any(each in data for each in wanted)
+        passed = end
 
 
 @given(st.lists(st.sampled_from([b"a", b"\n", b"bc\nd", b"eeeeee"]), max_size=30), st.integers(0, 6))

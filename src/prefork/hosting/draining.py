@@ -2,20 +2,23 @@
 
 It runs in a thread, because the program has the main thread, with or without an event loop. What the program set for
 SIGTERM is what it set, and is called last: many a handler ends its process at once.
+
+What this takes of `time`, `select` and `_thread` is taken before the program runs, because it may replace it by what
+needs the main thread (gevent).
 """
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import functools
 import os
-import select
 import signal
 import socket
 import threading
-import time
+from _thread import start_new_thread
 from collections.abc import Callable
+from select import POLLIN, epoll, poll
+from time import monotonic, sleep
 
 from ..core.messages import StoppedAcceptingMessage, encode
 from ..core.time_limits import WORKER_EXIT_TIMEOUT
@@ -56,25 +59,24 @@ class Draining:
         """Begin to drain in a thread, unless that has begun (idempotent)."""
         if not self.begun and self._host.stage is not Stage.CHILD:
             self.begun = True
-            # Not a Thread: a program may have replaced its class by one that needs the main thread (gevent).
-            _thread.start_new_thread(self._drain, ())
+            start_new_thread(self._drain, ())
 
     def _drain(self) -> None:
         # Signals are for the program's threads.
         signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKABLE)
-        began = time.monotonic()
+        began = monotonic()
         context = self._host.context
         self._deadline = began + context.config.settings.drain_timeout
         end_leases()
         self._stop_accepting()
         self._wait_for_connections()
         left = self._host.connections()
-        context.emit(ProgramDrained(time.monotonic() - began, left))
-        if time.monotonic() >= self._deadline:
+        context.emit(ProgramDrained(monotonic() - began, left))
+        if monotonic() >= self._deadline:
             self._abort()
         self._tell()
         # The main thread ends the process, unless the program does not let it.
-        self._wait_until(lambda: False, self._deadline - time.monotonic())
+        self._wait_until(lambda: False, self._deadline - monotonic())
         self._abort()
         self._wait_until(lambda: False, WORKER_EXIT_TIMEOUT)
         context.emit(ProgramStuck(WORKER_EXIT_TIMEOUT))
@@ -118,20 +120,20 @@ class Draining:
             if not ends_by_term:
                 return False
             # Whatever the handler does, it interrupts nothing then. Connections of our own servers cannot be asked.
-            now = time.monotonic()
+            now = monotonic()
             quiet_since = (quiet_since or now) if self._all_quiet() else None
             return quiet_since is not None and now - quiet_since >= QUIET_TIME
 
-        self._wait_until(may_end, self._deadline - time.monotonic())
+        self._wait_until(may_end, self._deadline - monotonic())
 
     def _all_quiet(self) -> bool:
         fds = [*self._host.tracked(), *(fd for each in list(self._host.loops.values()) for fd in each.descriptors())]
         return all(is_quiet(fd) for fd in fds)
 
     def _wait_until(self, condition: Callable[[], bool], seconds: float) -> None:
-        until = time.monotonic() + seconds
-        while not condition() and time.monotonic() < until:
-            time.sleep(INTERVAL)
+        until = monotonic() + seconds
+        while not condition() and monotonic() < until:
+            sleep(INTERVAL)
 
     def _abort(self) -> None:
         """Cut off what is left at the drain timeout: a program that waits for its connections would never end."""
@@ -187,10 +189,10 @@ def _is_orderly(handler: object) -> bool:
 
 
 def _readable(descriptors: set[int]) -> bool:
-    poll = select.poll()
+    watch = poll()
     for fd in descriptors:
-        poll.register(fd, select.POLLIN)
-    return any(events & select.POLLIN for _, events in poll.poll(0))
+        watch.register(fd, POLLIN)
+    return any(events & POLLIN for _, events in watch.poll(0))
 
 
 def _silence(listeners: set[int]) -> None:
@@ -204,9 +206,9 @@ def _silence(listeners: set[int]) -> None:
             watched = _watched_by(int(name))
             for fd in watched & listeners:
                 with contextlib.suppress(OSError, ValueError):
-                    epoll = select.epoll.fromfd(os.dup(int(name)))
-                    epoll.modify(fd, 0)
-                    epoll.close()
+                    watch = epoll.fromfd(os.dup(int(name)))
+                    watch.modify(fd, 0)
+                    watch.close()
 
 
 def _watched_by(fd: int) -> set[int]:

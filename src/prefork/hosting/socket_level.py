@@ -16,10 +16,12 @@ import socket
 import time
 import weakref
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 from ..core.worker_requests import IPV4, IPV6, UNIX
 from .host import Host
+from .late_imports import after_import
 from .stage import Stage
 
 _FAMILIES = (UNIX, IPV4, IPV6)
@@ -56,8 +58,20 @@ class SocketLevel:
 
     def install(self) -> None:
         for name in _original:
-            method = getattr(self, f"_{name}")
-            setattr(socket.socket, name, _as_method(name, method))
+            self._install_method(socket.socket, name, getattr(self, f"_{name}"))
+        after_import("gevent._socket3", self._install_for_gevent)
+
+    def _install_for_gevent(self, module: ModuleType) -> None:
+        """Cover gevent's sockets, which wrap objects of a class of its own."""
+        wrapped = getattr(module, "_wrefsocket", None)
+        if isinstance(wrapped, type):
+            for name in _original:
+                if name != "accept":
+                    self._install_method(wrapped, name, getattr(self, f"_{name}"))
+            self._install_method(wrapped, "_accept", self._accept_descriptor)
+
+    def _install_method(self, cls: type, name: str, function: Callable[..., Any]) -> None:
+        setattr(cls, name, _as_method(name, function))
 
     # --- binding ------------------------------------------------------------------------------------------------------
 
@@ -155,6 +169,16 @@ class SocketLevel:
                 connection.setblocking(True)
             return connection, address
 
+    def _accept_descriptor(self, sock: Any) -> tuple[int, Any]:
+        """Accept as gevent does, which has waited for the connection, and makes a socket of the descriptor itself."""
+        held = sock in self._silent or self._is_held(sock)
+        if held and (sock in self._silent or self._host.stage is Stage.STOPPED):
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        fd, address = _raw_accept(sock)
+        if held:
+            self._host.track(fd)
+        return fd, address
+
     def _accept_nothing(self, sock: socket.socket) -> None:
         """Behave as with an empty queue; return after a moment if the program waits for ever."""
         timeout = sock.gettimeout()
@@ -186,13 +210,17 @@ class SocketLevel:
         return sock in self._claimed or self._host.claims.is_held(sock)
 
 
+#: The C function that accepts a descriptor, for sockets of any class.
+_raw_accept = socket.SocketType._accept  # type: ignore[attr-defined]  # typeshed leaves it out
+
+
 def _as_method(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     def method(self: socket.socket, *args: Any) -> Any:
         return function(self, *args)
 
     method.__name__ = name
     method.__qualname__ = f"socket.{name}"
-    method.__doc__ = _original[name].__doc__
+    method.__doc__ = getattr(_original.get(name), "__doc__", None)
     return method
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import random
 import signal
-import threading
-import time
+from _thread import start_new_thread
 from collections.abc import Callable
+from time import monotonic, sleep
 
 from ..core.messages import RecycleMessage
 from ..core.recycling import RecycleLimits
@@ -40,24 +40,24 @@ class Watch:
         settings = host.context.config.settings
         limits = RecycleLimits(settings.max_connections_served, settings.max_worker_age, settings.max_worker_rss)
         self._limits = limits.with_jitter(random.random()) if limits else None
-        self._started = time.monotonic()
-        self._thread: threading.Thread | None = None
+        self._started = monotonic()
+        self._running = False
         if self._limits:
             self.start()
 
     def start(self) -> None:
         with self._host.lock:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="prefork-watch", daemon=True)
-                self._thread.start()
+            if not self._running:
+                self._running = True
+                start_new_thread(self._run, ())
 
     def _run(self) -> None:
         # Signals are for the program's threads.
         signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKABLE)
         looked = False
-        listened = time.monotonic()
+        listened = monotonic()
         while True:
-            began = time.monotonic()
+            began = monotonic()
             self._host.sweep()
             self._check_limits()
             self._check_end()
@@ -66,7 +66,7 @@ class Watch:
                 # Once in a fleet, not in each worker.
                 if self._host.heartbeat is None and self._host.context.fork.slot == 0:
                     self._host.context.emit(HangTimeoutInapplicable())
-            time.sleep(max(INTERVAL, (time.monotonic() - began) * _SHARE))
+            sleep(max(INTERVAL, (monotonic() - began) * _SHARE))
 
     def _check_end(self) -> None:
         accepting, others = self._host.context.fork.scoreboard.published()
@@ -79,7 +79,7 @@ class Watch:
         if self._limits is None:
             return
         rss = 0 if self._limits.rss is None else resident_bytes()
-        age = time.monotonic() - self._started
+        age = monotonic() - self._started
         reason = self._limits.reached(self._host.row[WorkerStat.ACCEPTED], age, rss)
         if reason is not None:
             self._limits = None

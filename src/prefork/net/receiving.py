@@ -12,6 +12,7 @@ import ssl
 from typing import NoReturn, Self
 
 from ..core.buffer import ReadBuffer
+from ..core.separators import FOUND_LATE, NOT_FOUND, checked_separator, find_separator
 from ..errors import LineTooLongError, StreamBusyError
 from ..implementation import native
 from .channel import DONTWAIT, MAX_IO_BEFORE_YIELD, NOT_IDLE
@@ -28,12 +29,8 @@ RECEIVE_SIZE = 65 * 1024
 MAX_RECEIVE_SIZE = 256 * 1024
 #: A read of this size is a large one: it receives that much, and not RECEIVE_SIZE into the buffer.
 _LARGE_READ = 32 * 1024
-#: The messages of asyncio's streams.
+#: The message of asyncio's streams.
 BUSY = "read() called while another coroutine is already waiting for incoming data"
-_NOT_FOUND = "Separator is not found, and chunk exceed the limit"
-_FOUND_LATE = "Separator is found, but chunk is longer than limit"
-_EMPTY_SEPARATOR = "Separator should be at least one-byte string"
-_NO_SEPARATOR = "Separator should contain at least one element"
 _READ_EVENTS = READ | HANGUP_OR_ERROR
 
 
@@ -127,26 +124,31 @@ class Receiving(Sending):
         Raises LimitOverrunError if the separator does not come within `Limits.read_limit` (64 KiB), and leaves the
         bytes in the buffer; IncompleteReadError, with the remainder, if the input ends before.
         """
-        separator = _checked(separator)
+        buffer = self._buffer
+        separator = checked_separator(separator)
         if self._backlog is not None:
             await self._wait_reads_resumed()
         limit = self._shared.limits.read_limit
         received = False
         while True:
-            size, passed = self._find(separator)
-            if size:
-                return self._buffer.take(size)
+            at, end = find_separator(buffer, separator)
+            if at > limit:
+                raise asyncio.LimitOverrunError(FOUND_LATE, at)
+            if at >= 0:
+                return buffer.take(end)
             # What has arrived since an earlier LimitOverrunError is looked at, up to a bound.
-            overrun = passed > limit
-            if overrun and (received or self._buffer.size > 2 * limit):
-                raise asyncio.LimitOverrunError(_NOT_FOUND, passed)
+            overrun = end > limit
+            if overrun and not received and buffer.size <= 2 * limit:
+                self._expect_input()
+            elif overrun:
+                raise asyncio.LimitOverrunError(NOT_FOUND, end)
             received = True
             if not self._fill():
                 if overrun:
-                    raise asyncio.LimitOverrunError(_NOT_FOUND, passed)
+                    raise asyncio.LimitOverrunError(NOT_FOUND, end)
                 if self._has_ended():
                     self._end_of_input_result()
-                    raise asyncio.IncompleteReadError(self._buffer.take(self._buffer.size), None)
+                    raise asyncio.IncompleteReadError(buffer.take(buffer.size), None)
                 await self._wait_input()
 
     async def readline(self) -> bytes:
@@ -193,6 +195,7 @@ class Receiving(Sending):
         Receives what has arrived, so that an end is known as soon as it is there. False if a read would raise.
         """
         if not self._buffer.size and not self._has_ended():
+            self._expect_input()
             self._fill()
         return self._has_ended() and not self._buffer.size and self._error is None
 
@@ -312,6 +315,12 @@ class Receiving(Sending):
             self._input = _EMPTY
         return data
 
+    def _expect_input(self) -> None:
+        """Let a receive be tried although no event has said that there is input: without epoll there are events only
+        for a task that waits."""
+        if self._input is _EMPTY and not self._shared.poller.edge and not self._is_reading():
+            self._input = _READABLE
+
     def _fill(self, wanted: int = 0) -> bool:
         """Receive once into the buffer, more than usual if more is `wanted`. Return whether to look at the buffer again
         before waiting."""
@@ -403,29 +412,11 @@ class Receiving(Sending):
 
     # --- searching ----------------------------------------------------------------------------------------------------
 
-    def _find(self, separator: bytes | tuple[bytes, ...]) -> tuple[int, int]:
-        """Return the size up to and including the first separator, or 0; and the bytes that hold none.
-
-        Raises LimitOverrunError for a separator that comes too late.
-        """
-        buffer = self._buffer
-        if isinstance(separator, bytes):
-            at = buffer.find(separator)
-            end = at + len(separator)
-        else:
-            at, end = buffer.find_any(separator)
-        if at < 0:
-            longest = len(separator) if isinstance(separator, bytes) else max(map(len, separator))
-            return 0, buffer.size + 1 - longest
-        if at > self._shared.limits.read_limit:
-            raise asyncio.LimitOverrunError(_FOUND_LATE, at)
-        return end, at
-
     def _reject_long_line(self) -> NoReturn:
         """Discard what was received of an overlong line, as asyncio does, and raise LineTooLongError."""
         at = self._buffer.find(b"\n")
         self._buffer.take(at + 1 if at >= 0 else self._buffer.size)
-        raise LineTooLongError(_NOT_FOUND if at < 0 else _FOUND_LATE)
+        raise LineTooLongError(NOT_FOUND if at < 0 else FOUND_LATE)
 
     # --- hooks of the layers below ------------------------------------------------------------------------------------
 
@@ -452,18 +443,6 @@ class Receiving(Sending):
         self._input = _FIN
         if self._reader is not None:
             self._reader.wake_soon()
-
-
-def _checked(separator: Bytes | tuple[Bytes, ...]) -> bytes | tuple[bytes, ...]:
-    if not isinstance(separator, tuple):
-        if not separator:
-            raise ValueError(_EMPTY_SEPARATOR)
-        return bytes(separator)
-    if not separator:
-        raise ValueError(_NO_SEPARATOR)
-    if not all(separator):
-        raise ValueError(_EMPTY_SEPARATOR)
-    return tuple(bytes(each) for each in separator)
 
 
 if native is not None:

@@ -160,6 +160,10 @@ class Requests(Generic[C]):
 
     def _claim(self, asker: Asker, name: str, number: int) -> None:
         refusal = self._leases.refusal(asker.worker_id, name)
+        if refusal:
+            # What the worker has just given up may not have been looked at yet.
+            self._end_given_up()
+            refusal = self._leases.refusal(asker.worker_id, name)
         try:
             own, other = (None, None) if refusal else socket.socketpair()
         except OSError as exc:
@@ -176,6 +180,14 @@ class Requests(Generic[C]):
         self._leases.add(claim)
         if self._may_lease():
             self._tell()
+
+    def _end_given_up(self) -> None:
+        poll = select.poll()
+        for sock in self._sockets.values():
+            poll.register(sock, select.POLLIN)
+        ready = {fd for fd, _ in poll.poll(0)}
+        for key in [key for key, sock in self._sockets.items() if sock.fileno() in ready]:
+            self._end(key)
 
     def _end(self, key: int) -> None:
         self._sockets.pop(key).close()

@@ -194,6 +194,9 @@ class Listeners:
             if isinstance(address, FdAddress | SystemdAddress):
                 continue
             for sock in bound.sockets():
+                if self.keeps_settings and not _listens(sock):
+                    # No worker of a program listens on it.
+                    continue
                 options.apply(sock)
                 if sock in self._expected:
                     expected = self._expected[sock]
