@@ -254,6 +254,50 @@ os._exit(0)
     assert (tmp_path / "left").read_text() == "end\n" * 4
 
 
+def test_a_child_of_a_program_ends_with_its_own_exit_status(tmp_path: Path) -> None:
+    code = """
+    def state():
+        return {"status": os.waitstatus_to_exitcode(STATUS)}
+
+    child = os.fork()
+    if child == 0:
+        sys.exit(7)
+    _, STATUS = os.waitpid(child, 0)
+    """
+    with running(tmp_path, textwrap.dedent(code) + SERVING) as server:
+        assert [each["status"] for each in ask_each(server)] == [7, 7]
+        assert "Traceback" not in server.stderr()
+        assert server.stop() == 0
+
+
+def test_a_socket_does_not_seem_to_listen_before_the_program_listens(tmp_path: Path) -> None:
+    code = """
+    import threading
+
+    def listens():
+        return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    FOUND = [listens()]
+    sock.listen()
+    FOUND.append(listens())
+
+    def state():
+        return {"found": FOUND}
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        async with await asyncio.start_server(answer, sock=sock) as server:
+            await server.serve_forever()
+
+    asyncio.run(main())
+    """
+    with running(tmp_path, code) as server:
+        reload(server)
+        assert [each["found"] for each in ask_each(server)] == [[0, 1], [0, 1]]
+
+
 def test_a_second_port_0_is_a_second_port(tmp_path: Path) -> None:
     code = """
     import functools

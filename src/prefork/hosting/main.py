@@ -29,6 +29,7 @@ from .loop_level import LoopLevel
 from .run_main import run_main
 from .signal_waits import SignalWaits
 from .socket_level import SocketLevel
+from .stage import Stage
 from .watch import Watch
 
 
@@ -58,15 +59,18 @@ def run(context: WorkerContext, program: Program) -> int:
     unix_paths.install(host)
     unblock_signals()
     set_title(f"worker {fork.slot} [{program}]")
-    return _run(context, program, draining)
+    return _run(context, program, host, draining)
 
 
-def _run(context: WorkerContext, program: Program, draining: Draining) -> int:
+def _run(context: WorkerContext, program: Program, host: Host, draining: Draining) -> int:
     try:
         status = run_main(program, draining.told)
     except PreforkError as exc:
         send(context, UnableMessage(str(exc)))
         return exc.exit_code
+    if host.stage is Stage.CHILD:
+        # A process that the program has forked comes to its end here too, and is none of the supervisor's.
+        return status
     if draining.begun:
         # However it ended, it was asked to.
         return ExitCode.OK

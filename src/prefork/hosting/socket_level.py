@@ -40,6 +40,7 @@ _METHODS = (
     "connect",
     "connect_ex",
     "getsockname",
+    "getsockopt",
 )
 #: As they were: they are called for every other socket.
 _original: dict[str, Callable[..., Any]] = {name: getattr(socket.socket, name) for name in _METHODS}
@@ -123,6 +124,13 @@ class SocketLevel:
     def _getsockname(self, sock: socket.socket) -> Any:
         silent = self._silent.get(sock)
         return _original["getsockname"](sock) if silent is None else silent[0]
+
+    def _getsockopt(self, sock: socket.socket, *arguments: Any) -> Any:
+        value = _original["getsockopt"](sock, *arguments)
+        if arguments[:2] == (socket.SOL_SOCKET, socket.SO_ACCEPTCONN) and sock in self._claimed:
+            # Otherwise a program that asks, as gunicorn does, would not call listen(2) at all.
+            return int(sock.fileno() in self._host.listeners)
+        return value
 
     def _connect(self, sock: socket.socket, address: Any) -> None:
         self._unclaim(sock)
