@@ -22,6 +22,7 @@ from ..core.worker_requests import IPV6, UNIX, BindRequest, Granted, HeldRequest
 from ..system.held_sockets import HeldSocket, address_of, inode, is_named
 from ..system.listeners import BoundAddress
 from ..system.worker_channel import WorkerEnd
+from .private_paths import is_private
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,8 @@ class Claims:
         if family != UNIX and port == 0 and self._has_served():
             # A port for one connection, as of FTP: it is no other worker's.
             return None
+        if family == UNIX and is_private(host):
+            return None
         with self._lock:
             nth = self._count(owner, family, host, port, reuse_port)
             request = BindRequest(family, host, port, scope, nth, v6only, mode)
@@ -113,16 +116,19 @@ class Claims:
             return Claim(held.sock, _siblings(held, host))
 
     def _count(self, owner: Bindable, family: int, host: str, port: int, reuse_port: bool) -> int:
-        """Return how often the program has called bind(2) for this address before. Raises OSError if it is in use."""
+        """Return which of the sockets for this address it gets, from 0: each call for any free port gets another one.
+
+        Calls with `reuse_port` for the same port share a socket: what the kernel would spread over several, as the
+        threads of a program have them, is spread by their accepting. Raises OSError if the address is in use.
+        """
         if family != UNIX and port == 0:
             self._calls[family, host] += 1
             return self._calls[family, host] - 1
         owners = self._owners[family, host, port]
-        in_use = sum(each.fileno() >= 0 and each is not owner for each in owners)
-        if in_use and not reuse_port:
+        if not reuse_port and any(each.fileno() >= 0 and each is not owner for each in owners):
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
         owners.add(owner)
-        return in_use
+        return 0
 
     def _ask_to_bind(self, request: BindRequest) -> Claim | None:
         answer, sock = self._channel.ask(request)
