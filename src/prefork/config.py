@@ -144,7 +144,10 @@ def _is_path(value: object) -> bool:
 
 #: Fields of `Settings` and `Limits` that `prefork run` has no use for, because the program decides it itself.
 SERVE_ONLY = frozenset(
-    {"reuse_port", "tls", "tls_cert", "tls_key", "loop", "read_limit", "max_unsent", "max_handshakes", "refusal"}
+    {
+        *("reuse_port", "tls", "tls_cert", "tls_key", "loop", "streams"),
+        *("read_limit", "max_unsent", "max_handshakes", "refusal"),
+    }
 )
 #: Fields that only `prefork run` has.
 RUN_ONLY = frozenset({"ready", "exclusive", "allow_bind"})

@@ -322,10 +322,10 @@ class ProgramEnded(Event, level=WARNING):
     how: str
 
 
-class ProgramDrained(Event):
-    """A worker that runs a program was asked to end, and the connections that it had accepted have ended or not."""
+class ProgramTold(Event):
+    """A draining worker has told its program to end: its connections have ended, or the program closes them."""
 
-    template = "drained in {seconds:.1f} s: {left:connection} left"
+    template = "told the program to end, {seconds:.1f} s after it stopped accepting: {left:connection} open"
     seconds: float
     left: int
 

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 from helpers.support import need, need_root, run_script
+from programs.catalogue import PROGRAMS as CATALOGUE
 
+from prefork.cli import program_arguments
 from prefork.cli.sources import Sources
-from prefork.config import Limits, Settings
+from prefork.config import RUN_ONLY, SERVE_ONLY, Limits, Settings
 from prefork.core import states
 from prefork.core import time_limits as limits
 from prefork.errors import ExitCode
@@ -186,6 +188,23 @@ def test_the_table_of_options_has_all_options_of_the_command() -> None:
     assert offered == set(documented_options())
 
 
+def run_options() -> dict[str, str]:
+    """Return each option that only `run` has, with the default that the table states."""
+    rows = table("options.md", "Options of `run`").items()
+    return {re.findall(r"--([a-z-]+)", cell)[0]: default for cell, (default, _) in rows}
+
+
+def test_the_options_of_run_are_those_of_the_command() -> None:
+    helped = run_script("from prefork.cli.main import main\nmain()", "run", "--help", env={"COLUMNS": "200"}).stdout
+    offered = set(re.findall(r"^ +(?:-\w, )?--([a-z][a-z-]+)", helped, re.M)) - {"help"}
+    lacking = set(documented_options()) - offered
+    assert lacking == {field.replace("_", "-") for field in SERVE_ONLY - {"tls"}}
+    section = TEXT["options.md"].partition("## Options of `run`")[2].partition("\n\n|")[0]
+    assert lacking <= set(re.findall(r"`--([a-z-]+)`", section))
+    assert offered - set(documented_options()) == set(run_options()) == {name.replace("_", "-") for name in RUN_ONLY}
+    assert run_options() == {"ready": f"`{Settings().ready}`", "exclusive": "none", "allow-bind": "none"}
+
+
 def test_the_table_of_exit_codes_is_the_codes_own() -> None:
     assert [int(code) for code in table("options.md", "Exit codes")] == [int(code) for code in ExitCode]
 
@@ -193,6 +212,10 @@ def test_the_table_of_exit_codes_is_the_codes_own() -> None:
 @pytest.mark.parametrize("page", sorted(TEXT))
 def test_commands_that_pages_show_use_options_that_exist(page: str) -> None:
     documented = set(documented_options()) | {"json", "now", "help", "version"}
+    of_run = {*(f"--{name}" for name in documented | set(run_options())), "-b", "-w", "-h"}
+    for line in re.findall(r"prefork run ([^\n`|]*)", TEXT[page]):
+        own, _ = program_arguments.split(line.split(), of_run - {"--reload"})
+        assert {word for word in own if word.startswith("-")} <= of_run, line
     for line in re.findall(r"prefork (?:serve|check|status|reload|upgrade|scale|stop) [^\n`]*", TEXT[page]):
         assert set(re.findall(r"(?<= )--([a-z-]+)", line)) <= documented, line
 
@@ -216,6 +239,12 @@ def test_the_environment_takes_several_addresses_separated_by_spaces(
     (value,) = re.findall(r'`PREFORK_BIND="(.*?)"`', TEXT["options.md"])
     settings = Sources({}, {"PREFORK_BIND": value}).settings()
     assert " ".join(map(str, settings.bind)) == value
+
+
+def test_the_page_of_programs_lists_those_that_are_tested() -> None:
+    rows = " ".join(table("programs.md", "Which servers are tested")).lower()
+    missing = [each.name for each in CATALOGUE if each.name.partition("-")[0] not in rows]
+    assert not missing
 
 
 # --- limits and TLS ---------------------------------------------------------------------------------------------------

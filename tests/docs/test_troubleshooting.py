@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,6 +108,11 @@ STARTS = {
 }
 
 
+def start(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    return run_script("import sys\nfrom prefork.cli.main import main\nsys.exit(main())", *words, cwd=cwd)
+
+
 @pytest.mark.parametrize(("arguments", "code"), [pytest.param(*each, id=name) for name, each in STARTS.items()])
 def test_a_start_that_fails_prints_a_message_of_the_page(arguments: list[str], code: int, tmp_path: Path) -> None:
     (tmp_path / "echo.py").write_text("async def handle(stream): ...\n")
@@ -117,9 +123,44 @@ def test_a_start_that_fails_prints_a_message_of_the_page(arguments: list[str], c
     with socket.create_server(("127.0.0.1", 0)) as taken:
         if command == "serve":
             arguments = [*arguments, f"127.0.0.1:{taken.getsockname()[1]}"]
-        code_of_main = "import sys\nfrom prefork.cli.main import main\nsys.exit(main())"
-        done = run_script(code_of_main, command, *arguments, cwd=tmp_path)
+        done = start(command, *arguments, cwd=tmp_path)
     assert done.returncode == code, done.stderr
     (line,) = done.stderr.splitlines()
     assert documented(line.removeprefix("prefork: ")), line
     assert sys.version_info >= (3, 11)
+
+
+RUNS = {
+    "no program": ([], 2),
+    "python without a program": (["python"], 2),
+    "an option of Python": (["python", "-O", "program.py"], 2),
+    "another Python": (["python3.9", "program.py"], 2),
+    "no module": (["-m"], 2),
+    "a path as a module": (["-m", "./program.py"], 2),
+    "another kind of ready": (["--ready", "soon", "program.py"], 2),
+    "ready too late": (["--ready", "delay:9", "--boot-timeout", "2", "program.py"], 2),
+    "an option of serve in the file": (["--config", "serve.toml", "program.py"], 2),
+    "no such file": (["nowhere.py"], 3),
+    "no such module": (["-m", "nowhere"], 3),
+    "no such script": (["no-script-of-that-name"], 3),
+    "a directory without a main program": (["python", "."], 3),
+    "a script of the shell": (["sh"], 3),
+    "a program that does not listen": (["program.py"], 3),
+    "a program that does not listen in time": (["--boot-timeout", "0.5", "program.py", "3600"], 3),
+    "a program that does not listen where it is to": (
+        ["--boot-timeout", "0.5", "--bind", "127.0.0.1:0", "program.py", "3600"],
+        3,
+    ),
+}
+
+
+@pytest.mark.parametrize(("arguments", "code"), [pytest.param(*each, id=name) for name, each in RUNS.items()])
+def test_a_program_that_does_not_start_ends_with_a_message_of_the_page(
+    arguments: list[str], code: int, tmp_path: Path
+) -> None:
+    (tmp_path / "program.py").write_text("import sys, time\nfor seconds in sys.argv[1:]: time.sleep(float(seconds))\n")
+    (tmp_path / "serve.toml").write_text("loop = 'uvloop'\n")
+    done = start("run", *arguments, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    line = done.stderr.splitlines()[-1]
+    assert documented(line.removeprefix("prefork: ")), line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from helpers.support import need, wait_until
 
-from prefork.testing import Server, run_server
+from prefork.testing import Server, run_program, run_server
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -22,8 +23,9 @@ def client(server: Server) -> socket.socket:
 
 def test_every_example_states_its_command_and_has_a_test() -> None:
     for path in EXAMPLES.glob("*.py"):
-        assert f"prefork serve {path.stem}:handle" in path.read_text().split('"""')[1]
-        assert f'"{path.stem}:handle"' in Path(__file__).read_text(), f"{path.name} has no test"
+        description = path.read_text().split('"""')[1]
+        (name,) = re.findall(rf"prefork (?:serve|run) ({path.stem}(?::handle|\.py))", description)
+        assert f'"{name}"' in Path(__file__).read_text(), f"{path.name} has no test"
 
 
 def test_echo_sends_each_line_back() -> None:
@@ -57,6 +59,31 @@ def test_chat_sends_lines_to_the_guests_of_one_room() -> None:
             assert guests["eve"].read() == b"* the server is going down, goodbye\n"
         assert server.wait() == 0
         assert "error" not in server.stderr()
+
+
+def test_ticker_goes_on_through_a_reload_whichever_worker_answers(tmp_path: Path) -> None:
+    shutil.copy(EXAMPLES / "ticker.py", tmp_path)
+    answers: dict[str, int] = {}
+
+    def ask() -> int:
+        """Return the number of ticks, and note it for the worker that answers."""
+        with client(server) as sock:
+            sock.sendall(b"\n")
+            found = re.fullmatch(r"(\d+) ticks, says worker ([01])\n", sock.makefile().readline())
+        assert found
+        assert int(found[1]) >= max(answers.values(), default=0)
+        answers[found[2]] = int(found[1])
+        return int(found[1])
+
+    with run_program("ticker.py", "0", options=("-w", "2"), cwd=tmp_path) as server:
+        wait_until(lambda: ask() >= 2 and len(answers) == 2, 30, "ticks that both workers tell")
+        server.signal(signal.SIGHUP)
+        wait_until(lambda: "before generation 1 has exited" in server.stderr(), 30, "the reload")
+        before = ask()
+        answers.clear()
+        wait_until(lambda: ask() >= before + 2 and len(answers) == 2, 30, "ticks after the reload")
+        assert server.stop() == 0
+        assert "Traceback" not in server.stderr()
 
 
 def test_chat_disconnects_a_guest_that_does_not_read() -> None:

@@ -43,7 +43,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_each_setting_has_an_option_or_is_for_python_only() -> None:
     limits = {each.name for each in dataclasses.fields(Limits) if each.metadata["command"]}
-    fields = {each.name for each in dataclasses.fields(Settings)} - {"tls", "limits"}
+    fields = {each.name for each in dataclasses.fields(Settings)} - {"tls", "limits", "program"}
     assert {option.field for option in OPTIONS} == fields | limits | {"tls_cert", "tls_key"}
 
 

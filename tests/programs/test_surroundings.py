@@ -8,6 +8,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,6 +94,13 @@ def reload(server: Server) -> None:
     old = set(server.worker_pids())
     _reload(server, "reloaded: ")
     wait_until(lambda: not old & set(server.worker_pids()), 30, "the end of the old workers")
+
+
+def status(folder: Path) -> dict[str, Any]:
+    """Return what `prefork status` says of the server whose control socket is in the folder."""
+    words = (sys.executable, "-m", "prefork", "status", "--json", "--control", "control")
+    found: dict[str, Any] = json.loads(subprocess.check_output(words, cwd=folder, timeout=30))
+    return found
 
 
 def fail_to_reload(server: Server) -> None:
@@ -316,8 +325,9 @@ def test_a_second_port_0_is_a_second_port(tmp_path: Path) -> None:
 
     asyncio.run(main())
     """
-    with running(tmp_path, code) as server:
+    with running(tmp_path, code, options=("--control", "control")) as server:
         assert len(set(server.addresses)) == 2
+        assert status(tmp_path)["listeners"] == [f"{address} (tcp)" for address in server.addresses]
         for number in range(2):
             assert [each["number"] for each in ask_each(server, number)] == [number] * 2
 

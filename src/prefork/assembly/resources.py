@@ -261,6 +261,11 @@ class ServerResources:
             self._emit(Listening(escape_controls(address), "unix" if address.startswith("unix:") else "tcp"))
         return address is not None
 
+    def program_listeners(self) -> list[str]:
+        """Return a description of each address that a program asked for and listens on."""
+        found = [each for each in self.program_sockets.bound() if each.listens()]
+        return [escape_controls(text) for bound in found for text in bound.describe()]
+
     def is_exclusive(self, spec: GenerationSpec[GenerationConfig], request: BindRequest) -> bool:
         return is_named(spec.config.settings.exclusive, request)
 

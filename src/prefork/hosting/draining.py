@@ -23,7 +23,7 @@ from time import monotonic, sleep
 from ..core.messages import StoppedAcceptingMessage, encode
 from ..core.time_limits import WORKER_EXIT_TIMEOUT
 from ..errors import ExitCode
-from ..events import ProgramDrained, ProgramStuck
+from ..events import ProgramStuck, ProgramTold
 from ..system.processes import System
 from ..system.scoreboard import FleetSetting, WorkerStat, fence
 from ..system.signals import BLOCKABLE
@@ -71,7 +71,7 @@ class Draining:
         self._stop_accepting()
         self._wait_for_connections()
         left = self._host.connections()
-        context.emit(ProgramDrained(monotonic() - began, left))
+        context.emit(ProgramTold(monotonic() - began, left))
         if monotonic() >= self._deadline:
             self._abort()
         self._tell()

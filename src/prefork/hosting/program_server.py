@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import sys
 from asyncio import trsock
 from collections.abc import Sequence
 from typing import Any
@@ -56,7 +57,7 @@ class ProgramServer(asyncio.Server):
         return () if self._held is None else tuple(trsock.TransportSocket(sock) for sock in self._held)
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
-        return asyncio.get_running_loop()
+        return self._hosting.loop
 
     def is_serving(self) -> bool:
         return self._started and self._held is not None
@@ -121,7 +122,8 @@ class ProgramServer(asyncio.Server):
 
     async def wait_closed(self) -> None:
         await self._ended.wait()
-        if self._started and not self._silent:
+        # Before 3.12 asyncio's servers did not wait for their connections (CPython issue 79033).
+        if self._started and not self._silent and sys.version_info >= (3, 12):
             await self._base.wait_closed()
 
     def __del__(self) -> None:

@@ -36,7 +36,7 @@ class LoopServing:
 
     def __init__(self, host: Host, loop: asyncio.AbstractEventLoop) -> None:
         self._host = host
-        self._loop = loop
+        self.loop = loop
         self._servers: dict[int, BaseServer] = {}
         """By the tag of the server, which tells its first socket in every worker."""
         self._closed: set[BaseServer] = set()
@@ -56,7 +56,7 @@ class LoopServing:
     def _make_admission(self) -> FleetAdmission:
         context = self._host.context
         refuses = context.config.settings.limits.at_limit == "refuse"
-        return FleetAdmission(context.fork.scoreboard, self._host.row, self._loop, refuses, context.fork.inboxes)
+        return FleetAdmission(context.fork.scoreboard, self._host.row, self.loop, refuses, context.fork.inboxes)
 
     # --- servers ------------------------------------------------------------------------------------------------------
 
@@ -65,7 +65,7 @@ class LoopServing:
         tag = self._tag(sockets[0])
         with self._host.lock:
             others = [other for other in self._host.loops.values() if other is not self]
-            self._host.loops[self._loop] = self
+            self._host.loops[self.loop] = self
         if self._dispatcher is None and not any(other.shares for other in others):
             self._dispatcher = self._make_dispatcher()
         self._servers[tag] = server
@@ -118,7 +118,7 @@ class LoopServing:
     def _make_dispatcher(self) -> Dispatcher:
         context = self._host.context
         return Dispatcher(
-            self._loop,
+            self.loop,
             context.fork.inboxes,
             context.fork.slot,
             self._make_admission(),

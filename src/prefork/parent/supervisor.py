@@ -225,7 +225,10 @@ class Supervisor(Generic[C]):
             "predecessor": self._takeover.predecessor_pid,
             "upgrading": self._takeover.upgrading(self._roster.accepting()),
             "uptime": round(self._system.monotonic() - self._started, 3),
-            "listeners": list(self._reloads.newest(self._roster.generation).listeners),
+            "listeners": [
+                *self._reloads.newest(self._roster.generation).listeners,
+                *self._resources.program_listeners(),
+            ],
             **describe_roster(self._roster, self._workers.rows(), self._workers.heartbeats().ages),
         }
 
