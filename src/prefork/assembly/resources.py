@@ -257,12 +257,14 @@ class ServerResources:
             self._emit(BindRefused(escape_controls(bound.reason)))
         return bound
 
-    def note_listening(self, number: int) -> None:
-        """Note that a worker listens on the socket with this inode, and say so for the first one."""
+    def note_listening(self, number: int) -> bool:
+        """Note that a worker listens on the socket with this inode, and say so for the first one. Return whether it is
+        one that the workers have."""
         address = self._listeners.note_listening(number)
         if address and number not in self._announced:
             self._announced.add(number)
             self._emit(Listening(escape_controls(address), "unix" if address.startswith("unix:") else "tcp"))
+        return address is not None
 
     def program_listeners(self) -> list[str]:
         """Return a description of each address that a program asked for and listens on."""
