@@ -1,6 +1,7 @@
-"""aiohttp by `web.run_app`: HOST PORT."""
+"""aiohttp by `web.run_app`: HOST PORT, or --path PATH, or HOST PORT CERTIFICATE KEY."""
 
 import os
+import ssl
 import sys
 
 from aiohttp import web
@@ -13,7 +14,11 @@ async def answer(request):
 def main():
     app = web.Application()
     app.router.add_get("/", answer)
-    web.run_app(app, host=sys.argv[1], port=int(sys.argv[2]), print=None)
+    where = {"path": sys.argv[2]} if sys.argv[1] == "--path" else {"host": sys.argv[1], "port": int(sys.argv[2])}
+    if sys.argv[3:]:
+        where["ssl_context"] = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        where["ssl_context"].load_cert_chain(*sys.argv[3:])
+    web.run_app(app, print=None, **where)
 
 
 if __name__ == "__main__":

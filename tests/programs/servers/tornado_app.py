@@ -1,4 +1,4 @@
-"""Tornado's HTTPServer on its own IOLoop: HOST PORT."""
+"""Tornado's HTTPServer on its own IOLoop: HOST PORT, or HOST PORT CERTIFICATE KEY."""
 
 import asyncio
 import os
@@ -14,7 +14,8 @@ class Answer(RequestHandler):
 
 
 async def main():
-    server = HTTPServer(Application([("/", Answer)]))
+    ssl_options = dict(zip(("certfile", "keyfile"), sys.argv[3:], strict=True)) if sys.argv[3:] else None
+    server = HTTPServer(Application([("/", Answer)]), ssl_options=ssl_options)
     server.listen(int(sys.argv[2]), sys.argv[1])
     await asyncio.Event().wait()
 
