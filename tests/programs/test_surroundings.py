@@ -424,6 +424,16 @@ def test_new_code_that_does_not_listen_never_replaces_what_runs(tmp_path: Path) 
         assert not workers & {each["pid"] for each in ask_each(server)}
 
 
+def test_a_reload_does_not_change_what_tells_that_a_worker_is_ready(tmp_path: Path) -> None:
+    settings = tmp_path / "prefork.toml"
+    settings.write_text("ready = 'listen'")
+    with running(tmp_path, "def state():\n    return {}\n" + SERVING) as server:
+        # The descriptor of a worker would take the place of one that the supervisor uses.
+        settings.write_text("ready = 'fd:5'")
+        _reload(server, "--ready: cannot be changed by a reload (restart the server)")
+        ask_each(server)
+
+
 def test_a_program_that_ends_before_it_listens_is_a_failed_start(tmp_path: Path) -> None:
     install(tmp_path, "raise RuntimeError('no database')")
     options = ("-w", "2")

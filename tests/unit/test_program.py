@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefork.cli.program_arguments import split
-from prefork.core.readiness import ASK_GRACE, SETTLE, Readiness
+from prefork.core.readiness import SETTLE, START_GRACE, Readiness
 from prefork.errors import ConfigError
 from prefork.program import Program, ProgramKind, ReadyKind, ReadyWhen, parse_program, parse_ready
 
@@ -148,10 +148,10 @@ def test_addresses_are_bound_for_a_worker_while_it_boots_and_a_moment_longer() -
     assert readiness.may_ask(any_port=True, now=1000)
     readiness.on_listening(1, 1000)
     assert readiness.is_ready(1000)
-    assert readiness.may_ask(any_port=False, now=1000 + ASK_GRACE / 2)
+    assert readiness.may_ask(any_port=False, now=1000 + START_GRACE / 2)
     # A free port may be for one connection, as of FTP.
     assert not readiness.may_ask(any_port=True, now=1000)
-    assert not readiness.may_ask(any_port=False, now=1000 + ASK_GRACE)
+    assert not readiness.may_ask(any_port=False, now=1000 + START_GRACE)
 
 
 @given(st.lists(st.tuples(st.sampled_from(["listen", "told", "look"]), st.integers(1, 4), st.floats(0, 1))))

@@ -44,20 +44,23 @@ answers: st.SearchStrategy[Answer] = st.one_of(
 )
 
 
-@given(requests)
-def test_a_request_arrives_as_it_was_sent(request: Request) -> None:
-    assert decode_request(encode_request(request)) == request
+numbers = st.integers(1, 2**60)
 
 
-@given(answers)
-def test_an_answer_arrives_as_it_was_sent(answer: Answer) -> None:
-    assert decode_answer(encode_answer(answer)) == answer
+@given(requests, numbers)
+def test_a_request_arrives_as_it_was_sent(request: Request, number: int) -> None:
+    assert decode_request(encode_request(request, number)) == (request, number)
+
+
+@given(answers, numbers)
+def test_an_answer_arrives_as_it_was_sent(answer: Answer, number: int) -> None:
+    assert decode_answer(encode_answer(answer, number)) == (answer, number)
 
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
     lambda inner: (
-        st.lists(inner, max_size=5) | st.dictionaries(st.sampled_from(["bind", "nth", "mode", "held"]), inner)
+        st.lists(inner, max_size=5) | st.dictionaries(st.sampled_from(["number", "bind", "nth", "mode", "held"]), inner)
     ),
     max_leaves=8,
 )
@@ -76,7 +79,7 @@ def test_neither_deep_nor_long_packets_are_taken() -> None:
     with pytest.raises(ValueError, match="nested|Expecting"):
         decode_request(b"[" * 3000)
     with pytest.raises(ValueError, match="too long"):
-        encode_request(HeldRequest("x" * LIMIT))
+        encode_request(HeldRequest("x" * LIMIT), 1)
 
 
 @pytest.mark.parametrize(
@@ -98,9 +101,10 @@ def test_neither_deep_nor_long_packets_are_taken() -> None:
     ],
 )
 def test_an_address_that_cannot_be_is_no_request(bind: list[object]) -> None:
-    packet = json.dumps({"bind": bind, "nth": 0, "v6only": True, "mode": 0o600}).encode()
-    with pytest.raises(ValueError, match=r".*"):
+    packet = json.dumps({"number": 1, "bind": bind, "nth": 0, "v6only": True, "mode": 0o600}).encode()
+    with pytest.raises(ValueError, match=r".*") as found:
         decode_request(packet)
+    assert "not a number" not in str(found.value)
 
 
 # --- which socket an address stands for -------------------------------------------------------------------------------

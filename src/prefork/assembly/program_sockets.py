@@ -24,6 +24,8 @@ from ..system.unix_sockets import bind_unix_socket, bind_with_file
 
 #: Sockets that a program may have bound, besides those that --bind names.
 MAX_PROGRAM_SOCKETS = 64
+#: Seconds to wait for a lock on the directory of a unix socket: a hostile worker may hold it, and its siblings wait.
+_LOCK_TIMEOUT = 0.02
 
 
 class ProgramSockets:
@@ -80,5 +82,5 @@ def _bind(request: BindRequest, options: ListenOptions) -> BoundAddress:
         return BoundAddress(requested, ((bind_exactly(request.family, address, request.v6only, options),),))
     if request.host.startswith("\0"):
         return BoundAddress(requested, ((bind_unix_socket(request.host, backlog=options.backlog),),))
-    sock, file = bind_with_file(request.host, options)
+    sock, file = bind_with_file(request.host, options, _LOCK_TIMEOUT)
     return BoundAddress(requested, ((sock,),), file)

@@ -119,7 +119,7 @@ class ServerResources:
         for text in spec.listeners:
             address, _, kind = text.partition(" (")
             self._emit(Listening(address, kind.rstrip(")")))
-        self._warnings.check_deadlines(self._settings.limits)
+        self._check_deadlines()
         return spec
 
     def bind_control(self) -> BoundAddress | None:
@@ -203,7 +203,12 @@ class ServerResources:
     def commit(self, spec: GenerationSpec[GenerationConfig]) -> None:
         """Apply the settings of `spec` to what all generations share, because every worker is of it now."""
         self._apply(spec)
-        self._warnings.check_deadlines(self._settings.limits)
+        self._check_deadlines()
+
+    def _check_deadlines(self) -> None:
+        # A program may have deadlines of its own.
+        if self._settings.program is None:
+            self._warnings.check_deadlines(self._settings.limits)
 
     def _apply(self, spec: GenerationSpec[GenerationConfig]) -> None:
         config = spec.config
@@ -252,12 +257,14 @@ class ServerResources:
             self._emit(BindRefused(escape_controls(bound.reason)))
         return bound
 
-    def note_listening(self, number: int) -> None:
-        """Note that a worker listens on the socket with this inode, and say so for the first one."""
+    def note_listening(self, number: int) -> bool:
+        """Note that a worker listens on the socket with this inode, and say so for the first one. Return whether it is
+        one that the workers have."""
         address = self._listeners.note_listening(number)
         if address and number not in self._announced:
             self._announced.add(number)
             self._emit(Listening(escape_controls(address), "unix" if address.startswith("unix:") else "tcp"))
+        return address is not None
 
     def program_listeners(self) -> list[str]:
         """Return a description of each address that a program asked for and listens on."""

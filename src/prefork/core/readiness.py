@@ -12,8 +12,8 @@ from ..program import ReadyKind, ReadyWhen
 #: Seconds without another listen after which the first worker of all has listened on everything: nothing says what a
 #: program listens on.
 SETTLE = 0.1
-#: Seconds after it became ready in which a program may still have addresses bound.
-ASK_GRACE = 5.0
+#: Seconds after it became ready in which a program may still start to listen on other addresses.
+START_GRACE = 5.0
 
 
 class Readiness:
@@ -57,12 +57,16 @@ class Readiness:
             self._ready_since = now
         return self._ready_since is not None
 
+    def is_starting(self, now: float) -> bool:
+        """Return whether the worker boots, or became ready a moment ago."""
+        return self._ready_since is None or now < self._ready_since + START_GRACE
+
     def may_ask(self, any_port: bool, now: float) -> bool:
         """Return whether the worker may have another address bound: while it boots, and a moment longer.
 
         Not a moment longer for `any_port`: a worker that is ready may open a port of its own for each connection.
         """
-        return self._ready_since is None or (not any_port and now < self._ready_since + ASK_GRACE)
+        return self._ready_since is None or (not any_port and self.is_starting(now))
 
     def _decide(self, now: float) -> bool:
         match self._when.kind:

@@ -1,7 +1,7 @@
 """What a worker asks its supervisor for, and the answers: one packet each, JSON of at most LIMIT bytes.
 
 Pure: bytes in, values out. The worker may be hostile, so a packet that cannot be read raises ValueError, and addresses
-are numeric: nothing here is looked up.
+are numeric: nothing here is looked up. An answer has the number of its request, because one may come too late.
 """
 
 from __future__ import annotations
@@ -13,6 +13,10 @@ from dataclasses import dataclass
 #: Bytes of a packet. A path of a unix socket has at most 108.
 LIMIT = 4096
 _PATH_BYTES = 108
+#: Characters of a reason, each of which may take six bytes.
+_REASON_LIMIT = 600
+#: Above every number of a request.
+_NUMBERS = 2**62
 #: Calls for one address that a program may make: each is a socket that the supervisor holds.
 MAX_NTH = 64
 #: Families as Linux numbers them, in the packets (socket(2)).
@@ -56,7 +60,7 @@ class HeldRequest:
 
 @dataclass(frozen=True, slots=True)
 class LeaseRequest:
-    """A program wants a lease. The descriptor that comes with it is readable once the worker holds it."""
+    """A program wants a lease. The descriptor that comes with the answer is readable once the worker holds it."""
 
     name: str
 
@@ -66,7 +70,7 @@ Request = BindRequest | HeldRequest | LeaseRequest
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """The answer to a request that was granted; with a descriptor for a BindRequest."""
+    """The answer to a request that was granted; with a descriptor for a BindRequest and for a LeaseRequest."""
 
     silent: bool = False
     """The address is another worker's own: pretend to listen on it."""
@@ -83,7 +87,7 @@ class Refused:
 Answer = Granted | Refused
 
 
-def encode_request(request: Request) -> bytes:
+def encode_request(request: Request, number: int) -> bytes:
     """Return a request as a packet. Raises ValueError if it is too long."""
     value: dict[str, object] = {}
     match request:
@@ -98,12 +102,20 @@ def encode_request(request: Request) -> bytes:
             value = {"held": request.path}
         case LeaseRequest():
             value = {"lease": request.name}
-    return _packet(value)
+    return _packet({"number": number, **value})
 
 
-def decode_request(packet: bytes) -> Request:
-    """Return the request of a packet. Raises ValueError for anything else."""
-    match _parse(packet):
+def decode_request(packet: bytes) -> tuple[Request, int]:
+    """Return the request of a packet, and its number. Raises ValueError for anything else."""
+    value = _parse(packet)
+    number = value.get("number")
+    if not isinstance(number, int) or not 0 <= number < _NUMBERS:
+        raise ValueError("not a number")
+    return _request(value), number
+
+
+def _request(value: dict[str, object]) -> Request:
+    match value:
         case {
             "bind": [int(family), str(host), int(port), int(scope)],
             "nth": int(nth),
@@ -120,19 +132,19 @@ def decode_request(packet: bytes) -> Request:
     raise ValueError("not a request")
 
 
-def encode_answer(answer: Answer) -> bytes:
+def encode_answer(answer: Answer, number: int) -> bytes:
     if isinstance(answer, Granted):
-        return _packet({"granted": True, "silent": answer.silent})
-    return _packet({"errno": answer.errno, "reason": answer.reason[:1000]})
+        return _packet({"number": number, "granted": True, "silent": answer.silent})
+    return _packet({"number": number, "errno": answer.errno, "reason": answer.reason[:_REASON_LIMIT]})
 
 
-def decode_answer(packet: bytes) -> Answer:
-    """Return the answer of a packet. Raises ValueError for anything else."""
+def decode_answer(packet: bytes) -> tuple[Answer, int]:
+    """Return the answer of a packet, and the number of its request. Raises ValueError for anything else."""
     match _parse(packet):
-        case {"granted": True, "silent": bool(silent)}:
-            return Granted(silent)
-        case {"errno": int(errno), "reason": str(reason)}:
-            return Refused(errno, reason)
+        case {"number": int(number), "granted": True, "silent": bool(silent)}:
+            return Granted(silent), number
+        case {"number": int(number), "errno": int(errno), "reason": str(reason)}:
+            return Refused(errno, reason), number
     raise ValueError("not an answer")
 
 

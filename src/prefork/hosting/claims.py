@@ -18,24 +18,11 @@ from typing import Any, Protocol
 
 from ..addresses import Address
 from ..core.held_addresses import match
-from ..core.worker_requests import (
-    IPV6,
-    UNIX,
-    Answer,
-    BindRequest,
-    Granted,
-    HeldRequest,
-    Refused,
-    Request,
-    decode_answer,
-    encode_request,
-)
+from ..core.worker_requests import IPV6, UNIX, BindRequest, Granted, HeldRequest, Refused
 from ..system.held_sockets import HeldSocket, address_of, inode, is_named
 from ..system.listeners import BoundAddress
-from ..system.worker_channel import send, wait_for_packet
-
-#: Seconds that the supervisor has to answer; it binds at once, but may be busy.
-ANSWER_TIMEOUT = 10.0
+from ..system.worker_channel import WorkerEnd
+from .private_paths import is_private
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +64,7 @@ class Claims:
 
     def __init__(
         self,
-        channel: socket.socket,
+        channel: WorkerEnd,
         held: Iterable[HeldSocket],
         exclusive: Iterable[Address],
         slot: int,
@@ -113,6 +100,8 @@ class Claims:
         if family != UNIX and port == 0 and self._has_served():
             # A port for one connection, as of FTP: it is no other worker's.
             return None
+        if family == UNIX and is_private(host):
+            return None
         with self._lock:
             nth = self._count(owner, family, host, port, reuse_port)
             request = BindRequest(family, host, port, scope, nth, v6only, mode)
@@ -127,24 +116,26 @@ class Claims:
             return Claim(held.sock, _siblings(held, host))
 
     def _count(self, owner: Bindable, family: int, host: str, port: int, reuse_port: bool) -> int:
-        """Return how often the program has called bind(2) for this address before. Raises OSError if it is in use."""
+        """Return which of the sockets for this address it gets, from 0: each call for any free port gets another one.
+
+        Calls with `reuse_port` for the same port share a socket: what the kernel would spread over several, as the
+        threads of a program have them, is spread by their accepting. Raises OSError if the address is in use.
+        """
         if family != UNIX and port == 0:
             self._calls[family, host] += 1
             return self._calls[family, host] - 1
         owners = self._owners[family, host, port]
-        in_use = sum(each.fileno() >= 0 and each is not owner for each in owners)
-        if in_use and not reuse_port:
+        if not reuse_port and any(each.fileno() >= 0 and each is not owner for each in owners):
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
         owners.add(owner)
-        return in_use
+        return 0
 
     def _ask_to_bind(self, request: BindRequest) -> Claim | None:
-        answer, fd = self._ask(request)
+        answer, sock = self._channel.ask(request)
         if isinstance(answer, Granted):
             if answer.silent:
                 return Claim(None)
-            if fd is not None:
-                sock = socket.socket(fileno=fd)
+            if sock is not None:
                 self._held.append(HeldSocket(address_of(sock, request.key), sock, None))
                 self._inodes.add(inode(sock))
                 return Claim(sock)
@@ -164,25 +155,10 @@ class Claims:
         with self._lock:
             if any(each.address.family == UNIX and each.address.host == path for each in self._held):
                 return True
-            return isinstance(self._ask(HeldRequest(path))[0], Granted)
+            return isinstance(self._channel.ask(HeldRequest(path))[0], Granted)
 
     def sockets(self) -> list[socket.socket]:
         return [each.sock for each in self._held]
-
-    def _ask(self, request: Request) -> tuple[Answer | None, int | None]:
-        """Return the supervisor's answer and the descriptor that came with it; None if there is none in time."""
-        try:
-            packet = encode_request(request)
-        except ValueError:
-            return None, None
-        with self._lock:
-            if not send(self._channel, packet):
-                return None, None
-            try:
-                received = wait_for_packet(self._channel, ANSWER_TIMEOUT)
-                return (None, None) if received is None else (decode_answer(received[0]), received[1])
-            except (EOFError, ValueError, OSError):
-                return None, None
 
 
 def _split(family: int, address: Any) -> tuple[str, int, int]:

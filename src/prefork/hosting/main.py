@@ -22,7 +22,7 @@ from ..system.worker_info import set_worker
 from ..worker import lease, process_group
 from ..worker.context import WorkerContext
 from ..worker.main import confine, send
-from . import environment, unix_paths
+from . import environment, kept_descriptors, private_paths, unix_paths
 from .draining import Draining
 from .host import Host
 from .loop_level import LoopLevel
@@ -47,8 +47,7 @@ def run(context: WorkerContext, program: Program) -> int:
         return failure
     slots = fork.scoreboard.settings[FleetSetting.SLOTS]
     environment.enter(fork.slot, slots, fork.generation, context.variables)
-    if fork.ready is not None:
-        fork.ready.enter_worker()
+    promised = fork.ready.enter_worker() if fork.ready is not None else ()
     _restore_hooks()
     host = Host(context)
     draining = Draining(host)
@@ -57,6 +56,8 @@ def run(context: WorkerContext, program: Program) -> int:
     SocketLevel(host, watch.start).install()
     LoopLevel(host, watch.start).install()
     unix_paths.install(host)
+    private_paths.install()
+    kept_descriptors.install(but=promised)
     unblock_signals()
     set_title(f"worker {fork.slot} [{program}]")
     return _run(context, program, host, draining)

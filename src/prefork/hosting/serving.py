@@ -23,6 +23,8 @@ from .host import Host
 
 #: A tag, and the value that tells which servers a worker has, are shared as positive numbers of this many bits.
 _BITS = 62
+#: Those for the inode of a socket; the rest tell apart the servers on one socket.
+_INODE_BITS = 32
 
 
 class LoopServing:
@@ -36,7 +38,7 @@ class LoopServing:
         self._host = host
         self.loop = loop
         self._servers: dict[int, BaseServer] = {}
-        """By the tag of the server: the inode of its first socket, which it has in every worker."""
+        """By the tag of the server, which tells its first socket in every worker."""
         self._closed: set[BaseServer] = set()
         """Closed servers that still have connections."""
         self._dispatcher: Dispatcher | None = None
@@ -60,7 +62,7 @@ class LoopServing:
 
     def start(self, server: BaseServer, sockets: Sequence[socket.socket]) -> None:
         """Accept from `sockets`, which listen, and report it."""
-        tag = inode(sockets[0]) & ((1 << _BITS) - 1)
+        tag = self._tag(sockets[0])
         with self._host.lock:
             others = [other for other in self._host.loops.values() if other is not self]
             self._host.loops[self.loop] = self
@@ -73,6 +75,12 @@ class LoopServing:
         for sock in sockets:
             server.add_socket(sock)
         self._publish()
+
+    def _tag(self, sock: socket.socket) -> int:
+        """Return a tag that a server on this socket has in every worker, also if it is not the first one."""
+        number = inode(sock) % (1 << _INODE_BITS)
+        ahead = sum(tag % (1 << _INODE_BITS) == number for tag in self._servers)
+        return number | ahead % (1 << (_BITS - _INODE_BITS)) << _INODE_BITS
 
     def stop(self, server: BaseServer) -> None:
         """Stop accepting for one server; its connections go on."""

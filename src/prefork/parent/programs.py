@@ -16,10 +16,11 @@ from ..system.descendants import has_children
 from ..system.readiness_channels import NotifySocket, ReadinessChannel, ReadyPipe
 from .generations import ProgramSpec
 
-#: Sockets of one worker that are remembered, because a worker may claim any number.
-MAX_LISTENING = 1024
 #: Seconds after which a worker that does not listen is looked at: it may have left that to processes of its own.
 HINT_AFTER = 3.0
+#: Seconds between two looks at what was said where a worker says that it is ready: it, or any other process of this
+#: machine, may say much.
+PAUSE = 0.02
 
 
 @dataclass(slots=True)
@@ -38,6 +39,11 @@ class ProgramWorker:
     """It was reported to be ready."""
     missing: str | None = None
     """What it was last reported to lack."""
+    paused_until: float = 0.0
+
+    def interest(self, now: float) -> int | None:
+        """Return the descriptor to poll for what it says; None if it is not to be read now."""
+        return None if self.channel is None or now < self.paused_until else self.channel.fileno()
 
     def close(self) -> None:
         if self.channel is not None:
@@ -47,10 +53,10 @@ class ProgramWorker:
 
 class Programs:
     """Knows what the workers in each slot listened on. `describe` returns the addresses of sockets, and
-    `note_listening` is told of each that a worker listens on."""
+    `note_listening` is told of each that a worker listens on, and returns whether it is one that the workers have."""
 
     def __init__(
-        self, describe: Callable[[Collection[int]], str], note_listening: Callable[[int], object], emit: Emit
+        self, describe: Callable[[Collection[int]], str], note_listening: Callable[[int], bool], emit: Emit
     ) -> None:
         self._describe = describe
         self._note_listening = note_listening
@@ -73,24 +79,32 @@ class Programs:
         return [frozenset({each}) for each in sorted(known)] or list(spec.named)
 
     def on_listening(self, worker: ProgramWorker, socket: int, now: float) -> None:
-        """Note that a worker listens on one more socket."""
-        if len(worker.readiness.listening) < MAX_LISTENING:
-            self._note_listening(socket)
-            worker.readiness.on_listening(socket, now)
-            worker.hint_at = None
-            if worker.announced:
-                self._listening[worker.slot] = frozenset(worker.readiness.listening)
+        """Note that a worker listens on one more socket, if it can: what a hostile worker makes up counts for nothing.
 
-    def next_due(self, worker: ProgramWorker) -> float | None:
-        times = [each for each in (worker.readiness.next_due(), worker.hint_at) if each is not None]
+        Its successor has to listen on the same, unless the worker says it long after its start: hijacked later, it
+        could keep every successor from being ready.
+        """
+        readiness = worker.readiness
+        if socket in readiness.listening or not self._note_listening(socket):
+            return
+        readiness.on_listening(socket, now)
+        worker.hint_at = None
+        if worker.announced and readiness.is_starting(now):
+            self._listening[worker.slot] = frozenset(readiness.listening)
+
+    def next_due(self, worker: ProgramWorker, now: float) -> float | None:
+        paused = None if worker.channel is None or worker.paused_until <= now else worker.paused_until
+        times = [each for each in (worker.readiness.next_due(), worker.hint_at, paused) if each is not None]
         return min(times, default=None)
 
     def check(self, worker: ProgramWorker, now: float) -> Iterator[Fact]:
         """Report that a worker is ready, or what it lacks."""
         if worker.announced:
             return
-        if worker.channel is not None and worker.channel.says_ready(worker.pid):
-            worker.readiness.on_told()
+        if worker.channel is not None and now >= worker.paused_until:
+            worker.paused_until = now + PAUSE
+            if worker.channel.says_ready(worker.pid):
+                worker.readiness.on_told()
         if worker.readiness.is_ready(now):
             worker.announced, worker.hint_at = True, None
             self._listening[worker.slot] = frozenset(worker.readiness.listening)

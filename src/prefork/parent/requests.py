@@ -5,9 +5,8 @@ What may be bound is decided in `assembly/program_sockets.py`, the holder of a l
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import itertools
-import os
 import select
 import socket
 from collections.abc import Callable
@@ -27,13 +26,15 @@ from ..core.worker_requests import (
     decode_request,
     encode_answer,
 )
-from ..system.descriptors import Descriptor
+from ..errors import reason_of
 from ..system.worker_channel import receive, send
 from .generations import C, GenerationSpec, Resources
 
 #: Packets of one worker that are answered at once. One that has sent as many waits for PAUSE seconds.
 MAX_PACKETS = 16
 PAUSE = 0.02
+#: Addresses that could not be bound, of one worker: each is a line in the log. It binds further ones itself.
+MAX_REFUSALS = 32
 #: The answer to a request for an address that the worker is to bind itself.
 _ITS_OWN = Refused(0, "")
 #: What the holder of a lease reads.
@@ -50,6 +51,8 @@ class Asker:
     channel: socket.socket
     readiness: Readiness | None
     """None: it serves a service, which binds nothing."""
+    refusals: int = 0
+    """How often an address could not be bound."""
     paused_until: float = 0.0
     ended: bool = False
     """The worker has closed its end."""
@@ -66,7 +69,7 @@ class Requests(Generic[C]):
         self._specs = specs
         self._may_lease = may_lease
         self._leases = LeaseTable()
-        self._descriptors: dict[int, Descriptor] = {}
+        self._sockets: dict[int, socket.socket] = {}
         """Of each claim, by its key: it is written to when the worker holds the lease, and ends with the claim."""
         self._told: set[int] = set()
         """The keys of the claims whose workers know that they hold the lease."""
@@ -86,35 +89,33 @@ class Requests(Generic[C]):
             except ValueError:
                 continue
             except OSError:
-                # No descriptor is free.
+                # No memory is free.
                 break
             if received is None:
                 return
-            self._answer(asker, *received, now)
+            self._answer(asker, received, now)
         asker.paused_until = now + PAUSE
 
-    def _answer(self, asker: Asker, packet: bytes, fd: int | None, now: float) -> None:
-        with contextlib.ExitStack() as undo:
-            if fd is not None:
-                undo.callback(os.close, fd)
-            try:
-                request = decode_request(packet)
-            except ValueError:
+    def _answer(self, asker: Asker, packet: bytes, now: float) -> None:
+        try:
+            request, number = decode_request(packet)
+        except ValueError:
+            return
+        sock: socket.socket | None = None
+        answer: Answer
+        match request:
+            case LeaseRequest():
+                self._claim(asker, request.name, number)
                 return
-            match request:
-                case LeaseRequest() if fd is not None:
-                    undo.pop_all()
-                    self._claim(asker.worker_id, request.name, Descriptor(fd))
-                case BindRequest():
-                    sock, answer = self._bind(asker, request, now)
-                    self._send(asker, answer, sock)
-                case HeldRequest():
-                    held = self._resources.holds_path(request.path)
-                    self._send(asker, Granted() if held else _ITS_OWN, None)
+            case BindRequest():
+                sock, answer = self._bind(asker, request, now)
+            case HeldRequest():
+                answer = Granted() if self._resources.holds_path(request.path) else _ITS_OWN
+        self._send(asker, answer, number, sock)
 
-    def _send(self, asker: Asker, answer: Answer, sock: socket.socket | None) -> None:
+    def _send(self, asker: Asker, answer: Answer, number: int, sock: socket.socket | None = None) -> bool:
         # A worker that reads no answers gets none: its call fails after its own timeout.
-        send(asker.channel, encode_answer(answer), None if sock is None else sock.fileno())
+        return send(asker.channel, encode_answer(answer, number), None if sock is None else sock.fileno())
 
     def _bind(self, asker: Asker, request: BindRequest, now: float) -> tuple[socket.socket | None, Answer]:
         if asker.readiness is None:
@@ -125,30 +126,31 @@ class Requests(Generic[C]):
         found = self._resources.find_for_program(spec, request)
         if found is None:
             any_port = request.family != UNIX and request.port == 0
-            if not asker.readiness.may_ask(any_port, now):
+            if asker.refusals >= MAX_REFUSALS or not asker.readiness.may_ask(any_port, now):
                 return None, _ITS_OWN
             found = self._resources.bind_for_program(spec, request)
+            asker.refusals += isinstance(found, Refused)
         return (None, found) if isinstance(found, Refused) else (found, Granted())
 
     # --- leases -------------------------------------------------------------------------------------------------------
 
     def interests(self, now: float) -> dict[int, int]:
-        return {each.fileno(): select.POLLIN for each in self._descriptors.values()}
+        return {each.fileno(): select.POLLIN for each in self._sockets.values()}
 
     def next_due(self, now: float) -> float | None:
         return None
 
     def collect(self, ready: set[int]) -> None:
         """End the claims whose workers have given them up, and tell those that hold a lease now."""
-        for key, descriptor in list(self._descriptors.items()):
-            if descriptor.fileno() in ready:
-                # Whatever it says: a claim is ended by closing its descriptor, and nothing else is expected.
+        for key, sock in list(self._sockets.items()):
+            if sock.fileno() in ready:
+                # Whatever it says: a claim is ended by closing its socket, and nothing else is expected.
                 self._end(key)
         if self._may_lease():
             self._tell()
 
     def forget(self, worker_id: int) -> None:
-        """End the claims of a worker that has died, whatever else has its descriptors."""
+        """End the claims of a worker that has died, whatever else has its sockets."""
         for claim in self._leases.claims_of(worker_id):
             self._end(claim.key)
 
@@ -156,35 +158,39 @@ class Requests(Generic[C]):
         for key in list(self._claims):
             self._end(key)
 
-    def _claim(self, worker_id: int, name: str, descriptor: Descriptor) -> None:
-        refusal = self._leases.refusal(worker_id, name)
+    def _claim(self, asker: Asker, name: str, number: int) -> None:
+        refusal = self._leases.refusal(asker.worker_id, name)
         if refusal:
             # What the worker has just given up may not have been looked at yet.
             self._end_given_up()
-            refusal = self._leases.refusal(worker_id, name)
-        if refusal:
-            with contextlib.suppress(OSError):
-                os.write(descriptor.fileno(), refusal.encode())
-            descriptor.close()
+            refusal = self._leases.refusal(asker.worker_id, name)
+        try:
+            own, other = (None, None) if refusal else socket.socketpair()
+        except OSError as exc:
+            own, other, refusal = None, None, reason_of(exc)
+        if own is None or other is None:
+            self._send(asker, Refused(errno.EAGAIN, refusal), number)
             return
-        claim = Claim(next(self._keys), worker_id, name)
-        with contextlib.suppress(OSError):
-            os.set_blocking(descriptor.fileno(), False)
-        self._claims[claim.key], self._descriptors[claim.key] = claim, descriptor
+        with other:
+            if not self._send(asker, Granted(), number, other):
+                own.close()
+                return
+        claim = Claim(next(self._keys), asker.worker_id, name)
+        self._claims[claim.key], self._sockets[claim.key] = claim, own
         self._leases.add(claim)
         if self._may_lease():
             self._tell()
 
     def _end_given_up(self) -> None:
         poll = select.poll()
-        for descriptor in self._descriptors.values():
-            poll.register(descriptor.fileno(), select.POLLIN)
+        for sock in self._sockets.values():
+            poll.register(sock, select.POLLIN)
         ready = {fd for fd, _ in poll.poll(0)}
-        for key in [key for key, descriptor in self._descriptors.items() if descriptor.fileno() in ready]:
+        for key in [key for key, sock in self._sockets.items() if sock.fileno() in ready]:
             self._end(key)
 
     def _end(self, key: int) -> None:
-        self._descriptors.pop(key).close()
+        self._sockets.pop(key).close()
         self._told.discard(key)
         self._leases.remove(self._claims.pop(key))
 
@@ -192,11 +198,9 @@ class Requests(Generic[C]):
         for claim in list(self._claims.values()):
             if claim.key not in self._told and self._leases.holder(claim.name) == claim:
                 self._told.add(claim.key)
-                try:
-                    os.write(self._descriptors[claim.key].fileno(), _HELD)
-                except OSError:
+                if not send(self._sockets[claim.key], _HELD):
                     self._end(claim.key)
 
-    def descriptors(self) -> list[Descriptor]:
+    def sockets(self) -> list[socket.socket]:
         """Return what no worker may inherit: a lease would outlive its holder."""
-        return list(self._descriptors.values())
+        return list(self._sockets.values())

@@ -339,7 +339,7 @@ class Supervisor(Generic[C]):
         try:
             self._resources.prepare_fork(spec)
             # No lease of another worker's.
-            self._system.close_in_child(*self._requests.descriptors())
+            self._system.close_in_child(*self._requests.sockets())
             return self._workers.spawn(command, spec.program)
         except PreforkError as exc:
             return facts.SpawnFailed(command.worker_id, str(exc))

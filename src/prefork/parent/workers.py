@@ -211,8 +211,8 @@ class Workers:
                 wanted[process.child.fileno()] = select.POLLIN
             if not process.asker.ended and now >= process.asker.paused_until:
                 wanted[process.asker.channel.fileno()] = select.POLLIN
-            if process.program is not None and process.program.channel is not None:
-                wanted[process.program.channel.fileno()] = select.POLLIN
+            if process.program is not None and (channel := process.program.interest(now)) is not None:
+                wanted[channel] = select.POLLIN
         return wanted
 
     def next_due(self, now: float) -> float | None:
@@ -220,7 +220,7 @@ class Workers:
         times = [each.muted_until for each in self._processes.values() if not each.ended and now < each.muted_until]
         times += [each.asker.paused_until for each in self._processes.values() if now < each.asker.paused_until]
         running = [process.program for process in self._processes.values() if process.program is not None]
-        times += [due for each in running if (due := self._programs.next_due(each)) is not None]
+        times += [due for each in running if (due := self._programs.next_due(each, now)) is not None]
         if any(not process.child.pollable for process in self._processes.values()):
             # Without pidfds only SIGCHLD tells of an exit, and it can get lost.
             times.append(now + REAP_INTERVAL)
@@ -374,6 +374,9 @@ class Workers:
                 # Only now: its own child has used it.
                 self._system.close_in_child(program.channel)
             program.pid, asker.readiness = child.pid, program.readiness
+            if program.channel is not None:
+                # A sibling could say that this one is ready.
+                self._system.close_in_child(program.channel)
         process = _Process(
             command.worker_id, child, reader, tether, Decoder(), command.slot, row, asker=asker, program=program
         )

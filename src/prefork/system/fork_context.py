@@ -5,7 +5,6 @@ What the worker is to do with it is in `worker/`; how it is made is in `parent/w
 
 from __future__ import annotations
 
-import socket
 from dataclasses import dataclass
 
 from .descriptors import Descriptor
@@ -13,6 +12,7 @@ from .inboxes import Inboxes
 from .parent_death import Lifeline, Tether
 from .readiness_channels import ReadinessChannel
 from .scoreboard import Scoreboard
+from .worker_channel import WorkerEnd
 from .worker_signals import WorkerSignals
 
 
@@ -38,7 +38,7 @@ class ForkContext:
     """The number of the worker's row on the scoreboard."""
     signals: WorkerSignals
     """Those that the supervisor sends."""
-    channel: socket.socket
+    channel: WorkerEnd
     """For what the worker asks its supervisor for."""
     ready: ReadinessChannel | None = None
     """Where a program says that it is ready, if it is to."""

@@ -24,8 +24,9 @@ from .socket_snapshot import Snapshot, detach_program, repair_settings, snapshot
 from .sockets import bind_replacement, bind_resolved, bind_sibling, describe, repair_shutdown, resolve
 from .unix_sockets import File, bind_with_file
 
-#: Begins what identifies a listener of a program.
+#: Begins what identifies a listener of a program, and the control socket.
 _PROGRAM = "program:"
+_CONTROL = "control:"
 #: The sockets of one endpoint: one that all workers share, or with SO_REUSEPORT one for each worker (socket(7)).
 EndpointSockets = tuple[socket.socket, ...]
 
@@ -147,7 +148,7 @@ class Listeners:
 
     def bind_control(self, path: str, backlog: int) -> BoundAddress:
         """Return the control socket, which only its owner may use; keep one that was inherited. Raises BindError."""
-        requested = f"control:{path}"
+        requested = _CONTROL + path
         for bound in self._bound:
             if bound.requested == requested:
                 return bound
@@ -160,14 +161,15 @@ class Listeners:
         self._bound.append(bound)
         self._record_state()
 
-    def note_listening(self, number: int) -> str:
-        """Note that a worker listens on the socket with this inode; return its address if a program asked for it."""
+    def note_listening(self, number: int) -> str | None:
+        """Note that a worker listens on the socket with this inode. Return its address if it was bound for a program,
+        "" if --bind names it, and None if it is no socket of the workers': a hostile one may say any number."""
         for bound in self._bound:
-            for sock in bound.sockets():
+            for sock in bound.sockets() if not bound.requested.startswith(_CONTROL) else ():
                 if os.fstat(sock.fileno()).st_ino == number:
                     self._record_state()
                     return describe(sock) if is_for_program(bound) else ""
-        return ""
+        return None
 
     def silence_unused(self, listening: Collection[int]) -> list[str]:
         """Have the kernel refuse connections to the TCP sockets whose inodes are not in `listening`, because no worker

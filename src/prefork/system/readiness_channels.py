@@ -25,7 +25,7 @@ class ReadinessChannel(Protocol):
     def fileno(self) -> int: ...
     def says_ready(self, pid: int) -> bool: ...
     def close(self) -> None: ...
-    def enter_worker(self) -> None: ...
+    def enter_worker(self) -> tuple[int, ...]: ...
 
 
 class NotifySocket:
@@ -59,11 +59,13 @@ class NotifySocket:
     def close(self) -> None:
         self._sock.close()
 
-    def enter_worker(self) -> None:
-        """In the worker: name the socket in the environment, and close this process's copy."""
+    def enter_worker(self) -> tuple[int, ...]:
+        """In the worker: name the socket in the environment, and close this process's copy. Return the descriptors that
+        are the program's now."""
         name = self._sock.getsockname()
         os.environ["NOTIFY_SOCKET"] = "@" + (name[1:].decode() if isinstance(name, bytes) else name[1:])
         self.close()
+        return ()
 
 
 class ReadyPipe:
@@ -88,10 +90,12 @@ class ReadyPipe:
         self._reader.close()
         self._writer.close()
 
-    def enter_worker(self) -> None:
-        """In the worker: make the writing end the descriptor that was promised. The supervisor has kept it free."""
+    def enter_worker(self) -> tuple[int, ...]:
+        """In the worker: make the writing end the descriptor that was promised, and return that. The supervisor has
+        kept it free."""
         os.dup2(self._writer.fileno(), self._number)
         self.close()
+        return (self._number,)
 
 
 def _is_of(pid: int, ancillary: list[tuple[int, int, bytes]]) -> bool:

@@ -92,15 +92,20 @@ def bind_unix_socket(path: str | os.PathLike[str], mode: int = 0o600, backlog: i
     return _bind_abstract(name, options) if name.startswith("\0") else bind_with_file(name, options)[0]
 
 
-def bind_with_file(path: str | os.PathLike[str], options: ListenOptions) -> tuple[socket.socket, File]:
-    """Do as `bind_unix_socket`, only for paths, and return the file as well. Leave nothing behind on failure."""
+def bind_with_file(
+    path: str | os.PathLike[str], options: ListenOptions, lock_timeout: float = LOCK_TIMEOUT
+) -> tuple[socket.socket, File]:
+    """Do as `bind_unix_socket`, only for paths, and return the file as well. Leave nothing behind on failure.
+
+    Wait for up to `lock_timeout` seconds for another process's lock on the directory.
+    """
     name = os.fspath(path)
     if not name or "\0" in name:
         raise BindError(_printed(name), errno.EINVAL, "a path in the file system is needed")
     if len(os.fsencode(name)) > UNIX_PATH_LIMIT:
         raise BindError(f"unix:{name}", errno.ENAMETOOLONG, f"the limit is {UNIX_PATH_LIMIT} bytes")
     try:
-        with resolve(name) as entry, _locked(entry):
+        with resolve(name) as entry, _locked(entry, lock_timeout):
             _remove_stale(entry, name)
             return _bind(entry, name, options)
     except BindError:
@@ -148,7 +153,7 @@ def connect(sock: socket.socket, path: str) -> None:
 
 def remove_stale_socket(path: str) -> bool:
     """Remove the file of a unix socket without a listener, and nothing else. Return whether there is a listener."""
-    with contextlib.suppress(OSError), resolve(path) as entry, _locked(entry):
+    with contextlib.suppress(OSError), resolve(path) as entry, _locked(entry, LOCK_TIMEOUT):
         try:
             _remove_stale(entry, path)
         except BindError as exc:
@@ -157,7 +162,7 @@ def remove_stale_socket(path: str) -> bool:
 
 
 @contextlib.contextmanager
-def _locked(entry: Entry) -> Iterator[None]:
+def _locked(entry: Entry, timeout: float) -> Iterator[None]:
     """Lock the directory against other servers that bind in it: of two that find the same stale file, the second would
     remove what the first has just bound."""
     try:
@@ -167,7 +172,7 @@ def _locked(entry: Entry) -> Iterator[None]:
         yield
         return
     with contextlib.closing(directory):
-        deadline = time.monotonic() + LOCK_TIMEOUT
+        deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             try:
                 fcntl.flock(directory.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)

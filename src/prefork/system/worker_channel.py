@@ -1,19 +1,26 @@
-"""The channel between a worker and its supervisor: packets in both directions, which may carry one descriptor.
+"""The channel between a worker and its supervisor: packets in both directions.
 
 Made before the fork, one for each worker. What the packets say is in `core/worker_requests.py`.
+
+Descriptors go to the worker only. One that came from it could be of any kind, and a system call on it could block the
+supervisor: a write to a full pipe, or a close of a file in FUSE.
 """
 
 from __future__ import annotations
 
 import array
 import contextlib
+import itertools
 import os
 import select
 import socket
+import threading
 import time
 
-from ..core.worker_requests import LIMIT
+from ..core.worker_requests import LIMIT, Answer, Request, decode_answer, encode_request
 
+#: Seconds that the supervisor has to answer; it does so at once, but may be busy.
+ANSWER_TIMEOUT = 10.0
 #: Descriptors that are received at once, of which one is expected; the kernel closes any beyond.
 _MAX_DESCRIPTORS = 4
 
@@ -25,13 +32,50 @@ class WorkerChannel:
 
     def __init__(self) -> None:
         # Packets, so that a worker cannot leave a part of one behind.
-        self.parent_end, self.child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.parent_end, child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.parent_end.setblocking(False)
+        self.child_end = WorkerEnd(child_end)
 
     def close(self) -> None:
         """Close both ends in this process (idempotent)."""
         self.parent_end.close()
         self.child_end.close()
+
+
+class WorkerEnd:
+    """The worker's end, which it owns. One request at a time; any thread may ask."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
+
+    def fileno(self) -> int:
+        """Return the descriptor; -1 once it is closed."""
+        return self._sock.fileno()
+
+    def close(self) -> None:
+        self._sock.close()
+
+    def ask(self, request: Request, timeout: float = ANSWER_TIMEOUT) -> tuple[Answer | None, socket.socket | None]:
+        """Return the supervisor's answer, and the socket that came with it, which the caller owns.
+
+        The answer is None if none comes within `timeout` seconds, and for a request that is too long.
+        """
+        with self._lock, contextlib.suppress(EOFError, ValueError, OSError):
+            number = next(self._numbers)
+            until = time.monotonic() + timeout
+            if not send(self._sock, encode_request(request, number)):
+                return None, None
+            while (received := _wait_for_packet(self._sock, until)) is not None:
+                answer, answered = decode_answer(received[0])
+                sock = None if received[1] is None else socket.socket(fileno=received[1])
+                if answered == number:
+                    return answer, sock
+                # It came after the timeout of an earlier request.
+                if sock is not None:
+                    sock.close()
+        return None, None
 
 
 def send(sock: socket.socket, packet: bytes, fd: int | None = None) -> bool:
@@ -43,7 +87,24 @@ def send(sock: socket.socket, packet: bytes, fd: int | None = None) -> bool:
         return False
 
 
-def receive(sock: socket.socket) -> tuple[bytes, int | None] | None:
+def receive(sock: socket.socket) -> bytes | None:
+    """Return a packet, without the descriptors that came with it; None if there is none now. Never wait.
+
+    Raises EOFError if the other end is gone, ValueError for a packet that is too long, OSError.
+    """
+    try:
+        # Without room for descriptors the kernel installs none (unix(7), MSG_CTRUNC).
+        data, _, flags, _ = sock.recvmsg(LIMIT, 0, socket.MSG_DONTWAIT)
+    except (BlockingIOError, InterruptedError):
+        return None
+    if not data:
+        raise EOFError("the other end of the channel is closed")
+    if flags & socket.MSG_TRUNC:
+        raise ValueError("a packet that is too long")
+    return data
+
+
+def _receive_with_descriptor(sock: socket.socket) -> tuple[bytes, int | None] | None:
     """Return a packet and the descriptor that came with it, which the caller owns; None if there is none now.
 
     Never wait. Raises EOFError if the other end is gone, ValueError for a packet that is too long or has more than one
@@ -71,14 +132,13 @@ def receive(sock: socket.socket) -> tuple[bytes, int | None] | None:
     return data, descriptors[0] if descriptors else None
 
 
-def wait_for_packet(sock: socket.socket, timeout: float) -> tuple[bytes, int | None] | None:
-    """Return the next packet as `receive` does, within `timeout` seconds; None if there is none by then."""
-    until = time.monotonic() + timeout
+def _wait_for_packet(sock: socket.socket, until: float) -> tuple[bytes, int | None] | None:
+    """Return the next packet, and the descriptor that came with it; None if there is none by `until`."""
     poll = select.poll()
     poll.register(sock, select.POLLIN)
     while (left := until - time.monotonic()) > 0:
         if poll.poll(left * 1000 + 1):
-            found = receive(sock)
+            found = _receive_with_descriptor(sock)
             if found is not None:
                 return found
     return None

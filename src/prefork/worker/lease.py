@@ -1,7 +1,7 @@
 """`prefork.lease`: what one worker of a server does, and no other at the same time.
 
-The supervisor decides which worker holds a lease (`core/leases.py`). Here is the holder's side: a descriptor that
-becomes readable when the lease is held. Its close gives the lease up, however the process ends.
+The supervisor decides which worker holds a lease (`core/leases.py`). Here is the holder's side: a socket that becomes
+readable when the lease is held. Its close gives the lease up, however the process ends.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from types import TracebackType
 from typing import Self
 
 from ..core.leases import name_error
-from ..core.worker_requests import LeaseRequest, encode_request
-from ..system.worker_channel import send
+from ..core.worker_requests import LeaseRequest, Refused
+from ..system.worker_channel import WorkerEnd
 from ..system.worker_info import current_worker, task_id
 
 _HELD = b"1"
 
-_channel: socket.socket | None = None
+_channel: WorkerEnd | None = None
 _entered: weakref.WeakSet[Lease] = weakref.WeakSet()
 _draining = threading.Event()
 
 
-def set_channel(channel: socket.socket) -> None:
+def set_channel(channel: WorkerEnd) -> None:
     """Note, in a worker, how it speaks to its supervisor."""
     global _channel
     _channel = channel
@@ -150,21 +150,18 @@ class Lease:
             return None
         if _channel is None or _channel.fileno() < 0:
             raise RuntimeError("lease() works in a worker, not in a process that the worker has forked")
-        own, other = socket.socketpair()
-        with other:
-            if not send(_channel, encode_request(LeaseRequest(self.name)), other.fileno()):
-                own.close()
-                raise RuntimeError(f"lease {self.name!r}: the supervisor does not answer")
-        self._sock = own
-        return own
+        answer, sock = _channel.ask(LeaseRequest(self.name))
+        if sock is None:
+            reason = answer.reason if isinstance(answer, Refused) else "the supervisor does not answer"
+            raise RuntimeError(f"lease {self.name!r}: {reason}")
+        self._sock = sock
+        return sock
 
     def _check(self) -> None:
-        """Raise RuntimeError, with the supervisor's reason, unless the lease is held."""
-        assert self._sock is not None
-        if not _is_held(self._sock):
-            reason = _answer(self._sock).decode("utf-8", "replace") or "the supervisor is gone"
+        """Raise RuntimeError unless the lease is held."""
+        if not self.held:
             self.release()
-            raise RuntimeError(f"lease {self.name!r}: {reason}")
+            raise RuntimeError(f"lease {self.name!r}: the supervisor is gone")
 
 
 def lease(name: str) -> Lease:
@@ -184,11 +181,7 @@ def lease(name: str) -> Lease:
 
 
 def _is_held(sock: socket.socket) -> bool:
-    return _answer(sock) == _HELD
-
-
-def _answer(sock: socket.socket) -> bytes:
     try:
-        return sock.recv(1000, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        return sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == _HELD
     except OSError:
-        return b""
+        return False

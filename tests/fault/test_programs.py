@@ -1,0 +1,202 @@
+"""A hostile program in a worker of `prefork run` attacks its supervisor, and harms only itself."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers.proc import cpu_share, open_files
+from helpers.servers import command, ready, state, status
+from helpers.support import wait_until
+
+from prefork.parent.requests import MAX_REFUSALS
+from prefork.testing import Server, run_program
+
+#: A hijacked program: the client, or its arguments, say which attack it tries.
+HOSTILE = """
+import array, asyncio, contextlib, fcntl, json, os, socket, sys, threading, time
+import prefork.worker.lease
+
+#: The socket that leads to the supervisor.
+CHANNEL = socket.socket(fileno=os.dup(prefork.worker.lease._channel.fileno()))
+
+def say(line):
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        with contextlib.suppress(OSError):
+            pipe = os.readlink(f"/proc/self/fd/{fd}").startswith("pipe:")
+            if fd > 2 and pipe and fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY:
+                os.write(fd, line)
+
+def send(value, *fds):
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    CHANNEL.sendmsg([value if isinstance(value, bytes) else json.dumps(value).encode()], rights)
+
+def flood(*values):
+    while True:
+        for value in values:
+            send(value)
+
+def babble(fd):
+    name = os.environ.get("NOTIFY_SOCKET", "").replace("@", "\\0")
+    while name:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, contextlib.suppress(OSError):
+            sock.connect(name)
+            while True:
+                sock.send(b"STATUS=babbling")
+    while True:
+        os.write(int(fd), b"x" * 4096)
+
+def full_pipe():
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x")
+    os.set_blocking(writer, True)
+    return writer
+
+def bind(path, number, port=0, family=socket.AF_UNIX):
+    return {"number": number, "bind": [family, path, port, 0], "nth": 0, "v6only": True, "mode": 0o600}
+
+def attack(word, *rest):
+    if word == "block":
+        writer = full_pipe()
+        for name in ("", "a"):
+            send({"number": 1, "lease": name}, writer)
+            send({"number": 2, "bind": [1, "/x", 0, 0]}, writer, 0, 1, 2)
+            os.set_blocking(writer, True)
+    elif word == "garbage":
+        for packet in (b"[" * 4000, b"{}", b"\\xff", b"x" * 60000, b'{"number": 1}', b'{"number": 9e99, "held": ""}',
+                       b'{"number": 1, "held": "\\\\ud800"}', b'{"number": 1, "lease": "\\\\ud800"}', b"1"):
+            send(packet)
+        for host in ("\\ud800", "/\\udcff" * 20, "/", "/\\0", "x", "\\0", "::%1", "1.2.3.4\\n", "::ffff:1.2.3.4"):
+            for family in (1, 2, 10, True, -1):
+                send(bind(host, 3, family=family))
+    elif word == "forge":
+        for number in rest:
+            say(b'{"listening": %d}\\n' % int(number))
+    elif word == "flood":
+        held, lease = {"number": 1, "held": "/nowhere"}, {"number": 1, "lease": "a"}
+        threading.Thread(target=flood, args=(held, lease), daemon=True).start()
+    elif word == "binds":
+        # In a directory whose lock never comes free.
+        lock = os.open(".", os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for number in range(1, 200):
+            send(bind(os.path.abspath("hostile.py"), number))
+            CHANNEL.recv(4096)
+        os.close(lock)
+    elif word == "babble":
+        threading.Thread(target=babble, args=rest, daemon=True).start()
+        time.sleep(60)
+    elif word == "forge-ready":
+        time.sleep(60 if os.environ["PREFORK_WORKER_ID"] == "0" else 1)
+        say(b"\\n")
+        forged = open("forged", "w")
+
+async def handle(reader, writer):
+    while line := await reader.readline():
+        attack(*line.decode().split())
+        writer.write(line)
+
+async def main():
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    attack(*sys.argv[1:] or ["nothing"])
+    async with server:
+        await server.serve_forever()
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "hostile.py").write_text(HOSTILE)
+    return tmp_path
+
+
+@contextlib.contextmanager
+def running(folder: Path, *arguments: str, options: tuple[str, ...] = (), wait_ready: bool = True) -> Iterator[Server]:
+    options = ("-w", "2", "--drain-timeout", "1", "--control", str(folder / "control"), *options)
+    with run_program("hostile.py", *arguments, options=options, cwd=folder, wait_ready=wait_ready) as server:
+        yield server
+
+
+def tell(server: Server, line: bytes) -> bytes:
+    """Have one worker try an attack; what it answers afterwards."""
+    with socket.create_connection(("127.0.0.1", server.port), 10) as sock:
+        sock.sendall(line + b"\n")
+        return sock.makefile("rb").readline()
+
+
+def reload(server: Server) -> None:
+    before = server.stderr().count("reloaded: ")
+    server.signal(signal.SIGHUP)
+    wait_until(lambda: server.stderr().count("reloaded: ") > before, 60, server.stderr())
+
+
+@pytest.mark.parametrize("attack", [b"block", b"garbage"])
+def test_no_packet_of_a_worker_blocks_the_supervisor_nor_ends_it(folder: Path, attack: bytes) -> None:
+    with running(folder) as server:
+        before = len(open_files(server.pid))
+        assert tell(server, attack)
+        assert status(folder)["state"] == "serving"
+        assert len(open_files(server.pid)) < before + 10
+        reload(server)
+        assert server.stop() == 0
+        assert "Traceback" not in server.stderr()
+
+
+def test_a_worker_that_floods_its_channel_costs_little_cpu(folder: Path) -> None:
+    with running(folder) as server:
+        tell(server, b"flood")
+        assert cpu_share(server.pid) < 0.3
+        assert command(folder, "status").returncode == 0
+        assert server.stop() == 0
+
+
+@pytest.mark.parametrize("by", ["notify", "fd:9"])
+def test_a_worker_that_babbles_where_it_should_say_that_it_is_ready_costs_little_cpu(folder: Path, by: str) -> None:
+    with running(folder, "babble", "9", options=("--ready", by), wait_ready=False) as server:
+        wait_until(lambda: state(folder) == "booting" and len(server.worker_pids()) == 2)
+        assert cpu_share(server.pid) < 0.3
+        assert server.stop() == 0
+
+
+def test_a_worker_cannot_say_that_its_sibling_is_ready(folder: Path) -> None:
+    with running(folder, "forge-ready", options=("--ready", "fd:9"), wait_ready=False):
+        wait_until((folder / "forged").exists, 30)
+        wait_until(lambda: ready(folder))
+        assert [worker["slot"] for worker in ready(folder)] == [1]
+
+
+def test_a_forged_socket_does_not_keep_the_worker_from_being_replaced(folder: Path) -> None:
+    with running(folder) as server:
+        control = next(
+            name.removeprefix("socket:[").removesuffix("]")
+            for name in open_files(server.pid).values()
+            if name.startswith("socket:[") and name.removeprefix("socket:[").removesuffix("]") in _unix(folder)
+        )
+        for _ in range(4):
+            tell(server, f"forge 1 2 3 {control}".encode())
+        reload(server)
+        assert "listening on unix:" not in server.stderr()
+        assert server.stop() == 0
+
+
+def test_addresses_that_cannot_be_bound_hold_up_nothing_and_fill_no_log(folder: Path) -> None:
+    with running(folder, "binds") as server:
+        # Many in a moment, and not all.
+        wait_until(lambda: server.stderr().count("it is not a socket") == 2 * MAX_REFUSALS, 20)
+        assert tell(server, b"hello")
+        assert server.stop() == 0
+
+
+def _unix(folder: Path) -> set[str]:
+    """Return the inodes of the sockets that are bound in this directory (proc(5))."""
+    rows = [row.split() for row in Path("/proc/net/unix").read_text().splitlines()[1:]]
+    return {row[6] for row in rows if len(row) > 7 and row[7].startswith(str(folder))}
