@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import signal
 import socket
@@ -14,7 +15,7 @@ from helpers.support import free_port, wait_until
 
 from prefork.testing import Server, run_program
 from programs.catalogue import PROGRAMS, SERVERS, Program
-from programs.clients import HOST
+from programs.clients import HOST, HTTP
 from programs.load import CLIENTS, loading
 from programs.running import PORTS, START, forgiving, need_installed, parametrized
 
@@ -146,6 +147,23 @@ def test_a_kept_connection_outlives_a_reload(program: Program) -> None:
         reload(server, all_end=False)
         assert transact() == pid
         assert program.client.request(port) != pid
+
+
+@pytest.mark.parametrize(
+    "program", [each for each in PROGRAMS if each.client is HTTP], ids=lambda program: program.name
+)
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_a_request_under_way_is_answered_before_its_worker_ends(program: Program, number: int) -> None:
+    with run(program) as (server, port):
+        workers = server.worker_pids()
+        connection = http.client.HTTPConnection(HOST, port, timeout=30)
+        with contextlib.closing(connection):
+            connection.request("GET", "/slow")
+            # Later requests are answered by now, so this one is with its worker.
+            assert {program.client.request(port) for _ in range(10)} <= set(workers)
+            server.signal(number)
+            with connection.getresponse() as response:
+                assert int(response.read()) in workers
 
 
 @parametrized

@@ -13,9 +13,15 @@ class Answer(RequestHandler):
         self.write(str(os.getpid()))
 
 
+class AnswerSlowly(RequestHandler):
+    async def get(self):
+        await asyncio.sleep(2)
+        self.write(str(os.getpid()))
+
+
 async def main():
     ssl_options = dict(zip(("certfile", "keyfile"), sys.argv[3:], strict=True)) if sys.argv[3:] else None
-    server = HTTPServer(Application([("/", Answer)]), ssl_options=ssl_options)
+    server = HTTPServer(Application([("/", Answer), ("/slow", AnswerSlowly)]), ssl_options=ssl_options)
     server.listen(int(sys.argv[2]), sys.argv[1])
     await asyncio.Event().wait()
 
