@@ -442,6 +442,7 @@ def test_a_program_that_ends_before_it_listens_is_a_failed_start(tmp_path: Path)
         assert "no database" in server.stderr()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("hypercorn") is None, reason="hypercorn is not installed")
 def test_a_program_that_starts_workers_of_its_own_is_told_how_not_to(tmp_path: Path) -> None:
     from programs.catalogue import SERVERS
