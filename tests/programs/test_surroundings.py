@@ -452,3 +452,21 @@ def test_a_program_that_starts_workers_of_its_own_is_told_how_not_to(tmp_path: P
     with run_program(*words, options=options, cwd=SERVERS, wait_ready=False) as server:
         assert server.wait(60) == 3, server.stderr()
         assert "--workers 0" in server.stderr()
+
+
+def test_options_that_do_not_apply_to_a_program_without_a_loop_are_named(tmp_path: Path) -> None:
+    code = """
+    import socketserver
+
+    class Answer(socketserver.StreamRequestHandler):
+        def handle(self):
+            self.wfile.write(b"x")
+
+    socketserver.ThreadingTCPServer(("127.0.0.1", 0), Answer).serve_forever()
+    """
+    options = ("--max-connections", "100", "--idle-timeout", "5")
+    with running(tmp_path, textwrap.dedent(code), options=options) as server:
+        told = "these do not apply to it: --max-connections, --idle-timeout"
+        wait_until(lambda: told in server.stderr(), 20, told)
+        assert server.stderr().count("--hang-timeout does not apply") == 1
+        assert server.stderr().count(told) == 1
