@@ -21,6 +21,7 @@ from prefork.config import RUN_ONLY, SERVE_ONLY, Limits, Settings
 from prefork.core import states
 from prefork.core import time_limits as limits
 from prefork.errors import ExitCode
+from prefork.hosting.stage import Stage
 from prefork.net import acceptor, channel
 from prefork.system.tls_contexts import build_context
 from prefork.testing import Server, run_server
@@ -352,7 +353,7 @@ def test_files_that_pages_name_exist(page: str) -> None:
     text = TEXT[page]
     for path in re.findall(r"`((?:tests|docs|src|examples|scripts|bench|soak|inject)/[\w./-]+)`", text):
         assert (ROOT / path).exists(), f"{page} names {path}"
-    for path in re.findall(r"`((?:core|net|system|parent|worker|cli|observe|assembly|testing)/\w+\.py)`", text):
+    for path in re.findall(r"`((?:core|net|system|parent|worker|hosting|cli|observe|assembly|testing)/\w+\.py)`", text):
         assert (ROOT / "src" / "prefork" / path).exists(), f"{page} names {path}"
 
 
@@ -380,6 +381,7 @@ def test_events_and_commands_that_the_architecture_names_exist() -> None:
         ("worker state", states.WorkerState),
         ("phase of a stream", channel.ConnectionPhase),
         ("state of an acceptor", acceptor.AcceptorState),
+        ("stage of a program's worker", Stage),
     ],
 )
 def test_tables_of_states_have_the_states_of_the_code(heading: str, states: type[enum.Enum]) -> None:

@@ -604,3 +604,12 @@ def test_ready_is_written_to_the_descriptor(folder: Path) -> None:
         finally:
             process.kill()
             process.wait()
+
+
+@pytest.mark.parametrize(
+    ("words", "other"), [(("run", "--tls-cert", "c", "x.py"), "serve"), (("serve", "--ready", "notify", "a:b"), "run")]
+)
+def test_an_option_of_the_other_command_is_told_by_name(words: tuple[str, ...], other: str) -> None:
+    done = command(*words)
+    assert done.returncode == 2
+    assert f"{words[1]}: is an option of prefork {other} (see prefork {words[0]} --help)" in done.stderr

@@ -424,6 +424,16 @@ def test_new_code_that_does_not_listen_never_replaces_what_runs(tmp_path: Path) 
         assert not workers & {each["pid"] for each in ask_each(server)}
 
 
+def test_a_reload_does_not_change_what_tells_that_a_worker_is_ready(tmp_path: Path) -> None:
+    settings = tmp_path / "prefork.toml"
+    settings.write_text("ready = 'listen'")
+    with running(tmp_path, "def state():\n    return {}\n" + SERVING) as server:
+        # The descriptor of a worker would take the place of one that the supervisor uses.
+        settings.write_text("ready = 'fd:5'")
+        _reload(server, "--ready: cannot be changed by a reload (restart the server)")
+        ask_each(server)
+
+
 def test_a_program_that_ends_before_it_listens_is_a_failed_start(tmp_path: Path) -> None:
     install(tmp_path, "raise RuntimeError('no database')")
     options = ("-w", "2")
@@ -432,6 +442,7 @@ def test_a_program_that_ends_before_it_listens_is_a_failed_start(tmp_path: Path)
         assert "no database" in server.stderr()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("hypercorn") is None, reason="hypercorn is not installed")
 def test_a_program_that_starts_workers_of_its_own_is_told_how_not_to(tmp_path: Path) -> None:
     from programs.catalogue import SERVERS
@@ -441,3 +452,21 @@ def test_a_program_that_starts_workers_of_its_own_is_told_how_not_to(tmp_path: P
     with run_program(*words, options=options, cwd=SERVERS, wait_ready=False) as server:
         assert server.wait(60) == 3, server.stderr()
         assert "--workers 0" in server.stderr()
+
+
+def test_options_that_do_not_apply_to_a_program_without_a_loop_are_named(tmp_path: Path) -> None:
+    code = """
+    import socketserver
+
+    class Answer(socketserver.StreamRequestHandler):
+        def handle(self):
+            self.wfile.write(b"x")
+
+    socketserver.ThreadingTCPServer(("127.0.0.1", 0), Answer).serve_forever()
+    """
+    options = ("--max-connections", "100", "--idle-timeout", "5")
+    with running(tmp_path, textwrap.dedent(code), options=options) as server:
+        told = "these do not apply to it: --max-connections, --idle-timeout"
+        wait_until(lambda: told in server.stderr(), 20, told)
+        assert server.stderr().count("--hang-timeout does not apply") == 1
+        assert server.stderr().count(told) == 1

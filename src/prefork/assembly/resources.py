@@ -119,7 +119,7 @@ class ServerResources:
         for text in spec.listeners:
             address, _, kind = text.partition(" (")
             self._emit(Listening(address, kind.rstrip(")")))
-        self._warnings.check_deadlines(self._settings.limits)
+        self._check_deadlines()
         return spec
 
     def bind_control(self) -> BoundAddress | None:
@@ -203,7 +203,12 @@ class ServerResources:
     def commit(self, spec: GenerationSpec[GenerationConfig]) -> None:
         """Apply the settings of `spec` to what all generations share, because every worker is of it now."""
         self._apply(spec)
-        self._warnings.check_deadlines(self._settings.limits)
+        self._check_deadlines()
+
+    def _check_deadlines(self) -> None:
+        # A program may have deadlines of its own.
+        if self._settings.program is None:
+            self._warnings.check_deadlines(self._settings.limits)
 
     def _apply(self, spec: GenerationSpec[GenerationConfig]) -> None:
         config = spec.config

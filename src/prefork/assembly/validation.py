@@ -18,7 +18,7 @@ from ..events import BacklogCapped, Emit, NoDeadline
 #: The deadlines that are off by default, and what each is about.
 _DEADLINES = {"first_byte_timeout": "first byte", "idle_timeout": "silence", "max_age": "age"}
 #: Settings that hold from the start to the end: a reload with another value is rejected.
-_FIXED = ("reuse_port", "pidfile", "control", "user", "group", "insecure_paths", "leave_daemons", "reload")
+_FIXED = ("reuse_port", "pidfile", "control", "user", "group", "insecure_paths", "leave_daemons", "reload", "ready")
 
 
 def validate(settings: Settings, starting: bool) -> None:

@@ -44,6 +44,8 @@ def parse(arguments: list[str]) -> Action | str:
 
 def _usage_error(exc: click.UsageError) -> str:
     match exc:
+        case click.NoSuchOption() if other := options.other_command(exc.option_name):
+            return f"{exc.option_name}: is an option of prefork {other}"
         case click.NoSuchOption():
             return f"{exc.option_name}: no such option{did_you_mean(exc.option_name, exc.possibilities or ())}"
         case click.BadOptionUsage():

@@ -294,6 +294,13 @@ def parameters(command: str) -> list[click.Parameter]:
     return [*(each.parameter(command) for each in OPTIONS if each.of_command(command)), config]
 
 
+def other_command(name: str) -> str:
+    """Return the only command that has the option `name`, serve or run; "" if both have it, or none."""
+    option = next((each for each in OPTIONS if each.name == name), None)
+    commands = [] if option is None else [each for each in ("serve", "run") if option.of_command(each)]
+    return commands[0] if len(commands) == 1 else ""
+
+
 def given_in(context: click.Context) -> Given:
     """Return what the command line gave, as text."""
     return {

@@ -1,6 +1,6 @@
 """Decide which held socket a program gets for an address that it binds. Pure: addresses go in, a position comes out.
 
-The sockets themselves are in `assembly/program_sockets.py` and, in a worker, in `hosting/held_sockets.py`.
+The sockets themselves are in `system/held_sockets.py`: `assembly/program_sockets.py` binds them for a program.
 """
 
 from __future__ import annotations

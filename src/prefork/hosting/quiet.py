@@ -10,9 +10,9 @@ import socket
 import struct
 
 _TCP_INFO = getattr(socket, "TCP_INFO", 11)
-#: struct tcp_info (linux/tcp.h): state at 0, unacked at 24, last_data_sent at 44, last_data_recv at 52.
-_SIZE = 64
-_UNACKED, _SENT, _RECEIVED = 24, 44, 52
+#: struct tcp_info (linux/tcp.h): the state, and where the fields are. Kernels before 4.6 have no counts of segments.
+_SIZE = 160
+_UNACKED, _SENT, _RECEIVED, _SEGMENTS_IN, _SEGMENTS_OUT = 24, 44, 52, 152, 156
 _ESTABLISHED = 1
 #: Milliseconds without a byte in either direction.
 _SILENCE = 100
@@ -28,8 +28,19 @@ def is_quiet(fd: int) -> bool:
     except OSError:
         # Not a TCP connection, or it is closed.
         return True
-    unacked, sent, received = (struct.unpack_from("=I", info, at)[0] for at in (_UNACKED, _SENT, _RECEIVED))
-    return info[0] != _ESTABLISHED or (not unacked and sent <= received and min(sent, received) >= _SILENCE)
+    return info[0] != _ESTABLISHED or (len(info) == _SIZE and _is_answered(info))
+
+
+def _is_answered(info: bytes) -> bool:
+    fields = (_UNACKED, _SENT, _RECEIVED, _SEGMENTS_IN, _SEGMENTS_OUT)
+    unacked, sent, received, segments_in, segments_out = (struct.unpack_from("=I", info, at)[0] for at in fields)
+    if unacked or min(sent, received) < _SILENCE:
+        return False
+    if sent != received:
+        return bool(sent < received)
+    # Both within one tick of the kernel's timer, which is up to 10 ms: a request that was answered at once, or one that
+    # came at once, such as with the connection itself, and is being worked on.
+    return bool(segments_out >= segments_in)
 
 
 def _has_input(sock: socket.socket) -> bool:

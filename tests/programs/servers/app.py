@@ -1,5 +1,6 @@
 """An ASGI application that answers with the pid of its process: for uvicorn and hypercorn, by their own commands."""
 
+import asyncio
 import os
 
 
@@ -11,6 +12,8 @@ async def app(scope, receive, send):
             if message["type"] == "lifespan.shutdown":
                 return
     assert scope["type"] == "http"
+    if scope["path"] == "/slow":
+        await asyncio.sleep(2)
     body = str(os.getpid()).encode()
     headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})

@@ -1,4 +1,4 @@
-"""Tornado's HTTPServer on its own IOLoop: HOST PORT."""
+"""Tornado's HTTPServer on its own IOLoop: HOST PORT, or HOST PORT CERTIFICATE KEY."""
 
 import asyncio
 import os
@@ -13,8 +13,15 @@ class Answer(RequestHandler):
         self.write(str(os.getpid()))
 
 
+class AnswerSlowly(RequestHandler):
+    async def get(self):
+        await asyncio.sleep(2)
+        self.write(str(os.getpid()))
+
+
 async def main():
-    server = HTTPServer(Application([("/", Answer)]))
+    ssl_options = dict(zip(("certfile", "keyfile"), sys.argv[3:], strict=True)) if sys.argv[3:] else None
+    server = HTTPServer(Application([("/", Answer), ("/slow", AnswerSlowly)]), ssl_options=ssl_options)
     server.listen(int(sys.argv[2]), sys.argv[1])
     await asyncio.Event().wait()
 

@@ -10,14 +10,21 @@ if sys.argv[3:] == ["asyncio"]:
 
 from twisted.internet import reactor
 from twisted.web.resource import Resource
-from twisted.web.server import Site
+from twisted.web.server import NOT_DONE_YET, Site
 
 
 class Answer(Resource):
     isLeaf = True
 
     def render_GET(self, request):
+        if request.path == b"/slow":
+            reactor.callLater(2, self.finish, request)
+            return NOT_DONE_YET
         return str(os.getpid()).encode()
+
+    def finish(self, request):
+        request.write(str(os.getpid()).encode())
+        request.finish()
 
 
 def main():
