@@ -97,6 +97,24 @@ def test_a_program_closes_what_it_has_opened(tmp_path: Path) -> None:
         ask_each(server)
 
 
+@pytest.mark.parametrize("number", [3, 77])
+def test_a_program_says_that_it_is_ready_by_any_descriptor(tmp_path: Path, number: int) -> None:
+    """The supervisor's lowest free descriptor could not be kept for it."""
+    code = f"""
+    async def main():
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        os.write({number}, b"ready\\n")
+        os.close({number})
+        await server.serve_forever()
+
+    asyncio.run(main())
+    """
+    with running(tmp_path, code, options=("--ready", f"fd:{number}")) as server:
+        ask_each(server)
+        reload(server)
+        ask_each(server)
+
+
 def test_a_program_may_forget_its_server(tmp_path: Path) -> None:
     """asyncio's own is kept by its loop; this one closed its sockets, whose numbers the next one got."""
     code = """
