@@ -350,6 +350,13 @@ class HangTimeoutInapplicable(Event, level=WARNING):
     template = "--hang-timeout does not apply: the program runs no asyncio event loop that could tell of a hang"
 
 
+class OptionsInapplicable(Event, level=WARNING):
+    """Limits and deadlines are set that only hold for servers on an event loop of asyncio or uvloop."""
+
+    template = "the program accepts connections itself, so these do not apply to it: {options}"
+    options: str
+
+
 class BindRefused(Event, level=ERROR):
     """A program called bind(2) for an address that its supervisor cannot hold."""
 

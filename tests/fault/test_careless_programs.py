@@ -7,7 +7,9 @@ import os
 import signal
 import socket
 import textwrap
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -52,8 +54,9 @@ def ask_each(server: Server) -> None:
 def reload(server: Server) -> None:
     """Reload, and wait until every worker from before has ended."""
     old = set(server.worker_pids())
+    before = server.stderr().count("reloaded: ")
     server.signal(signal.SIGHUP)
-    wait_until(lambda: "reloaded: " in server.stderr() and not old & set(server.worker_pids()), 60, server.stderr())
+    wait_until(lambda: server.stderr().count("reloaded: ") > before and not old & set(server.worker_pids()), 60)
 
 
 @pytest.mark.parametrize("how", ["os.closerange(3, 65536)", "[os.close(fd) for fd in range(3, 4096) if is_open(fd)]"])
@@ -94,6 +97,40 @@ def test_a_program_closes_what_it_has_opened(tmp_path: Path) -> None:
         ask_each(server)
 
 
+def test_a_program_may_forget_its_server(tmp_path: Path) -> None:
+    """asyncio's own is kept by its loop; this one closed its sockets, whose numbers the next one got."""
+    code = """
+    import gc
+
+    async def main():
+        await asyncio.start_server(answer, "127.0.0.1", 0)
+        gc.collect()
+        await asyncio.Event().wait()
+
+    asyncio.run(main())
+    """
+    with running(tmp_path, code) as server:
+        ask_each(server)
+        reload(server)
+        ask_each(server)
+
+
+def test_a_second_loop_may_listen_where_a_closed_one_did(tmp_path: Path) -> None:
+    code = """
+    async def listen(port=0):
+        server = await asyncio.start_server(answer, "127.0.0.1", port)
+        return server.sockets[0].getsockname()[1]
+
+    port = asyncio.run(listen())
+    asyncio.run(serve(port))
+    """
+    # What the first loop accepts ends with it.
+    with running(tmp_path, code, options=("--ready", "delay:1")) as server:
+        ask_each(server)
+        reload(server)
+        ask_each(server)
+
+
 def test_the_threads_of_a_program_may_each_listen_on_the_same_port(tmp_path: Path) -> None:
     code = """
     async def main():
@@ -116,6 +153,37 @@ def test_the_threads_of_a_program_may_each_listen_on_the_same_port(tmp_path: Pat
         reload(server)
         ask_each(server)
         assert server.stop() == 0
+
+
+def test_a_reload_loses_no_connection_of_a_program_that_starts_its_servers_one_by_one(tmp_path: Path) -> None:
+    """Its first server found connections to the second one in the inbox that it shares with its predecessor."""
+    code = """
+    async def main():
+        await asyncio.start_server(answer, "127.0.0.1", 0)
+        await asyncio.sleep(0.3)
+        await serve()
+
+    asyncio.run(main())
+    """
+    with running(tmp_path, code, options=("--ready", "delay:1")) as server, ThreadPoolExecutor(4) as pool:
+        port = int(server.addresses[1].rpartition(":")[2])
+        stopped = threading.Event()
+        clients = [pool.submit(count_unanswered, port, stopped) for _ in range(4)]
+        try:
+            for _ in range(3):
+                reload(server)
+        finally:
+            stopped.set()
+        assert [each.result() for each in clients] == [0] * 4
+
+
+def count_unanswered(port: int, stopped: threading.Event) -> int:
+    """Connect again and again until `stopped`, and return how often there was no answer."""
+    unanswered = 0
+    while not stopped.is_set():
+        with socket.create_connection(("127.0.0.1", port), 30) as sock:
+            unanswered += not sock.recv(100)
+    return unanswered
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])

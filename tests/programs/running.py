@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,19 @@ PORTS = 5
 
 #: aioftp's client leaves a transfer's socket open where the transfer fails, and Python warns of it.
 forgiving = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-parametrized = pytest.mark.parametrize("program", PROGRAMS, ids=[program.name for program in PROGRAMS])
+#: Those that need no package, one on a loop and one in threads: `make test` runs them, and `make test-programs` all.
+QUICK = ("asyncio", "socketserver")
+
+
+def each_of(programs: Iterable[Program]) -> pytest.MarkDecorator:
+    """Parametrize a test by these programs, of which most are slow."""
+    marked = [(program, () if program.name in QUICK else pytest.mark.slow) for program in programs]
+    return pytest.mark.parametrize(
+        "program", [pytest.param(program, id=program.name, marks=marks) for program, marks in marked]
+    )
+
+
+parametrized = each_of(PROGRAMS)
 
 
 def need_installed(program: Program) -> None:

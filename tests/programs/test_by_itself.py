@@ -5,8 +5,12 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+import pytest
+
 from programs.catalogue import Program
 from programs.running import by_itself, need_installed, parametrized
+
+pytestmark = pytest.mark.slow
 
 
 @parametrized

@@ -17,16 +17,14 @@ from helpers.support import wait_until
 
 from programs.catalogue import PROGRAMS, Program
 from programs.load import loading
-from programs.running import START
+from programs.running import START, each_of
 from programs.test_run import run
 
 pytestmark = pytest.mark.deadline(180)
 
 #: One for each way in which a program accepts: our accepting, uvloop's, a selector loop of its own, trio's, a thread's.
 NAMES = ("aiohttp", "uvicorn", "tornado", "twisted-epoll", "trio", "socketserver", "asyncio")
-parametrized = pytest.mark.parametrize(
-    "program", [each for each in PROGRAMS if each.name in NAMES], ids=lambda program: program.name
-)
+parametrized = each_of(each for each in PROGRAMS if each.name in NAMES)
 
 
 @parametrized

@@ -17,7 +17,7 @@ from prefork.testing import Server, run_program
 from programs.catalogue import PROGRAMS, SERVERS, Program
 from programs.clients import HOST, HTTP
 from programs.load import CLIENTS, loading
-from programs.running import PORTS, START, forgiving, need_installed, parametrized
+from programs.running import PORTS, QUICK, START, each_of, forgiving, need_installed, parametrized
 
 #: Seconds that a stop waits for connections, far below the deadline of a test.
 DRAIN = 5
@@ -138,9 +138,7 @@ def test_a_killed_worker_costs_its_own_connections_and_is_replaced(program: Prog
         assert len(ledger.failures) <= CLIENTS, f"{ledger.report()}\n{server.stderr()}"
 
 
-@pytest.mark.parametrize(
-    "program", [each for each in PROGRAMS if not each.handles_term], ids=lambda program: program.name
-)
+@each_of(each for each in PROGRAMS if not each.handles_term)
 def test_a_kept_connection_outlives_a_reload(program: Program) -> None:
     with run(program) as (server, port), holding(program, port) as transact:
         pid = transact()
@@ -149,9 +147,7 @@ def test_a_kept_connection_outlives_a_reload(program: Program) -> None:
         assert program.client.request(port) != pid
 
 
-@pytest.mark.parametrize(
-    "program", [each for each in PROGRAMS if each.client is HTTP], ids=lambda program: program.name
-)
+@each_of(each for each in PROGRAMS if each.client is HTTP)
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
 def test_a_request_under_way_is_answered_before_its_worker_ends(program: Program, number: int) -> None:
     with run(program) as (server, port):
@@ -178,9 +174,7 @@ def test_it_stops_within_the_drain_timeout_though_a_connection_is_idle(program: 
             pass
 
 
-plain = pytest.mark.parametrize(
-    "program", [each for each in PROGRAMS if each.name in ("asyncio", "socketserver")], ids=lambda program: program.name
-)
+plain = each_of(each for each in PROGRAMS if each.name in QUICK)
 
 
 @plain

@@ -476,6 +476,7 @@ def test_a_program_that_ends_before_it_listens_is_a_failed_start(tmp_path: Path)
         assert "no database" in server.stderr()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("hypercorn") is None, reason="hypercorn is not installed")
 def test_a_program_that_starts_workers_of_its_own_is_told_how_not_to(tmp_path: Path) -> None:
     from programs.catalogue import SERVERS
@@ -485,3 +486,59 @@ def test_a_program_that_starts_workers_of_its_own_is_told_how_not_to(tmp_path: P
     with run_program(*words, options=options, cwd=SERVERS, wait_ready=False) as server:
         assert server.wait(60) == 3, server.stderr()
         assert "--workers 0" in server.stderr()
+
+
+def test_options_that_do_not_apply_to_a_program_without_a_loop_are_named(tmp_path: Path) -> None:
+    code = """
+    import socketserver
+
+    class Answer(socketserver.StreamRequestHandler):
+        def handle(self):
+            self.wfile.write(b"x")
+
+    socketserver.ThreadingTCPServer(("127.0.0.1", 0), Answer).serve_forever()
+    """
+    options = ("--max-connections", "100", "--idle-timeout", "5")
+    with running(tmp_path, textwrap.dedent(code), options=options) as server:
+        told = "these do not apply to it: --max-connections, --idle-timeout"
+        wait_until(lambda: told in server.stderr(), 20, told)
+        assert server.stderr().count("--hang-timeout does not apply") == 1
+        assert server.stderr().count(told) == 1
+
+
+@pytest.mark.parametrize("run", ["asyncio.run(main())", "import uvloop; uvloop.run(main())"])
+def test_a_loop_that_hangs_is_found_and_its_worker_replaced(run: str, tmp_path: Path) -> None:
+    code = f"""
+    import time
+
+    def state():
+        return {{}}
+
+    async def hang(reader, writer):
+        time.sleep(60)
+
+    async def main():
+        serving = [await asyncio.start_server(answer, "127.0.0.1", 0), await asyncio.start_server(hang, "127.0.0.1", 0)]
+        await serving[0].serve_forever()
+
+    {run}
+    """
+    with running(tmp_path, textwrap.dedent(code), options=("--hang-timeout", "1")) as server:
+        old = set(server.worker_pids())
+        with socket.create_connection(("127.0.0.1", int(server.addresses[1].rpartition(":")[2]))):
+            wait_until(lambda: "in hang" in server.stderr(), 30, "the stacks of the worker")
+            wait_until(lambda: len(set(server.worker_pids()) - old) == 1, 30, "the next worker")
+        assert ask(server)["pid"] in server.worker_pids()
+
+
+def test_limits_of_the_fleet_hold_for_a_program_on_a_loop(tmp_path: Path) -> None:
+    code = "def state():\n    return {}\n" + SERVING
+    options = ("--max-connections", "3", "--at-limit", "refuse", "--control", str(tmp_path / "control"))
+    with running(tmp_path, code, options=options) as server, contextlib.ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(connected(server))
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
+            assert sock.recv(1) == b""
+        assert sum(each["open"] for each in status(tmp_path)["workers"]) == 3
+        stack.close()
+        assert ask(server)["pid"] in server.worker_pids()

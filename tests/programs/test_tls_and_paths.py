@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from helpers.support import free_port
+from helpers.support import free_port, slow
 
 from prefork.testing import run_program
 from programs.catalogue import SERVERS, Program
@@ -96,7 +96,7 @@ def by_path(path: str) -> Client:
     return Client(lambda port: _get(connect))
 
 
-@pytest.mark.parametrize("name", TLS)
+@pytest.mark.parametrize("name", [name if name == "tornado" else slow(name) for name in TLS])
 def test_a_program_speaks_tls_by_itself(name: str, certs: dict[str, str]) -> None:
     need(name)
     port = free_port()
@@ -110,7 +110,7 @@ def test_a_program_speaks_tls_by_itself(name: str, certs: dict[str, str]) -> Non
         assert server.stop() == 0, server.stderr()
 
 
-@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("name", [slow(name) for name in PATHS])
 def test_a_program_on_a_unix_socket_keeps_its_file(name: str, tmp_path: Path) -> None:
     need(name)
     path = str(tmp_path / "socket")

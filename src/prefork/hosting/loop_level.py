@@ -24,7 +24,7 @@ from ..worker.heartbeat import INTERVAL, Heartbeat
 from .claims import Claim, Owner
 from .host import Host
 from .program_server import ProgramServer
-from .serving import serving_of
+from .serving import release_closed_loops, serving_of
 from .socket_level import file_mode
 from .stage import Stage
 
@@ -139,6 +139,7 @@ class LoopLevel:
                 claims = [Claim(sock)]
             else:
                 addresses = await _resolve(loop, host, port, family, flags)
+                release_closed_loops(self._host)
                 found = self._claim(addresses, bool(options.get("reuse_port")), owner)
                 if found is None:
                     return await plain()
@@ -170,6 +171,7 @@ class LoopLevel:
             if sock is not None:
                 claim = Claim(sock) if self._host.claims.is_held(sock) else None
             else:
+                release_closed_loops(self._host)
                 claim = self._host.claims.claim(owner, UNIX, os.fspath(path), mode=file_mode())
             if claim is None:
                 owner.close()

@@ -73,7 +73,7 @@ class ProgramServer(asyncio.Server):
             return
         for sock in self._held:
             sock.listen(self._host.backlog)
-        self._hosting.start(self._base, self._held)
+        self._hosting.start(self._base, self._held, self)
         for sock in self._held:
             self._host.listens(sock)
 
@@ -126,8 +126,14 @@ class ProgramServer(asyncio.Server):
         if self._started and not self._silent and sys.version_info >= (3, 12):
             await self._base.wait_closed()
 
+    def release(self) -> None:
+        """Close the sockets, without a loop: it is closed, or the server never began. Raises nothing."""
+        sockets, self._held = self._held, None
+        self._owner.close()
+        for sock in sockets or ():
+            sock.close()
+
     def __del__(self) -> None:
         # Without a warning: asyncio's own servers give none either.
         with contextlib.suppress(Exception):
-            for sock in self._held or ():
-                sock.close()
+            self.release()

@@ -10,6 +10,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Sequence
+from typing import Protocol
 
 from ..config import Limits
 from ..net.base_server import BaseServer
@@ -27,6 +28,12 @@ _BITS = 62
 _INODE_BITS = 32
 
 
+class Releasable(Protocol):
+    """Owns the sockets of a server."""
+
+    def release(self) -> None: ...
+
+
 class LoopServing:
     """The servers of one loop, which owns it; made in that loop with its first server.
 
@@ -41,6 +48,8 @@ class LoopServing:
         """By the tag of the server, which tells its first socket in every worker."""
         self._closed: set[BaseServer] = set()
         """Closed servers that still have connections."""
+        self._owners: dict[BaseServer, Releasable] = {}
+        """What owns the sockets of each."""
         self._dispatcher: Dispatcher | None = None
 
     def make_server(self, handler: Handler, limits: Limits, ssl_context: object) -> BaseServer:
@@ -60,8 +69,12 @@ class LoopServing:
 
     # --- servers ------------------------------------------------------------------------------------------------------
 
-    def start(self, server: BaseServer, sockets: Sequence[socket.socket]) -> None:
-        """Accept from `sockets`, which listen, and report it."""
+    def start(self, server: BaseServer, sockets: Sequence[socket.socket], owner: Releasable) -> None:
+        """Accept from `sockets`, which listen, and report it.
+
+        Their `owner` is kept until `stop`: a program may forget its server, which asyncio would keep, too.
+        """
+        self._owners[server] = owner
         tag = self._tag(sockets[0])
         with self._host.lock:
             others = [other for other in self._host.loops.values() if other is not self]
@@ -84,6 +97,7 @@ class LoopServing:
 
     def stop(self, server: BaseServer) -> None:
         """Stop accepting for one server; its connections go on."""
+        self._owners.pop(server, None)
         tags = [tag for tag, each in self._servers.items() if each is server]
         for tag in tags:
             # What siblings have passed on is served first, and they pass nothing more that only this server takes.
@@ -126,7 +140,12 @@ class LoopServing:
             back_off=self._back_off,
             queue=lambda: sum(each.queue_length() for each in self._servers.values()),
             emit=context.emit,
+            may_take=self._is_accepting,
         )
+
+    def _is_accepting(self) -> bool:
+        """Return whether the supervisor counts this worker among those that accept: it has all of its servers."""
+        return self._host.row.number in self._host.context.fork.scoreboard.published()[0]
 
     def _adopt(self, sock: socket.socket, address: object, tag: int) -> None:
         server = self._servers.get(tag)
@@ -145,6 +164,12 @@ class LoopServing:
         """Abort all connections, in the loop."""
         for server in (*self._servers.values(), *self._closed):
             server.abort_clients()
+
+    def release(self) -> None:
+        """Close the sockets after the loop was closed."""
+        for owner in self._owners.values():
+            owner.release()
+        self._owners.clear()
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
@@ -194,9 +219,15 @@ def _raw_shutdown(sock: socket.socket) -> None:
         super(socket.socket, raw).shutdown(socket.SHUT_RDWR)
 
 
+def release_closed_loops(host: Host) -> None:
+    """Close the sockets of servers whose loops were closed, as asyncio does: the program may bind them again."""
+    for loop in [each for each in host.loops if each.is_closed()]:
+        serving = host.loops.pop(loop)
+        if isinstance(serving, LoopServing):
+            serving.release()
+
+
 def serving_of(host: Host, loop: asyncio.AbstractEventLoop) -> LoopServing:
     """Return what serves in the running `loop`, new for its first server."""
-    for other in [each for each in host.loops if each.is_closed()]:
-        del host.loops[other]
     found = host.loops.get(loop)
     return found if isinstance(found, LoopServing) else LoopServing(host, loop)

@@ -13,9 +13,10 @@ from _thread import start_new_thread
 from collections.abc import Callable
 from time import monotonic, sleep
 
+from ..config import option_of
 from ..core.messages import RecycleMessage
 from ..core.recycling import RecycleLimits
-from ..events import HangTimeoutInapplicable
+from ..events import HangTimeoutInapplicable, OptionsInapplicable
 from ..system.memory import resident_bytes
 from ..system.scoreboard import WorkerStat
 from ..system.signals import BLOCKABLE
@@ -27,6 +28,11 @@ INTERVAL = 0.1
 _SHARE = 50
 #: Seconds after which a program that listens by itself is known to run no event loop.
 _LOOP_EXPECTED = 2.0
+#: Limits that hold for servers on asyncio's and uvloop's loops only.
+_OF_LOOPS = (
+    *("max_connections", "max_connections_per_ip", "accept_rate"),
+    *("first_byte_timeout", "idle_timeout", "max_age"),
+)
 
 
 class Watch:
@@ -63,10 +69,20 @@ class Watch:
             self._check_end()
             if not looked and self._host.listeners and began - listened > _LOOP_EXPECTED:
                 looked = True
-                # Once in a fleet, not in each worker.
-                if self._host.heartbeat is None and self._host.context.fork.slot == 0:
-                    self._host.context.emit(HangTimeoutInapplicable())
+                self._warn()
             sleep(max(INTERVAL, (monotonic() - began) * _SHARE))
+
+    def _warn(self) -> None:
+        """Say what does not apply to a program that accepts itself; once in a fleet, and not in each worker."""
+        context = self._host.context
+        if context.fork.slot != 0:
+            return
+        if self._host.heartbeat is None:
+            context.emit(HangTimeoutInapplicable())
+        limits = context.config.settings.limits
+        given = [option_of(name) for name in _OF_LOOPS if getattr(limits, name) is not None]
+        if given and not self._host.loops:
+            context.emit(OptionsInapplicable(", ".join(given)))
 
     def _check_end(self) -> None:
         accepting, others = self._host.context.fork.scoreboard.published()

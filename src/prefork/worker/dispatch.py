@@ -21,13 +21,16 @@ BATCH = 8
 BACK_OFF = 0.001
 #: Seconds between looks for connections that wait for another worker: in two of them in a row, and they are taken.
 RESCUE_INTERVAL = 0.25
+#: Seconds between looks whether this worker may serve what is in its inbox.
+OPEN_INTERVAL = 0.02
 
 
 class Dispatcher:
     """The inbox of one worker, in `slot`, from its construction until `stop`.
 
     `serve` gets each connection that arrived, its address and its tag, and owns it. `back_off` stops accepting for a
-    number of seconds; `queue` returns the number of connections that wait to be accepted.
+    number of seconds; `queue` returns the number of connections that wait to be accepted. Nothing is taken before
+    `may_take` is true: the inbox is that of the predecessor too, and a program starts its servers one by one.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class Dispatcher:
         back_off: Callable[[float], object],
         queue: Callable[[], int],
         emit: Emit,
+        may_take: Callable[[], bool] = lambda: True,
     ) -> None:
         self._loop = loop
         self._inboxes = inboxes
@@ -49,6 +53,9 @@ class Dispatcher:
         self._back_off = back_off
         self._queue = queue
         self._emit = emit
+        self._may_take = may_take
+        self._opened = False
+        """It takes from its inbox."""
         self._accepted: dict[int, int] = {}
         """What the workers whose inboxes were not empty at the last look had accepted, by slot."""
         self._crowded: set[int] = set()
@@ -56,8 +63,15 @@ class Dispatcher:
         self._watching = False
         self._shut_down = slot >= len(inboxes)
         """There is no inbox, or it is of no use any more."""
-        self._watch()
-        self._timer = loop.call_later(RESCUE_INTERVAL, self._rescue)
+        self._open()
+
+    def _open(self) -> None:
+        self._opened = self._may_take()
+        if self._opened:
+            self._watch()
+            self._timer = self._loop.call_later(RESCUE_INTERVAL, self._rescue)
+        else:
+            self._timer = self._loop.call_later(OPEN_INTERVAL, self._open)
 
     def stop(self) -> None:
         """Serve what is in the inbox, and take nothing more. Call it once siblings can see that this worker stops."""
@@ -67,7 +81,7 @@ class Dispatcher:
 
     def take_all(self) -> None:
         """Serve what is in the inbox now."""
-        if self._slot < len(self._inboxes):
+        if self._opened and self._slot < len(self._inboxes):
             self._take(self._slot, self._inboxes.waiting(self._slot) + BATCH)
 
     def empty_all(self) -> None:
