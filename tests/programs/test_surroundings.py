@@ -52,18 +52,24 @@ def install(folder: Path, code: str) -> None:
     (folder / "program.new").rename(folder / "program.py")
 
 
+def connecting(server: Server, index: int = 0) -> socket.socket:
+    """Return a connection to the address of that index."""
+    address = server.addresses[index]
+    path = address.removeprefix("unix:")
+    sock = socket.socket(socket.AF_INET if path == address else socket.AF_UNIX)
+    sock.settimeout(30)
+    try:
+        sock.connect(("127.0.0.1", int(address.rpartition(":")[2])) if path == address else path)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
 @contextlib.contextmanager
 def connected(server: Server, index: int = 0) -> Iterator[dict[str, Any]]:
     """Connect to the address of that index, and yield what the program tells."""
-    address = server.addresses[index]
-    sock = socket.socket(socket.AF_UNIX if address.startswith("unix:") else socket.AF_INET)
-    with sock, sock.makefile("rb") as file:
-        sock.settimeout(30)
-        sock.connect(
-            address.removeprefix("unix:")
-            if address.startswith("unix:")
-            else ("127.0.0.1", int(address.rpartition(":")[2]))
-        )
+    with connecting(server, index) as sock, sock.makefile("rb") as file:
         line = file.readline()
         assert line, "closed without an answer"
         yield json.loads(line)
@@ -226,6 +232,34 @@ asyncio.run(main())
         assert server.stop() == 0, server.stderr()
     words = (tmp_path / "left").read_text().split()
     assert sorted(words) == ["TERM", "TERM", "end", "end"]
+
+
+@pytest.mark.parametrize(
+    "where", ["start_server(answer_slowly, '127.0.0.1', 0)", "start_unix_server(answer_slowly, 'a')"]
+)
+def test_a_handler_of_term_cuts_no_answer_off(where: str, tmp_path: Path) -> None:
+    code = f"""
+async def answer_slowly(reader, writer):
+    await reader.readline()
+    await asyncio.sleep(2)
+    tell(writer)
+    writer.close()
+
+async def main():
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+    server = await asyncio.{where}
+    await ended.wait()
+    os._exit(0)
+
+asyncio.run(main())
+"""
+    with running(tmp_path, code) as server:
+        workers = server.worker_pids()
+        with connecting(server) as sock, sock.makefile("rb") as file:
+            sock.sendall(b"a request\n")
+            reload(server)
+            assert json.loads(file.readline())["pid"] in workers
 
 
 @pytest.mark.parametrize(

@@ -130,13 +130,15 @@ def _keep_free(ready: ReadyWhen) -> None:
         os.fstat(number)
     except OSError:
         empty = os.open(os.devnull, os.O_RDONLY)
+        if empty == number:
+            # It was the lowest free one, as fd:3 often is; dup2(2) refuses to make it itself.
+            return
         try:
             os.dup2(empty, number, inheritable=False)
         except OSError as exc:
             reject("--ready", str(ready), reason_of(exc))
         finally:
-            if empty != number:
-                os.close(empty)
+            os.close(empty)
         return
     reject("--ready", str(ready), "the descriptor is in use; choose another number")
 
