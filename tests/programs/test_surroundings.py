@@ -565,3 +565,14 @@ def test_limits_of_the_fleet_hold_for_a_program_on_a_loop(tmp_path: Path) -> Non
         assert sum(each["open"] for each in status(tmp_path)["workers"]) == 3
         stack.close()
         assert ask(server)["pid"] in server.worker_pids()
+
+
+def test_ps_shows_the_program_that_is_run(tmp_path: Path) -> None:
+    code = "def state():\n    return {}\n" + SERVING
+    with running(tmp_path, code) as server:
+        titles = {Path(f"/proc/{pid}/cmdline").read_bytes().strip(b"\0") for pid in (server.pid, *server.worker_pids())}
+        assert titles == {
+            b"prefork: supervisor [program.py]",
+            b"prefork: worker 0 [program.py]",
+            b"prefork: worker 1 [program.py]",
+        }
