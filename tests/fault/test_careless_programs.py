@@ -97,6 +97,24 @@ def test_a_program_closes_what_it_has_opened(tmp_path: Path) -> None:
         ask_each(server)
 
 
+@pytest.mark.parametrize("number", [3, 77])
+def test_a_program_says_that_it_is_ready_by_any_descriptor(tmp_path: Path, number: int) -> None:
+    """The supervisor's lowest free descriptor could not be kept for it."""
+    code = f"""
+    async def main():
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        os.write({number}, b"ready\\n")
+        os.close({number})
+        await server.serve_forever()
+
+    asyncio.run(main())
+    """
+    with running(tmp_path, code, options=("--ready", f"fd:{number}")) as server:
+        ask_each(server)
+        reload(server)
+        ask_each(server)
+
+
 def test_a_program_may_forget_its_server(tmp_path: Path) -> None:
     """asyncio's own is kept by its loop; this one closed its sockets, whose numbers the next one got."""
     code = """
@@ -230,3 +248,26 @@ def test_the_path_of_a_unix_socket_that_has_a_pid_is_the_workers_own(tmp_path: P
                 sock.connect(os.fspath(tmp_path / f"worker-{pid}.sock"))
                 assert int(sock.makefile().readline()) == pid
         reload(server)
+
+
+def test_a_program_may_remove_the_directory_of_its_unix_socket_at_its_start(tmp_path: Path) -> None:
+    """Its successor removed the file that both are reached by. Two that start at once would be in each other's way."""
+    code = """
+    import shutil
+
+    async def main():
+        if os.path.exists("run"):
+            shutil.rmtree("run")
+        os.makedirs("run", exist_ok=True)
+        server = await asyncio.start_unix_server(answer, "run/socket")
+        await serve()
+
+    asyncio.run(main())
+    """
+    with running(tmp_path, code, options=("-w", "1")) as server:
+        reload(server)
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(os.fspath(tmp_path / "run/socket"))
+            assert int(sock.makefile().readline()) in server.worker_pids()
+        assert server.stop() == 0
+    assert not (tmp_path / "run/socket").exists()

@@ -387,6 +387,29 @@ def test_a_port_that_a_program_opens_later_is_its_own(tmp_path: Path) -> None:
                         assert json.loads(sock.makefile().readline())["pid"] == told["pid"]
 
 
+def test_a_socket_may_be_watched_before_it_is_bound(tmp_path: Path) -> None:
+    """As pyftpdlib does. An epoll watches a file, and bind puts another one under the same descriptor."""
+    code = """
+    import select
+
+    sock = socket.socket()
+    watching = select.epoll()
+    watching.register(sock, select.EPOLLIN)
+    sock.bind(("127.0.0.1", 0))
+    sock.listen()
+    connections = []
+    while True:
+        for fd, _ in watching.poll():
+            assert fd == sock.fileno()
+            connections.append(sock.accept()[0])
+            connections[-1].sendall(json.dumps({"pid": os.getpid()}).encode() + b"\\n")
+    """
+    with running(tmp_path, code) as server:
+        ask_each(server)
+        reload(server)
+        ask_each(server)
+
+
 def test_a_unix_socket_is_shared_and_its_file_stays(tmp_path: Path) -> None:
     code = """
     def state():
@@ -542,3 +565,14 @@ def test_limits_of_the_fleet_hold_for_a_program_on_a_loop(tmp_path: Path) -> Non
         assert sum(each["open"] for each in status(tmp_path)["workers"]) == 3
         stack.close()
         assert ask(server)["pid"] in server.worker_pids()
+
+
+def test_ps_shows_the_program_that_is_run(tmp_path: Path) -> None:
+    code = "def state():\n    return {}\n" + SERVING
+    with running(tmp_path, code) as server:
+        titles = {Path(f"/proc/{pid}/cmdline").read_bytes().strip(b"\0") for pid in (server.pid, *server.worker_pids())}
+        assert titles == {
+            b"prefork: supervisor [program.py]",
+            b"prefork: worker 0 [program.py]",
+            b"prefork: worker 1 [program.py]",
+        }

@@ -36,8 +36,9 @@ class MetricsDirectory:
         """Remove the directory with the files in it (idempotent)."""
         path, self.path = self.path, ""
         if path:
-            # It does not follow links that the workers' user may have put there (shutil.rmtree).
-            with contextlib.suppress(OSError):
+            # It does not follow links that the workers' user may have put there (shutil.rmtree). Before Python 3.13 it
+            # recurses, and that user may have made directories without end.
+            with contextlib.suppress(OSError, RecursionError):
                 shutil.rmtree(path)
 
     def variables(self) -> dict[str, str]:

@@ -108,7 +108,7 @@ def _serve(
     forksafety.refuse_unsafe_fork("prefork.serve", stacklevel=5, known=known)
     notifier = Notifier()
     emit = notify_systemd(configure(settings.log_format, settings.log_level), notifier)
-    set_title(f"supervisor [{target_name(target)}]")
+    set_title(f"supervisor [{target_name(target) if settings.program is None else settings.program}]")
     raise_limit()
     inherited = None if handed is None else handed.state
     with contextlib.closing(ServerResources(settings, source, inherited, notifier, emit)) as resources:
@@ -130,13 +130,15 @@ def _keep_free(ready: ReadyWhen) -> None:
         os.fstat(number)
     except OSError:
         empty = os.open(os.devnull, os.O_RDONLY)
+        if empty == number:
+            # It was the lowest free one, as fd:3 often is; dup2(2) refuses to make it itself.
+            return
         try:
             os.dup2(empty, number, inheritable=False)
         except OSError as exc:
             reject("--ready", str(ready), reason_of(exc))
         finally:
-            if empty != number:
-                os.close(empty)
+            os.close(empty)
         return
     reject("--ready", str(ready), "the descriptor is in use; choose another number")
 
