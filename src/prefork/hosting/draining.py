@@ -31,6 +31,7 @@ from ..worker.lease import end_leases
 from . import epolls
 from .host import Host, Serving
 from .quiet import is_quiet
+from .serving import bound_elsewhere, raw_shutdown
 from .stage import Stage
 
 #: Seconds between looks at what is left.
@@ -97,12 +98,28 @@ class Draining:
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(_stop, serving, done)
                 done.wait(LOOP_TIMEOUT)
-        host.stage = Stage.STOPPED
         host.row[WorkerStat.STOPPED] = 1
         fence()
+        if host.stage is Stage.EMPTYING and host.context.fork.scoreboard.all_stopped(host.row):
+            self._shut_down()
+        host.stage = Stage.STOPPED
         epolls.silence(host.listeners)
         with contextlib.suppress(OSError):
             os.write(host.context.fork.status.fileno(), encode(StoppedAcceptingMessage()))
+
+    def _shut_down(self) -> None:
+        """Have the kernel refuse connections at the moment at which none waits, because this is the last worker."""
+        host = self._host
+        if host.context.fork.scoreboard.settings[FleetSetting.LISTENERS_SHARED]:
+            return
+        elsewhere = bound_elsewhere(host)
+        self._wait_until(lambda: not _readable(host.listeners), EMPTYING_TIMEOUT)
+        # Before accept(2) fails: the program would take EINVAL for an error of its own.
+        host.stage = Stage.STOPPED
+        for fd in list(host.listeners):
+            with contextlib.suppress(OSError):
+                if os.fstat(fd).st_ino not in elsewhere:
+                    raw_shutdown(fd)
 
     # --- connections --------------------------------------------------------------------------------------------------
 
