@@ -37,5 +37,6 @@ def test_a_claim_survives_that_another_descriptor_with_its_number_was_ready() ->
         # poll(2) named these numbers before the claim was made.
         requests.collect(set(requests.interests(0)))
         assert own.recv(9, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b"1"
+        assert len(requests.interests(0)) == 1
     requests.collect(set(requests.interests(0)))
     assert requests.interests(0) == {}
