@@ -104,6 +104,22 @@ PROGRAMS = (
     Program("trio", _file("trio_lines"), LINES, ("trio",), asyncio=False),
     Program("socketserver", _file("socketserver_lines"), LINES, (), asyncio=False, notes="a thread per connection"),
     Program("asyncio", _file("asyncio_lines"), LINES, ()),
+    Program(
+        "waitress",
+        ("-m", "waitress", "--listen={host}:{port}", "wsgi_app:app"),
+        HTTP,
+        ("waitress",),
+        asyncio=False,
+        notes="a loop of its own (asyncore), and threads",
+    ),
+    Program(
+        "cheroot",
+        ("-m", "cheroot", "--bind", "{host}:{port}", "wsgi_app:app"),
+        HTTP,
+        ("cheroot",),
+        asyncio=False,
+        notes="threads",
+    ),
     Program("gevent", _file("gevent_lines"), LINES, ("gevent",), asyncio=False, notes="sockets of a class of its own"),
     Program("gevent-wsgi", _file("gevent_wsgi"), HTTP, ("gevent",), asyncio=False, notes="it patches the library"),
 )

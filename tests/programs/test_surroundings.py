@@ -52,18 +52,24 @@ def install(folder: Path, code: str) -> None:
     (folder / "program.new").rename(folder / "program.py")
 
 
+def connecting(server: Server, index: int = 0) -> socket.socket:
+    """Return a connection to the address of that index."""
+    address = server.addresses[index]
+    path = address.removeprefix("unix:")
+    sock = socket.socket(socket.AF_INET if path == address else socket.AF_UNIX)
+    sock.settimeout(30)
+    try:
+        sock.connect(("127.0.0.1", int(address.rpartition(":")[2])) if path == address else path)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
 @contextlib.contextmanager
 def connected(server: Server, index: int = 0) -> Iterator[dict[str, Any]]:
     """Connect to the address of that index, and yield what the program tells."""
-    address = server.addresses[index]
-    sock = socket.socket(socket.AF_UNIX if address.startswith("unix:") else socket.AF_INET)
-    with sock, sock.makefile("rb") as file:
-        sock.settimeout(30)
-        sock.connect(
-            address.removeprefix("unix:")
-            if address.startswith("unix:")
-            else ("127.0.0.1", int(address.rpartition(":")[2]))
-        )
+    with connecting(server, index) as sock, sock.makefile("rb") as file:
         line = file.readline()
         assert line, "closed without an answer"
         yield json.loads(line)
@@ -229,6 +235,34 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize(
+    "where", ["start_server(answer_slowly, '127.0.0.1', 0)", "start_unix_server(answer_slowly, 'a')"]
+)
+def test_a_handler_of_term_cuts_no_answer_off(where: str, tmp_path: Path) -> None:
+    code = f"""
+async def answer_slowly(reader, writer):
+    await reader.readline()
+    await asyncio.sleep(2)
+    tell(writer)
+    writer.close()
+
+async def main():
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+    server = await asyncio.{where}
+    await ended.wait()
+    os._exit(0)
+
+asyncio.run(main())
+"""
+    with running(tmp_path, code) as server:
+        workers = server.worker_pids()
+        with connecting(server) as sock, sock.makefile("rb") as file:
+            sock.sendall(b"a request\n")
+            reload(server)
+            assert json.loads(file.readline())["pid"] in workers
+
+
+@pytest.mark.parametrize(
     ("before", "wait"),
     [
         ("", "signal.sigwait({signal.SIGINT, signal.SIGTERM})"),
@@ -351,6 +385,29 @@ def test_a_port_that_a_program_opens_later_is_its_own(tmp_path: Path) -> None:
                 for told in (one, other):
                     with socket.create_connection(("127.0.0.1", told["port"]), timeout=10) as sock:
                         assert json.loads(sock.makefile().readline())["pid"] == told["pid"]
+
+
+def test_a_socket_may_be_watched_before_it_is_bound(tmp_path: Path) -> None:
+    """As pyftpdlib does. An epoll watches a file, and bind puts another one under the same descriptor."""
+    code = """
+    import select
+
+    sock = socket.socket()
+    watching = select.epoll()
+    watching.register(sock, select.EPOLLIN)
+    sock.bind(("127.0.0.1", 0))
+    sock.listen()
+    connections = []
+    while True:
+        for fd, _ in watching.poll():
+            assert fd == sock.fileno()
+            connections.append(sock.accept()[0])
+            connections[-1].sendall(json.dumps({"pid": os.getpid()}).encode() + b"\\n")
+    """
+    with running(tmp_path, code) as server:
+        ask_each(server)
+        reload(server)
+        ask_each(server)
 
 
 def test_a_unix_socket_is_shared_and_its_file_stays(tmp_path: Path) -> None:
@@ -508,3 +565,14 @@ def test_limits_of_the_fleet_hold_for_a_program_on_a_loop(tmp_path: Path) -> Non
         assert sum(each["open"] for each in status(tmp_path)["workers"]) == 3
         stack.close()
         assert ask(server)["pid"] in server.worker_pids()
+
+
+def test_ps_shows_the_program_that_is_run(tmp_path: Path) -> None:
+    code = "def state():\n    return {}\n" + SERVING
+    with running(tmp_path, code) as server:
+        titles = {Path(f"/proc/{pid}/cmdline").read_bytes().strip(b"\0") for pid in (server.pid, *server.worker_pids())}
+        assert titles == {
+            b"prefork: supervisor [program.py]",
+            b"prefork: worker 0 [program.py]",
+            b"prefork: worker 1 [program.py]",
+        }

@@ -108,7 +108,7 @@ def _serve(
     forksafety.refuse_unsafe_fork("prefork.serve", stacklevel=5, known=known)
     notifier = Notifier()
     emit = notify_systemd(configure(settings.log_format, settings.log_level), notifier)
-    set_title(f"supervisor [{target_name(target)}]")
+    set_title(f"supervisor [{target_name(target) if settings.program is None else settings.program}]")
     raise_limit()
     inherited = None if handed is None else handed.state
     with contextlib.closing(ServerResources(settings, source, inherited, notifier, emit)) as resources:

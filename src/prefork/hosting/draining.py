@@ -17,7 +17,7 @@ import socket
 import threading
 from _thread import start_new_thread
 from collections.abc import Callable
-from select import POLLIN, epoll, poll
+from select import POLLIN, poll
 from time import monotonic, sleep
 
 from ..core.messages import StoppedAcceptingMessage, encode
@@ -28,8 +28,10 @@ from ..system.processes import System
 from ..system.scoreboard import FleetSetting, WorkerStat, fence
 from ..system.signals import BLOCKABLE
 from ..worker.lease import end_leases
+from . import epolls
 from .host import Host, Serving
 from .quiet import is_quiet
+from .serving import bound_elsewhere, raw_shutdown
 from .stage import Stage
 
 #: Seconds between looks at what is left.
@@ -96,12 +98,28 @@ class Draining:
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(_stop, serving, done)
                 done.wait(LOOP_TIMEOUT)
-        host.stage = Stage.STOPPED
         host.row[WorkerStat.STOPPED] = 1
         fence()
-        _silence(host.listeners)
+        if host.stage is Stage.EMPTYING and host.context.fork.scoreboard.all_stopped(host.row):
+            self._shut_down()
+        host.stage = Stage.STOPPED
+        epolls.silence(host.listeners)
         with contextlib.suppress(OSError):
             os.write(host.context.fork.status.fileno(), encode(StoppedAcceptingMessage()))
+
+    def _shut_down(self) -> None:
+        """Have the kernel refuse connections at the moment at which none waits, because this is the last worker."""
+        host = self._host
+        if host.context.fork.scoreboard.settings[FleetSetting.LISTENERS_SHARED]:
+            return
+        elsewhere = bound_elsewhere(host)
+        self._wait_until(lambda: not _readable(host.listeners), EMPTYING_TIMEOUT)
+        # Before accept(2) fails: the program would take EINVAL for an error of its own.
+        host.stage = Stage.STOPPED
+        for fd in list(host.listeners):
+            with contextlib.suppress(OSError):
+                if os.fstat(fd).st_ino not in elsewhere:
+                    raw_shutdown(fd)
 
     # --- connections --------------------------------------------------------------------------------------------------
 
@@ -193,27 +211,3 @@ def _readable(descriptors: set[int]) -> bool:
     for fd in descriptors:
         watch.register(fd, POLLIN)
     return any(events & POLLIN for _, events in watch.poll(0))
-
-
-def _silence(listeners: set[int]) -> None:
-    """Have the epolls of this process report nothing more of the listeners.
-
-    The sockets stay open in other workers, so each of their connections would wake this one (epoll(7)). Not by removing
-    them, because the program's loop will do that itself and would fail.
-    """
-    with contextlib.suppress(OSError):
-        for name in os.listdir("/proc/self/fdinfo"):
-            watched = _watched_by(int(name))
-            for fd in watched & listeners:
-                with contextlib.suppress(OSError, ValueError):
-                    watch = epoll.fromfd(os.dup(int(name)))
-                    watch.modify(fd, 0)
-                    watch.close()
-
-
-def _watched_by(fd: int) -> set[int]:
-    try:
-        with open(f"/proc/self/fdinfo/{fd}", encoding="ascii", errors="replace") as info:
-            return {int(line.split()[1]) for line in info if line.startswith("tfd:")}
-    except (OSError, ValueError):
-        return set()

@@ -5,6 +5,7 @@ A guess for protocols of requests and replies; nothing else is known of a progra
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -25,9 +26,9 @@ def is_quiet(fd: int) -> bool:
             info = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _SIZE)
             if _has_input(sock):
                 return False
-    except OSError:
-        # Not a TCP connection, or it is closed.
-        return True
+    except OSError as exc:
+        # It is closed; or it is no TCP connection, of which the kernel tells nothing, so that it may be in use.
+        return exc.errno not in (errno.EOPNOTSUPP, errno.ENOPROTOOPT)
     return info[0] != _ESTABLISHED or (len(info) == _SIZE and _is_answered(info))
 
 

@@ -196,22 +196,27 @@ class LoopServing:
 
     def _shut_down(self, server: BaseServer) -> None:
         """Have the kernel refuse connections, because this is the last worker; one socket at a time."""
-        elsewhere = {
-            inode(sock)
-            for listener in self._host.context.config.listeners
-            if listener.bound_elsewhere
-            for sock in listener.sockets()
-        }
+        elsewhere = bound_elsewhere(self._host)
         for sock in server.sockets:
             server.accept_waiting(MAX_WAITING, sock)
             if inode(sock) not in elsewhere:
                 with contextlib.suppress(OSError):
-                    _raw_shutdown(sock)
+                    raw_shutdown(sock.fileno())
 
 
-def _raw_shutdown(sock: socket.socket) -> None:
+def bound_elsewhere(host: Host) -> set[int]:
+    """Return the inodes of the sockets that other processes accept from as well."""
+    return {
+        inode(sock)
+        for listener in host.context.config.listeners
+        if listener.bound_elsewhere
+        for sock in listener.sockets()
+    }
+
+
+def raw_shutdown(fd: int) -> None:
     """Shut a held socket down; the method of `socket.socket` spares it."""
-    with socket.socket(fileno=os.dup(sock.fileno())) as raw:
+    with socket.socket(fileno=os.dup(fd)) as raw:
         super(socket.socket, raw).shutdown(socket.SHUT_RDWR)
 
 

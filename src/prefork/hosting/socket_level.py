@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from ..core.worker_requests import IPV4, IPV6, UNIX
+from . import epolls
 from .host import Host
 from .late_imports import after_import
 from .stage import Stage
@@ -94,10 +95,10 @@ class SocketLevel:
             # Never readable, and nothing connects to it.
             end, other = socket.socketpair()
             with end:
-                os.dup2(end.fileno(), sock.fileno(), inheritable=False)
+                epolls.replace(sock.fileno(), end.fileno())
             self._silent[sock] = (resolved, other)
         else:
-            os.dup2(claim.sock.fileno(), sock.fileno(), inheritable=False)
+            epolls.replace(sock.fileno(), claim.sock.fileno())
             self._claimed.add(sock)
 
     def _is_candidate(self, sock: socket.socket) -> bool:
@@ -148,7 +149,7 @@ class SocketLevel:
         self._claimed.discard(sock)
         self._silent.pop(sock, None)
         with socket.socket(sock.family, sock.type, sock.proto) as own:
-            os.dup2(own.fileno(), sock.fileno(), inheritable=False)
+            epolls.replace(sock.fileno(), own.fileno())
         sock.settimeout(sock.gettimeout())
         if sock.family != socket.AF_UNIX:
             _original["bind"](sock, (name[0], 0, *name[2:]))
