@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from helpers.support import wait_until
+from helpers.support import slow, wait_until
 
 from prefork.testing import Server, run_program
 
@@ -204,7 +204,29 @@ def count_unanswered(port: int, stopped: threading.Event) -> int:
     return unanswered
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_program_may_serve_a_connection_before_it_has_all_of_its_ports(tmp_path: Path) -> None:
+    """Its second port was another one then, and it was never ready."""
+    code = """
+    async def main():
+        first = await asyncio.start_server(answer, "127.0.0.1", 0)
+        if os.environ["PREFORK_GENERATION"] != "0":
+            host, port = first.sockets[0].getsockname()
+            while True:
+                reader, writer = await asyncio.open_connection(host, port)
+                if int(await reader.readline()) == os.getpid():
+                    break
+        await serve()
+
+    asyncio.run(main())
+    """
+    with running(tmp_path, code) as server:
+        addresses = server.addresses
+        reload(server)
+        ask_each(server)
+        assert server.addresses == addresses
+
+
+@pytest.mark.parametrize("method", ["fork", slow("spawn"), slow("forkserver")])
 def test_a_program_may_have_processes_of_its_own(tmp_path: Path, method: str) -> None:
     """What they listen on among themselves is no address of the program."""
     code = f"""

@@ -159,6 +159,7 @@ def test_a_worker_that_floods_its_channel_costs_little_cpu(folder: Path) -> None
         assert server.stop() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["notify", "fd:9"])
 def test_a_worker_that_babbles_where_it_should_say_that_it_is_ready_costs_little_cpu(folder: Path, by: str) -> None:
     with running(folder, "babble", "9", options=("--ready", by), wait_ready=False) as server:
@@ -194,6 +195,71 @@ def test_addresses_that_cannot_be_bound_hold_up_nothing_and_fill_no_log(folder: 
         wait_until(lambda: server.stderr().count("it is not a socket") == 2 * MAX_REFUSALS, 20)
         assert tell(server, b"hello")
         assert server.stop() == 0
+
+
+#: It damages the sockets that it shares with its siblings, as the client says.
+DAMAGING = """
+import _socket, asyncio, contextlib, ctypes, os, signal, struct
+
+NOTHING = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0))
+FILTER = struct.pack("@HL", 1, ctypes.addressof(NOTHING))
+
+def damage(how):
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        with contextlib.suppress(OSError):
+            sock = _socket.socket(fileno=os.dup(fd))
+            if not sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ACCEPTCONN):
+                continue
+            if how == b"shutdown":
+                sock.shutdown(_socket.SHUT_RDWR)
+            elif how == b"filter" and sock.family != _socket.AF_UNIX:
+                # SO_ATTACH_FILTER and SO_LOCK_FILTER
+                sock.setsockopt(_socket.SOL_SOCKET, 26, FILTER)
+                sock.setsockopt(_socket.SOL_SOCKET, 44, 1)
+            elif how == b"blocking":
+                os.set_blocking(fd, True)
+
+async def handle(reader, writer):
+    line = await reader.readline()
+    if line != b"hello\\n":
+        damage(line.strip())
+        os.kill(os.getpid(), signal.SIGKILL)
+    writer.write(line)
+    writer.close()
+
+async def main():
+    await asyncio.start_unix_server(handle, "socket")
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    await server.serve_forever()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("how", [b"shutdown", b"filter", b"blocking"])
+def test_a_socket_that_a_worker_has_damaged_serves_again_after_its_end(folder: Path, how: bytes) -> None:
+    (folder / "hostile.py").write_text(DAMAGING)
+    with running(folder) as server:
+        assert tell(server, how) == b""
+        wait_until(lambda: "another process; listening again" in server.stderr() or "changed" in server.stderr(), 30)
+        wait_until(lambda: _answers(server), 30, server.stderr())
+        wait_until(lambda: _answers(folder / "socket"), 30, server.stderr())
+        # What had to be bound again needs new workers.
+        rebound = "address bound again" in server.stderr()
+        wait_until(lambda: not rebound or "reloaded: " in server.stderr(), 30)
+        reload(server)
+        assert server.stop() == 0
+
+
+def _answers(where: Server | Path) -> bool:
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as sock:
+        if isinstance(where, Server):
+            return tell(where, b"hello") == b"hello\n"
+        sock.settimeout(10)
+        sock.connect(str(where))
+        sock.sendall(b"hello\n")
+        return sock.recv(100) == b"hello\n"
+    return False
 
 
 def _unix(folder: Path) -> set[str]:

@@ -61,7 +61,7 @@ class GenerationBuilder:
             limits=_fleet_limits(settings.limits),
             listeners=tuple(_with_tls(text, ssl_context) for each in listeners for text in each.describe()),
             config=GenerationConfig(settings, listeners, ssl_context, certificate, identity, directory),
-            program=_program_spec(settings, listeners),
+            program=program_spec(settings, listeners),
         )
 
     def _ssl_context(self, certificate: tls_contexts.CertificatePair) -> ssl.SSLContext:
@@ -71,7 +71,8 @@ class GenerationBuilder:
         return self._ssl_contexts[key_type]
 
 
-def _program_spec(settings: Settings, listeners: Sequence[BoundAddress]) -> ProgramSpec | None:
+def program_spec(settings: Settings, listeners: Sequence[BoundAddress]) -> ProgramSpec | None:
+    """Return what the supervisor knows of the program, if there is one, whose --bind is `listeners`."""
     if settings.program is None:
         return None
     named = tuple(frozenset(map(inode, each.sockets())) for each in listeners)

@@ -36,7 +36,8 @@ class ProgramSockets:
 
     def bound(self) -> tuple[BoundAddress, ...]:
         """Return what was bound for a program, without what --bind names."""
-        return tuple(each for each in self._listeners.all() if is_for_program(each))
+        found = (each for each in self._listeners.all() if is_for_program(each))
+        return tuple(each for each in found if not self._listeners.replaced(each))
 
     def find(self, request: BindRequest, named: Iterable[BoundAddress]) -> socket.socket | Refused | None:
         """Return the held socket that `request` stands for; None if there is none."""

@@ -30,7 +30,7 @@ from ..system.signals import block_signals
 from ..text import escape_controls
 from ..worker.context import GenerationConfig
 from . import trust
-from .generation_builder import GenerationBuilder, listen_options, physical_directory, worker_count
+from .generation_builder import GenerationBuilder, listen_options, physical_directory, program_spec, worker_count
 from .listener_repair import ListenerRepair
 from .metrics_directory import MetricsDirectory
 from .program_sockets import ProgramSockets, describe_sockets
@@ -234,14 +234,19 @@ class ServerResources:
     def repair_listeners(self, spec: GenerationSpec[GenerationConfig]) -> GenerationSpec[GenerationConfig] | None:
         """Repair what a worker may have done to the shared sockets, because one died unasked.
 
-        Return `spec` with other listeners if some had to be rebound: workers of it have to replace those that run.
+        Return `spec` with other listeners if some had to be rebound, also for a program: workers of it have to replace
+        those that run.
         """
         config = spec.config
         fresh = self._listener_repair.repair_or_rebind(self._emit)
         listeners = tuple(fresh.get(each, each) for each in config.listeners)
-        if listeners == config.listeners:
+        if not fresh:
             return None
-        return dataclasses.replace(spec, config=dataclasses.replace(config, listeners=listeners))
+        return dataclasses.replace(
+            spec,
+            config=dataclasses.replace(config, listeners=listeners),
+            program=program_spec(config.settings, listeners),
+        )
 
     # --- what a program asks for --------------------------------------------------------------------------------------
 
@@ -270,6 +275,9 @@ class ServerResources:
         """Return a description of each address that a program asked for and listens on."""
         found = [each for each in self.program_sockets.bound() if each.listens()]
         return [escape_controls(text) for bound in found for text in bound.describe()]
+
+    def current_socket(self, number: int) -> int | None:
+        return self._listeners.current(number)
 
     def is_exclusive(self, spec: GenerationSpec[GenerationConfig], request: BindRequest) -> bool:
         return is_named(spec.config.settings.exclusive, request)

@@ -59,7 +59,8 @@ class Owner:
 class Claims:
     """The held sockets as one worker knows them, and the calls that its program has made. Any thread may call it.
 
-    `has_served` tells whether the worker has accepted a connection.
+    `has_served` tells whether the worker has accepted a connection, `is_accepting` whether the supervisor counts it
+    among those that accept.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Claims:
         exclusive: Iterable[Address],
         slot: int,
         has_served: Callable[[], bool],
+        is_accepting: Callable[[], bool],
     ) -> None:
         self._channel = channel
         self._held = list(held)
@@ -76,6 +78,7 @@ class Claims:
         self._exclusive = tuple(exclusive)
         self._slot = slot
         self._has_served = has_served
+        self._is_accepting = is_accepting
         self._calls: Counter[tuple[int, str]] = Counter()
         """Calls for any free port, by family and host."""
         self._owners: dict[tuple[int, str, int], weakref.WeakSet[Bindable]] = defaultdict(weakref.WeakSet)
@@ -97,7 +100,8 @@ class Claims:
         Raises OSError, as bind(2) would.
         """
         host, port, scope = _split(family, address)
-        if family != UNIX and port == 0 and self._has_served():
+        any_port = family != UNIX and port == 0
+        if any_port and self._is_accepting():
             # A port for one connection, as of FTP: it is no other worker's.
             return None
         if family == UNIX and is_private(host):
@@ -109,7 +113,8 @@ class Claims:
             if isinstance(found, Refused):
                 raise OSError(found.errno, found.reason)
             if found is None:
-                return self._ask_to_bind(request)
+                # Probably for one connection, too; but a server that its predecessor had is found above.
+                return None if any_port and self._has_served() else self._ask_to_bind(request)
             held = self._held[found]
             if self._slot and (is_named(self._exclusive, request) or is_named(self._exclusive, held.address)):
                 return Claim(None)

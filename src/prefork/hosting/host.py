@@ -69,7 +69,9 @@ class Host:
         self.stage = Stage.SERVING
         settings = context.config.settings
         held = held_sockets(context.config.listeners, context.asked)
-        self.claims = Claims(context.fork.channel, held, settings.exclusive, context.fork.slot, self._has_served)
+        self.claims = Claims(
+            context.fork.channel, held, settings.exclusive, context.fork.slot, self._has_served, self.is_accepting
+        )
         self.lock = threading.RLock()
         self.loops: dict[asyncio.AbstractEventLoop, Serving] = {}
         """The loops with servers of ours."""
@@ -87,6 +89,10 @@ class Host:
 
     def _has_served(self) -> bool:
         return self.row[WorkerStat.ACCEPTED] > 0
+
+    def is_accepting(self) -> bool:
+        """Return whether the supervisor counts this worker among those that accept: it has all of its servers."""
+        return self.row.number in self.context.fork.scoreboard.published()[0]
 
     def _become_child(self) -> None:
         self.stage = Stage.CHILD

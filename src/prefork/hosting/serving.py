@@ -140,12 +140,8 @@ class LoopServing:
             back_off=self._back_off,
             queue=lambda: sum(each.queue_length() for each in self._servers.values()),
             emit=context.emit,
-            may_take=self._is_accepting,
+            may_take=self._host.is_accepting,
         )
-
-    def _is_accepting(self) -> bool:
-        """Return whether the supervisor counts this worker among those that accept: it has all of its servers."""
-        return self._host.row.number in self._host.context.fork.scoreboard.published()[0]
 
     def _adopt(self, sock: socket.socket, address: object, tag: int) -> None:
         server = self._servers.get(tag)

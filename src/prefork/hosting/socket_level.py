@@ -227,6 +227,11 @@ class SocketLevel:
 _raw_accept = socket.SocketType._accept  # type: ignore[attr-defined]  # typeshed leaves it out
 
 
+def listen_held(sock: socket.socket, backlog: int) -> None:
+    """Listen on a held socket that prefork accepts from, and not the program."""
+    _original["listen"](sock, backlog)
+
+
 def _as_method(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     def method(self: socket.socket, *args: Any) -> Any:
         return function(self, *args)

@@ -5,8 +5,9 @@ When one is ready is decided in `core/readiness.py`; the processes themselves ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 from ..core.facts import Fact, WorkerReady, WorkerWaits
 from ..core.readiness import Readiness
@@ -51,15 +52,19 @@ class ProgramWorker:
             self.channel = None
 
 
-class Programs:
-    """Knows what the workers in each slot listened on. `describe` returns the addresses of sockets, and
-    `note_listening` is told of each that a worker listens on, and returns whether it is one that the workers have."""
+class HeldSockets(Protocol):
+    """The sockets that workers of a program have, each named by its inode."""
 
-    def __init__(
-        self, describe: Callable[[Collection[int]], str], note_listening: Callable[[int], bool], emit: Emit
-    ) -> None:
-        self._describe = describe
-        self._note_listening = note_listening
+    def describe_sockets(self, sockets: Collection[int]) -> str: ...
+    def note_listening(self, number: int) -> bool: ...
+    def current_socket(self, number: int) -> int | None: ...
+
+
+class Programs:
+    """Knows what the workers in each slot listened on. The `held` sockets belong to others."""
+
+    def __init__(self, held: HeldSockets, emit: Emit) -> None:
+        self._held = held
         self._emit = emit
         self._listening: dict[int, frozenset[int]] = {}
         """What the last worker that became ready in each slot listened on."""
@@ -76,7 +81,9 @@ class Programs:
         if known is None:
             known = next(iter(self._listening.values()), frozenset())
             known -= frozenset() if slot == 0 else spec.exclusive
-        return [frozenset({each}) for each in sorted(known)] or list(spec.named)
+        # One that was damaged has been bound again, as another.
+        current = {each for each in map(self._held.current_socket, known) if each is not None}
+        return [frozenset({each}) for each in sorted(current)] or list(spec.named)
 
     def on_listening(self, worker: ProgramWorker, socket: int, now: float) -> None:
         """Note that a worker listens on one more socket, if it can: what a hostile worker makes up counts for nothing.
@@ -85,7 +92,7 @@ class Programs:
         could keep every successor from being ready.
         """
         readiness = worker.readiness
-        if socket in readiness.listening or not self._note_listening(socket):
+        if socket in readiness.listening or not self._held.note_listening(socket):
             return
         readiness.on_listening(socket, now)
         worker.hint_at = None
@@ -125,7 +132,7 @@ class Programs:
             return "it has not said that it is ready (--ready)"
         groups = worker.readiness.missing()
         if groups:
-            text = f"it does not listen on {' nor on '.join(map(self._describe, groups))}"
+            text = f"it does not listen on {' nor on '.join(map(self._held.describe_sockets, groups))}"
         else:
             text = "it does not listen on any address"
         return text if worker.hint_at is not None else f"{text}{_OWN_WORKERS if has_children(worker.pid) else ''}"

@@ -90,7 +90,7 @@ class Supervisor(Generic[C]):
             emit,
             spec.workers,
             self._requests,
-            Programs(resources.describe_sockets, resources.note_listening, emit),
+            Programs(resources, emit),
             SERVICE_SIGNALS if spec.program is None else PROGRAM_SIGNALS,
         )
         self._reloads = Reloads(spec, resources, emit, self._workers.max_workers)

@@ -20,7 +20,7 @@ from ..errors import BindError, ConfigError, reason_of
 from .file_ownership import FileOwnership
 from .listen_options import APPLIED, ListenOptions, Sharing
 from .socket_activation import SystemdSockets, from_fd
-from .socket_snapshot import Snapshot, detach_program, repair_settings, snapshot
+from .socket_snapshot import NEVER_OF_A_PROGRAM, Snapshot, detach_program, repair_settings, snapshot
 from .sockets import bind_replacement, bind_resolved, bind_sibling, describe, repair_shutdown, resolve
 from .unix_sockets import File, bind_with_file
 
@@ -104,12 +104,15 @@ class Listeners:
         """As of the last `apply_options`, or the first `bind`."""
         self._systemd = SystemdSockets()
         self.keeps_settings = False
-        """Leave the settings of sockets as workers set them, because a program configures its own."""
+        """Leave the settings of sockets as workers set them, because a program configures its own; but for those that
+        no program sets."""
         self._running = False
         """Set by the first `bind`: a service is running, and nothing may block it or take its descriptors."""
         self._expected: dict[socket.socket, _Expected] = {}
         self._replaced: set[BoundAddress] = set()
         """Damaged listeners that were rebound. Workers may still hold them; they are not repaired any more."""
+        self._successors: dict[int, int] = {}
+        """The inode of what was bound in place of each damaged socket, by its inode."""
         self._record_state()
 
     # --- binding ------------------------------------------------------------------------------------------------------
@@ -166,7 +169,7 @@ class Listeners:
         "" if --bind names it, and None if it is no socket of the workers': a hostile one may say any number."""
         for bound in self._bound:
             for sock in bound.sockets() if not bound.requested.startswith(_CONTROL) else ():
-                if os.fstat(sock.fileno()).st_ino == number:
+                if _inode(sock) == number:
                     self._record_state()
                     return describe(sock) if is_for_program(bound) else ""
         return None
@@ -264,10 +267,11 @@ class Listeners:
         length = expected.settings.get("backlog")
         backlog = length if isinstance(length, int) else self._options.backlog
         shut_down = repair_shutdown(sock, expected.name, backlog)
+        wanted = expected.settings
         if self.keeps_settings:
-            return Damage(describe(sock), bound, shut_down, (), ())
-        changed, unrepaired = repair_settings(sock, expected.settings)
-        if not bound.bound_elsewhere and _is_tcp(sock) and detach_program(sock):
+            wanted = {name: value for name, value in wanted.items() if name in NEVER_OF_A_PROGRAM}
+        changed, unrepaired = repair_settings(sock, wanted)
+        if not self.keeps_settings and not bound.bound_elsewhere and _is_tcp(sock) and detach_program(sock):
             changed += ("SO_ATTACH_REUSEPORT_CBPF",)
         if bound.bound_elsewhere and unrepaired:
             # It cannot be rebound either. Accept the new state, so that the damage is reported only once.
@@ -282,6 +286,7 @@ class Listeners:
         fresh = self._rebind_tcp(bound) if bound.file is None else self._rebind_unix(bound, bound.file)
         self._bound.insert(self._bound.index(bound), fresh)
         self._replaced.add(bound)
+        self._successors.update(zip(map(_inode, bound.sockets()), map(_inode, fresh.sockets()), strict=True))
         for sock in bound.sockets():
             self._expected.pop(sock, None)
         self._record_state()
@@ -317,6 +322,17 @@ class Listeners:
     def all(self) -> tuple[BoundAddress, ...]:
         """Return all listeners, the control socket included."""
         return tuple(self._bound)
+
+    def replaced(self, bound: BoundAddress) -> bool:
+        """Return whether it was damaged, and another one bound in its place."""
+        return bound in self._replaced
+
+    def current(self, number: int) -> int | None:
+        """Return the inode of the socket that workers to come have in place of the one with this inode: itself, unless
+        it was damaged. None if there is none."""
+        while number in self._successors:
+            number = self._successors[number]
+        return number if any(_inode(sock) == number for bound in self._bound for sock in bound.sockets()) else None
 
     def missing_files(self) -> list[str]:
         """Return the paths of unix sockets whose files have been removed or replaced."""
@@ -359,6 +375,10 @@ class Listeners:
         self._replaced.discard(bound)
         if bound.file is not None and self.ownership.owns(bound in self._inherited):
             bound.file.remove()
+
+
+def _inode(sock: socket.socket) -> int:
+    return os.fstat(sock.fileno()).st_ino
 
 
 def _listens(sock: socket.socket) -> bool:

@@ -196,6 +196,10 @@ _IPV6_ONLY: tuple[Setting, ...] = (
 )
 
 
+#: What no program sets on a listening socket: it stops the siblings from accepting, or blocks them in accept(2).
+NEVER_OF_A_PROGRAM = frozenset({"O_NONBLOCK", "SO_ATTACH_FILTER", "SO_LOCK_FILTER", "shutdown"})
+
+
 def settings(family: int) -> Iterator[Setting]:
     """Yield the settings of a socket of this family, in the order in which `repair_settings` writes them."""
     yield from _FLAGS
