@@ -62,6 +62,7 @@ def small(work: works.Work, title: str, size: int = 1024) -> works.Work:
     return dataclasses.replace(work, connections=1, size=size, name=title, title=title)
 
 
+@pytest.mark.slow
 def test_a_peer_that_hangs_keeps_the_works_that_it_does(programs: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contract, "PATIENCE", 1.0)
     chosen = [small(works.ECHO, "huge", 65536), small(works.CLOSE, "fine")]

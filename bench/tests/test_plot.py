@@ -51,6 +51,7 @@ def texts(svg: str) -> list[str]:
     return [element.text or "" for element in ElementTree.fromstring(svg).iter(f"{SVG}text")]
 
 
+@pytest.mark.slow
 def test_each_chart_exists_for_light_and_dark_pages_and_can_be_searched(charts: dict[str, str]) -> None:
     assert set(charts) == CHARTS
     for svg in charts.values():
@@ -59,6 +60,7 @@ def test_each_chart_exists_for_light_and_dark_pages_and_can_be_searched(charts: 
     assert charts["bench-cpu.svg"] != charts["bench-cpu-dark.svg"]
 
 
+@pytest.mark.slow
 def test_the_same_results_give_the_same_files(charts: dict[str, str]) -> None:
     results = everything()
     again = plots.draw(Results(works={works.ECHO.name: results.works[works.ECHO.name]}))

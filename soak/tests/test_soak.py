@@ -439,6 +439,7 @@ def test_known_losses_are_counted_and_a_good_server_has_none() -> None:
     assert done.stdout.count("the witnesses agree") == 2
 
 
+@pytest.mark.slow
 def test_a_bad_network_is_bad_and_nothing_is_lost_in_it() -> None:
     """This is 0.6 % of what `make soak` does."""
     need("unshare", "nsenter", "ip")

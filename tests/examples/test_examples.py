@@ -83,7 +83,7 @@ def test_ticker_goes_on_through_a_reload_whichever_worker_answers(tmp_path: Path
         answers.clear()
         wait_until(lambda: ask() >= before + 2 and len(answers) == 2, 30, "ticks after the reload")
         assert server.stop() == 0
-        assert "Traceback" not in server.stderr()
+        assert "Traceback" not in server.stderr(), server.stderr()
 
 
 def test_chat_disconnects_a_guest_that_does_not_read() -> None:

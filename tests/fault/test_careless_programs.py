@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from helpers.support import wait_until
+from helpers.support import slow, wait_until
 
 from prefork.testing import Server, run_program
 
@@ -226,7 +226,7 @@ def test_a_program_may_serve_a_connection_before_it_has_all_of_its_ports(tmp_pat
         assert server.addresses == addresses
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("method", ["fork", slow("spawn"), slow("forkserver")])
 def test_a_program_may_have_processes_of_its_own(tmp_path: Path, method: str) -> None:
     """What they listen on among themselves is no address of the program."""
     code = f"""

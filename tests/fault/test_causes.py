@@ -153,6 +153,7 @@ def test_a_boot_that_fails_or_takes_too_long_has_the_cause_boot(folder: Path) ->
         assert deaths(folder) == {"boot": 2}
 
 
+@pytest.mark.slow
 def test_a_retired_worker_that_does_not_end_has_the_cause_overdue(folder: Path) -> None:
     with serving(folder, "--drain-timeout", "0") as server:
         say(server, "deaf")

@@ -159,6 +159,7 @@ def test_a_worker_that_floods_its_channel_costs_little_cpu(folder: Path) -> None
         assert server.stop() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["notify", "fd:9"])
 def test_a_worker_that_babbles_where_it_should_say_that_it_is_ready_costs_little_cpu(folder: Path, by: str) -> None:
     with running(folder, "babble", "9", options=("--ready", by), wait_ready=False) as server:

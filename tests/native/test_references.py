@@ -20,6 +20,7 @@ COUNT = int(os.environ.get("COUNT", "16000"))
 NOISE = 1000
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(native is None, reason="there is no compiled core")
 def test_connections_of_every_kind_leave_no_memory() -> None:
     # Python's own allocator counts blocks; with PYTHONMALLOC=malloc the count is always 0.

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from helpers.opened import open_folder, run_opened
 from helpers.proc import children, gone
-from helpers.support import need_root, run_script, wait_until
+from helpers.support import need_root, run_script, slow, wait_until
 
 from prefork.testing import Server, run_program, run_server
 
@@ -166,6 +166,7 @@ def test_an_edit_while_a_reload_is_under_way_is_not_lost(folder: Path) -> None:
         assert reloads(server) == ["--reload: words.py changed"] * 2
 
 
+@pytest.mark.slow
 def test_an_edit_while_the_first_workers_start_is_not_lost(folder: Path) -> None:
     (folder / "service.py").write_text(SERVICE + WAIT_FOR_GO)
     with run_server("service:handle", "-w", "2", "--reload", cwd=folder, wait_ready=False) as server:
@@ -178,6 +179,7 @@ def test_an_edit_while_the_first_workers_start_is_not_lost(folder: Path) -> None
         assert "not reloading" not in server.stderr()
 
 
+@pytest.mark.slow
 def test_a_file_that_is_removed_is_a_change(folder: Path) -> None:
     with watching(folder, "-w", "1") as server:
         (folder / "words.py").unlink()
@@ -187,6 +189,7 @@ def test_a_file_that_is_removed_is_a_change(folder: Path) -> None:
         wait_for_word(server, "two")
 
 
+@pytest.mark.slow
 def test_a_target_outside_of_the_current_directory_is_watched(
     folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -196,6 +199,7 @@ def test_a_target_outside_of_the_current_directory_is_watched(
         wait_for_word(server, "two")
 
 
+@pytest.mark.slow
 def test_a_package_that_is_moved_here_is_a_change(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     made = tmp_path_factory.mktemp("made") / "package"
     made.mkdir()
@@ -231,7 +235,7 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize("form", ["file", "module"])
+@pytest.mark.parametrize("form", ["file", slow("module")])
 def test_a_program_is_reloaded_too(form: str, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     (folder / "program.py").write_text(PROGRAM)
     words = [f"{folder}/program.py"] if form == "file" else ["-m", "program"]
@@ -267,6 +271,7 @@ def test_what_is_no_source_makes_no_reload(folder: Path) -> None:
         assert reloads(server) == ["--reload: words.py changed"]
 
 
+@pytest.mark.slow
 def test_a_service_that_writes_a_module_when_it_starts_is_not_reloaded_for_ever(folder: Path) -> None:
     with open(folder / "service.py", "a") as file:
         file.write("open('generated.py', 'w').write('VERSION = 1\\n')\n")
@@ -292,6 +297,7 @@ def test_a_watcher_that_dies_is_replaced_and_finds_what_changed_meanwhile(folder
         assert "traceback" not in server.stderr().lower()
 
 
+@pytest.mark.slow
 def test_signals_for_the_whole_group_do_not_end_the_watcher(folder: Path) -> None:
     with watching(folder, "-w", "1") as server:
         pid = watcher(server)
@@ -302,6 +308,7 @@ def test_signals_for_the_whole_group_do_not_end_the_watcher(folder: Path) -> Non
         assert watcher(server) == pid
 
 
+@pytest.mark.slow
 def test_the_watcher_ends_with_the_server(folder: Path) -> None:
     with watching(folder, "-w", "1") as server:
         pid = watcher(server)
@@ -317,6 +324,7 @@ def test_the_watcher_ends_when_the_supervisor_is_killed(folder: Path) -> None:
         wait_until(lambda: gone(pid), what="the end of the watcher")
 
 
+@pytest.mark.slow
 def test_an_upgrade_leaves_one_watcher_that_of_the_new_server(folder: Path) -> None:
     with watching(folder, "-w", "1") as server:
         old = watcher(server)
@@ -329,6 +337,7 @@ def test_an_upgrade_leaves_one_watcher_that_of_the_new_server(folder: Path) -> N
         assert reloads(server) == ["--reload: words.py changed"]
 
 
+@pytest.mark.slow
 def test_the_watcher_holds_no_socket_of_the_server(folder: Path) -> None:
     with watching(folder, "-w", "1") as server:
         opened = os.listdir(f"/proc/{watcher(server)}/fd")

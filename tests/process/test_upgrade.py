@@ -367,7 +367,7 @@ NEW = ["lseek", "listen", "ftruncate", "signalfd4", "pipe2", "clone", "sendto"]
     ("victim", "calls"),
     [
         ("old", ["memfd_create", "pidfd_send_signal"]),
-        ("new", ["pipe2", "sendto"]),
+        slow("new", ["pipe2", "sendto"]),
         slow("old", OLD),
         slow("new", NEW),
     ],

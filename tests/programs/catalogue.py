@@ -122,4 +122,12 @@ PROGRAMS = (
     ),
     Program("gevent", _file("gevent_lines"), LINES, ("gevent",), asyncio=False, notes="sockets of a class of its own"),
     Program("gevent-wsgi", _file("gevent_wsgi"), HTTP, ("gevent",), asyncio=False, notes="it patches the library"),
+    Program(
+        "eventlet",
+        _file("eventlet_wsgi"),
+        HTTP,
+        ("eventlet",),
+        asyncio=False,
+        notes="its sockets wrap a copy of the standard class",
+    ),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -198,6 +198,7 @@ class Leases(RuleBasedStateMachine):
 
 
 test_leases = Leases.TestCase
+test_leases.settings = settings(max_examples=30)
 
 
 def test_a_worker_has_a_bounded_number_of_claims() -> None:

@@ -17,6 +17,7 @@ from ..net.base_server import BaseServer
 from .claims import Owner
 from .host import Host
 from .serving import LoopServing
+from .socket_level import listen_held
 
 
 class ProgramServer(asyncio.Server):
@@ -71,8 +72,11 @@ class ProgramServer(asyncio.Server):
         self._started = True
         if self._silent:
             return
+        if self._closes is not None:
+            # Accepted from here on by prefork, although the program may have listened on it.
+            self._host.listeners.discard(self._closes.fileno())
         for sock in self._held:
-            sock.listen(self._host.backlog)
+            listen_held(sock, self._host.backlog)
         self._hosting.start(self._base, self._held, self)
         for sock in self._held:
             self._host.listens(sock)

@@ -10,6 +10,7 @@ and it is not shut down.
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import select
 import socket
@@ -31,6 +32,8 @@ _FOREVER = 1e8
 #: Seconds between looks at a queue that is left to siblings, for a program that blocks in accept(2).
 _PAUSE = 0.05
 
+#: Where libraries of greenlets have the class that their sockets wrap: one of its own, or a copy of the standard one.
+_WRAPPED = {"gevent._socket3": "_wrefsocket", "eventlet.greenio.base": "_original_socket"}
 _METHODS = (
     "bind",
     "listen",
@@ -61,12 +64,13 @@ class SocketLevel:
     def install(self) -> None:
         for name in _original:
             self._install_method(socket.socket, name, getattr(self, f"_{name}"))
-        after_import("gevent._socket3", self._install_for_gevent)
+        for module, name in _WRAPPED.items():
+            after_import(module, functools.partial(self._install_for_wrapped, name))
 
-    def _install_for_gevent(self, module: ModuleType) -> None:
-        """Cover gevent's sockets, which wrap objects of a class of its own."""
-        wrapped = getattr(module, "_wrefsocket", None)
-        if isinstance(wrapped, type):
+    def _install_for_wrapped(self, name: str, module: ModuleType) -> None:
+        """Cover sockets of greenlets, which wrap objects of another class."""
+        wrapped = getattr(module, name, None)
+        if isinstance(wrapped, type) and wrapped is not socket.socket:
             for name in _original:
                 if name != "accept":
                     self._install_method(wrapped, name, getattr(self, f"_{name}"))
@@ -179,7 +183,7 @@ class SocketLevel:
             return connection, address
 
     def _accept_descriptor(self, sock: Any) -> tuple[int, Any]:
-        """Accept as gevent does, which has waited for the connection, and makes a socket of the descriptor itself."""
+        """Accept as greenlets do, which have waited for the connection, and make a socket of the descriptor."""
         held = sock in self._silent or self._is_held(sock)
         if held and (sock in self._silent or self._host.stage is Stage.STOPPED):
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
@@ -221,6 +225,11 @@ class SocketLevel:
 
 #: The C function that accepts a descriptor, for sockets of any class.
 _raw_accept = socket.SocketType._accept  # type: ignore[attr-defined]  # typeshed leaves it out
+
+
+def listen_held(sock: socket.socket, backlog: int) -> None:
+    """Listen on a held socket that prefork accepts from, and not the program."""
+    _original["listen"](sock, backlog)
 
 
 def _as_method(name: str, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -142,10 +142,9 @@ class Requests(Generic[C]):
 
     def collect(self, ready: set[int]) -> None:
         """End the claims whose workers have given them up, and tell those that hold a lease now."""
-        for key, sock in list(self._sockets.items()):
-            if sock.fileno() in ready:
-                # Whatever it says: a claim is ended by closing its socket, and nothing else is expected.
-                self._end(key)
+        if not ready.isdisjoint(sock.fileno() for sock in self._sockets.values()):
+            # Looked at once more, because the number may be that of a claim which has ended since, and be reused.
+            self._end_given_up()
         if self._may_lease():
             self._tell()
 
@@ -182,6 +181,7 @@ class Requests(Generic[C]):
             self._tell()
 
     def _end_given_up(self) -> None:
+        """End the claims whose sockets are readable, whatever they say: a worker has only to close its own."""
         poll = select.poll()
         for sock in self._sockets.values():
             poll.register(sock, select.POLLIN)

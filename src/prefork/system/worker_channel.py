@@ -12,10 +12,12 @@ import array
 import contextlib
 import itertools
 import os
-import select
 import socket
 import threading
 import time
+
+# Taken before a program runs: greenlets replace it by what waits in a loop of theirs (gevent), or remove it (eventlet).
+from select import POLLIN, poll
 
 from ..core.worker_requests import LIMIT, Answer, Request, decode_answer, encode_request
 
@@ -134,10 +136,10 @@ def _receive_with_descriptor(sock: socket.socket) -> tuple[bytes, int | None] | 
 
 def _wait_for_packet(sock: socket.socket, until: float) -> tuple[bytes, int | None] | None:
     """Return the next packet, and the descriptor that came with it; None if there is none by `until`."""
-    poll = select.poll()
-    poll.register(sock, select.POLLIN)
+    waiting = poll()
+    waiting.register(sock, POLLIN)
     while (left := until - time.monotonic()) > 0:
-        if poll.poll(left * 1000 + 1):
+        if waiting.poll(left * 1000 + 1):
             found = _receive_with_descriptor(sock)
             if found is not None:
                 return found

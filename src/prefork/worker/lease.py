@@ -74,9 +74,7 @@ class Lease:
         sock = self._request()
         if sock is None:
             return True
-        poll = select.poll()
-        poll.register(sock, select.POLLIN)
-        if not poll.poll(None if timeout is None else max(0.0, timeout) * 1000):
+        if not _wait_readable(sock, None if timeout is None else max(0.0, timeout)):
             self.release()
             return False
         self._check()
@@ -178,6 +176,16 @@ def lease(name: str) -> Lease:
     if the supervisor refuses it: a worker may hold or wait for 64.
     """
     return Lease(name)
+
+
+def _wait_readable(sock: socket.socket, timeout: float | None) -> bool:
+    # Looked up now, because greenlets wait by a loop of their own: gevent replaces it, and eventlet has select only.
+    poll = getattr(select, "poll", None)
+    if poll is None:
+        return bool(select.select([sock], [], [], timeout)[0])
+    waiting = poll()
+    waiting.register(sock, select.POLLIN)
+    return bool(waiting.poll(None if timeout is None else timeout * 1000))
 
 
 def _is_held(sock: socket.socket) -> bool:
