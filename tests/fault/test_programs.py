@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers.opened import open_folder, run_opened
 from helpers.proc import cpu_share, open_files
 from helpers.servers import command, ready, state, status
-from helpers.support import wait_until
+from helpers.support import need_root, wait_until
 
 from prefork.parent.requests import MAX_REFUSALS
 from prefork.testing import Server, run_program
@@ -195,6 +196,50 @@ def test_addresses_that_cannot_be_bound_hold_up_nothing_and_fill_no_log(folder: 
         wait_until(lambda: server.stderr().count("it is not a socket") == 2 * MAX_REFUSALS, 20)
         assert tell(server, b"hello")
         assert server.stop() == 0
+
+
+#: A program of `nobody` asks its supervisor, root, for addresses, and prints those that it gets.
+AS_NOBODY = """
+import os, subprocess, sys
+from pathlib import Path
+from prefork.testing import run_program
+
+PROGRAM = '''
+import asyncio, os, sys
+from prefork.core.worker_requests import BindRequest, Granted
+from prefork.worker import lease
+
+ADDRESSES = [
+    (2, "127.0.0.1", 80), (10, "::1", 443), (2, "127.0.0.1", 0), (1, "private/x", 0), (1, "listed/x", 0),
+    (1, "own/x", 0), (1, "own/link/x", 0), (1, "own/../listed/x", 0), (1, "/proc/self/cwd/x", 0),
+]
+
+async def main():
+    for family, host, port in ADDRESSES:
+        name = os.path.join(os.getcwd(), host) if family == 1 else host
+        answer, _ = lease._channel.ask(BindRequest(family, name, port))
+        if isinstance(answer, Granted):
+            print(f"granted {host}:{port}", file=sys.stderr, flush=True)
+    await (await asyncio.start_server(print, "127.0.0.1", 0)).serve_forever()
+
+asyncio.run(main())
+'''
+Path("program.py").write_text(PROGRAM)
+for name, mode, owner in (("private", 0o700, 0), ("listed", 0o755, 0), ("own", 0o755, 65534)):
+    Path(name).mkdir(mode)
+    os.chown(name, owner, owner)
+Path("own/link").symlink_to(Path("listed").absolute())
+with run_program("program.py", options=("--user", "nobody", "-w", "1")) as server:
+    print([line.removeprefix("granted ") for line in server.stderr().splitlines() if line.startswith("granted")])
+    assert server.stop() == 0
+print(sorted(map(str, Path().glob("*/x"))))
+"""
+
+
+def test_a_program_gets_no_address_that_its_user_might_not_bind() -> None:
+    need_root()
+    with open_folder() as folder:
+        assert run_opened(AS_NOBODY, folder).splitlines() == ["['127.0.0.1:0', 'own/x:0']", "[]"]
 
 
 #: It damages the sockets that it shares with its siblings, as the client says.

@@ -91,9 +91,10 @@ class LoopServing:
 
     def _tag(self, sock: socket.socket) -> int:
         """Return a tag that a server on this socket has in every worker, also if it is not the first one."""
-        number = inode(sock) % (1 << _INODE_BITS)
-        ahead = sum(tag % (1 << _INODE_BITS) == number for tag in self._servers)
-        return number | ahead % (1 << (_BITS - _INODE_BITS)) << _INODE_BITS
+        tag = inode(sock) % (1 << _INODE_BITS)
+        while tag in self._servers:
+            tag += 1 << _INODE_BITS
+        return tag % (1 << _BITS)
 
     def stop(self, server: BaseServer) -> None:
         """Stop accepting for one server; its connections go on."""
@@ -145,6 +146,10 @@ class LoopServing:
 
     def _adopt(self, sock: socket.socket, address: object, tag: int) -> None:
         server = self._servers.get(tag)
+        if server is None:
+            # Another one on the same socket, as with SO_REUSEPORT: any of them may have it.
+            same = [each for each in self._servers if (each ^ tag) % (1 << _INODE_BITS) == 0]
+            server = self._servers[same[0]] if same else None
         if server is None:
             # It was closed a moment ago, or a hostile worker sent this.
             sock.close()
