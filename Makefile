@@ -5,8 +5,8 @@ PYTHON ?= $(shell scripts/find-python)
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PORT   ?= 9000
-# Tests wait more than they compute: two processes for each processor.
-JOBS   ?= $(shell expr $$(nproc 2>/dev/null || echo 2) \* 2)
+# Tests wait more than they compute: five processes for two processors.
+JOBS   ?= $(shell expr $$(nproc 2>/dev/null || echo 2) \* 5 / 2)
 # What the contract tests in pure Python leave out: other loops, which the compiled core is tested on.
 PURE   ?= not debug and not eager and not uvloop
 # SLOW=yes: also what is marked slow.

@@ -41,6 +41,10 @@ def everything() -> Results:
     return results
 
 
+# Drawing takes seconds of a processor's time.
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def charts() -> dict[str, str]:
     """Draw all charts once; matplotlib keeps its font files open from then on, so this must precede each test."""
@@ -51,7 +55,6 @@ def texts(svg: str) -> list[str]:
     return [element.text or "" for element in ElementTree.fromstring(svg).iter(f"{SVG}text")]
 
 
-@pytest.mark.slow
 def test_each_chart_exists_for_light_and_dark_pages_and_can_be_searched(charts: dict[str, str]) -> None:
     assert set(charts) == CHARTS
     for svg in charts.values():
@@ -60,7 +63,6 @@ def test_each_chart_exists_for_light_and_dark_pages_and_can_be_searched(charts: 
     assert charts["bench-cpu.svg"] != charts["bench-cpu-dark.svg"]
 
 
-@pytest.mark.slow
 def test_the_same_results_give_the_same_files(charts: dict[str, str]) -> None:
     results = everything()
     again = plots.draw(Results(works={works.ECHO.name: results.works[works.ECHO.name]}))

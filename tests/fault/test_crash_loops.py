@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from helpers.proc import cpu_seconds
-from helpers.support import traced, wait_until
+from helpers.support import slow, traced, wait_until
 
 from prefork.testing import Server, run_server
 
@@ -60,7 +60,7 @@ def deaths(server: Server) -> list[str]:
     return re.findall(r"worker \d+ \(pid \d+\) died: .*", server.stderr())
 
 
-@pytest.mark.parametrize("how", ["raises at start", "exits when ready"])
+@pytest.mark.parametrize("how", [slow("raises at start"), "exits when ready"])
 def test_when_every_worker_keeps_dying_the_server_exits_with_status_5(folder: Path, how: str) -> None:
     with run_server("app:service", "-w", "2", cwd=folder) as server:
         (folder / "broken").write_text(how)

@@ -87,6 +87,7 @@ def test_a_busy_worker_whose_loop_turns_is_left_alone(folder: Path) -> None:
         assert "hangs" not in server.stderr()
 
 
+@pytest.mark.slow
 def test_a_freeze_of_the_whole_server_kills_no_worker(folder: Path) -> None:
     """As in a suspended machine or a frozen container, whichever process wakes first."""
     with run_server("service:handle", "-w", "2", "--hang-timeout", "0.8", cwd=folder) as server:

@@ -219,6 +219,7 @@ def test_commands_are_refused_until_the_first_workers_are_ready(folder: Path) ->
         assert len(server.worker_pids()) == 2
 
 
+@pytest.mark.slow
 def test_a_crash_loop_after_a_reload_does_not_end_draining_connections(folder: Path) -> None:
     """Their connections are none the worse."""
     with serving(folder, "--drain-timeout", "60", workers=1) as server:

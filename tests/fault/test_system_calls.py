@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from helpers.servers import ECHO, command, echo, ready, serving, upgrade
-from helpers.support import need, run_script, traced, wait_until
+from helpers.support import need, run_script, slow, traced, wait_until
 
 from prefork.core.messages import ReadyMessage, encode
 from prefork.parent.upgrade import Predecessor
@@ -45,7 +45,7 @@ def serve(folder: Path, *prefix: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    ("call", "error"), [("pipe2", "EMFILE"), ("pipe2", "ENFILE"), ("signalfd4", "EINVAL"), ("socketpair", "ENOMEM")]
+    ("call", "error"), [("pipe2", "EMFILE"), ("pipe2", "ENFILE"), slow("signalfd4", "EINVAL"), ("socketpair", "ENOMEM")]
 )
 def test_a_failing_system_call_at_the_start_is_one_line(folder: Path, call: str, error: str) -> None:
     """Or the server does without and is stopped after 6 s, because a busy machine starts late."""

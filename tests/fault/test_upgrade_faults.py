@@ -46,6 +46,7 @@ def test_failed_upgrades_leave_no_descriptor_open(folder: Path, spare: int) -> N
         assert server.wait() == 0
 
 
+@pytest.mark.slow
 def test_the_predecessor_serves_again_if_its_successor_gives_up_during_the_drain(folder: Path) -> None:
     """It had taken everything over; the one before serves again, and finds its files as they were."""
     (folder / "service.py").write_text(DOOMED)

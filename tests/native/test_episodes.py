@@ -13,7 +13,7 @@ from prefork.implementation import native
 
 PROGRAM = Path(__file__).parent / "episodes.py"
 #: Episodes of about 11 operations; `make test-native` has more.
-COUNT = int(os.environ.get("EPISODES", "150"))
+COUNT = int(os.environ.get("EPISODES", "90"))
 SEED = int(os.environ.get("SEED", "1"))
 
 

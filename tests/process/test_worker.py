@@ -214,6 +214,7 @@ def test_a_stop_ends_whatever_the_service_left_running(folder: Path, name: str) 
             assert said.count("1 task ignored cancellation and was abandoned: StubbornTask.stay") == 2
 
 
+@pytest.mark.slow
 def test_a_worker_with_a_broken_listener_ends_even_if_the_service_blocks(folder: Path) -> None:
     """Its listener broke, and no stop request bounds its end: SIGALRM does."""
     with run_server("app:blocking", "-w", "1", cwd=folder) as server:

@@ -164,7 +164,7 @@ def test_a_request_under_way_is_answered_before_its_worker_ends(program: Program
 
 @parametrized
 def test_it_stops_within_the_drain_timeout_though_a_connection_is_idle(program: Program) -> None:
-    with run(program) as (server, port), holding(program, port) as transact:
+    with run(program, "--drain-timeout", "2") as (server, port), holding(program, port) as transact:
         pid = transact()
         assert pid in server.worker_pids()
         began = time.monotonic()

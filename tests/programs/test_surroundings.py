@@ -404,7 +404,7 @@ def test_a_socket_may_be_watched_before_it_is_bound(tmp_path: Path) -> None:
             connections.append(sock.accept()[0])
             connections[-1].sendall(json.dumps({"pid": os.getpid()}).encode() + b"\\n")
     """
-    with running(tmp_path, code) as server:
+    with running(tmp_path, code, options=("--drain-timeout", "1")) as server:
         ask_each(server)
         reload(server)
         ask_each(server)
