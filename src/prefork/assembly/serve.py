@@ -36,7 +36,7 @@ from .resources import ServerResources
 from .settings_source import FixedSettings, SettingsSource, locating
 from .validation import validate
 from .watching import code_directories, watched_sources
-from .worker_entry import run_worker
+from .worker_entry import preload, run_worker
 
 if TYPE_CHECKING:
     from ..net.handlers import Service
@@ -110,6 +110,7 @@ def _serve(
     emit = notify_systemd(configure(settings.log_format, settings.log_level), notifier)
     set_title(f"supervisor [{target_name(target) if settings.program is None else settings.program}]")
     raise_limit()
+    preload(settings)
     inherited = None if handed is None else handed.state
     with contextlib.closing(ServerResources(settings, source, inherited, notifier, emit)) as resources:
         outcome = _supervise(resources, source, target, emit, notifier, predecessor)

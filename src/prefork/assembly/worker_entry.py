@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import os
 import traceback
 from typing import NoReturn
 
+from ..config import Settings
 from ..core.messages import UnableMessage, encode
 from ..errors import ExitCode, place_of, reason_of
 
 # Imported before the fork, although only workers run it: a replacement starts sooner and shares the memory. It also is
 # of its supervisor's version when prefork has been upgraded on disk meanwhile.
-from ..hosting import main as hosting
 from ..observe.logs import configure
+from ..program import Program
 from ..system.fork_context import ForkContext
 from ..worker import fresh_code, main
 from ..worker.context import GenerationConfig, WorkerContext
@@ -46,7 +48,7 @@ def run_worker(fork: ForkContext, config: GenerationConfig, resources: ServerRes
             asked=resources.program_sockets.bound(),
             variables={} if resources.metrics_directory is None else resources.metrics_directory.variables(),
         )
-        code = main.run(context) if program is None else hosting.run(context, program)
+        code = main.run(context) if program is None else _run_program(context, program)
     except (OSError, MemoryError) as exc:
         code = ExitCode.SERVICE
         # The reason goes to the supervisor, which decides whether another worker is forked.
@@ -56,3 +58,15 @@ def run_worker(fork: ForkContext, config: GenerationConfig, resources: ServerRes
         traceback.print_exc()
     finally:
         exit_process(code)
+
+
+def preload(settings: Settings) -> None:
+    """Import, before the first fork, what only the workers of a program need; other servers start without it."""
+    if settings.program is not None:
+        importlib.import_module("..hosting.main", __package__)
+
+
+def _run_program(context: WorkerContext, program: Program) -> int:
+    from ..hosting import main as hosting
+
+    return hosting.run(context, program)
