@@ -7,8 +7,9 @@ BIN    := $(VENV)/bin
 PORT   ?= 9000
 # Tests wait more than they compute: five processes for two processors.
 JOBS   ?= $(shell expr $$(nproc 2>/dev/null || echo 2) \* 5 / 2)
-# What the contract tests in pure Python leave out: other loops, which the compiled core is tested on.
-PURE   ?= not debug and not eager and not uvloop
+# What the contract tests in pure Python leave out: other loops, which the compiled core is tested on, and protocols,
+# which have no core.
+PURE   ?= not debug and not eager and not uvloop and not protocol
 # SLOW=yes: also what is marked slow.
 SLOW   ?=
 # The benchmark's own environment, with the peers: one for each Python, so that PYTHON=python3.11 measures on that one.
@@ -72,7 +73,7 @@ check: $(VENV)/.developing
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/codespell
-	$(BIN)/python -m pytest -q tests/meta
+	$(BIN)/python -m pytest -q -m "" tests/meta
 
 format: $(VENV)/.developing
 	$(BIN)/ruff check --fix .

@@ -421,6 +421,7 @@ def soak(*arguments: str, deadline: float = 50.0) -> subprocess.CompletedProcess
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
+@pytest.mark.slow
 def test_known_losses_are_counted_and_a_good_server_has_none() -> None:
     need("unshare")
     need_root()

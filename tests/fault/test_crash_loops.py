@@ -75,6 +75,7 @@ def test_when_every_worker_keeps_dying_the_server_exits_with_status_5(folder: Pa
         assert "Traceback" not in server.stderr()
 
 
+@pytest.mark.slow
 def test_a_sibling_serves_while_a_worker_cannot_start(folder: Path) -> None:
     with run_server("app:service", "-w", "2", cwd=folder) as server:
         victim, survivor = server.worker_pids()

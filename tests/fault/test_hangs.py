@@ -79,6 +79,7 @@ def test_a_hung_worker_is_logged_with_its_stacks_and_replaced(folder: Path, how:
         assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_busy_worker_whose_loop_turns_is_left_alone(folder: Path) -> None:
     with run_server("service:handle", "-w", "1", "--hang-timeout", "1", cwd=folder) as server:
         before = server.worker_pids()

@@ -261,6 +261,7 @@ OPEN, SHARE, STOPPED = 1, 2, 5
     ("field", "value"),
     [(OPEN, 2**63 - 1), (OPEN, -(2**63)), (SHARE, 2**63 - 1), (SHARE, -(2**63)), (STOPPED, 1), (0, 2**63 - 1)],
 )
+@pytest.mark.slow
 def test_an_impossible_number_in_a_row_does_not_harm_siblings(attacked: Path, field: int, value: int) -> None:
     with serving(attacked, "--max-connections", "50", "--hang-timeout", "1", workers=3) as server:
         address = server.addresses[0]

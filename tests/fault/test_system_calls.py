@@ -222,6 +222,7 @@ def test_a_full_disk_leaves_no_pidfile_of_a_dead_process(folder: Path) -> None:
 # --- what the environment brings --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", ["0", "2", "-1", "99999", "x", "9" * 30, "pipe", "folder", "json"])
 def test_an_invalid_hand_over_is_refused(folder: Path, value: str) -> None:
     fds: list[int] = []

@@ -484,6 +484,7 @@ with prefork.bind_unix_socket("merged/s") as bound, socket.socket(socket.AF_UNIX
     assert said == "bound\n"
 
 
+@pytest.mark.slow
 def test_a_link_of_another_user_to_a_directory_is_not_followed(folder: Path) -> None:
     target = folder.parent / "etc"
     target.mkdir()

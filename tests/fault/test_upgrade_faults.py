@@ -113,6 +113,7 @@ def test_a_failed_successor_removes_the_files_it_made(folder: Path) -> None:
         assert not list(folder.glob("other")) + list(folder.glob("new")) + list(folder.glob("socket"))
 
 
+@pytest.mark.slow
 def test_a_supervisor_that_gives_up_waits_for_its_starting_successor(folder: Path) -> None:
     """It may be the cure."""
     path = folder / "socket"

@@ -24,6 +24,7 @@ def test_a_file_is_short_and_narrow(path: Path) -> None:
     assert lines[0].startswith("/* ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
 def test_the_compiler_finds_nothing(source: Path) -> None:

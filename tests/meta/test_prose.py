@@ -10,6 +10,7 @@ import pytest
 from scripts import prose
 
 
+@pytest.mark.slow
 def test_there_are_exactly_the_findings_that_the_exceptions_permit() -> None:
     found = prose.complaints(prose.find_all(prose.ROOT), prose.read_exceptions(prose.ROOT))
     assert not found, "\n".join(found)

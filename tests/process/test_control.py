@@ -163,6 +163,7 @@ def test_settings_that_are_wrong_do_not_keep_commands_from_the_server(folder: Pa
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_clients_that_say_too_much_or_nothing_cost_nothing(server: Server, folder: Path) -> None:
     silent = [socket.socket(socket.AF_UNIX) for _ in range(40)]
     for sock in silent:

@@ -410,6 +410,7 @@ def test_a_restart_with_thousands_in_time_wait_binds_at_once(folder: Path) -> No
             assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_connections_beyond_a_full_queue_are_retried_and_served(folder: Path) -> None:
     """No worker accepts, and more connections come than the queue holds: those in the queue are served in the end."""
     need_root()

@@ -83,6 +83,7 @@ def test_connections_queued_for_a_dead_worker_are_served(folder: Path) -> None:
             sock.close()
 
 
+@pytest.mark.slow
 def test_connections_queued_for_a_busy_worker_are_accepted_by_siblings(folder: Path) -> None:
     with run_server("service:handle", "-w", "2", "--reuse-port", cwd=folder) as server, connect(server) as blocked:
         busy = answer(blocked)

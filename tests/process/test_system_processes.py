@@ -117,6 +117,7 @@ assert end(child) == ExitStatus(3)
     )
 
 
+@pytest.mark.slow
 def test_signals_wait_for_a_child_until_it_is_ready_and_none_is_lost() -> None:
     """SIGTERM at random moments of a child's start, in a storm: each child must end by its own handler."""
     script(
