@@ -564,6 +564,8 @@ def test_limits_of_the_fleet_hold_for_a_program_on_a_loop(tmp_path: Path) -> Non
             assert sock.recv(1) == b""
         assert sum(each["open"] for each in status(tmp_path)["workers"]) == 3
         stack.close()
+        # The workers have yet to see that the connections have ended.
+        wait_until(lambda: sum(each["open"] for each in status(tmp_path)["workers"]) == 0, 20, "their end")
         assert ask(server)["pid"] in server.worker_pids()
 
 
