@@ -30,7 +30,7 @@ from ..system.signals import BLOCKABLE
 from ..worker.lease import end_leases
 from . import epolls
 from .host import Host, Serving
-from .quiet import is_quiet
+from .quiet import is_new, is_quiet
 from .serving import bound_elsewhere, raw_shutdown
 from .stage import Stage
 
@@ -42,6 +42,10 @@ LOOP_TIMEOUT = 2.0
 EMPTYING_TIMEOUT = 1.0
 #: Seconds in which every connection has to be quiet, so that a program may be told whose handler might cut them off.
 QUIET_TIME = 0.3
+#: Seconds in which the first request of each connection is waited for, before an orderly program is told: at most, and
+#: at least.
+NEW_TIME = 1.0
+FIRST_TIME = 0.3
 #: Packages whose handlers end a process in an orderly way: they are told at once, and close idle connections.
 _ORDERLY = frozenset({"aiohttp", "grpclib", "gunicorn", "hypercorn", "sanic", "uvicorn"})
 
@@ -128,13 +132,17 @@ class Draining:
         told_at_once = _is_orderly(self._host.loop_handler or handler)
         ends_by_term = callable(handler) or self._awaits_term()
         quiet_since: float | None = None
+        began = monotonic()
 
         def may_end() -> bool:
             nonlocal quiet_since
             if not self._host.connections():
                 return True
             if told_at_once:
-                return True
+                # It closes what it takes for idle: also a connection whose first request is still on its way. With TLS
+                # the kernel has seen bytes then, so each connection has a moment.
+                passed = monotonic() - began
+                return passed >= NEW_TIME or (passed >= FIRST_TIME and not any(map(is_new, self._descriptors())))
             if not ends_by_term:
                 return False
             # Whatever the handler does, it interrupts nothing then. Connections of our own servers cannot be asked.
@@ -145,8 +153,11 @@ class Draining:
         self._wait_until(may_end, self._deadline - monotonic())
 
     def _all_quiet(self) -> bool:
-        fds = [*self._host.tracked(), *(fd for each in list(self._host.loops.values()) for fd in each.descriptors())]
-        return all(is_quiet(fd) for fd in fds)
+        return all(map(is_quiet, self._descriptors()))
+
+    def _descriptors(self) -> list[int]:
+        """Return the descriptors of the open connections."""
+        return [*self._host.tracked(), *(fd for each in list(self._host.loops.values()) for fd in each.descriptors())]
 
     def _wait_until(self, condition: Callable[[], bool], seconds: float) -> None:
         until = monotonic() + seconds

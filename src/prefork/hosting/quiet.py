@@ -10,6 +10,8 @@ import os
 import socket
 import struct
 
+from ..system.tcp_info import read_activity
+
 _TCP_INFO = getattr(socket, "TCP_INFO", 11)
 #: struct tcp_info (linux/tcp.h): the state, and where the fields are. Kernels before 4.6 have no counts of segments.
 _SIZE = 160
@@ -30,6 +32,16 @@ def is_quiet(fd: int) -> bool:
         # It is closed; or it is no TCP connection, of which the kernel tells nothing, so that it may be in use.
         return exc.errno not in (errno.EOPNOTSUPP, errno.ENOPROTOOPT)
     return info[0] != _ESTABLISHED or (len(info) == _SIZE and _is_answered(info))
+
+
+def is_new(fd: int) -> bool:
+    """Return whether the program has not yet read what a connection was made for."""
+    try:
+        with socket.socket(fileno=os.dup(fd)) as sock:
+            activity = read_activity(sock)
+            return activity is not None and (not activity.bytes_received or _has_input(sock))
+    except OSError:
+        return False
 
 
 def _is_answered(info: bytes) -> bool:
