@@ -19,10 +19,11 @@ from ..parent.generations import GenerationSpec, ProgramSpec
 from ..system import tls_contexts
 from ..system.cpus import cpu_count
 from ..system.credentials import Identity, resolve_identity
-from ..system.held_sockets import held_sockets, inode, is_named
+from ..system.held_sockets import held_sockets, is_named
 from ..system.listen_options import ListenOptions, Sharing
 from ..system.listeners import BoundAddress, Listeners
 from ..system.scoreboard import FleetSetting
+from ..system.sockets import inode
 from ..worker.context import GenerationConfig
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ from ..core.held_addresses import match
 from ..core.worker_requests import IPV6, UNIX, BindRequest, Refused
 from ..errors import BindError
 from ..system.credentials import Identity, as_user
-from ..system.held_sockets import held_sockets, inode, is_named
+from ..system.held_sockets import held_sockets, is_named
 from ..system.listen_options import ListenOptions
 from ..system.listeners import BoundAddress, Listeners, is_for_program
-from ..system.sockets import bind_exactly, describe
+from ..system.sockets import bind_exactly, describe, inode
 from ..system.unix_sockets import bind_unix_socket, bind_with_file
 
 #: Sockets that a program may have bound, besides those that --bind names.

@@ -23,10 +23,11 @@ from ..system import control_client, paths, pidfile, tls_contexts
 from ..system.descriptors import Closeable, Descriptor
 from ..system.file_ownership import FileOwnership
 from ..system.handover import HandoverWriter, InheritedState
-from ..system.held_sockets import inode, is_named
+from ..system.held_sockets import is_named
 from ..system.listeners import BoundAddress, Listeners, is_for_program
 from ..system.notify import Notifier
 from ..system.signals import block_signals
+from ..system.sockets import inode
 from ..text import escape_controls
 from ..worker.context import GenerationConfig
 from . import trust

@@ -19,8 +19,9 @@ from typing import Any, Protocol
 from ..addresses import Address
 from ..core.held_addresses import match
 from ..core.worker_requests import IPV6, UNIX, BindRequest, Granted, HeldRequest, Refused
-from ..system.held_sockets import HeldSocket, address_of, inode, is_named
+from ..system.held_sockets import HeldSocket, address_of, is_named
 from ..system.listeners import BoundAddress
+from ..system.sockets import inode
 from ..system.worker_channel import WorkerEnd
 from .private_paths import is_private
 
@@ -151,7 +152,7 @@ class Claims:
     def is_held(self, sock: socket.socket) -> bool:
         """Return whether a socket of the program's is a held one, by whatever way it got it."""
         try:
-            return bool(self._inodes) and os.fstat(sock.fileno()).st_ino in self._inodes
+            return bool(self._inodes) and inode(sock) in self._inodes
         except OSError:
             return False
 
@@ -161,9 +162,6 @@ class Claims:
             if any(each.address.family == UNIX and each.address.host == path for each in self._held):
                 return True
             return isinstance(self._channel.ask(HeldRequest(path))[0], Granted)
-
-    def sockets(self) -> list[socket.socket]:
-        return [each.sock for each in self._held]
 
 
 def _split(family: int, address: Any) -> tuple[str, int, int]:
@@ -185,7 +183,3 @@ def _siblings(held: HeldSocket, host: str) -> tuple[socket.socket, ...]:
     if bound is None or not held.address.named or held.address.host == host:
         return ()
     return tuple(sock for sock in bound.sockets() if sock is not held.sock)
-
-
-#: Called with each held socket on which the program listens now.
-OnListening = Callable[[socket.socket], object]

@@ -13,8 +13,9 @@ import threading
 from typing import TYPE_CHECKING, Protocol
 
 from ..core.messages import ListeningMessage, encode
-from ..system.held_sockets import held_sockets, inode
+from ..system.held_sockets import held_sockets
 from ..system.scoreboard import Row, WorkerStat
+from ..system.sockets import inode
 from ..worker.context import WorkerContext
 from .claims import Claims
 from .stage import Stage

@@ -19,7 +19,7 @@ from typing import Any
 
 from ..core.worker_requests import UNIX
 from ..net.handlers import Handler, Kind
-from ..system.held_sockets import inode
+from ..system.sockets import inode
 from ..worker.heartbeat import INTERVAL, Heartbeat
 from .claims import Claim, Owner
 from .host import Host

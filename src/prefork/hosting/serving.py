@@ -15,8 +15,8 @@ from typing import Protocol
 from ..config import Limits
 from ..net.base_server import BaseServer
 from ..net.handlers import Handler
-from ..system.held_sockets import inode
 from ..system.scoreboard import FleetSetting, WorkerStat, fence
+from ..system.sockets import inode
 from ..worker.dispatch import Dispatcher
 from ..worker.fleet_admission import FleetAdmission
 from ..worker.main import MAX_WAITING

@@ -370,12 +370,9 @@ class Workers:
         child.lead_group()
         asker = Asker(command.worker_id, command.slot, command.generation, channel.parent_end, None)
         if program is not None:
-            if program.channel is not None:
-                # Only now: its own child has used it.
-                self._system.close_in_child(program.channel)
             program.pid, asker.readiness = child.pid, program.readiness
             if program.channel is not None:
-                # A sibling could say that this one is ready.
+                # Only now, because its own child has used it. A sibling could say that this one is ready.
                 self._system.close_in_child(program.channel)
         process = _Process(
             command.worker_id, child, reader, tether, Decoder(), command.slot, row, asker=asker, program=program

@@ -43,11 +43,6 @@ def address_of(sock: socket.socket, key: str, bound: BoundAddress | None = None)
     return HeldAddress(int(sock.family), name[0].partition("%")[0], name[1], v6only, not key, key)
 
 
-def inode(sock: socket.socket) -> int:
-    """Return what identifies a socket in every process that has it."""
-    return os.fstat(sock.fileno()).st_ino
-
-
 def is_named(addresses: Iterable[Address], wanted: BindRequest | HeldAddress) -> bool:
     """Return whether one of the `addresses` of an option stands for the one that is `wanted`."""
     return any(_names(address, wanted) for address in addresses)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import socket
 import stat
 from collections.abc import Collection, Iterable, Sequence
@@ -21,7 +20,7 @@ from .file_ownership import FileOwnership
 from .listen_options import APPLIED, ListenOptions, Sharing
 from .socket_activation import SystemdSockets, from_fd
 from .socket_snapshot import NEVER_OF_A_PROGRAM, Snapshot, detach_program, repair_settings, snapshot
-from .sockets import bind_replacement, bind_resolved, bind_sibling, describe, repair_shutdown, resolve
+from .sockets import bind_replacement, bind_resolved, bind_sibling, describe, inode, repair_shutdown, resolve
 from .unix_sockets import File, bind_with_file
 
 #: Begins what identifies a listener of a program, and the control socket.
@@ -169,7 +168,7 @@ class Listeners:
         "" if --bind names it, and None if it is no socket of the workers': a hostile one may say any number."""
         for bound in self._bound:
             for sock in bound.sockets() if not bound.requested.startswith(_CONTROL) else ():
-                if _inode(sock) == number:
+                if inode(sock) == number:
                     self._record_state()
                     return describe(sock) if is_for_program(bound) else ""
         return None
@@ -180,7 +179,7 @@ class Listeners:
         silenced = []
         for bound in self._bound:
             for sock in bound.sockets():
-                if sock in self._expected and _is_tcp(sock) and os.fstat(sock.fileno()).st_ino not in listening:
+                if sock in self._expected and _is_tcp(sock) and inode(sock) not in listening:
                     self._expected.pop(sock)
                     if not bound.bound_elsewhere:
                         with contextlib.suppress(OSError):
@@ -286,7 +285,7 @@ class Listeners:
         fresh = self._rebind_tcp(bound) if bound.file is None else self._rebind_unix(bound, bound.file)
         self._bound.insert(self._bound.index(bound), fresh)
         self._replaced.add(bound)
-        self._successors.update(zip(map(_inode, bound.sockets()), map(_inode, fresh.sockets()), strict=True))
+        self._successors.update(zip(map(inode, bound.sockets()), map(inode, fresh.sockets()), strict=True))
         for sock in bound.sockets():
             self._expected.pop(sock, None)
         self._record_state()
@@ -332,7 +331,7 @@ class Listeners:
         it was damaged. None if there is none."""
         while number in self._successors:
             number = self._successors[number]
-        return number if any(_inode(sock) == number for bound in self._bound for sock in bound.sockets()) else None
+        return number if any(inode(sock) == number for bound in self._bound for sock in bound.sockets()) else None
 
     def missing_files(self) -> list[str]:
         """Return the paths of unix sockets whose files have been removed or replaced."""
@@ -375,10 +374,6 @@ class Listeners:
         self._replaced.discard(bound)
         if bound.file is not None and self.ownership.owns(bound in self._inherited):
             bound.file.remove()
-
-
-def _inode(sock: socket.socket) -> int:
-    return os.fstat(sock.fileno()).st_ino
 
 
 def _listens(sock: socket.socket) -> bool:

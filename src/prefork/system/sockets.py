@@ -233,6 +233,11 @@ def repair_shutdown(sock: socket.socket, address: Any, backlog: int) -> bool:
     return False
 
 
+def inode(sock: socket.socket) -> int:
+    """Return what identifies a socket in every process that has it."""
+    return os.fstat(sock.fileno()).st_ino
+
+
 def require_listening(sock: socket.socket) -> None:
     """Raise ValueError unless `sock` is a stream socket that listens; otherwise accept(2) would fail for ever."""
     try:

@@ -8,7 +8,6 @@ known here; so each child gets the same number, whatever it has open.
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +17,7 @@ from ..net.acceptor import Acceptor
 from ..net.admission import Refusal
 from ..system.forked_fleet import ForkedFleet, current_fleet
 from ..system.scoreboard import WorkerStat
+from ..system.sockets import inode
 from .dispatch import Dispatcher
 from .fleet_admission import FleetAdmission
 from .heartbeat import INTERVAL, Heartbeat
@@ -75,7 +75,7 @@ class _Sharing:
         self._heartbeat = Heartbeat(loop, self._row, INTERVAL)
 
     def add(self, sock: socket.socket, callback: Callback) -> Callable[[], None]:
-        tag = os.fstat(sock.fileno()).st_ino & ((1 << _BITS) - 1)
+        tag = inode(sock) & ((1 << _BITS) - 1)
 
         def accepted(connection: socket.socket, address: object) -> None:
             if not self._dispatcher.offer(connection, tag):
