@@ -104,16 +104,21 @@ class Host:
 
     # --- listening ----------------------------------------------------------------------------------------------------
 
-    def listens(self, sock: socket.socket) -> None:
-        """Report, once, that the program listens on a held socket."""
-        number = inode(sock)
+    def listens(self, *sockets: socket.socket) -> None:
+        """Report, once for each, that the program listens on held sockets.
+
+        In one message: otherwise the supervisor could take this worker for ready in between, and silence the rest.
+        """
         with self.lock:
-            if self.stage is Stage.CHILD or number in self._listening:
+            new = {inode(sock) for sock in sockets} - self._listening
+            if self.stage is Stage.CHILD or not new:
                 return
-            self._listening.add(number)
+            self._listening |= new
         # The supervisor may be gone; then this process ends anyway.
         with contextlib.suppress(OSError):
-            os.write(self.context.fork.status.fileno(), encode(ListeningMessage(number)))
+            os.write(
+                self.context.fork.status.fileno(), b"".join(encode(ListeningMessage(each)) for each in sorted(new))
+            )
 
     # --- connections that the program accepts itself ------------------------------------------------------------------
 

@@ -78,8 +78,7 @@ class ProgramServer(asyncio.Server):
         for sock in self._held:
             listen_held(sock, self._host.backlog)
         self._hosting.start(self._base, self._held, self)
-        for sock in self._held:
-            self._host.listens(sock)
+        self._host.listens(*self._held)
 
     async def start_serving(self) -> None:
         self.begin()
