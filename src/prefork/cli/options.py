@@ -207,12 +207,24 @@ OPTIONS = (
     Option(
         "drain_timeout",
         "SECONDS",
-        "Time for open connections to end at a stop, and in old workers at a reload, upgrade or recycling; then they "
-        "are aborted.",
+        "Time for open connections to end at a stop; then they are aborted.",
         parse_seconds,
     ),
+    Option(
+        "reload_drain_timeout",
+        "SECONDS",
+        "Time for open connections to end in old workers, at a reload, upgrade, recycling or scale; then they are "
+        "aborted.",
+        optional(parse_seconds),
+    ),
+    Option("stop_timeout", "SECONDS", "Time for stop() of the service.", parse_seconds),
     Option("hang_timeout", "SECONDS", "Replace a worker whose event loop is blocked for longer.", parse_seconds),
-    Option("boot_timeout", "SECONDS", "Time for a new worker to start accepting.", parse_seconds),
+    Option(
+        "boot_timeout",
+        "SECONDS",
+        "Time for a new worker to start accepting, start() of the service included.",
+        parse_seconds,
+    ),
     Option("max_connections_served", "N", "Recycle a worker after this number of connections.", optional(parse_int)),
     Option("max_worker_age", "SECONDS", "Recycle a worker after this time.", optional(parse_seconds)),
     Option("max_worker_rss", "BYTES", "Recycle a worker with more resident memory.", optional(parse_size)),
