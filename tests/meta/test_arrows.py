@@ -40,6 +40,7 @@ FLOORS = {
 }
 #: What decisions may use of the standard library: nothing that does, waits or asks.
 PURE = {
+    "array",
     "__future__",
     "collections",
     "dataclasses",

@@ -99,6 +99,7 @@ class Acceptor:
         self._retry: asyncio.TimerHandle | None = None
         self._reported = False
         """Whether the present shortage was reported: once, however many attempts it takes to end it."""
+        self._pause_reason = ""
         self._state = AcceptorState.WATCHING
         self._loop.add_reader(self._fd, self._accept_batch)
 
@@ -106,6 +107,11 @@ class Acceptor:
         """Go on at once, because there may be capacity again. Do nothing unless accepting is paused."""
         if self._state is AcceptorState.PAUSED:
             self._watch()
+
+    @property
+    def paused_for(self) -> str:
+        """Why it does not accept for now; "" if it does."""
+        return self._pause_reason if self._state is AcceptorState.PAUSED else ""
 
     def close(self) -> None:
         """Stop accepting (idempotent). The socket stays open; its accept queue is left to other processes."""
@@ -179,6 +185,7 @@ class Acceptor:
         self._report(reason_of(exc))
 
     def _report(self, reason: str) -> None:
+        self._pause_reason = reason
         if not self._reported:
             self._reported = True
             self._emit(AcceptPaused(describe(self._sock), reason))
