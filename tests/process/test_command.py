@@ -111,7 +111,7 @@ def test_check_takes_the_options_of_serve(capfd: pytest.CaptureFixture[str]) -> 
     options = []
     for word in ("serve", "check"):
         main([word, "--help"])
-        options.append(capfd.readouterr().out.partition("\nOptions:\n")[2])
+        options.append(capfd.readouterr().out.partition("\nListening:\n")[2])
     assert options[0] == options[1] != ""
 
 
