@@ -19,7 +19,7 @@ from ..checks import reject
 from ..errors import ConfigError
 from ..program import PROGRAM_FORMS, Program, parse_program
 from ..text import did_you_mean
-from . import options, program_arguments, remote
+from . import options, output, program_arguments, remote
 from .help import GroupedCommand
 from .server_commands import SERVER_COMMANDS, ServerCommand
 from .sources import Sources
@@ -161,7 +161,9 @@ def _serve(target: str, sources: Sources) -> tuple[str, int]:
 def _check(target: str, sources: Sources) -> tuple[str, int]:
     from ..assembly.preflight import check
 
-    return f"ok: {check(sources, target)}", 0
+    found = check(sources, target)
+    output.warn(found.warnings)
+    return f"ok: {found.summary}", 0
 
 
 _add_local(
