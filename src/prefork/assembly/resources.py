@@ -121,7 +121,7 @@ class ServerResources:
         for text in spec.listeners:
             address, _, kind = text.partition(" (")
             self._emit(Listening(address, kind.rstrip(")")))
-        self._check_deadlines()
+        self._warn(spec)
         return spec
 
     def bind_control(self) -> BoundAddress | None:
@@ -205,9 +205,11 @@ class ServerResources:
     def commit(self, spec: GenerationSpec[GenerationConfig]) -> None:
         """Apply the settings of `spec` to what all generations share, because every worker is of it now."""
         self._apply(spec)
-        self._check_deadlines()
+        self._warn(spec)
 
-    def _check_deadlines(self) -> None:
+    def _warn(self, spec: GenerationSpec[GenerationConfig]) -> None:
+        if spec.config.certificate is not None:
+            self._warnings.check_certificate(spec.config.certificate)
         # A program may have deadlines of its own.
         if self._settings.program is None:
             self._warnings.check_deadlines(self._settings.limits)

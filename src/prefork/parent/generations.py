@@ -45,6 +45,8 @@ class GenerationSpec(Generic[C]):
     config: C
     program: ProgramSpec | None = None
     """None: workers serve a service of prefork's own kinds."""
+    certificates: tuple[tuple[str, int], ...] = ()
+    """Each certificate file, and when the first certificate in it expires, in seconds since 1970."""
 
 
 class Resources(Protocol[C]):
