@@ -52,6 +52,7 @@ PURE = {
     "json",
     "math",
     "stat",
+    "struct",
     "typing",
 }
 #: A supervisor has no loop and no threads, and never sees the service.
