@@ -14,11 +14,12 @@ import traceback
 from collections.abc import Callable
 from typing import Protocol
 
-from ..errors import ConnectionTimeoutError, LineTooLongError
-from ..events import ConnectionLost, HandlerFailed, HandshakeFailed
+from ..errors import ConnectionTimeoutError
+from ..events import ConnectionLost, HandlerFailed, HandshakeFailed, ReadLimitExceeded
 from ..system.signals import noop_handler
 from ..text import describe_error, escape_ascii
 from .handlers import Handler, Kind
+from .own_errors import exceeded_limit, is_own
 from .reader_writer import ReaderWriter
 from .server_state import ServerState
 from .stream import Stream, call_when_closed, forget_transport, keeps_open, start_timeouts, wait_closing
@@ -29,8 +30,6 @@ _NO_INTERRUPT = (signal.SIG_IGN, noop_handler)
 #: The kinds of handlers that asyncio's own server would serve, and its message for an exception of theirs.
 _ASYNCIO_KINDS = (Kind.ASYNCIO, Kind.CALLBACK)
 _UNHANDLED = "Unhandled exception in client_connected_cb"
-#: Exceptions that a handler lets pass when its peer has left or broken the rules: no bug of the service.
-_PEER_ERRORS = (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, LineTooLongError)
 
 
 class Connection(Protocol):
@@ -164,11 +163,13 @@ async def _tls_handshake(stream: Stream, state: ServerState, ssl_context: ssl.SS
 
 
 def _report(exc: BaseException, stream: Stream, state: ServerState) -> None:
-    broken = stream.exception() is not None and isinstance(exc, OSError)
-    if broken or isinstance(exc, _PEER_ERRORS):
-        state.emit(ConnectionLost(escape_ascii(stream.peer), _describe(exc)))
-    else:
+    """Say what a handler has let pass: an error of its connection is the peer's doing, any other its own failure."""
+    if not is_own(exc, stream):
         state.emit(handler_failed(stream.peer, exc))
+    elif exceeded_limit(exc, stream):
+        state.emit(ReadLimitExceeded(escape_ascii(stream.peer), state.limits.read_limit))
+    else:
+        state.emit(ConnectionLost(escape_ascii(stream.peer), _describe(exc)))
 
 
 def _tell_loop(exc: Exception, stream: Stream, state: ServerState) -> None:
