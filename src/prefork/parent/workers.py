@@ -9,11 +9,12 @@ import contextlib
 import os
 import select
 import signal
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..config import MAX_WORKERS
+from ..core.account import Counters
 from ..core.facts import (
     ExitCause,
     Fact,
@@ -29,7 +30,6 @@ from ..core.facts import (
 )
 from ..core.messages import (
     Decoder,
-    DrainedMessage,
     ListeningMessage,
     ReadyMessage,
     RecycleMessage,
@@ -40,7 +40,7 @@ from ..core.messages import (
 from ..errors import reason_of
 from ..events import Emit, OldWorkerHurried, WorkerStacks
 from ..system.child import Child, ExitStatus
-from ..system.descriptors import MAX_DESCRIPTORS, Descriptor, count_descriptors, raise_limit
+from ..system.descriptors import Descriptor, count_descriptors, raise_limit
 from ..system.fork_context import ForkContext
 from ..system.inboxes import Inboxes
 from ..system.memory import OomKills
@@ -51,6 +51,7 @@ from ..system.scoreboard import FleetSetting, Row, Scoreboard, WorkerStat
 from ..system.worker_channel import WorkerChannel
 from ..system.worker_signals import SERVICE_SIGNALS, WorkerSignals
 from ..text import escape_ascii
+from .accounts import Accounts
 from .generations import ProgramSpec
 from .programs import Programs, ProgramWorker
 from .requests import Asker, Requests
@@ -76,22 +77,6 @@ FLOOD_BYTES = 16 * 1024
 MUTE_SECONDS = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How connections have ended in drains: `closed` by themselves, or `aborted`."""
-
-    closed: int = 0
-    aborted: int = 0
-
-    @classmethod
-    def claimed(cls, closed: int, aborted: int) -> Outcome:
-        """Return what a worker claims, within what a process can have."""
-        return cls(*(min(max(0, each), MAX_DESCRIPTORS) for each in (closed, aborted)))
-
-    def __add__(self, other: Outcome) -> Outcome:
-        return Outcome(self.closed + other.closed, self.aborted + other.aborted)
-
-
 class ChildStarted(BaseException):
     """Raised in a child to unwind the supervisor's stack."""
 
@@ -115,8 +100,6 @@ class _Process:
     """None: it serves a service."""
     drained: bool = False
     """It was asked to end."""
-    outcome: Outcome | None = None
-    """How its connections have ended, as far as it has said so."""
     stacks: list[str] = field(default_factory=list)
     ended: bool = False
     """The end of the status pipe was reached."""
@@ -154,8 +137,7 @@ class Workers:
         self._used_rows = 0
         self._oom_kills = OomKills()
         self._processes: dict[int, _Process] = {}
-        self._outcome = Outcome()
-        """Of the drains of workers that have ended."""
+        self._accounts = Accounts()
 
     def close(self) -> None:
         """Kill and reap every worker, which matters when the supervisor ends by a bug."""
@@ -177,14 +159,13 @@ class Workers:
     def rows(self) -> dict[int, Row]:
         return {process.worker_id: process.row for process in self._processes.values()}
 
-    def outcome(self) -> Outcome:
-        """Return how connections have ended in all drains so far."""
-        said = [process.outcome for process in self._processes.values() if process.outcome is not None]
-        return sum(said, self._outcome)
-
     def open(self) -> int:
         """Return the number of open connections of all workers."""
         return sum(process.row.open for process in self._processes.values())
+
+    def totals(self, running: Mapping[int, Counters]) -> dict[int, Counters]:
+        """Return the counts of each slot since the start; `running` are those of the workers that run, by id."""
+        return self._accounts.by_slot((self._processes[each].slot, counters) for each, counters in running.items())
 
     def pids(self) -> set[int]:
         return {process.child.pid for process in self._processes.values()}
@@ -317,8 +298,6 @@ class Workers:
                     facts.append(RecycleRequested(process.worker_id, escape_ascii(message.reason)))
                 case UnableMessage():
                     facts.append(WorkerUnable(process.worker_id, message.reason))
-                case DrainedMessage() if process.drained:
-                    process.outcome = Outcome.claimed(message.closed, message.aborted)
                 case StackLine() if len(process.stacks) < MAX_STACK_LINES:
                     process.stacks.append(escape_ascii(message.text))
         return facts
@@ -346,10 +325,8 @@ class Workers:
         process.asker.channel.close()
         if process.program is not None:
             process.program.close()
-        if process.drained:
-            # One that was killed has said nothing, and its connections ended with it.
-            self._outcome += process.outcome or Outcome(aborted=process.row.open)
         self._requests.forget(process.worker_id)
+        self._accounts.retire(process.slot, process.row)
         self._free_rows.append(process.row.number)
         self._processes.pop(process.worker_id, None)
 

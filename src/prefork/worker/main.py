@@ -18,7 +18,6 @@ import time
 
 from ..config import option_of
 from ..core.messages import (
-    DrainedMessage,
     Message,
     ReadyMessage,
     RecycleMessage,
@@ -45,6 +44,7 @@ from .context import WorkerContext
 from .dispatch import Dispatcher
 from .exit import exit_deadline, run_until_complete_bounded
 from .fleet_admission import FleetAdmission
+from .gauges import publish_gauges
 from .heartbeat import INTERVAL, Heartbeat
 from .loader import load_handler
 from .recycling import RecyclingCheck
@@ -148,6 +148,7 @@ async def _serve(context: WorkerContext, handler: Handler, start_by: float) -> i
         admission=admission,
         emit=context.emit,
         ssl_context=context.config.ssl_context,
+        account=context.row.account(),
     )
     sockets = ReuseportSockets(
         loop, server, context.config.endpoints(), context.fork.slot, lambda: scoreboard.settings[FleetSetting.SLOTS]
@@ -163,7 +164,9 @@ async def _serve(context: WorkerContext, handler: Handler, start_by: float) -> i
         emit=context.emit,
     )
     server.offer = dispatcher.offer
-    heartbeat = Heartbeat(loop, context.row, min(INTERVAL, settings.hang_timeout / 8))
+    heartbeat = Heartbeat(
+        loop, context.row, min(INTERVAL, settings.hang_timeout / 8), lambda: publish_gauges(context.row, server)
+    )
     recycling = _check_recycling(loop, context)
     send(context, ReadyMessage())
     told = _warn_of_handler(context, orders)
@@ -179,7 +182,7 @@ async def _serve(context: WorkerContext, handler: Handler, start_by: float) -> i
     _stop_accepting(server, sockets, dispatcher, context)
     connections = server.connections
     aborted = await server.drain_bounded(orders.timeout(), orders.hurries)
-    report_drained(context, connections - aborted, aborted)
+    _report_drained(context, connections - aborted, aborted)
     # Stop the heartbeat, because shutdown code may block: `exit_deadline` bounds it from here.
     heartbeat.stop()
     exit_deadline(worker_exit_timeout(settings.stop_timeout))
@@ -264,9 +267,8 @@ def _stop_accepting(
     send(context, StoppedAcceptingMessage())
 
 
-def report_drained(context: WorkerContext, closed: int, aborted: int) -> None:
-    """Log, and tell the supervisor, how the connections of this worker ended. The last report counts."""
-    send(context, DrainedMessage(closed, aborted))
+def _report_drained(context: WorkerContext, closed: int, aborted: int) -> None:
+    """Log how the connections of this worker ended."""
     stopping = bool(context.fork.scoreboard.settings[FleetSetting.STOPPING])
     replaced = not stopping and context.config.settings.reload_drain_timeout is not None
     context.emit(Drained(closed, aborted, option_of("reload_drain_timeout" if replaced else "drain_timeout")))
