@@ -83,6 +83,8 @@ class Supervisor(Generic[C]):
         self._watchdog = Watchdog(watchdog, resources.notify_watchdog)
         self._leave_daemons = leave_daemons
         self._started = system.monotonic()
+        self._epoch = time.time() - self._started
+        """What makes a time since 1970 of a monotonic one. Taken once, so that a moment that is told stays the same."""
         self._listening = True
         self._outcome: facts.Finish | None = None
         self._history = ReloadHistory()
@@ -233,14 +235,14 @@ class Supervisor(Generic[C]):
             "pid": self._pid,
             "predecessor": self._takeover.predecessor_pid,
             "upgrading": self._takeover.upgrading(self._roster.accepting()),
-            "started": round(time.time() - uptime, 3),
+            "started": round(self._started + self._epoch, 3),
             "uptime": round(uptime, 3),
             **self._about,
             "listeners": [*spec.listeners, *self._resources.program_listeners()],
             "queues": self._resources.queues(),
             "limit": spec.limits.get(FleetSetting.MAX_CONNECTIONS) or None,
-            "reloads": self._history.describe(now),
-            **describe_fleet(self._roster, self._workers, now),
+            "reloads": self._history.describe(self._epoch),
+            **describe_fleet(self._roster, self._workers, now, self._epoch),
         }
 
     def start_reload(self, by: str) -> Failure | None:
