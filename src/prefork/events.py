@@ -300,6 +300,19 @@ class DrainTimedOut(Event, level=WARNING):
     workers: int
 
 
+class OldWorkerHurried(Event, level=WARNING):
+    """Too many old workers of one slot still drain, so the oldest may not drain without limit any more."""
+
+    template = (
+        "worker {slot} (pid {pid}) still drains, and so do two newer ones of its slot: its {connections:connection} "
+        "will be aborted in {seconds:.0f} s (--drain-timeout)"
+    )
+    slot: int
+    pid: int
+    connections: int
+    seconds: float
+
+
 class Stopped(Event):
     """The supervisor is about to exit."""
 
@@ -312,10 +325,22 @@ class Drained(Event):
 
     closed: int
     aborted: int
+    option: str = "--drain-timeout"
+    """What the time was set by."""
 
     def __str__(self) -> str:
-        end = f"{self.aborted} aborted (--drain-timeout)" if self.aborted else "none aborted"
+        end = f"{self.aborted} aborted ({self.option})" if self.aborted else "none aborted"
         return f"drained: {count_of(self.closed, 'connection')} closed, {end}"
+
+
+class ServiceHandlesSigterm(Event, level=WARNING):
+    """The service has set a handler for SIGTERM, which a stop does not call: workers drain by another signal."""
+
+    template = (
+        "the service handles SIGTERM itself ({handler}): a stop drains without calling that handler; do in drain() or "
+        "stop() of the service what it does"
+    )
+    handler: str
 
 
 class WorkerFailed(Event, level=ERROR):

@@ -207,7 +207,7 @@ class Supervisor(Generic[C]):
     def _on_signal(self, number: int) -> None:
         name = signal.Signals(number).name
         if number in _STOP_SIGNALS:
-            self.stop(name, at_once=number == signal.SIGQUIT)
+            self._stop(StopRequested(name, at_once=number == signal.SIGQUIT, signal=True))
         elif number == signal.SIGHUP:
             self.start_reload(name)
         elif number == signal.SIGUSR1:
@@ -281,7 +281,9 @@ class Supervisor(Generic[C]):
         return refusal
 
     def stop(self, by: str, at_once: bool) -> None:
-        request = StopRequested(by, at_once)
+        self._stop(StopRequested(by, at_once))
+
+    def _stop(self, request: StopRequested) -> None:
         self._apply_all([*self._takeover.stop(request, self._system.monotonic()), request])
 
     def _refuse(self, ignored: ReloadIgnored | UpgradeIgnored) -> Failure:
@@ -320,7 +322,11 @@ class Supervisor(Generic[C]):
             case facts.Spawn():
                 self._carry_out(self._spawn(command))
             case facts.Drain():
-                self._workers.drain(command.worker_id)
+                self._workers.drain(command.worker_id, command.until)
+            case facts.HurryDrain():
+                self._workers.drain(command.worker_id, command.until)
+                if command.crowded:
+                    self._emit(self._workers.hurried(command.worker_id, command.until))
             case facts.ReadHeartbeats():
                 self._carry_out(self._workers.heartbeats())
                 # With the heartbeats, because they are read regularly, and seldom enough to count descriptors in /proc.
