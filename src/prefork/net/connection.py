@@ -189,7 +189,8 @@ def handler_failed(peer: str, exc: BaseException) -> HandlerFailed:
         lines = ["(the traceback cannot be formatted)"]
     if len(lines) > _TRACEBACK_LINES:
         lines[10 : len(lines) - _TRACEBACK_LINES + 10] = ["  ..."]
-    return HandlerFailed(escape_ascii(peer), _describe(exc), "\n".join(escape_ascii(line, 512) for line in lines))
+    escaped = "\n".join(escape_ascii(line, 512) for line in lines)
+    return HandlerFailed(escape_ascii(peer), _describe(exc), escaped).because_of(exc)
 
 
 def _describe(exc: BaseException) -> str:

@@ -35,6 +35,7 @@ from .dispatch import Dispatcher
 from .exit import exit_deadline, run_until_complete_bounded
 from .fleet_admission import FleetAdmission
 from .heartbeat import INTERVAL, Heartbeat
+from .held_back import HeldBackTimer
 from .loader import load_handler
 from .recycling import RecyclingCheck
 from .reuseport import ReuseportSockets
@@ -150,6 +151,7 @@ async def _serve(context: WorkerContext, handler: Handler) -> int:
         emit=context.emit,
     )
     server.offer = dispatcher.offer
+    HeldBackTimer(loop, context.held_back)
     heartbeat = Heartbeat(loop, context.row, min(INTERVAL, settings.hang_timeout / 8))
     recycling = _check_recycling(loop, context)
     send(context, ReadyMessage())
