@@ -34,6 +34,7 @@ from .context import WorkerContext
 from .dispatch import Dispatcher
 from .exit import exit_deadline, run_until_complete_bounded
 from .fleet_admission import FleetAdmission
+from .gauges import publish_gauges
 from .heartbeat import INTERVAL, Heartbeat
 from .held_back import HeldBackTimer
 from .loader import load_handler
@@ -136,6 +137,7 @@ async def _serve(context: WorkerContext, handler: Handler) -> int:
         admission=admission,
         emit=context.emit,
         ssl_context=context.config.ssl_context,
+        account=context.row.account(),
     )
     sockets = ReuseportSockets(
         loop, server, context.config.endpoints(), context.fork.slot, lambda: scoreboard.settings[FleetSetting.SLOTS]
@@ -152,7 +154,9 @@ async def _serve(context: WorkerContext, handler: Handler) -> int:
     )
     server.offer = dispatcher.offer
     HeldBackTimer(loop, context.held_back)
-    heartbeat = Heartbeat(loop, context.row, min(INTERVAL, settings.hang_timeout / 8))
+    heartbeat = Heartbeat(
+        loop, context.row, min(INTERVAL, settings.hang_timeout / 8), lambda: publish_gauges(context.row, server)
+    )
     recycling = _check_recycling(loop, context)
     send(context, ReadyMessage())
     serving = asyncio.ensure_future(server.serve_forever())
