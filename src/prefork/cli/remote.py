@@ -15,6 +15,48 @@ from ..checks import reject
 from ..core.control_protocol import Request, decode_reply, encode_request
 from ..errors import ServiceError
 from ..text import count_of
+from .servers import find_socket
+from .status_text import describe_status
+
+#: Seconds to wait for a reply. A reload replies when the last worker is ready, or when the first one fails.
+TIMEOUT = 10.0
+RELOAD_TIMEOUT = 3600.0
+
+
+def parameters() -> list[click.Parameter]:
+    """Return the options of every subcommand that talks to a running server."""
+    return [
+        click.Option(
+            ["--control"],
+            metavar="PATH",
+            default="",
+            help="Control socket of the server; needed if several servers run.",
+        ),
+        click.Option(["--json", "as_json"], is_flag=True, help="Print the reply as one line of JSON."),
+    ]
+
+
+def ask(request: Request, control: str, as_json: bool, timeout: float = TIMEOUT) -> tuple[str, int]:
+    """Send a request; return the reply as text, and the exit code.
+
+    Raises ConfigError if no server can be asked, and ServiceError if the server rejects the request.
+    """
+    from ..system import control_client
+
+    path = find_socket(control)
+    # Outside of the `try`, because the ConfigError that it raises is a ValueError too.
+    answer = control_client.request(path, encode_request(request), timeout)
+    try:
+        reply = decode_reply(answer)
+    except ValueError:
+        reject("--control", path, "not a prefork control socket")
+    if as_json:
+        return json.dumps(reply), 0 if reply["ok"] else ServiceError.exit_code
+    if not reply["ok"]:
+        raise ServiceError(str(reply.get("error", "the server rejected the request")))
+    return _FORMATTERS[request.command](reply), 0
+
+
 _FORMATTERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "status": describe_status,
     "reload": lambda reply: f"reloaded: every worker is of generation {reply['generation']}",
