@@ -21,7 +21,7 @@ from ..core.facts import Command, Fact, Failure, ScaleRequested, StopRequested
 from ..core.roster import Roster
 from ..core.states import ServerPhase, WorkerState
 from ..errors import PreforkError, place_of, reason_of
-from ..events import Emit, ReloadIgnored, ScaleIgnored, SystemFailed, UpgradeIgnored
+from ..events import Emit, HeldBack, ReloadIgnored, ScaleIgnored, SystemFailed, UpgradeIgnored
 from ..implementation import describe_core
 from ..system.descendants import AdoptedProcesses
 from ..system.fork_context import ForkContext
@@ -59,7 +59,8 @@ class Supervisor(Generic[C]):
 
     `run` returns the outcome in the supervisor, and a `ForkContext` in each worker. `watchdog` is the service manager's
     timeout in seconds. A `predecessor` owns everything until all workers here are ready. A change of the `watched`
-    sources is a reload. `about` are plain values that `prefork status` shows as they are.
+    sources is a reload. `about` are plain values that `prefork status` shows as they are. `held_back` is what the log
+    has to say later.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Supervisor(Generic[C]):
         predecessor: Predecessor | None = None,
         leave_daemons: bool = False,
         watched: Watched | None = None,
+        held_back: HeldBack | None = None,
         about: Mapping[str, Any] | None = None,
     ) -> None:
         self._pid = os.getpid()
@@ -80,9 +82,12 @@ class Supervisor(Generic[C]):
         self._resources = resources
         self._emit = emit
         self._system = system
+        self._held_back = held_back
         self._watchdog = Watchdog(watchdog, resources.notify_watchdog)
         self._leave_daemons = leave_daemons
         self._started = system.monotonic()
+        self._epoch = time.time() - self._started
+        """What makes a time since 1970 of a monotonic one. Taken once, so that a moment that is told stays the same."""
         self._listening = True
         self._outcome: facts.Finish | None = None
         self._history = ReloadHistory()
@@ -174,6 +179,7 @@ class Supervisor(Generic[C]):
         for part in self._parts:
             interests |= part.interests(now)
         times = [self._roster.next_due(now), self._watchdog.next_due(), *(part.next_due(now) for part in self._parts)]
+        times.append(None if self._held_back is None else self._held_back.next_due())
         try:
             return wait(interests, times, now)
         except OSError as exc:
@@ -193,6 +199,8 @@ class Supervisor(Generic[C]):
         if self._commands is not None:
             self._commands.serve(ready, self._system.monotonic())
         self._sources.collect(self._system.monotonic())
+        if self._held_back is not None:
+            self._held_back.flush()
         self._watchdog.update(self._roster.has_live_workers(), self._system.monotonic())
         self._apply(facts.TimePassed())
         self._reload_changed_sources()
@@ -233,14 +241,14 @@ class Supervisor(Generic[C]):
             "pid": self._pid,
             "predecessor": self._takeover.predecessor_pid,
             "upgrading": self._takeover.upgrading(self._roster.accepting()),
-            "started": round(time.time() - uptime, 3),
+            "started": round(self._started + self._epoch, 3),
             "uptime": round(uptime, 3),
             **self._about,
             "listeners": [*spec.listeners, *self._resources.program_listeners()],
             "queues": self._resources.queues(),
             "limit": spec.limits.get(FleetSetting.MAX_CONNECTIONS) or None,
-            "reloads": self._history.describe(now),
-            **describe_fleet(self._roster, self._workers, now),
+            "reloads": self._history.describe(self._epoch),
+            **describe_fleet(self._roster, self._workers, now, self._epoch),
         }
 
     def start_reload(self, by: str) -> Failure | None:

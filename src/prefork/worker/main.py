@@ -46,6 +46,7 @@ from .exit import exit_deadline, run_until_complete_bounded
 from .fleet_admission import FleetAdmission
 from .gauges import publish_gauges
 from .heartbeat import INTERVAL, Heartbeat
+from .held_back import HeldBackTimer
 from .loader import load_handler
 from .recycling import RecyclingCheck
 from .reuseport import ReuseportSockets
@@ -164,6 +165,7 @@ async def _serve(context: WorkerContext, handler: Handler, start_by: float) -> i
         emit=context.emit,
     )
     server.offer = dispatcher.offer
+    HeldBackTimer(loop, context.held_back)
     heartbeat = Heartbeat(
         loop, context.row, min(INTERVAL, settings.hang_timeout / 8), lambda: publish_gauges(context.row, server)
     )
