@@ -5,6 +5,7 @@ The connection itself is in `system/control_client.py`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from typing import Any
@@ -12,9 +13,10 @@ from typing import Any
 import click
 
 from ..checks import reject
-from ..core.control_protocol import Request, decode_reply, encode_request
+from ..core.control_protocol import Request, decode_progress, decode_reply, encode_request
 from ..errors import ServiceError
 from ..text import count_of
+from .progress import ProgressLine
 from .servers import find_socket
 from .status_text import describe_status
 
@@ -43,9 +45,10 @@ def ask(request: Request, control: str, as_json: bool, timeout: float = TIMEOUT)
     """
     from ..system import control_client
 
-    path = find_socket(control)
+    path, until_end = find_socket(control), request.command == "stop" and request.wait
     # Outside of the `try`, because the ConfigError that it raises is a ValueError too.
-    answer = control_client.request(path, encode_request(request), timeout)
+    with contextlib.closing(ProgressLine()) as line:
+        answer = control_client.request(path, encode_request(request), timeout, _shown_by(line, as_json), until_end)
     try:
         reply = decode_reply(answer)
     except ValueError:
@@ -57,10 +60,28 @@ def ask(request: Request, control: str, as_json: bool, timeout: float = TIMEOUT)
     return _FORMATTERS[request.command](reply), 0
 
 
+def _shown_by(line: ProgressLine, as_json: bool) -> Callable[[bytes], bool]:
+    def show(received: bytes) -> bool:
+        progress = decode_progress(received)
+        if progress is not None and not as_json:
+            left = progress.get("left")
+            line.update(progress["done"], progress["total"], progress["text"], left if isinstance(left, int) else None)
+        return progress is not None
+
+    return show
+
+
+def _stopped(reply: dict[str, Any]) -> str:
+    if "aborted" not in reply:
+        return f"stopping: supervisor {reply['pid']}"
+    aborted = f"{reply['aborted']} aborted" if reply["aborted"] else "none aborted"
+    return f"stopped: {count_of(reply['closed'], 'connection')} closed, {aborted}, in {reply['seconds']:.1f} s"
+
+
 _FORMATTERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "status": describe_status,
     "reload": lambda reply: f"reloaded: every worker is of generation {reply['generation']}",
     "upgrade": lambda reply: f"upgraded: supervisor {reply['pid']} is serving",
     "scale": lambda reply: f"scaled: {count_of(reply['workers'], 'worker')}",
-    "stop": lambda reply: f"stopping: supervisor {reply['pid']}",
+    "stop": _stopped,
 }

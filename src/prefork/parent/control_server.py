@@ -33,6 +33,8 @@ class ControlConnection:
     unsent: bytes = b""
     waiting: bool = False
     """Its request is being carried out, for which there is no deadline."""
+    replied: bool = False
+    """Nothing follows what is unsent."""
 
     def close(self) -> None:
         self.sock.close()
@@ -87,8 +89,15 @@ class ControlSocket:
         if connection.sock.fileno() < 0:
             return
         connection.waiting = False
-        connection.unsent = encode_reply(value)
+        connection.replied = True
+        connection.unsent += encode_reply(value)
         self._send(connection)
+
+    def send(self, connection: ControlConnection, value: dict[str, Any]) -> None:
+        """Send a line before the reply, unless the client has not read the one before."""
+        if connection.sock.fileno() >= 0 and not connection.unsent:
+            connection.unsent = encode_reply(value)
+            self._send(connection)
 
     def close(self) -> None:
         for each in list(self._connections.values()):
@@ -149,7 +158,7 @@ class ControlSocket:
             self._end(connection)
             return
         connection.unsent = connection.unsent[sent:]
-        if not connection.unsent:
+        if not connection.unsent and connection.replied:
             self._end(connection)
 
     def _end(self, connection: ControlConnection) -> None:

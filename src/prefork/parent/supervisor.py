@@ -18,6 +18,7 @@ from typing import Any, Generic, Self
 from .._version import __version__
 from ..core import facts
 from ..core.facts import Command, Fact, Failure, ScaleRequested, StopRequested
+from ..core.progress import Progress, of_reload
 from ..core.roster import Roster
 from ..core.states import ServerPhase, WorkerState
 from ..errors import PreforkError, place_of, reason_of
@@ -41,6 +42,7 @@ from .reload_history import ReloadHistory
 from .requests import Requests
 from .source_watch import SourceWatch
 from .status import SCHEMA, describe_fleet
+from .stopping import Stopping
 from .takeover import Takeover
 from .upgrade import Predecessor
 from .workers import ChildStarted, Workers
@@ -103,6 +105,7 @@ class Supervisor(Generic[C]):
             Programs(resources, emit),
             SERVICE_SIGNALS if spec.program is None else PROGRAM_SIGNALS,
         )
+        self._stopping = Stopping(self._roster, self._workers, self._pid)
         self._reloads = Reloads(spec, resources, emit, self._workers.max_workers)
         self._publish_limits(spec)
         # nohup ignores SIGHUP so that the end of a terminal does not end the program. Here SIGHUP ends nothing.
@@ -129,12 +132,15 @@ class Supervisor(Generic[C]):
             return
         if kind is not None:
             self._takeover.fail("the new supervisor failed; its log says why")
+        stopped = self._stopping.outcome(self._system.monotonic())
         self._sources.close()
         self._workers.close()
         if not self._leave_daemons:
             self._adopted.kill(self._children(), ORPHANS_GRACE)
         self._takeover.close()
         self._requests.close()
+        if self._commands is not None and kind is None:
+            self._commands.finish(stopped)
         if self._control is not None:
             self._control.close()
         # The process is at its end: another Ctrl-C asks for nothing new, and must not leave a traceback.
@@ -179,6 +185,7 @@ class Supervisor(Generic[C]):
         for part in self._parts:
             interests |= part.interests(now)
         times = [self._roster.next_due(now), self._watchdog.next_due(), *(part.next_due(now) for part in self._parts)]
+        times.append(None if self._commands is None else self._commands.next_due(now))
         times.append(None if self._held_back is None else self._held_back.next_due())
         try:
             return wait(interests, times, now)
@@ -263,6 +270,9 @@ class Supervisor(Generic[C]):
         self._apply(reload)
         return None
 
+    def reload_progress(self) -> Progress:
+        return of_reload(self._roster)
+
     def reload_outcome(self) -> int | Failure | None:
         return None if self._roster.reloading() else self._reloads.outcome or _STOPPED
 
@@ -274,6 +284,9 @@ class Supervisor(Generic[C]):
         timing = self._reloads.newest(self._roster.generation).timing
         self._apply_all(self._takeover.begin(by, timing, self._system.monotonic()))
         return None
+
+    def upgrade_progress(self) -> Progress:
+        return self._takeover.progress()
 
     def upgrade_outcome(self) -> int | Failure | None:
         return None if self._takeover.upgrading(self._roster.accepting()) else self._takeover.outcome or _STOPPED
@@ -288,6 +301,9 @@ class Supervisor(Generic[C]):
 
     def stop(self, by: str, at_once: bool) -> None:
         self._stop(StopRequested(by, at_once))
+
+    def stop_progress(self) -> Progress:
+        return self._stopping.progress(self._system.monotonic())
 
     def _stop(self, request: StopRequested) -> None:
         self._apply_all([*self._takeover.stop(request, self._system.monotonic()), request])
@@ -314,6 +330,7 @@ class Supervisor(Generic[C]):
 
     def _carry_out(self, fact: Fact) -> None:
         if isinstance(fact, StopRequested):
+            self._stopping.begin(self._system.monotonic())
             # Before the workers get SIGTERM: they shut the sockets down only if no other supervisor has them.
             self._workers.publish(FleetSetting.LISTENERS_SHARED, int(self._takeover.shares_sockets()))
             self._workers.publish(FleetSetting.STOPPING, 1)

@@ -163,6 +163,11 @@ class Workers:
         """Return the number of open connections of all workers."""
         return sum(process.row.open for process in self._processes.values())
 
+    def total(self) -> Counters:
+        """Return the counts of the whole fleet since the start."""
+        running = {process.worker_id: process.row.counters() for process in self._processes.values()}
+        return sum(self.totals(running).values(), Counters())
+
     def totals(self, running: Mapping[int, Counters]) -> dict[int, Counters]:
         """Return the counts of each slot since the start; `running` are those of the workers that run, by id."""
         return self._accounts.by_slot((self._processes[each].slot, counters) for each, counters in running.items())
