@@ -154,6 +154,7 @@ def _supervise(
 ) -> Finish:
     spec = resources.build_first()
     control = resources.bind_control()
+    exporter = resources.bind_metrics()
     system = System()
     system.close_in_child(*resources.to_close_in_child())
     # A collection in a worker would write to every object made so far, and so copy the pages that it shares with its
@@ -170,6 +171,7 @@ def _supervise(
         predecessor=predecessor,
         leave_daemons=spec.config.settings.leave_daemons,
         watched=watched_sources(spec.config, code_directories(target), source.file),
+        exporter=exporter,
     ) as supervisor:
         outcome = supervisor.run()
         if isinstance(outcome, ForkContext):
