@@ -42,6 +42,8 @@ FLOORS = {
 }
 #: What decisions may use of the standard library: nothing that does, waits or asks.
 PURE = {
+    "array",
+    "bisect",
     "__future__",
     "collections",
     "dataclasses",
@@ -52,6 +54,7 @@ PURE = {
     "json",
     "math",
     "stat",
+    "struct",
     "typing",
 }
 #: A supervisor has no loop and no threads, and never sees the service.
