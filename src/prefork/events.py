@@ -536,6 +536,21 @@ class SourcesUnwatched(Event, level=WARNING):
     delay: float
 
 
+class MetricsServed(Event):
+    """The address of --metrics is bound; it is answered by a process of its own."""
+
+    template = "metrics and status page on {address}"
+    address: str
+
+
+class MetricsUnserved(Event, level=WARNING):
+    """No process answers at the address of --metrics; logged once, until one does again. Connections wait meanwhile."""
+
+    template = "--metrics: not served: {reason}; next try in {delay:.1f} s"
+    reason: str
+    delay: float
+
+
 class Recycling(Event):
     """A worker is to be replaced, for `reason`: its successor is started, and it drains once that one is ready."""
 

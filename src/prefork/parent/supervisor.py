@@ -33,6 +33,7 @@ from ..system.worker_signals import PROGRAM_SIGNALS, SERVICE_SIGNALS
 from ..text import escape_controls
 from .control_commands import ControlCommands
 from .control_server import ControlSocket
+from .exporter import Exporter, ExporterSpec
 from .generations import C, GenerationSpec, Resources
 from .polling import Part, Watchdog, wait
 from .programs import Programs
@@ -75,6 +76,7 @@ class Supervisor(Generic[C]):
         leave_daemons: bool = False,
         watched: Watched | None = None,
         held_back: HeldBack | None = None,
+        exporter: ExporterSpec | None = None,
         about: Mapping[str, Any] | None = None,
     ) -> None:
         self._pid = os.getpid()
@@ -113,11 +115,13 @@ class Supervisor(Generic[C]):
         self._commands = None if control is None else ControlCommands(control, self)
         self._takeover = Takeover(system, resources, emit, lambda: len(self._roster.slots), control, predecessor)
         self._sources = SourceWatch(watched, system, emit)
+        self._exporter = Exporter(exporter, system, emit, self.status)
         self._parts: list[Part] = [
             self._workers,
             self._requests,
             self._takeover,
             self._sources,
+            self._exporter,
             *([] if control is None else [control]),
         ]
 
@@ -130,6 +134,7 @@ class Supervisor(Generic[C]):
         if kind is not None:
             self._takeover.fail("the new supervisor failed; its log says why")
         self._sources.close()
+        self._exporter.close()
         self._workers.close()
         if not self._leave_daemons:
             self._adopted.kill(self._children(), ORPHANS_GRACE)
@@ -201,6 +206,7 @@ class Supervisor(Generic[C]):
         self._sources.collect(self._system.monotonic())
         if self._held_back is not None:
             self._held_back.flush()
+        self._exporter.collect(self._system.monotonic(), wanted=self._takeover.owns_files)
         self._watchdog.update(self._roster.has_live_workers(), self._system.monotonic())
         self._apply(facts.TimePassed())
         self._reload_changed_sources()
@@ -415,4 +421,4 @@ class Supervisor(Generic[C]):
         return self._roster.phase in (ServerPhase.STOPPING, ServerPhase.FINISHED)
 
     def _children(self) -> set[int]:
-        return self._workers.pids() | {self._takeover.successor_pid, self._sources.pid}
+        return self._workers.pids() | {self._takeover.successor_pid, self._sources.pid, self._exporter.pid}
