@@ -11,6 +11,7 @@ import errno
 import os
 import socket
 from collections.abc import Collection, Mapping
+from typing import Any
 
 from ..config import Settings
 from ..core.worker_requests import BindRequest, Refused
@@ -278,6 +279,10 @@ class ServerResources:
         """Return a description of each address that a program asked for and listens on."""
         found = [each for each in self.program_sockets.bound() if each.listens()]
         return [escape_controls(text) for bound in found for text in bound.describe()]
+
+    def queues(self) -> list[dict[str, Any]]:
+        """Return the accept queue of each TCP address: how many connections wait, and how many may."""
+        return self._listeners.queues()
 
     def current_socket(self, number: int) -> int | None:
         return self._listeners.current(number)
