@@ -253,6 +253,7 @@ class Supervisor(Generic[C]):
             "listeners": [*spec.listeners, *self._resources.program_listeners()],
             "queues": self._resources.queues(),
             "limit": spec.limits.get(FleetSetting.MAX_CONNECTIONS) or None,
+            "certificates": [{"file": file, "not_after": end} for file, end in spec.certificates],
             "reloads": self._history.describe(self._epoch),
             **describe_fleet(self._roster, self._workers, now, self._epoch),
         }
