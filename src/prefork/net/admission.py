@@ -83,6 +83,7 @@ class Admission(Protocol):
 
 
 #: Reasons of refusals and pauses, as events show them.
+SUSPENDED = "suspended (prefork resume)"
 AT_LIMIT = "connection limit reached (--max-connections)"
 AT_PEER_LIMIT = "per-address connection limit reached (--max-connections-per-ip)"
 PEERS_FULL = "the table of addresses is full (--max-connections-per-ip)"

@@ -19,6 +19,8 @@ from ..events import ConnectionLost, HandlerFailed, HandshakeFailed
 from ..system.signals import noop_handler
 from ..text import describe_error, escape_ascii
 from .handlers import Handler, Kind
+from .open_connection import OpenConnection
+from .phases import ConnectionPhase
 from .reader_writer import ReaderWriter
 from .server_state import ServerState
 from .stream import Stream, call_when_closed, forget_transport, keeps_open, start_timeouts, wait_closing
@@ -29,12 +31,21 @@ _NO_INTERRUPT = (signal.SIG_IGN, noop_handler)
 #: The kinds of handlers that asyncio's own server would serve, and its message for an exception of theirs.
 _ASYNCIO_KINDS = (Kind.ASYNCIO, Kind.CALLBACK)
 _UNHANDLED = "Unhandled exception in client_connected_cb"
+#: What a closed connection is at whose handler still runs: its end.
+_PHASE_NAMES = {
+    ConnectionPhase.OPEN: "open",
+    ConnectionPhase.CLOSING: "closing",
+    ConnectionPhase.LINGERING: "lingering",
+    ConnectionPhase.CLOSED: "closing",
+}
 #: Exceptions that a handler lets pass when its peer has left or broken the rules: no bug of the service.
 _PEER_ERRORS = (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, LineTooLongError)
 
 
 class Connection(Protocol):
     """A connection as its server sees it."""
+
+    task: asyncio.Task[None] | None
 
     def start(self, state: ServerState, handler: Handler, ssl_context: ssl.SSLContext | None) -> None:
         """Begin, after the server has counted the connection: the handler may run before this returns."""
@@ -50,6 +61,9 @@ class Connection(Protocol):
 
     def fileno(self) -> int:
         """Return the descriptor of the socket; -1 once it is closed."""
+
+    def describe(self, uses_tls: bool) -> OpenConnection:
+        """Return what is known of it without a system call. `uses_tls`: its server speaks TLS from the first byte."""
 
 
 class StreamConnection:
@@ -92,6 +106,22 @@ class StreamConnection:
     def fileno(self) -> int:
         found: int = self.stream.get_extra_info("socket").fileno()
         return found
+
+    def describe(self, uses_tls: bool) -> OpenConnection:
+        stream = self.stream
+        phase, engine = stream._phase, stream._engine
+        name = _PHASE_NAMES[phase]
+        if uses_tls and engine is None and phase is ConnectionPhase.OPEN:
+            name = "handshake"
+        return OpenConnection(
+            stream.id,
+            -1 if phase is ConnectionPhase.CLOSED else stream._fd,
+            stream._address,
+            name,
+            stream._accepted_at,
+            stream._buffered_bytes(),
+            "" if engine is None else engine.info.version,
+        )
 
     def close(self) -> None:
         self.stream.close()

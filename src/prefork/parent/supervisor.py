@@ -11,6 +11,7 @@ import os
 import random
 import select
 import signal
+import socket
 from collections.abc import Iterable
 from typing import Any, Generic, Self
 
@@ -30,8 +31,9 @@ from ..system.signals import SignalQueue
 from ..system.source_changes import Watched
 from ..system.worker_signals import PROGRAM_SIGNALS, SERVICE_SIGNALS
 from ..text import escape_controls
+from .console import Console
 from .control_commands import ControlCommands
-from .control_server import ControlSocket
+from .control_server import ControlConnection, ControlSocket
 from .generations import C, GenerationSpec, Resources
 from .polling import Part, Watchdog, wait
 from .programs import Programs
@@ -103,11 +105,13 @@ class Supervisor(Generic[C]):
         self._commands = None if control is None else ControlCommands(control, self)
         self._takeover = Takeover(system, resources, emit, lambda: len(self._roster.slots), control, predecessor)
         self._sources = SourceWatch(watched, system, emit)
+        self._console = Console(self._workers, self._roster, emit, control)
         self._parts: list[Part] = [
             self._workers,
             self._requests,
             self._takeover,
             self._sources,
+            self._console,
             *([] if control is None else [control]),
         ]
 
@@ -187,6 +191,7 @@ class Supervisor(Generic[C]):
         self._apply_all(self._takeover.collect(self._system.monotonic()))
         if self._commands is not None:
             self._commands.serve(ready, self._system.monotonic())
+        self._console.collect(self._system.monotonic())
         self._sources.collect(self._system.monotonic())
         self._watchdog.update(self._roster.has_live_workers(), self._system.monotonic())
         self._apply(facts.TimePassed())
@@ -225,10 +230,8 @@ class Supervisor(Generic[C]):
             "predecessor": self._takeover.predecessor_pid,
             "upgrading": self._takeover.upgrading(self._roster.accepting()),
             "uptime": round(self._system.monotonic() - self._started, 3),
-            "listeners": [
-                *self._reloads.newest(self._roster.generation).listeners,
-                *self._resources.program_listeners(),
-            ],
+            "suspended": self._console.suspended,
+            "listeners": self._listeners(),
             **describe_roster(self._roster, self._workers.rows(), self._workers.heartbeats().ages),
         }
 
@@ -267,6 +270,28 @@ class Supervisor(Generic[C]):
     def stop(self, by: str, at_once: bool) -> None:
         request = StopRequested(by, at_once)
         self._apply_all([*self._takeover.stop(request, self._system.monotonic()), request])
+
+    def attach(self) -> tuple[dict[str, Any], list[socket.socket]]:
+        reply, sockets = self._console.attach()
+        return reply | {"listeners": self._listeners()}, sockets
+
+    def dump(self, connection: ControlConnection, slot: int) -> Failure | None:
+        return self._console.dump(connection, slot, self._system.monotonic())
+
+    def suspend(self, by: str, suspended: bool) -> bool:
+        return self._console.suspend(by, suspended)
+
+    def recycle(self, by: str, slot: int) -> Failure | None:
+        """Have the worker of a slot replaced by another of its generation. Return the reason if it is refused."""
+        fact = self._console.recycle(by, slot)
+        if isinstance(fact, Failure):
+            return fact
+        self._apply(fact)
+        return None
+
+    def _listeners(self) -> list[str]:
+        newest = self._reloads.newest(self._roster.generation)
+        return [*newest.listeners, *self._resources.program_listeners()]
 
     def _refuse(self, ignored: ReloadIgnored | UpgradeIgnored) -> Failure:
         self._emit(ignored)

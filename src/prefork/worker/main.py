@@ -30,6 +30,7 @@ from ..system.scoreboard import FleetSetting, WorkerStat, fence
 from ..system.signals import ignore_without_inheriting, unblock_signals
 from ..system.worker_info import set_worker
 from . import lease, lifespan, process_group
+from .console import Console
 from .context import WorkerContext
 from .dispatch import Dispatcher
 from .exit import exit_deadline, run_until_complete_bounded
@@ -58,7 +59,8 @@ def run(context: WorkerContext) -> int:
     signal.signal(signal.SIGUSR1, lambda *_: context.reopen_logs())
     lease.set_channel(fork.channel)
     process_group.become_leader()
-    process_group.contain_children([*context.config.sockets(), fork.status, fork.tether, fork.channel])
+    console = [] if fork.console is None else [fork.console]
+    process_group.contain_children([*context.config.sockets(), fork.status, fork.tether, fork.channel, *console])
     failure = confine(context)
     if failure is not None:
         return failure
@@ -152,6 +154,8 @@ async def _serve(context: WorkerContext, handler: Handler) -> int:
     server.offer = dispatcher.offer
     heartbeat = Heartbeat(loop, context.row, min(INTERVAL, settings.hang_timeout / 8))
     recycling = _check_recycling(loop, context)
+    assert context.fork.console is not None
+    console = Console(loop, context.fork.console, server, context.emit)
     send(context, ReadyMessage())
     serving = asyncio.ensure_future(server.serve_forever())
     stopping = asyncio.ensure_future(stop.wait())
@@ -166,6 +170,7 @@ async def _serve(context: WorkerContext, handler: Handler) -> int:
     context.emit(Drained(connections - aborted, aborted))
     # Stop the heartbeat, because shutdown code may block: `exit_deadline` bounds it from here.
     heartbeat.stop()
+    console.close()
     exit_deadline(WORKER_EXIT_TIMEOUT)
     failure = await lifespan.stop_service(started)
     if failure is not None:
