@@ -97,6 +97,14 @@ class ConnectionLost(Event, level=DEBUG, rated=True):
     reason: str
 
 
+class ReadLimitExceeded(Event, level=WARNING, rated=True):
+    """A handler let the error of a line pass that is longer than the read limit, so the connection was closed."""
+
+    template = "closed connection of {peer}: it sent a line of more than {limit} bytes (--read-limit)"
+    peer: str
+    limit: int
+
+
 class HandshakeFailed(Event, level=DEBUG, rated=True):
     """A peer did not complete the TLS handshake."""
 
@@ -216,6 +224,22 @@ class BacklogCapped(Event, level=WARNING):
     template = "--backlog {asked}: the kernel caps it at {given} (raise net.core.somaxconn)"
     asked: int
     given: int
+
+
+class CertificateExpires(Event, level=WARNING):
+    """A certificate expires soon, or is one of an issuer; emitted at the start and at each reload."""
+
+    template = "--tls-cert {file}: {problem} (renew it, then prefork reload)"
+    file: str
+    problem: str
+
+
+class CertificateInvalid(Event, level=ERROR):
+    """Clients refuse the certificate because of its dates; emitted at the start and at each reload."""
+
+    template = "--tls-cert {file}: {problem}, so clients refuse it (renew it, then prefork reload)"
+    file: str
+    problem: str
 
 
 class NoDeadline(Event):

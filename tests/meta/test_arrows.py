@@ -41,6 +41,8 @@ FLOORS = {
 }
 #: What decisions may use of the standard library: nothing that does, waits or asks.
 PURE = {
+    "array",
+    "bisect",
     "__future__",
     "collections",
     "dataclasses",

@@ -159,12 +159,11 @@ class Attachment:
         start = time.monotonic()
         while waiting:
             passed = time.monotonic() - start
-            if passed >= total:
-                break
             if passed >= first:
                 waiting = {fd: each for fd, each in waiting.items() if each in answers}
-            left = total - passed if passed >= first else first - passed
-            for fd in _readable(waiting, left):
+            if not waiting or passed >= total:
+                break
+            for fd in _readable(waiting, (first if passed < first else total) - passed):
                 if _receive(waiting[fd], answers):
                     del waiting[fd]
         for each in asked:

@@ -96,6 +96,7 @@ class Acceptor:
         self._retry: asyncio.TimerHandle | None = None
         self._reported = False
         """Whether the present shortage was reported: once, however many attempts it takes to end it."""
+        self._pause_reason = ""
         self._state = AcceptorState.WATCHING
         self._loop.add_reader(self._fd, self._accept_batch)
 
@@ -103,6 +104,11 @@ class Acceptor:
         """Go on at once, because there may be capacity again. Do nothing unless accepting is paused."""
         if self._state is AcceptorState.PAUSED:
             self._watch()
+
+    @property
+    def paused_for(self) -> str:
+        """Why it does not accept for now; "" if it does."""
+        return self._pause_reason if self._state is AcceptorState.PAUSED else ""
 
     def close(self) -> None:
         """Stop accepting (idempotent). The socket stays open; its accept queue is left to other processes."""
@@ -146,7 +152,7 @@ class Acceptor:
                 self._watch()
         elif isinstance(answer, Blocked):
             self._enter(AcceptorState.PAUSED)
-            self._report(answer.reason)
+            self._report(answer.reason, answer.is_event)
         else:
             self._back_off(answer.seconds)
 
@@ -171,8 +177,9 @@ class Acceptor:
         self._retry = self._loop.call_later(PAUSE, self.resume)
         self._report(reason_of(exc))
 
-    def _report(self, reason: str) -> None:
-        if not self._reported:
+    def _report(self, reason: str, is_event: bool = True) -> None:
+        self._pause_reason = reason
+        if is_event and not self._reported:
             self._reported = True
             self._emit(AcceptPaused(describe(self._sock), reason))
 

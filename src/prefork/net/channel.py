@@ -14,6 +14,7 @@ import socket
 import struct
 from collections.abc import Callable
 
+from .own_errors import Raised
 from .phases import ConnectionPhase
 from .server_state import ServerState
 from .timeouts import TimeoutState
@@ -47,6 +48,8 @@ class Channel:
         "_io_left",
         "_on_closed",
         "_phase",
+        "_received",
+        "_sent",
         "_shared",
         "_sock",
         "_socket_exposed",
@@ -63,6 +66,9 @@ class Channel:
         self._engine: TLSEngine | None = None
         self._io_left = MAX_IO_BEFORE_YIELD
         """Reads and writes left before other callbacks run."""
+        self._received = 0
+        """Bytes, as they come over the wire."""
+        self._sent = 0
         self._accepted_at = shared.loop.time()
         self._idle_since = NOT_IDLE
         """When the handler began to wait for the next byte, while there are timeouts."""
@@ -78,6 +84,10 @@ class Channel:
 
     def _failure(self) -> OSError:
         """Return what to raise because the connection is broken."""
+        raise NotImplementedError
+
+    def _raised(self, error: Raised) -> Raised:
+        """Return `error`, marked as one that this connection raises."""
         raise NotImplementedError
 
     def _on_disposed(self) -> None:

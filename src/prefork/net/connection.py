@@ -12,18 +12,20 @@ import socket
 import ssl
 import traceback
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
-from ..errors import ConnectionTimeoutError, LineTooLongError
-from ..events import ConnectionLost, HandlerFailed, HandshakeFailed
+from ..core.account import CloseReason, Handshake
+from ..errors import ConnectionOverflowError, ConnectionTimeoutError
+from ..events import ConnectionLost, HandlerFailed, HandshakeFailed, ReadLimitExceeded
 from ..system.signals import noop_handler
 from ..text import describe_error, escape_ascii
 from .handlers import Handler, Kind
 from .open_connection import OpenConnection
+from .own_errors import exceeded_limit, is_own
 from .phases import ConnectionPhase
 from .reader_writer import ReaderWriter
 from .server_state import ServerState
-from .stream import Stream, call_when_closed, forget_transport, keeps_open, start_timeouts, wait_closing
+from .stream import Stream, call_when_closed, forget_transport, keeps_open, start_timeouts, time_open, wait_closing
 
 _TRACEBACK_LINES = 60
 #: Handlers of SIGINT that raise no KeyboardInterrupt. With one of them, a KeyboardInterrupt is raised by the service.
@@ -38,14 +40,14 @@ _PHASE_NAMES = {
     ConnectionPhase.LINGERING: "lingering",
     ConnectionPhase.CLOSED: "closing",
 }
-#: Exceptions that a handler lets pass when its peer has left or broken the rules: no bug of the service.
-_PEER_ERRORS = (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, LineTooLongError)
 
 
 class Connection(Protocol):
     """A connection as its server sees it."""
 
-    task: asyncio.Task[None] | None
+    @property
+    def task(self) -> asyncio.Task[Any] | None:
+        """The task of its handler; of a protocol the one that makes it. None before the start."""
 
     def start(self, state: ServerState, handler: Handler, ssl_context: ssl.SSLContext | None) -> None:
         """Begin, after the server has counted the connection: the handler may run before this returns."""
@@ -53,8 +55,8 @@ class Connection(Protocol):
     def close(self) -> None:
         """Send what was written, then close. The handler sees the end of its input."""
 
-    def abort(self) -> None:
-        """Close the socket at once and cancel the task."""
+    def abort(self, reason: CloseReason) -> None:
+        """Close the socket at once and cancel the task. `reason` is counted, unless it has ended for another before."""
 
     def drain(self) -> None:
         """Tell the handler that the server is draining; called once, after `ServerState.draining` was set."""
@@ -65,6 +67,12 @@ class Connection(Protocol):
     def describe(self, uses_tls: bool) -> OpenConnection:
         """Return what is known of it without a system call. `uses_tls`: its server speaks TLS from the first byte."""
 
+    def close_reason(self) -> CloseReason:
+        """Return why it has ended."""
+
+    def time_open(self) -> float:
+        """Return the seconds since it was accepted."""
+
 
 class StreamConnection:
     """A connection with a coroutine as its handler.
@@ -72,10 +80,10 @@ class StreamConnection:
     `done` is called once, when the task has ended and the socket is closed.
     """
 
-    __slots__ = ("_done", "_open", "stream", "task")
+    __slots__ = ("_aborted_for", "_done", "_open", "stream", "task")
 
     stream_class = Stream
-    task: asyncio.Task[None] | None
+    task: asyncio.Task[CloseReason] | None
 
     def __init__(
         self, sock: socket.socket, address: object, state: ServerState, done: Callable[[StreamConnection], None]
@@ -84,6 +92,7 @@ class StreamConnection:
         self._open = 2
         self.stream = self.stream_class(sock, address, state)
         self.task = None
+        self._aborted_for: CloseReason | None = None
 
     def start(self, state: ServerState, handler: Handler, ssl_context: ssl.SSLContext | None) -> None:
         # One bound method, and one context for all connections, save 10 % of the memory of an idle connection.
@@ -126,7 +135,25 @@ class StreamConnection:
     def close(self) -> None:
         self.stream.close()
 
-    def abort(self) -> None:
+    def close_reason(self) -> CloseReason:
+        if self._aborted_for is not None:
+            return self._aborted_for
+        error = self.stream.exception()
+        if isinstance(error, ConnectionTimeoutError | ConnectionOverflowError) and error.close_reason is not None:
+            return CloseReason(error.close_reason)
+        task = self.task
+        if task is not None and task.done() and not task.cancelled() and task.exception() is None:
+            reason = task.result()
+            if reason is not CloseReason.DONE:
+                return reason
+        return CloseReason.DONE if error is None else CloseReason.PEER_RESET
+
+    def time_open(self) -> float:
+        return time_open(self.stream)
+
+    def abort(self, reason: CloseReason) -> None:
+        if self._aborted_for is None:
+            self._aborted_for = reason
         self.stream.abort()
         if self.task is not None:
             self.task.cancel()
@@ -144,10 +171,12 @@ class ReaderWriterConnection(StreamConnection):
     stream_class = ReaderWriter
 
 
-async def _run(stream: Stream, state: ServerState, handler: Handler, ssl_context: ssl.SSLContext | None) -> None:
+async def _run(stream: Stream, state: ServerState, handler: Handler, ssl_context: ssl.SSLContext | None) -> CloseReason:
+    """Serve the connection. Return why it ended, as far as the handler decides it."""
+    reason = CloseReason.DONE
     try:
         if ssl_context is not None and not await _tls_handshake(stream, state, ssl_context):
-            return
+            return CloseReason.HANDSHAKE_FAILED
         start_timeouts(stream)
         kind = handler.kind
         if kind is Kind.ASYNCIO:
@@ -168,7 +197,7 @@ async def _run(stream: Stream, state: ServerState, handler: Handler, ssl_context
     except GeneratorExit:
         raise
     except BaseException as exc:
-        _report(exc, stream, state)
+        reason = _report(exc, stream, state)
         if handler.kind in _ASYNCIO_KINDS and isinstance(exc, Exception):
             _tell_loop(exc, stream, state)
         if isinstance(exc, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) not in _NO_INTERRUPT:
@@ -176,29 +205,51 @@ async def _run(stream: Stream, state: ServerState, handler: Handler, ssl_context
             raise
     finally:
         stream.close()
+    return reason
 
 
 async def _tls_handshake(stream: Stream, state: ServerState, ssl_context: ssl.SSLContext) -> bool:
+    began = state.loop.time()
+    outcome = Handshake.FAILED
     try:
         await stream.start_tls(ssl_context)
     except ConnectionTimeoutError as exc:
+        outcome = Handshake.TIMEOUT
         reason = str(exc)
     except ssl.SSLError as exc:
         reason = (exc.reason or str(exc)).lower().replace("_", " ")
     except OSError as exc:
         reason = exc.strerror or str(exc)
     else:
+        tls = stream.tls
+        assert tls is not None
+        state.account.handshake(handshake_outcome(tls.version, tls.resumed), state.loop.time() - began)
         return True
+    state.account.handshake(outcome, state.loop.time() - began)
     state.emit(HandshakeFailed(escape_ascii(stream.peer), escape_ascii(reason)))
     return False
 
 
-def _report(exc: BaseException, stream: Stream, state: ServerState) -> None:
-    broken = stream.exception() is not None and isinstance(exc, OSError)
-    if broken or isinstance(exc, _PEER_ERRORS):
-        state.emit(ConnectionLost(escape_ascii(stream.peer), _describe(exc)))
-    else:
+def handshake_outcome(version: str, resumed: bool) -> Handshake:
+    if version == "TLSv1.3":
+        return Handshake.RESUMED_1_3 if resumed else Handshake.NEW_1_3
+    return Handshake.RESUMED_1_2 if resumed else Handshake.NEW_1_2
+
+
+def _report(exc: BaseException, stream: Stream, state: ServerState) -> CloseReason:
+    """Say what a handler has let pass: an error of its connection is the peer's doing, any other its own failure.
+
+    Return what the end of the connection is counted as.
+    """
+    if not is_own(exc, stream):
+        state.account.handler_failed()
         state.emit(handler_failed(stream.peer, exc))
+        return CloseReason.HANDLER_FAILED
+    if exceeded_limit(exc, stream):
+        state.emit(ReadLimitExceeded(escape_ascii(stream.peer), state.limits.read_limit))
+        return CloseReason.READ_LIMIT
+    state.emit(ConnectionLost(escape_ascii(stream.peer), _describe(exc)))
+    return CloseReason.DONE
 
 
 def _tell_loop(exc: Exception, stream: Stream, state: ServerState) -> None:

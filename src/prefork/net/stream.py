@@ -14,9 +14,11 @@ import termios
 from collections.abc import Callable
 from typing import Any, Self
 
+from ..core.account import CloseReason
 from ..errors import ConnectionTimeoutError, StreamBusyError
 from ..text import format_address
 from .deadlines import Deadline
+from .own_errors import Raised, mark
 from .phases import ConnectionPhase, Input, Output
 from .policy import Policy
 from .receiving import BUSY
@@ -49,6 +51,9 @@ class Stream(Policy):
         self.id = next(shared.ids)
         if shared.limits.max_age is not None:
             self._timeout_state().set_age_timeout(shared.limits.max_age)
+
+    def _raised(self, error: Raised) -> Raised:
+        return mark(error, self)
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
@@ -134,7 +139,9 @@ class Stream(Policy):
         elif deadline is Deadline.HANDSHAKE:
             # Logged by the server as a failed handshake.
             self._abort_with(
-                ConnectionTimeoutError("handshake not finished in time (--handshake-timeout)"), logged=False
+                ConnectionTimeoutError("handshake not finished in time (--handshake-timeout)"),
+                CloseReason.HANDSHAKE_TIMEOUT,
+                logged=False,
             )
         elif deadline is Deadline.LINGER and self._engine is not None and self._unacknowledged():
             # The peer still reads what it was sent: closing now, with its input unread, would destroy the remainder.
@@ -180,7 +187,7 @@ class Stream(Policy):
             raise StreamBusyError(BUSY)
         if self._buffered:
             self.abort()
-            raise ConnectionAbortedError("the peer sent plaintext ahead of the TLS handshake")
+            raise self._raised(ConnectionAbortedError("the peer sent plaintext ahead of the TLS handshake"))
         self._flush()
         if self._phase is not ConnectionPhase.OPEN or self._is_broken():
             raise self._failure()
@@ -193,6 +200,9 @@ class Stream(Policy):
         self._shared.deadlines.set(self, Deadline.HANDSHAKE, handshake_timeout)
         try:
             await self._do_handshake(engine)
+        except OSError as exc:
+            self._raised(exc)
+            raise
         finally:
             self._shared.deadlines.clear(self, Deadline.HANDSHAKE)
         self._engine = engine
@@ -309,6 +319,16 @@ async def wait_closing(stream: Stream) -> None:
 def forget_transport(stream: Stream) -> None:
     """Let go of the transport, because the two would keep each other alive until the next garbage collection."""
     stream._transport = None
+
+
+def time_open(stream: Stream) -> float:
+    """Return the seconds since the connection was accepted."""
+    return stream._shared.loop.time() - stream._accepted_at
+
+
+def bytes_transferred(stream: Stream) -> tuple[int, int]:
+    """Return the bytes received and sent, as they came over the wire."""
+    return stream._received, stream._sent
 
 
 def start_timeouts(stream: Stream) -> None:

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from ..core.tcp_info import TCPInfo
 
 _TCP_INFO = getattr(socket, "TCP_INFO", 11)
+#: States, netinet/tcp.h: of a connection that has no other end, and of a socket that listens.
+_TCP_CLOSE = 7
+_TCP_LISTEN = 10
 # Looked up for each accept; an attribute of an enum class costs twice as much as a global.
 _UNACKED = TCPInfo.UNACKED
 
@@ -28,6 +31,41 @@ class PeerActivity:
 def read_tcp_info(sock: socket.socket, up_to: TCPInfo) -> bytes:
     """Return struct tcp_info up to the field `up_to`, or less if the kernel knows less. Raises OSError."""
     return sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, up_to.end)
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What a connection has carried until now, in bytes of the stream, TLS records included."""
+
+    received: int
+    sent: int
+    """Everything that the peer has acknowledged."""
+    is_reset: bool
+    """The peer has reset it, or the kernel has given it up."""
+
+
+def read_totals(sock: socket.socket) -> Totals | None:
+    """Return what a TCP connection has carried; one system call. None if the kernel does not say."""
+    try:
+        info = read_tcp_info(sock, TCPInfo.BYTES_RECEIVED)
+    except OSError:
+        return None
+    received, sent = TCPInfo.BYTES_RECEIVED.of(info), TCPInfo.BYTES_ACKNOWLEDGED.of(info)
+    if received is None or sent is None:
+        return None
+    return Totals(received, sent, TCPInfo.STATE.of(info) == _TCP_CLOSE)
+
+
+def accept_queue(sock: socket.socket) -> tuple[int, int] | None:
+    """Return the length and the limit of the accept queue of a TCP socket that listens; None if it does not."""
+    try:
+        info = read_tcp_info(sock, TCPInfo.SACKED)
+    except OSError:
+        return None
+    waiting, limit = TCPInfo.UNACKED.of(info), TCPInfo.SACKED.of(info)
+    if waiting is None or limit is None or TCPInfo.STATE.of(info) != _TCP_LISTEN:
+        return None
+    return waiting, limit
 
 
 def counts_bytes(sock: socket.socket) -> bool:

@@ -13,6 +13,7 @@ import socket
 import struct
 from typing import Any
 
+from ..core.account import CloseReason
 from ..core.console_protocol import (
     REQUEST_LIMIT,
     ConsoleRequest,
@@ -148,7 +149,7 @@ class Console:
                 for connection in connections[start : start + BATCH]:
                     found = connection.describe(uses_tls)
                     if found.fd >= 0 and (found.number in numbers or peers.matches(found.address)):
-                        connection.abort()
+                        connection.abort(CloseReason.KICKED)
                         kicked += 1
                 await asyncio.sleep(0)
         if kicked:

@@ -13,6 +13,7 @@ import resource
 import time
 from collections.abc import Callable
 
+from ..core.account import CloseReason
 from ..core.count_table import CountTable
 from ..core.dispatch import ASSIGNED_SLACK, Load, choose, next_assigned
 from ..core.peers import peer_key
@@ -112,7 +113,8 @@ class FleetAdmission:
             row.reserve(1)
             return GRANTED
         if self._scoreboard.settings[FleetSetting.SUSPENDED]:
-            return self._wait(SUSPENDED)
+            # The supervisor logs it, once for all workers.
+            return self._wait(Blocked(SUSPENDED, is_event=False))
         if not self.has_capacity():
             return Blocked(OUT_OF_DESCRIPTORS)
         if seconds := self._keep_rate():
@@ -148,13 +150,13 @@ class FleetAdmission:
         fence()
         if self._total_with_inboxes() < limit:
             return RetryAfter(CONTENTION_DELAY)
-        return self._wait(AT_LIMIT)
+        return self._wait(Blocked(AT_LIMIT))
 
-    def _wait(self, reason: str) -> Blocked:
+    def _wait(self, answer: Blocked) -> Blocked:
         """Look for capacity from time to time, and have accepting go on once there is some."""
         if self._check_timer is None:
             self._check_later()
-        return Blocked(reason)
+        return answer
 
     def _has_descriptors(self) -> bool:
         try:
@@ -248,13 +250,12 @@ class FleetAdmission:
         answer = self._count(address)
         if isinstance(answer, Refusal):
             self._row.reserve(-1)
-            self._row.refused()
         return answer
 
     def _count(self, address: object) -> Peer | Refusal:
         settings = self._scoreboard.settings
         if self._forced and self._row[WorkerStat.OPEN] > self._capacity and not self._has_descriptors():
-            return Refusal(OUT_OF_DESCRIPTORS)
+            return Refusal(OUT_OF_DESCRIPTORS, CloseReason.DESCRIPTORS)
         limit = settings[FleetSetting.MAX_CONNECTIONS]
         if limit and self._refuses and self._total_with_inboxes() > limit:
             return Refusal(AT_LIMIT)
@@ -264,13 +265,13 @@ class FleetAdmission:
             return None
         key = self._key(peer)
         if not self._peers.add(key, 1):
-            return Refusal(PEERS_FULL)
+            return Refusal(PEERS_FULL, CloseReason.MAX_CONNECTIONS_PER_IP)
         # Two workers may accept from one peer at once: each must count its own before it reads the other's.
         fence()
         self._update_rows()
         if self._peers.get(key) + sum(table.get(key) for table in self._tables) > limit:
             self._peers.add(key, -1)
-            return Refusal(AT_PEER_LIMIT)
+            return Refusal(AT_PEER_LIMIT, CloseReason.MAX_CONNECTIONS_PER_IP)
         return peer
 
     def release(self, peer: Peer) -> None:

@@ -35,6 +35,7 @@ from .context import WorkerContext
 from .dispatch import Dispatcher
 from .exit import exit_deadline, run_until_complete_bounded
 from .fleet_admission import FleetAdmission
+from .gauges import publish_gauges
 from .heartbeat import INTERVAL, Heartbeat
 from .loader import load_handler
 from .recycling import RecyclingCheck
@@ -137,6 +138,7 @@ async def _serve(context: WorkerContext, handler: Handler) -> int:
         admission=admission,
         emit=context.emit,
         ssl_context=context.config.ssl_context,
+        account=context.row.account(),
     )
     sockets = ReuseportSockets(
         loop, server, context.config.endpoints(), context.fork.slot, lambda: scoreboard.settings[FleetSetting.SLOTS]
@@ -152,7 +154,9 @@ async def _serve(context: WorkerContext, handler: Handler) -> int:
         emit=context.emit,
     )
     server.offer = dispatcher.offer
-    heartbeat = Heartbeat(loop, context.row, min(INTERVAL, settings.hang_timeout / 8))
+    heartbeat = Heartbeat(
+        loop, context.row, min(INTERVAL, settings.hang_timeout / 8), lambda: publish_gauges(context.row, server)
+    )
     recycling = _check_recycling(loop, context)
     assert context.fork.console is not None
     console = Console(loop, context.fork.console, server, context.emit)
