@@ -43,9 +43,7 @@ def ask(request: Request, control: str, as_json: bool, timeout: float = TIMEOUT)
     """
     from ..system import control_client
 
-    if control == "off":
-        reject("--control", control, "name the socket of a running server; one that was started with off has none")
-    path = control or _find_socket()
+    path = find_control(control)
     # Outside of the `try`, because the ConfigError that it raises is a ValueError too.
     answer = control_client.request(path, encode_request(request), timeout)
     try:
@@ -59,6 +57,13 @@ def ask(request: Request, control: str, as_json: bool, timeout: float = TIMEOUT)
     return _FORMATTERS[request.command](reply), 0
 
 
+def find_control(control: str) -> str:
+    """Return the control socket that an option names, or that of the one running server. Raises ConfigError."""
+    if control == "off":
+        reject("--control", control, "name the socket of a running server; one that was started with off has none")
+    return control or _find_socket()
+
+
 def _find_socket() -> str:
     from ..system import control_client
 
@@ -70,10 +75,17 @@ def _find_socket() -> str:
         raise sources.problem or exc from None
 
 
+def _unlike_programs(reply: dict[str, Any]) -> str:
+    return "; a program that accepts by itself goes on" if reply["program"] else ""
+
+
 _FORMATTERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "status": describe_status,
     "reload": lambda reply: f"reloaded: every worker is of generation {reply['generation']}",
     "upgrade": lambda reply: f"upgraded: supervisor {reply['pid']} is serving",
     "scale": lambda reply: f"scaled: {count_of(reply['workers'], 'worker')}",
+    "suspend": lambda reply: f"suspended: clients wait until prefork resume{_unlike_programs(reply)}",
+    "resume": lambda reply: f"resumed: the workers accept{_unlike_programs(reply)}",
+    "recycle": lambda reply: f"recycling: worker {reply['slot']} drains when another is ready in its place",
     "stop": lambda reply: f"stopping: supervisor {reply['pid']}",
 }

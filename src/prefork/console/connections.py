@@ -1,4 +1,4 @@
-"""The connections of a running server, as its workers and the kernel tell them; and the end of some.
+"""The connections of a running server, as its workers and the kernel tell them.
 
 Asks both; `joining.py` makes the table of the answers.
 """
@@ -9,15 +9,13 @@ import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..core.console_protocol import ConsoleRequest, count_in
+from ..core.console_protocol import ConsoleRequest
 from ..system import sock_diag
 from .joining import Listeners, Row, Socket, join
-from .servers import Answer, Attachment, WorkerLink
+from .servers import Answer, Attachment
 
 #: Seconds that the kernel has. It needs 8 us for a connection.
 KERNEL_TIMEOUT = 3.0
-#: Seconds that a worker has to begin with a kick. It first looks at its connections, a batch in each turn of its loop.
-KICK_TIMEOUT = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,44 +66,3 @@ def _inodes(pid: int) -> Iterable[int]:
 
 def _owns(pid: int, inode: int) -> bool:
     return inode in _inodes(pid)
-
-
-@dataclass(frozen=True, slots=True)
-class Kicked:
-    """What became of a kick."""
-
-    count: int
-    """Connections that were aborted."""
-    silent: list[int]
-    """The slots of workers that did not answer; they may still do it."""
-
-
-def kick_peers(attachment: Attachment, peers: Iterable[str], by: str) -> Kicked:
-    """Abort the connections of peers at all workers."""
-    return _kick(attachment, ConsoleRequest("kick", peers=tuple(peers), by=by), attachment.workers)
-
-
-def kick_number(attachment: Attachment, worker: WorkerLink, number: int, by: str) -> Kicked:
-    """Abort one connection at its worker."""
-    return _kick(attachment, ConsoleRequest("kick", numbers=(number,), by=by), [worker])
-
-
-def _kick(attachment: Attachment, request: ConsoleRequest, workers: list[WorkerLink]) -> Kicked:
-    with_console = [each for each in workers if each.has_console]
-    answers = attachment.ask(request, with_console, first=KICK_TIMEOUT)
-    count, silent = 0, set()
-    for worker in with_console:
-        kicked = _kicked_by(answers.get(worker))
-        if kicked is None:
-            silent.add(worker.slot)
-        count += kicked or 0
-    return Kicked(count, sorted(silent))
-
-
-def _kicked_by(answer: Answer | None) -> int | None:
-    if answer is None or answer.end is None:
-        return None
-    try:
-        return count_in(answer.end, "kicked")
-    except ValueError:
-        return None

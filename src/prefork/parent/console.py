@@ -111,13 +111,15 @@ class Console:
     def suspended(self) -> bool:
         return bool(self._workers.published(FleetSetting.SUSPENDED))
 
-    def suspend(self, by: str, suspended: bool) -> bool:
-        """Have all workers stop accepting, or go on, at once. Return whether that changed anything."""
+    def suspend(self, by: str, suspended: bool) -> dict[str, Any]:
+        """Have all workers stop accepting, or go on, at once. Return whether that changed anything, and whether there
+        are programs, which may accept by themselves."""
         changed = self.suspended is not suspended
         self._workers.publish(FleetSetting.SUSPENDED, int(suspended))
         if changed:
             self._emit(Suspended(by) if suspended else Resumed(by))
-        return changed
+        programs = any(each.pid and not self._workers.has_console(each.id) for each in self._roster.workers.values())
+        return {"suspended": suspended, "changed": changed, "program": programs}
 
     def recycle(self, by: str, slot: int) -> RecycleRequested | Failure:
         """Return the fact that the worker of a slot is to be replaced, or why it is not."""

@@ -295,7 +295,7 @@ class Supervisor(Generic[C]):
     def dump(self, connection: ControlConnection, slot: int) -> Failure | None:
         return self._console.dump(connection, slot, self._system.monotonic())
 
-    def suspend(self, by: str, suspended: bool) -> bool:
+    def suspend(self, by: str, suspended: bool) -> dict[str, Any]:
         return self._console.suspend(by, suspended)
 
     def recycle(self, by: str, slot: int) -> Failure | None:
