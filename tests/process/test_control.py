@@ -243,7 +243,7 @@ def test_no_worker_holds_the_control_socket(server: Server, folder: Path) -> Non
 
 @given(st.sampled_from(COMMANDS), st.integers(-5, 5000), st.booleans(), st.booleans(), st.booleans())
 def test_requests_survive_the_wire(name: str, workers: int, at_once: bool, wait: bool, progress: bool) -> None:
-    request = Request(name, workers, at_once, wait, progress)
+    request = Request(name, workers, at_once, workers, wait, progress)
     assert decode_request(encode_request(request).rstrip(b"\n")) == request
 
 

@@ -105,7 +105,7 @@ def test_a_reload_says_which_worker_it_waits_for(folder: Path) -> None:
             told.append(value)
             return "progress" in value
 
-        answer = exchange(str(folder / "control"), b'{"command": "reload", "progress": true}\n', 30, on_progress)
+        answer = exchange(str(folder / "control"), b'{"command": "reload", "progress": true}\n', 30, None, on_progress)
         assert json.loads(answer)["generation"] == 1
         reports = [each["progress"] for each in told[:-1]]
         assert {(each["done"], each["total"]) for each in reports} >= {(0, 2), (1, 2)}

@@ -48,7 +48,8 @@ def ask(request: Request, control: str, as_json: bool, timeout: float = TIMEOUT)
     path, until_end = find_socket(control), request.command == "stop" and request.wait
     # Outside of the `try`, because the ConfigError that it raises is a ValueError too.
     with contextlib.closing(ProgressLine()) as line:
-        answer = control_client.request(path, encode_request(request), timeout, _shown_by(line, as_json), until_end)
+        show = _shown_by(line, as_json)
+        answer = control_client.request(path, encode_request(request), timeout, on_progress=show, until_end=until_end)
     try:
         reply = decode_reply(answer)
     except ValueError:
@@ -78,10 +79,17 @@ def _stopped(reply: dict[str, Any]) -> str:
     return f"stopped: {count_of(reply['closed'], 'connection')} closed, {aborted}, in {reply['seconds']:.1f} s"
 
 
+def _unlike_programs(reply: dict[str, Any]) -> str:
+    return "; a program that accepts by itself goes on" if reply["program"] else ""
+
+
 _FORMATTERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "status": describe_status,
     "reload": lambda reply: f"reloaded: every worker is of generation {reply['generation']}",
     "upgrade": lambda reply: f"upgraded: supervisor {reply['pid']} is serving",
     "scale": lambda reply: f"scaled: {count_of(reply['workers'], 'worker')}",
+    "suspend": lambda reply: f"suspended: clients wait until prefork resume{_unlike_programs(reply)}",
+    "resume": lambda reply: f"resumed: the workers accept{_unlike_programs(reply)}",
+    "recycle": lambda reply: f"recycling: worker {reply['slot']} drains when another is ready in its place",
     "stop": _stopped,
 }

@@ -11,16 +11,18 @@ from typing import Any
 
 #: The longest request, in bytes.
 REQUEST_LIMIT = 4096
-COMMANDS = ("status", "reload", "upgrade", "scale", "stop")
+COMMANDS = ("status", "reload", "upgrade", "scale", "stop", "attach", "dump", "suspend", "resume", "recycle")
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One of COMMANDS: `scale` has `workers`, and `stop` may have `at_once`."""
+    """One of COMMANDS: `scale` has `workers`, `stop` may have `at_once`, and `dump` and `recycle` have `worker`."""
 
     command: str
     workers: int = 0
     at_once: bool = False
+    worker: int = -1
+    """The slot of one worker."""
     wait: bool = False
     """Reply to `stop` when the server has stopped, and not at once."""
     progress: bool = False
@@ -43,11 +45,12 @@ def decode_request(line: bytes) -> Request:
         raise BadRequest("not a line of JSON") from None
     if not isinstance(value, dict) or value.get("command") not in COMMANDS:
         raise BadRequest(f"the command must be one of {', '.join(COMMANDS)}")
-    workers = value.get("workers", 0)
+    numbers = [value.get(name, default) for name, default in (("workers", 0), ("worker", -1))]
     flags = [value.get(name, False) for name in ("at_once", "wait", "progress")]
-    if type(workers) is not int or not all(type(flag) is bool for flag in flags):
-        raise BadRequest("workers must be a number, and at_once, wait and progress must be true or false")
-    return Request(value["command"], workers, *flags)
+    if not all(type(number) is int for number in numbers) or not all(type(flag) is bool for flag in flags):
+        raise BadRequest("workers and worker must be numbers, and at_once, wait and progress must be true or false")
+    (workers, worker), (at_once, wait, progress) = numbers, flags
+    return Request(value["command"], workers, at_once, worker, wait, progress)
 
 
 def encode_reply(value: dict[str, Any]) -> bytes:

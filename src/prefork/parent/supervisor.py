@@ -11,6 +11,7 @@ import os
 import random
 import select
 import signal
+import socket
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Generic, Self
@@ -32,8 +33,10 @@ from ..system.signals import SignalQueue
 from ..system.source_changes import Watched
 from ..system.worker_signals import PROGRAM_SIGNALS, SERVICE_SIGNALS
 from ..text import escape_controls
+from .console import Console
 from .control_commands import ControlCommands
-from .control_server import ControlSocket
+from .control_server import ControlConnection, ControlSocket
+from .exporter import Exporter, ExporterSpec
 from .generations import C, GenerationSpec, Resources
 from .polling import Part, Watchdog, wait
 from .programs import Programs
@@ -77,6 +80,7 @@ class Supervisor(Generic[C]):
         leave_daemons: bool = False,
         watched: Watched | None = None,
         held_back: HeldBack | None = None,
+        exporter: ExporterSpec | None = None,
         about: Mapping[str, Any] | None = None,
     ) -> None:
         self._pid = os.getpid()
@@ -116,11 +120,15 @@ class Supervisor(Generic[C]):
         self._commands = None if control is None else ControlCommands(control, self)
         self._takeover = Takeover(system, resources, emit, lambda: len(self._roster.slots), control, predecessor)
         self._sources = SourceWatch(watched, system, emit)
+        self._exporter = Exporter(exporter, system, emit, self.status)
+        self._console = Console(self._workers, self._roster, emit, control)
         self._parts: list[Part] = [
             self._workers,
             self._requests,
             self._takeover,
             self._sources,
+            self._exporter,
+            self._console,
             *([] if control is None else [control]),
         ]
 
@@ -134,6 +142,7 @@ class Supervisor(Generic[C]):
             self._takeover.fail("the new supervisor failed; its log says why")
         stopped = self._stopping.outcome(self._system.monotonic())
         self._sources.close()
+        self._exporter.close()
         self._workers.close()
         if not self._leave_daemons:
             self._adopted.kill(self._children(), ORPHANS_GRACE)
@@ -205,9 +214,11 @@ class Supervisor(Generic[C]):
         self._apply_all(self._takeover.collect(self._system.monotonic()))
         if self._commands is not None:
             self._commands.serve(ready, self._system.monotonic())
+        self._console.collect(self._system.monotonic())
         self._sources.collect(self._system.monotonic())
         if self._held_back is not None:
             self._held_back.flush()
+        self._exporter.collect(self._system.monotonic(), wanted=self._takeover.owns_files)
         self._watchdog.update(self._roster.has_live_workers(), self._system.monotonic())
         self._apply(facts.TimePassed())
         self._reload_changed_sources()
@@ -251,9 +262,11 @@ class Supervisor(Generic[C]):
             "started": round(self._started + self._epoch, 3),
             "uptime": round(uptime, 3),
             **self._about,
-            "listeners": [*spec.listeners, *self._resources.program_listeners()],
+            "suspended": self._console.suspended,
+            "listeners": self._listeners(),
             "queues": self._resources.queues(),
             "limit": spec.limits.get(FleetSetting.MAX_CONNECTIONS) or None,
+            "certificates": [{"file": file, "not_after": end} for file, end in spec.certificates],
             "reloads": self._history.describe(self._epoch),
             **describe_fleet(self._roster, self._workers, now, self._epoch),
         }
@@ -307,6 +320,28 @@ class Supervisor(Generic[C]):
 
     def _stop(self, request: StopRequested) -> None:
         self._apply_all([*self._takeover.stop(request, self._system.monotonic()), request])
+
+    def attach(self) -> tuple[dict[str, Any], list[socket.socket]]:
+        reply, sockets = self._console.attach()
+        return reply | {"listeners": self._listeners()}, sockets
+
+    def dump(self, connection: ControlConnection, slot: int) -> Failure | None:
+        return self._console.dump(connection, slot, self._system.monotonic())
+
+    def suspend(self, by: str, suspended: bool) -> dict[str, Any]:
+        return self._console.suspend(by, suspended)
+
+    def recycle(self, by: str, slot: int) -> Failure | None:
+        """Have the worker of a slot replaced by another of its generation. Return the reason if it is refused."""
+        fact = self._console.recycle(by, slot)
+        if isinstance(fact, Failure):
+            return fact
+        self._apply(fact)
+        return None
+
+    def _listeners(self) -> list[str]:
+        newest = self._reloads.newest(self._roster.generation)
+        return [*newest.listeners, *self._resources.program_listeners()]
 
     def _refuse(self, ignored: ReloadIgnored | UpgradeIgnored) -> Failure:
         self._emit(ignored)
@@ -432,4 +467,4 @@ class Supervisor(Generic[C]):
         return self._roster.phase in (ServerPhase.STOPPING, ServerPhase.FINISHED)
 
     def _children(self) -> set[int]:
-        return self._workers.pids() | {self._takeover.successor_pid, self._sources.pid}
+        return self._workers.pids() | {self._takeover.successor_pid, self._sources.pid, self._exporter.pid}

@@ -9,6 +9,7 @@ import contextlib
 import os
 import select
 import signal
+import socket
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,6 +41,7 @@ from ..core.messages import (
 from ..errors import reason_of
 from ..events import Emit, OldWorkerHurried, WorkerStacks
 from ..system.child import Child, ExitStatus
+from ..system.console_channel import ConsoleChannel
 from ..system.descriptors import Descriptor, count_descriptors, raise_limit
 from ..system.fork_context import ForkContext
 from ..system.inboxes import Inboxes
@@ -96,6 +98,8 @@ class _Process:
     slot: int
     row: Row
     asker: Asker
+    console: ConsoleChannel | None
+    """None: it runs a program, which has a loop of its own, or none."""
     program: ProgramWorker | None
     """None: it serves a service."""
     drained: bool = False
@@ -211,6 +215,14 @@ class Workers:
     def publish(self, setting: FleetSetting, value: int) -> None:
         if self._scoreboard.settings[setting] != value:
             self._scoreboard.settings[setting] = value
+
+    def published(self, setting: FleetSetting) -> int:
+        return self._scoreboard.settings[setting]
+
+    def suspends(self, worker_id: int) -> bool:
+        """Return whether a worker is kept from accepting. What a program accepts by itself is not."""
+        process = self._processes.get(worker_id)
+        return process is not None and process.program is None and bool(self.published(FleetSetting.SUSPENDED))
 
     def publish_rows(self, accepting: Collection[int]) -> None:
         """Write to the scoreboard which workers accept, and which other ones there are."""
@@ -328,12 +340,35 @@ class Workers:
         process.status.close()
         process.tether.close()
         process.asker.channel.close()
+        if process.console is not None:
+            process.console.close()
         if process.program is not None:
             process.program.close()
         self._requests.forget(process.worker_id)
         self._accounts.retire(process.slot, process.row)
         self._free_rows.append(process.row.number)
         self._processes.pop(process.worker_id, None)
+
+    def has_console(self, worker_id: int) -> bool:
+        """Return whether a worker has a console: a program has none."""
+        return self._processes[worker_id].console is not None
+
+    def stack_lines(self, worker_id: int) -> list[str]:
+        """Return the lines of stacks that a worker has written and that were not taken."""
+        return self._processes[worker_id].stacks
+
+    def take_stack_lines(self, worker_id: int, start: int, keep: bool) -> list[str]:
+        """Return the lines from `start` on; unless they are to be kept, they are not logged at the worker's end."""
+        lines = self._processes[worker_id].stacks
+        taken = lines[start:]
+        if not keep:
+            del lines[start:]
+        return taken
+
+    def connect(self, worker_id: int) -> socket.socket | None:
+        """Return a new connection to a worker's console; None for a program, and for a worker that takes none now."""
+        console = self._processes[worker_id].console
+        return None if console is None else console.connect()
 
     # --- what is done to them -----------------------------------------------------------------------------------------
 
@@ -379,6 +414,11 @@ class Workers:
                 undo.callback(tether.close)
                 channel = WorkerChannel()
                 undo.callback(channel.close)
+                console = None
+                if spec is None:
+                    console = ConsoleChannel()
+                    undo.callback(console.close)
+                    self._system.close_in_child(console.parent_end)
                 program = None
                 if spec is not None:
                     now = self._system.monotonic()
@@ -396,10 +436,12 @@ class Workers:
         if child is None:
             self._processes.clear()
             ready = None if program is None else program.channel
-            raise ChildStarted(self._fork_context(command, writer, tether, row.number, channel, ready))
+            raise ChildStarted(self._fork_context(command, writer, tether, row.number, channel, console, ready))
         writer.close()
         tether.close_child_end()
         channel.child_end.close()
+        if console is not None:
+            console.child_end.close()
         child.lead_group()
         asker = Asker(command.worker_id, command.slot, command.generation, channel.parent_end, None)
         if program is not None:
@@ -408,7 +450,7 @@ class Workers:
                 # Only now, because its own child has used it. A sibling could say that this one is ready.
                 self._system.close_in_child(program.channel)
         process = _Process(
-            command.worker_id, child, reader, tether, Decoder(), command.slot, row, asker=asker, program=program
+            command.worker_id, child, reader, tether, Decoder(), command.slot, row, asker, console, program
         )
         self._processes[command.worker_id] = process
         return Spawned(command.worker_id, child.pid)
@@ -420,6 +462,7 @@ class Workers:
         tether: Tether,
         row: int,
         channel: WorkerChannel,
+        console: ConsoleChannel | None,
         ready: ReadinessChannel | None,
     ) -> ForkContext:
         return ForkContext(
@@ -434,6 +477,7 @@ class Workers:
             row=row,
             signals=self._signals,
             channel=channel.child_end,
+            console=None if console is None else console.child_end,
             ready=ready,
         )
 

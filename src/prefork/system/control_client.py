@@ -5,6 +5,7 @@ The supervisor serves it (`parent/control_server.py`). The messages are in `core
 
 from __future__ import annotations
 
+import array
 import contextlib
 import errno
 import os
@@ -27,6 +28,8 @@ MAX_REPLY = 16 * 1024 * 1024
 PROGRESS_TIMEOUT = 10.0
 #: Seconds that the end of a supervisor's process is waited for, after it has said that it has stopped.
 END_TIMEOUT = 5.0
+#: Descriptors that can come with one message (unix(7), SCM_MAX_FD).
+MAX_DESCRIPTORS = 253
 #: Pid, uid and gid of a process (unix(7), struct ucred).
 _CREDENTIALS = struct.Struct("=iII")
 
@@ -106,6 +109,7 @@ def request(
     path: str,
     message: bytes,
     timeout: float,
+    descriptors: list[int] | None = None,
     on_progress: Callable[[bytes], bool] = lambda line: False,
     until_end: bool = False,
 ) -> bytes:
@@ -116,6 +120,8 @@ def request(
 
     Raises NotRunningError if no server listens there, ServiceError if the line does not arrive within `timeout`
     seconds, and ConfigError if it cannot be asked.
+
+    The descriptors that come with the answer are added to `descriptors`, also on an error. The caller owns them.
     """
     option = f"--control {escape_controls(path)}"
     with socket.socket(socket.AF_UNIX) as sock:
@@ -127,7 +133,7 @@ def request(
                 # In a directory of the workers' user, a worker can put a socket of its own in the server's place.
                 raise ConfigError(f"{option}: uid {_peer_uid(sock)} listens there, which is not root")
             sock.sendall(message)
-            reader = _Reader(sock)
+            reader = _Reader(sock, descriptors)
             while on_progress(line := reader.line()):
                 timeout = PROGRESS_TIMEOUT
                 sock.settimeout(timeout)
@@ -183,16 +189,22 @@ def _await_end(pid: int) -> None:
 class _Reader:
     """Reads lines, and checks which user has sent them."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, descriptors: list[int] | None) -> None:
         self._sock = sock
+        self._descriptors = descriptors
         self._received = bytearray()
         self.sender = 0
         """The pid of the process that has sent the last bytes."""
 
     def line(self) -> bytes:
         """Return the next line. Raises OSError if the connection ends before, or another user than root answers."""
+        # Without room for descriptors the kernel installs none (unix(7), MSG_CTRUNC).
+        room = 0 if self._descriptors is None else socket.CMSG_SPACE(MAX_DESCRIPTORS * 4)
+        flags = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
         while b"\n" not in self._received:
-            data, ancillary, _, _ = self._sock.recvmsg(65536, socket.CMSG_SPACE(_CREDENTIALS.size))
+            data, ancillary, _, _ = self._sock.recvmsg(65536, socket.CMSG_SPACE(_CREDENTIALS.size) + room, flags)
+            if self._descriptors is not None:
+                self._descriptors += _descriptors_in(ancillary)
             if data:
                 self._require_sender(ancillary)
             if not data or len(self._received) > MAX_REPLY:
@@ -208,3 +220,11 @@ class _Reader:
                 self.sender, uid, _ = _CREDENTIALS.unpack(data)
                 if uid not in (0, os.geteuid()):
                     raise OSError(errno.EPERM, f"uid {uid} answers there, which is not root")
+
+
+def _descriptors_in(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    found = array.array("i")
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            found.frombytes(data[: len(data) - len(data) % found.itemsize])
+    return found.tolist()
