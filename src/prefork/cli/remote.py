@@ -15,6 +15,7 @@ import click
 from ..checks import reject
 from ..core.control_protocol import Request, decode_progress, decode_reply, encode_request
 from ..errors import ServiceError
+from ..events import ListenersChanged, OldConnectionsStay
 from ..text import count_of
 from .progress import ProgressLine
 from .servers import find_socket
@@ -72,6 +73,21 @@ def _shown_by(line: ProgressLine, as_json: bool) -> Callable[[bytes], bool]:
     return show
 
 
+def _reloaded(reply: dict[str, Any]) -> str:
+    lines = [f"reloaded: every worker is of generation {reply['generation']}"]
+    added, removed = reply.get("added", []), reply.get("removed", [])
+    if added or removed:
+        lines.append(str(ListenersChanged(tuple(added), tuple(removed))))
+    if old := reply.get("old", {}).get("connections"):
+        lines.append(str(OldConnectionsStay(old, reply["old"]["workers"], reply["old"]["seconds"])))
+    return "\n".join(lines)
+
+
+def _scaled(reply: dict[str, Any]) -> str:
+    queued = "; the reload under way starts the new ones" if reply.get("queued") else ""
+    return f"scaled: {count_of(reply['workers'], 'worker')}{queued}"
+
+
 def _stopped(reply: dict[str, Any]) -> str:
     if "aborted" not in reply:
         return f"stopping: supervisor {reply['pid']}"
@@ -85,9 +101,9 @@ def _unlike_programs(reply: dict[str, Any]) -> str:
 
 _FORMATTERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "status": describe_status,
-    "reload": lambda reply: f"reloaded: every worker is of generation {reply['generation']}",
+    "reload": _reloaded,
     "upgrade": lambda reply: f"upgraded: supervisor {reply['pid']} is serving",
-    "scale": lambda reply: f"scaled: {count_of(reply['workers'], 'worker')}",
+    "scale": _scaled,
     "suspend": lambda reply: f"suspended: clients wait until prefork resume{_unlike_programs(reply)}",
     "resume": lambda reply: f"resumed: the workers accept{_unlike_programs(reply)}",
     "recycle": lambda reply: f"recycling: worker {reply['slot']} drains when another is ready in its place",

@@ -20,10 +20,11 @@ from .._version import __version__
 from ..core import facts
 from ..core.facts import Command, Fact, Failure, ScaleRequested, StopRequested
 from ..core.progress import Progress, of_reload
+from ..core.rolling_restart import Purpose
 from ..core.roster import Roster
 from ..core.states import ServerPhase, WorkerState
 from ..errors import PreforkError, place_of, reason_of
-from ..events import Emit, HeldBack, ReloadIgnored, ScaleIgnored, SystemFailed, UpgradeIgnored
+from ..events import Emit, HeldBack, OldConnectionsStay, ReloadIgnored, ScaleIgnored, SystemFailed, UpgradeIgnored
 from ..implementation import describe_core
 from ..system.descendants import AdoptedProcesses
 from ..system.fork_context import ForkContext
@@ -283,6 +284,24 @@ class Supervisor(Generic[C]):
         self._apply(reload)
         return None
 
+    def reload_summary(self) -> dict[str, Any]:
+        """Return what the last reload has changed and left behind."""
+        stay = self._old_connections()
+        return {
+            "added": list(self._reloads.change.added),
+            "removed": list(self._reloads.change.removed),
+            "old": {"connections": stay.connections, "workers": stay.workers, "seconds": stay.seconds},
+        }
+
+    def _old_connections(self) -> OldConnectionsStay:
+        old = [each for each in self._roster.workers.values() if each.generation < self._roster.last_good]
+        rows, now = self._workers.rows(), self._system.monotonic()
+        holding = [(each, rows[each.id].open) for each in old if each.id in rows and rows[each.id].open]
+        ends = [each.drain_until for each, _ in holding]
+        known = [until for until in ends if until is not None]
+        seconds = round(max(known) - now, 3) if known and len(known) == len(ends) else None
+        return OldConnectionsStay(sum(count for _, count in holding), len(holding), seconds)
+
     def reload_progress(self) -> Progress:
         return of_reload(self._roster)
 
@@ -304,9 +323,16 @@ class Supervisor(Generic[C]):
     def upgrade_outcome(self) -> int | Failure | None:
         return None if self._takeover.upgrading(self._roster.accepting()) else self._takeover.outcome or _STOPPED
 
+    def scale_waits(self, workers: int) -> bool:
+        """Return whether a `scale` to `workers` adds some, which a reload under way starts when it gets to them."""
+        rolling = self._roster.rolling
+        reloading = rolling is not None and rolling.purpose is Purpose.RELOAD
+        return reloading and workers > len(self._roster.slots)
+
     def scale(self, by: str, workers: int) -> Failure | None:
         refusal = self._roster.refusal() or self._reloads.too_many(workers)
         if refusal is None:
+            self._reloads.on_scaled()
             self._apply(ScaleRequested(by, workers))
         else:
             self._emit(ScaleIgnored(by, refusal.reason))
@@ -358,6 +384,9 @@ class Supervisor(Generic[C]):
         while self._pending_generation_serves:
             serves = self._pending_generation_serves.pop(0)
             scale = self._reloads.on_serves(serves)
+            stay = self._old_connections()
+            if stay.connections:
+                self._emit(stay)
             self._history.succeeded(serves.generation, self._system.monotonic())
             self._silence_unused(self._spec(serves.generation))
             if scale is not None:
@@ -434,7 +463,8 @@ class Supervisor(Generic[C]):
         """Reload if sources have changed, as soon as a reload is possible and none is under way: no change is lost, and
         one reload serves all changes that came before it."""
         refused = self._roster.refusal() is not None or self._takeover.reload_refusal() is not None
-        if not refused and not self._roster.reloading() and (change := self._sources.take_change()):
+        waits = self._roster.reloading() and not self._roster.is_stuck(self._system.monotonic())
+        if not refused and not waits and (change := self._sources.take_change()):
             self.start_reload(f"--reload: {change}")
 
     def _repair_listeners(self) -> None:
