@@ -18,6 +18,7 @@ import time
 
 from ..config import option_of
 from ..core.messages import (
+    LimitTooLowMessage,
     Message,
     ReadyMessage,
     RecycleMessage,
@@ -233,7 +234,13 @@ def _check_recycling(loop: asyncio.AbstractEventLoop, context: WorkerContext) ->
     if not limits:
         return None
     own = limits.with_jitter(random.random())
-    return RecyclingCheck(loop, context.row, own, lambda reason: send(context, RecycleMessage(reason)))
+    return RecyclingCheck(
+        loop,
+        context.row,
+        own,
+        on_limit=lambda reason: send(context, RecycleMessage(reason)),
+        on_too_low=lambda rss, limit: send(context, LimitTooLowMessage(rss, limit)),
+    )
 
 
 def _stop_accepting(
