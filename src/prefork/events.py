@@ -280,6 +280,14 @@ class CertificateInvalid(Event, level=ERROR):
     problem: str
 
 
+class VariableUnknown(Event, level=WARNING):
+    """A variable of the environment looks like an option, and there is none of that name."""
+
+    template = "{variable}: no such option{hint}"
+    variable: str
+    hint: str
+
+
 class NoDeadline(Event):
     """A silent peer may stay for ever; emitted at the start, and after a reload that changed it."""
 
