@@ -159,6 +159,15 @@ class ConnectionAborted(Event, level=WARNING, rated=True):
     reason: str
 
 
+class ConnectionsKicked(Event, level=WARNING):
+    """An operator had connections of a worker aborted; `what` are their peers or numbers, `by` is the command."""
+
+    template = "kicked {count:connection} of {what} ({by})"
+    count: int
+    what: str
+    by: str
+
+
 class ConnectionRefused(Event, level=WARNING, rated=True):
     """A connection was accepted and closed at once, because a limit was reached."""
 
@@ -343,6 +352,19 @@ class DrainTimedOut(Event, level=WARNING):
     workers: int
 
 
+class OldWorkerHurried(Event, level=WARNING):
+    """Too many old workers of one slot still drain, so the oldest may not drain without limit any more."""
+
+    template = (
+        "worker {slot} (pid {pid}) still drains, and so do two newer ones of its slot: its {connections:connection} "
+        "will be aborted in {seconds:.0f} s (--drain-timeout)"
+    )
+    slot: int
+    pid: int
+    connections: int
+    seconds: float
+
+
 class Stopped(Event):
     """The supervisor is about to exit."""
 
@@ -355,10 +377,22 @@ class Drained(Event):
 
     closed: int
     aborted: int
+    option: str = "--drain-timeout"
+    """What the time was set by."""
 
     def __str__(self) -> str:
-        end = f"{self.aborted} aborted (--drain-timeout)" if self.aborted else "none aborted"
+        end = f"{self.aborted} aborted ({self.option})" if self.aborted else "none aborted"
         return f"drained: {count_of(self.closed, 'connection')} closed, {end}"
+
+
+class ServiceHandlesSigterm(Event, level=WARNING):
+    """The service has set a handler for SIGTERM, which a stop does not call: workers drain by another signal."""
+
+    template = (
+        "the service handles SIGTERM itself ({handler}): a stop drains without calling that handler; do in drain() or "
+        "stop() of the service what it does"
+    )
+    handler: str
 
 
 class WorkerFailed(Event, level=ERROR):
@@ -516,6 +550,21 @@ class SourcesUnwatched(Event, level=WARNING):
     delay: float
 
 
+class MetricsServed(Event):
+    """The address of --metrics is bound; it is answered by a process of its own."""
+
+    template = "metrics and status page on {address}"
+    address: str
+
+
+class MetricsUnserved(Event, level=WARNING):
+    """No process answers at the address of --metrics; logged once, until one does again. Connections wait meanwhile."""
+
+    template = "--metrics: not served: {reason}; next try in {delay:.1f} s"
+    reason: str
+    delay: float
+
+
 class Recycling(Event):
     """A worker is to be replaced, for `reason`: its successor is started, and it drains once that one is ready."""
 
@@ -532,6 +581,20 @@ class RecycleFailed(Event, level=ERROR):
     worker: int
     reason: str
     delay: float
+
+
+class Suspended(Event, level=WARNING):
+    """All workers were told to stop accepting; open connections go on."""
+
+    template = "suspended ({by}): no worker accepts, and clients wait until prefork resume"
+    by: str
+
+
+class Resumed(Event):
+    """All workers were told to accept again."""
+
+    template = "resumed ({by}): the workers accept"
+    by: str
 
 
 class Scaled(Event):
