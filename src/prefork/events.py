@@ -303,16 +303,21 @@ class Ready(Event):
 
 
 class WorkerExited(Event, level=WARNING):
-    """A worker exited without being asked to; `delay` is the seconds until its slot is filled, or None for never."""
+    """A worker exited without being asked to; `delay` is the seconds until its slot is filled, or None for never.
+
+    `connections` is the number of connections that were closed with it.
+    """
 
     worker: int
     pid: int
     cause: str
     delay: float | None
+    connections: int = 0
 
     def __str__(self) -> str:
+        lost = f", {count_of(self.connections, 'connection')} with it" if self.connections else ""
         then = "" if self.delay is None else ", restarting" + (f" in {self.delay:.1f} s" if self.delay else "")
-        return f"worker {self.worker} (pid {self.pid}) died: {self.cause}{then}"
+        return f"worker {self.worker} (pid {self.pid}) died: {self.cause}{lost}{then}"
 
 
 class WorkerFailedToStart(Event, level=ERROR):

@@ -286,10 +286,12 @@ class Workers:
         if process.program is not None:
             yield from self._programs.check(process.program, now)
         if status is not None:
+            connections = process.row.counters().open
             self._forget(process)
             cause = self._cause(status)
             description = status.describe() + (", out of memory" if cause is ExitCause.MEMORY else "")
-            yield WorkerDied(process.worker_id, description, self._ended_as_told(process, status), cause)
+            told = self._ended_as_told(process, status)
+            yield WorkerDied(process.worker_id, description, told, cause, connections)
 
     def _receive(self, process: _Process, now: float) -> list[Fact]:
         """Read the status pipe once, up to what fits in a pipe: a worker that floods it must not hold up the rest."""
