@@ -22,7 +22,8 @@ from ..core.console_protocol import Stack
 from ..core.kicking import PeerFilter
 from ..errors import ServiceError
 from ..text import count_of, format_bytes, format_duration
-from . import options, remote
+from . import options
+from .servers import find_socket
 
 #: The exit code of a search and of a kick that found nothing, as that of grep(1).
 NOTHING_FOUND = 1
@@ -49,7 +50,7 @@ def connections(
     peers = _parse_peers("--peer", peer) if peer else None
     if sort.removeprefix("-") not in SORT_KEYS:
         reject("--sort", sort, f"expected one of {', '.join(SORT_KEYS)}, or -KEY for the reverse order")
-    with Attachment(remote.find_control(control)) as attachment:
+    with Attachment(find_socket(control)) as attachment:
         found = read_connections(attachment)
     if detail is not None:
         return _detail(found.rows, detail, as_json)
@@ -137,7 +138,7 @@ def kick(control: str, as_json: bool, peer: str, yes: bool = False) -> tuple[str
     except ValueError:
         is_id = False
     peers = None if is_id else _parse_peers("PEER", [peer])
-    with Attachment(remote.find_control(control)) as attachment:
+    with Attachment(find_socket(control)) as attachment:
         if not any(each.has_console for each in attachment.workers):
             raise ServiceError("kick: the connections are the program's own, which prefork cannot end")
         if peers is None:
@@ -184,7 +185,7 @@ def _parse_peers(option: str, peers: Sequence[str]) -> PeerFilter:
 def stacks(control: str, as_json: bool, worker: str | None = None) -> tuple[str, int]:
     """Show what the tasks of a server's workers wait for."""
     slot = None if worker is None else options.parse_int("--worker", worker)
-    path = remote.find_control(control)
+    path = find_socket(control)
     with Attachment(path) as attachment:
         if slot is not None and slot not in {each.slot for each in attachment.workers}:
             reject("--worker", str(slot), "there is no such worker")

@@ -22,7 +22,7 @@ from ..core.facts import Command, Fact, Failure, ScaleRequested, StopRequested
 from ..core.roster import Roster
 from ..core.states import ServerPhase, WorkerState
 from ..errors import PreforkError, place_of, reason_of
-from ..events import Emit, ReloadIgnored, ScaleIgnored, SystemFailed, UpgradeIgnored
+from ..events import Emit, HeldBack, ReloadIgnored, ScaleIgnored, SystemFailed, UpgradeIgnored
 from ..implementation import describe_core
 from ..system.descendants import AdoptedProcesses
 from ..system.fork_context import ForkContext
@@ -61,7 +61,8 @@ class Supervisor(Generic[C]):
 
     `run` returns the outcome in the supervisor, and a `ForkContext` in each worker. `watchdog` is the service manager's
     timeout in seconds. A `predecessor` owns everything until all workers here are ready. A change of the `watched`
-    sources is a reload. `about` are plain values that `prefork status` shows as they are.
+    sources is a reload. `about` are plain values that `prefork status` shows as they are. `held_back` is what the log
+    has to say later.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Supervisor(Generic[C]):
         predecessor: Predecessor | None = None,
         leave_daemons: bool = False,
         watched: Watched | None = None,
+        held_back: HeldBack | None = None,
         about: Mapping[str, Any] | None = None,
     ) -> None:
         self._pid = os.getpid()
@@ -82,9 +84,12 @@ class Supervisor(Generic[C]):
         self._resources = resources
         self._emit = emit
         self._system = system
+        self._held_back = held_back
         self._watchdog = Watchdog(watchdog, resources.notify_watchdog)
         self._leave_daemons = leave_daemons
         self._started = system.monotonic()
+        self._epoch = time.time() - self._started
+        """What makes a time since 1970 of a monotonic one. Taken once, so that a moment that is told stays the same."""
         self._listening = True
         self._outcome: facts.Finish | None = None
         self._history = ReloadHistory()
@@ -178,6 +183,7 @@ class Supervisor(Generic[C]):
         for part in self._parts:
             interests |= part.interests(now)
         times = [self._roster.next_due(now), self._watchdog.next_due(), *(part.next_due(now) for part in self._parts)]
+        times.append(None if self._held_back is None else self._held_back.next_due())
         try:
             return wait(interests, times, now)
         except OSError as exc:
@@ -198,6 +204,8 @@ class Supervisor(Generic[C]):
             self._commands.serve(ready, self._system.monotonic())
         self._console.collect(self._system.monotonic())
         self._sources.collect(self._system.monotonic())
+        if self._held_back is not None:
+            self._held_back.flush()
         self._watchdog.update(self._roster.has_live_workers(), self._system.monotonic())
         self._apply(facts.TimePassed())
         self._reload_changed_sources()
@@ -210,7 +218,7 @@ class Supervisor(Generic[C]):
     def _on_signal(self, number: int) -> None:
         name = signal.Signals(number).name
         if number in _STOP_SIGNALS:
-            self.stop(name, at_once=number == signal.SIGQUIT)
+            self._stop(StopRequested(name, at_once=number == signal.SIGQUIT, signal=True))
         elif number == signal.SIGHUP:
             self.start_reload(name)
         elif number == signal.SIGUSR1:
@@ -238,15 +246,15 @@ class Supervisor(Generic[C]):
             "pid": self._pid,
             "predecessor": self._takeover.predecessor_pid,
             "upgrading": self._takeover.upgrading(self._roster.accepting()),
-            "started": round(time.time() - uptime, 3),
+            "started": round(self._started + self._epoch, 3),
             "uptime": round(uptime, 3),
             **self._about,
             "suspended": self._console.suspended,
             "listeners": self._listeners(),
             "queues": self._resources.queues(),
             "limit": spec.limits.get(FleetSetting.MAX_CONNECTIONS) or None,
-            "reloads": self._history.describe(now),
-            **describe_fleet(self._roster, self._workers, now),
+            "reloads": self._history.describe(self._epoch),
+            **describe_fleet(self._roster, self._workers, now, self._epoch),
         }
 
     def start_reload(self, by: str) -> Failure | None:
@@ -285,7 +293,9 @@ class Supervisor(Generic[C]):
         return refusal
 
     def stop(self, by: str, at_once: bool) -> None:
-        request = StopRequested(by, at_once)
+        self._stop(StopRequested(by, at_once))
+
+    def _stop(self, request: StopRequested) -> None:
         self._apply_all([*self._takeover.stop(request, self._system.monotonic()), request])
 
     def attach(self) -> tuple[dict[str, Any], list[socket.socket]]:
@@ -346,7 +356,11 @@ class Supervisor(Generic[C]):
             case facts.Spawn():
                 self._carry_out(self._spawn(command))
             case facts.Drain():
-                self._workers.drain(command.worker_id)
+                self._workers.drain(command.worker_id, command.until)
+            case facts.HurryDrain():
+                self._workers.drain(command.worker_id, command.until)
+                if command.crowded:
+                    self._emit(self._workers.hurried(command.worker_id, command.until))
             case facts.ReadHeartbeats():
                 self._carry_out(self._workers.heartbeats())
                 # With the heartbeats, because they are read regularly, and seldom enough to count descriptors in /proc.
