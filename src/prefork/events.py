@@ -160,7 +160,7 @@ class ConnectionAborted(Event, level=WARNING, rated=True):
 
 
 class ConnectionsKicked(Event, level=WARNING):
-    """An operator had connections of a worker aborted; `what` are their peers or numbers, `by` is the command."""
+    """An operator had connections of a worker aborted; `what` are the peers that were named, `by` is the command."""
 
     template = "kicked {count:connection} of {what} ({by})"
     count: int
