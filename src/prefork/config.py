@@ -167,6 +167,11 @@ class Settings:
     """One listening socket per worker and address (SO_REUSEPORT); the supervisor keeps all of them open."""
     tls: tuple[TLS, ...] = ()
     drain_timeout: float = _option(30.0, check_seconds, zero=True)
+    """From a stop until open connections are aborted."""
+    reload_drain_timeout: float | None = _option(None, check_seconds, zero=True)
+    """The same in workers that a reload, an upgrade, recycling or `scale` replaces or ends; None means never."""
+    stop_timeout: float = _option(10.0, _timeout)
+    """For the `stop()` of a lifespan object."""
     hang_timeout: float = _option(30.0, _timeout)
     boot_timeout: float = _option(60.0, _timeout)
     user: str = _option("", check_text)
@@ -248,6 +253,8 @@ class ServeOptions(TypedDict, total=False):
     reuse_port: bool
     tls: TLS | None
     drain_timeout: float
+    reload_drain_timeout: float | None
+    stop_timeout: float
     hang_timeout: float
     boot_timeout: float
     user: str

@@ -16,6 +16,7 @@ import click
 
 from ..core.control_protocol import Request
 from . import options, remote
+from .servers import list_servers
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,8 @@ class ServerCommand:
     act: Callable[..., tuple[str, int]]
     """Called with `control`, `as_json` and the value of each of `params`, by name. Raises PreforkError."""
     params: tuple[click.Parameter, ...] = ()
+    asks_one: bool = True
+    """Whether one server is meant, which `--control` names."""
 
 
 def asking(request: Callable[..., Request], timeout: float = remote.TIMEOUT) -> Callable[..., tuple[str, int]]:
@@ -46,6 +49,14 @@ SERVER_COMMANDS = (
         "Show listeners and workers of a running server.",
         "Show a running server: its listeners, and the state, connections and heartbeat of each worker.",
         asking(functools.partial(Request, "status")),
+    ),
+    ServerCommand(
+        "list",
+        "List the running servers of this user.",
+        "List the running servers of this user: control socket, pid, state, target and addresses. A server with a "
+        "control socket elsewhere, named by --control, is not found.",
+        list_servers,
+        asks_one=False,
     ),
     ServerCommand(
         "reload",

@@ -1,17 +1,59 @@
-"""The status page, as it is sent: what a browser shows at `/`.
+"""Build the status page: one self-contained HTML document, and the headers that confine it.
 
-It polls /status.json; the numbers of a moment are in it for clients without scripts.
+No sockets here: the caller serves it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from http import HTTPStatus
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from importlib import resources
 from typing import Any
 
-from .http import Response, text
+from .snapshot import snapshot
 
 
-def render(status: Mapping[str, Any]) -> Response:
-    """Return the page with the numbers of `status`."""
-    return text(HTTPStatus.OK, f"prefork {status['version']}: see /metrics, /status.json, /healthz and /readyz")
+def _read(name: str) -> str:
+    return resources.files(__package__).joinpath("static", name).read_text(encoding="utf-8")
+
+
+def _source(code: str) -> str:
+    """Return what permits exactly this inline script or style sheet (CSP level 3, section 2.3.1)."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()}'"
+
+
+_STYLE, _SCRIPT = _read("page.css"), _read("page.js")
+_BEFORE, _AFTER = (
+    _read("page.html").replace("{style}", _STYLE).replace("{script}", _SCRIPT).split("{snapshot}")
+)  # not a template: braces of CSS and JavaScript stay
+
+#: The page loads nothing but `status.json` from where it came, runs no other script, and stands in no frame.
+POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        f"script-src {_source(_SCRIPT)}",
+        f"style-src {_source(_STYLE)}",
+        "connect-src 'self'",
+        "img-src data:",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+
+#: The headers of the page, but for its length.
+HEADERS: Sequence[tuple[str, str]] = (
+    ("Content-Type", "text/html; charset=utf-8"),
+    ("Cache-Control", "no-store"),
+    ("Content-Security-Policy", POLICY),
+    ("Cross-Origin-Opener-Policy", "same-origin"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Referrer-Policy", "no-referrer"),
+    ("X-Content-Type-Options", "nosniff"),
+)
+
+
+def page(status: Mapping[str, Any] | None) -> bytes:
+    """Return the page; without JavaScript it shows `status`, or that the server does not answer if that is None."""
+    return f"{_BEFORE}{snapshot(status)}{_AFTER}".encode()

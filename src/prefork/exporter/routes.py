@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
+from typing import Any
 
 from ..system.netstat import listen_overflows
 from . import exposition, page
 from .families import families
 from .health import unready_reason
 from .http import Request, Response, text
-from .snapshots import Snapshot, Snapshots
+from .supervisor_link import Snapshot, Snapshots
 
 #: Seconds that a client waits for the supervisor's answer. A health check has an answer of its own by then.
 ANSWER_TIMEOUT = 5.0
@@ -34,6 +35,8 @@ async def respond(request: Request, snapshots: Snapshots) -> Response:
     try:
         snapshot = await snapshots.get(HEALTH_TIMEOUT if healthy else ANSWER_TIMEOUT)
     except TimeoutError:
+        if request.path == "/":
+            return _page_of(HTTPStatus.SERVICE_UNAVAILABLE, None)
         return text(HTTPStatus.SERVICE_UNAVAILABLE, "the supervisor does not answer")
     return route(request, snapshot)
 
@@ -41,7 +44,7 @@ async def respond(request: Request, snapshots: Snapshots) -> Response:
 def _metrics(request: Request, snapshot: Snapshot) -> Response:
     content_type = exposition.accepted_type(request.fields.get("accept", ""))
     if content_type not in snapshot.rendered:
-        found = families(snapshot.status, snapshot.at, listen_overflows())
+        found = families(snapshot.status, listen_overflows())
         snapshot.rendered[content_type] = exposition.write(found, content_type)
     return Response(HTTPStatus.OK, snapshot.rendered[content_type], content_type)
 
@@ -63,7 +66,12 @@ def _status(request: Request, snapshot: Snapshot) -> Response:
 
 
 def _page(request: Request, snapshot: Snapshot) -> Response:
-    return page.render(snapshot.status)
+    return _page_of(HTTPStatus.OK, snapshot.status)
+
+
+def _page_of(status: HTTPStatus, shown: Mapping[str, Any] | None) -> Response:
+    fields = {name: value for name, value in page.HEADERS if name != "Content-Type"}
+    return Response(status, page.page(shown), dict(page.HEADERS)["Content-Type"], fields)
 
 
 _Route = Callable[[Request, Snapshot], Response]

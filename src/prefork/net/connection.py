@@ -205,7 +205,7 @@ def handshake_outcome(version: str, resumed: bool) -> Handshake:
 
 
 def _report(exc: BaseException, stream: Stream, state: ServerState) -> CloseReason:
-    """Say what a handler has let pass: an error of its connection is the peer's doing, any other its own failure.
+    """Report what a handler has let pass: an error of its connection is the peer's doing, any other its own failure.
 
     Return what the end of the connection is counted as.
     """
@@ -237,7 +237,8 @@ def handler_failed(peer: str, exc: BaseException) -> HandlerFailed:
         lines = ["(the traceback cannot be formatted)"]
     if len(lines) > _TRACEBACK_LINES:
         lines[10 : len(lines) - _TRACEBACK_LINES + 10] = ["  ..."]
-    return HandlerFailed(escape_ascii(peer), _describe(exc), "\n".join(escape_ascii(line, 512) for line in lines))
+    escaped = "\n".join(escape_ascii(line, 512) for line in lines)
+    return HandlerFailed(escape_ascii(peer), _describe(exc), escaped).because_of(exc)
 
 
 def _describe(exc: BaseException) -> str:

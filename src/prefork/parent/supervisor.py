@@ -21,7 +21,7 @@ from ..core.facts import Command, Fact, Failure, ScaleRequested, StopRequested
 from ..core.roster import Roster
 from ..core.states import ServerPhase, WorkerState
 from ..errors import PreforkError, place_of, reason_of
-from ..events import Emit, ReloadIgnored, ScaleIgnored, SystemFailed, UpgradeIgnored
+from ..events import Emit, HeldBack, ReloadIgnored, ScaleIgnored, SystemFailed, UpgradeIgnored
 from ..implementation import describe_core
 from ..system.descendants import AdoptedProcesses
 from ..system.fork_context import ForkContext
@@ -60,7 +60,8 @@ class Supervisor(Generic[C]):
 
     `run` returns the outcome in the supervisor, and a `ForkContext` in each worker. `watchdog` is the service manager's
     timeout in seconds. A `predecessor` owns everything until all workers here are ready. A change of the `watched`
-    sources is a reload. `about` are plain values that `prefork status` shows as they are.
+    sources is a reload. `about` are plain values that `prefork status` shows as they are. `held_back` is what the log
+    has to say later.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Supervisor(Generic[C]):
         leave_daemons: bool = False,
         watched: Watched | None = None,
         exporter: ExporterSpec | None = None,
+        held_back: HeldBack | None = None,
         about: Mapping[str, Any] | None = None,
     ) -> None:
         self._pid = os.getpid()
@@ -82,6 +84,7 @@ class Supervisor(Generic[C]):
         self._resources = resources
         self._emit = emit
         self._system = system
+        self._held_back = held_back
         self._watchdog = Watchdog(watchdog, resources.notify_watchdog)
         self._leave_daemons = leave_daemons
         self._started = system.monotonic()
@@ -181,6 +184,7 @@ class Supervisor(Generic[C]):
         for part in self._parts:
             interests |= part.interests(now)
         times = [self._roster.next_due(now), self._watchdog.next_due(), *(part.next_due(now) for part in self._parts)]
+        times.append(None if self._held_back is None else self._held_back.next_due())
         try:
             return wait(interests, times, now)
         except OSError as exc:
@@ -201,6 +205,8 @@ class Supervisor(Generic[C]):
             self._commands.serve(ready, self._system.monotonic())
         self._sources.collect(self._system.monotonic())
         self._exporter.collect(self._system.monotonic(), wanted=self._takeover.owns_files)
+        if self._held_back is not None:
+            self._held_back.flush()
         self._watchdog.update(self._roster.has_live_workers(), self._system.monotonic())
         self._apply(facts.TimePassed())
         self._reload_changed_sources()
@@ -213,7 +219,7 @@ class Supervisor(Generic[C]):
     def _on_signal(self, number: int) -> None:
         name = signal.Signals(number).name
         if number in _STOP_SIGNALS:
-            self.stop(name, at_once=number == signal.SIGQUIT)
+            self._stop(StopRequested(name, at_once=number == signal.SIGQUIT, signal=True))
         elif number == signal.SIGHUP:
             self.start_reload(name)
         elif number == signal.SIGUSR1:
@@ -287,7 +293,9 @@ class Supervisor(Generic[C]):
         return refusal
 
     def stop(self, by: str, at_once: bool) -> None:
-        request = StopRequested(by, at_once)
+        self._stop(StopRequested(by, at_once))
+
+    def _stop(self, request: StopRequested) -> None:
         self._apply_all([*self._takeover.stop(request, self._system.monotonic()), request])
 
     def _refuse(self, ignored: ReloadIgnored | UpgradeIgnored) -> Failure:
@@ -326,7 +334,11 @@ class Supervisor(Generic[C]):
             case facts.Spawn():
                 self._carry_out(self._spawn(command))
             case facts.Drain():
-                self._workers.drain(command.worker_id)
+                self._workers.drain(command.worker_id, command.until)
+            case facts.HurryDrain():
+                self._workers.drain(command.worker_id, command.until)
+                if command.crowded:
+                    self._emit(self._workers.hurried(command.worker_id, command.until))
             case facts.ReadHeartbeats():
                 self._carry_out(self._workers.heartbeats())
                 # With the heartbeats, because they are read regularly, and seldom enough to count descriptors in /proc.
