@@ -159,6 +159,15 @@ class ConnectionAborted(Event, level=WARNING, rated=True):
     reason: str
 
 
+class ConnectionsKicked(Event, level=WARNING):
+    """An operator had connections of a worker aborted; `what` are their peers or numbers, `by` is the command."""
+
+    template = "kicked {count:connection} of {what} ({by})"
+    count: int
+    what: str
+    by: str
+
+
 class ConnectionRefused(Event, level=WARNING, rated=True):
     """A connection was accepted and closed at once, because a limit was reached."""
 
@@ -567,6 +576,20 @@ class RecycleFailed(Event, level=ERROR):
     worker: int
     reason: str
     delay: float
+
+
+class Suspended(Event, level=WARNING):
+    """All workers were told to stop accepting; open connections go on."""
+
+    template = "suspended ({by}): no worker accepts, and clients wait until prefork resume"
+    by: str
+
+
+class Resumed(Event):
+    """All workers were told to accept again."""
+
+    template = "resumed ({by}): the workers accept"
+    by: str
 
 
 class Scaled(Event):

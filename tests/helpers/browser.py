@@ -104,7 +104,11 @@ class Browser:
     def view(self, width: int, height: int, *, dark: bool = False, scale: float = 1) -> None:
         """Have a window of this size, in pixels, and prefer dark or light."""
         self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=width < 600
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=scale,
+            mobile=width < 600,
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])

@@ -180,8 +180,8 @@ def _supervise(
         predecessor=predecessor,
         leave_daemons=spec.config.settings.leave_daemons,
         watched=watched_sources(spec.config, code_directories(target), source.file),
-        exporter=exporter,
         held_back=log,
+        exporter=exporter,
         about={"target": _describe_target(spec.config, target), "config": source.file or None},
     ) as supervisor:
         outcome = supervisor.run()

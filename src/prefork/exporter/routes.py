@@ -11,10 +11,11 @@ from http import HTTPStatus
 from typing import Any
 
 from ..system.netstat import listen_overflows
-from . import exposition, page
+from . import exposition
 from .families import families
 from .health import unready_reason
 from .http import Request, Response, text
+from .page import FIELDS, page
 from .supervisor_link import Snapshot, Snapshots
 
 #: Seconds that a client waits for the supervisor's answer. A health check has an answer of its own by then.
@@ -70,8 +71,7 @@ def _page(request: Request, snapshot: Snapshot) -> Response:
 
 
 def _page_of(status: HTTPStatus, shown: Mapping[str, Any] | None) -> Response:
-    fields = {name: value for name, value in page.HEADERS if name != "Content-Type"}
-    return Response(status, page.page(shown), dict(page.HEADERS)["Content-Type"], fields)
+    return Response(status, page(shown), "text/html; charset=utf-8", FIELDS)
 
 
 _Route = Callable[[Request, Snapshot], Response]

@@ -89,4 +89,6 @@ def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]])
     if not lines:
         return ""
     head = "".join(f"<th scope=col>{_text(column)}</th>" for column in columns)
-    return f"<table><caption>{_text(title)}</caption><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    return (
+        f"<table><caption>{_text(title)}</caption><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    )

@@ -145,6 +145,15 @@ class BaseServer:
         """The number of open connections. One ends when it is closed and its handler has returned."""
         return len(self._connections)
 
+    def open_connections(self) -> list[Connection]:
+        """Return the open connections. Some may end before the caller has looked at all of them."""
+        return list(self._connections)
+
+    @property
+    def uses_tls(self) -> bool:
+        """Whether its connections speak TLS from the first byte."""
+        return self._ssl_context is not None
+
     @property
     def unsent(self) -> int:
         """Bytes of all streams that the kernel has not taken."""

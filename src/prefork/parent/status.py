@@ -44,7 +44,7 @@ def describe_fleet(roster: Roster, workers: Workers, now: float, epoch: float) -
         "workers": [
             {
                 **_worker(each, usages[each.id], ages.get(each.id), now, epoch),
-                **_gauges(rows.get(each.id)),
+                **_gauges(rows.get(each.id), workers.suspends(each.id)),
                 **_describe(counters.get(each.id, Counters())),
             }
             for each in roster.workers.values()
@@ -88,10 +88,11 @@ def _worker(worker: Worker, usage: Usage, heartbeat_age: float | None, now: floa
     }
 
 
-def _gauges(row: Row | None) -> dict[str, Any]:
+def _gauges(row: Row | None, suspended: bool) -> dict[str, Any]:
     if row is None:
         return {"paused": None, "unsent": 0, "handshakes_waiting": 0, "lag": None}
-    pause = row.pause
+    # A worker notices it at its next connection only.
+    pause = Pause.SUSPENDED if suspended else row.pause
     return {
         "paused": None if pause is Pause.NONE else pause.name.lower(),
         "unsent": max(0, row[WorkerStat.UNSENT]),

@@ -11,6 +11,7 @@ import os
 import random
 import select
 import signal
+import socket
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Generic, Self
@@ -31,8 +32,9 @@ from ..system.signals import SignalQueue
 from ..system.source_changes import Watched
 from ..system.worker_signals import PROGRAM_SIGNALS, SERVICE_SIGNALS
 from ..text import escape_controls
+from .console import Console
 from .control_commands import ControlCommands
-from .control_server import ControlSocket
+from .control_server import ControlConnection, ControlSocket
 from .exporter import Exporter, ExporterSpec
 from .generations import C, GenerationSpec, Resources
 from .polling import Part, Watchdog, wait
@@ -75,8 +77,8 @@ class Supervisor(Generic[C]):
         predecessor: Predecessor | None = None,
         leave_daemons: bool = False,
         watched: Watched | None = None,
-        exporter: ExporterSpec | None = None,
         held_back: HeldBack | None = None,
+        exporter: ExporterSpec | None = None,
         about: Mapping[str, Any] | None = None,
     ) -> None:
         self._pid = os.getpid()
@@ -116,12 +118,14 @@ class Supervisor(Generic[C]):
         self._takeover = Takeover(system, resources, emit, lambda: len(self._roster.slots), control, predecessor)
         self._sources = SourceWatch(watched, system, emit)
         self._exporter = Exporter(exporter, system, emit, self.status)
+        self._console = Console(self._workers, self._roster, emit, control)
         self._parts: list[Part] = [
             self._workers,
             self._requests,
             self._takeover,
             self._sources,
             self._exporter,
+            self._console,
             *([] if control is None else [control]),
         ]
 
@@ -203,10 +207,11 @@ class Supervisor(Generic[C]):
         self._apply_all(self._takeover.collect(self._system.monotonic()))
         if self._commands is not None:
             self._commands.serve(ready, self._system.monotonic())
+        self._console.collect(self._system.monotonic())
         self._sources.collect(self._system.monotonic())
-        self._exporter.collect(self._system.monotonic(), wanted=self._takeover.owns_files)
         if self._held_back is not None:
             self._held_back.flush()
+        self._exporter.collect(self._system.monotonic(), wanted=self._takeover.owns_files)
         self._watchdog.update(self._roster.has_live_workers(), self._system.monotonic())
         self._apply(facts.TimePassed())
         self._reload_changed_sources()
@@ -250,9 +255,11 @@ class Supervisor(Generic[C]):
             "started": round(self._started + self._epoch, 3),
             "uptime": round(uptime, 3),
             **self._about,
-            "listeners": [*spec.listeners, *self._resources.program_listeners()],
+            "suspended": self._console.suspended,
+            "listeners": self._listeners(),
             "queues": self._resources.queues(),
             "limit": spec.limits.get(FleetSetting.MAX_CONNECTIONS) or None,
+            "certificates": [{"file": file, "not_after": end} for file, end in spec.certificates],
             "reloads": self._history.describe(self._epoch),
             **describe_fleet(self._roster, self._workers, now, self._epoch),
         }
@@ -297,6 +304,28 @@ class Supervisor(Generic[C]):
 
     def _stop(self, request: StopRequested) -> None:
         self._apply_all([*self._takeover.stop(request, self._system.monotonic()), request])
+
+    def attach(self) -> tuple[dict[str, Any], list[socket.socket]]:
+        reply, sockets = self._console.attach()
+        return reply | {"listeners": self._listeners()}, sockets
+
+    def dump(self, connection: ControlConnection, slot: int) -> Failure | None:
+        return self._console.dump(connection, slot, self._system.monotonic())
+
+    def suspend(self, by: str, suspended: bool) -> dict[str, Any]:
+        return self._console.suspend(by, suspended)
+
+    def recycle(self, by: str, slot: int) -> Failure | None:
+        """Have the worker of a slot replaced by another of its generation. Return the reason if it is refused."""
+        fact = self._console.recycle(by, slot)
+        if isinstance(fact, Failure):
+            return fact
+        self._apply(fact)
+        return None
+
+    def _listeners(self) -> list[str]:
+        newest = self._reloads.newest(self._roster.generation)
+        return [*newest.listeners, *self._resources.program_listeners()]
 
     def _refuse(self, ignored: ReloadIgnored | UpgradeIgnored) -> Failure:
         self._emit(ignored)

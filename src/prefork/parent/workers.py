@@ -9,6 +9,7 @@ import contextlib
 import os
 import select
 import signal
+import socket
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,6 +42,7 @@ from ..core.messages import (
 from ..errors import reason_of
 from ..events import Emit, OldWorkerHurried, WorkerStacks
 from ..system.child import Child, ExitStatus
+from ..system.console_channel import ConsoleChannel
 from ..system.descriptors import MAX_DESCRIPTORS, Descriptor, count_descriptors, raise_limit
 from ..system.fork_context import ForkContext
 from ..system.inboxes import Inboxes
@@ -114,6 +116,8 @@ class _Process:
     slot: int
     row: Row
     asker: Asker
+    console: ConsoleChannel | None
+    """None: it runs a program, which has a loop of its own, or none."""
     program: ProgramWorker | None
     """None: it serves a service."""
     drained: bool = False
@@ -240,6 +244,14 @@ class Workers:
         if self._scoreboard.settings[setting] != value:
             self._scoreboard.settings[setting] = value
 
+    def published(self, setting: FleetSetting) -> int:
+        return self._scoreboard.settings[setting]
+
+    def suspends(self, worker_id: int) -> bool:
+        """Return whether a worker is kept from accepting. What a program accepts by itself is not."""
+        process = self._processes.get(worker_id)
+        return process is not None and process.program is None and bool(self.published(FleetSetting.SUSPENDED))
+
     def publish_rows(self, accepting: Collection[int]) -> None:
         """Write to the scoreboard which workers accept, and which other ones there are."""
         processes = self._processes.values()
@@ -361,6 +373,8 @@ class Workers:
         process.status.close()
         process.tether.close()
         process.asker.channel.close()
+        if process.console is not None:
+            process.console.close()
         if process.program is not None:
             process.program.close()
         if process.drained:
@@ -370,6 +384,27 @@ class Workers:
         self._accounts.retire(process.slot, process.row, process.cpu)
         self._free_rows.append(process.row.number)
         self._processes.pop(process.worker_id, None)
+
+    def has_console(self, worker_id: int) -> bool:
+        """Return whether a worker has a console: a program has none."""
+        return self._processes[worker_id].console is not None
+
+    def stack_lines(self, worker_id: int) -> list[str]:
+        """Return the lines of stacks that a worker has written and that were not taken."""
+        return self._processes[worker_id].stacks
+
+    def take_stack_lines(self, worker_id: int, start: int, keep: bool) -> list[str]:
+        """Return the lines from `start` on; unless they are to be kept, they are not logged at the worker's end."""
+        lines = self._processes[worker_id].stacks
+        taken = lines[start:]
+        if not keep:
+            del lines[start:]
+        return taken
+
+    def connect(self, worker_id: int) -> socket.socket | None:
+        """Return a new connection to a worker's console; None for a program, and for a worker that takes none now."""
+        console = self._processes[worker_id].console
+        return None if console is None else console.connect()
 
     # --- what is done to them -----------------------------------------------------------------------------------------
 
@@ -415,6 +450,11 @@ class Workers:
                 undo.callback(tether.close)
                 channel = WorkerChannel()
                 undo.callback(channel.close)
+                console = None
+                if spec is None:
+                    console = ConsoleChannel()
+                    undo.callback(console.close)
+                    self._system.close_in_child(console.parent_end)
                 program = None
                 if spec is not None:
                     now = self._system.monotonic()
@@ -432,10 +472,12 @@ class Workers:
         if child is None:
             self._processes.clear()
             ready = None if program is None else program.channel
-            raise ChildStarted(self._fork_context(command, writer, tether, row.number, channel, ready))
+            raise ChildStarted(self._fork_context(command, writer, tether, row.number, channel, console, ready))
         writer.close()
         tether.close_child_end()
         channel.child_end.close()
+        if console is not None:
+            console.child_end.close()
         child.lead_group()
         asker = Asker(command.worker_id, command.slot, command.generation, channel.parent_end, None)
         if program is not None:
@@ -444,7 +486,7 @@ class Workers:
                 # Only now, because its own child has used it. A sibling could say that this one is ready.
                 self._system.close_in_child(program.channel)
         process = _Process(
-            command.worker_id, child, reader, tether, Decoder(), command.slot, row, asker=asker, program=program
+            command.worker_id, child, reader, tether, Decoder(), command.slot, row, asker, console, program
         )
         self._processes[command.worker_id] = process
         return Spawned(command.worker_id, child.pid)
@@ -456,6 +498,7 @@ class Workers:
         tether: Tether,
         row: int,
         channel: WorkerChannel,
+        console: ConsoleChannel | None,
         ready: ReadinessChannel | None,
     ) -> ForkContext:
         return ForkContext(
@@ -470,6 +513,7 @@ class Workers:
             row=row,
             signals=self._signals,
             channel=channel.child_end,
+            console=None if console is None else console.child_end,
             ready=ready,
         )
 

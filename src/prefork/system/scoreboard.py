@@ -95,6 +95,8 @@ class FleetSetting(enum.IntEnum):
     """The number of all others: they start, drain, hang or are being killed. Their rows follow."""
     LISTENERS_SHARED = 8
     """1 if another supervisor also has the listening sockets: they must not be shut down."""
+    SUSPENDED = 9
+    """1 while no worker is to accept: clients wait in the accept queues."""
 
 
 #: The word of the supervisor's part at which the list of workers begins.

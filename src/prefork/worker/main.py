@@ -41,6 +41,7 @@ from ..system.signals import ignore_without_inheriting, unblock_signals
 from ..system.worker_info import set_worker
 from ..text import escape_ascii
 from . import lease, lifespan, process_group
+from .console import Console
 from .context import WorkerContext
 from .dispatch import Dispatcher
 from .exit import exit_deadline, run_until_complete_bounded
@@ -72,7 +73,8 @@ def run(context: WorkerContext) -> int:
     signal.signal(signal.SIGUSR1, lambda *_: context.reopen_logs())
     lease.set_channel(fork.channel)
     process_group.become_leader()
-    process_group.contain_children([*context.config.sockets(), fork.status, fork.tether, fork.channel])
+    console = [] if fork.console is None else [fork.console]
+    process_group.contain_children([*context.config.sockets(), fork.status, fork.tether, fork.channel, *console])
     failure = confine(context)
     if failure is not None:
         return failure
@@ -171,6 +173,8 @@ async def _serve(context: WorkerContext, handler: Handler, start_by: float) -> i
         loop, context.row, min(INTERVAL, settings.hang_timeout / 8), lambda: publish_gauges(context.row, server)
     )
     recycling = _check_recycling(loop, context)
+    assert context.fork.console is not None
+    console = Console(loop, context.fork.console, server, context.emit)
     send(context, ReadyMessage())
     told = _warn_of_handler(context, orders)
     serving = asyncio.ensure_future(server.serve_forever())
@@ -188,6 +192,7 @@ async def _serve(context: WorkerContext, handler: Handler, start_by: float) -> i
     report_drained(context, connections - aborted, aborted)
     # Stop the heartbeat, because shutdown code may block: `exit_deadline` bounds it from here.
     heartbeat.stop()
+    console.close()
     exit_deadline(worker_exit_timeout(settings.stop_timeout))
     failure = await lifespan.stop_service(started, settings.stop_timeout)
     if failure is not None:
