@@ -30,6 +30,7 @@ NamedSample = tuple[str, tuple[str, ...], Any]
 WORKER_STATES = ("forking", "starting", "ready", "draining", "hung", "killed", "backoff")
 #: States of workers whose connections will not go on for long.
 _ENDING = ("draining", "hung", "killed")
+_RESULTS = (("ok", "success"), ("failed", "failure"))
 _COUNTERS = {
     "accepted": "connections_accepted_total",
     "received": "received_bytes_total",
@@ -129,18 +130,18 @@ def _of_server(status: Status) -> Iterator[NamedSample]:
     for queue in status["queues"]:
         yield "accept_queue_connections", (queue["listener"],), queue["waiting"]
         yield "accept_queue_limit", (queue["listener"],), queue["limit"]
-    for certificate in status.get("certificates", ()):
+    for certificate in status["certificates"]:
         yield "tls_certificate_expiry_timestamp_seconds", (certificate["file"],), certificate["not_after"]
 
 
 def _of_reloads(status: Status) -> Iterator[NamedSample]:
     reloads = status["reloads"]
-    for result, word in (("ok", "success"), ("failed", "failure")):
+    for result, word in _RESULTS:
         yield "reloads_total", ("reload", word), reloads[result]
     # A start has loaded everything, too.
     yield "last_reload_success_timestamp_seconds", (), reloads["last_success"] or status["started"]
-    for result, count in status.get("certificate_reloads", {}).items():
-        yield "tls_certificate_reloads_total", (result,), count
+    for result, word in _RESULTS:
+        yield "tls_certificate_reloads_total", (word,), status["certificate_reloads"][result]
 
 
 def _of_slot(totals: Status) -> Iterator[NamedSample]:
