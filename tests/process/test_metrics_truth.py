@@ -190,3 +190,45 @@ def test_overflows_of_queues_are_those_that_the_kernel_counts(folder: Path) -> N
         # Other tests run in this network namespace.
         assert before <= found <= counted()
         assert get(metrics_port(server), "/healthz")[0] == 200
+
+
+COUNTING = """
+import prefork
+lines = prefork.metrics.counter("lines", "Lines echoed.", ("kind",))
+sessions = prefork.metrics.gauge("sessions", "Sessions that are open.")
+seconds = prefork.metrics.histogram("line_seconds", "How long a line took.", bounds=(0.1, 1))
+async def handle(stream):
+    sessions.inc()
+    async for line in stream:
+        lines.labels("long" if len(line) > 10 else "short").inc()
+        seconds.observe(0.5)
+        stream.write(line)
+    sessions.dec()
+"""
+
+
+def test_the_numbers_of_the_service_outlive_its_workers(folder: Path) -> None:
+    (folder / "service.py").write_text(COUNTING)
+    with serving(folder, *METRICS, workers=1) as server:
+        for expected in (1, 2):
+            with socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock:
+                for line in (b"short\n", LINE):
+                    sock.sendall(line)
+                    assert sock.recv(1000) == line
+                samples = Samples(metrics_port(server))
+                for kind in ("short", "long"):
+                    assert samples.sum("lines_total", worker="0", kind=kind) == expected
+                assert samples.sum("sessions", worker="0") == 1
+                assert samples.values("line_seconds_bucket") == {
+                    (("le", "0.1"), ("worker", "0")): 0,
+                    (("le", "1.0"), ("worker", "0")): 2 * expected,
+                    (("le", "+Inf"), ("worker", "0")): 2 * expected,
+                }
+                assert samples.sum("line_seconds_sum") == expected
+                (victim,) = server.worker_pids()
+                os.kill(victim, signal.SIGKILL)
+                wait_until(lambda victim=victim: server.worker_pids() not in ([victim], []))
+        samples = Samples(metrics_port(server))
+        assert samples.sum("lines_total") == 4
+        assert samples.sum("sessions") == 0
+        assert b"service_metrics" not in get(metrics_port(server), "/status.json")[2]

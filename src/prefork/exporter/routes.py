@@ -16,6 +16,7 @@ from .families import families
 from .health import unready_reason
 from .http import Request, Response, text
 from .page import FIELDS, page
+from .service_families import service_families
 from .supervisor_link import Snapshot, Snapshots
 
 #: Seconds that a client waits for the supervisor's answer. A health check has an answer of its own by then.
@@ -46,6 +47,7 @@ def _metrics(request: Request, snapshot: Snapshot) -> Response:
     content_type = exposition.accepted_type(request.fields.get("accept", ""))
     if content_type not in snapshot.rendered:
         found = families(snapshot.status, listen_overflows())
+        found += service_families(snapshot.status["service_metrics"], snapshot.status["started"])
         snapshot.rendered[content_type] = exposition.write(found, content_type)
     return Response(HTTPStatus.OK, snapshot.rendered[content_type], content_type)
 
@@ -62,7 +64,8 @@ def _readiness(request: Request, snapshot: Snapshot) -> Response:
 def _status(request: Request, snapshot: Snapshot) -> Response:
     if _JSON not in snapshot.rendered:
         # `now` is this machine's time: a browser's own clock may be wrong.
-        snapshot.rendered[_JSON] = json.dumps({**snapshot.status, "now": round(snapshot.at, 3)}).encode()
+        shown = {name: value for name, value in snapshot.status.items() if name != "service_metrics"}
+        snapshot.rendered[_JSON] = json.dumps({**shown, "now": round(snapshot.at, 3)}).encode()
     return Response(HTTPStatus.OK, snapshot.rendered[_JSON], _JSON)
 
 

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from ..core.account import Counters
+from ..core.service_metrics import RetiredSeries, read_region
 from ..system.scoreboard import Row
 
 
@@ -18,6 +19,8 @@ class Accounts:
     def __init__(self) -> None:
         self._retired: dict[int, Counters] = {}
         self._cpu: defaultdict[int, float] = defaultdict(float)
+        self.service_metrics = RetiredSeries()
+        """What services have counted themselves."""
 
     def retire(self, slot: int, row: Row, cpu: float) -> Counters:
         """Add the account of a worker that has ended, and return it. What it had open is closed with it.
@@ -25,6 +28,7 @@ class Accounts:
         `cpu` is the CPU time that it used, in seconds.
         """
         self._cpu[slot] += cpu
+        self.service_metrics.add(slot, read_region(row.read_service_metrics()))
         last = row.counters().ended()
         self._retired[slot] = self._retired.get(slot, Counters()) + last
         return last

@@ -5,6 +5,7 @@ Turns messages and exits into facts. The roster decides which workers there are 
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import select
@@ -203,6 +204,14 @@ class Workers:
     def cpu_by_slot(self, running: Mapping[int, float | None]) -> dict[int, float]:
         """Return the CPU seconds of each slot since the start; `running` are those of the workers that run, by id."""
         return self._accounts.cpu_by_slot((self._processes[each].slot, cpu or 0) for each, cpu in running.items())
+
+    def service_metrics(self) -> dict[str, Any]:
+        """Return the services' own metrics: of workers that are gone, and, unread, of those that run, with the slot."""
+        running = ((process.slot, process.row.read_service_metrics()) for process in self._processes.values())
+        return {
+            "gone": self._accounts.service_metrics.describe(),
+            "running": [[slot, base64.b64encode(data).decode()] for slot, data in running if data],
+        }
 
     def pids(self) -> set[int]:
         return {process.child.pid for process in self._processes.values()}
