@@ -592,6 +592,13 @@ class SourcesUnwatched(Event, level=WARNING):
     delay: float
 
 
+class ServiceMetricsFull(Event, level=WARNING):
+    """There is no room for another series in the worker's memory; logged once."""
+
+    template = "prefork.metrics: no room for another series (64 KiB a worker): {metric} is not shown in full"
+    metric: str
+
+
 class MetricsServed(Event):
     """The address of --metrics is bound; it is answered by a process of its own."""
 
