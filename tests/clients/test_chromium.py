@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from helpers.browser import Browser, browsing
 from helpers.samples import sample, showing
 
@@ -62,7 +61,7 @@ CUT_OFF = """
 """
 
 
-@pytest.mark.parametrize("width", [320, 390, 800, 1440])
+@pytest.mark.parametrize("width", [320, 390, 800, 1000, 1200, 1440])
 def test_nothing_is_cut_off_at_any_width(browser: Browser, width: int) -> None:
     browser.view(width, 800)
     with showing(sample) as address:
@@ -110,7 +109,12 @@ def troubled(turn: int) -> dict[str, Any]:
     del status["workers"][1]
     status["slots"][1] |= {"state": "backoff", "retry_in": 3.4, "restarts": 9}
     status["queues"][0] |= {"waiting": 800}
-    status["reloads"]["last"] = {"generation": 13, "result": "failed", "at": now - 200, "reason": "no module named chat"}
+    status["reloads"]["last"] = {
+        "generation": 13,
+        "result": "failed",
+        "at": now - 200,
+        "reason": "no module named chat",
+    }
     status["certificates"][0] |= {"not_after": now + 5.5 * 86400}
     return status | {"limit": 9000, "suspended": True}
 

@@ -78,7 +78,7 @@ class Browser:
             self._note(answer)
 
     def show(self, address: str) -> None:
-        """Go to an address."""
+        """Go to an address, and do not wait for what it loads."""
         assert "errorText" not in (found := self.call("Page.navigate", url=address)), found
 
     def evaluate(self, expression: str) -> Any:
@@ -104,7 +104,11 @@ class Browser:
     def view(self, width: int, height: int, *, dark: bool = False, scale: float = 1) -> None:
         """Have a window of this size, in pixels, and prefer dark or light."""
         self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=width < 600
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=scale,
+            mobile=width < 600,
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])

@@ -82,6 +82,11 @@ function day(seconds) {
   const date = new Date(seconds * 1000);
   return Number.isNaN(date.getTime()) ? "–" : date.toISOString().slice(0, 10);
 }
+function within(seconds) {
+  const units = [[86400, " d"], [3600, " h"], [60, " m"], [1, " s"], [0, " ms"]];
+  const [size, unit] = units.find(([size]) => seconds >= size);
+  return (size ? seconds / size : seconds * 1000).toFixed(0) + unit;
+}
 const percent = (part, all) => (all > 0 ? ((100 * part) / all).toFixed(1) + " %" : "–");
 
 // Samples ---------------------------------------------------------------------------------------------------------
@@ -349,9 +354,27 @@ function showAccount(totals) {
   });
 }
 
+function showDurations(histogram) {
+  const bounds = list(histogram?.bounds), found = list(histogram?.counts).map(num), peak = Math.max(1, ...found);
+  const box = $("durations");
+  while (box.children.length > found.length) box.lastElementChild.remove();
+  found.forEach((count, index) => {
+    const bar = box.children[index] || make(box, "li");
+    if (!bar.firstElementChild) {
+      make(make(bar, "span", "room"), "span", "bar");
+      make(bar, "small", "soft");
+    }
+    const name = index < bounds.length ? "≤ " + within(num(bounds[index])) : "more";
+    bar.title = `${name}: ${whole(count)}`;
+    bar.setAttribute("aria-label", bar.title);
+    bar.querySelector(".bar").style.height = (100 * count) / peak + "%";
+    put(bar.lastElementChild, name);
+  });
+}
+
 function show(status, time) {
   remember(status);
-  const totals = status.totals || {}, now = num(status.started) + num(status.uptime);
+  const totals = status.totals || {}, now = status.now ?? num(status.started) + num(status.uptime);
   const workers = workersOf(status), ready = workers.filter((each) => each.state === "ready").length;
   const target = num(status.workers_target), open = num(totals.open), limit = num(status.limit);
   const p99 = Math.max(0, ...workers.map((each) => num(each.lag?.p99)));
@@ -387,6 +410,7 @@ function show(status, time) {
 
   table("workers", WORKERS, workers, "No worker runs.");
   showAccount(totals);
+  showDurations(totals.durations);
   const queues = new Map(list(status.queues).map((each) => [each.listener, each]));
   table("listeners", LISTENERS, list(status.listeners).map((listener) => {
     const queue = queues.get(listener) || queues.get(String(listener).replace(/ \([^()]*\)$/, "")) || {};

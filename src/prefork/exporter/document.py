@@ -1,4 +1,4 @@
-"""Build the status page: one self-contained HTML document, and the headers that confine it.
+"""Build the status page: one self-contained HTML document, and the header fields that confine it.
 
 No sockets here: the caller serves it.
 """
@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
-from .snapshot import snapshot
+from .plain_tables import plain_tables
 
 
 def _read(name: str) -> str:
@@ -25,7 +25,7 @@ def _source(code: str) -> str:
 
 _STYLE, _SCRIPT = _read("page.css"), _read("page.js")
 _BEFORE, _AFTER = (
-    _read("page.html").replace("{style}", _STYLE).replace("{script}", _SCRIPT).split("{snapshot}")
+    _read("page.html").replace("{style}", _STYLE).replace("{script}", _SCRIPT).split("{tables}")
 )  # not a template: braces of CSS and JavaScript stay
 
 #: The page loads nothing but `status.json` from where it came, runs no other script, and stands in no frame.
@@ -42,18 +42,16 @@ POLICY = "; ".join(
     )
 )
 
-#: The headers of the page, but for its length.
-HEADERS: Sequence[tuple[str, str]] = (
-    ("Content-Type", "text/html; charset=utf-8"),
-    ("Cache-Control", "no-store"),
-    ("Content-Security-Policy", POLICY),
-    ("Cross-Origin-Opener-Policy", "same-origin"),
-    ("Cross-Origin-Resource-Policy", "same-origin"),
-    ("Referrer-Policy", "no-referrer"),
-    ("X-Content-Type-Options", "nosniff"),
-)
+CONTENT_TYPE = "text/html; charset=utf-8"
+#: Header fields of the page's own.
+FIELDS: Mapping[str, str] = {
+    "Content-Security-Policy": POLICY,
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+}
 
 
-def page(status: Mapping[str, Any] | None) -> bytes:
+def document(status: Mapping[str, Any] | None) -> bytes:
     """Return the page; without JavaScript it shows `status`, or that the server does not answer if that is None."""
-    return f"{_BEFORE}{snapshot(status)}{_AFTER}".encode()
+    return f"{_BEFORE}{plain_tables(status)}{_AFTER}".encode()
