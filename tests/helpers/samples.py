@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from prefork.exporter import document as status_page
+from prefork.exporter import page as status_page
 
 Status = dict[str, Any]
 
@@ -137,8 +137,11 @@ def showing(status: Callable[[int], Status | None]) -> Iterator[str]:
 
         def do_GET(self) -> None:
             if self.path == "/":
-                fields = {"Content-Type": status_page.CONTENT_TYPE, **status_page.FIELDS}
-                self._answer(200, fields.items(), status_page.document(status(0)))
+                self._answer(
+                    200,
+                    [("Content-Type", "text/html; charset=utf-8"), *status_page.FIELDS.items()],
+                    status_page.page(status(0)),
+                )
             elif self.path == "/status.json" and (found := status(next(turns))) is not None:
                 self._answer(200, (("Content-Type", "application/json"),), json.dumps(found).encode())
             else:

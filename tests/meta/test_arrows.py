@@ -35,7 +35,8 @@ FLOORS = {
     "assembly": {"parent", "hosting", "worker", "net", "observe", "system", "core", *VOCABULARY},
     # A process of its own, which talks to the supervisor by messages only.
     "exporter": {"net", "system", "core", *VOCABULARY},
-    "cli": {"assembly", "hosting", "system", "core", *VOCABULARY, "_version", "implementation"},
+    "console": {"system", "core", *VOCABULARY},
+    "cli": {"console", "assembly", "hosting", "system", "core", *VOCABULARY, "_version", "implementation"},
     "testing": set(),
     "__main__": {"cli"},
     "__init__": None,

@@ -12,7 +12,7 @@ import pytest
 from helpers.samples import sample
 
 from prefork.core.account import CloseReason
-from prefork.exporter.document import FIELDS, POLICY, document
+from prefork.exporter.page import FIELDS, POLICY, page
 
 SCRIPT = resources.files("prefork.exporter").joinpath("static/page.js").read_text()
 HOSTILE = "<script>alert(1)</script>\x1b[2J\u202e\"'&"
@@ -45,7 +45,7 @@ def source_of(code: str) -> str:
 
 
 def test_the_policy_permits_the_one_script_and_the_one_style_sheet_and_nothing_else() -> None:
-    found = Document(document(sample(0)).decode())
+    found = Document(page(sample(0)).decode())
     scripts, styles = found.text["script"], found.text["style"]
     assert [source_of("".join(scripts)), source_of("".join(styles))] == re.findall(r"'sha256-[^']+'", POLICY)
     assert POLICY.startswith("default-src 'none'; ")
@@ -55,7 +55,7 @@ def test_the_policy_permits_the_one_script_and_the_one_style_sheet_and_nothing_e
 
 
 def test_nothing_comes_from_elsewhere_and_no_attribute_is_code() -> None:
-    for tag, attributes in Document(document(sample(0)).decode()).tags:
+    for tag, attributes in Document(page(sample(0)).decode()).tags:
         assert not [
             name for name in attributes if name.startswith("on") or name in ("style", "src", "srcdoc", "action")
         ]
@@ -72,7 +72,7 @@ def test_it_knows_every_reason_that_ends_a_connection() -> None:
 
 
 def test_every_element_that_the_script_names_is_there() -> None:
-    there = {attributes.get("id") for _, attributes in Document(document(None).decode()).tags}
+    there = {attributes.get("id") for _, attributes in Document(page(None).decode()).tags}
     named = set(re.findall(r'\$\("([a-z]+)"\)|(?<!\w)table\("([a-z]+)"', SCRIPT))
     assert {one or other for one, other in named} <= there
     assert len(named) > 10
@@ -80,14 +80,14 @@ def test_every_element_that_the_script_names_is_there() -> None:
 
 def test_without_javascript_the_numbers_of_the_moment_are_there() -> None:
     status = sample(3)
-    cells = Document(document(status).decode()).text
+    cells = Document(page(status).decode()).text
     assert cells["h1"][0] == "prefork: serving"
     for expected in ("chat.service:handle", "4 of 4", "2144", str(status["totals"]["accepted"]), "1290", "2025-11-24"):
         assert expected in cells["td"], expected
 
 
 def test_without_a_status_it_says_so() -> None:
-    assert b"The server does not answer." in document(None)
+    assert b"The server does not answer." in page(None)
 
 
 @pytest.mark.parametrize("where", ["target", "state", "worker", "refusal", "certificate", "listener"])
@@ -102,7 +102,7 @@ def test_what_others_wrote_is_escaped_without_javascript(where: str) -> None:
         "listener": lambda: status["listeners"].append(HOSTILE),
     }
     places[where]()
-    written = document(status).decode()
+    written = page(status).decode()
     assert "<script>alert" not in written
     assert "\x1b" not in written
     assert "\u202e" not in written

@@ -5,6 +5,7 @@ The supervisor serves it (`parent/control_server.py`). The messages are in `core
 
 from __future__ import annotations
 
+import array
 import contextlib
 import errno
 import os
@@ -14,13 +15,15 @@ import struct
 import time
 from pathlib import Path
 
-from ..errors import ConfigError, reason_of
+from ..errors import ConfigError, NotRunningError, ServiceError, reason_of
 from ..text import escape_controls
 from .paths import resolve
 from .unix_sockets import connect, remove_stale_socket
 
 #: Longest reply that is read, in bytes.
 MAX_REPLY = 16 * 1024 * 1024
+#: Descriptors that can come with one message (unix(7), SCM_MAX_FD).
+MAX_DESCRIPTORS = 253
 #: Pid, uid and gid of a process (unix(7), struct ucred).
 _CREDENTIALS = struct.Struct("=iII")
 
@@ -77,10 +80,10 @@ def _peer_uid(sock: socket.socket) -> int | None:
     return uid
 
 
-def find_socket() -> str:
-    """Return the control socket of the only running server.
+def find_sockets() -> list[str]:
+    """Return the control sockets of the running servers in `socket_directory()`, and remove those that were left.
 
-    Raises ConfigError if there is no server or more than one, and if another user could have put a socket there.
+    Raises NotRunningError if there is none, and ConfigError if another user could have put a socket there.
     """
     directory = socket_directory()
     where = escape_controls(directory)
@@ -92,16 +95,18 @@ def find_socket() -> str:
         raise ConfigError(f"{where}: {reason_of(exc)}; name the socket by --control PATH") from None
     living = [path for path in sorted(map(str, directory.glob("*.sock"))) if remove_stale_socket(path)]
     if not living:
-        raise ConfigError(f"no running prefork found (looked in {where}); name its socket by --control PATH")
-    if len(living) > 1:
-        raise ConfigError(
-            f"several servers are running; choose one: --control {' or '.join(map(escape_controls, living))}"
-        )
-    return living[0]
+        raise NotRunningError(f"no running prefork found (looked in {where}); name its socket by --control PATH")
+    return living
 
 
-def request(path: str, message: bytes, timeout: float) -> bytes:
-    """Send `message` and return the line that answers it. Raises ConfigError if none arrives in `timeout` seconds."""
+def request(path: str, message: bytes, timeout: float, descriptors: list[int] | None = None) -> bytes:
+    """Send `message` and return the line that answers it.
+
+    Raises NotRunningError if no server listens there, ServiceError if the line does not arrive within `timeout`
+    seconds, and ConfigError if it cannot be asked.
+
+    The descriptors that come with the answer are added to `descriptors`, also on an error. The caller owns them.
+    """
     option = f"--control {escape_controls(path)}"
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(timeout)
@@ -112,11 +117,11 @@ def request(path: str, message: bytes, timeout: float) -> bytes:
                 # In a directory of the workers' user, a worker can put a socket of its own in the server's place.
                 raise ConfigError(f"{option}: uid {_peer_uid(sock)} listens there, which is not root")
             sock.sendall(message)
-            return _read_line(sock)
+            return _read_line(sock, descriptors)
         except TimeoutError:
-            raise ConfigError(f"{option}: no answer within {timeout:g} s") from None
-        except ConnectionRefusedError:
-            raise ConfigError(f"{option}: connection refused (no server listens there)") from None
+            raise ServiceError(f"{option}: no answer within {timeout:g} s") from None
+        except (ConnectionRefusedError, FileNotFoundError) as exc:
+            raise NotRunningError(f"{option}: {reason_of(exc)} (no server listens there)") from None
         except OSError as exc:
             raise ConfigError(f"{option}: {reason_of(exc)}") from exc
 
@@ -150,13 +155,26 @@ def _connect(sock: socket.socket, path: str, deadline: float) -> None:
             time.sleep(0.05)
 
 
-def _read_line(sock: socket.socket) -> bytes:
+def _read_line(sock: socket.socket, descriptors: list[int] | None) -> bytes:
     received = bytearray()
+    # Without room for descriptors the kernel installs none (unix(7), MSG_CTRUNC).
+    room = 0 if descriptors is None else socket.CMSG_SPACE(MAX_DESCRIPTORS * 4)
+    flags = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
     while not received.endswith(b"\n"):
-        data, ancillary, _, _ = sock.recvmsg(65536, socket.CMSG_SPACE(_CREDENTIALS.size))
+        data, ancillary, _, _ = sock.recvmsg(65536, socket.CMSG_SPACE(_CREDENTIALS.size) + room, flags)
+        if descriptors is not None:
+            descriptors += _descriptors_in(ancillary)
         if data:
             _require_sender(ancillary)
         if not data or len(received) > MAX_REPLY:
             raise OSError(errno.ECONNRESET, "the server closed the connection")
         received += data
     return bytes(received)
+
+
+def _descriptors_in(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    found = array.array("i")
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            found.frombytes(data[: len(data) - len(data) % found.itemsize])
+    return found.tolist()

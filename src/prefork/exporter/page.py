@@ -24,9 +24,8 @@ def _source(code: str) -> str:
 
 
 _STYLE, _SCRIPT = _read("page.css"), _read("page.js")
-_BEFORE, _AFTER = (
-    _read("page.html").replace("{style}", _STYLE).replace("{script}", _SCRIPT).split("{tables}")
-)  # not a template: braces of CSS and JavaScript stay
+# No template language, because braces of CSS and JavaScript stay.
+_BEFORE, _AFTER = _read("page.html").replace("{style}", _STYLE).replace("{script}", _SCRIPT).split("{tables}")
 
 #: The page loads nothing but `status.json` from where it came, runs no other script, and stands in no frame.
 POLICY = "; ".join(
@@ -42,8 +41,7 @@ POLICY = "; ".join(
     )
 )
 
-CONTENT_TYPE = "text/html; charset=utf-8"
-#: Header fields of the page's own.
+#: The fields of the page's head, besides those of every response.
 FIELDS: Mapping[str, str] = {
     "Content-Security-Policy": POLICY,
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -52,6 +50,6 @@ FIELDS: Mapping[str, str] = {
 }
 
 
-def document(status: Mapping[str, Any] | None) -> bytes:
+def page(status: Mapping[str, Any] | None) -> bytes:
     """Return the page; without JavaScript it shows `status`, or that the server does not answer if that is None."""
     return f"{_BEFORE}{plain_tables(status)}{_AFTER}".encode()
