@@ -174,7 +174,11 @@ PANELS: Mapping[str, Sequence[Panel]] = {
         Panel("Age", {"{{instance}} {{worker}}": "time() - prefork_worker_start_time_seconds{SEL}"}, "s"),
         Panel(
             "Reloads",
-            {"{{kind}} {{result}}": "sum by (kind, result) (increase(prefork_reloads_total{SEL}[$__rate_interval]))"},
+            {
+                "{{kind}} {{result}}": "sum by (kind, result) (increase(prefork_reloads_total{SEL}[$__rate_interval]))",
+                "certificates {{result}}": "sum by (result) "
+                "(increase(prefork_tls_certificate_reloads_total{SEL}[$__rate_interval]))",
+            },
             description="A reload that fails leaves the old code and settings in service.",
         ),
         Panel(
