@@ -1,0 +1,1 @@
+"""What a terminal shows of a running server. Nothing here runs in a server's processes."""
