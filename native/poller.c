@@ -331,18 +331,32 @@ static PyObject *Poller_set_limits(Poller *poller, PyObject *limits)
     Py_RETURN_NONE;
 }
 
+/* Count in this memory, which other processes may read: two words. */
+static int set_traffic(Poller *poller, PyObject *memory)
+{
+    if (PyObject_GetBuffer(memory, &poller->shared, PyBUF_WRITABLE) < 0) {
+        return -1;
+    }
+    if (poller->shared.len != 2 * (Py_ssize_t)sizeof(int64_t)) {
+        PyErr_SetString(PyExc_ValueError, "traffic must be two words of memory");
+        return -1;
+    }
+    poller->traffic = poller->shared.buf;
+    return 0;
+}
+
 static int Poller_init(Poller *poller, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"loop", "limits", NULL};
-    PyObject *loop, *limits;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO:Poller", names, &loop, &limits)) {
+    static char *names[] = {"loop", "limits", "traffic", NULL};
+    PyObject *loop, *limits, *traffic = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|O:Poller", names, &loop, &limits, &traffic)) {
         return -1;
     }
     if (poller->loop != NULL) {
         PyErr_SetString(PyExc_RuntimeError, "a poller is made once");
         return -1;
     }
-    if (set_limits(poller, limits) < 0) {
+    if (set_limits(poller, limits) < 0 || (traffic != NULL && set_traffic(poller, traffic) < 0)) {
         return -1;
     }
     poller->loop = Py_NewRef(loop);
@@ -372,6 +386,7 @@ static PyObject *Poller_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObj
     if (poller != NULL) {
         poller->state = state_of(type);
         poller->epoll = -1;
+        poller->traffic = poller->own_traffic;
     }
     return (PyObject *)poller;
 }
@@ -382,6 +397,7 @@ static int Poller_traverse(Poller *poller, visitproc visit, void *arg)
     Py_VISIT(poller->loop);
     Py_VISIT(poller->corked);
     Py_VISIT(poller->escaped);
+    Py_VISIT(poller->shared.obj);
     for (size_t fd = 0; fd < poller->slot_count; fd++) {
         Py_VISIT(poller->slots[fd].item);
     }
@@ -407,6 +423,7 @@ static void Poller_dealloc(Poller *poller)
     }
     PyMem_Free(poller->slots);
     PyMem_Free(poller->block);
+    PyBuffer_Release(&poller->shared);
     type->tp_free(poller);
     Py_DECREF(type);
 }

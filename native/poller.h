@@ -31,6 +31,9 @@ typedef struct Poller {
     size_t slot_count;
     char *block;       /* RECEIVE_SIZE bytes, which one receive fills and its caller empties before it returns */
     StreamLimits limits;
+    Py_buffer shared;  /* owned: the memory of `traffic`; its `obj` is NULL if there is none */
+    int64_t *traffic;  /* two words: the bytes that all streams have received, and sent */
+    int64_t own_traffic[2];
     uint32_t generation;
     int epoll; /* owned descriptor; -1 after `close` */
     bool in_round;
@@ -41,6 +44,16 @@ int poller_add(Poller *poller, int fd, PyObject *item);
 
 /* Stop reporting. To call before the close of `fd`, because a `duplicated` descriptor would go on reporting. */
 void poller_remove(Poller *poller, int fd, PyObject *item, bool duplicated);
+
+/* Count bytes that a stream has received, or sent. */
+static inline void poller_count_received(Poller *poller, size_t count)
+{
+    poller->traffic[0] += (int64_t)count;
+}
+static inline void poller_count_sent(Poller *poller, size_t count)
+{
+    poller->traffic[1] += (int64_t)count;
+}
 
 /* Flush `item` at the end of this round, or in the loop's next iteration. 0, or -1 with an exception. */
 int poller_cork(Poller *poller, PyObject *item);

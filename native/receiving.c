@@ -38,6 +38,8 @@ Received stream_receive(Stream *stream, char *into, size_t size, size_t *receive
     }
     stream->io_left--;
     stream->idle_since = -1.0;
+    stream->received += (uint64_t)count;
+    poller_count_received(stream->poller, (size_t)count);
     if (count == 0) {
         stream->input_state = INPUT_FIN;
         return stream_end_input(stream) < 0 ? RECEIVED_ERROR : RECEIVED_END;

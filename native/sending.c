@@ -17,6 +17,17 @@ size_t stream_low_water(const Stream *stream)
     return stream->has_water_marks ? stream->drain_low : stream->poller->limits.drain_above / 4;
 }
 
+/* Send what the kernel takes at once. Return the number of bytes, or -1 with errno. */
+static ssize_t send_some(Stream *stream, Queue *queue)
+{
+    ssize_t sent = queue_send(queue, stream->fd);
+    if (sent > 0) {
+        stream->sent += (uint64_t)sent;
+        poller_count_sent(stream->poller, (size_t)sent);
+    }
+    return sent;
+}
+
 /* --- writing -------------------------------------------------------------------------------------------------------*/
 
 /* Return `data` as bytes (owned), which cannot change. */
@@ -100,7 +111,7 @@ static int send_queue(Stream *stream, Queue *queue)
     if (stream->backlog == NULL) {
         while (queue->size > 0) {
             size_t offered = queue->size;
-            ssize_t sent = queue_send(queue, stream->fd);
+            ssize_t sent = send_some(stream, queue);
             if (sent < 0) {
                 if (handle_send_error(stream, errno) < 0) {
                     queue_clear(queue);
@@ -182,7 +193,7 @@ static void free_backlog(Stream *stream)
 static int send_backlog(Stream *stream)
 {
     for (int i = 0; i < MAX_IO_BEFORE_YIELD; i++) {
-        ssize_t sent = queue_send(stream->backlog, stream->fd);
+        ssize_t sent = send_some(stream, stream->backlog);
         if (sent < 0) {
             return handle_send_error(stream, errno);
         }

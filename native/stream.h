@@ -45,6 +45,8 @@ typedef struct Stream {
     Queue corked;       /* written, and not yet offered to the kernel: plain bytes */
     Queue *backlog;     /* owned memory: what the kernel did not take, as it goes over the wire; NULL if nothing */
     Buffer input;       /* received, and not yet read: plain bytes */
+    uint64_t received;  /* bytes, as they come over the wire */
+    uint64_t sent;
     double accepted_at; /* seconds of the loop's clock */
     double idle_since;  /* when the handler began to wait for the next byte; negative if data arrived since */
     size_t drain_low, drain_high; /* the water marks; used if `has_water_marks` */

@@ -150,6 +150,8 @@ static PyMemberDef stream_members[] = {
     {"_address", T_OBJECT_EX, offsetof(Stream, address), READONLY, NULL},
     {"_fd", T_INT, offsetof(Stream, fd), READONLY, NULL},
     {"_accepted_at", T_DOUBLE, offsetof(Stream, accepted_at), READONLY, NULL},
+    {"_received", T_ULONGLONG, offsetof(Stream, received), READONLY, NULL},
+    {"_sent", T_ULONGLONG, offsetof(Stream, sent), READONLY, NULL},
     {"_idle_since", T_DOUBLE, offsetof(Stream, idle_since), 0, NULL},
     {"_socket_exposed", T_BOOL, offsetof(Stream, exposed), 0, NULL},
     {"_retrying", T_BOOL, offsetof(Stream, retrying), 0, NULL},

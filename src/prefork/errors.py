@@ -119,6 +119,9 @@ class StreamBusyError(RuntimeError):
 class ConnectionOverflowError(ConnectionAbortedError):
     """Raised in a handler whose connection was aborted because more bytes were unsent than a limit allows."""
 
+    close_reason: str | None = None
+    """What the end of the connection is counted as; a `core.account.CloseReason`."""
+
 
 class ConnectionTimeoutError(ConnectionAbortedError, TimeoutError):
     """Raised in a handler whose connection was aborted because a deadline passed. Its `errno` is None.
@@ -126,6 +129,9 @@ class ConnectionTimeoutError(ConnectionAbortedError, TimeoutError):
     It is raised once; later reads and drains of the connection raise ConnectionAbortedError. Otherwise a handler
     that catches the TimeoutError of its own deadline, and reads again, would loop for ever.
     """
+
+    close_reason: str | None = None
+    """What the end of the connection is counted as; a `core.account.CloseReason`."""
 
 
 class LineTooLongError(ValueError):

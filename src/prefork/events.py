@@ -209,6 +209,22 @@ class BacklogCapped(Event, level=WARNING):
     given: int
 
 
+class CertificateExpires(Event, level=WARNING):
+    """A certificate expires soon, or is one of an issuer; emitted at the start and at each reload."""
+
+    template = "--tls-cert {file}: {problem} (renew it, then prefork reload)"
+    file: str
+    problem: str
+
+
+class CertificateInvalid(Event, level=ERROR):
+    """Clients refuse the certificate because of its dates; emitted at the start and at each reload."""
+
+    template = "--tls-cert {file}: {problem}, so clients refuse it (renew it, then prefork reload)"
+    file: str
+    problem: str
+
+
 class NoDeadline(Event):
     """A silent peer may stay for ever; emitted at the start, and after a reload that changed it."""
 

@@ -65,3 +65,27 @@ def format_address(address: object) -> str:
     if isinstance(address, bytes):
         address = address.decode("utf-8", "replace")
     return f"unix:{address}" if address else "unix"
+
+
+def format_bytes(count: float | None) -> str:
+    """Return a number of bytes in at most six characters: `512`, `1.4K`, `36M`; "-" for None."""
+    if count is None:
+        return "-"
+    for unit in ("", "K", "M", "G", "T"):
+        if abs(count) < 1000 or unit == "T":
+            return f"{count:.1f}{unit}" if unit and count < 10 else f"{count:.0f}{unit}"
+        count /= 1024
+    raise AssertionError("every size has a unit")
+
+
+def format_duration(seconds: float | None) -> str:
+    """Return a time in its two largest units: `0.3s`, `42s`, `5m12s`, `3h04m`, `12d06h`; "-" for None."""
+    if seconds is None:
+        return "-"
+    if seconds < 10:
+        return f"{seconds:.1f}s"
+    whole = round(seconds)
+    for size, unit, next_size, next_unit in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
+        if whole >= size:
+            return f"{whole // size}{unit}{whole % size // next_size:02d}{next_unit}"
+    return f"{whole}s"

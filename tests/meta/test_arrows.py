@@ -40,6 +40,8 @@ FLOORS = {
 }
 #: What decisions may use of the standard library: nothing that does, waits or asks.
 PURE = {
+    "array",
+    "bisect",
     "__future__",
     "collections",
     "dataclasses",
@@ -50,6 +52,7 @@ PURE = {
     "json",
     "math",
     "stat",
+    "struct",
     "typing",
 }
 #: A supervisor has no loop and no threads, and never sees the service.

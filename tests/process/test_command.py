@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import os
 import re
@@ -15,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.support import need, run_script, slow, wait_until
+import trustme
+from helpers.support import need, need_root, run_script, slow, wait_until
 
 import prefork
 from prefork.cli.main import main
@@ -111,7 +113,7 @@ def test_check_takes_the_options_of_serve(capfd: pytest.CaptureFixture[str]) -> 
     options = []
     for word in ("serve", "check"):
         main([word, "--help"])
-        options.append(capfd.readouterr().out.partition("\nOptions:\n")[2])
+        options.append(capfd.readouterr().out.partition("\nListening:\n")[2])
     assert options[0] == options[1] != ""
 
 
@@ -333,6 +335,86 @@ def test_check_reads_the_certificates(folder: Path, certs: dict[str, str]) -> No
     done = command("check", "echo:handle", "--tls-cert", certs["cert"], "--tls-key", certs["ca"], cwd=folder)
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(r"prefork: --tls-.*\n", done.stderr)
+
+
+DAY = datetime.timedelta(days=1)
+
+
+def certificate(folder: Path, start: datetime.timedelta, end: datetime.timedelta) -> list[str]:
+    """Write a certificate that is valid from `start` to `end`, both from now, and return the options that name it."""
+    now = datetime.datetime.now(datetime.UTC)
+    authority = trustme.CA(key_type=trustme.KeyType.ECDSA)
+    made = authority.issue_cert(
+        "localhost", not_before=now + start, not_after=now + end, key_type=trustme.KeyType.ECDSA
+    )
+    made.private_key_and_cert_chain_pem.write_to_path(folder / "both.pem")
+    return ["--tls-cert", str(folder / "both.pem"), "--tls-key", str(folder / "both.pem")]
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "message"),
+    [
+        (
+            -9 * DAY,
+            -1 * DAY,
+            r"prefork: --tls-cert .*both.pem: it expired on 20.* UTC, so clients refuse it \(renew it\)\n",
+        ),
+        (
+            1 * DAY,
+            9 * DAY,
+            r"prefork: --tls-cert .*both.pem: it is not valid before 20.* UTC, so clients refuse it.*\n",
+        ),
+        (-1 * DAY, 9.5 * DAY, r"prefork: warning: --tls-cert .*both.pem: it expires in 9 days, on 20.* UTC\n"),
+        (-1 * DAY, 31 * DAY, ""),
+    ],
+)
+def test_check_looks_at_the_dates_of_a_certificate(
+    start: datetime.timedelta, end: datetime.timedelta, message: str, folder: Path
+) -> None:
+    done = command("check", "echo:handle", *certificate(folder, start, end), cwd=folder)
+    assert re.fullmatch(message, done.stderr), done.stderr
+    assert done.returncode == (2 if "refuse" in message else 0)
+
+
+def test_a_server_tells_at_the_start_and_at_a_reload_that_its_certificate_ends(folder: Path) -> None:
+    with run_server("echo:handle", "-w", "1", *certificate(folder, -1 * DAY, 29.5 * DAY), cwd=folder) as server:
+        assert "both.pem: it expires in 29 days, on 20" in server.stderr()
+        certificate(folder, -9 * DAY, -1 * DAY)
+        server.signal(signal.SIGHUP)
+        wait_until(lambda: re.search(r" error .*both.pem: it expired on .*, so clients refuse it", server.stderr()))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--pidfile nowhere/pid", r"--pidfile nowhere/pid: the directory .*/nowhere does not exist.*"),
+        ("--pidfile .", r"--pidfile .: it is not a regular file"),
+        ("--control echo.py/control", r"--control echo.py/control: the directory .*/echo.py is not a directory"),
+        ("--bind unix:nowhere/sock", r"--bind nowhere/sock: the directory .*"),
+        ("--bind fd:799", r"bind fd:799: bad file descriptor \(it is not open; the parent has to pass it on\)"),
+    ],
+)
+def test_check_looks_at_the_places_that_options_name(options: str, message: str, folder: Path) -> None:
+    done = command("check", "echo:handle", *options.split(), cwd=folder)
+    assert re.fullmatch(f"prefork: {message}\n", done.stderr), done.stderr
+    assert (done.returncode, done.stdout) == (4 if "fd:" in options else 2, "")
+    assert sorted(os.listdir(folder)) == ["echo.py"]
+
+
+def test_check_finds_a_directory_that_its_user_cannot_write_to() -> None:
+    need_root()
+    code = """
+    import os, sys
+    from prefork.assembly.places import check_places
+    from prefork.config import Settings
+    os.setresuid(65534, 65534, 65534)
+    try:
+        check_places(Settings(pidfile="/etc/prefork.pid"))
+    except ValueError as exc:
+        sys.exit(str(exc))
+    """
+    expected = "--pidfile /etc/prefork.pid: no file can be made in /etc, which this user cannot write to\n"
+    assert run_script(code).stderr == expected
 
 
 # --- standard streams -------------------------------------------------------------------------------------------------

@@ -50,11 +50,12 @@ def test_status_agrees_with_what_clients_see(server: Server, folder: Path) -> No
         sock.close()
     wait_until(lambda: sum(worker["open"] for worker in status(folder)["workers"]) == 0)
     text = command(folder, "status").stdout.splitlines()
-    assert text[0].startswith(f"prefork 0.1.0, supervisor {server.pid}, serving, generation 0, up ")
+    assert text[0].startswith(f"prefork 0.1.0 of service:handle, supervisor {server.pid}, serving, generation 0, up ")
     assert text[0].endswith(f"streams {describe_core()}")
-    assert text[1] == f"listening on 127.0.0.1:{server.port} (tcp)"
-    assert text[2].split() == ["worker", "pid", "generation", "state", "open", "accepted", "refused", "heartbeat"]
-    assert [line.split()[0] for line in text[3:]] == ["0", "1"]
+    assert text[1] == f"listening on 127.0.0.1:{server.port} (tcp), 0 of 1024 waiting"
+    assert text[2] == "connections: 7 accepted = 0 open + 7 closed (7 done)"
+    assert text[4].split()[:7] == ["SLOT", "PID", "GEN", "STATE", "AGE", "OPEN", "SERVED"]
+    assert [line.split()[0] for line in text[5:]] == ["0", "1"]
 
 
 def test_reload_waits_and_says_whether_it_worked(server: Server, folder: Path) -> None:

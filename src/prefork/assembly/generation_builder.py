@@ -17,6 +17,7 @@ from ..core.states import Timing
 from ..events import Emit
 from ..parent.generations import GenerationSpec, ProgramSpec
 from ..system import tls_contexts
+from ..system.certificates import first_end
 from ..system.cpus import cpu_count
 from ..system.credentials import Identity, resolve_identity
 from ..system.held_sockets import held_sockets, is_named
@@ -63,6 +64,7 @@ class GenerationBuilder:
             listeners=tuple(_with_tls(text, ssl_context) for each in listeners for text in each.describe()),
             config=GenerationConfig(settings, listeners, ssl_context, certificate, identity, directory),
             program=program_spec(settings, listeners),
+            certificates=_ends_of(certificate),
         )
 
     def _ssl_context(self, certificate: tls_contexts.CertificatePair) -> ssl.SSLContext:
@@ -70,6 +72,11 @@ class GenerationBuilder:
         if key_type not in self._ssl_contexts:
             self._ssl_contexts[key_type] = tls_contexts.make_context(self._emit)
         return self._ssl_contexts[key_type]
+
+
+def _ends_of(certificate: tls_contexts.CertificatePair | None) -> tuple[tuple[str, int], ...]:
+    end = None if certificate is None else first_end(certificate.cert_bytes)
+    return () if certificate is None or end is None else ((certificate.cert, end),)
 
 
 def program_spec(settings: Settings, listeners: Sequence[BoundAddress]) -> ProgramSpec | None:

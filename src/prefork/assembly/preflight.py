@@ -9,18 +9,25 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 import traceback
+from dataclasses import dataclass
 from typing import NoReturn
 
+from ..checks import reject
 from ..config import Settings
 from ..errors import ExitCode, PreforkError, ServiceError, reason_of
+from ..system.certificates import examine
 from ..system.credentials import Identity, drop_privileges, resolve_identity
 from ..system.descriptors import Descriptor
 from ..system.parent_death import die_with_parent
 from ..system.processes import System
 from ..system.signals import unblock_signals
+from ..system.tls_contexts import CertificatePair
+from ..text import escape_controls
 from ..worker.loader import load_handler
 from . import trust
+from .places import check_places
 from .settings_source import SettingsSource, locating
 from .validation import validate
 
@@ -28,18 +35,37 @@ from .validation import validate
 _MAX_BYTES = 4096
 
 
-def check(source: SettingsSource, target: object) -> str:
-    """Validate every option, read the certificates and import the service; return in one line what `target` is.
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What is there to be said of settings and a service that can work, each in one line."""
+
+    summary: str
+    warnings: tuple[str, ...]
+
+
+def check(source: SettingsSource, target: object) -> Found:
+    """Validate every option, read the certificates, look at the places, import the service, and return what it is.
 
     Raises PreforkError for the first thing that is wrong.
     """
     with locating(source):
         settings = source.settings()
         validate(settings, starting=True)
+        check_places(settings)
         identity = resolve_identity(settings.user, settings.group)
-        trust.load_certificate(settings, source, identity)
+        certificate = trust.load_certificate(settings, source, identity)
+        warnings = [] if certificate is None else _examine(certificate)
     kind = _kind(target, settings, identity)
-    return f"{target} is {'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+    return Found(f"{target} is {'an' if kind[0] in 'aeiou' else 'a'} {kind}", tuple(warnings))
+
+
+def _examine(pair: CertificatePair) -> list[str]:
+    """Return warnings about the dates of a certificate. Raises ConfigError if the server's own is not valid now."""
+    found = examine(pair.cert_bytes, time.time())
+    for each in found:
+        if each.is_leaf and each.is_invalid:
+            reject("--tls-cert", pair.cert, f"{each.text}, so clients refuse it (renew it)")
+    return [f"--tls-cert {escape_controls(pair.cert)}: {each.text}" for each in found]
 
 
 def _kind(target: object, settings: Settings, identity: Identity | None) -> str:

@@ -11,6 +11,7 @@ import errno
 import os
 import socket
 from collections.abc import Collection, Mapping
+from typing import Any
 
 from ..config import Settings
 from ..core.worker_requests import BindRequest, Refused
@@ -120,7 +121,7 @@ class ServerResources:
         for text in spec.listeners:
             address, _, kind = text.partition(" (")
             self._emit(Listening(address, kind.rstrip(")")))
-        self._check_deadlines()
+        self._warn(spec)
         return spec
 
     def bind_control(self) -> BoundAddress | None:
@@ -204,9 +205,11 @@ class ServerResources:
     def commit(self, spec: GenerationSpec[GenerationConfig]) -> None:
         """Apply the settings of `spec` to what all generations share, because every worker is of it now."""
         self._apply(spec)
-        self._check_deadlines()
+        self._warn(spec)
 
-    def _check_deadlines(self) -> None:
+    def _warn(self, spec: GenerationSpec[GenerationConfig]) -> None:
+        if spec.config.certificate is not None:
+            self._warnings.check_certificate(spec.config.certificate)
         # A program may have deadlines of its own.
         if self._settings.program is None:
             self._warnings.check_deadlines(self._settings.limits)
@@ -276,6 +279,10 @@ class ServerResources:
         """Return a description of each address that a program asked for and listens on."""
         found = [each for each in self.program_sockets.bound() if each.listens()]
         return [escape_controls(text) for bound in found for text in bound.describe()]
+
+    def queues(self) -> list[dict[str, Any]]:
+        """Return the accept queue of each TCP address: how many connections wait, and how many may."""
+        return self._listeners.queues()
 
     def current_socket(self, number: int) -> int | None:
         return self._listeners.current(number)

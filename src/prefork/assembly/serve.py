@@ -31,6 +31,7 @@ from ..system.notify import Notifier
 from ..system.processes import System, set_title
 from ..system.signals import startup_signals
 from ..text import escape_controls
+from ..worker.context import GenerationConfig
 from ..worker.loader import target_name
 from .resources import ServerResources
 from .settings_source import FixedSettings, SettingsSource, locating
@@ -144,6 +145,11 @@ def _keep_free(ready: ReadyWhen) -> None:
     reject("--ready", str(ready), "the descriptor is in use; choose another number")
 
 
+def _describe_target(config: GenerationConfig, target: object) -> str:
+    program = config.settings.program
+    return escape_controls(target_name(target) if program is None else str(program))
+
+
 def _supervise(
     resources: ServerResources,
     source: SettingsSource,
@@ -170,6 +176,7 @@ def _supervise(
         predecessor=predecessor,
         leave_daemons=spec.config.settings.leave_daemons,
         watched=watched_sources(spec.config, code_directories(target), source.file),
+        about={"target": _describe_target(spec.config, target), "config": source.file or None},
     ) as supervisor:
         outcome = supervisor.run()
         if isinstance(outcome, ForkContext):

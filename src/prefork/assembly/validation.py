@@ -8,12 +8,16 @@ from __future__ import annotations
 import fcntl
 import importlib.util
 import os
+import time
 from pathlib import Path
 
 from ..checks import reject
 from ..config import Limits, Settings, option_of
 from ..errors import ConfigError, reason_of
-from ..events import BacklogCapped, Emit, NoDeadline
+from ..events import BacklogCapped, CertificateExpires, CertificateInvalid, Emit, NoDeadline
+from ..system.certificates import examine
+from ..system.tls_contexts import CertificatePair
+from ..text import escape_controls
 
 #: The deadlines that are off by default, and what each is about.
 _DEADLINES = {"first_byte_timeout": "first byte", "idle_timeout": "silence", "max_age": "age"}
@@ -66,6 +70,12 @@ class SettingsWarnings:
         if backlog > cap and backlog != self._warned_backlog:
             self._warned_backlog = backlog
             self._emit(BacklogCapped(backlog, cap))
+
+    def check_certificate(self, pair: CertificatePair) -> None:
+        """Say that a certificate is not valid, or expires soon. It is served all the same: not every client looks."""
+        for each in examine(pair.cert_bytes, time.time()):
+            kind = CertificateInvalid if each.is_invalid else CertificateExpires
+            self._emit(kind(escape_controls(pair.cert), each.text))
 
     def check_deadlines(self, limits: Limits) -> None:
         """Warn if no deadline ends a connection whose peer is silent."""

@@ -9,18 +9,19 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import click
 
 from .._version import __version__
 from ..checks import reject
-from ..core.control_protocol import Request
 from ..errors import ConfigError
 from ..program import PROGRAM_FORMS, Program, parse_program
 from ..text import did_you_mean
-from . import options, program_arguments, remote
+from . import options, output, program_arguments, remote
+from .help import GroupedCommand
+from .server_commands import SERVER_COMMANDS, ServerCommand
 from .sources import Sources
 
 #: Returns the text for standard output, and the exit code.
@@ -64,6 +65,14 @@ class _Commands(click.Group):
         # In the order of their definition, not of the alphabet.
         return list(self.commands)
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        remote_names = [each.name for each in SERVER_COMMANDS]
+        own_names = [name for name in self.commands if name not in remote_names]
+        width = formatter.width - 6 - max(map(len, self.commands))
+        for heading, names in (("Commands", own_names), ("Commands for a running server", remote_names)):
+            with formatter.section(heading):
+                formatter.write_dl([(name, self.commands[name].get_short_help_str(width)) for name in names])
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -105,8 +114,14 @@ _COMMANDS = _Commands(
     \b
     $ prefork serve echo:handle --bind :9000
     """,
-    epilog="Exit codes: 0 stopped on request, 2 wrong options, 3 the service cannot be loaded or started, 4 an "
-    "address cannot be bound, 5 every worker keeps dying, 70 a bug in prefork.",
+    epilog="""\b
+    Exit codes:
+      0   stopped on request
+      2   wrong options
+      3   the service cannot be loaded or started, or the server refuses
+      4   an address cannot be bound
+      5   every worker keeps dying
+      70  a bug in prefork""",
 )
 
 
@@ -134,7 +149,7 @@ def _add_local(name: str, act: Callable[[str, Sources], tuple[str, int]], short_
 
     params = [click.Argument(["target"], metavar="TARGET"), *options.parameters(name)]
     help = f"{short_help} {help}{_TARGET}{_SOURCES}"
-    _COMMANDS.add_command(click.Command(name, callback=read, params=params, short_help=short_help, help=help))
+    _COMMANDS.add_command(GroupedCommand(name, callback=read, params=params, short_help=short_help, help=help))
 
 
 def _serve(target: str, sources: Sources) -> tuple[str, int]:
@@ -146,7 +161,9 @@ def _serve(target: str, sources: Sources) -> tuple[str, int]:
 def _check(target: str, sources: Sources) -> tuple[str, int]:
     from ..assembly.preflight import check
 
-    return f"ok: {check(sources, target)}", 0
+    found = check(sources, target)
+    output.warn(found.warnings)
+    return f"ok: {found.summary}", 0
 
 
 _add_local(
@@ -164,7 +181,7 @@ _add_local(
 )
 
 
-class _RunCommand(click.Command):
+class _RunCommand(GroupedCommand):
     """Parses its own options only: what follows the name of the program is the program's."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -214,56 +231,15 @@ _COMMANDS.add_command(
 # --- what a running server is asked -----------------------------------------------------------------------------------
 
 
-def _add_remote(
-    name: str,
-    request: Callable[..., Request],
-    short_help: str,
-    help: str,
-    params: Sequence[click.Parameter] = (),
-    timeout: float = remote.TIMEOUT,
-) -> None:
-    """Add a subcommand that sends a request, which is made of the values of `params`."""
-
+def _add_server_command(row: ServerCommand) -> None:
     def read(control: str, as_json: bool, **values: Any) -> Action:
-        return functools.partial(remote.ask, request(**values), control, as_json, timeout)
+        return functools.partial(row.act, control, as_json, **values)
 
-    params = [*params, *remote.parameters()]
-    _COMMANDS.add_command(click.Command(name, callback=read, params=params, short_help=short_help, help=help))
+    params = [*row.params, *remote.parameters()]
+    _COMMANDS.add_command(
+        click.Command(row.name, callback=read, params=params, short_help=row.short_help, help=row.help)
+    )
 
 
-_add_remote(
-    "status",
-    functools.partial(Request, "status"),
-    "Show listeners and workers of a running server.",
-    "Show a running server: its listeners, and the state, connections and heartbeat of each worker.",
-)
-_add_remote(
-    "reload",
-    functools.partial(Request, "reload"),
-    "Replace all workers, with new code and certificates.",
-    "Replace all workers of a running server, with new code, settings and certificates. Waits until every worker is "
-    "new, or prints why the running workers stay.",
-    timeout=remote.RELOAD_TIMEOUT,
-)
-_add_remote(
-    "upgrade",
-    functools.partial(Request, "upgrade"),
-    "Replace a running server by the installed program.",
-    "Start the installed program with the sockets of a running server. Waits until it has taken over, or prints why "
-    "the running server stays.",
-    timeout=remote.RELOAD_TIMEOUT,
-)
-_add_remote(
-    "scale",
-    lambda workers: Request("scale", options.parse_int("N", workers)),
-    "Change the number of workers.",
-    "Change the number of workers of a running server to N. Surplus workers drain.",
-    [click.Argument(["workers"], metavar="N")],
-)
-_add_remote(
-    "stop",
-    lambda now: Request("stop", at_once=now),
-    "Stop a running server.",
-    "Stop a running server: drain, then exit.",
-    [click.Option(["--now"], is_flag=True, help="Abort open connections at once.")],
-)
+for each in SERVER_COMMANDS:
+    _add_server_command(each)

@@ -6,6 +6,7 @@ text, because its own errors name neither the cause nor the cure.
 
 from __future__ import annotations
 
+import enum
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ from ..checks import reject
 from ..config import KIB, MIB, RUN_ONLY, SERVE_ONLY, Limits, Settings, option_of
 from ..errors import ConfigError
 from ..program import parse_ready
+from .help import GroupedOption
 
 TARGET_FORMS = "module:attribute or path/to/file.py:attribute, such as echo:handle"
 
@@ -99,12 +101,26 @@ def optional(parse: Callable[[str, str], Any]) -> Callable[[str, str], Any]:
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
+class Group(enum.Enum):
+    """What an option is about: its heading in the help and in the manual page, in this order."""
+
+    LISTENING = "Listening"
+    TLS = "TLS"
+    LIMITS = "Limits"
+    TIMEOUTS = "Timeouts"
+    WORKERS = "Workers and reload"
+    PRIVILEGES = "Privileges"
+    OBSERVING = "Observing"
+    DEVELOPMENT = "Development"
+
+
 @dataclass(frozen=True, slots=True)
 class Option:
     """One option, whose value goes to the field of its name in `Settings` or `Limits`."""
 
     field: str
     """The name in Python, in files, and after PREFORK_ in the environment."""
+    group: Group
     metavar: str
     help: str
     parse: Callable[[str, str], Any] = lambda option, value: value
@@ -140,19 +156,22 @@ class Option:
 
     def parameter(self, command: str) -> click.Option:
         if self.parse is parse_flag:
-            return click.Option([f"{self.name}/--no-{self.name[2:]}"], default=None, help=self.help)
+            names = [f"{self.name}/--no-{self.name[2:]}"]
+            return GroupedOption(names, default=None, help=self.help, group=self.group.value)
         default = self.default_text(command)
-        return click.Option(
+        return GroupedOption(
             [self.name, self.short] if self.short else [self.name],
             metavar=self.metavar,
             multiple=self.repeatable,
             help=self.help + (f"  [default: {default}]" if default else ""),
+            group=self.group.value,
         )
 
 
 OPTIONS = (
     Option(
         "bind",
+        Group.LISTENING,
         "ADDR",
         "Listen on HOST:PORT, [V6]:PORT, :PORT (all interfaces, IPv4 and IPv6), unix:PATH[,mode=660], fd:N (inherited "
         "descriptor) or systemd[:NAME]. Repeatable; PREFORK_BIND separates addresses by spaces.",
@@ -161,107 +180,13 @@ OPTIONS = (
         short="-b",
         shown_default=" ".join(map(str, Settings().bind)),
     ),
-    Option("workers", "N", "Number of worker processes; 0: one per usable CPU.", parse_int, short="-w"),
-    Option("backlog", "N", "Length of the kernel's accept queue per listening socket.", parse_int),
-    Option("reuse_port", "", "Give each worker a listening socket of its own (SO_REUSEPORT).", parse_flag),
-    Option("tls_cert", "FILE", "PEM file of the certificate chain; turns TLS on.", repeatable=True, shown_default=""),
-    Option("tls_key", "FILE", "PEM file of its private key, not encrypted.", repeatable=True, shown_default=""),
+    Option("backlog", Group.LISTENING, "N", "Length of the kernel's accept queue per listening socket.", parse_int),
     Option(
-        "max_connections",
-        "N",
-        "Maximum number of open connections of all workers.",
-        optional(parse_int),
-        shown_default="what the descriptor limit allows",
-    ),
-    Option(
-        "max_connections_per_ip",
-        "N",
-        "Maximum number of open connections per client address (IPv6: per /64).",
-        optional(parse_int),
-    ),
-    Option("accept_rate", "R", "Maximum number of connections accepted per second.", optional(parse_number)),
-    Option("at_limit", "NAME", "At --max-connections: wait (leave clients in the accept queue) or refuse."),
-    Option("refusal", "TEXT", r"Text sent to a refused client, such as '421 busy\r\n'.", unescape, shown_default=""),
-    Option(
-        "max_handshakes", "N", "TLS handshakes waiting for the CPU; at this number a worker stops accepting.", parse_int
-    ),
-    Option(
-        "max_unsent",
-        "BYTES",
-        "Maximum of unsent data per worker; above this the connection with the most is aborted.",
-        parse_size,
-    ),
-    Option("read_limit", "BYTES", "Maximum length of a line that a handler reads.", parse_size),
-    Option("handshake_timeout", "SECONDS", "Abort a TLS handshake that takes longer.", parse_seconds),
-    Option(
-        "first_byte_timeout", "SECONDS", "Close a connection that sends no byte for this long.", optional(parse_seconds)
-    ),
-    Option(
-        "idle_timeout",
-        "SECONDS",
-        "Close a connection whose handler waits longer for the next byte.",
-        optional(parse_seconds),
-    ),
-    Option("write_timeout", "SECONDS", "Abort a connection whose peer reads nothing for this long.", parse_seconds),
-    Option("max_age", "SECONDS", "Close a connection this long after it was accepted.", optional(parse_seconds)),
-    Option(
-        "drain_timeout",
-        "SECONDS",
-        "Time for open connections to end at a stop, and in old workers at a reload, upgrade or recycling; then they "
-        "are aborted.",
-        parse_seconds,
-    ),
-    Option("hang_timeout", "SECONDS", "Replace a worker whose event loop is blocked for longer.", parse_seconds),
-    Option("boot_timeout", "SECONDS", "Time for a new worker to start accepting.", parse_seconds),
-    Option("max_connections_served", "N", "Recycle a worker after this number of connections.", optional(parse_int)),
-    Option("max_worker_age", "SECONDS", "Recycle a worker after this time.", optional(parse_seconds)),
-    Option("max_worker_rss", "BYTES", "Recycle a worker with more resident memory.", optional(parse_size)),
-    Option("user", "NAME", "Run workers as this user, by name or number.", shown_default=""),
-    Option("group", "NAME", "Run workers in this group; without it, in the group of --user.", shown_default=""),
-    Option(
-        "insecure_paths",
-        "",
-        "With --user: accept settings, certificates and code that a user other than root can change.",
-        parse_flag,
-    ),
-    Option("umask", "OCTAL", "The umask of workers, such as 027.", parse_octal, shown_default=""),
-    Option(
-        "leave_daemons",
-        "",
-        "Keep processes that left the process group of their worker (setsid) alive at a stop.",
-        parse_flag,
-    ),
-    Option("pidfile", "PATH", "Write the PID of the supervisor to this file and lock it.", shown_default=""),
-    Option(
-        "control",
-        "PATH",
-        "Control socket, or off; without it, one in a directory that only you can use.",
-        shown_default="",
-    ),
-    Option(
-        "ready_fd",
-        "N",
-        "Write READY and a newline to this descriptor once every worker accepts.",
-        parse_int,
-        shown_default="",
-    ),
-    Option(
-        "reload",
-        "",
-        "For development: reload when a Python file below the current directory changes.",
-        parse_flag,
-    ),
-    Option("loop", "NAME", "Event loop of workers: asyncio or uvloop."),
-    Option("streams", "NAME", "Streams of (reader, writer) handlers: prefork or asyncio."),
-    Option(
-        "ready",
-        "WHEN",
-        "A worker is ready when it listens as its predecessor did (listen), sends READY=1 (notify), writes a line to a "
-        "descriptor (fd:N), or after some seconds (delay:S).",
-        parse_ready,
+        "reuse_port", Group.LISTENING, "", "Give each worker a listening socket of its own (SO_REUSEPORT).", parse_flag
     ),
     Option(
         "exclusive",
+        Group.LISTENING,
         "ADDR",
         "An address of the program that only one worker has, the first. Repeatable.",
         _parse_for,
@@ -270,14 +195,189 @@ OPTIONS = (
     ),
     Option(
         "allow_bind",
+        Group.LISTENING,
         "ADDR",
         "With --user: an address that the program may bind with the supervisor's rights. Repeatable.",
         _parse_for,
         repeatable=True,
         shown_default="",
     ),
-    Option("log_format", "NAME", "Format of the log on standard error: text or json."),
-    Option("log_level", "NAME", "Minimum level of the log: debug, info, warning or error."),
+    Option(
+        "tls_cert",
+        Group.TLS,
+        "FILE",
+        "PEM file of the certificate chain; turns TLS on.",
+        repeatable=True,
+        shown_default="",
+    ),
+    Option(
+        "tls_key", Group.TLS, "FILE", "PEM file of its private key, not encrypted.", repeatable=True, shown_default=""
+    ),
+    Option("handshake_timeout", Group.TLS, "SECONDS", "Abort a TLS handshake that takes longer.", parse_seconds),
+    Option(
+        "max_handshakes",
+        Group.TLS,
+        "N",
+        "TLS handshakes waiting for the CPU; at this number a worker stops accepting.",
+        parse_int,
+    ),
+    Option(
+        "max_connections",
+        Group.LIMITS,
+        "N",
+        "Maximum number of open connections of all workers.",
+        optional(parse_int),
+        shown_default="what the descriptor limit allows",
+    ),
+    Option(
+        "max_connections_per_ip",
+        Group.LIMITS,
+        "N",
+        "Maximum number of open connections per client address (IPv6: per /64).",
+        optional(parse_int),
+    ),
+    Option(
+        "accept_rate", Group.LIMITS, "R", "Maximum number of connections accepted per second.", optional(parse_number)
+    ),
+    Option(
+        "at_limit", Group.LIMITS, "NAME", "At --max-connections: wait (leave clients in the accept queue) or refuse."
+    ),
+    Option(
+        "refusal",
+        Group.LIMITS,
+        "TEXT",
+        r"Text sent to a refused client, such as '421 busy\r\n'.",
+        unescape,
+        shown_default="",
+    ),
+    Option(
+        "max_unsent",
+        Group.LIMITS,
+        "BYTES",
+        "Maximum of unsent data per worker; above this the connection with the most is aborted.",
+        parse_size,
+    ),
+    Option("read_limit", Group.LIMITS, "BYTES", "Maximum length of a line that a handler reads.", parse_size),
+    Option(
+        "first_byte_timeout",
+        Group.TIMEOUTS,
+        "SECONDS",
+        "Close a connection that sends no byte for this long.",
+        optional(parse_seconds),
+    ),
+    Option(
+        "idle_timeout",
+        Group.TIMEOUTS,
+        "SECONDS",
+        "Close a connection whose handler waits longer for the next byte.",
+        optional(parse_seconds),
+    ),
+    Option(
+        "write_timeout",
+        Group.TIMEOUTS,
+        "SECONDS",
+        "Abort a connection whose peer reads nothing for this long.",
+        parse_seconds,
+    ),
+    Option(
+        "max_age",
+        Group.TIMEOUTS,
+        "SECONDS",
+        "Close a connection this long after it was accepted.",
+        optional(parse_seconds),
+    ),
+    Option(
+        "drain_timeout",
+        Group.TIMEOUTS,
+        "SECONDS",
+        "Time for open connections to end at a stop, and in old workers at a reload, upgrade or recycling; then they "
+        "are aborted.",
+        parse_seconds,
+    ),
+    Option(
+        "hang_timeout",
+        Group.TIMEOUTS,
+        "SECONDS",
+        "Replace a worker whose event loop is blocked for longer.",
+        parse_seconds,
+    ),
+    Option("boot_timeout", Group.TIMEOUTS, "SECONDS", "Time for a new worker to start accepting.", parse_seconds),
+    Option("workers", Group.WORKERS, "N", "Number of worker processes; 0: one per usable CPU.", parse_int, short="-w"),
+    Option("loop", Group.WORKERS, "NAME", "Event loop of workers: asyncio or uvloop."),
+    Option("streams", Group.WORKERS, "NAME", "Streams of (reader, writer) handlers: prefork or asyncio."),
+    Option(
+        "ready",
+        Group.WORKERS,
+        "WHEN",
+        "A worker is ready when it listens as its predecessor did (listen), sends READY=1 (notify), writes a line to a "
+        "descriptor (fd:N), or after some seconds (delay:S).",
+        parse_ready,
+    ),
+    Option(
+        "max_connections_served",
+        Group.WORKERS,
+        "N",
+        "Recycle a worker after this number of connections.",
+        optional(parse_int),
+    ),
+    Option("max_worker_age", Group.WORKERS, "SECONDS", "Recycle a worker after this time.", optional(parse_seconds)),
+    Option(
+        "max_worker_rss", Group.WORKERS, "BYTES", "Recycle a worker with more resident memory.", optional(parse_size)
+    ),
+    Option(
+        "leave_daemons",
+        Group.WORKERS,
+        "",
+        "Keep processes that left the process group of their worker (setsid) alive at a stop.",
+        parse_flag,
+    ),
+    Option("user", Group.PRIVILEGES, "NAME", "Run workers as this user, by name or number.", shown_default=""),
+    Option(
+        "group",
+        Group.PRIVILEGES,
+        "NAME",
+        "Run workers in this group; without it, in the group of --user.",
+        shown_default="",
+    ),
+    Option("umask", Group.PRIVILEGES, "OCTAL", "The umask of workers, such as 027.", parse_octal, shown_default=""),
+    Option(
+        "insecure_paths",
+        Group.PRIVILEGES,
+        "",
+        "With --user: accept settings, certificates and code that a user other than root can change.",
+        parse_flag,
+    ),
+    Option("log_format", Group.OBSERVING, "NAME", "Format of the log on standard error: text or json."),
+    Option("log_level", Group.OBSERVING, "NAME", "Minimum level of the log: debug, info, warning or error."),
+    Option(
+        "control",
+        Group.OBSERVING,
+        "PATH",
+        "Control socket, or off; without it, one in a directory that only you can use.",
+        shown_default="",
+    ),
+    Option(
+        "pidfile",
+        Group.OBSERVING,
+        "PATH",
+        "Write the PID of the supervisor to this file and lock it.",
+        shown_default="",
+    ),
+    Option(
+        "ready_fd",
+        Group.OBSERVING,
+        "N",
+        "Write READY and a newline to this descriptor once every worker accepts.",
+        parse_int,
+        shown_default="",
+    ),
+    Option(
+        "reload",
+        Group.DEVELOPMENT,
+        "",
+        "For development: reload when a Python file below the current directory changes.",
+        parse_flag,
+    ),
 )
 
 

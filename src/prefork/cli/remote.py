@@ -16,6 +16,7 @@ from ..core.control_protocol import Request, decode_reply, encode_request
 from ..errors import ConfigError, ServiceError
 from ..text import count_of
 from .sources import Sources
+from .status_text import describe_status
 
 #: Seconds to wait for a reply. A reload replies when the last worker is ready, or when the first one fails.
 TIMEOUT = 10.0
@@ -69,36 +70,8 @@ def _find_socket() -> str:
         raise sources.problem or exc from None
 
 
-def _status(reply: dict[str, Any]) -> str:
-    head = (
-        f"prefork {reply['version']}, supervisor {reply['pid']}, {reply['state']}"
-        f"{', reloading' if reply['reloading'] else ''}, generation {reply['generation']}, up {reply['uptime']:.0f} s"
-        f", streams {reply.get('streams', 'pure Python')}"
-    )
-    if reply["predecessor"] is not None:
-        head += f", while supervisor {reply['predecessor']} drains"
-    if reply["deaths"]:
-        deaths = ", ".join(f"{count} {kind}" for kind, count in sorted(reply["deaths"].items()))
-        head += f"\ndeaths of workers: {deaths}"
-    columns = ("slot", "pid", "generation", "state", "open", "accepted", "refused", "heartbeat_age")
-    rows = [[_cell(worker[column]) for column in columns] for worker in reply["workers"]]
-    table = [
-        ["worker", "pid", "generation", "state", "open", "accepted", "refused", "heartbeat"],
-        *sorted(rows, key=lambda row: (int(row[0]), int(row[1]))),
-    ]
-    widths = [max(len(row[i]) for row in table) for i in range(len(columns))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
-    return "\n".join([head, *(f"listening on {each}" for each in reply["listeners"]), *lines])
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.1f} s" if isinstance(value, float) else str(value)
-
-
 _FORMATTERS: dict[str, Callable[[dict[str, Any]], str]] = {
-    "status": _status,
+    "status": describe_status,
     "reload": lambda reply: f"reloaded: every worker is of generation {reply['generation']}",
     "upgrade": lambda reply: f"upgraded: supervisor {reply['pid']} is serving",
     "scale": lambda reply: f"scaled: {count_of(reply['workers'], 'worker')}",

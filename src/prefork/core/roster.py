@@ -165,6 +165,7 @@ class Roster:
     def _spawned(self, fact: facts.Spawned, now: float) -> None:
         worker = self.workers[fact.worker_id]
         worker.pid = fact.pid
+        worker.spawned_at = now
         worker.become(WorkerState.STARTING)
         worker.kill_at = now + worker.timing.boot
         if worker.slot < len(self.slots) and not self._restarts.is_successor(worker):
@@ -243,6 +244,8 @@ class Roster:
         """Decide when a worker that died unasked is replaced, or give up."""
         uptime = None if worker.ready_since is None else now - worker.ready_since
         slot.history = after_death(slot.history, uptime, self._rng(), self._policy)
+        slot.exits += 1
+        slot.last_exit = fact.description
         if self.phase is ServerPhase.BOOTING:
             died = f"worker {slot.number} (pid {worker.pid}) died while starting: {fact.description}"
             return self._give_up(Finish(ExitCode.SERVICE, worker.start_error or died))

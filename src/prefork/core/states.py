@@ -103,6 +103,7 @@ class Worker:
     timing: Timing
     state: WorkerState = WorkerState.FORKING
     pid: int = 0
+    spawned_at: float = 0.0
     ready_since: float | None = None
     accepting: bool = False
     """From READY until the worker reports that it stopped accepting, a moment after it was asked to drain."""
@@ -133,5 +134,9 @@ class Slot:
     """Forks in a row that failed for lack of a system resource."""
     generation: int = 0
     """The generation to fork when due: that of the last worker which served here."""
+    exits: int = 0
+    """Deaths of workers here that were not asked to end."""
+    last_exit: str = ""
+    """What the last of them died of, in words."""
     occupant: int | None = None
     """The id of the worker that serves here, or is to. A worker replaced by a successor is no occupant."""

@@ -10,11 +10,12 @@ import contextlib
 import os
 import socket
 import threading
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from ..core.account import Account, CloseReason, Handshake
 from ..core.messages import ListeningMessage, encode
 from ..system.held_sockets import held_sockets
-from ..system.scoreboard import Row, WorkerStat
+from ..system.scoreboard import ACCOUNT_AT, Row, WorkerStat
 from ..system.sockets import inode
 from ..worker.context import WorkerContext
 from .claims import Claims
@@ -56,9 +57,34 @@ class LockedRow(Row):
         with self._lock:
             super().accepted(assigned)
 
-    def refused(self) -> None:
+    def account(self) -> Account:
+        return _LockedAccount(self._cells, self.start + ACCOUNT_AT, self._lock)
+
+
+class _LockedAccount(Account):
+    """An account in which several threads count."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self, cells: Any, start: int, lock: threading.Lock) -> None:
+        super().__init__(cells, start)
+        self._lock = lock
+
+    def closed(self, reason: CloseReason, seconds: float | None = None) -> None:
         with self._lock:
-            super().refused()
+            super().closed(reason, seconds)
+
+    def handler_failed(self) -> None:
+        with self._lock:
+            super().handler_failed()
+
+    def handshake(self, outcome: Handshake, seconds: float) -> None:
+        with self._lock:
+            super().handshake(outcome, seconds)
+
+    def transferred(self, received: int, sent: int) -> None:
+        with self._lock:
+            super().transferred(received, sent)
 
 
 class Host:
@@ -67,6 +93,7 @@ class Host:
     def __init__(self, context: WorkerContext) -> None:
         self.context = context
         self.row = LockedRow(context.row)
+        self._account = self.row.account()
         self.stage = Stage.SERVING
         settings = context.config.settings
         held = held_sockets(context.config.listeners, context.asked)
@@ -129,8 +156,16 @@ class Host:
                 return
             gone = self._connections.pop(fd, None) is not None
             self._connections[fd] = os.fstat(fd).st_ino
-        self.row.reserve(0 if gone else 1)
+        if gone:
+            self._count_closed(1)
+        self.row.reserve(1)
         self.row.accepted(self.row[WorkerStat.ASSIGNED] + 1)
+
+    def _count_closed(self, connections: int) -> None:
+        # Why each has ended, its program knows.
+        self.row.reserve(-connections)
+        for _ in range(connections):
+            self._account.closed(CloseReason.DONE)
 
     def sweep(self) -> int:
         """Forget the connections whose descriptors are closed, and return the number of those that are left."""
@@ -140,7 +175,7 @@ class Host:
                 del self._connections[fd]
             left = len(self._connections)
         if closed:
-            self.row.reserve(-len(closed))
+            self._count_closed(len(closed))
         return left
 
     def tracked(self) -> list[int]:

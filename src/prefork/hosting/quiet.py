@@ -8,14 +8,18 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import struct
 
-from ..system.tcp_info import read_activity
+from ..core.tcp_info import TCPInfo
+from ..system.tcp_info import read_activity, read_tcp_info
 
-_TCP_INFO = getattr(socket, "TCP_INFO", 11)
-#: struct tcp_info (linux/tcp.h): the state, and where the fields are. Kernels before 4.6 have no counts of segments.
-_SIZE = 160
-_UNACKED, _SENT, _RECEIVED, _SEGMENTS_IN, _SEGMENTS_OUT = 24, 44, 52, 152, 156
+#: What the answer is made of. Kernels before 4.6 have no counts of segments.
+_FIELDS = (
+    TCPInfo.UNACKED,
+    TCPInfo.LAST_DATA_SENT,
+    TCPInfo.LAST_DATA_RECEIVED,
+    TCPInfo.DATA_SEGMENTS_IN,
+    TCPInfo.DATA_SEGMENTS_OUT,
+)
 _ESTABLISHED = 1
 #: Milliseconds without a byte in either direction.
 _SILENCE = 100
@@ -25,13 +29,13 @@ def is_quiet(fd: int) -> bool:
     """Return whether a connection's last bytes went to the peer, some time ago, and all have arrived."""
     try:
         with socket.socket(fileno=os.dup(fd)) as sock:
-            info = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _SIZE)
+            info = read_tcp_info(sock, TCPInfo.DATA_SEGMENTS_OUT)
             if _has_input(sock):
                 return False
     except OSError as exc:
         # It is closed; or it is no TCP connection, of which the kernel tells nothing, so that it may be in use.
         return exc.errno not in (errno.EOPNOTSUPP, errno.ENOPROTOOPT)
-    return info[0] != _ESTABLISHED or (len(info) == _SIZE and _is_answered(info))
+    return TCPInfo.STATE.of(info) != _ESTABLISHED or _is_answered(info)
 
 
 def is_new(fd: int) -> bool:
@@ -45,8 +49,10 @@ def is_new(fd: int) -> bool:
 
 
 def _is_answered(info: bytes) -> bool:
-    fields = (_UNACKED, _SENT, _RECEIVED, _SEGMENTS_IN, _SEGMENTS_OUT)
-    unacked, sent, received, segments_in, segments_out = (struct.unpack_from("=I", info, at)[0] for at in fields)
+    values = [value for field in _FIELDS if (value := field.of(info)) is not None]
+    if len(values) < len(_FIELDS):
+        return False
+    unacked, sent, received, segments_in, segments_out = values
     if unacked or min(sent, received) < _SILENCE:
         return False
     if sent != received:

@@ -59,6 +59,7 @@ class LoopServing:
             limits=limits,
             admission=self._make_admission(),
             emit=context.emit,
+            account=self._host.row.account(),
             ssl_context=ssl_context,  # type: ignore[arg-type]  # any object that asyncio takes
         )
 

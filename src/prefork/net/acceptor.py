@@ -9,7 +9,6 @@ import asyncio
 import enum
 import math
 import socket
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +16,7 @@ from ..core.accept_errors import AcceptError, classify
 from ..errors import OutOfResourcesError, reason_of
 from ..events import AcceptPaused, AcceptSkipped, Emit, ListenerBroken, log
 from ..system.sockets import describe
+from ..system.tcp_info import queue_length
 from .admission import GRANTED, Admission, Blocked, RetryAfter, Unlimited
 from .cpython import descriptor_acceptor
 
@@ -28,9 +28,6 @@ BATCH = 8
 BATCH_SECONDS = 0.001
 #: Seconds of a pause for lack of descriptors or memory, unless a connection closes before.
 PAUSE = 0.5
-_TCP_INFO = getattr(socket, "TCP_INFO", 11)
-#: The offset of tcpi_unacked in struct tcp_info (linux/tcp.h): of a listener, the length of its accept queue (tcp(7)).
-_UNACKED_AT = 24
 
 # Looked up for each connection; an attribute of an enum class costs twice as much as a global.
 _EMPTY = AcceptError.EMPTY
@@ -99,6 +96,7 @@ class Acceptor:
         self._retry: asyncio.TimerHandle | None = None
         self._reported = False
         """Whether the present shortage was reported: once, however many attempts it takes to end it."""
+        self._pause_reason = ""
         self._state = AcceptorState.WATCHING
         self._loop.add_reader(self._fd, self._accept_batch)
 
@@ -106,6 +104,11 @@ class Acceptor:
         """Go on at once, because there may be capacity again. Do nothing unless accepting is paused."""
         if self._state is AcceptorState.PAUSED:
             self._watch()
+
+    @property
+    def paused_for(self) -> str:
+        """Why it does not accept for now; "" if it does."""
+        return self._pause_reason if self._state is AcceptorState.PAUSED else ""
 
     def close(self) -> None:
         """Stop accepting (idempotent). The socket stays open; its accept queue is left to other processes."""
@@ -155,11 +158,7 @@ class Acceptor:
 
     def queue_length(self) -> int:
         """Return the number of connections in the accept queue; 0 for a unix socket, which does not tell."""
-        try:
-            info = self._sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _UNACKED_AT + 4)
-        except OSError:
-            return 0
-        return int.from_bytes(info[_UNACKED_AT : _UNACKED_AT + 4], sys.byteorder)
+        return queue_length(self._sock)
 
     def back_off(self, seconds: float) -> None:
         """Stop accepting for some seconds, unless it has stopped already."""
@@ -179,6 +178,7 @@ class Acceptor:
         self._report(reason_of(exc))
 
     def _report(self, reason: str) -> None:
+        self._pause_reason = reason
         if not self._reported:
             self._reported = True
             self._emit(AcceptPaused(describe(self._sock), reason))

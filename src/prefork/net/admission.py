@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
 from ..config import Limits
+from ..core.account import CloseReason
 from ..core.peers import peer_key
 from ..core.token_bucket import TokenBucket
 from .handshake_throttle import HandshakeThrottle
@@ -50,6 +51,8 @@ class Refusal:
     """Why a connection that was accepted must be closed at once. Its permit is released already."""
 
     reason: str
+    counted: CloseReason = CloseReason.MAX_CONNECTIONS
+    """What the account has it as."""
 
 
 #: The key of the peer that a connection counts for; None: for none.
@@ -165,7 +168,7 @@ class LocalAdmission(Unlimited):
         if peer is not None:
             if self._peers[peer] >= limits.max_connections_per_ip:
                 self._open -= 1
-                return Refusal(AT_PEER_LIMIT)
+                return Refusal(AT_PEER_LIMIT, CloseReason.MAX_CONNECTIONS_PER_IP)
             self._peers[peer] += 1
         return peer
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from ..config import Limits
+from ..core.account import Account, CloseReason, local_account
 from ..core.time_limits import ABORT_TIMEOUT
 from ..errors import ListenerError, OutOfResourcesError
 from ..events import ConnectionRefused, Emit, WorkerFailed
@@ -53,8 +54,8 @@ class BaseServerState(enum.Enum):
 class BaseServer:
     """Serves `handler` on any number of listening sockets, in the running loop, as far as `admission` permits.
 
-    `ssl_context`: speak TLS. `emit` receives the events. `offer` is asked for each connection that was accepted: it
-    returns True when it has passed the connection on, with its permit.
+    `ssl_context`: speak TLS. `emit` receives the events. `account`: where connections are counted. `offer` is asked for
+    each connection that was accepted: it returns True when it has passed the connection on, with its permit.
     """
 
     def __init__(
@@ -65,12 +66,14 @@ class BaseServer:
         admission: Admission,
         emit: Emit,
         ssl_context: ssl.SSLContext | None = None,
+        account: Account | None = None,
     ) -> None:
         self._handler = handler
         self._limits = limits
         self._admission = admission
         self._emit = emit
         self._ssl_context = ssl_context
+        self._account = local_account() if account is None else account
         self.offer: Callable[[socket.socket], bool] | None = None
         self._state = BaseServerState.OPEN
         self._shared: ServerState | None = None
@@ -96,7 +99,7 @@ class BaseServer:
         """Accept from one listening socket, as `add_sockets` does. Raises RuntimeError after `close`."""
         self._check_open()
         if self._shared is None:
-            self._shared = ServerState(asyncio.get_running_loop(), self._limits, self._emit)
+            self._shared = ServerState(asyncio.get_running_loop(), self._limits, self._emit, account=self._account)
             self._connection_class = _CONNECTION_CLASSES.get(self._handler.kind, StreamConnection)
             if self._ssl_context is not None:
                 self._admission = HandshakeAdmission(self._admission, self._shared.handshakes)
@@ -142,6 +145,20 @@ class BaseServer:
         """The number of open connections. One ends when it is closed and its handler has returned."""
         return len(self._connections)
 
+    @property
+    def unsent(self) -> int:
+        """Bytes of all streams that the kernel has not taken."""
+        return 0 if self._shared is None else self._shared.buffered_bytes
+
+    @property
+    def handshakes_waiting(self) -> int:
+        """TLS handshakes that wait for the CPU."""
+        return 0 if self._shared is None else len(self._shared.handshakes)
+
+    def paused_for(self) -> str:
+        """Return why the server accepts nothing for now, from one of its sockets at least; "" if it accepts."""
+        return next((each.paused_for for each in self._acceptors.values() if each.paused_for), "")
+
     def connection_descriptors(self) -> list[int]:
         """Return the descriptors of the open connections; -1 for one that is just being closed."""
         return [connection.fileno() for connection in list(self._connections)]
@@ -179,13 +196,15 @@ class BaseServer:
         assert self._shared is not None
         peer = self._admission.commit(address)
         if peer is not None and isinstance(peer, Refusal):
-            self._refuse(sock, address, peer.reason)
+            self._refuse(sock, address, peer)
             return
         try:
             connection = self._connection_class(sock, address, self._shared, self._on_ended)
         except Exception as exc:
             sock.close()
             self._admission.release(peer)
+            exhausted = isinstance(exc, OSError | MemoryError)
+            self._account.closed(CloseReason.DESCRIPTORS if exhausted else CloseReason.HANDLER_FAILED)
             if isinstance(exc, OSError | MemoryError):
                 # The kernel has no memory to watch it, so the next connection would fail as well.
                 raise _out_of_resources(exc) from exc
@@ -195,8 +214,9 @@ class BaseServer:
         self._no_connections.clear()
         connection.start(self._shared, self._handler, self._ssl_context)
 
-    def _refuse(self, sock: socket.socket, address: object, reason: str) -> None:
-        self._emit(ConnectionRefused(escape_ascii(format_address(address)), reason))
+    def _refuse(self, sock: socket.socket, address: object, refusal: Refusal) -> None:
+        self._account.closed(refusal.counted)
+        self._emit(ConnectionRefused(escape_ascii(format_address(address)), refusal.reason))
         if self._limits.refusal and self._ssl_context is None:
             # What does not fit into the buffer of a new socket is not worth waiting for.
             with contextlib.suppress(OSError):
@@ -204,6 +224,7 @@ class BaseServer:
         sock.close()
 
     def _connection_ended(self, connection: Connection) -> None:
+        self._account.closed(connection.close_reason(), connection.time_open())
         self._admission.release(self._connections.pop(connection, None))
         if not self._connections:
             self._no_connections.set()
@@ -253,7 +274,7 @@ class BaseServer:
     def abort_clients(self) -> None:
         """Abort all connections: close their sockets at once, and cancel their handlers."""
         for connection in list(self._connections):
-            connection.abort()
+            connection.abort(CloseReason.DRAIN)
 
     async def drain(self, timeout: float) -> int:
         """Close, tell the service, and wait up to `timeout` seconds for all connections and its `drain()` to end.

@@ -47,6 +47,8 @@ class Channel:
         "_io_left",
         "_on_closed",
         "_phase",
+        "_received",
+        "_sent",
         "_shared",
         "_sock",
         "_socket_exposed",
@@ -63,6 +65,9 @@ class Channel:
         self._engine: TLSEngine | None = None
         self._io_left = MAX_IO_BEFORE_YIELD
         """Reads and writes left before other callbacks run."""
+        self._received = 0
+        """Bytes, as they come over the wire."""
+        self._sent = 0
         self._accepted_at = shared.loop.time()
         self._idle_since = NOT_IDLE
         """When the handler began to wait for the next byte, while there are timeouts."""

@@ -14,14 +14,15 @@ import traceback
 from collections.abc import Callable
 from typing import Protocol
 
-from ..errors import ConnectionTimeoutError, LineTooLongError
+from ..core.account import CloseReason, Handshake
+from ..errors import ConnectionOverflowError, ConnectionTimeoutError, LineTooLongError
 from ..events import ConnectionLost, HandlerFailed, HandshakeFailed
 from ..system.signals import noop_handler
 from ..text import describe_error, escape_ascii
 from .handlers import Handler, Kind
 from .reader_writer import ReaderWriter
 from .server_state import ServerState
-from .stream import Stream, call_when_closed, forget_transport, keeps_open, start_timeouts, wait_closing
+from .stream import Stream, call_when_closed, forget_transport, keeps_open, start_timeouts, time_open, wait_closing
 
 _TRACEBACK_LINES = 60
 #: Handlers of SIGINT that raise no KeyboardInterrupt. With one of them, a KeyboardInterrupt is raised by the service.
@@ -42,14 +43,20 @@ class Connection(Protocol):
     def close(self) -> None:
         """Send what was written, then close. The handler sees the end of its input."""
 
-    def abort(self) -> None:
-        """Close the socket at once and cancel the task."""
+    def abort(self, reason: CloseReason) -> None:
+        """Close the socket at once and cancel the task. `reason` is counted, unless it has ended for another before."""
 
     def drain(self) -> None:
         """Tell the handler that the server is draining; called once, after `ServerState.draining` was set."""
 
     def fileno(self) -> int:
         """Return the descriptor of the socket; -1 once it is closed."""
+
+    def close_reason(self) -> CloseReason:
+        """Return why it has ended."""
+
+    def time_open(self) -> float:
+        """Return the seconds since it was accepted."""
 
 
 class StreamConnection:
@@ -58,10 +65,10 @@ class StreamConnection:
     `done` is called once, when the task has ended and the socket is closed.
     """
 
-    __slots__ = ("_done", "_open", "stream", "task")
+    __slots__ = ("_aborted_for", "_done", "_open", "stream", "task")
 
     stream_class = Stream
-    task: asyncio.Task[None] | None
+    task: asyncio.Task[CloseReason] | None
 
     def __init__(
         self, sock: socket.socket, address: object, state: ServerState, done: Callable[[StreamConnection], None]
@@ -70,6 +77,7 @@ class StreamConnection:
         self._open = 2
         self.stream = self.stream_class(sock, address, state)
         self.task = None
+        self._aborted_for: CloseReason | None = None
 
     def start(self, state: ServerState, handler: Handler, ssl_context: ssl.SSLContext | None) -> None:
         # One bound method, and one context for all connections, save 10 % of the memory of an idle connection.
@@ -96,7 +104,25 @@ class StreamConnection:
     def close(self) -> None:
         self.stream.close()
 
-    def abort(self) -> None:
+    def close_reason(self) -> CloseReason:
+        if self._aborted_for is not None:
+            return self._aborted_for
+        error = self.stream.exception()
+        if isinstance(error, ConnectionTimeoutError | ConnectionOverflowError) and error.close_reason is not None:
+            return CloseReason(error.close_reason)
+        task = self.task
+        if task is not None and task.done() and not task.cancelled() and task.exception() is None:
+            reason = task.result()
+            if reason is not CloseReason.DONE:
+                return reason
+        return CloseReason.DONE if error is None else CloseReason.PEER_RESET
+
+    def time_open(self) -> float:
+        return time_open(self.stream)
+
+    def abort(self, reason: CloseReason) -> None:
+        if self._aborted_for is None:
+            self._aborted_for = reason
         self.stream.abort()
         if self.task is not None:
             self.task.cancel()
@@ -114,10 +140,12 @@ class ReaderWriterConnection(StreamConnection):
     stream_class = ReaderWriter
 
 
-async def _run(stream: Stream, state: ServerState, handler: Handler, ssl_context: ssl.SSLContext | None) -> None:
+async def _run(stream: Stream, state: ServerState, handler: Handler, ssl_context: ssl.SSLContext | None) -> CloseReason:
+    """Serve the connection. Return why it ended, as far as the handler decides it."""
+    reason = CloseReason.DONE
     try:
         if ssl_context is not None and not await _tls_handshake(stream, state, ssl_context):
-            return
+            return CloseReason.HANDSHAKE_FAILED
         start_timeouts(stream)
         kind = handler.kind
         if kind is Kind.ASYNCIO:
@@ -138,7 +166,7 @@ async def _run(stream: Stream, state: ServerState, handler: Handler, ssl_context
     except GeneratorExit:
         raise
     except BaseException as exc:
-        _report(exc, stream, state)
+        reason = _report(exc, stream, state)
         if handler.kind in _ASYNCIO_KINDS and isinstance(exc, Exception):
             _tell_loop(exc, stream, state)
         if isinstance(exc, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) not in _NO_INTERRUPT:
@@ -146,29 +174,47 @@ async def _run(stream: Stream, state: ServerState, handler: Handler, ssl_context
             raise
     finally:
         stream.close()
+    return reason
 
 
 async def _tls_handshake(stream: Stream, state: ServerState, ssl_context: ssl.SSLContext) -> bool:
+    began = state.loop.time()
+    outcome = Handshake.FAILED
     try:
         await stream.start_tls(ssl_context)
     except ConnectionTimeoutError as exc:
+        outcome = Handshake.TIMEOUT
         reason = str(exc)
     except ssl.SSLError as exc:
         reason = (exc.reason or str(exc)).lower().replace("_", " ")
     except OSError as exc:
         reason = exc.strerror or str(exc)
     else:
+        tls = stream.tls
+        assert tls is not None
+        state.account.handshake(handshake_outcome(tls.version, tls.resumed), state.loop.time() - began)
         return True
+    state.account.handshake(outcome, state.loop.time() - began)
     state.emit(HandshakeFailed(escape_ascii(stream.peer), escape_ascii(reason)))
     return False
 
 
-def _report(exc: BaseException, stream: Stream, state: ServerState) -> None:
+def handshake_outcome(version: str, resumed: bool) -> Handshake:
+    if version == "TLSv1.3":
+        return Handshake.RESUMED_1_3 if resumed else Handshake.NEW_1_3
+    return Handshake.RESUMED_1_2 if resumed else Handshake.NEW_1_2
+
+
+def _report(exc: BaseException, stream: Stream, state: ServerState) -> CloseReason:
+    """Report what a handler has let pass. Return what the end of the connection is counted as."""
     broken = stream.exception() is not None and isinstance(exc, OSError)
     if broken or isinstance(exc, _PEER_ERRORS):
         state.emit(ConnectionLost(escape_ascii(stream.peer), _describe(exc)))
-    else:
-        state.emit(handler_failed(stream.peer, exc))
+        too_long = isinstance(exc, asyncio.LimitOverrunError | LineTooLongError)
+        return CloseReason.READ_LIMIT if too_long else CloseReason.DONE
+    state.account.handler_failed()
+    state.emit(handler_failed(stream.peer, exc))
+    return CloseReason.HANDLER_FAILED
 
 
 def _tell_loop(exc: Exception, stream: Stream, state: ServerState) -> None:

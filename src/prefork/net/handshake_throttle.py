@@ -26,6 +26,9 @@ class HandshakeThrottle:
         self._turn_taken = False
         """Whether a step was granted in this loop iteration."""
 
+    def __len__(self) -> int:
+        return len(self._queue)
+
     def is_full(self) -> bool:
         return len(self._queue) >= self._limit
 

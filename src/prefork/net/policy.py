@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import Callable, Iterable
 
+from ..core.account import CloseReason
 from ..errors import ConnectionOverflowError, ConnectionTimeoutError
 from ..events import ConnectionAborted
 from ..text import escape_ascii, format_address
@@ -88,9 +89,12 @@ class Policy(Receiving):
         self._clear_input()
         self._dispose()
 
-    def _abort_with(self, error: ConnectionTimeoutError | ConnectionOverflowError, logged: bool = True) -> None:
+    def _abort_with(
+        self, error: ConnectionTimeoutError | ConnectionOverflowError, reason: CloseReason, logged: bool = True
+    ) -> None:
         if logged:
             self._shared.emit(ConnectionAborted(escape_ascii(format_address(self._address)), str(error)))
+        error.close_reason = reason
         self._error = error
         self.abort()
 
@@ -152,7 +156,8 @@ class Policy(Receiving):
     def _on_write_timeout(self) -> None:
         limit = self._write_timeout()
         option = "--write-timeout" if limit == self._shared.limits.write_timeout else "stream.timeouts.write"
-        self._abort_with(ConnectionTimeoutError(f"peer read nothing for {limit:g} s ({option})"))
+        error = ConnectionTimeoutError(f"peer read nothing for {limit:g} s ({option})")
+        self._abort_with(error, CloseReason.WRITE_TIMEOUT)
 
     # --- unsent bytes -------------------------------------------------------------------------------------------------
 
@@ -206,7 +211,8 @@ class Policy(Receiving):
         limit = shared.limits.abort_above
         if self._backlog_size > limit:
             self._abort_with(
-                ConnectionOverflowError(f"{self._backlog_size} bytes unsent, limit {limit} (Limits.abort_above)")
+                ConnectionOverflowError(f"{self._backlog_size} bytes unsent, limit {limit} (Limits.abort_above)"),
+                CloseReason.UNSENT_LIMIT,
             )
         elif shared.buffered_bytes > shared.limits.max_unsent:
             shared.abort_largest()
@@ -241,7 +247,8 @@ class Policy(Receiving):
             ConnectionOverflowError(
                 f"{self._buffered_bytes()} bytes unsent, the most of any connection; "
                 f"all together {total}, limit {limit} (--max-unsent)"
-            )
+            ),
+            CloseReason.UNSENT_LIMIT,
         )
 
 

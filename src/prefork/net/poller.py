@@ -220,9 +220,12 @@ class LoopPoller(_Rounds):
         self._end_round()
 
 
-def make_poller(loop: asyncio.AbstractEventLoop, limits: Limits) -> Poller:
-    """Return a compiled poller, an EpollPoller if the platform has epoll, otherwise a LoopPoller."""
+def make_poller(loop: asyncio.AbstractEventLoop, limits: Limits, traffic: memoryview[int]) -> Poller:
+    """Return a compiled poller, an EpollPoller if the platform has epoll, otherwise a LoopPoller.
+
+    A compiled one adds what its streams transfer to `traffic`: the bytes received, and the bytes sent.
+    """
     if native is not None:
-        poller: Poller = native.Poller(loop, limits)
+        poller: Poller = native.Poller(loop, limits, traffic)
         return poller
     return EpollPoller(loop) if hasattr(select, "epoll") else LoopPoller(loop)

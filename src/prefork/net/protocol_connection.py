@@ -12,9 +12,11 @@ import ssl
 from collections.abc import Callable
 from typing import Any
 
+from ..core.account import CloseReason, Handshake
 from ..events import ConnectionAborted, HandshakeFailed
+from ..system.tcp_info import read_totals
 from ..text import describe_error, escape_ascii, format_address
-from .connection import handler_failed
+from .connection import handler_failed, handshake_outcome
 from .draining import call_drain, has_drain
 from .handlers import Handler
 from .protocol_timeouts import make_timeouts
@@ -24,9 +26,13 @@ from .server_state import ServerState
 class ClosingHookSocket(socket.socket):
     """A socket with a callback for its close: the one moment that the transports of all loops have in common."""
 
+    on_closing: Callable[[], None] | None = None
     on_closed: Callable[[], None] | None = None
 
     def close(self) -> None:
+        if self.on_closing is not None:
+            on_closing, self.on_closing = self.on_closing, None
+            on_closing()
         super().close()
         self._call_hook()
 
@@ -71,10 +77,12 @@ class ProtocolConnection:
 
     __slots__ = (
         "_address",
+        "_began",
         "_done",
         "_drain",
         "_open",
         "_protocol",
+        "_reason",
         "_sock",
         "_state",
         "_timeouts",
@@ -97,14 +105,35 @@ class ProtocolConnection:
         self._transport: Any = None
         self._sock = ClosingHookSocket(sock.family, sock.type, sock.proto, fileno=sock.detach())
         self._sock.setblocking(False)
+        self._sock.on_closing = self._socket_closing
         self._sock.on_closed = self._socket_closed
         self._timeouts = make_timeouts(self, self._sock, state)
+        self._began = state.loop.time()
+        self._reason: CloseReason | None = None
         self.task: asyncio.Task[None] | None = None
         self._drain: asyncio.Task[None] | None = None
 
     def start(self, state: ServerState, handler: Handler, ssl_context: ssl.SSLContext | None) -> None:
         self.task = state.callback_context.copy().run(state.loop.create_task, self._run(handler, ssl_context))
         self.task.add_done_callback(self._ended, context=state.callback_context)
+
+    def close_reason(self) -> CloseReason:
+        return self._reason or CloseReason.DONE
+
+    def time_open(self) -> float:
+        return self._state.loop.time() - self._began
+
+    def _note(self, reason: CloseReason) -> None:
+        """Keep why the connection ends, unless that is known already."""
+        self._reason = self._reason or reason
+
+    def _socket_closing(self) -> None:
+        """Ask the kernel, the last time it can tell, what came and went, and whether the peer has reset it."""
+        totals = read_totals(self._sock)
+        if totals is not None:
+            self._state.account.transferred(totals.received, totals.sent)
+            if totals.is_reset:
+                self._note(CloseReason.PEER_RESET)
 
     def _socket_closed(self) -> None:
         if self._timeouts is not None:
@@ -123,9 +152,10 @@ class ProtocolConnection:
         if self._transport is not None:
             self._transport.close()
         else:
-            self.abort()
+            self.abort(CloseReason.DRAIN)
 
-    def abort(self) -> None:
+    def abort(self, reason: CloseReason) -> None:
+        self._note(reason)
         if self._drain is not None:
             self._drain.cancel()
         if self._transport is not None:
@@ -157,8 +187,8 @@ class ProtocolConnection:
         except GeneratorExit:
             raise
         except BaseException as exc:
-            self._sock.close()
             self._failed(exc)
+            self._sock.close()
             return
         limits = self._state.limits
         timeouts: dict[str, float] = {}
@@ -173,17 +203,27 @@ class ProtocolConnection:
         except asyncio.CancelledError:
             self._sock.close()
         except OSError as exc:
+            timed_out = isinstance(exc, ConnectionAbortedError) and "handshake is taking longer" in str(exc)
+            self._note(CloseReason.HANDSHAKE_TIMEOUT if timed_out else CloseReason.HANDSHAKE_FAILED)
+            outcome = Handshake.TIMEOUT if timed_out else Handshake.FAILED
+            self._state.account.handshake(outcome, self.time_open())
             self._sock.close()
             self._state.emit(HandshakeFailed(escape_ascii(self._address), escape_ascii(describe_error(exc))))
 
     def _made(self, transport: Any) -> None:
         self._transport = transport
+        connection = transport.get_extra_info("ssl_object")
+        if connection is not None:
+            outcome = handshake_outcome(connection.version(), connection.session_reused)
+            self._state.account.handshake(outcome, self.time_open())
         if self._timeouts is not None:
             self._timeouts.start(transport)
         if self._state.draining.is_set():
             self.drain()
 
     def _failed(self, exc: BaseException) -> None:
+        self._note(CloseReason.HANDLER_FAILED)
+        self._state.account.handler_failed()
         self._state.emit(handler_failed(self._address, exc))
 
     # --- what its deadlines ask and do --------------------------------------------------------------------------------
@@ -193,6 +233,6 @@ class ProtocolConnection:
         transport = self._transport
         return bool(transport.is_reading() and not transport.get_write_buffer_size())
 
-    def _abort_for(self, reason: str) -> None:
-        self._state.emit(ConnectionAborted(escape_ascii(self._address), reason))
-        self.abort()
+    def _abort_for(self, what: str, reason: CloseReason) -> None:
+        self._state.emit(ConnectionAborted(escape_ascii(self._address), what))
+        self.abort(reason)

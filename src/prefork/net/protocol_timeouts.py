@@ -10,6 +10,8 @@ import socket
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from ..config import option_of
+from ..core.account import CloseReason
 from ..system.tcp_info import counts_bytes, read_activity
 from .deadlines import Deadline
 from .first_byte import watch_first_byte
@@ -20,7 +22,7 @@ class TimedProtocol(Protocol):
     """A connection with a protocol. Its methods are private, because only its deadlines call them."""
 
     def _awaits_peer(self) -> bool: ...
-    def _abort_for(self, reason: str) -> None: ...
+    def _abort_for(self, what: str, reason: CloseReason) -> None: ...
 
 
 class ProtocolTimeouts:
@@ -81,10 +83,11 @@ class ProtocolTimeouts:
             return
         limits = self._shared.limits
         if deadline is Deadline.AGE:
-            self._expire(connection, f"open for {limits.max_age:g} s (--max-age)")
+            self._expire(connection, f"open for {limits.max_age:g} s", CloseReason.MAX_AGE)
         elif deadline is Deadline.FIRST_BYTE:
             if self._is_mute():
-                self._expire(connection, f"no data within {limits.first_byte_timeout:g} s (--first-byte-timeout)")
+                what = f"no data within {limits.first_byte_timeout:g} s"
+                self._expire(connection, what, CloseReason.FIRST_BYTE_TIMEOUT)
         elif deadline is Deadline.IDLE and limits.idle_timeout is not None:
             self._on_idle(connection, limits.idle_timeout)
 
@@ -99,11 +102,11 @@ class ProtocolTimeouts:
         if left > 0:
             self._shared.deadlines.set(self, Deadline.IDLE, left)
         else:
-            self._expire(connection, f"no data for {timeout:g} s (--idle-timeout)")
+            self._expire(connection, f"no data for {timeout:g} s", CloseReason.IDLE_TIMEOUT)
 
-    def _expire(self, connection: TimedProtocol, reason: str) -> None:
+    def _expire(self, connection: TimedProtocol, what: str, reason: CloseReason) -> None:
         self.close()
-        connection._abort_for(reason)
+        connection._abort_for(f"{what} ({option_of(reason)})", reason)
 
 
 def make_timeouts(connection: TimedProtocol, sock: socket.socket, shared: ServerState) -> ProtocolTimeouts | None:

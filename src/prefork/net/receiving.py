@@ -309,9 +309,12 @@ class Receiving(Sending):
             return b""
         if self._timeouts is not None:
             self._idle_since = NOT_IDLE
+        count = len(data)
+        self._received += count
+        self._shared.account.traffic[0] += count
         if not data:
             self._input = _FIN
-        elif len(data) < size and self._short_read_empties:
+        elif count < size and self._short_read_empties:
             self._input = _EMPTY
         return data
 

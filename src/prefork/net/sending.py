@@ -186,6 +186,7 @@ class Sending(Channel):
                 if self._is_broken():
                     return
                 sent = 0
+            self._count_sent(sent)
             if sent == len(data):
                 return
             data = memoryview(data)[sent:]
@@ -206,10 +207,16 @@ class Sending(Channel):
     def _send(self, data: bytes | memoryview) -> int:
         """Return how many bytes the kernel took. An error breaks the output unless it is temporary."""
         try:
-            return self._sock.send(data, DONTWAIT)
+            sent = self._sock.send(data, DONTWAIT)
         except OSError as exc:
             self._on_send_error(exc)
             return 0
+        self._count_sent(sent)
+        return sent
+
+    def _count_sent(self, count: int) -> None:
+        self._sent += count
+        self._shared.account.traffic[1] += count
 
     def _on_send_error(self, exc: OSError) -> None:
         if exc.errno in _OUT_OF_MEMORY:

@@ -11,9 +11,10 @@ import functools
 import itertools
 import sys
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from ..config import Limits
+from ..core.account import Account, local_account
 from ..events import Emit
 from ..implementation import native
 from ..system import fork_count, memory
@@ -21,8 +22,10 @@ from .deadlines import Deadlines
 from .handshake_throttle import HandshakeThrottle
 from .poller import Poller, make_poller
 
+T = TypeVar("T")
 
-def _task_type() -> Callable[..., asyncio.Task[None]] | None:
+
+def _task_type() -> Callable[..., asyncio.Task[Any]] | None:
     """Return what makes a task that starts at once; None: the loop's own way, where tasks start later."""
     if native is not None:
         return functools.partial(native.Task, eager_start=True)
@@ -44,6 +47,7 @@ class ServerState:
 
     __slots__ = (
         "_forks",
+        "account",
         "backlogged",
         "buffered_bytes",
         "callback_context",
@@ -58,7 +62,12 @@ class ServerState:
     )
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, limits: Limits, emit: Emit, poller: Poller | None = None
+        self,
+        loop: asyncio.AbstractEventLoop,
+        limits: Limits,
+        emit: Emit,
+        poller: Poller | None = None,
+        account: Account | None = None,
     ) -> None:
         memory.prime_malloc()
         self._forks = fork_count.fork_count()
@@ -67,7 +76,8 @@ class ServerState:
         self.emit = emit
         self.callback_context = contextvars.copy_context()
         """The context of callbacks that belong to no connection."""
-        self.poller = make_poller(loop, limits) if poller is None else poller
+        self.account = local_account() if account is None else account
+        self.poller = make_poller(loop, limits, self.account.traffic) if poller is None else poller
         self.deadlines = Deadlines(loop)
         self.draining = asyncio.Event()
         """Set once, when the server begins to drain."""
@@ -78,7 +88,7 @@ class ServerState:
         self.backlogged: set[Backlogged] = set()
         """The connections that have some."""
 
-    def start_task(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def start_task(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Return a task in a context of its own, already run up to its first wait if possible.
 
         Eager tasks (Python 3.12) save a loop iteration for each connection. A task factory that the service has set is

@@ -14,6 +14,7 @@ import termios
 from collections.abc import Callable
 from typing import Any, Self
 
+from ..core.account import CloseReason
 from ..errors import ConnectionTimeoutError, StreamBusyError
 from ..text import format_address
 from .deadlines import Deadline
@@ -134,7 +135,9 @@ class Stream(Policy):
         elif deadline is Deadline.HANDSHAKE:
             # Logged by the server as a failed handshake.
             self._abort_with(
-                ConnectionTimeoutError("handshake not finished in time (--handshake-timeout)"), logged=False
+                ConnectionTimeoutError("handshake not finished in time (--handshake-timeout)"),
+                CloseReason.HANDSHAKE_TIMEOUT,
+                logged=False,
             )
         elif deadline is Deadline.LINGER and self._engine is not None and self._unacknowledged():
             # The peer still reads what it was sent: closing now, with its input unread, would destroy the remainder.
@@ -309,6 +312,16 @@ async def wait_closing(stream: Stream) -> None:
 def forget_transport(stream: Stream) -> None:
     """Let go of the transport, because the two would keep each other alive until the next garbage collection."""
     stream._transport = None
+
+
+def time_open(stream: Stream) -> float:
+    """Return the seconds since the connection was accepted."""
+    return stream._shared.loop.time() - stream._accepted_at
+
+
+def bytes_transferred(stream: Stream) -> tuple[int, int]:
+    """Return the bytes received and sent, as they came over the wire."""
+    return stream._received, stream._sent
 
 
 def start_timeouts(stream: Stream) -> None:

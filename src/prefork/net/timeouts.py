@@ -10,6 +10,8 @@ import math
 from typing import Protocol
 
 from ..checks import check_seconds
+from ..config import option_of
+from ..core.account import CloseReason
 from ..errors import ConnectionTimeoutError
 from .deadlines import Deadline
 from .server_state import ServerState
@@ -24,7 +26,7 @@ class TimedConnection(Protocol):
     def _is_closed(self) -> bool: ...
     def _awaits_input(self) -> bool: ...
     def _restart_write_timeout(self) -> None: ...
-    def _abort_with(self, error: ConnectionTimeoutError) -> None: ...
+    def _abort_with(self, error: ConnectionTimeoutError, reason: CloseReason) -> None: ...
 
 
 class TimeoutState:
@@ -92,10 +94,11 @@ class TimeoutState:
             return
         limits = self._shared.limits
         if deadline is Deadline.AGE:
-            self._expire(f"open for {self.age:g} s", self.age == limits.max_age, "max-age", "age")
+            self._expire(f"open for {self.age:g} s", CloseReason.MAX_AGE, self.age == limits.max_age, "age")
         elif deadline is Deadline.FIRST_BYTE:
             if self._connection._idle_since == self.started_at:
-                self._expire(f"no data within {limits.first_byte_timeout:g} s", True, "first-byte-timeout")
+                what = f"no data within {limits.first_byte_timeout:g} s"
+                self._expire(what, CloseReason.FIRST_BYTE_TIMEOUT, True)
         elif deadline is Deadline.IDLE:
             self._on_idle()
         else:
@@ -110,7 +113,7 @@ class TimeoutState:
             self._set(Deadline.IDLE, left)
         else:
             by_option = idle == self._shared.limits.idle_timeout
-            self._expire(f"no data for {idle:g} s", by_option, "idle-timeout", "idle")
+            self._expire(f"no data for {idle:g} s", CloseReason.IDLE_TIMEOUT, by_option, "idle")
 
     def _idle_left(self, idle: float) -> float:
         """Return the seconds until the next check. A connection that is not waiting for its peer has all of them."""
@@ -118,9 +121,9 @@ class TimeoutState:
             return idle
         return self._connection._idle_since + idle - self._shared.loop.time()
 
-    def _expire(self, what: str, by_option: bool, option: str, attribute: str = "") -> None:
-        cure = f"--{option}" if by_option else f"stream.timeouts.{attribute}"
-        self._connection._abort_with(ConnectionTimeoutError(f"{what} ({cure})"))
+    def _expire(self, what: str, reason: CloseReason, by_option: bool, attribute: str = "") -> None:
+        cure = option_of(reason) if by_option else f"stream.timeouts.{attribute}"
+        self._connection._abort_with(ConnectionTimeoutError(f"{what} ({cure})"), reason)
 
 
 class Timeouts:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from ..core.states import Timing
 from ..core.worker_requests import BindRequest, Refused
@@ -45,6 +45,8 @@ class GenerationSpec(Generic[C]):
     config: C
     program: ProgramSpec | None = None
     """None: workers serve a service of prefork's own kinds."""
+    certificates: tuple[tuple[str, int], ...] = ()
+    """Each certificate file, and when the first certificate in it expires, in seconds since 1970."""
 
 
 class Resources(Protocol[C]):
@@ -65,6 +67,7 @@ class Resources(Protocol[C]):
     def note_listening(self, number: int) -> bool: ...
     def current_socket(self, number: int) -> int | None: ...
     def program_listeners(self) -> list[str]: ...
+    def queues(self) -> list[dict[str, Any]]: ...
     def silence_unused(self, listening: Collection[int]) -> None: ...
     def describe_sockets(self, sockets: Collection[int]) -> str: ...
     def notify_ready(self) -> None: ...

@@ -1,6 +1,6 @@
-"""What `prefork status` shows: the roster and the scoreboard as plain values.
+"""What `prefork status` shows: the roster, the scoreboard and /proc as plain values.
 
-Reads only. Clients may rely on the keys, which the documentation lists.
+Reads only. Clients may rely on the keys, which `docs/status.md` lists; SCHEMA changes when one changes its meaning.
 """
 
 from __future__ import annotations
@@ -8,30 +8,90 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..core.account import Counters
 from ..core.roster import Roster
-from ..core.states import Worker
-from ..system.scoreboard import Row, WorkerStat
+from ..core.states import Slot, Worker
+from ..system.process_usage import usage_of
+from ..system.scoreboard import Pause, Row, WorkerStat
+from .workers import Workers
+
+SCHEMA = 2
 
 
-def describe_roster(roster: Roster, rows: Mapping[int, Row], ages: Mapping[int, float]) -> dict[str, Any]:
-    """Return phase, generation and every worker. `rows`, and `ages` of heartbeats in seconds, are by worker id."""
+def describe_fleet(roster: Roster, workers: Workers, now: float) -> dict[str, Any]:
+    """Return the phase, the totals, and every slot and worker."""
+    rows, ages = workers.rows(), workers.heartbeats().ages
+    counters = {worker_id: row.counters() for worker_id, row in rows.items()}
+    totals = workers.totals(counters)
     return {
         "state": roster.phase.name.lower(),
         "generation": roster.generation,
         "reloading": roster.reloading(),
+        "workers_target": len(roster.slots),
         "deaths": dict(roster.deaths),
-        "workers": [_worker(each, rows.get(each.id), ages.get(each.id)) for each in roster.workers.values()],
+        "totals": _describe(sum(totals.values(), Counters())),
+        "slots": [_slot(each, roster, totals.get(each.number, Counters()), now) for each in roster.slots],
+        "former_slots": [
+            {"slot": number, "totals": _describe(counts)}
+            for number, counts in sorted(totals.items())
+            if number >= len(roster.slots)
+        ],
+        "workers": [
+            _worker(each, rows.get(each.id), counters.get(each.id), ages.get(each.id), now)
+            for each in roster.workers.values()
+        ],
     }
 
 
-def _worker(worker: Worker, row: Row | None, age: float | None) -> dict[str, Any]:
+def _describe(counters: Counters) -> dict[str, Any]:
+    return {"open": counters.open, **counters.describe()}
+
+
+def _slot(slot: Slot, roster: Roster, totals: Counters, now: float) -> dict[str, Any]:
+    occupant = None if slot.occupant is None else roster.workers.get(slot.occupant)
+    waits = occupant is None and slot.due is not None
+    return {
+        "slot": slot.number,
+        "state": "backoff" if occupant is None else occupant.state.name.lower(),
+        "retry_in": round(max(0.0, slot.due - now), 3) if waits and slot.due is not None else None,
+        "restarts": slot.exits,
+        "last_exit": slot.last_exit or None,
+        "totals": _describe(totals),
+    }
+
+
+def _worker(
+    worker: Worker, row: Row | None, counters: Counters | None, age: float | None, now: float
+) -> dict[str, Any]:
+    usage = usage_of(worker.pid)
     return {
         "slot": worker.slot,
         "pid": worker.pid,
         "generation": worker.generation,
         "state": worker.state.name.lower(),
-        "open": 0 if row is None else row.open,
-        "accepted": 0 if row is None else row[WorkerStat.ACCEPTED],
-        "refused": 0 if row is None else row[WorkerStat.REFUSED],
+        "missing": worker.missing or None,
+        "age": round(now - worker.spawned_at, 3) if worker.spawned_at else 0.0,
         "heartbeat_age": None if age is None else round(age, 3),
+        "rss": usage.rss,
+        "cpu": usage.cpu,
+        "fds": usage.descriptors,
+        **_gauges(row),
+        **_describe(Counters() if counters is None else counters),
     }
+
+
+def _gauges(row: Row | None) -> dict[str, Any]:
+    if row is None:
+        return {"paused": None, "unsent": 0, "handshakes_waiting": 0, "lag": None}
+    pause = row.pause
+    return {
+        "paused": None if pause is Pause.NONE else pause.name.lower(),
+        "unsent": max(0, row[WorkerStat.UNSENT]),
+        "handshakes_waiting": max(0, row[WorkerStat.HANDSHAKES_WAITING]),
+        "lag": _lag(row),
+    }
+
+
+def _lag(row: Row) -> Mapping[str, float]:
+    columns = {"p50": WorkerStat.LAG_P50, "p99": WorkerStat.LAG_P99, "max": WorkerStat.LAG_MAX}
+    return {name: max(0, row[column]) / 1e9 for name, column in columns.items()}

@@ -11,7 +11,8 @@ import os
 import random
 import select
 import signal
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
 from typing import Any, Generic, Self
 
 from .._version import __version__
@@ -36,9 +37,10 @@ from .generations import C, GenerationSpec, Resources
 from .polling import Part, Watchdog, wait
 from .programs import Programs
 from .reload import Reloads
+from .reload_history import ReloadHistory
 from .requests import Requests
 from .source_watch import SourceWatch
-from .status import describe_roster
+from .status import SCHEMA, describe_fleet
 from .takeover import Takeover
 from .upgrade import Predecessor
 from .workers import ChildStarted, Workers
@@ -57,7 +59,7 @@ class Supervisor(Generic[C]):
 
     `run` returns the outcome in the supervisor, and a `ForkContext` in each worker. `watchdog` is the service manager's
     timeout in seconds. A `predecessor` owns everything until all workers here are ready. A change of the `watched`
-    sources is a reload.
+    sources is a reload. `about` are plain values that `prefork status` shows as they are.
     """
 
     def __init__(
@@ -71,8 +73,10 @@ class Supervisor(Generic[C]):
         predecessor: Predecessor | None = None,
         leave_daemons: bool = False,
         watched: Watched | None = None,
+        about: Mapping[str, Any] | None = None,
     ) -> None:
         self._pid = os.getpid()
+        self._about = dict(about or {})
         self._resources = resources
         self._emit = emit
         self._system = system
@@ -81,6 +85,7 @@ class Supervisor(Generic[C]):
         self._started = system.monotonic()
         self._listening = True
         self._outcome: facts.Finish | None = None
+        self._history = ReloadHistory()
         self._pending_generation_serves: list[facts.GenerationServes] = []
         """Carried out last, because a scale-down removes slots that other commands name."""
         self._roster = Roster(spec.workers, spec.timing, random.random)
@@ -218,25 +223,34 @@ class Supervisor(Generic[C]):
         return self._workers.max_workers
 
     def status(self) -> dict[str, Any]:
+        spec = self._reloads.newest(self._roster.generation)
+        now = self._system.monotonic()
+        uptime = now - self._started
         return {
+            "schema": SCHEMA,
             "version": __version__,
             "streams": describe_core(),
             "pid": self._pid,
             "predecessor": self._takeover.predecessor_pid,
             "upgrading": self._takeover.upgrading(self._roster.accepting()),
-            "uptime": round(self._system.monotonic() - self._started, 3),
-            "listeners": [
-                *self._reloads.newest(self._roster.generation).listeners,
-                *self._resources.program_listeners(),
-            ],
-            **describe_roster(self._roster, self._workers.rows(), self._workers.heartbeats().ages),
+            "started": round(time.time() - uptime, 3),
+            "uptime": round(uptime, 3),
+            **self._about,
+            "listeners": [*spec.listeners, *self._resources.program_listeners()],
+            "queues": self._resources.queues(),
+            "limit": spec.limits.get(FleetSetting.MAX_CONNECTIONS) or None,
+            "reloads": self._history.describe(now),
+            **describe_fleet(self._roster, self._workers, now),
         }
 
     def start_reload(self, by: str) -> Failure | None:
         """Begin or queue a reload. Return the reason if it is refused."""
         refusal = self._roster.refusal() or self._takeover.reload_refusal()
-        reload = refusal or self._reloads.request(by, self._roster.generation + 1)
+        generation = self._roster.generation + 1
+        reload = refusal or self._reloads.request(by, generation)
         if isinstance(reload, Failure):
+            if refusal is None:
+                self._history.failed(generation, reload.reason, self._system.monotonic())
             return self._refuse(ReloadIgnored(by, reload.reason))
         self._apply(reload)
         return None
@@ -283,6 +297,7 @@ class Supervisor(Generic[C]):
         while self._pending_generation_serves:
             serves = self._pending_generation_serves.pop(0)
             scale = self._reloads.on_serves(serves)
+            self._history.succeeded(serves.generation, self._system.monotonic())
             self._silence_unused(self._spec(serves.generation))
             if scale is not None:
                 self._carry_out(scale)
@@ -319,6 +334,7 @@ class Supervisor(Generic[C]):
                 self._pending_generation_serves.append(command)
             case facts.GenerationFailed():
                 self._reloads.on_failed(command)
+                self._history.failed(self._roster.generation, command.reason, self._system.monotonic())
                 self._publish_limits(self._reloads.spec(self._roster.last_good))
             case facts.EmitEvent():
                 self._emit(command.event)

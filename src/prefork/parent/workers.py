@@ -9,10 +9,11 @@ import contextlib
 import os
 import select
 import signal
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..core.account import Counters
 from ..core.facts import (
     ExitCause,
     Fact,
@@ -49,6 +50,7 @@ from ..system.scoreboard import FleetSetting, Row, Scoreboard, WorkerStat
 from ..system.worker_channel import WorkerChannel
 from ..system.worker_signals import SERVICE_SIGNALS, WorkerSignals
 from ..text import escape_ascii
+from .accounts import Accounts
 from .generations import ProgramSpec
 from .programs import Programs, ProgramWorker
 from .requests import Asker, Requests
@@ -128,6 +130,7 @@ class Workers:
         self._used_rows = 0
         self._oom_kills = OomKills()
         self._processes: dict[int, _Process] = {}
+        self._accounts = Accounts()
 
     def close(self) -> None:
         """Kill and reap every worker, which matters when the supervisor ends by a bug."""
@@ -148,6 +151,10 @@ class Workers:
 
     def rows(self) -> dict[int, Row]:
         return {process.worker_id: process.row for process in self._processes.values()}
+
+    def totals(self, running: Mapping[int, Counters]) -> dict[int, Counters]:
+        """Return the counts of each slot since the start; `running` are those of the workers that run, by id."""
+        return self._accounts.by_slot((self._processes[each].slot, counters) for each, counters in running.items())
 
     def pids(self) -> set[int]:
         return {process.child.pid for process in self._processes.values()}
@@ -308,6 +315,7 @@ class Workers:
         if process.program is not None:
             process.program.close()
         self._requests.forget(process.worker_id)
+        self._accounts.retire(process.slot, process.row)
         self._free_rows.append(process.row.number)
         self._processes.pop(process.worker_id, None)
 

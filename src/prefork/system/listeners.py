@@ -21,6 +21,7 @@ from .listen_options import APPLIED, ListenOptions, Sharing
 from .socket_activation import SystemdSockets, from_fd
 from .socket_snapshot import NEVER_OF_A_PROGRAM, Snapshot, detach_program, repair_settings, snapshot
 from .sockets import bind_replacement, bind_resolved, bind_sibling, describe, inode, repair_shutdown, resolve
+from .tcp_info import accept_queue
 from .unix_sockets import File, bind_with_file
 
 #: Begins what identifies a listener of a program, and the control socket.
@@ -172,6 +173,18 @@ class Listeners:
                     self._record_state()
                     return describe(sock) if is_for_program(bound) else ""
         return None
+
+    def queues(self) -> list[dict[str, Any]]:
+        """Return address, length and limit of the accept queue of each TCP endpoint, with the sockets of its group
+        added up."""
+        found = []
+        for bound in self._bound:
+            for group in bound.endpoints:
+                queues = [queue for sock in group if (queue := accept_queue(sock)) is not None]
+                if queues:
+                    waiting, limit = (sum(each) for each in zip(*queues, strict=True))
+                    found.append({"listener": describe(group[0]), "waiting": waiting, "limit": limit})
+        return found
 
     def silence_unused(self, listening: Collection[int]) -> list[str]:
         """Have the kernel refuse connections to the TCP sockets whose inodes are not in `listening`, because no worker

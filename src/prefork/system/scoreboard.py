@@ -12,6 +12,8 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Generic, TypeVar
 
+from ..core import account
+from ..core.account import Account, Counters
 from ..core.count_table import Cells, CountTable, buckets_for
 from .descriptors import MAX_DESCRIPTORS
 from .shared_memory import PAGE_WORDS, SharedMemory, whole_pages
@@ -20,6 +22,23 @@ from .shared_memory import PAGE_WORDS, SharedMemory, whole_pages
 MAX_PEERS = 2**16
 #: Larger than any count of connections that a worker can have been assigned, and far below 2^63.
 MAX_ASSIGNED = 2**48
+
+
+#: The word of a worker's part at which its account begins.
+ACCOUNT_AT = 32
+
+
+class Pause(enum.IntEnum):
+    """Why a worker does not accept now."""
+
+    NONE = 0
+    MAX_CONNECTIONS = 1
+    DESCRIPTORS = 2
+    HANDSHAKES = 3
+    ACCEPT_RATE = 4
+    RESOURCES = 5
+    """accept(2) has failed for lack of a resource."""
+    SUSPENDED = 6
 
 
 class WorkerStat(enum.IntEnum):
@@ -31,21 +50,27 @@ class WorkerStat(enum.IntEnum):
     """Connections that are open, and the one that is about to be accepted."""
     ASSIGNED = 2
     """Virtual count of connections assigned to the worker, in step with its siblings (`core/dispatch.py`)."""
-    ACCEPTED = 3
-    """Connections accepted since the worker started."""
-    REFUSED = 4
-    """Accepted connections that were closed at once because a limit was reached."""
+    ACCEPTED = ACCOUNT_AT + account.ACCEPTED
+    """Connections accepted since the worker started: part of the account."""
     STOPPED = 5
     """1 once the worker has stopped accepting for good."""
     GENERATION = 6
     """The generation of the worker, which passes connections on within it only."""
     FULL = 7
     """1 while the worker has no descriptors for more connections: siblings pass it none."""
+    PAUSED = 8
+    """Why it does not accept now, as a `Pause`. This and what follows is written with each heartbeat."""
+    UNSENT = 9
+    """Bytes that the kernel has not taken yet."""
+    HANDSHAKES_WAITING = 10
+    """TLS handshakes that wait for the CPU."""
+    LAG_P50 = 11
+    """How late the loop called a timer in the last minute, in nanoseconds."""
+    LAG_P99 = 12
+    LAG_MAX = 13
 
 
-_OPEN, _ASSIGNED, _ACCEPTED, _REFUSED = (
-    int(stat) for stat in (WorkerStat.OPEN, WorkerStat.ASSIGNED, WorkerStat.ACCEPTED, WorkerStat.REFUSED)
-)
+_OPEN, _ASSIGNED, _ACCEPTED = (int(stat) for stat in (WorkerStat.OPEN, WorkerStat.ASSIGNED, WorkerStat.ACCEPTED))
 
 
 class FleetSetting(enum.IntEnum):
@@ -122,8 +147,21 @@ class Row(_Part[WorkerStat]):
         self._cells[self.start + _ACCEPTED] += 1
         self._cells[self.start + _ASSIGNED] = assigned
 
-    def refused(self) -> None:
-        self._cells[self.start + _REFUSED] += 1
+    def account(self) -> Account:
+        """Return the worker's account, to write to it."""
+        return Account(self._cells, self.start + ACCOUNT_AT)
+
+    def counters(self) -> Counters:
+        """Return a copy of the worker's account."""
+        return account.read(self._cells, self.start + ACCOUNT_AT)
+
+    @property
+    def pause(self) -> Pause:
+        """Why the worker does not accept now; NONE if it claims something else."""
+        try:
+            return Pause(self[WorkerStat.PAUSED])
+        except ValueError:
+            return Pause.NONE
 
     def peers(self) -> CountTable:
         """Return the table of the worker's open connections by peer."""

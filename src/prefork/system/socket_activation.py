@@ -56,7 +56,19 @@ def from_fd(fd: int, text: str = "") -> socket.socket:
 
     Raises BindError if it is not a listening stream socket.
     """
-    text = text or f"fd:{fd}"
+    sock = _duplicate(fd, text or f"fd:{fd}")
+    # The duplicate is close-on-exec and owned by `sock`. The number that was passed is not needed any more.
+    os.close(fd)
+    sock.setblocking(False)
+    return sock
+
+
+def require_listening(fd: int) -> None:
+    """Raise BindError if `fd` is not a listening stream socket. It stays as it is."""
+    _duplicate(fd, f"fd:{fd}").close()
+
+
+def _duplicate(fd: int, text: str) -> socket.socket:
     duplicate = -1
     try:
         duplicate = os.dup(fd)
@@ -69,7 +81,4 @@ def from_fd(fd: int, text: str = "") -> socket.socket:
     if sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         sock.close()
         raise BindError(text, errno.EINVAL, "it is not a listening stream socket")
-    # The duplicate is close-on-exec and owned by `sock`. The number that was passed is not needed any more.
-    os.close(fd)
-    sock.setblocking(False)
     return sock

@@ -13,6 +13,7 @@ import resource
 import time
 from collections.abc import Callable
 
+from ..core.account import CloseReason
 from ..core.count_table import CountTable
 from ..core.dispatch import ASSIGNED_SLACK, Load, choose, next_assigned
 from ..core.peers import peer_key
@@ -241,13 +242,12 @@ class FleetAdmission:
         answer = self._count(address)
         if isinstance(answer, Refusal):
             self._row.reserve(-1)
-            self._row.refused()
         return answer
 
     def _count(self, address: object) -> Peer | Refusal:
         settings = self._scoreboard.settings
         if self._forced and self._row[WorkerStat.OPEN] > self._capacity and not self._has_descriptors():
-            return Refusal(OUT_OF_DESCRIPTORS)
+            return Refusal(OUT_OF_DESCRIPTORS, CloseReason.DESCRIPTORS)
         limit = settings[FleetSetting.MAX_CONNECTIONS]
         if limit and self._refuses and self._total_with_inboxes() > limit:
             return Refusal(AT_LIMIT)
@@ -257,13 +257,13 @@ class FleetAdmission:
             return None
         key = self._key(peer)
         if not self._peers.add(key, 1):
-            return Refusal(PEERS_FULL)
+            return Refusal(PEERS_FULL, CloseReason.MAX_CONNECTIONS_PER_IP)
         # Two workers may accept from one peer at once: each must count its own before it reads the other's.
         fence()
         self._update_rows()
         if self._peers.get(key) + sum(table.get(key) for table in self._tables) > limit:
             self._peers.add(key, -1)
-            return Refusal(AT_PEER_LIMIT)
+            return Refusal(AT_PEER_LIMIT, CloseReason.MAX_CONNECTIONS_PER_IP)
         return peer
 
     def release(self, peer: Peer) -> None:

@@ -34,6 +34,7 @@ from .context import WorkerContext
 from .dispatch import Dispatcher
 from .exit import exit_deadline, run_until_complete_bounded
 from .fleet_admission import FleetAdmission
+from .gauges import publish_gauges
 from .heartbeat import INTERVAL, Heartbeat
 from .loader import load_handler
 from .recycling import RecyclingCheck
@@ -135,6 +136,7 @@ async def _serve(context: WorkerContext, handler: Handler) -> int:
         admission=admission,
         emit=context.emit,
         ssl_context=context.config.ssl_context,
+        account=context.row.account(),
     )
     sockets = ReuseportSockets(
         loop, server, context.config.endpoints(), context.fork.slot, lambda: scoreboard.settings[FleetSetting.SLOTS]
@@ -150,7 +152,9 @@ async def _serve(context: WorkerContext, handler: Handler) -> int:
         emit=context.emit,
     )
     server.offer = dispatcher.offer
-    heartbeat = Heartbeat(loop, context.row, min(INTERVAL, settings.hang_timeout / 8))
+    heartbeat = Heartbeat(
+        loop, context.row, min(INTERVAL, settings.hang_timeout / 8), lambda: publish_gauges(context.row, server)
+    )
     recycling = _check_recycling(loop, context)
     send(context, ReadyMessage())
     serving = asyncio.ensure_future(server.serve_forever())

@@ -1,0 +1,160 @@
+"""The account of a fleet: every connection that clients made is open, or closed for the reason that they gave it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.servers import serving, status
+from helpers.support import wait_until
+
+from prefork.testing import run_server
+
+SERVICE = """
+import asyncio
+
+
+async def handle(stream):
+    async for line in stream:
+        if line == b"fail\\n":
+            raise ValueError("as asked")
+        if line == b"leave\\n":
+            return
+        if line == b"flood\\n":
+            stream.write(bytes(20 * 1024 * 1024))
+        stream.write(line)
+
+
+class Echo(asyncio.Protocol):
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def data_received(self, data):
+        if data == b"fail\\n":
+            raise ValueError("as asked")
+        self.transport.write(data)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    (tmp_path / "service.py").write_text(SERVICE)
+    return tmp_path
+
+
+def connect(port: int, data: bytes = b"hello\n") -> socket.socket:
+    sock = socket.create_connection(("127.0.0.1", port), timeout=10)
+    sock.sendall(data)
+    if data == b"hello\n":
+        assert sock.recv(100) == data
+    return sock
+
+
+def end(sock: socket.socket) -> None:
+    """Wait for the server's end of a connection."""
+    try:
+        while sock.recv(65536):
+            pass
+    except ConnectionResetError:
+        pass
+    sock.close()
+
+
+def reset(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def totals(folder: Path) -> dict[str, Any]:
+    """Return the totals of one moment, of which the account must close, and which the slots must add up to."""
+    told = status(folder)
+    found: dict[str, Any] = told["totals"]
+    assert found["accepted"] == found["open"] + sum(found["closed"].values())
+    slots = [slot["totals"] for slot in (*told["slots"], *told["former_slots"])]
+    assert sum(slot["accepted"] for slot in slots) == found["accepted"]
+    assert found["open"] == sum(worker["open"] for worker in told["workers"])
+    return found
+
+
+def closed(folder: Path) -> dict[str, int]:
+    return {reason: count for reason, count in totals(folder)["closed"].items() if count}
+
+
+def test_each_connection_has_the_reason_of_its_end(folder: Path) -> None:
+    options = ("--idle-timeout", "0.3", "--max-connections-per-ip", "4", "--drain-timeout", "0.3")
+    with serving(folder, *options) as server:
+        expected = {}
+
+        def expect(reason: str, count: int = 1) -> None:
+            expected[reason] = expected.get(reason, 0) + count
+            wait_until(lambda: closed(folder) == expected)
+
+        connect(server.port).close()
+        expect("done")
+        end(connect(server.port, b"leave\n"))
+        expect("done")
+        end(connect(server.port, b"fail\n"))
+        expect("handler_failed")
+        reset(connect(server.port))
+        expect("peer_reset")
+        end(connect(server.port))
+        expect("idle_timeout")
+        end(connect(server.port, bytes(200_000)))
+        expect("read_limit")
+        flooded = connect(server.port, b"flood\n")
+        expect("unsent_limit")
+        reset(flooded)
+        many = [connect(server.port) for _ in range(4)]
+        end(connect(server.port, b""))
+        expect("max_connections_per_ip")
+        for sock in many:
+            sock.close()
+        expect("done", 4)
+        found = totals(folder)
+        assert found["accepted"] == 12
+        assert found["open"] == 0
+        assert found["handler_failures"] == 1
+        assert found["deadlines"] == 1
+        assert found["refused"] == 1
+        assert found["received"] > 60_000
+        assert sum(found["durations"]["counts"]) == 11
+
+
+def test_counts_survive_their_workers(folder: Path) -> None:
+    with serving(folder) as server:
+        kept = [connect(server.port) for _ in range(10)]
+        before = totals(folder)
+        assert before["open"] == 10
+        for pid in server.worker_pids():
+            os.kill(pid, signal.SIGKILL)
+        for sock in kept:
+            end(sock)
+        wait_until(lambda: closed(folder).get("worker_died") == 10)
+        connect(server.port).close()
+        wait_until(lambda: totals(folder)["open"] == 0)
+        after = totals(folder)
+        assert after["accepted"] == 11
+        assert after["received"] == before["received"] + 6
+        told = status(folder)
+        assert [slot["restarts"] for slot in told["slots"]] == [1, 1]
+        assert all("signal 9" in slot["last_exit"] for slot in told["slots"])
+
+
+def test_a_protocol_has_the_same_account(folder: Path) -> None:
+    options = ("-w", "1", "--idle-timeout", "0.3", "--control", str(folder / "control"))
+    with run_server("service:Echo", *options, cwd=folder) as server:
+        connect(server.port).close()
+        wait_until(lambda: closed(folder) == {"done": 1})
+        reset(connect(server.port))
+        wait_until(lambda: closed(folder) == {"done": 1, "peer_reset": 1})
+        end(connect(server.port))
+        wait_until(lambda: closed(folder) == {"done": 1, "peer_reset": 1, "idle_timeout": 1})
+        found = totals(folder)
+        assert found["received"] >= 18
+        assert found["sent"] >= 12

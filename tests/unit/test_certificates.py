@@ -1,0 +1,57 @@
+"""When certificates are valid, as prefork reads it from their files, compared with another reader."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+
+import pytest
+import trustme
+from cryptography import x509
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefork.system.certificates import MAX_CERTIFICATES, Validity, day_of, read_validities
+
+DAY = 24 * 3600
+
+
+def expected(pem: bytes) -> Validity:
+    read = x509.load_pem_x509_certificate(pem)
+    return Validity(int(read.not_valid_before_utc.timestamp()), int(read.not_valid_after_utc.timestamp()))
+
+
+@pytest.mark.parametrize("year", [2026, 2049, 2050, 9999])
+def test_the_dates_are_those_that_another_reader_finds(year: int) -> None:
+    end = datetime.datetime(year, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)
+    authority = trustme.CA(key_type=trustme.KeyType.ECDSA)
+    issued = authority.issue_cert("localhost", not_after=end)
+    chain = [each.bytes() for each in (*issued.cert_chain_pems, authority.cert_pem)]
+    assert read_validities(b"leading text\n" + b"".join(chain)) == tuple(map(expected, chain))
+    assert read_validities(chain[0])[0].not_after == end.timestamp()
+
+
+def test_a_time_is_judged_by_both_ends() -> None:
+    validity = Validity(1000 * DAY, 1010 * DAY)
+    assert validity.problem(1005 * DAY) == validity.problem(1000 * DAY) == validity.problem(1010 * DAY) == ""
+    assert validity.problem(999 * DAY).startswith("it is not valid before 1972-09-27 00:00 UTC")
+    assert validity.problem(1010 * DAY + 1) == "it expired on 1972-10-07 00:00 UTC"
+    assert [validity.days_left(day * DAY) for day in (1000, 1009.5, 1010, 1010.1)] == [10, 0, 0, -1]
+    assert day_of(0) == "1970-01-01 00:00 UTC"
+
+
+@given(st.binary(max_size=200))
+def test_what_is_no_certificate_is_left_out(content: bytes) -> None:
+    assert read_validities(content) == ()
+    pem = b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(content) + b"-----END CERTIFICATE-----\n"
+    assert read_validities(pem * 2) in ((), read_validities(pem) * 2)
+
+
+def test_a_certificate_that_is_cut_or_changed_anywhere_raises_nothing_and_the_number_read_is_bounded() -> None:
+    pem = trustme.CA(key_type=trustme.KeyType.ECDSA).cert_pem.bytes()
+    assert len(read_validities(pem * (MAX_CERTIFICATES + 5))) == MAX_CERTIFICATES
+    der = base64.b64decode(b"".join(pem.splitlines()[1:-1]))
+    for position in range(len(der)):
+        for changed in (der[:position], der[:position] + b"\xff" + der[position + 1 :]):
+            body = base64.encodebytes(changed)
+            read_validities(b"-----BEGIN CERTIFICATE-----\n" + body + b"-----END CERTIFICATE-----\n")
