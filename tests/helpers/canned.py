@@ -27,10 +27,10 @@ def counters(accepted: int, open: int, scale: int = 1) -> dict[str, Any]:
         "received": accepted * 812 * scale,
         "sent": accepted * 4_096 * scale,
         "handler_failures": accepted // 50_000,
-        "handshakes": {"ok_tls1.3_new": accepted // 2, "ok_tls1.3_resumed": accepted // 3, "failed": accepted // 500},
-        "durations": [1, 2, 3],
-        "handshake_durations": [1, 2, 3],
-        "lags": [1, 2, 3],
+        "handshakes": {"TLSv1.3 new": accepted // 2, "TLSv1.3 resumed": accepted // 3, "failed": accepted // 500},
+        "durations": {"bounds": [0.01, 1, 60, 3600], "counts": [3, accepted // 2, accepted // 3, 40, 0], "sum": 9.5},
+        "handshake_durations": {"bounds": [0.001, 0.005, 0.1], "counts": [0, accepted, 9, 1], "sum": 2.5},
+        "lags": {"bounds": [0.001, 0.01, 1], "counts": [accepted, accepted // 9, 3, 0], "sum": 1.0},
         "log_dropped": 0,
     }
 
@@ -57,7 +57,7 @@ def status(workers: int = 4, seconds: float = 0.0, seed: int = 1, **changes: Any
                 "open": open,
                 "unsent": chance.choice((0, 0, 3_700, 81_000)),
                 "handshakes_waiting": 0,
-                "lag": {"p50": 0.0004, "p99": chance.uniform(0.001, 0.012)},
+                "lag": {"p50": 0.0004, "p99": chance.uniform(0.001, 0.012), "max": 0.02},
                 **counters(accepted, open),
             }
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from . import figures
-from .facts import Snapshot
+from .facts import Histogram, Snapshot
 from .lines import EMPTY, Line, Tone, block, plain, quiet, width_of
 from .rates import Rates
 
@@ -19,8 +19,8 @@ _NAME, _BAR = 24, 12
 
 def account(snapshot: Snapshot, rates: Rates, width: int, height: int) -> list[Line]:
     """Return exactly `height` lines, in two columns where they fit."""
-    left = [*_closed(snapshot, rates)]
-    right = [*_refused(snapshot, rates), EMPTY, *_handshakes(snapshot), EMPTY, *_totals(snapshot)]
+    left = [*_closed(snapshot, rates), EMPTY, *_refused(snapshot, rates)]
+    right = [*_times(snapshot), EMPTY, *_totals(snapshot), EMPTY, *_handshakes(snapshot)]
     if width >= 2 * COLUMN:
         return block(_beside(left, right), height)
     return block([*left, EMPTY, *right], height)
@@ -54,6 +54,22 @@ def _handshakes(snapshot: Snapshot) -> list[Line]:
     if not found:
         return [_title("TLS handshakes", "total", ""), quiet("  there was none")]
     return [_title("TLS handshakes", "total", ""), *_reasons(found, {}, sum(found.values()))]
+
+
+def _times(snapshot: Snapshot) -> list[Line]:
+    """Return what half, and what nearly all, stay below; histograms know no more than the bucket."""
+    totals = snapshot.totals
+    return [
+        _title("Times since the start", "p50", "p99"),
+        _quantiles("connections", totals.durations),
+        _quantiles("TLS handshakes", totals.handshake_durations),
+        _quantiles("lag of the loops", totals.lags),
+    ]
+
+
+def _quantiles(name: str, histogram: Histogram) -> Line:
+    found = [figures.quantile(histogram.bounds, histogram.counts, part) for part in (0.5, 0.99)]
+    return plain(f"{name:<{_NAME}}" + "".join(f"{each:>8}" for each in found))
 
 
 def _totals(snapshot: Snapshot) -> list[Line]:

@@ -5,7 +5,7 @@ Pure. The columns are in the order of the screen; `rank` says which go first whe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...text import escape_ascii
@@ -83,8 +83,12 @@ def _natural(name: str) -> tuple[int, ...]:
     return tuple(int(part) if part.isdecimal() and part.isascii() else -1 for part in name.split("-"))
 
 
+def _fact(value: object, name: str, show: Callable[[float], str]) -> Line:
+    return ((f"{name} ", Tone.QUIET), *plain(show(value))) if isinstance(value, int | float) else ()
+
+
 #: What the kernel tells of a connection: the key, what it is called here, and how it is shown.
-_FACTS = (
+_FACTS: Sequence[tuple[str, str, Callable[[float], str]]] = (
     ("rtt", "rtt", figures.delay),
     ("rttvar", "+-", figures.delay),
     ("retransmissions", "retransmitted", figures.count),
@@ -107,10 +111,7 @@ def kernel_lines(selected: Connection | None, facts: Mapping[str, Any] | None, w
     if not facts:
         parts.append((("the kernel tells nothing of it", Tone.QUIET),))
         return wrap(parts, width)
-    for key, name, show in _FACTS:
-        value = facts.get(key)
-        if type(value) in (int, float):
-            parts.append(((f"{name} ", Tone.QUIET), *plain(show(value))))
+    parts += [fact for key, name, show in _FACTS if (fact := _fact(facts.get(key), name, show))]
     limited = facts.get("limited_by")
     if isinstance(limited, str) and limited:
         parts.append((("limited by ", Tone.QUIET), (escape_ascii(limited, 32), Tone.WARNING)))

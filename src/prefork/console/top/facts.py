@@ -22,6 +22,14 @@ MAX_KEYS = 64
 
 
 @dataclass(frozen=True, slots=True)
+class Histogram:
+    """How many values were within each bound in seconds, and one count more for those beyond the last."""
+
+    bounds: Sequence[float] = ()
+    counts: Sequence[int] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Counters:
     """What is counted of a worker, a slot or the server. Every number only grows."""
 
@@ -34,9 +42,9 @@ class Counters:
     closed: Mapping[str, int] = field(default_factory=dict)
     refusals: Mapping[str, int] = field(default_factory=dict)
     handshakes: Mapping[str, int] = field(default_factory=dict)
-    durations: Sequence[int] = ()
-    handshake_durations: Sequence[int] = ()
-    lags: Sequence[int] = ()
+    durations: Histogram = Histogram()
+    handshake_durations: Histogram = Histogram()
+    lags: Histogram = Histogram()
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,9 +298,9 @@ def _counters(value: Mapping[str, Any]) -> Counters:
         closed=_tally(value.get("closed")),
         refusals=_tally(value.get("refusals")),
         handshakes=_tally(value.get("handshakes")),
-        durations=_buckets(value.get("durations")),
-        handshake_durations=_buckets(value.get("handshake_durations")),
-        lags=_buckets(value.get("lags")),
+        durations=_histogram(value.get("durations")),
+        handshake_durations=_histogram(value.get("handshake_durations")),
+        lags=_histogram(value.get("lags")),
     )
 
 
@@ -305,8 +313,11 @@ def _tally(value: object) -> Mapping[str, int]:
     return {_text(key): _int(number) for key, number in list(_dict(value).items())[:MAX_KEYS]}
 
 
-def _buckets(value: object) -> Sequence[int]:
-    return tuple(_int(number) for number in _list(value))
+def _histogram(value: object) -> Histogram:
+    found = _dict(value)
+    bounds = tuple(_number(bound) or 0.0 for bound in _list(found.get("bounds")))
+    counts = tuple(_int(number) for number in _list(found.get("counts")))
+    return Histogram(bounds, counts) if len(counts) == len(bounds) + 1 else Histogram()
 
 
 def _dict(value: object) -> Mapping[str, Any]:

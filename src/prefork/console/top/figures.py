@@ -105,6 +105,13 @@ def clip(text: str, width: int) -> str:
     return f"{text[: width - 1 - tail]}~{text[len(text) - tail :]}"
 
 
+def words(text: str, width: int) -> str:
+    """Return as many of the first words as fit into `width` characters, of a long word its begin."""
+    if len(text) <= width:
+        return text
+    return text[: width + 1].rpartition(" ")[0].rstrip(" :,") or text[: max(width, 0)]
+
+
 def bar(part: float | None, whole: float | None, width: int) -> str:
     """Return a bar of `width` characters, filled by `part` of `whole`; a part above zero fills at least one."""
     if not part or not whole:
@@ -113,17 +120,16 @@ def bar(part: float | None, whole: float | None, width: int) -> str:
     return FULL_CELL * filled + EMPTY_CELL * (width - filled)
 
 
-def quantile(counts: Sequence[int], bounds: Sequence[float], part: float) -> float | None:
-    """Return the upper bound of the bucket of a histogram in which `part` of all values are reached.
+def quantile(bounds: Sequence[float], counts: Sequence[int], part: float) -> str:
+    """Return the bucket of a histogram in which `part` of all values are reached: `<12ms`, or `>10s` for the last one.
 
-    `counts` has one bucket more than `bounds`: the values above the last bound, for which that bound is returned.
-    Return None for an empty histogram.
+    `counts` has one bucket more than `bounds`, of the values above the last bound.
     """
     wanted, reached = sum(counts) * part, 0
     if not bounds or wanted <= 0:
-        return None
-    for number, bound in zip(counts, bounds, strict=False):
+        return UNKNOWN
+    for bound, number in zip(bounds, counts, strict=False):
         reached += number
         if reached >= wanted:
-            return bound
-    return bounds[-1]
+            return f"<{delay(bound)}"
+    return f">{delay(bounds[-1])}"

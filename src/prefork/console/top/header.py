@@ -7,34 +7,35 @@ from __future__ import annotations
 
 from . import figures
 from .facts import Snapshot
-from .lines import Line, Tone, join, plain, spread
+from .lines import Line, Tone, join, plain, spread, width_of
 from .rates import Rates
 
 #: Shares of a limit from which it is a warning, and from which it is bad. Alerts use the same.
 NEARLY_FULL, FULL = 0.8, 0.95
 _BAR_WIDTH = 12
-_TARGET_WIDTH = 28
+#: With fewer characters than this a target says nothing.
+_MIN_TARGET = 8
 
 
 def header(snapshot: Snapshot, rates: Rates, note: Line, width: int) -> list[Line]:
     """Return three lines; `note` is what the view itself has to say, such as that it is paused."""
+    state = note or _state(snapshot)
     return [
-        spread(_identity(snapshot), note or _state(snapshot), width),
+        spread(_identity(snapshot, width - width_of(state) - 2), state, width),
         spread(_capacity(snapshot, rates, width), _queue(snapshot), width),
         spread(_traffic(snapshot, rates, width), _lag(snapshot), width),
     ]
 
 
-def _identity(snapshot: Snapshot) -> Line:
-    return join(
-        (
-            ((f"prefork {snapshot.version}".rstrip(), Tone.STRONG),),
-            plain(figures.clip(snapshot.target, _TARGET_WIDTH)),
-            _named("pid", str(snapshot.pid)),
-            _named("up", figures.age(snapshot.uptime)),
-            _named("gen", str(snapshot.generation)),
-        )
-    )
+def _identity(snapshot: Snapshot, width: int) -> Line:
+    """Return what the server is. Where it is narrow, the target is cut, and then the pid left out."""
+    name: Line = ((f"prefork {snapshot.version}".rstrip(), Tone.STRONG),)
+    pid, up = _named("pid", str(snapshot.pid)), _named("up", figures.age(snapshot.uptime))
+    generation = _named("gen", str(snapshot.generation))
+    room = width - width_of(join((name, pid, up, generation))) - 2
+    if room < _MIN_TARGET:
+        return join((name, up, generation))
+    return join((name, plain(figures.clip(snapshot.target, room)), pid, up, generation))
 
 
 def _state(snapshot: Snapshot) -> Line:

@@ -59,9 +59,11 @@ def fit(line: Line, width: int) -> Line:
 
 
 def spread(left: Line, right: Line, width: int) -> Line:
-    """Return one line with `left` at its begin and `right` at its end. `right` is left out where both do not fit."""
+    """Return one line with `left` at its begin and `right` at its end. Where both do not fit, `left` is cut."""
+    right = fit(right, width)
+    left = fit(left, max(width - width_of(right) - 2, 0)) if right else fit(left, width)
     room = width - width_of(left) - width_of(right)
-    return fit(left, width) if room < 1 or not right else (*left, (" " * room, Tone.PLAIN), *right)
+    return (*left, (" " * room, Tone.PLAIN), *right) if right else left
 
 
 def join(parts: Iterable[Line], gap: str = "  ") -> Line:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from . import connections, figures, table
 from .account import account
 from .header import header
-from .lines import EMPTY, Line, Tone, block, fit, join, quiet, spread, text_of
+from .lines import EMPTY, Line, Tone, block, fit, join, quiet, spread, text_of, width_of
 from .model import COLUMNS, Model, View
 from .troubles import troubles
 
@@ -36,7 +36,8 @@ def _tabs(model: Model, width: int) -> Line:
     tabs: list[Line] = [
         ((f" {view.value} {view.title} ", Tone.CURSOR if view is model.view else Tone.QUIET),) for view in View
     ]
-    return spread(join(tabs, " "), quiet(_position(model)), width)
+    left, right = join(tabs, " "), quiet(_position(model))
+    return spread(left, right, width) if width_of(left) + width_of(right) < width else fit(left, width)
 
 
 def _position(model: Model) -> str:
@@ -44,9 +45,8 @@ def _position(model: Model) -> str:
     if not model.is_table or not model.rows:
         return ""
     text = f"{model.cursor.index + 1} of {len(model.rows)}"
-    if model.view is View.CONNECTIONS and model.connections.total > len(model.connections.rows):
-        text += f", {figures.count(model.connections.total - len(model.connections.rows))} more not shown"
-    return text
+    more = model.connections.total - len(model.connections.rows)
+    return f"{text}, {figures.count(more)} more" if model.view is View.CONNECTIONS and more > 0 else text
 
 
 def body(model: Model, width: int, height: int) -> list[Line]:

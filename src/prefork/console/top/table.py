@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
-from .figures import clip
+from .figures import clip, words
 from .lines import EMPTY, Line, Span, Tone, block, merge, quiet
 
 R = TypeVar("R")
@@ -31,6 +31,8 @@ class Column(Generic[R]):
     rank: int = 0
     extra: int = 0
     left: bool = False
+    #: Whether a text that is too long loses its last words; otherwise it loses its middle.
+    words: bool = False
     #: Whether the first look at this column wants its largest values.
     largest: bool = False
 
@@ -151,12 +153,12 @@ def line_of(layout: Layout[R], row: R, selected: bool) -> Line:
     for column, width in layout.columns:
         cell = column.cell(row)
         text, tone = cell if isinstance(cell, tuple) else (cell, Tone.PLAIN)
+        text = words(text, width) if column.words else clip(text, width)
         spans += [(_align(text, width, column.left), tone), (" " * layout.gap, tone)]
     return merge((text, Tone.CURSOR if selected else tone) for text, tone in spans[:-1])
 
 
 def _align(text: str, width: int, left: bool) -> str:
-    text = clip(text, width)
     return text.ljust(width) if left else text.rjust(width)
 
 

@@ -96,7 +96,7 @@ COLUMNS: Sequence[Column[Row]] = (
     Column("SLOT", 4, lambda row: str(row.slot.slot), lambda row: row.slot.slot, "N"),
     Column("PID", 7, lambda row: str(row.worker.pid) if row.worker else "-", lambda row: _of(row, "pid"), "D"),
     Column("GEN", 4, lambda row: figures.count(_of(row, "generation")), lambda row: _of(row, "generation"), rank=4),
-    Column("STATE", 8, _state, lambda row: _state(row)[0], "S", extra=16, left=True),
+    Column("STATE", 8, _state, lambda row: _state(row)[0], "S", extra=16, left=True, words=True),
     Column("CONN", 5, lambda row: figures.count(_of(row, "open")), lambda row: _of(row, "open"), "C", largest=True),
     Column("ACC/s", 5, lambda row: figures.rate(row.flow.accepted), lambda row: row.flow.accepted, "A", largest=True),
     Column("RX/s", 5, lambda row: figures.size(row.flow.received), lambda row: row.flow.received, "R", largest=True),
@@ -118,5 +118,6 @@ COLUMNS: Sequence[Column[Row]] = (
         rank=5,
         extra=60,
         left=True,
+        words=True,
     ),
 )
