@@ -97,6 +97,14 @@ class ConnectionLost(Event, level=DEBUG, rated=True):
     reason: str
 
 
+class ReadLimitExceeded(Event, level=WARNING, rated=True):
+    """A handler let the error of a line pass that is longer than the read limit, so the connection was closed."""
+
+    template = "closed connection of {peer}: it sent a line of more than {limit} bytes (--read-limit)"
+    peer: str
+    limit: int
+
+
 class HandshakeFailed(Event, level=DEBUG, rated=True):
     """A peer did not complete the TLS handshake."""
 

@@ -15,11 +15,12 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ..core.account import CloseReason, Handshake
-from ..errors import ConnectionOverflowError, ConnectionTimeoutError, LineTooLongError
-from ..events import ConnectionLost, HandlerFailed, HandshakeFailed
+from ..errors import ConnectionOverflowError, ConnectionTimeoutError
+from ..events import ConnectionLost, HandlerFailed, HandshakeFailed, ReadLimitExceeded
 from ..system.signals import noop_handler
 from ..text import describe_error, escape_ascii
 from .handlers import Handler, Kind
+from .own_errors import exceeded_limit, is_own
 from .reader_writer import ReaderWriter
 from .server_state import ServerState
 from .stream import Stream, call_when_closed, forget_transport, keeps_open, start_timeouts, time_open, wait_closing
@@ -30,8 +31,6 @@ _NO_INTERRUPT = (signal.SIG_IGN, noop_handler)
 #: The kinds of handlers that asyncio's own server would serve, and its message for an exception of theirs.
 _ASYNCIO_KINDS = (Kind.ASYNCIO, Kind.CALLBACK)
 _UNHANDLED = "Unhandled exception in client_connected_cb"
-#: Exceptions that a handler lets pass when its peer has left or broken the rules: no bug of the service.
-_PEER_ERRORS = (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, LineTooLongError)
 
 
 class Connection(Protocol):
@@ -206,15 +205,19 @@ def handshake_outcome(version: str, resumed: bool) -> Handshake:
 
 
 def _report(exc: BaseException, stream: Stream, state: ServerState) -> CloseReason:
-    """Report what a handler has let pass. Return what the end of the connection is counted as."""
-    broken = stream.exception() is not None and isinstance(exc, OSError)
-    if broken or isinstance(exc, _PEER_ERRORS):
-        state.emit(ConnectionLost(escape_ascii(stream.peer), _describe(exc)))
-        too_long = isinstance(exc, asyncio.LimitOverrunError | LineTooLongError)
-        return CloseReason.READ_LIMIT if too_long else CloseReason.DONE
-    state.account.handler_failed()
-    state.emit(handler_failed(stream.peer, exc))
-    return CloseReason.HANDLER_FAILED
+    """Say what a handler has let pass: an error of its connection is the peer's doing, any other its own failure.
+
+    Return what the end of the connection is counted as.
+    """
+    if not is_own(exc, stream):
+        state.account.handler_failed()
+        state.emit(handler_failed(stream.peer, exc))
+        return CloseReason.HANDLER_FAILED
+    if exceeded_limit(exc, stream):
+        state.emit(ReadLimitExceeded(escape_ascii(stream.peer), state.limits.read_limit))
+        return CloseReason.READ_LIMIT
+    state.emit(ConnectionLost(escape_ascii(stream.peer), _describe(exc)))
+    return CloseReason.DONE
 
 
 def _tell_loop(exc: Exception, stream: Stream, state: ServerState) -> None:
