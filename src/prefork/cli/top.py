@@ -16,7 +16,8 @@ import click
 
 from ..checks import check_choice, check_seconds, reject
 from ..errors import ConfigError
-from . import options, remote
+from . import options
+from .servers import find_socket
 
 if TYPE_CHECKING:
     from ..console.top.source import Source
@@ -50,7 +51,7 @@ def show(control: str, as_json: bool, interval: str, read_only: bool, once: bool
     check_choice("--view", view, VIEWS)
     from ..console.top.source import ControlSource
 
-    source = ControlSource(functools.partial(remote.find_control, control))
+    source = ControlSource(functools.partial(find_socket, control))
     if once:
         return _frame(source, seconds, view), 0
     _require_terminal()
@@ -70,8 +71,9 @@ def _run(source: Source, interval: float, read_only: bool, view: str) -> int:
     # The first reading fails here, in one line, if there is no server.
     source.read(False, None)
     from ..console.top.app import run
+    from ..console.top.model import View
 
-    return run(source, interval, read_only, view)
+    return run(source, interval, read_only, View[view.upper()])
 
 
 def _frame(source: Source, interval: float, view: str) -> str:

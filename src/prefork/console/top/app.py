@@ -6,28 +6,50 @@ What is shown is decided in `pages.py` and `model.py`. Importing this file needs
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
+import termios
 import time
 from typing import ClassVar
 
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
+from textual.containers import Horizontal
 from textual.events import Key, Resize
 from textual.widgets import Input
 
-from ...errors import PreforkError, reason_of
+from ...errors import ExitCode, PreforkError, reason_of
 from ...text import escape_controls
 from . import connections, pages
 from .calls import SerialCalls
 from .dialogs import Help, Question
 from .facts import Connection
 from .keys import COMMANDS
+from .lines import Tone
 from .model import Model, View
 from .pane import Pane
 from .source import Source
 
 _END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_PAGE = 10
+
+
+def run(source: Source, interval: float, read_only: bool, view: View) -> int:
+    """Show the live view until it ends; return the exit code of the command.
+
+    The terminal's settings are put back here too, because Textual does not come to it where it fails itself.
+    """
+    before = None
+    with contextlib.suppress(termios.error, OSError):
+        before = termios.tcgetattr(0)
+    app = Top(source, interval, read_only, view)
+    try:
+        # Without the mouse, the terminal's own selection copies an address.
+        code = app.run(mouse=False)
+    finally:
+        if before is not None:
+            with contextlib.suppress(termios.error, OSError):
+                termios.tcsetattr(0, termios.TCSADRAIN, before)
+    return ExitCode.BUG if code is None else code
 
 
 class Top(App[int]):
@@ -42,7 +64,9 @@ class Top(App[int]):
     #body { height: 1fr; }
     #detail { height: 0; }
     #foot { height: 1; }
-    #filter { display: none; height: 1; }
+    #asking { display: none; height: 1; }
+    #prompt { width: 8; }
+    #filter { width: 1fr; }
     """
     ENABLE_COMMAND_PALETTE = False
     # Otherwise the line of the filter would take the keys from the start.
@@ -51,11 +75,11 @@ class Top(App[int]):
         Binding(command.key, command.action, command.help, show=False) for command in COMMANDS
     ]
 
-    def __init__(self, source: Source, interval: float = 1.0, read_only: bool = False) -> None:
+    def __init__(self, source: Source, interval: float = 1.0, read_only: bool = False, view: View = View.WORKERS) -> None:
         super().__init__()
         self.theme = "ansi-dark"
         self.animation_level = "none"
-        self.model = Model(interval=interval, read_only=read_only)
+        self.model = Model(interval=interval, read_only=read_only, view=view)
         self._source = source
         self._calls = SerialCalls()
         self._awake = asyncio.Event()
@@ -64,7 +88,9 @@ class Top(App[int]):
         yield Pane("head")
         yield Pane("body")
         yield Pane("detail")
-        yield Input(placeholder="filter: words, or worker=2, phase=open", compact=True, id="filter")
+        with Horizontal(id="asking"):
+            yield Pane("prompt")
+            yield Input(placeholder="words, or worker=2, phase=open", compact=True, id="filter")
         yield Pane("foot")
 
     def on_mount(self) -> None:
@@ -166,8 +192,8 @@ class Top(App[int]):
             return
         box = self.query_one("#filter", Input)
         box.value = self.model.filter
-        box.display = True
-        self.query_one("#foot", Pane).display = False
+        self._ask(True)
+        self.query_one("#prompt", Pane).show([((("filter: "), Tone.ACCENT),)])
         box.focus()
 
     def action_all(self) -> None:
@@ -175,7 +201,7 @@ class Top(App[int]):
         self._leave_filter("")
 
     def on_input_changed(self, event: Input.Changed) -> None:
-        if event.input.display:
+        if event.input.has_focus:
             self.model.set_filter(event.value)
             self.refresh_panes()
 
@@ -183,13 +209,16 @@ class Top(App[int]):
         self._leave_filter(event.value)
 
     def _leave_filter(self, words: str) -> None:
-        box = self.query_one("#filter", Input)
-        box.display = False
-        self.query_one("#foot", Pane).display = True
+        self._ask(False)
         self.set_focus(None)
         if self.model.is_table:
             self.model.set_filter(words)
         self.refresh_panes()
+
+    def _ask(self, asking: bool) -> None:
+        """Show the line of the filter in the place of the last line, or that line again."""
+        self.query_one("#asking", Horizontal).display = asking
+        self.query_one("#foot", Pane).display = not asking
 
     def action_enter(self) -> None:
         """Show the connections of the selected worker."""
