@@ -19,6 +19,7 @@ class ExitCode(enum.IntEnum):
     SERVICE = 3
     BIND = 4
     CRASH_LOOP = 5
+    NOT_RUNNING = 6
     BUG = 70
 
 
@@ -61,6 +62,12 @@ class ConfigError(PreforkError, ValueError):
 
     def __str__(self) -> str:
         return super().__str__() + (f" (in {self.origin})" if self.origin else "")
+
+
+class NotRunningError(ConfigError):
+    """Raised in the command for a running server when no server runs where it was looked for."""
+
+    exit_code = ExitCode.NOT_RUNNING
 
 
 class UntrustedPathsError(ConfigError):

@@ -90,13 +90,20 @@ def test_stop_ends_the_server(server: Server, folder: Path) -> None:
     assert server.wait() == 0
     assert not path.exists()
     done = command(folder, "status")
-    assert done.returncode == 2
+    assert done.returncode == 6
     assert "no such file" in done.stderr
+    done = command(folder, "reload", "--json")
+    assert (done.returncode, done.stderr) == (6, "")
+    told = json.loads(done.stdout)
+    assert (told["ok"], told["running"]) == (False, False)
+    assert "no such file" in told["error"]
 
 
 def test_without_a_path_the_one_server_is_found(folder: Path) -> None:
     env = {"XDG_RUNTIME_DIR": str(folder)}
-    assert "no running prefork found" in command(folder, "status", env=env).stderr
+    nothing = command(folder, "list", env=env)
+    assert (nothing.returncode, nothing.stdout) == (6, "")
+    assert "no running prefork found" in nothing.stderr
     # A supervisor that was killed has left its socket.
     (folder / "prefork").mkdir(mode=0o700)
     stale = socket.socket(socket.AF_UNIX)
@@ -108,7 +115,18 @@ def test_without_a_path_the_one_server_is_found(folder: Path) -> None:
         with run_server("service:handle", "-w", "1", "--control", "", cwd=folder, env=env) as second:
             done = command(folder, "status", env=env)
             assert done.returncode == 2
-            assert f"{first.pid}.sock or " in done.stderr or f"{second.pid}.sock or " in done.stderr
+            head, *lines = done.stderr.splitlines()
+            assert head == "prefork: several servers run; choose one by --control PATH:"
+            for each in (first, second):
+                start = f"prefork:     --control {folder}/prefork/{each.pid}.sock  pid {each.pid}  serving  "
+                assert [line.endswith(f"  127.0.0.1:{each.port} (tcp)") for line in lines if line.startswith(start)]
+            told = json.loads(command(folder, "list", "--json", env=env).stdout)
+            assert {each["pid"] for each in told["servers"]} == {first.pid, second.pid}
+            (folder / "prefork.toml").write_text('control = "off"')
+            done = command(folder, "stop", env=env)
+            assert done.returncode == 2
+            assert done.stderr.startswith("prefork: --control off (in prefork.toml): the server of these settings has")
+            (folder / "prefork.toml").unlink()
             assert second.stop() == 0
         assert first.stop() == 0
     assert list((folder / "prefork").iterdir()) == []

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -16,12 +17,13 @@ import click
 
 from .._version import __version__
 from ..checks import reject
-from ..errors import ConfigError
+from ..errors import ConfigError, PreforkError
 from ..program import PROGRAM_FORMS, Program, parse_program
 from ..text import did_you_mean
 from . import options, output, program_arguments, remote
 from .help import GroupedCommand
 from .server_commands import SERVER_COMMANDS, ServerCommand
+from .servers import failure_of
 from .sources import Sources
 
 #: Returns the text for standard output, and the exit code.
@@ -121,6 +123,7 @@ _COMMANDS = _Commands(
       3   the service cannot be loaded or started, or the server refuses
       4   an address cannot be bound
       5   every worker keeps dying
+      6   no server runs that could be asked
       70  a bug in prefork""",
 )
 
@@ -232,13 +235,24 @@ _COMMANDS.add_command(
 
 
 def _add_server_command(row: ServerCommand) -> None:
-    def read(control: str, as_json: bool, **values: Any) -> Action:
-        return functools.partial(row.act, control, as_json, **values)
+    def read(as_json: bool, **values: Any) -> Action:
+        return functools.partial(_act_on_server, row.act, as_json, values)
 
-    params = [*row.params, *remote.parameters()]
+    own = remote.parameters()
+    params = [*row.params, *(each for each in own if row.asks_one or each.name != "control")]
     _COMMANDS.add_command(
         click.Command(row.name, callback=read, params=params, short_help=row.short_help, help=row.help)
     )
+
+
+def _act_on_server(act: Callable[..., tuple[str, int]], as_json: bool, values: dict[str, Any]) -> tuple[str, int]:
+    try:
+        return act(as_json=as_json, **values)
+    except PreforkError as exc:
+        if not as_json:
+            raise
+        # A program that reads the output finds JSON there in every case.
+        return json.dumps(failure_of(exc)), exc.exit_code
 
 
 for each in SERVER_COMMANDS:

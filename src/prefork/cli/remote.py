@@ -13,9 +13,9 @@ import click
 
 from ..checks import reject
 from ..core.control_protocol import Request, decode_reply, encode_request
-from ..errors import ConfigError, ServiceError
+from ..errors import ServiceError
 from ..text import count_of
-from .sources import Sources
+from .servers import find_socket
 from .status_text import describe_status
 
 #: Seconds to wait for a reply. A reload replies when the last worker is ready, or when the first one fails.
@@ -39,13 +39,11 @@ def parameters() -> list[click.Parameter]:
 def ask(request: Request, control: str, as_json: bool, timeout: float = TIMEOUT) -> tuple[str, int]:
     """Send a request; return the reply as text, and the exit code.
 
-    Raises ConfigError if no server replies, and ServiceError if the server rejects the request.
+    Raises ConfigError if no server can be asked, and ServiceError if the server rejects the request.
     """
     from ..system import control_client
 
-    if control == "off":
-        reject("--control", control, "name the socket of a running server; one that was started with off has none")
-    path = control or _find_socket()
+    path = find_socket(control)
     # Outside of the `try`, because the ConfigError that it raises is a ValueError too.
     answer = control_client.request(path, encode_request(request), timeout)
     try:
@@ -57,17 +55,6 @@ def ask(request: Request, control: str, as_json: bool, timeout: float = TIMEOUT)
     if not reply["ok"]:
         raise ServiceError(str(reply.get("error", "the server rejected the request")))
     return _FORMATTERS[request.command](reply), 0
-
-
-def _find_socket() -> str:
-    from ..system import control_client
-
-    sources = Sources({})
-    try:
-        return sources.control() or control_client.find_socket()
-    except ConfigError as exc:
-        # The wrong file may name the socket. But a server that is found is asked whatever the file says now.
-        raise sources.problem or exc from None
 
 
 _FORMATTERS: dict[str, Callable[[dict[str, Any]], str]] = {

@@ -15,7 +15,8 @@ from typing import Any
 import click
 
 from ..core.control_protocol import Request
-from . import options, remote
+from . import options, remote, top
+from .servers import list_servers
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,8 @@ class ServerCommand:
     act: Callable[..., tuple[str, int]]
     """Called with `control`, `as_json` and the value of each of `params`, by name. Raises PreforkError."""
     params: tuple[click.Parameter, ...] = ()
+    asks_one: bool = True
+    """Whether one server is meant, which `--control` names."""
 
 
 def asking(request: Callable[..., Request], timeout: float = remote.TIMEOUT) -> Callable[..., tuple[str, int]]:
@@ -46,6 +49,22 @@ SERVER_COMMANDS = (
         "Show listeners and workers of a running server.",
         "Show a running server: its listeners, and the state, connections and heartbeat of each worker.",
         asking(functools.partial(Request, "status")),
+    ),
+    ServerCommand(
+        "top",
+        "Watch a running server in the terminal.",
+        "Watch a running server: its workers, its connections, the account of connections, and what went wrong. Needs "
+        "Textual (pip install 'prefork[top]'), except with --once.",
+        top.show,
+        top.PARAMETERS,
+    ),
+    ServerCommand(
+        "list",
+        "List the running servers of this user.",
+        "List the running servers of this user: control socket, pid, state, target and addresses. A server with a "
+        "control socket elsewhere, named by --control, is not found.",
+        list_servers,
+        asks_one=False,
     ),
     ServerCommand(
         "reload",

@@ -82,21 +82,23 @@ class Sources:
             self._file = file
 
     def control(self) -> str:
-        """Return the path of the control socket in the settings; "" if they have none, or cannot be read (`problem`).
+        """Return the control socket in the settings, which may be "off"; "" if they name none, or cannot be read.
+
+        Why they cannot be read is `problem` then.
 
         Raises ConfigError if root would read it from a file that another user can change. Otherwise that user could
         direct the commands of root to any other server of root.
         """
         try:
-            texts, origins = self._collect()
+            texts, self._origins = self._collect()
         except ConfigError as exc:
             # A file that is gone says nothing about the server.
             self.problem = None if isinstance(exc.__context__, FileNotFoundError) else exc
             return ""
         path = texts.get("control", [""])[-1]
         if path in ("", "off"):
-            return ""
-        if os.geteuid() == 0 and self.weaknesses and origins["control"] == escape_controls(self._file_name()):
+            return path
+        if os.geteuid() == 0 and self.weaknesses and self._origins["control"] == escape_controls(self._file_name()):
             _, found = self.weaknesses[0]
             raise ConfigError(
                 f"--config {format_value(self._file_name())}: {escape_controls(found.path)}: {found.reason}, so root "

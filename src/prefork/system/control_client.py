@@ -14,7 +14,7 @@ import struct
 import time
 from pathlib import Path
 
-from ..errors import ConfigError, reason_of
+from ..errors import ConfigError, NotRunningError, ServiceError, reason_of
 from ..text import escape_controls
 from .paths import resolve
 from .unix_sockets import connect, remove_stale_socket
@@ -77,10 +77,10 @@ def _peer_uid(sock: socket.socket) -> int | None:
     return uid
 
 
-def find_socket() -> str:
-    """Return the control socket of the only running server.
+def find_sockets() -> list[str]:
+    """Return the control sockets of the running servers in `socket_directory()`, and remove those that were left.
 
-    Raises ConfigError if there is no server or more than one, and if another user could have put a socket there.
+    Raises NotRunningError if there is none, and ConfigError if another user could have put a socket there.
     """
     directory = socket_directory()
     where = escape_controls(directory)
@@ -92,16 +92,16 @@ def find_socket() -> str:
         raise ConfigError(f"{where}: {reason_of(exc)}; name the socket by --control PATH") from None
     living = [path for path in sorted(map(str, directory.glob("*.sock"))) if remove_stale_socket(path)]
     if not living:
-        raise ConfigError(f"no running prefork found (looked in {where}); name its socket by --control PATH")
-    if len(living) > 1:
-        raise ConfigError(
-            f"several servers are running; choose one: --control {' or '.join(map(escape_controls, living))}"
-        )
-    return living[0]
+        raise NotRunningError(f"no running prefork found (looked in {where}); name its socket by --control PATH")
+    return living
 
 
 def request(path: str, message: bytes, timeout: float) -> bytes:
-    """Send `message` and return the line that answers it. Raises ConfigError if none arrives in `timeout` seconds."""
+    """Send `message` and return the line that answers it.
+
+    Raises NotRunningError if no server listens there, ServiceError if the line does not arrive within `timeout`
+    seconds, and ConfigError if it cannot be asked.
+    """
     option = f"--control {escape_controls(path)}"
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(timeout)
@@ -114,9 +114,9 @@ def request(path: str, message: bytes, timeout: float) -> bytes:
             sock.sendall(message)
             return _read_line(sock)
         except TimeoutError:
-            raise ConfigError(f"{option}: no answer within {timeout:g} s") from None
-        except ConnectionRefusedError:
-            raise ConfigError(f"{option}: connection refused (no server listens there)") from None
+            raise ServiceError(f"{option}: no answer within {timeout:g} s") from None
+        except (ConnectionRefusedError, FileNotFoundError) as exc:
+            raise NotRunningError(f"{option}: {reason_of(exc)} (no server listens there)") from None
         except OSError as exc:
             raise ConfigError(f"{option}: {reason_of(exc)}") from exc
 

@@ -75,7 +75,9 @@ class Top(App[int]):
         Binding(command.key, command.action, command.help, show=False) for command in COMMANDS
     ]
 
-    def __init__(self, source: Source, interval: float = 1.0, read_only: bool = False, view: View = View.WORKERS) -> None:
+    def __init__(
+        self, source: Source, interval: float = 1.0, read_only: bool = False, view: View = View.WORKERS
+    ) -> None:
         super().__init__()
         self.theme = "ansi-dark"
         self.animation_level = "none"
