@@ -35,11 +35,11 @@ def counters(accepted: int, open: int, scale: int = 1) -> dict[str, Any]:
     }
 
 
-def status(workers: int = 4, seconds: float = 0.0, seed: int = 1, **changes: Any) -> dict[str, Any]:
+def status(number: int = 4, seconds: float = 0.0, seed: int = 1, **changes: Any) -> dict[str, Any]:
     """Return the reply to `status` of a busy server, `seconds` after the first one; `changes` replace its values."""
     chance = random.Random(seed)
     rows = []
-    for slot in range(workers):
+    for slot in range(number):
         pace, open = chance.randrange(20, 60), chance.randrange(80, 400)
         accepted = int(90_000 + slot * 1_000 + pace * seconds)
         rows.append(
@@ -88,14 +88,14 @@ def status(workers: int = 4, seconds: float = 0.0, seed: int = 1, **changes: Any
             {"listener": "0.0.0.0:9000", "waiting": 3, "limit": 128},
             {"listener": "0.0.0.0:9443", "waiting": 0, "limit": 128},
         ],
-        "workers_target": workers,
+        "workers_target": number,
         "limit": 10_000,
         "certificates": [{"file": "/etc/ssl/chat.pem", "not_after": CLOCK + 61 * 86_400}],
         "deaths": {},
         "totals": counters(sum(row["accepted"] for row in rows), open) | {"open": open},
         "slots": [
             {"slot": slot, "state": "ready", "retry_in": None, "restarts": 0, "last_exit": None, "totals": {}}
-            for slot in range(workers)
+            for slot in range(number)
         ],
         "workers": rows,
     }
@@ -133,12 +133,11 @@ def _connection(index: int, seconds: float, chance: random.Random) -> dict[str, 
 #: What the kernel tells of a selected connection.
 FACTS: Mapping[str, Any] = {
     "rtt": 0.0213,
-    "rttvar": 0.004,
+    "rtt_variation": 0.004,
     "retransmissions": 2,
-    "cwnd": 10,
-    "unacked": 3,
-    "notsent": 73_000,
-    "rqueue": 0,
-    "wqueue": 81_000,
-    "limited_by": "receiver",
+    "congestion_window": 10,
+    "not_sent": 73_000,
+    "receive_queue": 0,
+    "send_queue": 81_000,
+    "limited_by": {"receiver": 1.2, "send_buffer": 0.0, "network": 0.4},
 }

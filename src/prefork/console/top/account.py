@@ -5,6 +5,7 @@ Pure: a snapshot and its rates become lines.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 from . import figures
@@ -93,13 +94,8 @@ def _reasons(totals: Mapping[str, int], rates: Mapping[str, float | None], whole
 
 def _never(names: Sequence[str]) -> list[Line]:
     """Return the names in lines as wide as the column."""
-    lines: list[str] = []
-    for name in names:
-        if lines and len(lines[-1]) + 2 + len(name) < COLUMN - 1:
-            lines[-1] += f", {name}"
-        else:
-            lines.append(f"  never: {name}" if not lines else f"    {name}")
-    return [quiet(line) for line in lines]
+    text = f"never: {', '.join(names)}" if names else ""
+    return [quiet(f"  {line}") for line in textwrap.wrap(text, COLUMN - 4, subsequent_indent="  ")]
 
 
 def _title(name: str, *columns: str) -> Line:

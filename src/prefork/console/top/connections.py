@@ -66,15 +66,15 @@ def _dim(text: str, row: Connection) -> Span:
 COLUMNS: Sequence[Column[Connection]] = (
     Column("ID", 8, lambda row: _dim(row.id or "-", row), lambda row: _natural(row.id), "N", extra=6, left=True),
     Column("PEER", 21, lambda row: _dim(row.peer, row), lambda row: row.peer, "P", extra=26, left=True),
-    Column("LISTEN", 6, lambda row: _port(row.listener), lambda row: row.listener, rank=1, left=True),
-    Column("WORKER", 6, lambda row: "-" if row.worker is None else str(row.worker), lambda row: row.worker, "W", 2),
-    Column("PHASE", 9, _phase, lambda row: row.phase, "S", left=True),
-    Column("AGE", 5, lambda row: figures.age(row.age), lambda row: row.age, "G", largest=True),
-    Column("IDLE", 5, lambda row: figures.age(row.idle), lambda row: row.idle, "I", largest=True),
+    Column("LISTEN", 6, lambda row: _port(row.listener), lambda row: row.listener, rank=8, left=True),
+    Column("WORKER", 6, lambda row: "-" if row.worker is None else str(row.worker), lambda row: row.worker, "W", 9),
+    Column("PHASE", 9, _phase, lambda row: row.phase, "S", 5, left=True),
+    Column("AGE", 5, lambda row: figures.age(row.age), lambda row: row.age, "G", 3, largest=True),
+    Column("IDLE", 5, lambda row: figures.age(row.idle), lambda row: row.idle, "I", 4, largest=True),
     Column("RX", 4, lambda row: figures.size(row.rx), lambda row: row.rx, "R", largest=True),
     Column("TX", 4, lambda row: figures.size(row.tx), lambda row: row.tx, "T", largest=True),
-    Column("UNSENT", 6, _unsent, lambda row: row.unsent, "U", largest=True),
-    Column("TLS", 3, lambda row: row.tls.removeprefix("TLSv") or "-", lambda row: row.tls or None, "L", left=True),
+    Column("UNSENT", 6, _unsent, lambda row: row.unsent, "U", 6, largest=True),
+    Column("TLS", 3, lambda row: row.tls.removeprefix("TLSv") or "-", lambda row: row.tls or None, "L", 7, left=True),
 )
 
 
@@ -83,20 +83,15 @@ def _natural(name: str) -> tuple[int, ...]:
     return tuple(int(part) if part.isdecimal() and part.isascii() else -1 for part in name.split("-"))
 
 
-def _fact(value: object, name: str, show: Callable[[float], str]) -> Line:
-    return ((f"{name} ", Tone.QUIET), *plain(show(value))) if isinstance(value, int | float) else ()
-
-
 #: What the kernel tells of a connection: the key, what it is called here, and how it is shown.
 _FACTS: Sequence[tuple[str, str, Callable[[float], str]]] = (
     ("rtt", "rtt", figures.delay),
-    ("rttvar", "+-", figures.delay),
+    ("rtt_variation", "+-", figures.delay),
     ("retransmissions", "retransmitted", figures.count),
-    ("cwnd", "window", figures.count),
-    ("unacked", "in flight", figures.count),
-    ("notsent", "not sent", figures.size),
-    ("rqueue", "not read", figures.size),
-    ("wqueue", "not acknowledged", figures.size),
+    ("congestion_window", "window", figures.count),
+    ("receive_queue", "not read", figures.size),
+    ("send_queue", "not acknowledged", figures.size),
+    ("not_sent", "not sent", figures.size),
     ("drops", "dropped", figures.count),
 )
 
@@ -108,11 +103,23 @@ def kernel_lines(selected: Connection | None, facts: Mapping[str, Any] | None, w
     parts: list[Line] = [((describe(selected), Tone.STRONG),)]
     if selected.stale:
         parts.append((("its worker does not answer: from the kernel", Tone.WARNING),))
-    if not facts:
-        parts.append((("the kernel tells nothing of it", Tone.QUIET),))
-        return wrap(parts, width)
-    parts += [fact for key, name, show in _FACTS if (fact := _fact(facts.get(key), name, show))]
-    limited = facts.get("limited_by")
-    if isinstance(limited, str) and limited:
-        parts.append((("limited by ", Tone.QUIET), (escape_ascii(limited, 32), Tone.WARNING)))
+    if facts:
+        parts += [fact for key, name, show in _FACTS if (fact := _fact(facts.get(key), name, show))]
+        parts.append(_limited_by(facts.get("limited_by")))
     return wrap(parts, width)
+
+
+def _fact(value: object, name: str, show: Callable[[float], str]) -> Line:
+    return ((f"{name} ", Tone.QUIET), *plain(show(value))) if isinstance(value, int | float) else ()
+
+
+def _limited_by(times: object) -> Line:
+    """Return what sending waited for longest, and how many seconds; nothing if it never waited."""
+    if not isinstance(times, Mapping):
+        return ()
+    waits = {name: value for name, value in times.items() if isinstance(value, int | float) and value > 0}
+    if not waits:
+        return ()
+    longest = max(waits, key=lambda name: waits[name])
+    name = escape_ascii(longest, 32).replace("_", " ")
+    return (("limited by ", Tone.QUIET), (f"{name} {figures.delay(waits[longest])}", Tone.WARNING))

@@ -116,7 +116,7 @@ def bar(part: float | None, whole: float | None, width: int) -> str:
     """Return a bar of `width` characters, filled by `part` of `whole`; a part above zero fills at least one."""
     if not part or not whole:
         return EMPTY_CELL * width
-    filled = min(max(round(part / whole * width), 1), width)
+    filled = max(round(min(part / whole, 1.0) * width), 1)
     return FULL_CELL * filled + EMPTY_CELL * (width - filled)
 
 

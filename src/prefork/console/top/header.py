@@ -28,14 +28,15 @@ def header(snapshot: Snapshot, rates: Rates, note: Line, width: int) -> list[Lin
 
 
 def _identity(snapshot: Snapshot, width: int) -> Line:
-    """Return what the server is. Where it is narrow, the target is cut, and then the pid left out."""
+    """Return what the server is. Where it is narrow, the target is cut or left out, then the pid."""
     name: Line = ((f"prefork {snapshot.version}".rstrip(), Tone.STRONG),)
     pid, up = _named("pid", str(snapshot.pid)), _named("up", figures.age(snapshot.uptime))
     generation = _named("gen", str(snapshot.generation))
     room = width - width_of(join((name, pid, up, generation))) - 2
-    if room < _MIN_TARGET:
+    if room < -2:
         return join((name, up, generation))
-    return join((name, plain(figures.clip(snapshot.target, room)), pid, up, generation))
+    target = plain(figures.clip(snapshot.target, room)) if room >= _MIN_TARGET else ()
+    return join((name, target, pid, up, generation))
 
 
 def _state(snapshot: Snapshot) -> Line:

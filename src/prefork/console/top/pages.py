@@ -55,12 +55,14 @@ def body(model: Model, width: int, height: int) -> list[Line]:
         return block([], height)
     match model.view:
         case View.ACCOUNT:
-            return account(model.snapshot, model.rates, width, height)
+            lines = account(model.snapshot, model.rates, width, height)
         case View.TROUBLES:
-            return troubles(model.snapshot, model.seen, width, height)
-    model.scroll(height - 1)
-    layout = table.lay_out(COLUMNS[model.view], width)
-    return table.render(layout, model.rows, model.orders[model.view], model.cursor, height, _empty(model))
+            lines = troubles(model.snapshot, model.seen, width, height)
+        case _:
+            model.scroll(height - 1)
+            layout = table.lay_out(COLUMNS[model.view], width)
+            lines = table.render(layout, model.rows, model.orders[model.view], model.cursor, height, _empty(model))
+    return [fit(line, width) for line in lines]
 
 
 def _empty(model: Model) -> str:
