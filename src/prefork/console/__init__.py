@@ -1,1 +1,1 @@
-"""What a terminal shows of a running server. Nothing here runs in a server's processes."""
+"""What a client in a terminal uses of a running server: its workers, its connections, what each waits for."""
