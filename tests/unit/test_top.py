@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefork.console.top import connections, figures, pages, workers
-from prefork.console.top.facts import Connection, Snapshot, read_connections, read_status
+from prefork.console.top.facts import Connection, Connections, Snapshot, read_connection, read_status
 from prefork.console.top.keys import COMMANDS, help_lines
 from prefork.console.top.lines import EMPTY, Line, Tone, fit, plain, spread, text_of, width_of, wrap
 from prefork.console.top.model import COLUMNS, Model, View
@@ -43,15 +43,16 @@ def snapshot(seconds: float = 0.0, **changes: Any) -> Snapshot:
 
 
 def rows(number: int = 30) -> tuple[Connection, ...]:
-    return read_connections(canned.connections(number), number).rows
+    return tuple(map(read_connection, canned.connections(number)))
 
 
 def model(view: View = View.WORKERS, number: int = 30, **changes: Any) -> Model:
     """Return a view that has had two readings, one second apart."""
     shown = Model(view=view)
     for second in (0.0, 1.0):
-        found = read_connections(canned.connections(number, second), number + 5) if view is View.CONNECTIONS else None
-        shown.take(Reading(snapshot(second, **changes), found, canned.FACTS), f"12:00:0{second:.0f}")
+        rows = (read_connection(row, lambda: canned.FACTS) for row in canned.connections(number, second))
+        found = Connections(tuple(rows), number + 5) if view is View.CONNECTIONS else None
+        shown.take(Reading(snapshot(second, **changes), found), f"12:00:0{second:.0f}")
     return shown
 
 
@@ -222,9 +223,8 @@ def test_no_text_of_a_peer_or_worker_reaches_the_terminal_unescaped() -> None:
     slots = [{"slot": 0, "state": evil, "restarts": 1, "last_exit": evil}]
     shown = model(workers=[], slots=slots, target=evil, deaths={evil: 1}, listeners=[evil])
     row = canned.connections(1)[0] | {"peer": evil, "id": evil, "tls": evil, "phase": evil}
-    shown.take(
-        Reading(snapshot(2.0, slots=slots, target=evil), read_connections([row], 1), {"limited_by": {evil: 3.0}}), ""
-    )
+    connection = read_connection(row, lambda: {"limited_by": {evil: 3.0}})
+    shown.take(Reading(snapshot(2.0, slots=slots, target=evil), Connections((connection,), 1)), "")
     for view in View:
         shown.show(view)
         for line in screen(shown, 160):
@@ -303,7 +303,7 @@ def test_sorting_puts_unknown_values_last_and_keeps_equal_ones_in_place(values: 
 
 def test_ids_sort_as_numbers_and_the_same_letter_turns_the_order() -> None:
     shown = model(View.CONNECTIONS)
-    shown.connections = read_connections([{"id": name} for name in ("10-2", "2-10", "2-9")], 3)
+    shown.connections = Connections(tuple(read_connection({"id": name}) for name in ("10-2", "2-10", "2-9")))
     shown.turn_order()
     shown.turn_order()
     assert [row.id for row in shown.rows] == ["2-9", "2-10", "10-2"]
@@ -441,7 +441,6 @@ def test_the_kernel_is_asked_about_the_selected_connection_only() -> None:
     first = shown.selected
     shown.move(3)
     assert shown.selected != first
-    assert shown.facts is None
     assert shown.selected.peer in text(pages.detail(shown, 80))
     shown.show(View.WORKERS)
     assert shown.selected is None
@@ -482,9 +481,9 @@ def test_a_large_fleet_is_shown_in_a_few_milliseconds() -> None:
     """The bound is generous, because a busy machine runs this too; 200 workers and 1,000 connections take 20 ms."""
     shown = Model(view=View.CONNECTIONS)
     status: Mapping[str, Any] = canned.status(200)
-    found = canned.connections(1000)
+    found = tuple(map(read_connection, canned.connections(1000)))
     began = time.process_time()
     for second in range(5):
-        shown.take(Reading(read_status(status, second, 0.0), read_connections(found, 1000), None), "")
+        shown.take(Reading(read_status(status, second, 0.0), Connections(found, 1000)), "")
         screen(shown, 160, 45)
     assert (time.process_time() - began) / 5 < 0.2

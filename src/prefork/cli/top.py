@@ -49,9 +49,9 @@ def show(control: str, as_json: bool, interval: str, read_only: bool, once: bool
     if seconds < MIN_INTERVAL:
         reject("--interval", seconds, f"must be {MIN_INTERVAL:g} seconds or more")
     check_choice("--view", view, VIEWS)
-    from ..console.top.source import ControlSource
+    from ..console.top.source import ServerSource
 
-    source = ControlSource(functools.partial(find_socket, control))
+    source = ServerSource(functools.partial(find_socket, control))
     if once:
         return _frame(source, seconds, view), 0
     _require_terminal()
@@ -69,7 +69,7 @@ def _require_terminal() -> None:
 
 def _run(source: Source, interval: float, read_only: bool, view: str) -> int:
     # The first reading fails here, in one line, if there is no server.
-    source.read(False, None)
+    source.read(False)
     from ..console.top.app import run
     from ..console.top.model import View
 
@@ -83,9 +83,9 @@ def _frame(source: Source, interval: float, view: str) -> str:
     from ..console.top.model import Model, View
 
     model = Model(interval=interval, view=View[view.upper()])
-    model.take(source.read(False, None), "")
+    model.take(source.read(False), "")
     time.sleep(interval)
-    model.take(source.read(model.view is View.CONNECTIONS, None), "")
+    model.take(source.read(model.view is View.CONNECTIONS), "")
     width = shutil.get_terminal_size((_WIDE, 24)).columns if sys.stdout is not None and sys.stdout.isatty() else _WIDE
     text = pages.frame(model, width)
     return text if _prints_blocks() else text.translate(ASCII_CELLS)

@@ -30,6 +30,8 @@ from .model import Model, View
 from .pane import Pane
 from .source import Source
 
+#: How many times longer than a reading took nothing is read, so that a large server is not kept busy by the view.
+_REST = 4
 _END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -114,18 +116,18 @@ class Top(App[int]):
             if not self.model.paused:
                 await self._read()
                 self.refresh_panes()
+            took = time.monotonic() - began
             try:
-                async with asyncio.timeout(max(began + self.model.interval - time.monotonic(), 0.05)):
+                async with asyncio.timeout(max(self.model.interval - took, took * _REST)):
                     await self._awake.wait()
             except TimeoutError:
                 pass
 
     async def _read(self) -> None:
         shows_connections = self.model.view is View.CONNECTIONS
-        selected = self.model.selected
         clock = time.strftime("%H:%M:%S")
         try:
-            reading = await self._calls.call(self._source.read, shows_connections, selected)
+            reading = await self._calls.call(self._source.read, shows_connections)
         except (PreforkError, OSError) as exc:
             self.model.lose(_words(exc), clock)
         else:
@@ -169,7 +171,6 @@ class Top(App[int]):
 
     def action_move(self, step: int) -> None:
         self.model.move(step)
-        self._awake.set()
         self.refresh_panes()
 
     def action_page(self, step: int) -> None:

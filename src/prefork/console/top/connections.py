@@ -6,7 +6,6 @@ Pure. The columns are in the order of the screen; `rank` says which go first whe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from ...text import escape_ascii
 from . import figures
@@ -96,13 +95,14 @@ _FACTS: Sequence[tuple[str, str, Callable[[float], str]]] = (
 )
 
 
-def kernel_lines(selected: Connection | None, facts: Mapping[str, Any] | None, width: int) -> list[Line]:
+def kernel_lines(selected: Connection | None, width: int) -> list[Line]:
     """Return what the kernel knows of the selected connection, in words."""
     if selected is None:
         return []
     parts: list[Line] = [((describe(selected), Tone.STRONG),)]
     if selected.stale:
         parts.append((("its worker does not answer: from the kernel", Tone.WARNING),))
+    facts = selected.facts()
     if facts:
         parts += [fact for key, name, show in _FACTS if (fact := _fact(facts.get(key), name, show))]
         parts.append(_limited_by(facts.get("limited_by")))

@@ -7,7 +7,7 @@ an empty value, because a server of another version may answer. Texts of peers a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -160,6 +160,8 @@ class Connection:
     unsent: int | None
     tls: str
     stale: bool
+    #: What the kernel knows besides, by the keys of `prefork connections --detail`: only one row needs it at a time.
+    facts: Callable[[], Mapping[str, Any]] = dict
 
     @property
     def key(self) -> str:
@@ -169,10 +171,11 @@ class Connection:
 
 @dataclass(frozen=True, slots=True)
 class Connections:
-    """The connections that were read, and how many there are altogether."""
+    """The connections that were read, how many there are altogether, and the slots of workers that did not answer."""
 
     rows: tuple[Connection, ...] = ()
     total: int = 0
+    silent: tuple[int, ...] = ()
 
 
 def read_status(reply: Mapping[str, Any], at: float, clock: float) -> Snapshot:
@@ -212,13 +215,10 @@ def read_status(reply: Mapping[str, Any], at: float, clock: float) -> Snapshot:
     )
 
 
-def read_connections(rows: Iterable[Mapping[str, Any]], total: int) -> Connections:
-    """Return rows of the table of connections, as `prefork connections --json` prints them."""
-    return Connections(tuple(map(_connection, rows)), total)
-
-
-def _connection(row: Mapping[str, Any]) -> Connection:
+def read_connection(row: Mapping[str, Any], facts: Callable[[], Mapping[str, Any]] = dict) -> Connection:
+    """Return one row of the table of connections, as `prefork connections --json` prints it."""
     return Connection(
+        facts=facts,
         id=_text(row.get("id")),
         peer=_text(row.get("peer")),
         listener=_text(row.get("listener")),
@@ -337,6 +337,8 @@ def _string(value: object) -> str:
 
 
 def _text(value: object) -> str:
+    if isinstance(value, str) and len(value) <= MAX_TEXT and value.isascii() and value.isprintable():
+        return value
     return escape_ascii(_string(value), MAX_TEXT)
 
 

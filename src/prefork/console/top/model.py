@@ -55,7 +55,6 @@ class Model:
     snapshot: Snapshot | None = None
     rates: Rates = field(default_factory=Rates)
     connections: Connections = field(default_factory=Connections)
-    facts: Mapping[str, Any] | None = None
     seen: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_SEEN))
     filters: dict[View, str] = field(default_factory=dict)
     orders: dict[View, Order] = field(
@@ -76,7 +75,6 @@ class Model:
         self.snapshot = reading.snapshot
         if reading.connections is not None:
             self.connections = reading.connections
-            self.facts = reading.facts
         self._arrange()
 
     def lose(self, reason: str, clock: str) -> None:
@@ -125,11 +123,7 @@ class Model:
         self._arrange()
 
     def move(self, step: int) -> None:
-        """Move the cursor; the facts of the kernel belong to the connection that it leaves."""
-        before = self.selected
         self.cursors[self.view] = move(self.cursor, self._keys(), step)
-        if self.selected != before:
-            self.facts = None
 
     # --- rows and the cursor ------------------------------------------------------------------------------------------
 

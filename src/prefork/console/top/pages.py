@@ -44,6 +44,8 @@ def _position(model: Model) -> str:
     """Return how many rows there are, and which of them is selected."""
     if not model.is_table or not model.rows:
         return ""
+    if model.view is View.CONNECTIONS and model.connections.silent:
+        return f"no answer of worker {', '.join(map(str, model.connections.silent))}"
     text = f"{model.cursor.index + 1} of {len(model.rows)}"
     more = model.connections.total - len(model.connections.rows)
     return f"{text}, {figures.count(more)} more" if model.view is View.CONNECTIONS and more > 0 else text
@@ -75,7 +77,7 @@ def detail(model: Model, width: int) -> list[Line]:
     """Return what the kernel knows of the selected connection; no line on other pages."""
     if model.view is not View.CONNECTIONS:
         return []
-    return block(connections.kernel_lines(model.selected, model.facts, width), DETAIL_LINES)
+    return block(connections.kernel_lines(model.selected, width), DETAIL_LINES)
 
 
 def foot(model: Model, width: int) -> Line:
