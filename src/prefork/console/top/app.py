@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import termios
 import time
@@ -40,6 +41,9 @@ def run(source: Source, interval: float, read_only: bool, view: View) -> int:
 
     The terminal's settings are put back here too, because Textual does not come to it where it fails itself.
     """
+    for name in ("COLUMNS", "LINES"):
+        # Textual would take it for the size, and never follow the terminal.
+        os.environ.pop(name, None)
     before = None
     with contextlib.suppress(termios.error, OSError):
         before = termios.tcgetattr(0)
