@@ -21,7 +21,7 @@ static const String STRINGS[] = {
     NAME(pending), NAME(poller), NAME(read), NAME(received_close_notify), NAME(wake), NAME(write),
     NAME(_close), NAME(_cork_tls_output), NAME(_discard_input), NAME(_failure), NAME(_flush), NAME(_on_backlog_added),
     NAME(_on_backlog_empty), NAME(_on_backlog_sent), NAME(_on_disposed), NAME(_on_no_memory), NAME(_on_output_sent),
-    NAME(_on_ready), NAME(_on_writable),
+    NAME(_on_ready), NAME(_on_writable), NAME(_raised),
 };
 
 #define ERROR(field) offsetof(State, names.field)

@@ -16,7 +16,7 @@ typedef struct Names {
     PyObject *call_exception_handler, *close, *detach, *forked, *join, *note_end, *pending, *poller, *read;
     PyObject *received_close_notify, *wake, *write;
     PyObject *_close, *_cork_tls_output, *_discard_input, *_failure, *_flush, *_on_backlog_added, *_on_backlog_empty;
-    PyObject *_on_backlog_sent, *_on_disposed, *_on_no_memory, *_on_output_sent, *_on_ready, *_on_writable;
+    PyObject *_on_backlog_sent, *_on_disposed, *_on_no_memory, *_on_output_sent, *_on_ready, *_on_writable, *_raised;
     PyObject *newline;        /* b"\n" */
     PyObject *empty;          /* b"" */
     PyObject *record_size;    /* 16384: the most that one read of an SSLObject returns (RFC 8446, 5.1) */

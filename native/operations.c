@@ -25,15 +25,22 @@ static Look take(Stream *stream, size_t size, PyObject **result)
     return *result == NULL ? LOOK_ERROR : LOOK_DONE;
 }
 
+/* Raise `error` (stolen; NULL if it could not be made), marked as one of this connection: see net/own_errors.py. */
+static Look raise_own(Stream *stream, PyObject *error)
+{
+    if (error != NULL && stream_call_hook(stream, stream->state->names._raised, error) == 0) {
+        PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+    }
+    Py_XDECREF(error);
+    return LOOK_ERROR;
+}
+
 static Look raise_incomplete(Stream *stream, PyObject *expected)
 {
     PyObject *partial = buffer_take(&stream->input, buffer_size(&stream->input));
     if (partial != NULL && expected != NULL) {
         PyObject *error = PyObject_CallFunctionObjArgs(stream->state->names.IncompleteError, partial, expected, NULL);
-        if (error != NULL) {
-            PyErr_SetObject(stream->state->names.IncompleteError, error);
-            Py_DECREF(error);
-        }
+        raise_own(stream, error);
     }
     Py_XDECREF(partial);
     return LOOK_ERROR;
@@ -120,11 +127,7 @@ static Look raise_overrun(Stream *stream, bool found, size_t consumed)
     const char *message = found ? "Separator is found, but chunk is longer than limit"
                                 : "Separator is not found, and chunk exceed the limit";
     PyObject *error = PyObject_CallFunction(stream->state->names.OverrunError, "sn", message, (Py_ssize_t)consumed);
-    if (error != NULL) {
-        PyErr_SetObject(stream->state->names.OverrunError, error);
-        Py_DECREF(error);
-    }
-    return LOOK_ERROR;
+    return raise_own(stream, error);
 }
 
 /* Find the first of `separator` behind `from`. Return where it begins, or -1. */
@@ -193,13 +196,13 @@ static Look reject_long_line(Stream *stream, const char *newline)
     size_t size = newline == NULL ? buffer_size(&stream->input)
                                   : (size_t)(newline - buffer_bytes(&stream->input)) + 1;
     PyObject *discarded = buffer_take(&stream->input, size);
-    if (discarded != NULL) {
-        Py_DECREF(discarded);
-        PyErr_SetString(stream->state->names.LineError,
-                        newline == NULL ? "Separator is not found, and chunk exceed the limit"
-                                        : "Separator is found, but chunk is longer than limit");
+    if (discarded == NULL) {
+        return LOOK_ERROR;
     }
-    return LOOK_ERROR;
+    Py_DECREF(discarded);
+    const char *message = newline == NULL ? "Separator is not found, and chunk exceed the limit"
+                                          : "Separator is found, but chunk is longer than limit";
+    return raise_own(stream, PyObject_CallFunction(stream->state->names.LineError, "s", message));
 }
 
 static Look look_readline(Op *op, PyObject **result)

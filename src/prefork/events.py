@@ -10,7 +10,7 @@ import logging
 import string
 from collections.abc import Callable
 from logging import DEBUG, ERROR, INFO, WARNING
-from typing import Any, ClassVar, dataclass_transform
+from typing import Any, ClassVar, Protocol, Self, dataclass_transform
 
 from .text import count_of
 
@@ -50,6 +50,17 @@ class Event:
         if len(values) > len(names) or not vars(self).keys() <= set(names) or not all(hasattr(self, n) for n in names):
             raise TypeError(f"{type(self).__name__} takes {', '.join(names)}")
 
+    def because_of(self, exception: BaseException) -> Self:
+        """Keep the exception that the event tells of, for the service's own log handlers, and return the event."""
+        vars(self)["_exception"] = exception
+        return self
+
+    @property
+    def exception(self) -> BaseException | None:
+        """The exception that was kept. Its text is not escaped, and it is no field."""
+        found: BaseException | None = vars(self).get("_exception")
+        return found
+
     def fields(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__match_args__}
 
@@ -69,12 +80,39 @@ class Event:
 Emit = Callable[[Event], None]
 
 
+class HeldBack(Protocol):
+    """Events that an `Emit` has held back: `flush` tells their number, when `next_due` says so or at the end.
+
+    `on_held` is called when there are some, and there were none before.
+    """
+
+    on_held: Callable[[], object] | None
+
+    def next_due(self) -> float | None: ...
+    def flush(self, everything: bool = False) -> None: ...
+
+
 def log(event: Event) -> None:
     """Log an event to the logger `prefork`: the `Emit` of a program that has set up no other."""
     logger = logging.getLogger("prefork")
     if logger.isEnabledFor(event.level):
-        detail = getattr(event, "traceback", "")
-        logger.log(event.level, "%s%s", event, f"\n{detail}" if detail else "")
+        logger.handle(record_of(event, logger.name))
+
+
+def record_of(event: Event, logger: str, more: str = "") -> logging.LogRecord:
+    """Return the log record of an event, with `more` behind its message.
+
+    A handler that the service has configured gets the exception too. The escaped traceback is `exc_text`, which
+    `logging.Formatter` writes instead of formatting the exception, whose text could forge lines.
+    """
+    exc = event.exception
+    exc_info = None if exc is None else (type(exc), exc, exc.__traceback__)
+    record = logging.LogRecord(logger, event.level, __file__, 0, "%s%s", (event, more), exc_info)
+    traceback: str = getattr(event, "traceback", "")
+    if traceback:
+        # Indented, otherwise an exception with several lines of text could begin one like a line of the log.
+        record.exc_text = "".join(f"\n    {line}" for line in traceback.split("\n"))[1:]
+    return record
 
 
 # --- connections of one worker ----------------------------------------------------------------------------------------
@@ -97,6 +135,14 @@ class ConnectionLost(Event, level=DEBUG, rated=True):
     reason: str
 
 
+class ReadLimitExceeded(Event, level=WARNING, rated=True):
+    """A handler let the error of a line pass that is longer than the read limit, so the connection was closed."""
+
+    template = "closed connection of {peer}: it sent a line of more than {limit} bytes (--read-limit)"
+    peer: str
+    limit: int
+
+
 class HandshakeFailed(Event, level=DEBUG, rated=True):
     """A peer did not complete the TLS handshake."""
 
@@ -111,6 +157,15 @@ class ConnectionAborted(Event, level=WARNING, rated=True):
     template = "aborted connection of {peer}: {reason}"
     peer: str
     reason: str
+
+
+class ConnectionsKicked(Event, level=WARNING):
+    """An operator had connections of a worker aborted; `what` are their peers or numbers, `by` is the command."""
+
+    template = "kicked {count:connection} of {what} ({by})"
+    count: int
+    what: str
+    by: str
 
 
 class ConnectionRefused(Event, level=WARNING, rated=True):
@@ -300,6 +355,19 @@ class DrainTimedOut(Event, level=WARNING):
     workers: int
 
 
+class OldWorkerHurried(Event, level=WARNING):
+    """Too many old workers of one slot still drain, so the oldest may not drain without limit any more."""
+
+    template = (
+        "worker {slot} (pid {pid}) still drains, and so do two newer ones of its slot: its {connections:connection} "
+        "will be aborted in {seconds:.0f} s (--drain-timeout)"
+    )
+    slot: int
+    pid: int
+    connections: int
+    seconds: float
+
+
 class Stopped(Event):
     """The supervisor is about to exit."""
 
@@ -312,10 +380,22 @@ class Drained(Event):
 
     closed: int
     aborted: int
+    option: str = "--drain-timeout"
+    """What the time was set by."""
 
     def __str__(self) -> str:
-        end = f"{self.aborted} aborted (--drain-timeout)" if self.aborted else "none aborted"
+        end = f"{self.aborted} aborted ({self.option})" if self.aborted else "none aborted"
         return f"drained: {count_of(self.closed, 'connection')} closed, {end}"
+
+
+class ServiceHandlesSigterm(Event, level=WARNING):
+    """The service has set a handler for SIGTERM, which a stop does not call: workers drain by another signal."""
+
+    template = (
+        "the service handles SIGTERM itself ({handler}): a stop drains without calling that handler; do in drain() or "
+        "stop() of the service what it does"
+    )
+    handler: str
 
 
 class WorkerFailed(Event, level=ERROR):
@@ -473,6 +553,21 @@ class SourcesUnwatched(Event, level=WARNING):
     delay: float
 
 
+class MetricsServed(Event):
+    """The address of --metrics is bound; it is answered by a process of its own."""
+
+    template = "metrics and status page on {address}"
+    address: str
+
+
+class MetricsUnserved(Event, level=WARNING):
+    """No process answers at the address of --metrics; logged once, until one does again. Connections wait meanwhile."""
+
+    template = "--metrics: not served: {reason}; next try in {delay:.1f} s"
+    reason: str
+    delay: float
+
+
 class Recycling(Event):
     """A worker is to be replaced, for `reason`: its successor is started, and it drains once that one is ready."""
 
@@ -489,6 +584,20 @@ class RecycleFailed(Event, level=ERROR):
     worker: int
     reason: str
     delay: float
+
+
+class Suspended(Event, level=WARNING):
+    """All workers were told to stop accepting; open connections go on."""
+
+    template = "suspended ({by}): no worker accepts, and clients wait until prefork resume"
+    by: str
+
+
+class Resumed(Event):
+    """All workers were told to accept again."""
+
+    template = "resumed ({by}): the workers accept"
+    by: str
 
 
 class Scaled(Event):

@@ -296,13 +296,10 @@ def test_the_table_of_fixed_timeouts_is_the_codes() -> None:
         (found,) = [text for row, text in rows.items() if row.startswith(what)]
         return float(re.search(r"[\d.]+(?= s\b)", found)[0])  # type: ignore[index]  # a row without one fails here
 
-    assert seconds("`start()`") == limits.SERVICE_START_TIMEOUT
-    assert seconds("`stop()`") == limits.SERVICE_STOP_TIMEOUT
     assert seconds("tasks of handlers") == limits.ABORT_TIMEOUT
-    assert seconds("end of a worker after its drain") == limits.WORKER_EXIT_TIMEOUT
-    assert (
-        f"kills it {limits.WORKER_STOP_MARGIN:g} s after the drain timeout" in rows["end of a worker after its drain"]
-    )
+    end = rows["end of a worker after its drain"]
+    assert f"`--stop-timeout` and {limits.worker_exit_timeout(0):g} s" in end
+    assert f"kills it {limits.worker_stop_timeout(0, 0) - limits.worker_exit_timeout(0):g} s later" in end
 
 
 # --- logs -------------------------------------------------------------------------------------------------------------

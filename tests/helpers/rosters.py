@@ -19,6 +19,7 @@ from prefork.core.facts import (
     GenerationFailed,
     GenerationServes,
     HeartbeatsRead,
+    HurryDrain,
     Kill,
     ReadHeartbeats,
     ScaleRequested,
@@ -31,6 +32,7 @@ from prefork.core.facts import (
     WorkerReady,
     WorkerStoppedAccepting,
 )
+from prefork.core.fleet import MAX_OLD_WORKERS
 from prefork.core.roster import Roster
 from prefork.core.states import ServerPhase, Timing
 
@@ -38,14 +40,18 @@ from prefork.core.states import ServerPhase, Timing
 class Machine:
     """A roster and the processes that its commands would have made."""
 
-    def __init__(self, slots: int, seed: int = 0) -> None:
+    def __init__(self, slots: int, seed: int = 0, reload_drain: float | None = None) -> None:
         self.slots = slots
+        self.reload_drain = reload_drain
         self.obedient = True
         """Whether workers stop accepting as soon as they are asked to drain."""
         self.now = 1000.0
-        self.roster = Roster(slots, Timing(), random.Random(seed).random)
+        self.roster = Roster(slots, Timing(reload_drain=reload_drain), random.Random(seed).random)
         self.alive: dict[int, int] = {}
         self.drained: list[int] = []
+        self.until: dict[int, float | None] = {}
+        """When the connections of each worker that drains are aborted."""
+        self.crowded: list[int] = []
         self.killed: list[int] = []
         self.announced = 0
         self.begun = 0
@@ -84,9 +90,16 @@ class Machine:
                 assert command.worker_id in self.alive
                 assert command.worker_id not in self.drained, "asked twice"
                 self.drained.append(command.worker_id)
+                self.until[command.worker_id] = command.until
                 if self.obedient:
                     self.tell(WorkerStoppedAccepting(command.worker_id))
                 self.retired_at[command.worker_id] = self.now
+            case HurryDrain():
+                assert command.worker_id in self.alive
+                before = self.until[command.worker_id]
+                assert before is None or command.until < before, "no worker gets longer than it had"
+                self.until[command.worker_id] = command.until
+                self.crowded += [command.worker_id] if command.crowded else []
             case ReadHeartbeats():
                 now = self.now
                 self.tell(HeartbeatsRead({w: now - self.hangs_since.get(w, now) for w in self.alive}))
@@ -132,6 +145,10 @@ class Machine:
             return
         target = len(self.roster.slots)
         asked = self.asked()
+        for slot in set(self.alive.values()):
+            old = [w for w, at in self.alive.items() if at == slot and w in self.until and w not in self.dumped]
+            unhurried = [w for w in old if (self.until[w] or self.now + 31) > self.now + 30]
+            assert len(unhurried) <= MAX_OLD_WORKERS, "too many old workers that need not hurry"
         assert len(set(self.alive) - asked) <= target + 1, "at most one more than wanted"
         dying = [worker for worker in (*self.killed, *self.dumped) if worker in self.alive]
         for slot in self.roster.slots:

@@ -33,7 +33,10 @@ FLOORS = {
     "worker": {"net", "system", "core", *VOCABULARY},
     "hosting": {"worker", "net", "system", "core", *VOCABULARY},
     "assembly": {"parent", "hosting", "worker", "net", "observe", "system", "core", *VOCABULARY},
-    "cli": {"assembly", "hosting", "system", "core", *VOCABULARY, "_version", "implementation"},
+    # A process of its own, which talks to the supervisor by messages only.
+    "exporter": {"net", "system", "core", *VOCABULARY},
+    "console": {"system", "core", *VOCABULARY},
+    "cli": {"console", "assembly", "hosting", "system", "core", *VOCABULARY, "_version", "implementation"},
     "testing": set(),
     "__main__": {"cli"},
     "__init__": None,

@@ -16,6 +16,7 @@ from helpers.support import wait_until
 
 from prefork.testing import run_server
 
+ROOT = Path(__file__).parents[2]
 SERVICE = """
 import asyncio
 
@@ -158,3 +159,21 @@ def test_a_protocol_has_the_same_account(folder: Path) -> None:
         found = totals(folder)
         assert found["received"] >= 18
         assert found["sent"] >= 12
+
+
+def keys(value: object) -> set[str]:
+    """Return all keys of plain values, at any depth."""
+    if isinstance(value, dict):
+        return set(value).union(*(keys(each) for each in value.values()))
+    return set().union(*(keys(each) for each in value)) if isinstance(value, list) else set()
+
+
+def test_every_key_of_the_status_is_documented(folder: Path) -> None:
+    with serving(folder) as server:
+        os.kill(server.worker_pids()[0], signal.SIGKILL)
+        wait_until(lambda: any(slot["last_exit"] for slot in status(folder)["slots"]))
+        (folder / "service.py").write_text("broken")
+        os.kill(server.pid, signal.SIGHUP)
+        wait_until(lambda: status(folder)["reloads"]["failed"] == 1)
+        page = (ROOT / "docs" / "status.md").read_text()
+        assert [key for key in sorted(keys(status(folder))) if f"`{key}`" not in page] == []

@@ -285,3 +285,115 @@ def test_a_drain_of_a_protocol_that_fails_is_logged_and_the_worker_ends(folder: 
         assert "drained: 3 connections closed, none aborted" in server.stderr()
         for sock in idle:
             sock.close()
+
+
+# --- old workers ------------------------------------------------------------------------------------------------------
+
+
+def open_one(server: Server) -> socket.socket:
+    sock = connect(server)
+    assert sock.recv(6) == b"hello\n"
+    return sock
+
+
+def reload(server: Server) -> None:
+    generations = server.stderr().count("reloaded:")
+    server.signal(signal.SIGHUP)
+    wait_until(lambda: server.stderr().count("reloaded:") > generations)
+
+
+def test_connections_of_old_workers_outlive_the_drain_timeout_until_too_many_of_them_drain(folder: Path) -> None:
+    """A stop then ends what drains without limit, within its drain timeout."""
+    with run_server("service:deaf", "-w", "1", "--drain-timeout", "0.3", cwd=folder) as server:
+        socks = []
+        for _ in range(2):
+            socks.append(open_one(server))
+            reload(server)
+        time.sleep(0.5)  # longer than the drain timeout: what must not happen has no end to wait for
+        for sock in socks:
+            sock.settimeout(0.05)
+            with pytest.raises(TimeoutError):
+                sock.recv(1)
+        socks.append(open_one(server))
+        reload(server)
+        socks[0].settimeout(20)
+        with pytest.raises(ConnectionResetError):
+            socks[0].recv(1)
+        assert "still drains, and so do two newer ones of its slot: its 1 connection will be aborted" in server.stderr()
+        wait_until(lambda: "1 aborted (--drain-timeout)" in server.stderr())
+        assert server.stop() == 0
+        assert server.stderr().count("drained: 0 connections closed, 1 aborted (--drain-timeout)") == 3
+        assert "killed" not in server.stderr()
+        for sock in socks:
+            sock.close()
+
+
+def test_old_workers_have_the_drain_timeout_of_reloads(folder: Path) -> None:
+    with run_server("service:deaf", "-w", "1", "--reload-drain-timeout", "0.2", cwd=folder) as server:
+        with open_one(server) as sock:
+            reload(server)
+            with pytest.raises(ConnectionResetError):
+                sock.recv(1)
+        wait_until(lambda: "1 aborted (--reload-drain-timeout)" in server.stderr())
+        assert server.stop() == 0
+
+
+# --- a service with a handler of its own for SIGTERM ------------------------------------------------------------------
+
+OWN_HANDLERS = """
+import asyncio, signal
+
+def mine(*_):
+    print("the service's own handler ran", flush=True)
+
+class Service:
+    def __init__(self, how):
+        self.how = how
+
+    async def start(self):
+        if self.how == "signal":
+            signal.signal(signal.SIGTERM, mine)
+        if self.how == "loop":
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, mine)
+
+    async def handle(self, stream):
+        if self.how == "handler":
+            signal.signal(signal.SIGTERM, mine)
+        await stream.send(b"hello\\n")
+        await stream.wait_draining()
+        await stream.send(b"goodbye\\n")
+
+    async def stop(self):
+        pass
+
+at_start, by_loop, in_handler, plain = Service("signal"), Service("loop"), Service("handler"), Service("")
+"""
+AT_IMPORT = "signal.signal(signal.SIGTERM, mine)\n"
+
+
+@pytest.mark.parametrize(
+    ("service", "at_import"), [("at_start", ""), ("by_loop", ""), ("in_handler", ""), ("plain", AT_IMPORT)]
+)
+def test_a_service_that_handles_sigterm_itself_drains_all_the_same_and_is_told(
+    folder: Path, service: str, at_import: str
+) -> None:
+    (folder / "own.py").write_text(OWN_HANDLERS + at_import)
+    with run_server(f"own:{service}", "-w", "1", cwd=folder) as server, open_one(server) as sock:
+        server.signal(signal.SIGTERM)
+        assert sock.recv(100) == b"goodbye\n"
+        sock.close()
+        assert server.wait() == 0
+        log = server.stderr()
+        assert log.count("the service handles SIGTERM itself") == 1, log
+        assert "own.mine" in log or service == "by_loop"
+        assert "drained: 1 connection closed, none aborted" in log
+
+
+def test_a_worker_that_gets_sigterm_from_elsewhere_drains(folder: Path) -> None:
+    with run_server("service:polite", "-w", "1", cwd=folder) as server, open_one(server) as sock:
+        (worker,) = server.worker_pids()
+        os.kill(worker, signal.SIGTERM)
+        assert sock.recv(100) == b"goodbye\n"
+        sock.close()
+        wait_until(lambda: "drained: 1 connection closed, none aborted" in server.stderr())
+        assert server.stop() == 0

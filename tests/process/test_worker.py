@@ -13,7 +13,7 @@ import pytest
 from helpers.proc import cpu_share
 from helpers.support import run_script, traced, wait_until
 
-from prefork.core.time_limits import WORKER_EXIT_TIMEOUT
+from prefork.core.time_limits import worker_exit_timeout
 from prefork.parent.workers import MIN_INBOXES
 from prefork.testing import Server, run_server
 
@@ -201,13 +201,14 @@ def connections_refused(server: Server) -> bool:
 
 @pytest.mark.parametrize("name", ["thread", "executor", "task", "stop", "generator", "broken"])
 def test_a_stop_ends_whatever_the_service_left_running(folder: Path, name: str) -> None:
-    with run_server(f"app:{name}", "-w", "2", "--drain-timeout", "1", cwd=folder) as server:
+    options = ("-w", "2", "--drain-timeout", "1", "--stop-timeout", "0.5")
+    with run_server(f"app:{name}", *options, cwd=folder) as server:
         assert server.stop() == 0
         said = server.stderr()
         assert "Traceback" not in said or name == "broken"
         assert "killed" not in said, "they ended by themselves"
         if name == "stop":
-            assert "stop() failed: TimeoutError: it did not return within 3 s" in said
+            assert "stop() failed: TimeoutError: it did not return within 0.5 s (--stop-timeout)" in said
         if name == "broken":
             assert said.count("stop() failed: RuntimeError: the pool is closed already") == 2
         if name == "task":
@@ -269,8 +270,9 @@ def test_a_worker_whose_exit_handlers_hang_ends_itself_before_it_is_killed(tmp_p
         "        await asyncio.sleep(2.8)\n"
         "service = Service()\n"
     )
-    with run_server("service:service", "-w", "1", "--drain-timeout", "1", cwd=tmp_path) as server:
+    options = ("-w", "1", "--drain-timeout", "1", "--stop-timeout", "3")
+    with run_server("service:service", *options, cwd=tmp_path) as server:
         began = time.monotonic()
         server.stop()
-        assert time.monotonic() - began < WORKER_EXIT_TIMEOUT + 1.5
+        assert time.monotonic() - began < worker_exit_timeout(3) + 1.5
         assert "still there after the drain timeout" not in server.stderr()

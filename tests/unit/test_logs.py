@@ -28,8 +28,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from prefork import events
+from prefork.net.connection import handler_failed
 from prefork.observe.logs import EventLog, configure
-from prefork.observe.rates import LogRateLimiter
+from prefork.observe.rates import MAX_FIRST, LogRateLimiter
 from prefork.text import escape_ascii
 
 LINE = re.compile(r"(?P<time>\S+) (?P<level>[a-z]+) (?P<origin>supervisor|worker \d+)\[(?P<pid>\d+)\]: (?P<text>.*)")
@@ -318,7 +319,7 @@ class Clock:
 
 
 def test_a_repeated_event_gets_one_line_a_second_which_counts_the_others() -> None:
-    log, clock = Log(), Clock()
+    log, clock = Log(level="info"), Clock()
     emit = EventLog(logging.getLogger("prefork"), clock)
     for _ in range(1000):
         emit(Repeated("x"))
@@ -330,7 +331,7 @@ def test_a_repeated_event_gets_one_line_a_second_which_counts_the_others() -> No
 
 
 def test_different_causes_do_not_hide_each_other() -> None:
-    log = Log()
+    log = Log(level="info")
     for _ in range(10):
         log.emit(events.HandlerFailed("p", "KeyError: a"))
         log.emit(events.HandlerFailed("p", "ValueError: b"))
@@ -342,11 +343,12 @@ LETTERS = str.maketrans("0123456789", "abcdefghij")
 
 
 def test_a_flood_of_causes_gets_a_few_lines_a_second() -> None:
-    log, clock = Log(), Clock()
+    log, clock = Log(level="info"), Clock()
     emit = EventLog(logging.getLogger("prefork"), clock)
     for n in range(20_000):
         emit(Repeated("x", reason=f"cause {n}".translate(LETTERS)))
-    assert 1 <= len(log.lines()) <= 3
+    shown = len(log.lines())
+    assert shown == MAX_FIRST
     emit(events.HandlerFailed("p", "KeyError: a"))
     told = log.texts()
     assert any("KeyError" in text for text in told)
@@ -354,12 +356,12 @@ def test_a_flood_of_causes_gets_a_few_lines_a_second() -> None:
     emit(events.Drained(3, 0))
     told += log.texts()
     assert len(told) <= 8, "the lines about suppressed events are no flood either"
-    assert sum(int(text.split()[0]) for text in told if " more of " in text) == 20_000 - 3
+    assert sum(int(text.split()[0]) for text in told if " more of " in text) == 20_000 - shown
 
 
 def test_different_numbers_are_one_cause() -> None:
     """Each of many slow readers has its own number of unsent bytes."""
-    log, clock = Log(), Clock()
+    log, clock = Log(level="info"), Clock()
     emit = EventLog(logging.getLogger("prefork"), clock)
     for n in range(100):
         emit(events.ConnectionAborted("p", f"{n} bytes unsent, of {5 * n}"))
@@ -370,7 +372,7 @@ def test_different_numbers_are_one_cause() -> None:
 
 
 def test_suppressed_events_are_counted_even_if_none_of_their_cause_follows() -> None:
-    log, clock = Log(), Clock()
+    log, clock = Log(level="info"), Clock()
     emit = EventLog(logging.getLogger("prefork"), clock)
     for _ in range(3):
         emit(Repeated("x", reason="KeyError: 1"))
@@ -386,6 +388,83 @@ def test_suppressed_events_are_counted_even_if_none_of_their_cause_follows() -> 
     assert len(log.lines()) == 1
 
 
+def test_the_sum_is_due_when_the_interval_is_over() -> None:
+    log, clock = Log(level="info"), Clock()
+    emit = EventLog(logging.getLogger("prefork"), clock)
+    told: list[int] = []
+    emit.on_held = lambda: told.append(1)
+    assert emit.next_due() is None
+    for _ in range(4):
+        emit(Repeated("x"))
+    assert (emit.next_due(), told) == (clock.now + 1, [1])
+    emit.flush()
+    assert log.texts() == ["note: x"]
+    clock.now += 1
+    emit.flush()
+    assert log.texts() == ["3 more of Repeated were not logged"]
+    assert emit.next_due() is None
+    emit(Repeated("x"))
+    emit(Repeated("x"))
+    emit.flush(everything=True)
+    assert log.texts() == ["note: x", "1 more of Repeated was not logged"]
+    assert told == [1, 1]
+
+
+def test_two_mistakes_of_one_kind_are_two_causes() -> None:
+    def mistakes() -> Iterator[Exception]:
+        for key in "ab":
+            try:
+                {}[key]
+            except KeyError as exc:
+                yield exc
+        try:
+            {}["c"]
+        except KeyError as exc:
+            yield exc
+
+    log = Log(level="info")
+    for exc in mistakes():
+        log.emit(handler_failed("p", exc))
+    assert [line.rpartition(" ")[2] for line in log.lines() if "handler failed" in line] == ["'a'", "'c'"]
+
+
+@pytest.mark.parametrize("unlimited", [False, True])
+def test_the_level_debug_and_a_developer_hold_nothing_back(unlimited: bool) -> None:
+    log = Log(level="info" if unlimited else "debug")
+    emit = EventLog(logging.getLogger("prefork"), unlimited=unlimited)
+    for _ in range(50):
+        emit(Repeated("x"))
+    assert len(log.lines()) == 50
+    assert emit.next_due() is None
+
+
+@pytest.mark.parametrize("formatter", [logging.Formatter(), logging.Formatter("%(message)s -- %(levelname)s")])
+def test_the_services_own_handlers_get_the_traceback_and_no_forged_line(formatter: logging.Formatter) -> None:
+    log = Log(level="info")
+    theirs = logging.StreamHandler(io.StringIO())
+    theirs.setFormatter(formatter)
+    kept: list[logging.LogRecord] = []
+    theirs.addFilter(lambda record: kept.append(record) or True)  # type: ignore[func-returns-value]  # for its effect
+    logger = logging.getLogger("prefork")
+    logger.addHandler(theirs)
+    try:
+        raise ValueError("sent by a peer\n2026-11-27T00:00:00 info \x1b[31m")
+    except ValueError as exc:
+        error = exc
+    try:
+        log.emit(handler_failed("1.2.3.4:5", error))
+    finally:
+        logger.removeHandler(theirs)
+    lines = theirs.stream.getvalue().splitlines()
+    assert "handler failed for 1.2.3.4:5: ValueError" in lines[0]
+    assert lines[1] == "    Traceback (most recent call last):"
+    assert any("test_the_services_own_handlers" in line for line in lines)
+    assert all(line.startswith("    ") and line.isprintable() for line in lines[1:-1])
+    (record,) = kept
+    assert record.exc_info is not None
+    assert record.exc_info[1] is error
+
+
 def test_unrated_events_are_all_logged() -> None:
     log = Log()
     for _ in range(50):
@@ -394,7 +473,7 @@ def test_unrated_events_are_all_logged() -> None:
 
 
 def test_json_has_the_suppressed_count() -> None:
-    log, clock = Log("json"), Clock()
+    log, clock = Log("json", "info"), Clock()
     emit = EventLog(logging.getLogger("prefork"), clock)
     for _ in range(5):
         emit(Repeated("x"))
@@ -410,17 +489,17 @@ happenings = st.lists(
 )
 
 
-@example([("A", d, t) for d, t in (("", 0.0), ("", 0.0), ("y", 0.0), ("x", 1.0), ("xx", 0.5), ("xx", 0.5))], 2, 2)
-@given(happenings, st.integers(1, 5), st.integers(1, 4))
+@example([("A", d, t) for d, t in (("", 0.0), ("", 0.0), ("y", 0.0), ("x", 1.0), ("xx", 0.5), ("xx", 0.5))], 2, 2, 0)
+@given(happenings, st.integers(1, 5), st.integers(1, 4), st.integers(0, 3))
 @settings(max_examples=300, deadline=None)
 def test_every_event_is_admitted_or_counted_once(
-    happened: list[tuple[str, str, float]], causes: int, most: int
+    happened: list[tuple[str, str, float]], causes: int, most: int, first: int
 ) -> None:
-    rates: LogRateLimiter[str] = LogRateLimiter(interval=1.0, per_kind=most, max_causes=causes)
+    rates: LogRateLimiter[str] = LogRateLimiter(interval=1.0, per_kind=most, max_causes=causes, max_first=first)
     now, admitted, counted = 0.0, [], 0
     for kind, detail, passed in happened:
         now += passed
-        before = rates.admit(kind, detail, now)
+        before = rates.admit(kind, detail, "", now)
         if before is not None:
             admitted.append((kind, detail, now))
             counted += before
@@ -432,7 +511,7 @@ def test_every_event_is_admitted_or_counted_once(
     for kind, detail, at in admitted:
         same = [t for k, d, t in admitted if (k, d) == (kind, detail) and at <= t < at + interval]
         assert len(same) == 1
-        assert len([t for k, _, t in admitted if k == kind and at <= t < at + interval]) <= 2 * most
+        assert len([t for k, _, t in admitted if k == kind and at <= t < at + interval]) <= 2 * most + first
 
 
 # --- where it goes ----------------------------------------------------------------------------------------------------

@@ -115,17 +115,99 @@ def test_a_worker_that_crashes_while_it_drains_is_logged() -> None:
     assert machine.finish == Finish(ExitCode.OK)
 
 
-def test_a_second_stop_does_not_drain() -> None:
+def test_a_second_signal_does_not_drain() -> None:
     machine = Machine(2)
     machine.boot()
-    machine.tell(StopRequested("SIGTERM"))
+    machine.tell(StopRequested("SIGTERM", signal=True))
     assert (sorted(machine.drained), machine.killed) == ([0, 1], [])
     machine.die(0, "exit status 0")
-    machine.tell(StopRequested("SIGINT"))
+    machine.tell(StopRequested("SIGINT", signal=True))
     assert machine.killed == [1]
-    machine.tell(StopRequested("SIGINT"))
+    machine.tell(StopRequested("SIGINT", signal=True))
     machine.die(1, "signal 9 (SIGKILL)")
     assert machine.finish == Finish(ExitCode.OK)
+
+
+def test_a_second_request_to_stop_changes_nothing_unless_it_is_at_once() -> None:
+    machine = Machine(1)
+    machine.boot()
+    machine.tell(StopRequested("SIGTERM", signal=True))
+    until = dict(machine.until)
+    machine.sleep(5)
+    machine.tell(StopRequested("control socket"))
+    machine.tell(StopRequested("control socket"))
+    assert (machine.until, machine.killed) == (until, [])
+    assert [note for note in machine.notes if "stopping" in note] == ["stopping (SIGTERM): draining open connections"]
+    machine.tell(StopRequested("control socket", at_once=True))
+    assert machine.killed == [0]
+
+
+# --- how long old workers drain ---------------------------------------------------------------------------------------
+
+
+def reload(machine: Machine, **timing: float) -> None:
+    """Reload a machine of one slot, whose old worker goes on draining."""
+    machine.tell(ReloadRequested("SIGHUP", Timing(**timing)))
+    machine.tell(WorkerReady(newest(machine)))
+
+
+def test_an_old_worker_drains_without_limit_until_the_server_stops() -> None:
+    machine = Machine(1)
+    machine.boot()
+    reload(machine)
+    machine.sleep(1_000_000)
+    assert (machine.until, machine.killed) == ({0: None}, [])
+    machine.tell(StopRequested("SIGTERM", signal=True))
+    assert machine.until == {0: machine.now + 30, 1: machine.now + 30}
+    machine.sleep(50)
+    assert sorted(machine.killed) == [0, 1]
+
+
+def test_an_old_worker_has_the_drain_timeout_of_reloads_and_no_longer_at_a_stop() -> None:
+    machine = Machine(1, reload_drain=100)
+    machine.boot()
+    reload(machine)
+    began = machine.now
+    assert machine.until == {0: began + 100}
+    machine.sleep(90)
+    machine.tell(StopRequested("SIGTERM"))
+    assert machine.until[0] == began + 100, "it had less than 30 s left"
+
+
+def test_of_three_old_workers_of_a_slot_the_oldest_has_to_hurry() -> None:
+    machine = Machine(1)
+    machine.boot()
+    for _ in range(3):
+        assert machine.crowded == []
+        reload(machine)
+    assert machine.until == {0: machine.now + 30, 1: None, 2: None}
+    assert machine.crowded == [0]
+    machine.die(0, "exit status 0", clean=True)
+    machine.sleep(100)
+    reload(machine)
+    assert machine.crowded == [0, 1]
+
+
+def test_a_worker_that_is_no_longer_wanted_while_it_starts_ends_within_the_drain_timeout() -> None:
+    """It has no connections, and may hang."""
+    machine = Machine(2)
+    machine.boot()
+    machine.tell(ReloadRequested("SIGHUP", Timing()))
+    machine.tell(WorkerReady(newest(machine)))
+    machine.scale(-1)
+    assert machine.until == {0: None, 3: machine.now + 30, 1: None}
+    machine.sleep(50)
+    assert machine.killed == [3]
+
+
+def test_a_server_that_gives_up_does_not_wait_for_old_workers_without_end() -> None:
+    machine = Machine(1)
+    machine.boot()
+    reload(machine)
+    while machine.roster.phase is ServerPhase.SERVING:
+        machine.die(newest(machine))
+        machine.sleep((machine.roster.slots[0].due or machine.now) - machine.now)
+    assert machine.until == {0: machine.now + 30}
 
 
 # --- reload and scale -------------------------------------------------------------------------------------------------

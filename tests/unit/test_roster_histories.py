@@ -44,6 +44,7 @@ STEPS = int(os.environ.get("STEPS", "60"))
 BATCH = 500
 
 which = st.integers(0, 7)
+limits = st.sampled_from([None, 5.0, 100.0])
 
 
 class Histories(RuleBasedStateMachine):
@@ -52,9 +53,9 @@ class Histories(RuleBasedStateMachine):
     machine: Machine
     steps: ClassVar[int] = 0
 
-    @initialize(slots=st.integers(1, 5), seed=st.integers(0, 2**32), obedient=st.booleans())
-    def start(self, slots: int, seed: int, obedient: bool) -> None:
-        self.machine = Machine(slots, seed)
+    @initialize(slots=st.integers(1, 5), seed=st.integers(0, 2**32), obedient=st.booleans(), reload_drain=limits)
+    def start(self, slots: int, seed: int, obedient: bool, reload_drain: float | None) -> None:
+        self.machine = Machine(slots, seed, reload_drain)
         self.machine.obedient = obedient
         self.machine.tell(Started())
 
@@ -130,7 +131,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule()
     def reload(self) -> None:
-        self.machine.tell(ReloadRequested("SIGHUP", Timing()))
+        self.machine.tell(ReloadRequested("SIGHUP", Timing(reload_drain=self.machine.reload_drain)))
 
     @rule(more=st.sampled_from([-3, -1, 1, 2]))
     def scale(self, more: int) -> None:
@@ -146,10 +147,10 @@ class Histories(RuleBasedStateMachine):
     def roll_back(self) -> None:
         self.machine.tell(SuccessorRolledBack())
 
-    @rule(by=st.sampled_from(["SIGTERM", "SIGQUIT"]), rare=st.integers(0, 5))
+    @rule(by=st.sampled_from(["SIGTERM", "SIGQUIT", "control socket"]), rare=st.integers(0, 5))
     def stop(self, by: str, rare: int) -> None:
         if rare == 0:
-            self.machine.tell(StopRequested(by, at_once=by == "SIGQUIT"))
+            self.machine.tell(StopRequested(by, at_once=by == "SIGQUIT", signal=by.startswith("SIG")))
 
     @invariant()
     def holds(self) -> None:

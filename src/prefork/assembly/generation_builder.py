@@ -59,7 +59,13 @@ class GenerationBuilder:
         self._listeners.keeps_settings = settings.program is not None
         return GenerationSpec(
             workers=workers,
-            timing=Timing(settings.drain_timeout, settings.boot_timeout, settings.hang_timeout),
+            timing=Timing(
+                drain=settings.drain_timeout,
+                reload_drain=settings.reload_drain_timeout,
+                stop=settings.stop_timeout,
+                boot=settings.boot_timeout,
+                hang=settings.hang_timeout,
+            ),
             limits=_fleet_limits(settings.limits),
             listeners=tuple(_with_tls(text, ssl_context) for each in listeners for text in each.describe()),
             config=GenerationConfig(settings, listeners, ssl_context, certificate, identity, directory),

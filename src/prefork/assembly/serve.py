@@ -18,7 +18,7 @@ from ..core.facts import Finish
 from ..core.messages import UnableMessage
 from ..errors import ConfigError, ExitCode, PreforkError, ServiceError, place_of, reason_of
 from ..events import Emit, Stopped, VariableUnknown
-from ..observe.logs import configure
+from ..observe.logs import EventLog, configure
 from ..observe.manager import notify_systemd
 from ..parent.control_server import ControlSocket
 from ..parent.supervisor import Supervisor
@@ -108,7 +108,8 @@ def _serve(
     known = () if predecessor is None else (predecessor.fileno(),)
     forksafety.refuse_unsafe_fork("prefork.serve", stacklevel=5, known=known)
     notifier = Notifier()
-    emit = notify_systemd(configure(settings.log_format, settings.log_level), notifier)
+    log = configure(settings.log_format, settings.log_level, unlimited=settings.reload)
+    emit = notify_systemd(log, notifier)
     for variable in source.unknown_variables:
         emit(VariableUnknown(*variable))
     set_title(f"supervisor [{target_name(target) if settings.program is None else settings.program}]")
@@ -116,7 +117,8 @@ def _serve(
     preload(settings)
     inherited = None if handed is None else handed.state
     with contextlib.closing(ServerResources(settings, source, inherited, notifier, emit)) as resources:
-        outcome = _supervise(resources, source, target, emit, notifier, predecessor)
+        outcome = _supervise(resources, source, target, emit, log, notifier, predecessor)
+    log.flush(everything=True)
     emit(Stopped(outcome.code))
     if outcome.reason:
         failure = PreforkError(outcome.reason)
@@ -157,11 +159,13 @@ def _supervise(
     source: SettingsSource,
     target: object,
     emit: Emit,
+    log: EventLog,
     notifier: Notifier,
     predecessor: Predecessor | None,
 ) -> Finish:
     spec = resources.build_first()
     control = resources.bind_control()
+    exporter = resources.bind_metrics()
     system = System()
     system.close_in_child(*resources.to_close_in_child())
     # A collection in a worker would write to every object made so far, and so copy the pages that it shares with its
@@ -178,6 +182,8 @@ def _supervise(
         predecessor=predecessor,
         leave_daemons=spec.config.settings.leave_daemons,
         watched=watched_sources(spec.config, code_directories(target), source.file),
+        held_back=log,
+        exporter=exporter,
         about={"target": _describe_target(spec.config, target), "config": source.file or None},
     ) as supervisor:
         outcome = supervisor.run()

@@ -18,7 +18,7 @@ from ..errors import ExitCode, place_of, reason_of
 
 # Imported before the fork, although only workers run it: a replacement starts sooner and shares the memory. It also is
 # of its supervisor's version when prefork has been upgraded on disk meanwhile.
-from ..observe.logs import configure
+from ..observe.logs import EventLog, configure
 from ..program import Program
 from ..system.fork_context import ForkContext
 from ..worker import fresh_code, main
@@ -30,21 +30,28 @@ from .resources import ServerResources
 def run_worker(fork: ForkContext, config: GenerationConfig, resources: ServerResources, target: object) -> NoReturn:
     """Serve `target` as a worker, then end the process: the caller's code must not go on in two processes."""
     code: int = ExitCode.BUG
+    log: EventLog | None = None
     try:
         resources.release_in_worker(config)
         if config.settings.reload:
             fresh_code.install()
         program = config.settings.program
-        emit = configure(
-            config.settings.log_format, config.settings.log_level, worker=fork.slot, alone=program is not None
+        settings = config.settings
+        log = configure(
+            settings.log_format,
+            settings.log_level,
+            worker=fork.slot,
+            alone=program is not None,
+            unlimited=settings.reload,
         )
         context = WorkerContext(
             fork=fork,
             config=config,
             row=fork.scoreboard.become_writer(fork.row),
             target=target,
-            emit=emit,
-            reopen_logs=functools.partial(resources.log_files.reopen, emit),
+            emit=log,
+            held_back=log,
+            reopen_logs=functools.partial(resources.log_files.reopen, log),
             asked=resources.program_sockets.bound(),
             variables={} if resources.metrics_directory is None else resources.metrics_directory.variables(),
         )
@@ -57,6 +64,8 @@ def run_worker(fork: ForkContext, config: GenerationConfig, resources: ServerRes
     except BaseException:
         traceback.print_exc()
     finally:
+        if log is not None:
+            log.flush(everything=True)
         exit_process(code)
 
 

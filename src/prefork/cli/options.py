@@ -18,7 +18,7 @@ from click.core import ParameterSource
 
 from ..addresses import Address, parse_address
 from ..checks import parse_duration, reject
-from ..config import KIB, MIB, RUN_ONLY, SERVE_ONLY, Limits, Settings, option_of
+from ..config import KIB, MIB, RUN_ONLY, SERVE_ONLY, Limits, Settings, metrics_address, option_of
 from ..errors import ConfigError
 from ..program import parse_ready
 from .help import GroupedOption
@@ -297,10 +297,18 @@ OPTIONS = (
         "drain_timeout",
         Group.TIMEOUTS,
         "TIME",
-        "Time for open connections to end at a stop, and in old workers at a reload, upgrade or recycling; then they "
-        "are aborted.",
+        "Time for open connections to end at a stop; then they are aborted.",
         parse_seconds,
     ),
+    Option(
+        "reload_drain_timeout",
+        Group.TIMEOUTS,
+        "TIME",
+        "Time for open connections to end in old workers, at a reload, upgrade, recycling or scale; then they are "
+        "aborted.",
+        optional(parse_seconds),
+    ),
+    Option("stop_timeout", Group.TIMEOUTS, "TIME", "Time for stop() of the service.", parse_seconds),
     Option(
         "hang_timeout",
         Group.TIMEOUTS,
@@ -308,7 +316,13 @@ OPTIONS = (
         "Replace a worker whose event loop is blocked for longer.",
         parse_seconds,
     ),
-    Option("boot_timeout", Group.TIMEOUTS, "TIME", "Time for a new worker to start accepting.", parse_seconds),
+    Option(
+        "boot_timeout",
+        Group.TIMEOUTS,
+        "TIME",
+        "Time for a new worker to start accepting, start() of the service included.",
+        parse_seconds,
+    ),
     Option("workers", Group.WORKERS, "N", "Number of worker processes; 0: one per usable CPU.", parse_int, short="-w"),
     Option("loop", Group.WORKERS, "NAME", "Event loop of workers: asyncio or uvloop."),
     Option("streams", Group.WORKERS, "NAME", "Streams of (reader, writer) handlers: prefork or asyncio."),
@@ -362,6 +376,14 @@ OPTIONS = (
         "PATH",
         "Control socket, or off; without it, one in a directory that only you can use.",
         shown_default="",
+    ),
+    Option(
+        "metrics",
+        Group.OBSERVING,
+        "ADDR",
+        "Serve /metrics, /healthz, /readyz and a status page on HOST:PORT, :PORT (127.0.0.1 only) or unix:PATH, by a "
+        "process of its own.",
+        optional(lambda option, value: metrics_address(value)),
     ),
     Option(
         "pidfile",

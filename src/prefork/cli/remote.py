@@ -57,10 +57,17 @@ def ask(request: Request, control: str, as_json: bool, timeout: float = TIMEOUT)
     return _FORMATTERS[request.command](reply), 0
 
 
+def _unlike_programs(reply: dict[str, Any]) -> str:
+    return "; a program that accepts by itself goes on" if reply["program"] else ""
+
+
 _FORMATTERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "status": describe_status,
     "reload": lambda reply: f"reloaded: every worker is of generation {reply['generation']}",
     "upgrade": lambda reply: f"upgraded: supervisor {reply['pid']} is serving",
     "scale": lambda reply: f"scaled: {count_of(reply['workers'], 'worker')}",
+    "suspend": lambda reply: f"suspended: clients wait until prefork resume{_unlike_programs(reply)}",
+    "resume": lambda reply: f"resumed: the workers accept{_unlike_programs(reply)}",
+    "recycle": lambda reply: f"recycling: worker {reply['slot']} drains when another is ready in its place",
     "stop": lambda reply: f"stopping: supervisor {reply['pid']}",
 }

@@ -43,6 +43,18 @@ def asking(request: Callable[..., Request], timeout: float = remote.TIMEOUT) -> 
     return act
 
 
+def _of_console(name: str) -> Callable[..., tuple[str, int]]:
+    """Return a function of `console_commands.py`, which is imported when it is called."""
+
+    def act(**values: Any) -> tuple[str, int]:
+        from . import console_commands
+
+        text: tuple[str, int] = getattr(console_commands, name)(**values)
+        return text
+
+    return act
+
+
 SERVER_COMMANDS = (
     ServerCommand(
         "status",
@@ -78,6 +90,60 @@ SERVER_COMMANDS = (
         "Change the number of workers of a running server to N. Surplus workers drain.",
         asking(lambda workers: Request("scale", options.parse_int("N", workers))),
         (click.Argument(["workers"], metavar="N"),),
+    ),
+    ServerCommand(
+        "connections",
+        "Show the connections of a running server.",
+        "Show the connections of a running server: peer, worker, phase, age, bytes, TLS. A worker that does not answer "
+        "within 80 ms is shown as the kernel knows it, marked as stale. --detail shows one with the facts of the "
+        "kernel: round-trip time, retransmissions, what limits it.",
+        _of_console("connections"),
+        (
+            click.Option(["--worker"], metavar="N", help="Only those of the worker in slot N."),
+            click.Option(["--peer"], metavar="PEER", multiple=True, help="Only those of an address or network."),
+            click.Option(["--sort"], metavar="KEY", default="id", show_default=True, help="age, rx, -idle, ..."),
+            click.Option(["--limit"], metavar="N", default="1000", show_default=True, help="Rows; 0: all."),
+            click.Option(["--detail"], metavar="ID", help="One connection, by its id or its peer."),
+        ),
+    ),
+    ServerCommand(
+        "kick",
+        "Abort connections of a running server.",
+        "Abort the connection with an id (SLOT-N, see prefork connections) or of a peer (ADDRESS:PORT), or all of an "
+        "address or network, after a question. Exit code 1: there was none.",
+        _of_console("kick"),
+        (
+            click.Argument(["peer"], metavar="PEER|ID"),
+            click.Option(["--yes"], is_flag=True, help="Abort several without a question."),
+        ),
+    ),
+    ServerCommand(
+        "stacks",
+        "Show what the tasks of a running server wait for.",
+        "Show what the tasks of each worker wait for: the frames along its awaits, tasks with the same ones together. "
+        "Of a worker that does not answer, the stacks of its threads.",
+        _of_console("stacks"),
+        (click.Option(["--worker"], metavar="N", help="Only those of the worker in slot N."),),
+    ),
+    ServerCommand(
+        "suspend",
+        "Have no worker accept; clients wait.",
+        "Have no worker of a running server accept connections. Open ones go on, and clients wait in the accept queue "
+        "until prefork resume. It outlives workers, reloads and upgrades.",
+        asking(functools.partial(Request, "suspend")),
+    ),
+    ServerCommand(
+        "resume",
+        "Have the workers accept again.",
+        "Have the workers of a running server accept again, after prefork suspend.",
+        asking(functools.partial(Request, "resume")),
+    ),
+    ServerCommand(
+        "recycle",
+        "Replace one worker of a running server.",
+        "Replace the worker in a slot of a running server by another of its generation. It drains when that is ready.",
+        asking(lambda worker: Request("recycle", worker=options.parse_int("SLOT", worker))),
+        (click.Argument(["worker"], metavar="SLOT"),),
     ),
     ServerCommand(
         "stop",

@@ -11,16 +11,18 @@ from typing import Any
 
 #: The longest request, in bytes.
 REQUEST_LIMIT = 4096
-COMMANDS = ("status", "reload", "upgrade", "scale", "stop")
+COMMANDS = ("status", "reload", "upgrade", "scale", "stop", "attach", "dump", "suspend", "resume", "recycle")
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One of COMMANDS: `scale` has `workers`, and `stop` may have `at_once`."""
+    """One of COMMANDS: `scale` has `workers`, `stop` may have `at_once`, and `dump` and `recycle` have `worker`."""
 
     command: str
     workers: int = 0
     at_once: bool = False
+    worker: int = -1
+    """The slot of one worker."""
 
 
 class BadRequest(ValueError):
@@ -39,10 +41,10 @@ def decode_request(line: bytes) -> Request:
         raise BadRequest("not a line of JSON") from None
     if not isinstance(value, dict) or value.get("command") not in COMMANDS:
         raise BadRequest(f"the command must be one of {', '.join(COMMANDS)}")
-    workers, at_once = value.get("workers", 0), value.get("at_once", False)
-    if type(workers) is not int or type(at_once) is not bool:
-        raise BadRequest("workers must be a number and at_once must be true or false")
-    return Request(value["command"], workers, at_once)
+    workers, at_once, worker = value.get("workers", 0), value.get("at_once", False), value.get("worker", -1)
+    if type(workers) is not int or type(worker) is not int or type(at_once) is not bool:
+        raise BadRequest("workers and worker must be numbers and at_once must be true or false")
+    return Request(value["command"], workers, at_once, worker)
 
 
 def encode_reply(value: dict[str, Any]) -> bytes:

@@ -121,10 +121,14 @@ class HeartbeatsRead:
 
 @dataclass(frozen=True, slots=True)
 class StopRequested:
-    """The server is to stop, `at_once` without a drain; `by` names the signal or the sender."""
+    """The server is to stop, `at_once` without a drain; `by` names the signal or the sender.
+
+    The second one of those that are a `signal` is at once too.
+    """
 
     by: str
     at_once: bool = False
+    signal: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,9 +195,21 @@ class Spawn:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """Send SIGTERM: stop accepting, and end when the connections have ended. At most once for each worker."""
+    """Have a worker stop accepting, and end with its connections. At most once for each worker."""
 
     worker_id: int
+    until: float | None = None
+    """When to abort the connections that are open; None: never."""
+
+
+@dataclass(frozen=True, slots=True)
+class HurryDrain:
+    """Have a worker that drains abort its connections at an earlier time."""
+
+    worker_id: int
+    until: float
+    crowded: bool = False
+    """Because too many workers of its slot drain; otherwise because the server stops."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +277,7 @@ class Finish:
 Command = (
     Spawn
     | Drain
+    | HurryDrain
     | ReadHeartbeats
     | DumpStacks
     | Kill

@@ -6,9 +6,13 @@ Each step updates the registry and returns the commands it takes. `roster.py` an
 from __future__ import annotations
 
 from ..events import DrainTimedOut
-from .facts import Command, Drain, EmitEvent, Kill, Spawn
+from .facts import Command, Drain, EmitEvent, HurryDrain, Kill, Spawn
 from .states import KillReason, Slot, Timing, Worker, WorkerState
 from .time_limits import worker_stop_timeout
+
+#: Workers of one slot that drain beside the one that serves, before the oldest of them has to hurry. Without a bound,
+#: connections that never end and frequent reloads would fill the memory.
+MAX_OLD_WORKERS = 2
 
 
 class Fleet:
@@ -66,16 +70,54 @@ class Fleet:
         return worker, [Spawn(worker.id, slot, generation)]
 
     def retire(self, worker_id: int, now: float) -> list[Command]:
-        """Ask a worker to end, unless it was asked before. It is killed if it takes too long."""
+        """Have a worker drain while the server goes on, unless it drains already.
+
+        Its connections have the drain timeout of reloads. Of the workers of its slot that drain, the oldest beyond
+        MAX_OLD_WORKERS have the drain timeout of stops, from now on.
+        """
         worker = self.workers[worker_id]
         if worker.state not in (WorkerState.STARTING, WorkerState.READY):
             return []
+        # One that still starts has no connections, and may hang.
+        timeout = worker.timing.reload_drain if worker.state is WorkerState.READY else worker.timing.drain
         worker.become(WorkerState.DRAINING)
-        worker.kill_at = now + worker_stop_timeout(worker.timing.drain)
-        return [Drain(worker_id)]
+        self._drain_until(worker, None if timeout is None else now + timeout)
+        drain = Drain(worker_id, worker.drain_until)
+        draining = [
+            each for each in self.workers.values() if each.slot == worker.slot and each.state is WorkerState.DRAINING
+        ]
+        crowded = sorted(draining, key=lambda each: each.id)[:-MAX_OLD_WORKERS]
+        return [drain, *(command for each in crowded for command in self._hurry(each, now, crowded=True))]
 
     def retire_all(self, now: float) -> list[Command]:
         return [command for worker_id in list(self.workers) for command in self.retire(worker_id, now)]
+
+    def stop_all(self, now: float) -> list[Command]:
+        """Have every worker end within the drain timeout of stops, also those that drain already."""
+        commands: list[Command] = []
+        for worker in self.workers.values():
+            if worker.state in (WorkerState.STARTING, WorkerState.READY):
+                worker.become(WorkerState.DRAINING)
+                self._drain_until(worker, now + worker.timing.drain)
+                commands.append(Drain(worker.id, worker.drain_until))
+            else:
+                commands += self._hurry(worker, now)
+        return commands
+
+    def hurry_all(self, now: float) -> list[Command]:
+        """Have the workers that drain end within the drain timeout of stops."""
+        return [command for worker in self.workers.values() for command in self._hurry(worker, now)]
+
+    def _hurry(self, worker: Worker, now: float, crowded: bool = False) -> list[Command]:
+        until = now + worker.timing.drain
+        if worker.state is not WorkerState.DRAINING or (worker.drain_until or until + 1) <= until:
+            return []
+        self._drain_until(worker, until)
+        return [HurryDrain(worker.id, until, crowded)]
+
+    def _drain_until(self, worker: Worker, until: float | None) -> None:
+        worker.drain_until = until
+        worker.kill_at = None if until is None else until + worker_stop_timeout(0, worker.timing.stop)
 
     def kill(self, worker: Worker, reason: KillReason) -> list[Command]:
         """Kill a worker. The first reason stays."""

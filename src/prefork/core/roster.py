@@ -49,6 +49,8 @@ class Roster:
         self._policy = Policy()
         self._announced = False
         self._at_once = False
+        self._signalled = False
+        """A signal has asked for a stop; the next one does not wait for connections."""
         self._outcome = Finish(ExitCode.OK)
 
     # --- what the supervisor reads ------------------------------------------------------------------------------------
@@ -248,7 +250,7 @@ class Roster:
         slot.last_exit = fact.description
         if self.phase is ServerPhase.BOOTING:
             died = f"worker {slot.number} (pid {worker.pid}) died while starting: {fact.description}"
-            return self._give_up(Finish(ExitCode.SERVICE, worker.start_error or died))
+            return self._give_up(Finish(ExitCode.SERVICE, worker.start_error or died), now)
         commands: list[Command] = []
         if worker.start_error is not None:
             commands.append(EmitEvent(WorkerFailedToStart(slot.number, worker.start_error)))
@@ -256,7 +258,7 @@ class Roster:
             commands.append(EmitEvent(WorkerExited(slot.number, worker.pid, fact.description, None)))
             commands.append(EmitEvent(CrashLoop(slot.history.failures)))
             reason = f"no worker accepts, and in every slot {self._policy.max_failures} or more have died in a row"
-            return commands + self._give_up(Finish(ExitCode.CRASH_LOOP, reason))
+            return commands + self._give_up(Finish(ExitCode.CRASH_LOOP, reason), now)
         seconds = delay(slot.history, now, self._policy)
         if self._restarts.successor_of(slot) is None:
             slot.due = now + seconds
@@ -339,21 +341,24 @@ class Roster:
         return self.phase in (ServerPhase.LEAVING, ServerPhase.STOPPING, ServerPhase.FINISHED)
 
     def _stop_requested(self, fact: facts.StopRequested, now: float) -> list[Command]:
-        # In LEAVING every worker drains already, but no stop was requested.
-        second = self.phase is ServerPhase.STOPPING
+        # Only signals, as a second Ctrl-C: `prefork stop` may be repeated, or follow a stop of the service manager.
+        insists = fact.signal and self._signalled
+        self._signalled = self._signalled or fact.signal
+        first = self.phase is not ServerPhase.STOPPING
         self._begin_end(ServerPhase.STOPPING)
-        if second or fact.at_once:
+        if insists or fact.at_once:
             report = [] if self._at_once else [EmitEvent(Stopping(fact.by, True))]
             self._at_once = True
             return [*report, *self._fleet.kill_all()]
-        return [EmitEvent(Stopping(fact.by, False)), *self._fleet.retire_all(now)]
+        return [EmitEvent(Stopping(fact.by, False)), *self._fleet.stop_all(now)] if first else []
 
-    def _give_up(self, outcome: Finish) -> list[Command]:
-        """End with a failure. Workers that drain go on, because their connections are well."""
+    def _give_up(self, outcome: Finish, now: float) -> list[Command]:
+        """End with a failure. Workers that drain go on, as at a stop, because their connections are well."""
         self._begin_end(ServerPhase.STOPPING)
         self._outcome = outcome
         left = [worker for worker in self.workers.values() if worker.state is not WorkerState.DRAINING]
-        return [command for worker in left for command in self._fleet.kill(worker, KillReason.SHUTDOWN)]
+        kills = [command for worker in left for command in self._fleet.kill(worker, KillReason.SHUTDOWN)]
+        return kills + self._fleet.hurry_all(now)
 
     def _begin_end(self, phase: ServerPhase) -> None:
         self._enter(phase)

@@ -53,7 +53,7 @@ class WorkerState(enum.Enum):
     STARTING = enum.auto()
     READY = enum.auto()
     DRAINING = enum.auto()
-    """It was sent SIGTERM."""
+    """It was told to stop accepting, and to end with its connections."""
     HUNG = enum.auto()
     """Its loop does not iterate. It was asked for its stacks and is about to be killed."""
     KILLED = enum.auto()
@@ -86,6 +86,10 @@ class Timing:
 
     drain: float = 30.0
     """From the request to stop until open connections are aborted."""
+    reload_drain: float | None = None
+    """The same in a worker that is replaced or no longer wanted, while the server goes on; None: never."""
+    stop: float = 10.0
+    """For the `stop()` of a service."""
     boot: float = 60.0
     """From the fork until the worker has to accept."""
     hang: float = 30.0
@@ -113,6 +117,8 @@ class Worker:
     recycle_reason: str | None = None
     """Why the worker is to be replaced, while it goes on serving."""
     recycle_since: float = 0.0
+    drain_until: float | None = None
+    """When its open connections are aborted, if it drains; None: never."""
     kill_reason: KillReason | None = None
     kill_at: float | None = None
     """When the worker is killed if it has not become ready, or not ended, by then."""

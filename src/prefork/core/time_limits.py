@@ -9,21 +9,17 @@ from __future__ import annotations
 
 #: Connections that were aborted at the drain timeout: until their handlers' tasks have ended.
 ABORT_TIMEOUT = 1.0
-#: A lifespan object's `stop()`.
-SERVICE_STOP_TIMEOUT = 3.0
-#: Each of the three steps after it: cancelled tasks, asynchronous generators, threads.
+#: Each of the three steps after a lifespan object's `stop()`: cancelled tasks, asynchronous generators, threads.
 EXIT_STEP_TIMEOUT = 0.5
 #: Exit handlers of the service (atexit) and the end of the interpreter.
 EXIT_HANDLERS_TIMEOUT = 1.5
-#: From the end of the drain to the end of the process. SIGALRM enforces it in the worker.
-WORKER_EXIT_TIMEOUT = SERVICE_STOP_TIMEOUT + 3 * EXIT_STEP_TIMEOUT + EXIT_HANDLERS_TIMEOUT
-#: Beyond the drain timeout, until the supervisor kills a worker: the worker ends itself a second earlier.
-WORKER_STOP_MARGIN = ABORT_TIMEOUT + WORKER_EXIT_TIMEOUT + 1.0
+#: The worker ends itself this long before its supervisor would kill it.
+SUPERVISOR_MARGIN = 1.0
 
 # --- the start of a worker --------------------------------------------------------------------------------------------
 
-#: A lifespan object's `start()`.
-SERVICE_START_TIMEOUT = 60.0
+#: A worker factory or `start()` is given up this long before the boot timeout, so that the worker says what was slow.
+SERVICE_START_MARGIN = 1.0
 
 # --- an upgrade -------------------------------------------------------------------------------------------------------
 
@@ -31,9 +27,22 @@ SERVICE_START_TIMEOUT = 60.0
 SUPERVISOR_START_MARGIN = 15.0
 
 
-def worker_stop_timeout(drain: float) -> float:
-    """Return the seconds from SIGTERM to SIGKILL for a worker that drains for up to `drain` seconds."""
-    return drain + WORKER_STOP_MARGIN
+def worker_exit_timeout(stop: float) -> float:
+    """Return the seconds from the end of the drain to the end of the process, if `stop()` has `stop` seconds.
+
+    SIGALRM enforces it in the worker.
+    """
+    return stop + 3 * EXIT_STEP_TIMEOUT + EXIT_HANDLERS_TIMEOUT
+
+
+def worker_stop_timeout(drain: float, stop: float) -> float:
+    """Return the seconds from the drain order to SIGKILL, for a worker with these timeouts."""
+    return drain + ABORT_TIMEOUT + worker_exit_timeout(stop) + SUPERVISOR_MARGIN
+
+
+def service_start_timeout(boot: float) -> float:
+    """Return the seconds from the fork that a worker factory and `start()` have, if the worker has `boot` seconds."""
+    return boot - min(SERVICE_START_MARGIN, boot / 4)
 
 
 def successor_start_timeout(boot: float) -> float:
@@ -41,6 +50,6 @@ def successor_start_timeout(boot: float) -> float:
     return boot + SUPERVISOR_START_MARGIN
 
 
-def successor_stop_timeout(drain: float) -> float:
+def successor_stop_timeout(drain: float, stop: float) -> float:
     """Return the seconds from SIGTERM to SIGKILL for a new supervisor: longer than its workers have."""
-    return worker_stop_timeout(drain) + WORKER_STOP_MARGIN
+    return worker_stop_timeout(drain, stop) + worker_exit_timeout(stop)

@@ -245,7 +245,7 @@ class Upgrade:
         match self.step:
             case Step.STARTING:
                 self._enter(Step.ENDING)
-                self._kill_at = now + successor_stop_timeout(self._timing.drain)
+                self._kill_at = now + successor_stop_timeout(self._timing.drain, self._timing.stop)
                 return [SignalSuccessor(fact.at_once)]
             case Step.ENDING:
                 return [SignalSuccessor(at_once=True)] if fact.at_once else []

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import signal
 import socket
@@ -21,13 +22,14 @@ from select import POLLIN, poll
 from time import monotonic, sleep
 
 from ..core.messages import StoppedAcceptingMessage, encode
-from ..core.time_limits import WORKER_EXIT_TIMEOUT
+from ..core.time_limits import worker_exit_timeout
 from ..errors import ExitCode
 from ..events import ProgramStuck, ProgramTold
 from ..system.processes import System
 from ..system.scoreboard import FleetSetting, WorkerStat, fence
 from ..system.signals import BLOCKABLE
 from ..worker.lease import end_leases
+from ..worker.main import report_drained
 from . import epolls
 from .host import Host, Serving
 from .quiet import is_new, is_quiet
@@ -57,7 +59,9 @@ class Draining:
         self._host = host
         self.begun = False
         self._main = threading.main_thread().ident
-        self._deadline = 0.0
+        self._began = 0.0
+        self._empty_since: float | None = None
+        """When it was first seen that no connection is left."""
         self.told = threading.Event()
         """Set once the program was told to end."""
 
@@ -70,23 +74,46 @@ class Draining:
     def _drain(self) -> None:
         # Signals are for the program's threads.
         signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKABLE)
-        began = monotonic()
+        self._began = monotonic()
         context = self._host.context
-        self._deadline = began + context.config.settings.drain_timeout
         end_leases()
         self._stop_accepting()
+        connections = self._host.connections()
         self._wait_for_connections()
         left = self._host.connections()
-        context.emit(ProgramTold(monotonic() - began, left))
-        if monotonic() >= self._deadline:
+        context.emit(ProgramTold(monotonic() - self._began, left))
+        overdue = monotonic() >= self._deadline()
+        if overdue:
             self._abort()
+        # What is left otherwise is ended by the program.
+        aborted = left if overdue else 0
+        report_drained(context, max(0, connections - aborted), aborted)
         self._tell()
         # The main thread ends the process, unless the program does not let it.
-        self._wait_until(lambda: False, self._deadline - monotonic())
+        self._wait_until(lambda: monotonic() >= self._end_by())
+        left = 0 if overdue else self._host.connections()
+        if left:
+            report_drained(context, max(0, connections - left), left)
         self._abort()
-        self._wait_until(lambda: False, WORKER_EXIT_TIMEOUT)
-        context.emit(ProgramStuck(WORKER_EXIT_TIMEOUT))
+        timeout = worker_exit_timeout(context.config.settings.stop_timeout)
+        self._wait_until(lambda: False, timeout)
+        context.emit(ProgramStuck(timeout))
         os._exit(ExitCode.OK)
+
+    def _deadline(self) -> float:
+        """Return when the connections are aborted; `inf` is never. The supervisor may bring it forward at any time."""
+        host = self._host
+        until = host.context.fork.scoreboard.drain_deadline(host.row.number)
+        return self._began + host.context.config.settings.drain_timeout if until is None else until
+
+    def _end_by(self) -> float:
+        """Return when a program that was told has to have ended: at the deadline. Without one, it has the drain timeout
+        after its last connection."""
+        deadline = self._deadline()
+        if math.isinf(deadline) and not self._host.connections():
+            self._empty_since = self._empty_since or monotonic()
+            deadline = self._empty_since + self._host.context.config.settings.drain_timeout
+        return deadline
 
     # --- accepting ----------------------------------------------------------------------------------------------------
 
@@ -150,7 +177,7 @@ class Draining:
             quiet_since = (quiet_since or now) if self._all_quiet() else None
             return quiet_since is not None and now - quiet_since >= QUIET_TIME
 
-        self._wait_until(may_end, self._deadline - monotonic())
+        self._wait_until(lambda: may_end() or monotonic() >= self._deadline())
 
     def _all_quiet(self) -> bool:
         return all(map(is_quiet, self._descriptors()))
@@ -159,7 +186,7 @@ class Draining:
         """Return the descriptors of the open connections."""
         return [*self._host.tracked(), *(fd for each in list(self._host.loops.values()) for fd in each.descriptors())]
 
-    def _wait_until(self, condition: Callable[[], bool], seconds: float) -> None:
+    def _wait_until(self, condition: Callable[[], bool], seconds: float = math.inf) -> None:
         until = monotonic() + seconds
         while not condition() and monotonic() < until:
             sleep(INTERVAL)

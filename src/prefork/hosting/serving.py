@@ -19,6 +19,7 @@ from ..system.scoreboard import FleetSetting, WorkerStat, fence
 from ..system.sockets import inode
 from ..worker.dispatch import Dispatcher
 from ..worker.fleet_admission import FleetAdmission
+from ..worker.held_back import HeldBackTimer
 from ..worker.main import MAX_WAITING
 from .host import Host
 
@@ -51,6 +52,7 @@ class LoopServing:
         self._owners: dict[BaseServer, Releasable] = {}
         """What owns the sockets of each."""
         self._dispatcher: Dispatcher | None = None
+        HeldBackTimer(loop, host.context.held_back)
 
     def make_server(self, handler: Handler, limits: Limits, ssl_context: object) -> BaseServer:
         context = self._host.context

@@ -152,7 +152,7 @@ class Acceptor:
                 self._watch()
         elif isinstance(answer, Blocked):
             self._enter(AcceptorState.PAUSED)
-            self._report(answer.reason)
+            self._report(answer.reason, answer.is_event)
         else:
             self._back_off(answer.seconds)
 
@@ -177,9 +177,9 @@ class Acceptor:
         self._retry = self._loop.call_later(PAUSE, self.resume)
         self._report(reason_of(exc))
 
-    def _report(self, reason: str) -> None:
+    def _report(self, reason: str, is_event: bool = True) -> None:
         self._pause_reason = reason
-        if not self._reported:
+        if is_event and not self._reported:
             self._reported = True
             self._emit(AcceptPaused(describe(self._sock), reason))
 

@@ -41,6 +41,8 @@ class Blocked:
     """No permit until the admission calls `resume`."""
 
     reason: str
+    is_event: bool = True
+    """False: it is logged elsewhere."""
 
 
 Answer = Literal[Permit.GRANTED] | RetryAfter | Blocked
@@ -86,6 +88,7 @@ class Admission(Protocol):
 
 
 #: Reasons of refusals and pauses, as events show them.
+SUSPENDED = "suspended (prefork resume)"
 AT_LIMIT = "connection limit reached (--max-connections)"
 AT_PEER_LIMIT = "per-address connection limit reached (--max-connections-per-ip)"
 PEERS_FULL = "the table of addresses is full (--max-connections-per-ip)"

@@ -145,6 +145,15 @@ class BaseServer:
         """The number of open connections. One ends when it is closed and its handler has returned."""
         return len(self._connections)
 
+    def open_connections(self) -> list[Connection]:
+        """Return the open connections. Some may end before the caller has looked at all of them."""
+        return list(self._connections)
+
+    @property
+    def uses_tls(self) -> bool:
+        """Whether its connections speak TLS from the first byte."""
+        return self._ssl_context is not None
+
     @property
     def unsent(self) -> int:
         """Bytes of all streams that the kernel has not taken."""
@@ -276,9 +285,12 @@ class BaseServer:
         for connection in list(self._connections):
             connection.abort(CloseReason.DRAIN)
 
-    async def drain(self, timeout: float) -> int:
+    async def drain_bounded(
+        self, timeout: float | None, on_wait: Callable[[asyncio.Timeout], object] | None = None
+    ) -> int:
         """Close, tell the service, and wait up to `timeout` seconds for all connections and its `drain()` to end.
 
+        None waits without limit. `on_wait` gets the timeout of the wait, which it may shorten meanwhile.
         Streams are told by `stream.draining`, a lifespan object and protocols by their `drain()`. Abort what is left of
         the connections, and return their number. Cancelling it aborts what is open.
         """
@@ -286,15 +298,17 @@ class BaseServer:
         if self._shared is None or self._state is BaseServerState.CLOSED:
             return 0
         draining = self.tell_draining()
+        began = asyncio.get_running_loop().time()
         try:
-            await self._wait_drained(draining, timeout)
+            await self._wait_drained(draining, timeout, on_wait)
         finally:
             aborted = len(self._connections)
             self.abort_clients()
             if draining is not None and not draining.done():
                 draining.cancel()
-                if timeout:
-                    self._drain_failed(TimeoutError(f"it did not return within {timeout:g} s"))
+                if timeout != 0:
+                    waited = asyncio.get_running_loop().time() - began
+                    self._drain_failed(TimeoutError(f"it did not return within {waited:.3g} s"))
             try:
                 if aborted:
                     await self._wait_drained(None, ABORT_TIMEOUT)
@@ -322,9 +336,16 @@ class BaseServer:
         failed = handler_failed("", exc)
         self._emit(WorkerFailed("drain() failed", failed.error, failed.traceback))
 
-    async def _wait_drained(self, draining: asyncio.Task[None] | None, timeout: float) -> None:
+    async def _wait_drained(
+        self,
+        draining: asyncio.Task[None] | None,
+        timeout: float | None,
+        on_wait: Callable[[asyncio.Timeout], object] | None = None,
+    ) -> None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(timeout) as bound:
+                if on_wait is not None:
+                    on_wait(bound)
                 await self._no_connections.wait()
                 if draining is not None:
                     await asyncio.wait({draining})

@@ -14,6 +14,7 @@ import socket
 import struct
 from collections.abc import Callable
 
+from .own_errors import Raised
 from .phases import ConnectionPhase
 from .server_state import ServerState
 from .timeouts import TimeoutState
@@ -83,6 +84,10 @@ class Channel:
 
     def _failure(self) -> OSError:
         """Return what to raise because the connection is broken."""
+        raise NotImplementedError
+
+    def _raised(self, error: Raised) -> Raised:
+        """Return `error`, marked as one that this connection raises."""
         raise NotImplementedError
 
     def _on_disposed(self) -> None:

@@ -12,14 +12,17 @@ import socket
 import ssl
 import traceback
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..core.account import CloseReason, Handshake
-from ..errors import ConnectionOverflowError, ConnectionTimeoutError, LineTooLongError
-from ..events import ConnectionLost, HandlerFailed, HandshakeFailed
+from ..errors import ConnectionOverflowError, ConnectionTimeoutError
+from ..events import ConnectionLost, HandlerFailed, HandshakeFailed, ReadLimitExceeded
 from ..system.signals import noop_handler
 from ..text import describe_error, escape_ascii
 from .handlers import Handler, Kind
+from .open_connection import OpenConnection
+from .own_errors import exceeded_limit, is_own
+from .phases import ConnectionPhase
 from .reader_writer import ReaderWriter
 from .server_state import ServerState
 from .stream import Stream, call_when_closed, forget_transport, keeps_open, start_timeouts, time_open, wait_closing
@@ -30,12 +33,21 @@ _NO_INTERRUPT = (signal.SIG_IGN, noop_handler)
 #: The kinds of handlers that asyncio's own server would serve, and its message for an exception of theirs.
 _ASYNCIO_KINDS = (Kind.ASYNCIO, Kind.CALLBACK)
 _UNHANDLED = "Unhandled exception in client_connected_cb"
-#: Exceptions that a handler lets pass when its peer has left or broken the rules: no bug of the service.
-_PEER_ERRORS = (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, LineTooLongError)
+#: What a closed connection is at whose handler still runs: its end.
+_PHASE_NAMES = {
+    ConnectionPhase.OPEN: "open",
+    ConnectionPhase.CLOSING: "closing",
+    ConnectionPhase.LINGERING: "lingering",
+    ConnectionPhase.CLOSED: "closing",
+}
 
 
 class Connection(Protocol):
     """A connection as its server sees it."""
+
+    @property
+    def task(self) -> asyncio.Task[Any] | None:
+        """The task of its handler; of a protocol the one that makes it. None before the start."""
 
     def start(self, state: ServerState, handler: Handler, ssl_context: ssl.SSLContext | None) -> None:
         """Begin, after the server has counted the connection: the handler may run before this returns."""
@@ -51,6 +63,9 @@ class Connection(Protocol):
 
     def fileno(self) -> int:
         """Return the descriptor of the socket; -1 once it is closed."""
+
+    def describe(self, uses_tls: bool) -> OpenConnection:
+        """Return what is known of it without a system call. `uses_tls`: its server speaks TLS from the first byte."""
 
     def close_reason(self) -> CloseReason:
         """Return why it has ended."""
@@ -100,6 +115,22 @@ class StreamConnection:
     def fileno(self) -> int:
         found: int = self.stream.get_extra_info("socket").fileno()
         return found
+
+    def describe(self, uses_tls: bool) -> OpenConnection:
+        stream = self.stream
+        phase, engine = stream._phase, stream._engine
+        name = _PHASE_NAMES[phase]
+        if uses_tls and engine is None and phase is ConnectionPhase.OPEN:
+            name = "handshake"
+        return OpenConnection(
+            stream.id,
+            -1 if phase is ConnectionPhase.CLOSED else stream._fd,
+            stream._address,
+            name,
+            stream._accepted_at,
+            stream._buffered_bytes(),
+            "" if engine is None else engine.info.version,
+        )
 
     def close(self) -> None:
         self.stream.close()
@@ -206,15 +237,19 @@ def handshake_outcome(version: str, resumed: bool) -> Handshake:
 
 
 def _report(exc: BaseException, stream: Stream, state: ServerState) -> CloseReason:
-    """Report what a handler has let pass. Return what the end of the connection is counted as."""
-    broken = stream.exception() is not None and isinstance(exc, OSError)
-    if broken or isinstance(exc, _PEER_ERRORS):
-        state.emit(ConnectionLost(escape_ascii(stream.peer), _describe(exc)))
-        too_long = isinstance(exc, asyncio.LimitOverrunError | LineTooLongError)
-        return CloseReason.READ_LIMIT if too_long else CloseReason.DONE
-    state.account.handler_failed()
-    state.emit(handler_failed(stream.peer, exc))
-    return CloseReason.HANDLER_FAILED
+    """Report what a handler has let pass: an error of its connection is the peer's doing, any other its own failure.
+
+    Return what the end of the connection is counted as.
+    """
+    if not is_own(exc, stream):
+        state.account.handler_failed()
+        state.emit(handler_failed(stream.peer, exc))
+        return CloseReason.HANDLER_FAILED
+    if exceeded_limit(exc, stream):
+        state.emit(ReadLimitExceeded(escape_ascii(stream.peer), state.limits.read_limit))
+        return CloseReason.READ_LIMIT
+    state.emit(ConnectionLost(escape_ascii(stream.peer), _describe(exc)))
+    return CloseReason.DONE
 
 
 def _tell_loop(exc: Exception, stream: Stream, state: ServerState) -> None:
@@ -234,7 +269,8 @@ def handler_failed(peer: str, exc: BaseException) -> HandlerFailed:
         lines = ["(the traceback cannot be formatted)"]
     if len(lines) > _TRACEBACK_LINES:
         lines[10 : len(lines) - _TRACEBACK_LINES + 10] = ["  ..."]
-    return HandlerFailed(escape_ascii(peer), _describe(exc), "\n".join(escape_ascii(line, 512) for line in lines))
+    escaped = "\n".join(escape_ascii(line, 512) for line in lines)
+    return HandlerFailed(escape_ascii(peer), _describe(exc), escaped).because_of(exc)
 
 
 def _describe(exc: BaseException) -> str:

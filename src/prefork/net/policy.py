@@ -58,7 +58,7 @@ class Policy(Receiving):
         """Return a copy of the error that broke the connection: raising one object again would grow its traceback."""
         error = self._error
         if error is None:
-            return ConnectionResetError("Connection lost")
+            return self._raised(ConnectionResetError("Connection lost"))
         if isinstance(error, TimeoutError):
             # Only once: a handler that catches the TimeoutError of its own `asyncio.timeout()` and reads again would
             # otherwise loop without ever waiting, and the worker would hang.
@@ -66,7 +66,7 @@ class Policy(Receiving):
             self._error.__cause__ = error
         copy = type(error)(*error.args)
         copy.__cause__ = error.__cause__
-        return copy
+        return self._raised(copy)
 
     def _is_closed(self) -> bool:
         return self._phase is ConnectionPhase.CLOSED

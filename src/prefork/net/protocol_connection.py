@@ -19,6 +19,7 @@ from ..text import describe_error, escape_ascii, format_address
 from .connection import handler_failed, handshake_outcome
 from .draining import call_drain, has_drain
 from .handlers import Handler
+from .open_connection import OpenConnection
 from .protocol_timeouts import make_timeouts
 from .server_state import ServerState
 
@@ -80,7 +81,9 @@ class ProtocolConnection:
         "_began",
         "_done",
         "_drain",
+        "_number",
         "_open",
+        "_peer",
         "_protocol",
         "_reason",
         "_sock",
@@ -96,6 +99,8 @@ class ProtocolConnection:
         # Without memory for the transport's epoll watch asyncio only logs it and the peer waits forever; libuv aborts.
         state.poller.reserve(sock.fileno())
         self._address = format_address(address)
+        self._peer = address
+        self._number = next(state.ids)
         self._state = state
         self._done = done
         self._open = 2
@@ -147,6 +152,17 @@ class ProtocolConnection:
 
     def fileno(self) -> int:
         return self._sock.fileno()
+
+    def describe(self, uses_tls: bool) -> OpenConnection:
+        transport, fd = self._transport, self._sock.fileno()
+        unsent, tls, phase = 0, "", "handshake" if uses_tls and transport is None else "open"
+        if transport is not None and fd >= 0:
+            unsent = transport.get_write_buffer_size()
+            connection = transport.get_extra_info("ssl_object")
+            tls = "" if connection is None else connection.version() or ""
+        if fd < 0 or (transport is not None and transport.is_closing()):
+            phase = "closing"
+        return OpenConnection(self._number, fd, self._peer, phase, self._began, unsent, tls)
 
     def close(self) -> None:
         if self._transport is not None:

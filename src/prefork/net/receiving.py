@@ -114,7 +114,7 @@ class Receiving(Sending):
             if not self._fill(n - buffer.size):
                 if self._has_ended():
                     self._end_of_input_result()
-                    raise asyncio.IncompleteReadError(buffer.take(buffer.size), n)
+                    raise self._raised(asyncio.IncompleteReadError(buffer.take(buffer.size), n))
                 await self._wait_input()
         return buffer.take(n) if n else b""
 
@@ -133,7 +133,7 @@ class Receiving(Sending):
         while True:
             at, end = find_separator(buffer, separator)
             if at > limit:
-                raise asyncio.LimitOverrunError(FOUND_LATE, at)
+                raise self._raised(asyncio.LimitOverrunError(FOUND_LATE, at))
             if at >= 0:
                 return buffer.take(end)
             # What has arrived since an earlier LimitOverrunError is looked at, up to a bound.
@@ -141,14 +141,14 @@ class Receiving(Sending):
             if overrun and not received and buffer.size <= 2 * limit:
                 self._expect_input()
             elif overrun:
-                raise asyncio.LimitOverrunError(NOT_FOUND, end)
+                raise self._raised(asyncio.LimitOverrunError(NOT_FOUND, end))
             received = True
             if not self._fill():
                 if overrun:
-                    raise asyncio.LimitOverrunError(NOT_FOUND, end)
+                    raise self._raised(asyncio.LimitOverrunError(NOT_FOUND, end))
                 if self._has_ended():
                     self._end_of_input_result()
-                    raise asyncio.IncompleteReadError(buffer.take(buffer.size), None)
+                    raise self._raised(asyncio.IncompleteReadError(buffer.take(buffer.size), None))
                 await self._wait_input()
 
     async def readline(self) -> bytes:
@@ -419,7 +419,7 @@ class Receiving(Sending):
         """Discard what was received of an overlong line, as asyncio does, and raise LineTooLongError."""
         at = self._buffer.find(b"\n")
         self._buffer.take(at + 1 if at >= 0 else self._buffer.size)
-        raise LineTooLongError(NOT_FOUND if at < 0 else FOUND_LATE)
+        raise self._raised(LineTooLongError(NOT_FOUND if at < 0 else FOUND_LATE))
 
     # --- hooks of the layers below ------------------------------------------------------------------------------------
 

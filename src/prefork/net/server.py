@@ -158,7 +158,7 @@ class TCPServer(BaseServer):
         protocols by their `drain()`. Abort what is left of the connections, and return their number. Cancelling it
         aborts what is open.
         """
-        return await super().drain(self._drain_timeout if timeout is None else timeout)
+        return await self.drain_bounded(self._drain_timeout if timeout is None else timeout)
 
     async def __aenter__(self) -> Self:
         if self._handler.kind is Kind.FACTORY:

@@ -18,6 +18,7 @@ from ..core.account import CloseReason
 from ..errors import ConnectionTimeoutError, StreamBusyError
 from ..text import format_address
 from .deadlines import Deadline
+from .own_errors import Raised, mark
 from .phases import ConnectionPhase, Input, Output
 from .policy import Policy
 from .receiving import BUSY
@@ -50,6 +51,9 @@ class Stream(Policy):
         self.id = next(shared.ids)
         if shared.limits.max_age is not None:
             self._timeout_state().set_age_timeout(shared.limits.max_age)
+
+    def _raised(self, error: Raised) -> Raised:
+        return mark(error, self)
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
@@ -183,7 +187,7 @@ class Stream(Policy):
             raise StreamBusyError(BUSY)
         if self._buffered:
             self.abort()
-            raise ConnectionAbortedError("the peer sent plaintext ahead of the TLS handshake")
+            raise self._raised(ConnectionAbortedError("the peer sent plaintext ahead of the TLS handshake"))
         self._flush()
         if self._phase is not ConnectionPhase.OPEN or self._is_broken():
             raise self._failure()
@@ -196,6 +200,9 @@ class Stream(Policy):
         self._shared.deadlines.set(self, Deadline.HANDSHAKE, handshake_timeout)
         try:
             await self._do_handshake(engine)
+        except OSError as exc:
+            self._raised(exc)
+            raise
         finally:
             self._shared.deadlines.clear(self, Deadline.HANDSHAKE)
         self._engine = engine

@@ -67,13 +67,14 @@ def event_of(record: logging.LogRecord) -> Event | None:
 
 def details(record: logging.LogRecord) -> list[str]:
     """Return the lines of a record's traceback and stack, escaped and bounded."""
-    parts = [getattr(event_of(record), "traceback", "")]
-    if record.exc_info and record.exc_info[0] is not None:
-        parts.append(logging.Formatter().formatException(record.exc_info))
-    elif record.exc_text:
-        parts.append(record.exc_text)
-    parts.append(record.stack_info or "")
-    lines = [line for part in parts if part for line in part.split("\n")]
+    event = event_of(record)
+    trace = record.exc_text
+    if event is not None:
+        # What the record has is for other handlers.
+        trace = getattr(event, "traceback", "")
+    elif record.exc_info and record.exc_info[0] is not None:
+        trace = logging.Formatter().formatException(record.exc_info)
+    lines = [line for part in (trace, record.stack_info) if part for line in part.split("\n")]
     left_out = len(lines) - FIRST_DETAILS - LAST_DETAILS
     if left_out > 0:
         lines[FIRST_DETAILS:-LAST_DETAILS] = [f"... {left_out} lines left out ..."]

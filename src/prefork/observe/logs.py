@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, TextIO
 
-from ..events import Emit, Event, Suppressed
+from ..events import Event, Suppressed, record_of
 from ..text import escape_controls
 from .lines import Origin, TextFormatter
 from .rates import LogRateLimiter
@@ -23,8 +23,13 @@ from .sink import Sink
 
 
 def configure(
-    format: str, level: str, worker: int | None = None, stream: TextIO | None = None, alone: bool = False
-) -> Emit:
+    format: str,
+    level: str,
+    worker: int | None = None,
+    stream: TextIO | None = None,
+    alone: bool = False,
+    unlimited: bool = False,
+) -> EventLog:
     """Send all log records of this process to `stream` (standard error), and return the `Emit` for events.
 
     `format` is text or json, `level` one of debug, info, warning and error. The supervisor calls it, and each worker
@@ -35,7 +40,7 @@ def configure(
     `alone`: only the events of prefork, because a program configures the logging of its process itself.
 
     The `Emit` never raises, and blocks for at most WRITE_TIMEOUT. It limits rated events to one line per cause and
-    second.
+    second, but for the level debug and if `unlimited`, because then the log is watched by a developer.
     """
     stream = sys.stderr if stream is None else stream
     handler = _LineHandler(Sink(stream), _formatter(format, Origin(worker)))
@@ -52,11 +57,11 @@ def configure(
         logger.addHandler(handler)
         logger.setLevel(level.upper())
         logger.propagate = False
-        return EventLog(logger)
+        return EventLog(logger, unlimited=unlimited)
     root.addHandler(handler)
     root.setLevel(level.upper())
     _install_hooks()
-    return EventLog(logger)
+    return EventLog(logger, unlimited=unlimited)
 
 
 def _formatter(format: str, origin: Origin) -> logging.Formatter:
@@ -114,12 +119,21 @@ def _unformattable(record: logging.LogRecord, exc: Exception) -> logging.LogReco
 
 
 class EventLog:
-    """An `Emit` that turns events into records of one logger; `clock` returns monotonic seconds."""
+    """An `Emit` that turns events into records of one logger; `clock` returns monotonic seconds.
 
-    def __init__(self, logger: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
+    Of rated events it holds back all but one per cause and second, unless it is `unlimited` or the level is debug. Its
+    owner calls `flush` when `next_due` says so, because otherwise the sums would wait for the next event.
+    """
+
+    def __init__(
+        self, logger: logging.Logger, clock: Callable[[], float] = time.monotonic, unlimited: bool = False
+    ) -> None:
         self._logger = logger
         self._clock = clock
+        self._unlimited = unlimited
         self._rates: LogRateLimiter[type[Event]] = LogRateLimiter()
+        self.on_held: Callable[[], object] | None = None
+        """Called when an event was held back and there was none before, so that a timer can be set."""
 
     def __call__(self, event: Event) -> None:
         # If the service calls logging.config.dictConfig, every logger that it does not name is disabled.
@@ -127,28 +141,62 @@ class EventLog:
         if not self._logger.isEnabledFor(event.level):
             return
         now = self._clock()
-        suppressed = self._rates.admit(type(event), _detail(event), now) if event.rated else 0
+        rated = event.rated and not self._is_unlimited()
+        suppressed = self._rates.admit(type(event), *_cause(event), now) if rated else 0
         if suppressed is None:
+            if self.on_held is not None and self._rates.held == 1:
+                self.on_held()
             return
+        self._log_held(self._rates.flush_expired(now))
+        self._log(event, suppressed)
+
+    def _is_unlimited(self) -> bool:
+        # Asked each time, because a reload can change the level.
+        return self._unlimited or self._logger.isEnabledFor(logging.DEBUG)
+
+    def next_due(self) -> float | None:
+        """Return when `flush` has something to log, by the clock; None: nothing is held back."""
+        return self._rates.next_due()
+
+    def flush(self, everything: bool = False) -> None:
+        """Log how many events of each cause were held back in an interval that is over, or until now (`everything`)."""
+        self._log_held(self._rates.flush_expired(float("inf") if everything else self._clock()))
+
+    def _log_held(self, held: list[tuple[type[Event], str, int]]) -> None:
+        for kind, detail, count in held:
+            self._log(Suppressed(count, kind.__name__, detail), level=kind.level)
+
+    def _log(self, event: Event, suppressed: int = 0, level: int | None = None) -> None:
+        record = record_of(event, self._logger.name, f" (and {suppressed} more like it)" if suppressed else "")
+        if level is not None:
+            record.levelno, record.levelname = level, logging.getLevelName(level)
+        vars(record).update(_event=event, _suppressed=suppressed)
         # A handler of the service may raise. The server must not fail because of a log line.
         with contextlib.suppress(Exception):
-            for kind, detail, count in self._rates.flush_expired(now):
-                self._log(kind.level, Suppressed(count, kind.__name__, detail))
-            self._log(event.level, event, suppressed)
+            self._logger.handle(record)
 
-    def _log(self, level: int, event: Event, suppressed: int = 0) -> None:
-        more = f" (and {suppressed} more like it)" if suppressed else ""
-        self._logger.log(level, "%s%s", event, more, extra={"_event": event, "_suppressed": suppressed})
+
+def _place(exc: BaseException) -> str:
+    """Return the file and line that raised `exc`, without what `traceback` would read of the source."""
+    trace = exc.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "" if trace is None else f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
 
 
 _NUMBER = re.compile(r"\d+")
 
 
-def _detail(event: Any) -> str:
-    """Return what tells causes apart within a class of events: the kind of error, without what peers influence."""
+def _cause(event: Any) -> tuple[str, str]:
+    """Return what tells causes apart within a class of events: the kind of error, and the place that raised it.
+
+    Without what peers influence, otherwise each of many peers would get a line.
+    """
     text: str = getattr(event, "error", "") or getattr(event, "reason", "")
-    # Numbers differ between connections: otherwise each of many slow readers would get a line.
-    return _NUMBER.sub("N", text.partition(":")[0])[:64]
+    exc: BaseException | None = event.exception
+    # Two mistakes of one kind are two causes: the traceback of the second must not be held back for the first.
+    place = "" if exc is None else _place(exc)
+    return _NUMBER.sub("N", text.partition(":")[0])[:64], place
 
 
 # --- what Python itself would print -----------------------------------------------------------------------------------

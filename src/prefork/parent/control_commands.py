@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any, Protocol
 
 from ..core.control_protocol import Request
@@ -32,6 +33,10 @@ class ControlTarget(Protocol):
     def upgrade_outcome(self) -> int | Failure | None: ...
     def scale(self, by: str, workers: int) -> Failure | None: ...
     def stop(self, by: str, at_once: bool) -> None: ...
+    def attach(self) -> tuple[dict[str, Any], list[socket.socket]]: ...
+    def dump(self, connection: ControlConnection, slot: int) -> Failure | None: ...
+    def suspend(self, by: str, suspended: bool) -> dict[str, Any]: ...
+    def recycle(self, by: str, slot: int) -> Failure | None: ...
 
 
 class ControlCommands:
@@ -65,6 +70,20 @@ class ControlCommands:
                 return
             case "scale":
                 reply = self._scale(request.workers)
+            case "attach":
+                told, sockets = self._target.attach()
+                self._control.reply(connection, reply | told, sockets)
+                return
+            case "dump":
+                refusal = self._target.dump(connection, request.worker)
+                if refusal is None:
+                    return
+                reply = _error(refusal.reason)
+            case "suspend" | "resume":
+                reply |= self._target.suspend(CONTROL, request.command == "suspend")
+            case "recycle":
+                refusal = self._target.recycle(CONTROL, request.worker)
+                reply = {"ok": True, "slot": request.worker} if refusal is None else _error(refusal.reason)
             case "stop":
                 reply["pid"] = self._target.status()["pid"]
             case _:

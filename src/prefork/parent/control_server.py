@@ -5,10 +5,11 @@ Knows bytes and deadlines. `control_commands.py` carries the requests out.
 
 from __future__ import annotations
 
+import array
 import select
 import socket
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..core.control_protocol import REQUEST_LIMIT, BadRequest, Request, decode_request, encode_reply
@@ -31,11 +32,18 @@ class ControlConnection:
     deadline: float
     received: bytes = b""
     unsent: bytes = b""
+    descriptors: list[socket.socket] = field(default_factory=list)
+    """Sockets that go with the first byte of the reply."""
     waiting: bool = False
     """Its request is being carried out, for which there is no deadline."""
 
     def close(self) -> None:
+        self.release_descriptors()
         self.sock.close()
+
+    def release_descriptors(self) -> None:
+        while self.descriptors:
+            self.descriptors.pop().close()
 
 
 class ControlSocket:
@@ -82,9 +90,16 @@ class ControlSocket:
                 self._end(each)
         return requests
 
-    def reply(self, connection: ControlConnection, value: dict[str, Any]) -> None:
-        """Send a reply, and close the connection once the client has read it. Nothing, if the client has left."""
+    def reply(
+        self, connection: ControlConnection, value: dict[str, Any], descriptors: Iterable[socket.socket] = ()
+    ) -> None:
+        """Send a reply, and close the connection once the client has read it. Nothing, if the client has left.
+
+        The client gets `descriptors`, which are closed here.
+        """
+        connection.descriptors += descriptors
         if connection.sock.fileno() < 0:
+            connection.release_descriptors()
             return
         connection.waiting = False
         connection.unsent = encode_reply(value)
@@ -142,12 +157,15 @@ class ControlSocket:
 
     def _send(self, connection: ControlConnection) -> None:
         try:
-            sent = connection.sock.send(connection.unsent)
+            rights = array.array("i", [each.fileno() for each in connection.descriptors])
+            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if rights else []
+            sent = connection.sock.sendmsg([connection.unsent], ancillary)
         except BlockingIOError:
             return
         except OSError:
             self._end(connection)
             return
+        connection.release_descriptors()
         connection.unsent = connection.unsent[sent:]
         if not connection.unsent:
             self._end(connection)

@@ -13,7 +13,7 @@ from ..errors import PreforkError, reason_of
 from ..events import Emit, ReloadFailed, SupervisorFailed
 from ..text import escape_controls
 from .generations import C, GenerationSpec, Resources
-from .workers import MIN_ROWS
+from .workers import MIN_WORKERS
 
 
 class Reloads(Generic[C]):
@@ -85,7 +85,7 @@ class Reloads(Generic[C]):
             return None
         return Failure(
             f"workers = {workers}: at most {self.max_workers} until a restart "
-            f"(twice the workers at the start, at least {MIN_ROWS // 2})"
+            f"(twice the workers at the start, at least {MIN_WORKERS})"
         )
 
     def _add(self, by: str, generation: int, spec: GenerationSpec[C]) -> ReloadRequested:

@@ -5,7 +5,6 @@ Only remembers; `reload.py` carries reloads out.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,19 +35,18 @@ class ReloadHistory:
         self._counts["failed"] += 1
         self._last = _Reload(generation, reason, now)
 
-    def describe(self, now: float) -> dict[str, Any]:
-        """Return plain values; times are seconds since 1970."""
-        offset = time.time() - now
+    def describe(self, epoch: float) -> dict[str, Any]:
+        """Return plain values. Times are seconds since 1970: `epoch` later than the monotonic ones."""
         last, success = self._last, self._last_success
         return {
             **self._counts,
-            "last_success": None if success is None else round(success + offset, 3),
+            "last_success": None if success is None else round(success + epoch, 3),
             "last": None
             if last is None
             else {
                 "generation": last.generation,
                 "result": "ok" if last.reason is None else "failed",
-                "at": round(last.at + offset, 3),
+                "at": round(last.at + epoch, 3),
                 "reason": last.reason,
             },
         }

@@ -18,8 +18,8 @@ from .workers import Workers
 SCHEMA = 2
 
 
-def describe_fleet(roster: Roster, workers: Workers, now: float) -> dict[str, Any]:
-    """Return the phase, the totals, and every slot and worker."""
+def describe_fleet(roster: Roster, workers: Workers, now: float, epoch: float) -> dict[str, Any]:
+    """Return the phase, the totals, and every slot and worker. `epoch` makes a time since 1970 of a monotonic one."""
     rows, ages = workers.rows(), workers.heartbeats().ages
     counters = {worker_id: row.counters() for worker_id, row in rows.items()}
     totals = workers.totals(counters)
@@ -37,7 +37,11 @@ def describe_fleet(roster: Roster, workers: Workers, now: float) -> dict[str, An
             if number >= len(roster.slots)
         ],
         "workers": [
-            _worker(each, rows.get(each.id), counters.get(each.id), ages.get(each.id), now)
+            {
+                **_worker(each, ages.get(each.id), now, epoch),
+                **_gauges(rows.get(each.id), workers.suspends(each.id)),
+                **_describe(counters.get(each.id, Counters())),
+            }
             for each in roster.workers.values()
         ],
     }
@@ -60,9 +64,7 @@ def _slot(slot: Slot, roster: Roster, totals: Counters, now: float) -> dict[str,
     }
 
 
-def _worker(
-    worker: Worker, row: Row | None, counters: Counters | None, age: float | None, now: float
-) -> dict[str, Any]:
+def _worker(worker: Worker, heartbeat_age: float | None, now: float, epoch: float) -> dict[str, Any]:
     usage = usage_of(worker.pid)
     return {
         "slot": worker.slot,
@@ -70,20 +72,20 @@ def _worker(
         "generation": worker.generation,
         "state": worker.state.name.lower(),
         "missing": worker.missing or None,
-        "age": round(now - worker.spawned_at, 3) if worker.spawned_at else 0.0,
-        "heartbeat_age": None if age is None else round(age, 3),
+        "started": round(worker.spawned_at + epoch, 3),
+        "age": round(now - worker.spawned_at, 3),
+        "heartbeat_age": None if heartbeat_age is None else round(heartbeat_age, 3),
         "rss": usage.rss,
         "cpu": usage.cpu,
         "fds": usage.descriptors,
-        **_gauges(row),
-        **_describe(Counters() if counters is None else counters),
     }
 
 
-def _gauges(row: Row | None) -> dict[str, Any]:
+def _gauges(row: Row | None, suspended: bool) -> dict[str, Any]:
     if row is None:
         return {"paused": None, "unsent": 0, "handshakes_waiting": 0, "lag": None}
-    pause = row.pause
+    # A worker notices it at its next connection only.
+    pause = Pause.SUSPENDED if suspended else row.pause
     return {
         "paused": None if pause is Pause.NONE else pause.name.lower(),
         "unsent": max(0, row[WorkerStat.UNSENT]),

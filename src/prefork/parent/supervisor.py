@@ -11,6 +11,7 @@ import os
 import random
 import select
 import signal
+import socket
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Generic, Self
@@ -21,7 +22,7 @@ from ..core.facts import Command, Fact, Failure, ScaleRequested, StopRequested
 from ..core.roster import Roster
 from ..core.states import ServerPhase, WorkerState
 from ..errors import PreforkError, place_of, reason_of
-from ..events import Emit, ReloadIgnored, ScaleIgnored, SystemFailed, UpgradeIgnored
+from ..events import Emit, HeldBack, ReloadIgnored, ScaleIgnored, SystemFailed, UpgradeIgnored
 from ..implementation import describe_core
 from ..system.descendants import AdoptedProcesses
 from ..system.fork_context import ForkContext
@@ -31,8 +32,10 @@ from ..system.signals import SignalQueue
 from ..system.source_changes import Watched
 from ..system.worker_signals import PROGRAM_SIGNALS, SERVICE_SIGNALS
 from ..text import escape_controls
+from .console import Console
 from .control_commands import ControlCommands
-from .control_server import ControlSocket
+from .control_server import ControlConnection, ControlSocket
+from .exporter import Exporter, ExporterSpec
 from .generations import C, GenerationSpec, Resources
 from .polling import Part, Watchdog, wait
 from .programs import Programs
@@ -59,7 +62,8 @@ class Supervisor(Generic[C]):
 
     `run` returns the outcome in the supervisor, and a `ForkContext` in each worker. `watchdog` is the service manager's
     timeout in seconds. A `predecessor` owns everything until all workers here are ready. A change of the `watched`
-    sources is a reload. `about` are plain values that `prefork status` shows as they are.
+    sources is a reload. `about` are plain values that `prefork status` shows as they are. `held_back` is what the log
+    has to say later.
     """
 
     def __init__(
@@ -73,6 +77,8 @@ class Supervisor(Generic[C]):
         predecessor: Predecessor | None = None,
         leave_daemons: bool = False,
         watched: Watched | None = None,
+        held_back: HeldBack | None = None,
+        exporter: ExporterSpec | None = None,
         about: Mapping[str, Any] | None = None,
     ) -> None:
         self._pid = os.getpid()
@@ -80,9 +86,12 @@ class Supervisor(Generic[C]):
         self._resources = resources
         self._emit = emit
         self._system = system
+        self._held_back = held_back
         self._watchdog = Watchdog(watchdog, resources.notify_watchdog)
         self._leave_daemons = leave_daemons
         self._started = system.monotonic()
+        self._epoch = time.time() - self._started
+        """What makes a time since 1970 of a monotonic one. Taken once, so that a moment that is told stays the same."""
         self._listening = True
         self._outcome: facts.Finish | None = None
         self._history = ReloadHistory()
@@ -108,11 +117,15 @@ class Supervisor(Generic[C]):
         self._commands = None if control is None else ControlCommands(control, self)
         self._takeover = Takeover(system, resources, emit, lambda: len(self._roster.slots), control, predecessor)
         self._sources = SourceWatch(watched, system, emit)
+        self._exporter = Exporter(exporter, system, emit, self.status)
+        self._console = Console(self._workers, self._roster, emit, control)
         self._parts: list[Part] = [
             self._workers,
             self._requests,
             self._takeover,
             self._sources,
+            self._exporter,
+            self._console,
             *([] if control is None else [control]),
         ]
 
@@ -125,6 +138,7 @@ class Supervisor(Generic[C]):
         if kind is not None:
             self._takeover.fail("the new supervisor failed; its log says why")
         self._sources.close()
+        self._exporter.close()
         self._workers.close()
         if not self._leave_daemons:
             self._adopted.kill(self._children(), ORPHANS_GRACE)
@@ -174,6 +188,7 @@ class Supervisor(Generic[C]):
         for part in self._parts:
             interests |= part.interests(now)
         times = [self._roster.next_due(now), self._watchdog.next_due(), *(part.next_due(now) for part in self._parts)]
+        times.append(None if self._held_back is None else self._held_back.next_due())
         try:
             return wait(interests, times, now)
         except OSError as exc:
@@ -192,7 +207,11 @@ class Supervisor(Generic[C]):
         self._apply_all(self._takeover.collect(self._system.monotonic()))
         if self._commands is not None:
             self._commands.serve(ready, self._system.monotonic())
+        self._console.collect(self._system.monotonic())
         self._sources.collect(self._system.monotonic())
+        if self._held_back is not None:
+            self._held_back.flush()
+        self._exporter.collect(self._system.monotonic(), wanted=self._takeover.owns_files)
         self._watchdog.update(self._roster.has_live_workers(), self._system.monotonic())
         self._apply(facts.TimePassed())
         self._reload_changed_sources()
@@ -205,7 +224,7 @@ class Supervisor(Generic[C]):
     def _on_signal(self, number: int) -> None:
         name = signal.Signals(number).name
         if number in _STOP_SIGNALS:
-            self.stop(name, at_once=number == signal.SIGQUIT)
+            self._stop(StopRequested(name, at_once=number == signal.SIGQUIT, signal=True))
         elif number == signal.SIGHUP:
             self.start_reload(name)
         elif number == signal.SIGUSR1:
@@ -233,15 +252,16 @@ class Supervisor(Generic[C]):
             "pid": self._pid,
             "predecessor": self._takeover.predecessor_pid,
             "upgrading": self._takeover.upgrading(self._roster.accepting()),
-            "started": round(time.time() - uptime, 3),
+            "started": round(self._started + self._epoch, 3),
             "uptime": round(uptime, 3),
             **self._about,
-            "listeners": [*spec.listeners, *self._resources.program_listeners()],
+            "suspended": self._console.suspended,
+            "listeners": self._listeners(),
             "queues": self._resources.queues(),
             "limit": spec.limits.get(FleetSetting.MAX_CONNECTIONS) or None,
             "certificates": [{"file": file, "not_after": end} for file, end in spec.certificates],
-            "reloads": self._history.describe(now),
-            **describe_fleet(self._roster, self._workers, now),
+            "reloads": self._history.describe(self._epoch),
+            **describe_fleet(self._roster, self._workers, now, self._epoch),
         }
 
     def start_reload(self, by: str) -> Failure | None:
@@ -280,8 +300,32 @@ class Supervisor(Generic[C]):
         return refusal
 
     def stop(self, by: str, at_once: bool) -> None:
-        request = StopRequested(by, at_once)
+        self._stop(StopRequested(by, at_once))
+
+    def _stop(self, request: StopRequested) -> None:
         self._apply_all([*self._takeover.stop(request, self._system.monotonic()), request])
+
+    def attach(self) -> tuple[dict[str, Any], list[socket.socket]]:
+        reply, sockets = self._console.attach()
+        return reply | {"listeners": self._listeners()}, sockets
+
+    def dump(self, connection: ControlConnection, slot: int) -> Failure | None:
+        return self._console.dump(connection, slot, self._system.monotonic())
+
+    def suspend(self, by: str, suspended: bool) -> dict[str, Any]:
+        return self._console.suspend(by, suspended)
+
+    def recycle(self, by: str, slot: int) -> Failure | None:
+        """Have the worker of a slot replaced by another of its generation. Return the reason if it is refused."""
+        fact = self._console.recycle(by, slot)
+        if isinstance(fact, Failure):
+            return fact
+        self._apply(fact)
+        return None
+
+    def _listeners(self) -> list[str]:
+        newest = self._reloads.newest(self._roster.generation)
+        return [*newest.listeners, *self._resources.program_listeners()]
 
     def _refuse(self, ignored: ReloadIgnored | UpgradeIgnored) -> Failure:
         self._emit(ignored)
@@ -319,7 +363,11 @@ class Supervisor(Generic[C]):
             case facts.Spawn():
                 self._carry_out(self._spawn(command))
             case facts.Drain():
-                self._workers.drain(command.worker_id)
+                self._workers.drain(command.worker_id, command.until)
+            case facts.HurryDrain():
+                self._workers.drain(command.worker_id, command.until)
+                if command.crowded:
+                    self._emit(self._workers.hurried(command.worker_id, command.until))
             case facts.ReadHeartbeats():
                 self._carry_out(self._workers.heartbeats())
                 # With the heartbeats, because they are read regularly, and seldom enough to count descriptors in /proc.
@@ -402,4 +450,4 @@ class Supervisor(Generic[C]):
         return self._roster.phase in (ServerPhase.STOPPING, ServerPhase.FINISHED)
 
     def _children(self) -> set[int]:
-        return self._workers.pids() | {self._takeover.successor_pid, self._sources.pid}
+        return self._workers.pids() | {self._takeover.successor_pid, self._sources.pid, self._exporter.pid}

@@ -67,6 +67,8 @@ class Takeover:
         self._successor = Successor(system, lambda channel: resources.export(channel, workers()))
         self._predecessor = predecessor
         self._inheritance = Inheritance.SETTLED
+        self.owns_files = predecessor is None
+        """Whether this supervisor answers at the control socket and at the address of --metrics."""
         self.outcome: int | Failure | None = None
         """How the last requested upgrade ended: the successor's pid, or why it failed; None while it is not known."""
         if predecessor is not None:
@@ -208,5 +210,6 @@ class Takeover:
     def _set_ownership(self, ownership: FileOwnership) -> None:
         """Two supervisors may hold the control socket; the owner of the files answers there."""
         self._resources.set_ownership(ownership)
+        self.owns_files = ownership is FileOwnership.OWNER
         if self._control is not None:
-            self._control.listening = ownership is FileOwnership.OWNER
+            self._control.listening = self.owns_files

@@ -9,10 +9,12 @@ import contextlib
 import os
 import select
 import signal
+import socket
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..config import MAX_WORKERS
 from ..core.account import Counters
 from ..core.facts import (
     ExitCause,
@@ -29,6 +31,7 @@ from ..core.facts import (
 )
 from ..core.messages import (
     Decoder,
+    DrainedMessage,
     ListeningMessage,
     ReadyMessage,
     RecycleMessage,
@@ -37,9 +40,10 @@ from ..core.messages import (
     UnableMessage,
 )
 from ..errors import reason_of
-from ..events import Emit, WorkerStacks
+from ..events import Emit, OldWorkerHurried, WorkerStacks
 from ..system.child import Child, ExitStatus
-from ..system.descriptors import Descriptor, count_descriptors, raise_limit
+from ..system.console_channel import ConsoleChannel
+from ..system.descriptors import MAX_DESCRIPTORS, Descriptor, count_descriptors, raise_limit
 from ..system.fork_context import ForkContext
 from ..system.inboxes import Inboxes
 from ..system.memory import OomKills
@@ -55,10 +59,15 @@ from .generations import ProgramSpec
 from .programs import Programs, ProgramWorker
 from .requests import Asker, Requests
 
-#: Rows of the scoreboard for each worker at the start, and the minimum: for a successor, for predecessors that drain
-#: meanwhile, and for more workers later. Untouched memory costs nothing.
+#: Rows of the scoreboard for each worker that there can be: for itself, for the old ones of its slot that drain as they
+#: need (core/fleet.py MAX_OLD_WORKERS), and for successors and old ones that have to hurry. Untouched memory costs
+#: nothing.
 ROWS_PER_WORKER = 4
-MIN_ROWS = 128
+#: There can be this many times the workers of the start, and at least MIN_WORKERS. At most MAX_ROWS rows, because each
+#: takes two of the 65,530 mappings that a process may have (proc(5), max_map_count).
+GROWTH = 2
+MIN_WORKERS = 64
+MAX_ROWS = ROWS_PER_WORKER * MAX_WORKERS
 #: Inboxes for each worker at the start, and the minimum. A worker in a slot beyond serves what it accepts itself.
 INBOXES_PER_WORKER = 2
 MIN_INBOXES = 8
@@ -69,6 +78,22 @@ CLAIM_SLACK = 64
 #: A worker that writes this much at once is misbehaving: its status pipe is ignored for MUTE_SECONDS.
 FLOOD_BYTES = 16 * 1024
 MUTE_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How connections have ended in drains: `closed` by themselves, or `aborted`."""
+
+    closed: int = 0
+    aborted: int = 0
+
+    @classmethod
+    def claimed(cls, closed: int, aborted: int) -> Outcome:
+        """Return what a worker claims, within what a process can have."""
+        return cls(*(min(max(0, each), MAX_DESCRIPTORS) for each in (closed, aborted)))
+
+    def __add__(self, other: Outcome) -> Outcome:
+        return Outcome(self.closed + other.closed, self.aborted + other.aborted)
 
 
 class ChildStarted(BaseException):
@@ -90,10 +115,14 @@ class _Process:
     slot: int
     row: Row
     asker: Asker
+    console: ConsoleChannel | None
+    """None: it runs a program, which has a loop of its own, or none."""
     program: ProgramWorker | None
     """None: it serves a service."""
     drained: bool = False
     """It was asked to end."""
+    outcome: Outcome | None = None
+    """How its connections have ended, as far as it has said so."""
     stacks: list[str] = field(default_factory=list)
     ended: bool = False
     """The end of the status pipe was reached."""
@@ -123,7 +152,8 @@ class Workers:
         self._signals = signals
         self._pid = os.getpid()
         self._lifeline = system.lifeline()
-        self._scoreboard = Scoreboard(max(MIN_ROWS, ROWS_PER_WORKER * workers), peers=raise_limit())
+        rows = ROWS_PER_WORKER * max(MIN_WORKERS, GROWTH * workers)
+        self._scoreboard = Scoreboard(min(rows, MAX_ROWS), peers=raise_limit())
         self._inboxes = Inboxes(min(self.max_workers, max(MIN_INBOXES, INBOXES_PER_WORKER * workers)))
         self._published_rows: tuple[dict[int, int], dict[int, int]] = ({}, {})
         self._free_rows: list[int] = []
@@ -131,6 +161,8 @@ class Workers:
         self._oom_kills = OomKills()
         self._processes: dict[int, _Process] = {}
         self._accounts = Accounts()
+        self._outcome = Outcome()
+        """Of the drains of workers that have ended."""
 
     def close(self) -> None:
         """Kill and reap every worker, which matters when the supervisor ends by a bug."""
@@ -146,8 +178,8 @@ class Workers:
 
     @property
     def max_workers(self) -> int:
-        """How many workers there can be, each with a successor beside it."""
-        return self._scoreboard.rows // 2
+        """How many workers there can be."""
+        return self._scoreboard.rows // ROWS_PER_WORKER
 
     def rows(self) -> dict[int, Row]:
         return {process.worker_id: process.row for process in self._processes.values()}
@@ -155,6 +187,15 @@ class Workers:
     def totals(self, running: Mapping[int, Counters]) -> dict[int, Counters]:
         """Return the counts of each slot since the start; `running` are those of the workers that run, by id."""
         return self._accounts.by_slot((self._processes[each].slot, counters) for each, counters in running.items())
+
+    def outcome(self) -> Outcome:
+        """Return how connections have ended in all drains so far."""
+        said = [process.outcome for process in self._processes.values() if process.outcome is not None]
+        return sum(said, self._outcome)
+
+    def open(self) -> int:
+        """Return the number of open connections of all workers."""
+        return sum(process.row.open for process in self._processes.values())
 
     def pids(self) -> set[int]:
         return {process.child.pid for process in self._processes.values()}
@@ -195,6 +236,14 @@ class Workers:
     def publish(self, setting: FleetSetting, value: int) -> None:
         if self._scoreboard.settings[setting] != value:
             self._scoreboard.settings[setting] = value
+
+    def published(self, setting: FleetSetting) -> int:
+        return self._scoreboard.settings[setting]
+
+    def suspends(self, worker_id: int) -> bool:
+        """Return whether a worker is kept from accepting. What a program accepts by itself is not."""
+        process = self._processes.get(worker_id)
+        return process is not None and process.program is None and bool(self.published(FleetSetting.SUSPENDED))
 
     def publish_rows(self, accepting: Collection[int]) -> None:
         """Write to the scoreboard which workers accept, and which other ones there are."""
@@ -287,6 +336,8 @@ class Workers:
                     facts.append(RecycleRequested(process.worker_id, escape_ascii(message.reason)))
                 case UnableMessage():
                     facts.append(WorkerUnable(process.worker_id, message.reason))
+                case DrainedMessage() if process.drained:
+                    process.outcome = Outcome.claimed(message.closed, message.aborted)
                 case StackLine() if len(process.stacks) < MAX_STACK_LINES:
                     process.stacks.append(escape_ascii(message.text))
         return facts
@@ -312,18 +363,53 @@ class Workers:
         process.status.close()
         process.tether.close()
         process.asker.channel.close()
+        if process.console is not None:
+            process.console.close()
         if process.program is not None:
             process.program.close()
+        if process.drained:
+            # One that was killed has said nothing, and its connections ended with it.
+            self._outcome += process.outcome or Outcome(aborted=process.row.open)
         self._requests.forget(process.worker_id)
         self._accounts.retire(process.slot, process.row)
         self._free_rows.append(process.row.number)
         self._processes.pop(process.worker_id, None)
 
+    def has_console(self, worker_id: int) -> bool:
+        """Return whether a worker has a console: a program has none."""
+        return self._processes[worker_id].console is not None
+
+    def stack_lines(self, worker_id: int) -> list[str]:
+        """Return the lines of stacks that a worker has written and that were not taken."""
+        return self._processes[worker_id].stacks
+
+    def take_stack_lines(self, worker_id: int, start: int, keep: bool) -> list[str]:
+        """Return the lines from `start` on; unless they are to be kept, they are not logged at the worker's end."""
+        lines = self._processes[worker_id].stacks
+        taken = lines[start:]
+        if not keep:
+            del lines[start:]
+        return taken
+
+    def connect(self, worker_id: int) -> socket.socket | None:
+        """Return a new connection to a worker's console; None for a program, and for a worker that takes none now."""
+        console = self._processes[worker_id].console
+        return None if console is None else console.connect()
+
     # --- what is done to them -----------------------------------------------------------------------------------------
 
-    def drain(self, worker_id: int) -> None:
-        self._processes[worker_id].drained = True
-        self._processes[worker_id].child.signal(self._signals.drain)
+    def drain(self, worker_id: int, until: float | None) -> None:
+        """Tell a worker to drain, and to abort its connections at `until` (None: never); again for an earlier time."""
+        process = self._processes[worker_id]
+        process.drained = True
+        self._scoreboard.set_drain_deadline(process.row.number, until)
+        process.child.signal(self._signals.drain)
+
+    def hurried(self, worker_id: int, until: float) -> OldWorkerHurried:
+        """Return the event that a worker has to abort its connections at `until`."""
+        process = self._processes[worker_id]
+        seconds = max(0.0, until - self._system.monotonic())
+        return OldWorkerHurried(process.slot, process.child.pid, process.row.open, seconds)
 
     def dump(self, worker_id: int) -> None:
         self._processes[worker_id].child.signal(self._signals.dump)
@@ -354,6 +440,11 @@ class Workers:
                 undo.callback(tether.close)
                 channel = WorkerChannel()
                 undo.callback(channel.close)
+                console = None
+                if spec is None:
+                    console = ConsoleChannel()
+                    undo.callback(console.close)
+                    self._system.close_in_child(console.parent_end)
                 program = None
                 if spec is not None:
                     now = self._system.monotonic()
@@ -371,10 +462,12 @@ class Workers:
         if child is None:
             self._processes.clear()
             ready = None if program is None else program.channel
-            raise ChildStarted(self._fork_context(command, writer, tether, row.number, channel, ready))
+            raise ChildStarted(self._fork_context(command, writer, tether, row.number, channel, console, ready))
         writer.close()
         tether.close_child_end()
         channel.child_end.close()
+        if console is not None:
+            console.child_end.close()
         child.lead_group()
         asker = Asker(command.worker_id, command.slot, command.generation, channel.parent_end, None)
         if program is not None:
@@ -383,7 +476,7 @@ class Workers:
                 # Only now, because its own child has used it. A sibling could say that this one is ready.
                 self._system.close_in_child(program.channel)
         process = _Process(
-            command.worker_id, child, reader, tether, Decoder(), command.slot, row, asker=asker, program=program
+            command.worker_id, child, reader, tether, Decoder(), command.slot, row, asker, console, program
         )
         self._processes[command.worker_id] = process
         return Spawned(command.worker_id, child.pid)
@@ -395,6 +488,7 @@ class Workers:
         tether: Tether,
         row: int,
         channel: WorkerChannel,
+        console: ConsoleChannel | None,
         ready: ReadinessChannel | None,
     ) -> ForkContext:
         return ForkContext(
@@ -409,6 +503,7 @@ class Workers:
             row=row,
             signals=self._signals,
             channel=channel.child_end,
+            console=None if console is None else console.child_end,
             ready=ready,
         )
 

@@ -5,6 +5,7 @@ The supervisor serves it (`parent/control_server.py`). The messages are in `core
 
 from __future__ import annotations
 
+import array
 import contextlib
 import errno
 import os
@@ -21,6 +22,8 @@ from .unix_sockets import connect, remove_stale_socket
 
 #: Longest reply that is read, in bytes.
 MAX_REPLY = 16 * 1024 * 1024
+#: Descriptors that can come with one message (unix(7), SCM_MAX_FD).
+MAX_DESCRIPTORS = 253
 #: Pid, uid and gid of a process (unix(7), struct ucred).
 _CREDENTIALS = struct.Struct("=iII")
 
@@ -96,11 +99,13 @@ def find_sockets() -> list[str]:
     return living
 
 
-def request(path: str, message: bytes, timeout: float) -> bytes:
+def request(path: str, message: bytes, timeout: float, descriptors: list[int] | None = None) -> bytes:
     """Send `message` and return the line that answers it.
 
     Raises NotRunningError if no server listens there, ServiceError if the line does not arrive within `timeout`
     seconds, and ConfigError if it cannot be asked.
+
+    The descriptors that come with the answer are added to `descriptors`, also on an error. The caller owns them.
     """
     option = f"--control {escape_controls(path)}"
     with socket.socket(socket.AF_UNIX) as sock:
@@ -112,7 +117,7 @@ def request(path: str, message: bytes, timeout: float) -> bytes:
                 # In a directory of the workers' user, a worker can put a socket of its own in the server's place.
                 raise ConfigError(f"{option}: uid {_peer_uid(sock)} listens there, which is not root")
             sock.sendall(message)
-            return _read_line(sock)
+            return _read_line(sock, descriptors)
         except TimeoutError:
             raise ServiceError(f"{option}: no answer within {timeout:g} s") from None
         except (ConnectionRefusedError, FileNotFoundError) as exc:
@@ -150,13 +155,26 @@ def _connect(sock: socket.socket, path: str, deadline: float) -> None:
             time.sleep(0.05)
 
 
-def _read_line(sock: socket.socket) -> bytes:
+def _read_line(sock: socket.socket, descriptors: list[int] | None) -> bytes:
     received = bytearray()
+    # Without room for descriptors the kernel installs none (unix(7), MSG_CTRUNC).
+    room = 0 if descriptors is None else socket.CMSG_SPACE(MAX_DESCRIPTORS * 4)
+    flags = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
     while not received.endswith(b"\n"):
-        data, ancillary, _, _ = sock.recvmsg(65536, socket.CMSG_SPACE(_CREDENTIALS.size))
+        data, ancillary, _, _ = sock.recvmsg(65536, socket.CMSG_SPACE(_CREDENTIALS.size) + room, flags)
+        if descriptors is not None:
+            descriptors += _descriptors_in(ancillary)
         if data:
             _require_sender(ancillary)
         if not data or len(received) > MAX_REPLY:
             raise OSError(errno.ECONNRESET, "the server closed the connection")
         received += data
     return bytes(received)
+
+
+def _descriptors_in(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    found = array.array("i")
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            found.frombytes(data[: len(data) - len(data) % found.itemsize])
+    return found.tolist()

@@ -5,6 +5,7 @@ What the worker is to do with it is in `worker/`; how it is made is in `parent/w
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 
 from .descriptors import Descriptor
@@ -40,5 +41,7 @@ class ForkContext:
     """Those that the supervisor sends."""
     channel: WorkerEnd
     """For what the worker asks its supervisor for."""
+    console: socket.socket | None
+    """Where the clients of its console arrive; see `console_channel.py`. None: it runs a program."""
     ready: ReadinessChannel | None = None
     """Where a program says that it is ready, if it is to."""

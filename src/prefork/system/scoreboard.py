@@ -8,6 +8,7 @@ may write nonsense, readers get values within bounds. No decisions live here, an
 from __future__ import annotations
 
 import enum
+import math
 import os
 from collections.abc import Iterable, Mapping
 from typing import Generic, TypeVar
@@ -94,10 +95,14 @@ class FleetSetting(enum.IntEnum):
     """The number of all others: they start, drain, hang or are being killed. Their rows follow."""
     LISTENERS_SHARED = 8
     """1 if another supervisor also has the listening sockets: they must not be shut down."""
+    SUSPENDED = 9
+    """1 while no worker is to accept: clients wait in the accept queues."""
 
 
 #: The word of the supervisor's part at which the list of workers begins.
 _LIST_AT = 16
+#: A drain deadline in the words after the list, one for each row in nanoseconds; 0: none was set.
+_NEVER = -1
 #: Each word of the list is the number of a row, and above it the slot of its worker.
 _SLOT_SHIFT = 32
 _ROW_MASK = (1 << _SLOT_SHIFT) - 1
@@ -181,7 +186,7 @@ class Scoreboard:
         """Part of the keys of peers. Otherwise a peer could choose addresses that fall into one bucket."""
         self._buckets = buckets_for(min(peers, MAX_PEERS))
         words = PAGE_WORDS + whole_pages(CountTable.words(self._buckets))
-        self._memory = SharedMemory([whole_pages(_LIST_AT + rows), *[words] * rows])
+        self._memory = SharedMemory([whole_pages(_LIST_AT + 2 * rows), *[words] * rows])
         self.settings: _Part[FleetSetting] = _Part(self._memory.cells, 0)
 
     def row(self, number: int) -> Row:
@@ -193,6 +198,7 @@ class Scoreboard:
     def clear(self, number: int) -> Row:
         """Set a worker's part to zero for a new worker, and return it."""
         self._memory.clear(number)
+        self._memory.cells[_LIST_AT + self.rows + number - 1] = 0
         return self.row(number)
 
     def loads(self, rows: Iterable[Row]) -> dict[int, tuple[int, int]]:
@@ -230,6 +236,15 @@ class Scoreboard:
         count = min(max(0, self.settings[FleetSetting.ACCEPTING]), self.rows)
         words = [self._memory.cells[_LIST_AT + position] for position in range(count)]
         return {word & _ROW_MASK: word >> _SLOT_SHIFT for word in words}
+
+    def set_drain_deadline(self, number: int, until: float | None) -> None:
+        """Tell the worker with this row until when it may drain, on the monotonic clock; None: without limit."""
+        self._memory.cells[_LIST_AT + self.rows + number - 1] = _NEVER if until is None else max(1, round(until * 1e9))
+
+    def drain_deadline(self, number: int) -> float | None:
+        """Return until when the worker with this row may drain: `inf` is without limit; None: it was not told to."""
+        word = self._memory.cells[_LIST_AT + self.rows + number - 1]
+        return math.inf if word == _NEVER else word / 1e9 or None
 
     def all_stopped(self, own: Row) -> bool:
         """Return whether all workers except the one with the row `own` have stopped accepting."""

@@ -106,7 +106,7 @@ def receive(sock: socket.socket) -> bytes | None:
     return data
 
 
-def _receive_with_descriptor(sock: socket.socket) -> tuple[bytes, int | None] | None:
+def receive_with_descriptor(sock: socket.socket) -> tuple[bytes, int | None] | None:
     """Return a packet and the descriptor that came with it, which the caller owns; None if there is none now.
 
     Never wait. Raises EOFError if the other end is gone, ValueError for a packet that is too long or has more than one
@@ -140,7 +140,7 @@ def _wait_for_packet(sock: socket.socket, until: float) -> tuple[bytes, int | No
     waiting.register(sock, POLLIN)
     while (left := until - time.monotonic()) > 0:
         if waiting.poll(left * 1000 + 1):
-            found = _receive_with_descriptor(sock)
+            found = receive_with_descriptor(sock)
             if found is not None:
                 return found
     return None

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ..config import Settings
-from ..events import Emit
+from ..events import Emit, HeldBack
 from ..system.credentials import Identity
 from ..system.fork_context import ForkContext
 from ..system.listeners import BoundAddress
@@ -56,6 +56,8 @@ class WorkerContext:
     target: object
     """The service, or the text that names it."""
     emit: Emit
+    held_back: HeldBack
+    """What the log of this process has to say later."""
     reopen_logs: Callable[[], object]
     variables: Mapping[str, str] = field(default_factory=dict)
     """What the environment of a program is given, besides what tells it which worker it is."""

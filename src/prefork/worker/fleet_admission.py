@@ -24,6 +24,7 @@ from ..net.admission import (
     GRANTED,
     OUT_OF_DESCRIPTORS,
     PEERS_FULL,
+    SUSPENDED,
     Answer,
     Blocked,
     Peer,
@@ -111,6 +112,9 @@ class FleetAdmission:
             self._refuses = self._forced = True
             row.reserve(1)
             return GRANTED
+        if self._scoreboard.settings[FleetSetting.SUSPENDED]:
+            # The supervisor logs it, once for all workers.
+            return self._wait(Blocked(SUSPENDED, is_event=False))
         if not self.has_capacity():
             return Blocked(OUT_OF_DESCRIPTORS)
         if seconds := self._keep_rate():
@@ -146,9 +150,13 @@ class FleetAdmission:
         fence()
         if self._total_with_inboxes() < limit:
             return RetryAfter(CONTENTION_DELAY)
+        return self._wait(Blocked(AT_LIMIT))
+
+    def _wait(self, answer: Blocked) -> Blocked:
+        """Look for capacity from time to time, and have accepting go on once there is some."""
         if self._check_timer is None:
             self._check_later()
-        return Blocked(AT_LIMIT)
+        return answer
 
     def _has_descriptors(self) -> bool:
         try:
@@ -287,8 +295,9 @@ class FleetAdmission:
         self._check_interval = min(2 * self._check_interval, MAX_CHECK)
 
     def _check(self) -> None:
-        limit = self._scoreboard.settings[FleetSetting.MAX_CONNECTIONS]
-        if limit and self._total_with_inboxes() >= limit:
+        settings = self._scoreboard.settings
+        limit = settings[FleetSetting.MAX_CONNECTIONS]
+        if settings[FleetSetting.SUSPENDED] or (limit and self._total_with_inboxes() >= limit):
             self._check_later()
             return
         self._check_timer = None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ..net.admission import AT_LIMIT, HANDSHAKES_FULL, OUT_OF_DESCRIPTORS
+from ..net.admission import AT_LIMIT, HANDSHAKES_FULL, OUT_OF_DESCRIPTORS, SUSPENDED
 from ..net.base_server import BaseServer
 from ..system.scoreboard import Pause, Row, WorkerStat
 
@@ -15,6 +15,7 @@ _PAUSES: Final = {
     AT_LIMIT: Pause.MAX_CONNECTIONS,
     OUT_OF_DESCRIPTORS: Pause.DESCRIPTORS,
     HANDSHAKES_FULL: Pause.HANDSHAKES,
+    SUSPENDED: Pause.SUSPENDED,
 }
 
 

@@ -14,12 +14,22 @@ import random
 import signal
 import socket
 import sys
+import time
 
-from ..core.messages import Message, ReadyMessage, RecycleMessage, StoppedAcceptingMessage, UnableMessage, encode
+from ..config import option_of
+from ..core.messages import (
+    DrainedMessage,
+    Message,
+    ReadyMessage,
+    RecycleMessage,
+    StoppedAcceptingMessage,
+    UnableMessage,
+    encode,
+)
 from ..core.recycling import RecycleLimits
-from ..core.time_limits import WORKER_EXIT_TIMEOUT
+from ..core.time_limits import service_start_timeout, worker_exit_timeout
 from ..errors import ExitCode, ListenerError, PreforkError, place_of, reason_of
-from ..events import Drained, Emit, WorkerFailed
+from ..events import Drained, Emit, ServiceHandlesSigterm, WorkerFailed
 from ..net.base_server import BaseServer
 from ..net.connection import handler_failed
 from ..net.handlers import Handler
@@ -29,16 +39,20 @@ from ..system.processes import System, set_title
 from ..system.scoreboard import FleetSetting, WorkerStat, fence
 from ..system.signals import ignore_without_inheriting, unblock_signals
 from ..system.worker_info import set_worker
+from ..text import escape_ascii
 from . import lease, lifespan, process_group
+from .console import Console
 from .context import WorkerContext
 from .dispatch import Dispatcher
 from .exit import exit_deadline, run_until_complete_bounded
 from .fleet_admission import FleetAdmission
 from .gauges import publish_gauges
 from .heartbeat import INTERVAL, Heartbeat
+from .held_back import HeldBackTimer
 from .loader import load_handler
 from .recycling import RecyclingCheck
 from .reuseport import ReuseportSockets
+from .stop_orders import StopOrders
 
 #: Connections accepted from one queue before a stop; otherwise a stream of new ones would delay it without end.
 MAX_WAITING = 4096
@@ -59,7 +73,8 @@ def run(context: WorkerContext) -> int:
     signal.signal(signal.SIGUSR1, lambda *_: context.reopen_logs())
     lease.set_channel(fork.channel)
     process_group.become_leader()
-    process_group.contain_children([*context.config.sockets(), fork.status, fork.tether, fork.channel])
+    console = [] if fork.console is None else [fork.console]
+    process_group.contain_children([*context.config.sockets(), fork.status, fork.tether, fork.channel, *console])
     failure = confine(context)
     if failure is not None:
         return failure
@@ -95,10 +110,12 @@ def _drop_privileges(context: WorkerContext) -> None:
 
 
 def _load_and_serve(context: WorkerContext) -> int:
+    settings = context.config.settings
+    start_by = time.monotonic() + service_start_timeout(settings.boot_timeout)
     try:
-        handler = load_handler(context.target, context.config.settings)
-        loop = _make_loop(context.config.settings.loop)
-        return run_until_complete_bounded(loop, _serve(context, handler), context.emit)
+        handler = load_handler(context.target, settings)
+        loop = _make_loop(settings.loop)
+        return run_until_complete_bounded(loop, _serve(context, handler, start_by), context.emit)
     except PreforkError as exc:
         send(context, UnableMessage(str(exc)))
         return exc.exit_code
@@ -115,19 +132,18 @@ def _load_and_serve(context: WorkerContext) -> int:
         _report(context.emit, "worker failed", exc)
         return ExitCode.BUG
     finally:
-        exit_deadline(WORKER_EXIT_TIMEOUT)
+        exit_deadline(worker_exit_timeout(settings.stop_timeout))
 
 
-async def _serve(context: WorkerContext, handler: Handler) -> int:
+async def _serve(context: WorkerContext, handler: Handler, start_by: float) -> int:
     loop = asyncio.get_running_loop()
     settings, scoreboard = context.config.settings, context.fork.scoreboard
-    stop = asyncio.Event()
-    _stop_on_sigterm(loop, stop)
+    orders = StopOrders(loop, scoreboard, context.fork.row, context.fork.signals.drain, settings.drain_timeout)
     _die_with_supervisor(loop, context)
     context.row[WorkerStat.GENERATION] = context.fork.generation
     refuses = settings.limits.at_limit == "refuse"
     admission = FleetAdmission(scoreboard, context.row, loop, refuses, context.fork.inboxes)
-    started = await lifespan.start_service(handler, stop, context.target, settings)
+    started = await lifespan.start_service(handler, orders.ordered, context.target, settings, start_by)
     if started is None:
         return ExitCode.OK
     server = BaseServer(
@@ -152,26 +168,33 @@ async def _serve(context: WorkerContext, handler: Handler) -> int:
         emit=context.emit,
     )
     server.offer = dispatcher.offer
+    HeldBackTimer(loop, context.held_back)
     heartbeat = Heartbeat(
         loop, context.row, min(INTERVAL, settings.hang_timeout / 8), lambda: publish_gauges(context.row, server)
     )
     recycling = _check_recycling(loop, context)
+    assert context.fork.console is not None
+    console = Console(loop, context.fork.console, server, context.emit)
     send(context, ReadyMessage())
+    told = _warn_of_handler(context, orders)
     serving = asyncio.ensure_future(server.serve_forever())
-    stopping = asyncio.ensure_future(stop.wait())
+    stopping = asyncio.ensure_future(orders.ordered.wait())
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
     if recycling is not None:
         recycling.stop()
+    if not told:
+        _warn_of_handler(context, orders)
     lease.end_leases()
     _stop_accepting(server, sockets, dispatcher, context)
     connections = server.connections
-    aborted = await server.drain(settings.drain_timeout)
-    context.emit(Drained(connections - aborted, aborted))
+    aborted = await server.drain_bounded(orders.timeout(), orders.hurries)
+    report_drained(context, connections - aborted, aborted)
     # Stop the heartbeat, because shutdown code may block: `exit_deadline` bounds it from here.
     heartbeat.stop()
-    exit_deadline(WORKER_EXIT_TIMEOUT)
-    failure = await lifespan.stop_service(started)
+    console.close()
+    exit_deadline(worker_exit_timeout(settings.stop_timeout))
+    failure = await lifespan.stop_service(started, settings.stop_timeout)
     if failure is not None:
         _report(context.emit, "stop() failed", failure)
     try:
@@ -182,12 +205,12 @@ async def _serve(context: WorkerContext, handler: Handler) -> int:
     return ExitCode.OK
 
 
-def _stop_on_sigterm(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
-    try:
-        loop.add_signal_handler(signal.SIGTERM, stop.set)
-    except RuntimeError as exc:
-        # asyncio raises RuntimeError for a failed system call; the message needs the OSError.
-        raise exc.__context__ if isinstance(exc.__context__, OSError) else exc from None
+def _warn_of_handler(context: WorkerContext, orders: StopOrders) -> bool:
+    """Warn of the service's own handler for SIGTERM, if there is one, in one worker of the fleet. Return whether."""
+    handler = orders.foreign_handler()
+    if handler and context.fork.slot == 0:
+        context.emit(ServiceHandlesSigterm(escape_ascii(handler)))
+    return bool(handler)
 
 
 def _die_with_supervisor(loop: asyncio.AbstractEventLoop, context: WorkerContext) -> None:
@@ -250,6 +273,14 @@ def _stop_accepting(
     for sock in context.config.sockets():
         sock.close()
     send(context, StoppedAcceptingMessage())
+
+
+def report_drained(context: WorkerContext, closed: int, aborted: int) -> None:
+    """Log, and tell the supervisor, how the connections of this worker ended. The last report counts."""
+    send(context, DrainedMessage(closed, aborted))
+    stopping = bool(context.fork.scoreboard.settings[FleetSetting.STOPPING])
+    replaced = not stopping and context.config.settings.reload_drain_timeout is not None
+    context.emit(Drained(closed, aborted, option_of("reload_drain_timeout" if replaced else "drain_timeout")))
 
 
 def send(context: WorkerContext, message: Message) -> None:

@@ -1,0 +1,68 @@
+"""The connections of a running server, as its workers and the kernel tell them.
+
+Asks both; `joining.py` makes the table of the answers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ..core.console_protocol import ConsoleRequest
+from ..system import sock_diag
+from .joining import Listeners, Row, Socket, join
+from .servers import Answer, Attachment
+
+#: Seconds that the kernel has. It needs 8 us for a connection.
+KERNEL_TIMEOUT = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """The connections of a server at one moment."""
+
+    rows: list[Row]
+    complete: bool
+    """The kernel has told of all its sockets: of rows without it only their worker tells."""
+    stale: list[int]
+    """The slots of workers that did not answer."""
+    unclaimed: int
+    """TCP connections of the server's ports that no worker has: on their way between two, or a child's."""
+
+
+def read_connections(attachment: Attachment) -> Connections:
+    """Return all connections of the server. Workers that are busy have 80 ms to begin their answer."""
+    answers = attachment.ask(ConsoleRequest("connections"))
+    told = {worker: answer.rows for worker, answer in answers.items() if _is_whole(answer)}
+    listeners = Listeners(attachment.listeners)
+    sockets, complete = _ask_kernel(listeners)
+    others = [worker for worker in attachment.workers if worker not in told]
+    rows, unclaimed = join(told, {each: _inodes(each.pid) for each in others}, sockets, listeners, _owns)
+    stale = sorted({each.slot for each in others if each.has_console})
+    return Connections(rows, complete, stale, unclaimed)
+
+
+def _is_whole(answer: Answer) -> bool:
+    return answer.end is not None and not answer.error
+
+
+def _ask_kernel(listeners: Listeners) -> tuple[list[Socket], bool]:
+    tcp, complete = sock_diag.find_connections(listeners.ports, KERNEL_TIMEOUT) if listeners.ports else ([], True)
+    found: list[Socket] = [*tcp]
+    if listeners.unix:
+        unix, all_unix = sock_diag.find_unix_sockets(KERNEL_TIMEOUT)
+        found += unix
+        complete = complete and all_unix
+    return found, complete
+
+
+def _inodes(pid: int) -> Iterable[int]:
+    # It may be gone by now, or belong to another user.
+    with contextlib.suppress(OSError):
+        return sock_diag.socket_inodes(pid)
+    return ()
+
+
+def _owns(pid: int, inode: int) -> bool:
+    return inode in _inodes(pid)

@@ -1,0 +1,207 @@
+"""A running server as its clients reach it: the supervisor by the control socket, and each worker by its console.
+
+Bytes and deadlines; what the answers mean is in `connections.py` and `stacks.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from ..core.console_protocol import (
+    ANSWER_LIMIT,
+    LINE_LIMIT,
+    MAX_ROWS,
+    ConsoleRequest,
+    Stack,
+    WorkerRow,
+    decode_line,
+    encode_request,
+)
+from ..core.control_protocol import Request, decode_reply
+from ..core.control_protocol import encode_request as encode_control_request
+from ..errors import ServiceError
+from ..system import control_client
+from ..text import escape_ascii
+
+#: Seconds that a worker has for the first byte of an answer; a loop that is well turns in a millisecond. And for all of
+#: it: 50,000 connections take half a second, because the worker serves its peers meanwhile.
+FIRST_TIMEOUT = 0.08
+ANSWER_TIMEOUT = 5.0
+#: Seconds that the supervisor has.
+CONTROL_TIMEOUT = 10.0
+_STACKS = 1000
+
+
+def ask_supervisor(control: str, request: Request, descriptors: list[int] | None = None) -> dict[str, Any]:
+    """Return the supervisor's reply. Raises ConfigError if none comes, ServiceError if it rejects the request.
+
+    The caller owns what is added to `descriptors`, also on an error.
+    """
+    line = control_client.request(control, encode_control_request(request), CONTROL_TIMEOUT, descriptors)
+    try:
+        reply = decode_reply(line)
+    except ValueError:
+        raise ServiceError(f"--control {escape_ascii(control)}: not a prefork control socket") from None
+    if not reply["ok"]:
+        raise ServiceError(escape_ascii(reply.get("error", "the server rejected the request")))
+    return reply
+
+
+@dataclass(eq=False)
+class WorkerLink:
+    """One worker, and the connection to its console if there is one."""
+
+    slot: int
+    pid: int
+    generation: int
+    state: str
+    has_console: bool
+    """False: it runs a program, of which only the kernel tells."""
+    sock: socket.socket | None
+
+
+@dataclass
+class Answer:
+    """What one worker has answered until now. It is a worker's word: checked and bounded, and perhaps a lie."""
+
+    rows: list[WorkerRow] = field(default_factory=list)
+    stacks: list[Stack] = field(default_factory=list)
+    end: dict[str, Any] | None = None
+    """The last line; None if the worker did not come to its end in time."""
+    size: int = 0
+    error: str = ""
+    """Why the answer was given up: what came was not one."""
+    _rest: bytes = b""
+
+    def feed(self, data: bytes) -> bool:
+        """Take more bytes. Return whether the answer is over."""
+        self.size += len(data)
+        if not data or self.size > ANSWER_LIMIT:
+            self.error = "it sends too much" if data else "it closed the connection"
+            return True
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        try:
+            for line in lines:
+                self._add(decode_line(line))
+            if len(self._rest) > LINE_LIMIT:
+                raise ValueError("a line is too long")
+        except ValueError as exc:
+            self.error = escape_ascii(exc)
+        return bool(self.error) or self.end is not None
+
+    def _add(self, value: list[WorkerRow] | Stack | dict[str, Any]) -> None:
+        if isinstance(value, Stack):
+            self.stacks.append(value)
+        elif isinstance(value, dict):
+            self.end = value
+            self.error = escape_ascii(value.get("error", ""))
+        else:
+            self.rows += value
+        if len(self.rows) > MAX_ROWS or len(self.stacks) > _STACKS:
+            raise ValueError("it names more than a process can have")
+
+
+class Attachment:
+    """Connections to the consoles of all workers of one server, until it is closed, by `with`.
+
+    Raises ConfigError if no server replies, ServiceError if it rejects the request.
+    """
+
+    def __init__(self, control: str) -> None:
+        descriptors: list[int] = []
+        try:
+            reply = ask_supervisor(control, Request("attach"), descriptors)
+        finally:
+            sockets = [socket.socket(fileno=fd) for fd in descriptors]
+        self.workers: list[WorkerLink] = []
+        self.listeners: list[str] = [str(each) for each in reply["listeners"]]
+        for each in reply["workers"]:
+            sock = sockets.pop(0) if each["attached"] and sockets else None
+            names = (each["slot"], each["pid"], each["generation"], each["state"], each["console"])
+            self.workers.append(WorkerLink(*names, sock))
+        for each in self.workers:
+            if each.sock is not None:
+                each.sock.setblocking(False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for each in self.workers:
+            if each.sock is not None:
+                each.sock.close()
+                each.sock = None
+
+    def ask(
+        self,
+        request: ConsoleRequest,
+        workers: Iterable[WorkerLink] | None = None,
+        first: float = FIRST_TIMEOUT,
+        total: float = ANSWER_TIMEOUT,
+    ) -> dict[WorkerLink, Answer]:
+        """Ask workers, by default all, and return the answers of those that have begun one within `first` seconds.
+
+        Wait `total` seconds at the most. The connection to a worker that does not finish is closed, because the rest of
+        its answer would be taken for the next one.
+        """
+        asked = [each for each in (self.workers if workers is None else workers) if _send(each, request)]
+        answers: dict[WorkerLink, Answer] = {}
+        waiting = {each.sock.fileno(): each for each in asked if each.sock is not None}
+        start = time.monotonic()
+        while waiting:
+            passed = time.monotonic() - start
+            if passed >= first:
+                waiting = {fd: each for fd, each in waiting.items() if each in answers}
+            if not waiting or passed >= total:
+                break
+            for fd in _readable(waiting, (first if passed < first else total) - passed):
+                if _receive(waiting[fd], answers):
+                    del waiting[fd]
+        for each in asked:
+            if each not in answers or answers[each].end is None or answers[each].error:
+                _drop(each)
+        return answers
+
+
+def _send(worker: WorkerLink, request: ConsoleRequest) -> bool:
+    if worker.sock is None:
+        return False
+    try:
+        line = encode_request(request)
+        if worker.sock.send(line) == len(line):
+            return True
+    except OSError:
+        pass
+    _drop(worker)
+    return False
+
+
+def _drop(worker: WorkerLink) -> None:
+    if worker.sock is not None:
+        worker.sock.close()
+        worker.sock = None
+
+
+def _readable(waiting: Iterable[int], seconds: float) -> list[int]:
+    poll = select.poll()
+    for fd in waiting:
+        poll.register(fd, select.POLLIN)
+    return [fd for fd, _ in poll.poll(seconds * 1000 + 1)]
+
+
+def _receive(worker: WorkerLink, answers: dict[WorkerLink, Answer]) -> bool:
+    """Read once from a worker. Return whether its answer is over."""
+    data = b""
+    with contextlib.suppress(OSError):
+        if worker.sock is not None:
+            data = worker.sock.recv(LINE_LIMIT)
+    return answers.setdefault(worker, Answer()).feed(data)
