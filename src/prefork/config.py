@@ -195,6 +195,8 @@ class Settings:
     """A worker is recycled when its resident memory exceeds this number of bytes; None means never."""
     control: str = _option("", check_text)
     """Path of the control socket; "" is one in a directory of the current user, "off" is none."""
+    metrics: Address | None = None
+    """Where metrics and the status page are served, by a process of their own; None is nowhere."""
     ready_fd: int | None = _option(None, check_int, minimum=0, maximum=MAX_DESCRIPTOR)
     """Descriptor that receives `READY` and a newline once every worker accepts."""
     reload: bool = _option(False, check_flag)
@@ -229,7 +231,9 @@ class Settings:
             free_port = isinstance(address, TCPAddress) and address.port == 0
             if not free_port and address in self.bind[:position]:
                 reject("--bind", str(address), "given twice")
-        for option, addresses in (("--exclusive", self.exclusive), ("--allow-bind", self.allow_bind)):
+        metrics = () if self.metrics is None else (self.metrics,)
+        options = (("--exclusive", self.exclusive), ("--allow-bind", self.allow_bind), ("--metrics", metrics))
+        for option, addresses in options:
             for address in addresses:
                 if not isinstance(address, TCPAddress | UnixAddress):
                     reject(option, str(address), "must be HOST:PORT, [V6]:PORT, :PORT or unix:PATH")
@@ -263,6 +267,7 @@ class ServeOptions(TypedDict, total=False):
     max_worker_age: float | None
     max_worker_rss: int | None
     control: str | os.PathLike[str]
+    metrics: str | None
     ready_fd: int | None
     reload: bool
     loop: Literal["asyncio", "uvloop"]
@@ -285,12 +290,28 @@ def settings_of(options: ServeOptions) -> Settings:
             raise ConfigError(f"serve: there is no option {escape_controls(name)}{did_you_mean(name, known)}")
     if "bind" in values:
         values["bind"] = _addresses(values["bind"])
+    if isinstance(values.get("metrics"), str):
+        values["metrics"] = metrics_address(values["metrics"])
     if "tls" in values:
         values["tls"] = () if values["tls"] is None else (values["tls"],)
     for name in ("pidfile", "control"):
         if isinstance(values.get(name), os.PathLike):
             values[name] = os.fspath(values[name])
     return Settings(**values)
+
+
+def metrics_address(text: str) -> Address:
+    """Return the address of --metrics. Without a host it is that of this machine only: the page shows what runs here.
+
+    Raises ConfigError.
+    """
+    try:
+        address = parse_address(text)
+    except ConfigError as exc:
+        raise ConfigError(str(exc).replace("--bind", "--metrics"), option="--metrics") from None
+    if isinstance(address, TCPAddress) and address.host is None:
+        return TCPAddress("127.0.0.1", address.port)
+    return address
 
 
 def _addresses(bind: object) -> tuple[Address, ...]:

@@ -131,7 +131,11 @@ def showing(status: Callable[[int], Status | None]) -> Iterator[str]:
 
         def do_GET(self) -> None:
             if self.path == "/":
-                self._answer(200, status_page.HEADERS, status_page.page(status(0)))
+                self._answer(
+                    200,
+                    [("Content-Type", "text/html; charset=utf-8"), *status_page.FIELDS.items()],
+                    status_page.page(status(0)),
+                )
             elif self.path == "/status.json" and (found := status(next(turns))) is not None:
                 self._answer(200, (("Content-Type", "application/json"),), json.dumps(found).encode())
             else:

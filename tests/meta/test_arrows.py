@@ -33,6 +33,8 @@ FLOORS = {
     "worker": {"net", "system", "core", *VOCABULARY},
     "hosting": {"worker", "net", "system", "core", *VOCABULARY},
     "assembly": {"parent", "hosting", "worker", "net", "observe", "system", "core", *VOCABULARY},
+    # A process of its own, which talks to the supervisor by messages only.
+    "exporter": {"net", "system", "core", *VOCABULARY},
     "console": {"system", "core", *VOCABULARY},
     "cli": {"console", "assembly", "hosting", "system", "core", *VOCABULARY, "_version", "implementation"},
     "testing": set(),

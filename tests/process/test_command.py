@@ -11,12 +11,14 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
+from helpers.servers import status
 from helpers.support import need, need_root, run_script, slow, wait_until
 
 import prefork
@@ -377,8 +379,12 @@ def test_check_looks_at_the_dates_of_a_certificate(
 
 
 def test_a_server_tells_at_the_start_and_at_a_reload_that_its_certificate_ends(folder: Path) -> None:
-    with run_server("echo:handle", "-w", "1", *certificate(folder, -1 * DAY, 29.5 * DAY), cwd=folder) as server:
+    options = ["-w", "1", "--control", "control", *certificate(folder, -1 * DAY, 29.5 * DAY)]
+    with run_server("echo:handle", *options, cwd=folder) as server:
         assert "both.pem: it expires in 29 days, on 20" in server.stderr()
+        ((file, end),) = [(each["file"], each["not_after"]) for each in status(folder)["certificates"]]
+        assert file.endswith("both.pem")
+        assert 28 < (end - time.time()) / DAY.total_seconds() < 30
         certificate(folder, -9 * DAY, -1 * DAY)
         server.signal(signal.SIGHUP)
         wait_until(lambda: re.search(r" error .*both.pem: it expired on .*, so clients refuse it", server.stderr()))

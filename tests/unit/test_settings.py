@@ -161,7 +161,14 @@ def test_the_typed_options_of_serve_are_the_fields_of_the_settings() -> None:
     own = {each.name: each.type for each in dataclasses.fields(Settings) if each.name not in of_run}
     offered = {name: annotation.__forward_arg__ for name, annotation in ServeOptions.__annotations__.items()}
     path = "str | os.PathLike[str]"
-    assert offered == {**own, "bind": "str | Sequence[str]", "tls": "TLS | None", "pidfile": path, "control": path}
+    assert offered == {
+        **own,
+        "bind": "str | Sequence[str]",
+        "tls": "TLS | None",
+        "metrics": "str | None",
+        "pidfile": path,
+        "control": path,
+    }
 
 
 def test_options_of_a_program_become_settings() -> None:

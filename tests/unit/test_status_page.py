@@ -11,7 +11,7 @@ from importlib import resources
 import pytest
 from helpers.samples import sample
 
-from prefork.exporter.page import HEADERS, POLICY, page
+from prefork.exporter.page import FIELDS, POLICY, page
 
 SCRIPT = resources.files("prefork.exporter").joinpath("static/page.js").read_text()
 HOSTILE = "<script>alert(1)</script>\x1b[2J\u202e\"'&"
@@ -49,7 +49,7 @@ def test_the_policy_permits_the_one_script_and_the_one_style_sheet_and_nothing_e
     assert [source_of("".join(scripts)), source_of("".join(styles))] == re.findall(r"'sha256-[^']+'", POLICY)
     assert POLICY.startswith("default-src 'none'; ")
     assert "unsafe" not in POLICY
-    assert dict(HEADERS)["Content-Security-Policy"] == POLICY
+    assert FIELDS["Content-Security-Policy"] == POLICY
     assert [tag for tag, _ in document.tags].count("script") == 1
 
 

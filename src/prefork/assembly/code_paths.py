@@ -44,7 +44,8 @@ def load_paths() -> Iterator[NamedPath]:
 
 def loadable_files() -> Iterator[NamedPath]:
     """Yield what may be loaded from those directories: the ones above it need a check only if it is a link."""
-    known = {*sys.stdlib_module_names, *(name.partition(".")[0] for name in sys.modules)}
+    # prometheus_client is imported by a process that root starts (--metrics).
+    known = {*sys.stdlib_module_names, "prometheus_client", *(name.partition(".")[0] for name in sys.modules)}
     importable = dict.fromkeys(_directories())
     for directory in (*importable, *_directories_of(_loaded())):
         for path in _entries(directory, known if directory in importable else ()):

@@ -16,15 +16,26 @@ from typing import Any
 from ..config import Settings
 from ..core.worker_requests import BindRequest, Refused
 from ..errors import BindError, ConfigError, reason_of
-from ..events import BindRefused, ControlUnavailable, Emit, FileLost, Listening, NothingListens, PidfileUnwritten
+from ..events import (
+    BindRefused,
+    ControlUnavailable,
+    Emit,
+    FileLost,
+    Listening,
+    MetricsServed,
+    NothingListens,
+    PidfileUnwritten,
+)
 from ..observe.logs import configure
 from ..observe.reopen import LogFiles
+from ..parent.exporter import ExporterSpec
 from ..parent.generations import GenerationSpec
 from ..system import control_client, paths, pidfile, tls_contexts
 from ..system.descriptors import Closeable, Descriptor
 from ..system.file_ownership import FileOwnership
 from ..system.handover import HandoverWriter, InheritedState
 from ..system.held_sockets import is_named
+from ..system.listen_options import ListenOptions
 from ..system.listeners import BoundAddress, Listeners, is_for_program
 from ..system.notify import Notifier
 from ..system.signals import block_signals
@@ -40,6 +51,7 @@ from .settings_source import SettingsSource, locating
 from .validation import SettingsWarnings, require_unchanged, validate
 
 _CONTROL_BACKLOG = 16
+_METRICS_BACKLOG = 128
 
 
 class ServerResources:
@@ -80,6 +92,7 @@ class ServerResources:
         self._loaded: tls_contexts.CertificatePair | None = None
         """The certificate that was last loaded into its TLS context."""
         self._control: BoundAddress | None = None
+        self._metrics: BoundAddress | None = None
         self._pidfile: pidfile.PidFile | None = None
         self._old_pidfile: pidfile.PidFile | None = None
         """The predecessor's, under another path: removed once it is this server's to remove."""
@@ -159,6 +172,27 @@ class ServerResources:
             self._emit(ControlUnavailable(escape_controls(reason)))
             return None
 
+    def bind_metrics(self) -> ExporterSpec | None:
+        """Bind the address of --metrics, and return what its process is; None if there is none. Raises BindError."""
+        address = self._settings.metrics
+        if address is None:
+            return None
+        identity = self._builder.identity(self._settings)
+        with block_signals():
+            options = ListenOptions(_METRICS_BACKLOG, gid=None if identity is None else identity.gid)
+            self._metrics = self._listeners.bind_metrics(address, options)
+        for text in self._metrics.describe():
+            self._emit(MetricsServed(escape_controls(text)))
+        return ExporterSpec(self._current_metrics, identity)
+
+    def _current_metrics(self) -> BoundAddress:
+        assert self._metrics is not None
+        return self._metrics
+
+    def _kept(self) -> list[BoundAddress]:
+        """Return the listeners that are neither the service's nor the program's."""
+        return [each for each in (self._control, self._metrics) if each is not None]
+
     def _claim_pidfile(self) -> None:
         wanted = paths.absolute(self._settings.pidfile) if self._settings.pidfile else ""
         if self._inherited is not None and self._inherited.pidfile is not None:
@@ -226,14 +260,14 @@ class ServerResources:
         """Close the sockets that none of these specs has, because no other spec will be used any more."""
         wanted = [listener for spec in specs for listener in spec.config.listeners]
         wanted += self.program_sockets.bound()
-        self._listeners.close_except([*wanted, *([self._control] if self._control else [])])
+        self._listeners.close_except([*wanted, *self._kept()])
         if self._old_pidfile is not None and self._listeners.ownership is FileOwnership.OWNER:
             self._old_pidfile.remove()
             self._old_pidfile = None
 
     def end_listening(self) -> None:
-        """Close all sockets but the control socket, so that the kernel refuses new connections."""
-        self._listeners.close(but=self._control)
+        """Close all sockets of the service, so that the kernel refuses new connections. Its operators are answered."""
+        self._listeners.close(but=self._kept())
 
     def repair_listeners(self, spec: GenerationSpec[GenerationConfig]) -> GenerationSpec[GenerationConfig] | None:
         """Repair what a worker may have done to the shared sockets, because one died unasked.
@@ -243,6 +277,8 @@ class ServerResources:
         """
         config = spec.config
         fresh = self._listener_repair.repair_or_rebind(self._emit)
+        if self._metrics is not None:
+            self._metrics = fresh.pop(self._metrics, self._metrics)
         listeners = tuple(fresh.get(each, each) for each in config.listeners)
         if not fresh:
             return None
@@ -295,8 +331,8 @@ class ServerResources:
 
     def silence_unused(self, listening: Collection[int]) -> None:
         """Have connections refused to the addresses on which no worker listens."""
-        control = [] if self._control is None else [inode(sock) for sock in self._control.sockets()]
-        for address in self._listeners.silence_unused({*listening, *control}):
+        kept = [inode(sock) for bound in self._kept() for sock in bound.sockets()]
+        for address in self._listeners.silence_unused({*listening, *kept}):
             self._emit(NothingListens(escape_controls(address)))
 
     def describe_sockets(self, sockets: Collection[int]) -> str:

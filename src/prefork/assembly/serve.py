@@ -163,6 +163,7 @@ def _supervise(
 ) -> Finish:
     spec = resources.build_first()
     control = resources.bind_control()
+    exporter = resources.bind_metrics()
     system = System()
     system.close_in_child(*resources.to_close_in_child())
     # A collection in a worker would write to every object made so far, and so copy the pages that it shares with its
@@ -180,6 +181,7 @@ def _supervise(
         leave_daemons=spec.config.settings.leave_daemons,
         watched=watched_sources(spec.config, code_directories(target), source.file),
         held_back=log,
+        exporter=exporter,
         about={"target": _describe_target(spec.config, target), "config": source.file or None},
     ) as supervisor:
         outcome = supervisor.run()

@@ -22,7 +22,18 @@ from ..text import escape_controls
 #: The deadlines that are off by default, and what each is about.
 _DEADLINES = {"first_byte_timeout": "first byte", "idle_timeout": "silence", "max_age": "age"}
 #: Settings that hold from the start to the end: a reload with another value is rejected.
-_FIXED = ("reuse_port", "pidfile", "control", "user", "group", "insecure_paths", "leave_daemons", "reload", "ready")
+_FIXED = (
+    "reuse_port",
+    "pidfile",
+    "control",
+    "user",
+    "group",
+    "insecure_paths",
+    "leave_daemons",
+    "reload",
+    "ready",
+    "metrics",
+)
 
 
 def validate(settings: Settings, starting: bool) -> None:
@@ -32,6 +43,9 @@ def validate(settings: Settings, starting: bool) -> None:
     if settings.reload and importlib.util.find_spec("watchfiles") is None:
         cure = "pip install 'prefork[reload]'"
         raise ConfigError(f"--reload: watchfiles is not installed ({cure})", option="--reload")
+    if settings.metrics is not None and importlib.util.find_spec("prometheus_client") is None:
+        cure = "pip install 'prefork[metrics]'"
+        raise ConfigError(f"--metrics: prometheus-client is not installed ({cure})", option="--metrics")
     if settings.ready_fd is not None and starting:
         _require_writable(settings.ready_fd)
 

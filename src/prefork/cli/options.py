@@ -18,7 +18,7 @@ from click.core import ParameterSource
 
 from ..addresses import Address, parse_address
 from ..checks import reject
-from ..config import KIB, MIB, RUN_ONLY, SERVE_ONLY, Limits, Settings, option_of
+from ..config import KIB, MIB, RUN_ONLY, SERVE_ONLY, Limits, Settings, metrics_address, option_of
 from ..errors import ConfigError
 from ..program import parse_ready
 from .help import GroupedOption
@@ -369,6 +369,14 @@ OPTIONS = (
         "PATH",
         "Control socket, or off; without it, one in a directory that only you can use.",
         shown_default="",
+    ),
+    Option(
+        "metrics",
+        Group.OBSERVING,
+        "ADDR",
+        "Serve /metrics, /healthz, /readyz and a status page on HOST:PORT, :PORT (127.0.0.1 only) or unix:PATH, by a "
+        "process of its own.",
+        optional(lambda option, value: metrics_address(value)),
     ),
     Option(
         "pidfile",

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..core.facts import EmitEvent, Fact, Failure, HandedOver, StopRequested, SuccessorRolledBack, TimePassed
 from ..core.messages import ReadyMessage, StoppingMessage, UnableMessage
+from ..core.progress import Progress
 from ..core.states import Timing
 from ..core.upgrade import (
     Abandon,
@@ -67,6 +68,8 @@ class Takeover:
         self._successor = Successor(system, lambda channel: resources.export(channel, workers()))
         self._predecessor = predecessor
         self._inheritance = Inheritance.SETTLED
+        self.owns_files = predecessor is None
+        """Whether this supervisor answers at the control socket and at the address of --metrics."""
         self.outcome: int | Failure | None = None
         """How the last requested upgrade ended: the successor's pid, or why it failed; None while it is not known."""
         if predecessor is not None:
@@ -104,6 +107,12 @@ class Takeover:
         """Return whether a successor starts, or serves while workers here are `accepting` beside it."""
         step = self._upgrade.step
         return step is Step.STARTING or (step is Step.LEADING and accepting)
+
+    def progress(self) -> Progress:
+        """Return how far an upgrade is that was asked for here."""
+        if self._upgrade.step is Step.STARTING:
+            return Progress(0, 2, f"the new supervisor (pid {self._upgrade.pid}) starts its workers")
+        return Progress(1, 2, f"supervisor {self._upgrade.pid} serves, and the workers here stop accepting")
 
     def reload_refusal(self) -> Failure | None:
         """Return why no reload can begin now, as far as the supervisors are concerned."""
@@ -208,5 +217,6 @@ class Takeover:
     def _set_ownership(self, ownership: FileOwnership) -> None:
         """Two supervisors may hold the control socket; the owner of the files answers there."""
         self._resources.set_ownership(ownership)
+        self.owns_files = ownership is FileOwnership.OWNER
         if self._control is not None:
-            self._control.listening = ownership is FileOwnership.OWNER
+            self._control.listening = self.owns_files

@@ -24,9 +24,10 @@ from .sockets import bind_replacement, bind_resolved, bind_sibling, describe, in
 from .tcp_info import accept_queue
 from .unix_sockets import File, bind_with_file
 
-#: Begins what identifies a listener of a program, and the control socket.
+#: Begins what identifies a listener of a program, the control socket, and the address of --metrics.
 _PROGRAM = "program:"
 _CONTROL = "control:"
+_METRICS = "metrics:"
 #: The sockets of one endpoint: one that all workers share, or with SO_REUSEPORT one for each worker (socket(7)).
 EndpointSockets = tuple[socket.socket, ...]
 
@@ -159,6 +160,16 @@ class Listeners:
         self._bound.append(bound)
         return bound
 
+    def bind_metrics(self, address: Address, options: ListenOptions) -> BoundAddress:
+        """Return the address of --metrics; keep one that was inherited. Raises BindError."""
+        requested = _METRICS + _requested(address)
+        for bound in self._bound:
+            if bound.requested == requested:
+                return bound
+        bound = replace(self._bind_address(address, options), requested=requested)
+        self.add(bound)
+        return bound
+
     def add(self, bound: BoundAddress) -> None:
         """Own another listener, that of a program; it outlives reloads."""
         self._bound.append(bound)
@@ -168,7 +179,7 @@ class Listeners:
         """Note that a worker listens on the socket with this inode. Return its address if it was bound for a program,
         "" if --bind names it, and None if it is no socket of the workers': a hostile one may say any number."""
         for bound in self._bound:
-            for sock in bound.sockets() if not bound.requested.startswith(_CONTROL) else ():
+            for sock in bound.sockets() if not bound.requested.startswith((_CONTROL, _METRICS)) else ():
                 if inode(sock) == number:
                     self._record_state()
                     return describe(sock) if is_for_program(bound) else ""
@@ -368,17 +379,17 @@ class Listeners:
                 if sock not in kept:
                     sock.close()
 
-    def close(self, but: BoundAddress | None = None, shared: bool = False) -> None:
-        """Close all listeners except `but`, and remove the files of unix sockets that this process owns.
+    def close(self, but: Collection[BoundAddress] = (), shared: bool = False) -> None:
+        """Close all listeners except those of `but`, and remove the files of unix sockets that this process owns.
 
         Unless another supervisor has them (`shared`), shut down those that were bound here. Otherwise the kernel would
         go on accepting if a process that a handler has forked still holds one.
         """
         if self.ownership is FileOwnership.OWNER and not shared:
             for bound in self._bound:
-                if bound is not but:
+                if bound not in but:
                     bound.shut_down()
-        self.close_except(() if but is None else (but,))
+        self.close_except(but)
 
     def _close(self, bound: BoundAddress) -> None:
         for sock in bound.sockets():

@@ -1,0 +1,37 @@
+"""What the process of `--metrics` is told when it starts: the argument of its command, as one line of JSON.
+
+Pure: text in, values out.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class ExporterSettings:
+    """Descriptors that the process inherits, and the user that it becomes."""
+
+    listeners: tuple[int, ...]
+    """The descriptors of the listening sockets."""
+    link: int
+    """The descriptor of the connection to the supervisor."""
+    parent: int
+    """The supervisor's pid."""
+    uid: int | None
+    """None: the process stays the user that it is."""
+    gid: int | None
+    user: str
+    """The name that selects supplementary groups; "" for none."""
+
+
+def encode(settings: ExporterSettings) -> str:
+    return json.dumps(asdict(settings))
+
+
+def decode(text: str) -> ExporterSettings:
+    """Return the settings in a text. Raises ValueError or TypeError if there are none."""
+    value: dict[str, Any] = json.loads(text)
+    return ExporterSettings(**{**value, "listeners": tuple(value["listeners"])})

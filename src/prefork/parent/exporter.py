@@ -1,0 +1,256 @@
+"""The process of `--metrics` as the supervisor has it: start it, answer it, and replace it when it dies.
+
+It runs the workers' user, so it is not trusted: it can ask for the status, and for nothing else. What it does is in
+`exporter/`. The supervisor never waits for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..core.control_protocol import REQUEST_LIMIT, BadRequest, decode_request, encode_reply
+from ..core.exporter_settings import ExporterSettings, encode
+from ..core.restart_policy import History, Policy, after_death, after_fork, delay
+from ..errors import reason_of
+from ..events import Emit, MetricsUnserved
+from ..system.child import Child
+from ..system.credentials import Identity
+from ..system.listeners import BoundAddress
+from ..system.processes import REAP_INTERVAL, System
+
+#: Seconds between two requests that are answered: a process that floods the connection does not keep this one busy.
+REQUEST_INTERVAL = 0.05
+_POLICY = Policy()
+#: Variables that the process gets: what its interpreter and its messages need, and none of the service's secrets.
+_KEPT_VARIABLES = ("LANG", "LD_LIBRARY_PATH", "LC_", "PATH", "PYTHON", "TZ", "VIRTUAL_ENV")
+
+
+@dataclass(frozen=True, slots=True)
+class ExporterSpec:
+    """What the process serves, and as which user."""
+
+    listener: Callable[[], BoundAddress]
+    """Returns the listening sockets as they are now: damaged ones are bound again."""
+    identity: Identity | None
+
+
+@dataclass(slots=True)
+class _Process:
+    """One process, with what the supervisor holds for it."""
+
+    child: Child
+    link: socket.socket | None
+    """None: it was told to end."""
+    received: bytes = b""
+    unsent: memoryview = field(default_factory=lambda: memoryview(b""))
+    answer_again_at: float = 0.0
+    ready_at: float | None = None
+    """When it asked for the first time."""
+
+
+class Exporter:
+    """Owns the process, one at a time, and its connection. Does nothing if `spec` is None.
+
+    `status` returns what a request is answered with.
+    """
+
+    def __init__(
+        self, spec: ExporterSpec | None, system: System, emit: Emit, status: Callable[[], dict[str, Any]]
+    ) -> None:
+        self._spec = spec
+        self._system = system
+        self._emit = emit
+        self._status = status
+        self._parent = os.getpid()
+        self._process: _Process | None = None
+        self._history = History()
+        self._start_at = 0.0
+        self._said = False
+        """Whether the log says that the metrics are not served."""
+        self._wanted = False
+
+    @property
+    def pid(self) -> int:
+        """The pid of the process; 0 if none runs."""
+        return 0 if self._process is None else self._process.child.pid
+
+    # --- polling ------------------------------------------------------------------------------------------------------
+
+    def interests(self, now: float) -> dict[int, int]:
+        process = self._process
+        if process is None:
+            return {}
+        wanted = {process.child.fileno(): select.POLLIN} if process.child.pollable else {}
+        if process.link is not None:
+            if process.unsent:
+                wanted[process.link.fileno()] = select.POLLOUT
+            elif now >= process.answer_again_at:
+                wanted[process.link.fileno()] = select.POLLIN
+        return wanted
+
+    def next_due(self, now: float) -> float | None:
+        """Return when to start the process, to read from it again, or to look for its exit without a pidfd."""
+        process = self._process
+        if self._spec is None or (process is None and not self._wanted):
+            return None
+        if process is None:
+            return self._start_at
+        times = [] if process.child.pollable else [now + REAP_INTERVAL]
+        return min([*times, *([process.answer_again_at] if now < process.answer_again_at else [])], default=None)
+
+    def collect(self, now: float, wanted: bool) -> None:
+        """Answer the process, reap it if it has ended, and start the next one when that is due.
+
+        `wanted`: this supervisor is the one that serves. Another one's process answers otherwise, at the same address.
+        """
+        self._wanted = wanted
+        if self._spec is None:
+            return
+        process = self._process
+        if process is None:
+            if wanted and now >= self._start_at:
+                self._start(self._spec, now)
+            return
+        if not wanted:
+            self._let_go(process)
+        if process.link is not None and (process.unsent or now >= process.answer_again_at):
+            self._converse(process, now)
+        status = process.child.reap()
+        if status is not None:
+            uptime = None if process.ready_at is None else now - process.ready_at
+            self._forget(process)
+            if wanted:
+                self._retry(f"its process died: {status.describe()}", uptime, now)
+
+    def close(self) -> None:
+        """Kill and reap the process."""
+        if self._process is not None:
+            self._process.child.signal(signal.SIGKILL)
+            self._process.child.wait()
+            self._forget(self._process)
+
+    # --- the process --------------------------------------------------------------------------------------------------
+
+    def _start(self, spec: ExporterSpec, now: float) -> None:
+        self._history = after_fork(self._history, now, _POLICY)
+        try:
+            here, there = socket.socketpair()
+        except OSError as exc:
+            self._retry(reason_of(exc), None, now)
+            return
+        with contextlib.closing(there):
+            try:
+                here.setblocking(False)
+                self._system.close_in_child(here)
+                listeners = tuple(sock.fileno() for sock in spec.listener().sockets())
+                child = self._execute(spec, listeners, there.fileno())
+            except (OSError, MemoryError) as exc:
+                here.close()
+                self._retry(reason_of(exc), None, now)
+                return
+        self._process = _Process(child, here)
+
+    def _execute(self, spec: ExporterSpec, listeners: Sequence[int], link: int) -> Child:
+        identity = spec.identity
+        settings = ExporterSettings(
+            tuple(listeners),
+            link,
+            self._parent,
+            uid=None if identity is None else identity.uid,
+            gid=None if identity is None else identity.gid,
+            user="" if identity is None else identity.name,
+        )
+        command = [*interpreter(), "-m", "prefork.exporter", encode(settings)]
+        return self._system.execute(command, environment(os.environ), [*listeners, link], _report)
+
+    def _converse(self, process: _Process, now: float) -> None:
+        """Send what is unsent, or read a request and answer it."""
+        assert process.link is not None
+        try:
+            if not process.unsent:
+                data = process.link.recv(REQUEST_LIMIT)
+                if not data:
+                    # It is about to end, or has closed its end and is of no use.
+                    process.child.signal(signal.SIGKILL)
+                    self._let_go(process)
+                    return
+                self._answer(process, data, now)
+            if process.unsent:
+                process.unsent = process.unsent[process.link.send(process.unsent) :]
+        except BlockingIOError:
+            return
+        except OSError:
+            process.child.signal(signal.SIGKILL)
+            self._let_go(process)
+
+    def _answer(self, process: _Process, data: bytes, now: float) -> None:
+        process.answer_again_at = now + REQUEST_INTERVAL
+        line, newline, rest = (process.received + data).partition(b"\n")
+        if not newline:
+            process.received = line[-REQUEST_LIMIT:]
+            return
+        # One request is answered at a time, and whatever was sent behind it is dropped.
+        process.received = b""
+        del rest
+        try:
+            request = decode_request(line)
+            reply = {"ok": True, **self._status()} if request.command == "status" else {"ok": False, "error": "refused"}
+        except BadRequest as exc:
+            reply = {"ok": False, "error": str(exc)}
+        if process.ready_at is None:
+            process.ready_at = now
+            self._said = False
+        process.unsent = memoryview(encode_reply(reply))
+
+    def _let_go(self, process: _Process) -> None:
+        """Close the connection to the process, which then finishes its answers and ends."""
+        if process.link is not None:
+            process.link.close()
+            process.link = None
+
+    def _retry(self, reason: str, uptime: float | None, now: float) -> None:
+        """Start the next process later. Say so once, until one of them serves again."""
+        self._history = after_death(self._history, uptime, 0.0, _POLICY)
+        wait = max(delay(self._history, now, _POLICY), _POLICY.first_delay)
+        self._start_at = now + wait
+        if not self._said:
+            self._said = True
+            self._emit(MetricsUnserved(reason, wait))
+
+    def _forget(self, process: _Process) -> None:
+        self._let_go(process)
+        process.child.close()
+        self._process = None
+
+
+def interpreter() -> list[str]:
+    """Return the command of a fresh interpreter that does not import from the current directory.
+
+    Any user who can write there could otherwise have root run code.
+    """
+    flags = [("-I", sys.flags.isolated), ("-E", sys.flags.ignore_environment), ("-s", sys.flags.no_user_site)]
+    return [sys.executable, "-P", *(flag for flag, is_set in flags if is_set)]
+
+
+def environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return what the process finds in its environment; prefork is imported from where this one was."""
+    kept = {name: value for name, value in variables.items() if name.startswith(_KEPT_VARIABLES)}
+    package = str(Path(__file__).parents[2])
+    before = kept.get("PYTHONPATH", "")
+    # Last, because it may be the folder of all packages, which must not come before the standard library.
+    return {**kept, "PYTHONPATH": f"{before}{os.pathsep}{package}" if before else package}
+
+
+def _report(exc: OSError) -> None:
+    """Say, in the new process, that the interpreter cannot be executed; its exit status says the rest."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"prefork: --metrics: {sys.executable}: {reason_of(exc)}\n".encode(errors="backslashreplace"))

@@ -1,0 +1,169 @@
+"""--metrics on real processes: what scrapers and health checks see while workers and supervisors come and go."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+from helpers.opened import open_folder
+from helpers.proc import children, gone
+from helpers.scraping import Samples, get, metrics_port
+from helpers.servers import ECHO, command, serving, state, upgrade
+from helpers.support import need_root, wait_until
+
+from prefork.testing import Server, run_server
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "service.py").write_text(ECHO)
+    return tmp_path
+
+
+def exporter_pid(server: Server) -> int:
+    """Return the pid of the process that answers; 0 while there is none."""
+    found = [pid for pid in children(server.pid) if _arguments(pid).startswith("prefork: metrics")]
+    return found[0] if found else 0
+
+
+def _arguments(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
+def send(port: int, data: bytes) -> bytes:
+    """Send raw bytes, and return all that comes until the connection ends."""
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as sock:
+        sock.sendall(data)
+        sock.shutdown(socket.SHUT_WR)
+        received = b""
+        while data := sock.recv(65536):
+            received += data
+    return received
+
+
+def test_paths_answer_as_documented(folder: Path) -> None:
+    with serving(folder, "--metrics", "127.0.0.1:0") as server:
+        port = metrics_port(server)
+        samples = Samples(port)
+        assert samples.sum("prefork_workers", state="ready") == 2
+        assert samples.sum("prefork_build_info") == 1
+        _, fields, plain = get(port, "/metrics")
+        assert fields["content-type"].startswith("text/plain; version=0.0.4")
+        assert b'prefork_workers{state="ready"} 2.0\n' in plain
+        assert get(port, "/healthz")[::2] == (200, b"ok\n")
+        assert get(port, "/readyz")[::2] == (200, b"ready\n")
+        _, fields, body = get(port, "/status.json")
+        assert fields["content-type"] == "application/json"
+        assert json.loads(body)["pid"] == server.pid
+        assert get(port, "/")[0] == 200
+        code, fields, body = get(port, "/metrics", method="HEAD")
+        assert (code, body) == (200, b"")
+        assert int(fields["content-length"]) > 1000
+        assert get(port, "/metrics?x=1")[0] == 200
+        # Nothing changes by a request, and what cannot be read is refused.
+        code, fields, _ = get(port, "/metrics", method="POST")
+        assert (code, fields["allow"]) == (405, "GET, HEAD")
+        assert get(port, "/nothing")[0] == 404
+        for request, status in (
+            (b"GET /metrics HTTP/1.1\r\n\r\n", 400),
+            (b"GET http://x/metrics HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+            (b"GET /metrics HTTP/2.0\r\nHost: x\r\n\r\n", 400),
+            (b"GET /metrics HTTP/1.1\r\nHost: x\r\n folded\r\n\r\n", 400),
+            (b"GET /metrics HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n", 400),
+            (b"GET /metrics HTTP/1.1\r\nHost : x\r\n\r\n", 400),
+            (b"GET /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello", 413),
+            (b"GET /metrics HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 413),
+            (b"GET /metrics HTTP/1.1\r\nHost: x\r\nA: " + b"b" * 9000, 431),
+        ):
+            assert send(port, request).startswith(b"HTTP/1.1 %d " % status), request
+        twice = send(port, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 2)
+        assert twice.count(b"HTTP/1.1 200 OK") == 2
+
+
+def test_the_process_is_replaced_and_does_not_outlive_its_supervisor(folder: Path) -> None:
+    with serving(folder, "--metrics", "127.0.0.1:0", workers=1) as server:
+        port = metrics_port(server)
+        assert get(port, "/healthz")[0] == 200
+        first = exporter_pid(server)
+        os.kill(first, signal.SIGKILL)
+        # The connection waits in the queue until the next process accepts.
+        assert get(port, "/healthz")[0] == 200
+        second = exporter_pid(server)
+        assert second not in (0, first)
+        assert "--metrics: not served: its process died: signal 9" in server.stderr()
+        server.signal(signal.SIGKILL)
+        wait_until(lambda: gone(second))
+
+
+def test_readiness_ends_with_the_drain_and_an_upgrade_hands_the_address_on(folder: Path) -> None:
+    with serving(folder, "--metrics", "127.0.0.1:0", workers=1) as server:
+        port = metrics_port(server)
+        before = json.loads(get(port, "/status.json")[2])["pid"]
+        after = upgrade(folder)
+        assert after != before
+        wait_until(lambda: gone(before))
+        assert json.loads(get(port, "/status.json")[2])["pid"] == after
+        with socket.create_connection(("127.0.0.1", server.port)) as open_connection:
+            open_connection.sendall(b"hello\n")
+            assert open_connection.recv(100) == b"hello\n"
+            assert command(folder, "stop").returncode == 0
+            wait_until(lambda: state(folder) == "stopping")
+            assert get(port, "/readyz")[::2] == (503, b"the server is stopping\n")
+            assert get(port, "/healthz")[0] == 200
+        wait_until(lambda: gone(after))
+        with pytest.raises(ConnectionRefusedError):
+            get(port, "/healthz")
+
+
+def test_a_supervisor_that_does_not_answer_is_unhealthy_and_many_scrapes_are_one_request(folder: Path) -> None:
+    with serving(folder, "--metrics", "127.0.0.1:0", workers=1) as server:
+        port = metrics_port(server)
+        assert get(port, "/healthz")[0] == 200
+        server.signal(signal.SIGSTOP)
+        try:
+            assert get(port, "/healthz")[::2] == (503, b"the supervisor does not answer\n")
+        finally:
+            server.signal(signal.SIGCONT)
+        codes: list[int] = []
+        threads = [threading.Thread(target=lambda: codes.append(get(port, "/metrics")[0])) for _ in range(100)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert codes == [200] * 100
+
+
+def test_the_process_runs_as_the_workers_user() -> None:
+    need_root()
+    with open_folder() as folder:
+        (folder / "service.py").write_text(ECHO)
+        options = ("--user", "nobody", "--insecure-paths", "--metrics", "127.0.0.1:0")
+        secret = {"DATABASE_PASSWORD": "hunter2"}
+        with run_server("service:handle", "-w", "1", *options, cwd=folder, env=secret) as server:
+            assert get(metrics_port(server), "/healthz")[0] == 200
+            pid = exporter_pid(server)
+            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+            status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+            assert set(status["Uid"].split()) != {"0"}
+            assert status["CapEff"] == "0" * 16
+            assert status["NoNewPrivs"] == "1"
+            assert "hunter2" not in Path(f"/proc/{pid}/environ").read_text()
+
+
+def test_an_address_that_is_in_use_is_one_line(folder: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = command(folder, "serve", "service:handle", "--bind", "127.0.0.1:0", "--metrics", f":{port}")
+    assert done.returncode == 4
+    assert f"127.0.0.1:{port}" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
