@@ -280,6 +280,14 @@ class CertificateInvalid(Event, level=ERROR):
     problem: str
 
 
+class VariableUnknown(Event, level=WARNING):
+    """A variable of the environment looks like an option, and there is none of that name."""
+
+    template = "{variable}: no such option{hint}"
+    variable: str
+    hint: str
+
+
 class NoDeadline(Event):
     """A silent peer may stay for ever; emitted at the start, and after a reload that changed it."""
 
@@ -295,16 +303,21 @@ class Ready(Event):
 
 
 class WorkerExited(Event, level=WARNING):
-    """A worker exited without being asked to; `delay` is the seconds until its slot is filled, or None for never."""
+    """A worker exited without being asked to; `delay` is the seconds until its slot is filled, or None for never.
+
+    `connections` is the number of connections that were closed with it.
+    """
 
     worker: int
     pid: int
     cause: str
     delay: float | None
+    connections: int = 0
 
     def __str__(self) -> str:
+        lost = f", {count_of(self.connections, 'connection')} with it" if self.connections else ""
         then = "" if self.delay is None else ", restarting" + (f" in {self.delay:.1f} s" if self.delay else "")
-        return f"worker {self.worker} (pid {self.pid}) died: {self.cause}{then}"
+        return f"worker {self.worker} (pid {self.pid}) died: {self.cause}{lost}{then}"
 
 
 class WorkerFailedToStart(Event, level=ERROR):
@@ -577,6 +590,13 @@ class SourcesUnwatched(Event, level=WARNING):
     template = "--reload: sources are not watched: {reason}; next try in {delay:.1f} s"
     reason: str
     delay: float
+
+
+class ServiceMetricsFull(Event, level=WARNING):
+    """There is no room for another series in the worker's memory; logged once."""
+
+    template = "prefork.metrics: no room for another series (64 KiB a worker): {metric} is not shown in full"
+    metric: str
 
 
 class MetricsServed(Event):

@@ -121,7 +121,7 @@ class Supervisor(Generic[C]):
         self._commands = None if control is None else ControlCommands(control, self)
         self._takeover = Takeover(system, resources, emit, lambda: len(self._roster.slots), control, predecessor)
         self._sources = SourceWatch(watched, system, emit)
-        self._exporter = Exporter(exporter, system, emit, self.status)
+        self._exporter = Exporter(exporter, system, emit, self._status_for_exporter)
         self._console = Console(self._workers, self._roster, emit, control)
         self._parts: list[Part] = [
             self._workers,
@@ -268,9 +268,13 @@ class Supervisor(Generic[C]):
             "queues": self._resources.queues(),
             "limit": spec.limits.get(FleetSetting.MAX_CONNECTIONS) or None,
             "certificates": [{"file": file, "not_after": end} for file, end in spec.certificates],
+            "certificate_reloads": self._resources.certificate_reloads(),
             "reloads": self._history.describe(self._epoch),
             **describe_fleet(self._roster, self._workers, now, self._epoch),
         }
+
+    def _status_for_exporter(self) -> dict[str, Any]:
+        return {**self.status(), "service_metrics": self._workers.service_metrics()}
 
     def start_reload(self, by: str) -> Failure | None:
         """Begin or queue a reload. Return the reason if it is refused."""

@@ -5,6 +5,7 @@ Turns messages and exits into facts. The roster decides which workers there are 
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import select
@@ -47,6 +48,7 @@ from ..system.fork_context import ForkContext
 from ..system.inboxes import Inboxes
 from ..system.memory import OomKills
 from ..system.parent_death import Tether
+from ..system.process_usage import reaped_seconds
 from ..system.processes import REAP_INTERVAL, RESOURCE_ERRNOS, System
 from ..system.readiness_channels import ReadinessChannel
 from ..system.scoreboard import FleetSetting, Row, Scoreboard, WorkerStat
@@ -107,6 +109,8 @@ class _Process:
     stacks: list[str] = field(default_factory=list)
     ended: bool = False
     """The end of the status pipe was reached."""
+    cpu: float = 0.0
+    """Seconds of CPU time, once it was reaped."""
     muted_until: float = 0.0
     """Do not read the status pipe before, because the worker floods it."""
 
@@ -175,6 +179,18 @@ class Workers:
     def totals(self, running: Mapping[int, Counters]) -> dict[int, Counters]:
         """Return the counts of each slot since the start; `running` are those of the workers that run, by id."""
         return self._accounts.by_slot((self._processes[each].slot, counters) for each, counters in running.items())
+
+    def cpu_by_slot(self, running: Mapping[int, float | None]) -> dict[int, float]:
+        """Return the CPU seconds of each slot since the start; `running` are those of the workers that run, by id."""
+        return self._accounts.cpu_by_slot((self._processes[each].slot, cpu or 0) for each, cpu in running.items())
+
+    def service_metrics(self) -> dict[str, Any]:
+        """Return the services' own metrics: of workers that are gone, and, unread, of those that run, with the slot."""
+        running = ((process.slot, process.row.read_service_metrics()) for process in self._processes.values())
+        return {
+            "gone": self._accounts.service_metrics.describe(),
+            "running": [[slot, base64.b64encode(data).decode()] for slot, data in running if data],
+        }
 
     def pids(self) -> set[int]:
         return {process.child.pid for process in self._processes.values()}
@@ -278,7 +294,10 @@ class Workers:
         return found if process.asker.ended else [*found, process.asker.channel.fileno()]
 
     def _collect_one(self, process: _Process, now: float) -> Iterator[Fact]:
+        before = reaped_seconds()
         status = process.child.reap()
+        if status is not None:
+            process.cpu = reaped_seconds() - before
         # Messages first: a worker that cannot start says why and ends.
         yield from self._receive(process, now)
         if not process.asker.ended and now >= process.asker.paused_until:
@@ -286,10 +305,12 @@ class Workers:
         if process.program is not None:
             yield from self._programs.check(process.program, now)
         if status is not None:
+            connections = process.row.counters().open
             self._forget(process)
             cause = self._cause(status)
             description = status.describe() + (", out of memory" if cause is ExitCause.MEMORY else "")
-            yield WorkerDied(process.worker_id, description, self._ended_as_told(process, status), cause)
+            told = self._ended_as_told(process, status)
+            yield WorkerDied(process.worker_id, description, told, cause, connections)
 
     def _receive(self, process: _Process, now: float) -> list[Fact]:
         """Read the status pipe once, up to what fits in a pipe: a worker that floods it must not hold up the rest."""
@@ -345,7 +366,7 @@ class Workers:
         if process.program is not None:
             process.program.close()
         self._requests.forget(process.worker_id)
-        self._accounts.retire(process.slot, process.row)
+        self._accounts.retire(process.slot, process.row, process.cpu)
         self._free_rows.append(process.row.number)
         self._processes.pop(process.worker_id, None)
 

@@ -16,6 +16,7 @@ import socket
 import sys
 import time
 
+from .. import metrics
 from ..config import option_of
 from ..core.messages import (
     Message,
@@ -70,6 +71,7 @@ def run(context: WorkerContext) -> int:
     # leads its own. The supervisor gets them too, and decides.
     ignore_without_inheriting((signal.SIGINT, signal.SIGHUP))
     signal.signal(signal.SIGUSR1, lambda *_: context.reopen_logs())
+    metrics.attach(context.row.service_metrics())
     lease.set_channel(fork.channel)
     process_group.become_leader()
     console = [] if fork.console is None else [fork.console]
