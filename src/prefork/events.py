@@ -522,6 +522,40 @@ class ReloadFailed(Event, level=ERROR):
     reason: str
 
 
+class ReloadCalledOff(Event, level=WARNING):
+    """A reload takes the place of the one under way, or of recycling, whose successor does not become ready."""
+
+    template = "worker {worker} (pid {pid}) is not ready after {seconds:.0f} s: called off by the next reload"
+    worker: int
+    pid: int
+    seconds: float
+
+
+class OldConnectionsStay(Event):
+    """After a reload, connections stay on old workers, until they end or for a time."""
+
+    connections: int
+    workers: int
+    seconds: float | None
+    """Until they are aborted; None: never."""
+
+    def __str__(self) -> str:
+        end = "until they end" if self.seconds is None else f"for up to {self.seconds:.0f} s (--reload-drain-timeout)"
+        stay = "stays" if self.connections == 1 else "stay"
+        return f"{count_of(self.connections, 'connection')} {stay} on {count_of(self.workers, 'old worker')} {end}"
+
+
+class ListenersChanged(Event):
+    """A reload has added addresses, or has removed some."""
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+
+    def __str__(self) -> str:
+        added = [f"listening on {each} too" for each in self.added]
+        return "; ".join([*added, *(f"not listening on {each} any more" for each in self.removed)])
+
+
 class ReloadIgnored(Event, level=WARNING):
     """A reload was requested when none is possible, or its settings are invalid."""
 

@@ -86,7 +86,7 @@ def test_scale_changes_the_number_of_workers(server: Server, folder: Path) -> No
 def test_stop_ends_the_server(server: Server, folder: Path) -> None:
     path = folder / "control"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert command(folder, "stop").stdout == f"stopping: supervisor {server.pid}\n"
+    assert command(folder, "stop", "--no-wait").stdout == f"stopping: supervisor {server.pid}\n"
     assert server.wait() == 0
     assert not path.exists()
     done = command(folder, "status")
@@ -241,9 +241,9 @@ def test_no_worker_holds_the_control_socket(server: Server, folder: Path) -> Non
         assert not held & {f"socket:[{inode}]" for inode in listening}
 
 
-@given(st.sampled_from(COMMANDS), st.integers(-5, 5000), st.booleans())
-def test_requests_survive_the_wire(name: str, workers: int, at_once: bool) -> None:
-    request = Request(name, workers, at_once)
+@given(st.sampled_from(COMMANDS), st.integers(-5, 5000), st.booleans(), st.booleans(), st.booleans())
+def test_requests_survive_the_wire(name: str, workers: int, at_once: bool, wait: bool, progress: bool) -> None:
+    request = Request(name, workers, at_once, workers, wait, progress)
     assert decode_request(encode_request(request).rstrip(b"\n")) == request
 
 

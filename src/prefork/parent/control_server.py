@@ -36,6 +36,8 @@ class ControlConnection:
     """Sockets that go with the first byte of the reply."""
     waiting: bool = False
     """Its request is being carried out, for which there is no deadline."""
+    replied: bool = False
+    """Nothing follows what is unsent."""
 
     def close(self) -> None:
         self.release_descriptors()
@@ -102,8 +104,15 @@ class ControlSocket:
             connection.release_descriptors()
             return
         connection.waiting = False
-        connection.unsent = encode_reply(value)
+        connection.replied = True
+        connection.unsent += encode_reply(value)
         self._send(connection)
+
+    def send(self, connection: ControlConnection, value: dict[str, Any]) -> None:
+        """Send a line before the reply, unless the client has not read the one before."""
+        if connection.sock.fileno() >= 0 and not connection.unsent:
+            connection.unsent = encode_reply(value)
+            self._send(connection)
 
     def close(self) -> None:
         for each in list(self._connections.values()):
@@ -167,7 +176,7 @@ class ControlSocket:
             return
         connection.release_descriptors()
         connection.unsent = connection.unsent[sent:]
-        if not connection.unsent:
+        if not connection.unsent and connection.replied:
             self._end(connection)
 
     def _end(self, connection: ControlConnection) -> None:
