@@ -87,7 +87,8 @@ def main() -> int:
 def _compare(server: Server, port: int, parts: Parts, options: argparse.Namespace) -> list[str]:
     generator = Generator(build(ROOT / "build" / "bench").load, None)
     generator.count(WORK, server, WARMING)
-    others, found = OthersMeter(), {False: [], True: []}  # type: dict[bool, list[Sampled]]
+    others = OthersMeter()
+    found: dict[bool, list[Sampled]] = {False: [], True: []}
     cost = dict.fromkeys((parts.supervisor, parts.exporter), 0.0)
     seconds = 0.0
     for number in range(options.rounds):
@@ -101,23 +102,19 @@ def _compare(server: Server, port: int, parts: Parts, options: argparse.Namespac
                 cost[pid] += cpu_seconds(pid) - used
     lines = [f"| | without | with {options.scrapers:,} slow scrapers | ratio |", "|---|---|---|---|"]
     for name, title in (("cpu_us", "CPU of the worker for one echo"), ("p50_us", "latency p50"), ("p99_us", "p99")):
-        without, with_them = ([getattr(each, name) for each in found[which]] for which in (False, True))
-        change = ratio(with_them, without)
-        assert change is not None
-        spread = f"{change.value:.3f} ({change.least:.2f} to {change.most:.2f})"
-        lines.append(
-            f"| {title} | {statistics.median(without):.1f} us | {statistics.median(with_them):.1f} us | {spread} |"
-        )
-    shares = [
-        f"{title} {cost[pid] / seconds:.1%}"
-        for title, pid in (("supervisor", parts.supervisor), ("process of --metrics", parts.exporter))
-    ]
+        lines.append(_row(title, *([getattr(each, name) for each in found[which]] for which in (False, True))))
+    supervisor, exporter = (cost[pid] / seconds for pid in (parts.supervisor, parts.exporter))
+    lines += ["", f"Of one CPU the supervisor used {supervisor:.1%}, the process of --metrics {exporter:.1%}."]
     measured = f"{options.rounds} rounds of {options.requests:,} echoes"
-    lines += [
-        "",
-        f"Of one CPU: {', '.join(shares)}. {measured}; other processes used {others.share():.1%} of the machine.",
-    ]
+    lines.append(f"{measured}; other processes used {others.share():.1%} of the machine.")
     return lines
+
+
+def _row(title: str, without: list[float], with_them: list[float]) -> str:
+    change = ratio(with_them, without)
+    assert change is not None
+    medians = f"{statistics.median(without):.1f} us | {statistics.median(with_them):.1f} us"
+    return f"| {title} | {medians} | {change.value:.3f} ({change.least:.2f} to {change.most:.2f}) |"
 
 
 def _sample(generator: Generator, server: Server, worker: int, requests: int) -> Sampled:
@@ -149,7 +146,6 @@ def _serving() -> Iterator[tuple[Server, int, Parts]]:
         try:
             said = _await_ready(process, log)
             service, metrics = (int(port) for port in re.findall(r" on [\d.]+:(\d+) \(tcp\)", said))
-            # Both have to have started before they can be told apart: by their names.
             yield Server(process.pid, service, log), metrics, _parts(process.pid)
         finally:
             with contextlib.suppress(ProcessLookupError):
@@ -197,6 +193,8 @@ def _scrapers(port: int, count: int) -> Iterator[None]:
 
 def read_slowly(port: int, count: int) -> None:
     """Keep `count` clients that ask for the metrics and read a byte a second each. Does not return."""
+    # It is not what is measured.
+    os.nice(19)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, count + 64), hard))
     clients: dict[socket.socket, bool] = {}
