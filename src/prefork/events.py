@@ -160,7 +160,7 @@ class ConnectionAborted(Event, level=WARNING, rated=True):
 
 
 class ConnectionsKicked(Event, level=WARNING):
-    """An operator had connections of a worker aborted; `what` are their peers or numbers, `by` is the command."""
+    """An operator had connections of a worker aborted; `what` are the peers that were named, `by` is the command."""
 
     template = "kicked {count:connection} of {what} ({by})"
     count: int
@@ -280,6 +280,14 @@ class CertificateInvalid(Event, level=ERROR):
     problem: str
 
 
+class VariableUnknown(Event, level=WARNING):
+    """A variable of the environment looks like an option, and there is none of that name."""
+
+    template = "{variable}: no such option{hint}"
+    variable: str
+    hint: str
+
+
 class NoDeadline(Event):
     """A silent peer may stay for ever; emitted at the start, and after a reload that changed it."""
 
@@ -295,16 +303,21 @@ class Ready(Event):
 
 
 class WorkerExited(Event, level=WARNING):
-    """A worker exited without being asked to; `delay` is the seconds until its slot is filled, or None for never."""
+    """A worker exited without being asked to; `delay` is the seconds until its slot is filled, or None for never.
+
+    `connections` is the number of connections that were closed with it.
+    """
 
     worker: int
     pid: int
     cause: str
     delay: float | None
+    connections: int = 0
 
     def __str__(self) -> str:
+        lost = f", {count_of(self.connections, 'connection')} with it" if self.connections else ""
         then = "" if self.delay is None else ", restarting" + (f" in {self.delay:.1f} s" if self.delay else "")
-        return f"worker {self.worker} (pid {self.pid}) died: {self.cause}{then}"
+        return f"worker {self.worker} (pid {self.pid}) died: {self.cause}{lost}{then}"
 
 
 class WorkerFailedToStart(Event, level=ERROR):

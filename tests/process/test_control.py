@@ -156,10 +156,13 @@ def test_a_deeply_nested_request_is_refused(server: Server, folder: Path) -> Non
     assert "Traceback" not in server.stderr()
 
 
-def test_without_a_descriptor_a_client_waits_and_costs_nothing(server: Server, folder: Path) -> None:
+def test_the_last_descriptors_are_kept_for_a_client(server: Server, folder: Path) -> None:
     need("prlimit")
     leave_descriptors(server.pid, 0)
-    with asking(folder, {"command": "status"}) as sock, sock.makefile("rb") as file:
+    # One client at a time has the reserve; another waits, and costs nothing.
+    for _ in range(3):
+        assert status(folder)["state"] == "serving"
+    with asking(folder, b""), asking(folder, {"command": "status"}) as waiting, waiting.makefile("rb") as file:
         assert cpu_share(server.pid) < 0.3, "it tries again and again"
         leave_descriptors(server.pid, 5)
         assert json.loads(file.readline())["ok"] is True

@@ -482,9 +482,12 @@ def test_a_hung_worker_is_dumped_killed_and_replaced() -> None:
     assert machine.dumped == []
     machine.sleep(1.5)
     assert (machine.dumped, machine.killed) == ([0], [0])
-    machine.die(0, "signal 9 (SIGKILL)")
+    machine.die(0, "signal 9 (SIGKILL)", connections=12)
     assert sorted(machine.alive.values()) == [0, 1]
     assert any("worker 0 (pid 5000) hangs" in note for note in machine.notes)
+    assert machine.notes[-1] == (
+        "worker 0 (pid 5000) died: signal 9 (killed by --hang-timeout), 12 connections with it, restarting"
+    )
 
 
 def test_one_pause_of_the_whole_server_kills_no_worker() -> None:

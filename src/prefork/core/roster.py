@@ -243,7 +243,7 @@ class Roster:
         if slot is not None and not self._ending():
             return self._slot_emptied(slot, worker, fact, now)
         crashed = draining and worker.ready_since is not None and not fact.clean
-        report = [EmitEvent(WorkerExited(worker.slot, worker.pid, fact.description, None))] if crashed else []
+        report = [EmitEvent(_exited(worker, fact, None))] if crashed else []
         return [*report, *self._restarts.end_if_done(now)]
 
     def _slot_emptied(self, slot: Slot, worker: Worker, fact: facts.WorkerDied, now: float) -> list[Command]:
@@ -259,14 +259,14 @@ class Roster:
         if worker.start_error is not None:
             commands.append(EmitEvent(WorkerFailedToStart(slot.number, worker.start_error)))
         if self._must_give_up():
-            commands.append(EmitEvent(WorkerExited(slot.number, worker.pid, fact.description, None)))
+            commands.append(EmitEvent(_exited(worker, fact, None)))
             commands.append(EmitEvent(CrashLoop(slot.history.failures)))
             reason = f"no worker accepts, and in every slot {self._policy.max_failures} or more have died in a row"
             return commands + self._give_up(Finish(ExitCode.CRASH_LOOP, reason), now)
         seconds = delay(slot.history, now, self._policy)
         if self._restarts.successor_of(slot) is None:
             slot.due = now + seconds
-        commands.append(EmitEvent(WorkerExited(slot.number, worker.pid, fact.description, seconds)))
+        commands.append(EmitEvent(_exited(worker, fact, seconds)))
         return commands
 
     def _must_give_up(self) -> bool:
@@ -390,6 +390,17 @@ class Roster:
             return []
         self._enter(ServerPhase.FINISHED)
         return [self._outcome]
+
+
+#: The option by which the supervisor killed a worker.
+_KILLED_BY = {KillReason.HANG: "--hang-timeout", KillReason.BOOT_TIMEOUT: "--boot-timeout"}
+
+
+def _exited(worker: Worker, fact: facts.WorkerDied, restart_in: float | None) -> WorkerExited:
+    option = None if worker.kill_reason is None else _KILLED_BY.get(worker.kill_reason)
+    number, _, rest = fact.description.partition(" (SIGKILL)")
+    cause = fact.description if option is None or rest else f"{number} (killed by {option})"
+    return WorkerExited(worker.slot, worker.pid, cause, restart_in, fact.connections)
 
 
 def _cause(worker: Worker, fact: facts.WorkerDied) -> ExitCause:

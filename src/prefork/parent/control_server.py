@@ -14,12 +14,15 @@ from typing import Any
 
 from ..core.control_protocol import REQUEST_LIMIT, BadRequest, Request, decode_request, encode_reply
 from ..system.control_client import may_control
+from ..system.descriptors import Reserve
 from ..system.processes import RESOURCE_ERRNOS
 
 #: Open connections, besides those that wait for an outcome; further clients wait in the kernel's queue.
 MAX_CONNECTIONS = 16
 #: Seconds until the next accept after one failed for lack of a descriptor.
 ACCEPT_RETRY = 0.5
+#: Descriptors that are kept for a client when no other is left: one for its connection, the rest for what it asks.
+RESERVED_DESCRIPTORS = 4
 #: Seconds that a client has to send its request and to read the reply.
 IO_TIMEOUT = 5.0
 
@@ -58,6 +61,7 @@ class ControlSocket:
         """Whether to accept connections. Another supervisor may hold the same socket."""
         self._connections: dict[int, ControlConnection] = {}
         self._accept_at = 0.0
+        self._reserve = Reserve(RESERVED_DESCRIPTORS, close_in_child)
         close_in_child(listener)
 
     def interests(self, now: float) -> dict[int, int]:
@@ -117,6 +121,7 @@ class ControlSocket:
     def close(self) -> None:
         for each in list(self._connections.values()):
             self._end(each)
+        self._reserve.close()
         self._listener.close()
 
     def _accept(self, now: float) -> None:
@@ -124,6 +129,9 @@ class ControlSocket:
             sock, _ = self._listener.accept()
         except OSError as exc:
             if exc.errno in RESOURCE_ERRNOS and not isinstance(exc, BlockingIOError):
+                if self._reserve.close():
+                    self._accept(now)
+                    return
                 # The listener stays readable, so polling it would keep this process busy with nothing.
                 self._accept_at = now + ACCEPT_RETRY
             return
@@ -182,3 +190,5 @@ class ControlSocket:
     def _end(self, connection: ControlConnection) -> None:
         self._connections.pop(connection.sock.fileno(), None)
         connection.close()
+        if not self._connections:
+            self._reserve.fill()

@@ -171,6 +171,15 @@ class Workers:
         """Return the number of open connections of all workers."""
         return sum(process.row.open for process in self._processes.values())
 
+    def total(self) -> Counters:
+        """Return the counts of the whole fleet since the start."""
+        running = {process.worker_id: process.row.counters() for process in self._processes.values()}
+        return sum(self.totals(running).values(), Counters())
+
+    def totals(self, running: Mapping[int, Counters]) -> dict[int, Counters]:
+        """Return the counts of each slot since the start; `running` are those of the workers that run, by id."""
+        return self._accounts.by_slot((self._processes[each].slot, counters) for each, counters in running.items())
+
     def cpu_by_slot(self, running: Mapping[int, float | None]) -> dict[int, float]:
         """Return the CPU seconds of each slot since the start; `running` are those of the workers that run, by id."""
         return self._accounts.cpu_by_slot((self._processes[each].slot, cpu or 0) for each, cpu in running.items())
@@ -182,15 +191,6 @@ class Workers:
             "gone": self._accounts.service_metrics.describe(),
             "running": [[slot, base64.b64encode(data).decode()] for slot, data in running if data],
         }
-
-    def total(self) -> Counters:
-        """Return the counts of the whole fleet since the start."""
-        running = {process.worker_id: process.row.counters() for process in self._processes.values()}
-        return sum(self.totals(running).values(), Counters())
-
-    def totals(self, running: Mapping[int, Counters]) -> dict[int, Counters]:
-        """Return the counts of each slot since the start; `running` are those of the workers that run, by id."""
-        return self._accounts.by_slot((self._processes[each].slot, counters) for each, counters in running.items())
 
     def pids(self) -> set[int]:
         return {process.child.pid for process in self._processes.values()}
@@ -305,10 +305,12 @@ class Workers:
         if process.program is not None:
             yield from self._programs.check(process.program, now)
         if status is not None:
+            connections = process.row.counters().open
             self._forget(process)
             cause = self._cause(status)
             description = status.describe() + (", out of memory" if cause is ExitCause.MEMORY else "")
-            yield WorkerDied(process.worker_id, description, self._ended_as_told(process, status), cause)
+            told = self._ended_as_told(process, status)
+            yield WorkerDied(process.worker_id, description, told, cause, connections)
 
     def _receive(self, process: _Process, now: float) -> list[Fact]:
         """Read the status pipe once, up to what fits in a pipe: a worker that floods it must not hold up the rest."""

@@ -115,13 +115,12 @@ def request(
 ) -> bytes:
     """Send `message` and return the line that answers it.
 
+    The descriptors that come with it are added to `descriptors`, also on an error; the caller owns them.
     `on_progress` is called with each line, and returns whether others follow. From then on PROGRESS_TIMEOUT holds for
     each. `until_end` waits up to END_TIMEOUT seconds for the end of the process that has answered.
 
     Raises NotRunningError if no server listens there, ServiceError if the line does not arrive within `timeout`
     seconds, and ConfigError if it cannot be asked.
-
-    The descriptors that come with the answer are added to `descriptors`, also on an error. The caller owns them.
     """
     option = f"--control {escape_controls(path)}"
     with socket.socket(socket.AF_UNIX) as sock:
