@@ -369,8 +369,8 @@ function showDurations(histogram) {
       make(make(bar, "span", "room"), "span", "bar");
       make(bar, "small", "soft");
     }
-    const name = index < bounds.length ? "≤ " + within(num(bounds[index])) : "more";
-    bar.title = `${name}: ${whole(count)}`;
+    const name = index < bounds.length ? within(num(bounds[index])) : "more";
+    bar.title = `${index < bounds.length ? "up to " : ""}${name}: ${whole(count)}`;
     bar.setAttribute("aria-label", bar.title);
     bar.querySelector(".bar").style.height = (100 * count) / peak + "%";
     put(bar.lastElementChild, name);
