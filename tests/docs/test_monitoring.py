@@ -87,7 +87,7 @@ def test_a_wrong_name_is_found(query: str, wrong: list[str]) -> None:
 def test_the_dashboard_shows_every_metric() -> None:
     shown = " ".join(dashboard_queries())
     missing = {each.full_name for each in CATALOGUE if each.full_name not in shown}
-    assert missing <= {"prefork_build_info", "prefork_start_time_seconds", "prefork_up_since_timestamp_seconds"}
+    assert missing <= {"prefork_build_info", "prefork_start_time_seconds"}
 
 
 def test_the_dashboard_is_current_and_its_panels_do_not_overlap() -> None:
