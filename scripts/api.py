@@ -3,8 +3,8 @@
     python scripts/api.py            write the page
     python scripts/api.py --check    exit with status 1 if the page is not current
 
-The public names are those of `prefork.__all__`, `prefork.metrics.__all__` and `prefork.testing.__all__`. It reads the source by griffe, because
-docstrings of fields exist only there. To change the content of the page, change a docstring.
+The public names are those of `prefork.__all__`, `prefork.metrics.__all__` and `prefork.testing.__all__`. It reads the
+source by griffe, because docstrings of fields exist only there. To change the content of the page, change a docstring.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ CONSTRUCTED = {"TCPServer", "TLS"}
 HIDDEN = {"accept_waiting", "connection_descriptors", "tell_draining"}
 HEAD = """# The Python interface
 
-Generated from the docstrings by `scripts/api.py`. Import every name from `prefork`, except those of `prefork.metrics` and
-`prefork.testing`.
+Generated from the docstrings by `scripts/api.py`. Import every name from `prefork`, except those of
+`prefork.metrics` and `prefork.testing`.
 """
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from ..core.control_protocol import Request
-from . import options, remote
+from . import options, remote, top
 from .servers import list_servers
 
 
@@ -61,6 +61,14 @@ SERVER_COMMANDS = (
         "Show listeners and workers of a running server.",
         "Show a running server: its listeners, and the state, connections and heartbeat of each worker.",
         asking(functools.partial(Request, "status")),
+    ),
+    ServerCommand(
+        "top",
+        "Watch a running server in the terminal.",
+        "Watch a running server: its workers, its connections, the account of connections, and what went wrong. Needs "
+        "Textual (pip install 'prefork[top]'), except with --once.",
+        top.show,
+        top.PARAMETERS,
     ),
     ServerCommand(
         "list",
