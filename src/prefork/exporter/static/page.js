@@ -297,6 +297,8 @@ function tell() {
   if (failures === 2) {
     lines($("notice"), ["The server does not answer."]);
     style($("notice"), "bad");
+    put($("state"), "no answer");
+    style($("state"), "lamp bad");
     document.title = "! no answer · " + document.title.replace(/^.* · /, "");
   }
 }
