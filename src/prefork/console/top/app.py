@@ -21,10 +21,10 @@ from textual.widgets import Input
 
 from ...errors import ExitCode, PreforkError, reason_of
 from ...text import escape_controls
+from ..joining import Row
 from . import connections, pages
 from .calls import SerialCalls
 from .dialogs import Help, Question
-from .facts import Connection
 from .keys import COMMANDS
 from .lines import Tone
 from .model import Model, View
@@ -248,7 +248,7 @@ class Top(App[int]):
 
         self.push_screen(Question(f"Kick {connections.describe(selected)}?"), answer)
 
-    async def _kick(self, connection: Connection) -> None:
+    async def _kick(self, connection: Row) -> None:
         try:
             self.model.message = escape_controls(await self._calls.call(self._source.kick, connection))
         except (PreforkError, OSError) as exc:
