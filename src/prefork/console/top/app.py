@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import termios
@@ -48,6 +49,8 @@ def run(source: Source, interval: float, read_only: bool, view: View) -> int:
     with contextlib.suppress(termios.error, OSError):
         before = termios.tcgetattr(0)
     app = Top(source, interval, read_only, view)
+    # What is imported by now stays; otherwise each collection would look at all of Textual again.
+    gc.freeze()
     try:
         # Without the mouse, the terminal's own selection copies an address.
         code = app.run(mouse=False)
