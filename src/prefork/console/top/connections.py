@@ -75,7 +75,7 @@ def _dim(text: str, row: Row) -> Span:
 
 COLUMNS: Sequence[Column[Row]] = (
     Column("ID", 8, lambda row: _dim(row.id or "-", row), _id_key, "N", extra=6, left=True),
-    Column("PEER", 21, lambda row: _dim(row.peer, row), lambda row: row.peer, "P", extra=26, left=True),
+    Column("PEER", 21, lambda row: _dim(row.peer, row), lambda row: row.peer, "P", extra=18, left=True),
     Column("LISTEN", 6, lambda row: _port(row.listener), lambda row: row.listener, rank=8, left=True),
     Column("WORKER", 6, lambda row: str(row.worker), lambda row: row.worker, "W", 9),
     Column("PHASE", 9, _phase, lambda row: row.phase, "S", 5, left=True),
@@ -90,8 +90,6 @@ COLUMNS: Sequence[Column[Row]] = (
 
 #: What the kernel tells of a connection: the key, what it is called here, and how it is shown.
 _FACTS: Sequence[tuple[str, str, Callable[[float], str]]] = (
-    ("rtt", "rtt", figures.delay),
-    ("rtt_variation", "+-", figures.delay),
     ("retransmissions", "retransmitted", figures.count),
     ("congestion_window", "window", figures.count),
     ("receive_queue", "not read", figures.size),
@@ -110,6 +108,9 @@ def kernel_lines(selected: Row | None, width: int) -> list[Line]:
         parts.append((("its worker does not answer: from the kernel", Tone.WARNING),))
     facts = facts_of(selected.kernel)
     if facts:
+        parts.append(
+            (*_fact(facts.get("rtt"), "rtt", figures.delay), *_fact(facts.get("rtt_variation"), " +-", figures.delay))
+        )
         parts += [fact for key, name, show in _FACTS if (fact := _fact(facts.get(key), name, show))]
         parts.append(_limited_by(facts.get("limited_by")))
     return wrap(parts, width)

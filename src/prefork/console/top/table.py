@@ -63,6 +63,8 @@ class Layout(Generic[R]):
 
     columns: tuple[tuple[Column[R], int], ...]
     gap: int
+    #: What is left at the right of the last column, in characters.
+    rest: int = 0
 
 
 def lay_out(columns: Sequence[Column[R]], width: int) -> Layout[R]:
@@ -77,7 +79,7 @@ def lay_out(columns: Sequence[Column[R]], width: int) -> Layout[R]:
         more = min(column.extra, room)
         room -= more
         found.append((column, column.width + more))
-    return Layout(tuple(found), gap)
+    return Layout(tuple(found), gap, room)
 
 
 def _width(columns: Sequence[Column[R]], gap: int) -> int:
@@ -146,7 +148,7 @@ def heading(layout: Layout[Any], order: Order) -> Line:
     for column, width in layout.columns:
         tone = Tone.SORTED if column.title == order.title else Tone.HEADING
         spans += [(_align(column.title, width, column.left), tone), (" " * layout.gap, Tone.HEADING)]
-    return merge(spans[:-1])
+    return merge([*spans[:-1], (" " * layout.rest, Tone.HEADING)])
 
 
 def line_of(layout: Layout[R], row: R, selected: bool) -> Line:
@@ -158,8 +160,9 @@ def line_of(layout: Layout[R], row: R, selected: bool) -> Line:
         if not (text.isascii() and text.isprintable()):
             text = escape_ascii(text)
         text = words(text, width) if column.words else clip(text, width)
-        spans += [(_align(text, width, column.left), tone), (" " * layout.gap, tone)]
-    return merge((text, Tone.CURSOR if selected else tone) for text, tone in spans[:-1])
+        spans += [(_align(text, width, column.left), tone), (" " * layout.gap, Tone.PLAIN)]
+    spans[-1] = (" " * layout.rest, Tone.PLAIN)
+    return merge((text, Tone.CURSOR if selected else tone) for text, tone in spans)
 
 
 def _align(text: str, width: int, left: bool) -> str:
