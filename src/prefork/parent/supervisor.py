@@ -101,7 +101,8 @@ class Supervisor(Generic[C]):
         self._pending_generation_serves: list[facts.GenerationServes] = []
         """Carried out last, because a scale-down removes slots that other commands name."""
         self._roster = Roster(spec.workers, spec.timing, random.random)
-        self._requests = Requests(resources, self._spec, lambda: self._takeover.predecessor_pid is None)
+        may_lease = lambda: self._takeover.may_lease()  # noqa: E731, PLW0108  # what it asks is made later
+        self._requests = Requests(resources, self._spec, may_lease)
         self._workers = Workers(
             system,
             emit,
@@ -212,6 +213,7 @@ class Supervisor(Generic[C]):
             if isinstance(fact, facts.WorkerDied) and not fact.clean and not self._ending():
                 self._repair_listeners()
         self._requests.collect(ready)
+        self._takeover.give_leases_up(self._requests.are_held())
         self._apply_all(self._takeover.collect(self._system.monotonic()))
         if self._commands is not None:
             self._commands.serve(ready, self._system.monotonic())

@@ -19,6 +19,7 @@ import time
 from .. import metrics
 from ..config import option_of
 from ..core.messages import (
+    LimitTooLowMessage,
     Message,
     ReadyMessage,
     RecycleMessage,
@@ -235,7 +236,13 @@ def _check_recycling(loop: asyncio.AbstractEventLoop, context: WorkerContext) ->
     if not limits:
         return None
     own = limits.with_jitter(random.random())
-    return RecyclingCheck(loop, context.row, own, lambda reason: send(context, RecycleMessage(reason)))
+    return RecyclingCheck(
+        loop,
+        context.row,
+        own,
+        on_limit=lambda reason: send(context, RecycleMessage(reason)),
+        on_too_low=lambda rss, limit: send(context, LimitTooLowMessage(rss, limit)),
+    )
 
 
 def _stop_accepting(
