@@ -101,8 +101,7 @@ class Supervisor(Generic[C]):
         self._pending_generation_serves: list[facts.GenerationServes] = []
         """Carried out last, because a scale-down removes slots that other commands name."""
         self._roster = Roster(spec.workers, spec.timing, random.random)
-        may_lease = lambda: self._takeover.may_lease()  # noqa: E731, PLW0108  # what it asks is made later
-        self._requests = Requests(resources, self._spec, may_lease)
+        self._requests = Requests(resources, self._spec, self._may_lease)
         self._workers = Workers(
             system,
             emit,
@@ -175,6 +174,9 @@ class Supervisor(Generic[C]):
 
     def spec_of(self, context: ForkContext) -> GenerationSpec[C]:
         return self._reloads.spec(context.generation)
+
+    def _may_lease(self) -> bool:
+        return self._takeover.may_lease()
 
     def _spec(self, generation: int) -> GenerationSpec[C]:
         return self._reloads.spec_or_newest(generation)
