@@ -160,7 +160,7 @@ class ConnectionAborted(Event, level=WARNING, rated=True):
 
 
 class ConnectionsKicked(Event, level=WARNING):
-    """An operator had connections of a worker aborted; `what` are their peers or numbers, `by` is the command."""
+    """An operator had connections of a worker aborted; `what` are the peers that were named, `by` is the command."""
 
     template = "kicked {count:connection} of {what} ({by})"
     count: int
@@ -303,16 +303,21 @@ class Ready(Event):
 
 
 class WorkerExited(Event, level=WARNING):
-    """A worker exited without being asked to; `delay` is the seconds until its slot is filled, or None for never."""
+    """A worker exited without being asked to; `delay` is the seconds until its slot is filled, or None for never.
+
+    `connections` is the number of connections that were closed with it.
+    """
 
     worker: int
     pid: int
     cause: str
     delay: float | None
+    connections: int = 0
 
     def __str__(self) -> str:
+        lost = f", {count_of(self.connections, 'connection')} with it" if self.connections else ""
         then = "" if self.delay is None else ", restarting" + (f" in {self.delay:.1f} s" if self.delay else "")
-        return f"worker {self.worker} (pid {self.pid}) died: {self.cause}{then}"
+        return f"worker {self.worker} (pid {self.pid}) died: {self.cause}{lost}{then}"
 
 
 class WorkerFailedToStart(Event, level=ERROR):
@@ -530,6 +535,41 @@ class ReloadFailed(Event, level=ERROR):
     reason: str
 
 
+class ReloadCalledOff(Event, level=WARNING):
+    """A reload takes the place of the one under way, or of recycling, whose successor does not become ready."""
+
+    template = "worker {worker} (pid {pid}) is not ready after {seconds:.0f} s: called off by the next reload"
+    worker: int
+    pid: int
+    seconds: float
+
+
+class OldConnectionsStay(Event):
+    """After a reload, connections stay on old workers, until they end or for a time."""
+
+    connections: int
+    workers: int
+    seconds: float | None
+    """Until they are aborted; None: never."""
+
+    def __str__(self) -> str:
+        stay, end = ("stays", "until it ends") if self.connections == 1 else ("stay", "until they end")
+        if self.seconds is not None:
+            end = f"for up to {self.seconds:.0f} s (--reload-drain-timeout)"
+        return f"{count_of(self.connections, 'connection')} {stay} on {count_of(self.workers, 'old worker')} {end}"
+
+
+class ListenersChanged(Event):
+    """A reload has added addresses, or has removed some."""
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+
+    def __str__(self) -> str:
+        added = [f"listening on {each} too" for each in self.added]
+        return "; ".join([*added, *(f"not listening on {each} any more" for each in self.removed)])
+
+
 class ReloadIgnored(Event, level=WARNING):
     """A reload was requested when none is possible, or its settings are invalid."""
 
@@ -553,6 +593,13 @@ class SourcesUnwatched(Event, level=WARNING):
     delay: float
 
 
+class ServiceMetricsFull(Event, level=WARNING):
+    """There is no room for another series in the worker's memory; logged once."""
+
+    template = "prefork.metrics: no room for another series (64 KiB a worker): {metric} is not shown in full"
+    metric: str
+
+
 class MetricsServed(Event):
     """The address of --metrics is bound; it is answered by a process of its own."""
 
@@ -566,6 +613,17 @@ class MetricsUnserved(Event, level=WARNING):
     template = "--metrics: not served: {reason}; next try in {delay:.1f} s"
     reason: str
     delay: float
+
+
+class WorkerLimitTooLow(Event, level=ERROR):
+    """A new worker is beyond --max-worker-rss already, so it would be recycled for ever: the limit is ignored."""
+
+    template = (
+        "--max-worker-rss {limit}: a worker that has served nothing uses {rss} bytes, so the limit is ignored until a "
+        "reload raises it"
+    )
+    limit: int
+    rss: int
 
 
 class Recycling(Event):
@@ -624,6 +682,18 @@ class Upgrading(Event):
 
     template = "upgrading ({by}): starting the installed program with the same sockets"
     by: str
+
+
+class UpgradeWaits(Event):
+    """An upgrade begins when the predecessor has ended, which still drained and has to hurry now."""
+
+    template = (
+        "upgrading ({by}): the previous supervisor ({pid}) ends first, whose connections have {seconds:.0f} s left "
+        "(--drain-timeout)"
+    )
+    by: str
+    pid: int
+    seconds: float
 
 
 class Upgraded(Event):

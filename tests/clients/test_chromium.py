@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,9 @@ from typing import Any
 import pytest
 from helpers.browser import Browser, browsing
 from helpers.samples import sample, showing
+from helpers.scraping import metrics_port
+from helpers.servers import ECHO, ready, serving
+from helpers.support import slow
 
 HOSTILE = "<img src=x onerror=alert(1)><script>document.title='owned'</script>\x1b[2J\u202e"
 ROWS = "[...document.querySelectorAll('#workers tbody tr')].map(row => [...row.cells].map(cell => cell.textContent))"
@@ -56,12 +62,12 @@ def test_it_shows_a_live_server_and_an_account_that_closes(browser: Browser) -> 
 
 #: Texts that are wider than their boxes.
 CUT_OFF = """
-[...document.querySelectorAll("tbody th, tbody td, .value, .note, .peak")]
+[...document.querySelectorAll("tbody th, tbody td, .value, .note, .peak, section, .wide")]
   .filter((e) => e.scrollWidth > e.clientWidth + 1).map((e) => e.textContent)
 """
 
 
-@pytest.mark.parametrize("width", [320, 390, 800, 1440])
+@pytest.mark.parametrize("width", [320, slow(390), slow(800), slow(1000), 1180, slow(1440)])
 def test_nothing_is_cut_off_at_any_width(browser: Browser, width: int) -> None:
     browser.view(width, 800)
     with showing(sample) as address:
@@ -107,6 +113,7 @@ def troubled(turn: int) -> dict[str, Any]:
     status["workers"][0] |= {"paused": "no_descriptors", "lag": {"p50": 0.2, "p99": 1.4}}
     status["workers"][2] |= {"state": "hung"}
     del status["workers"][1]
+    status["workers"][2] |= {"heartbeat_age": 7.3}
     status["slots"][1] |= {"state": "backoff", "retry_in": 3.4, "restarts": 9}
     status["queues"][0] |= {"waiting": 800}
     status["reloads"]["last"] = {
@@ -130,10 +137,29 @@ def test_it_says_what_needs_attention(browser: Browser) -> None:
             "The queue of 0.0.0.0:9000 is more than half full",
             "The last reload failed: no module named chat",
             "Certificate /etc/prefork/tls/chat.example.pem expires in 5 days",
+            "A worker's loop does not turn",
             "A worker's loop lag (p99) is above 1 s",
         ]
         states = [row[2] for row in browser.evaluate(ROWS)]
-        assert states == ["ready, paused: no descriptors", "backoff, next try in 4 s", "hung", "ready"]
+        assert states == ["ready, paused: no descriptors", "backoff, next try in 4 s", "hung", "ready, silent for 7 s"]
+
+
+def test_a_real_server_and_the_death_of_a_worker_are_shown(browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "service.py").write_text(ECHO)
+    with serving(tmp_path, "--metrics", "127.0.0.1:0", workers=1) as server:
+        opened(browser, f"http://127.0.0.1:{metrics_port(server)}/")
+        with socket.create_connection(("127.0.0.1", server.port), 10) as peer:
+            peer.sendall(b"hello\n")
+            assert peer.recv(100) == b"hello\n"
+            browser.wait_for("document.getElementById('equation').textContent === 'accepted 1 = open 1 + closed 0'")
+            os.kill(ready(tmp_path)[0]["pid"], signal.SIGKILL)
+            browser.wait_for("document.getElementById('equation').textContent === 'accepted 1 = open 0 + closed 1'")
+        assert "worker died\t1" in text(browser, "account")
+        assert "signal\t1" in text(browser, "deaths")
+        row = browser.evaluate(ROWS)[0]
+        assert row[-2:] == ["1", "signal 9 (SIGKILL)"]
+        assert text(browser, "target") == "service:handle"
+    assert browser.complaints == []
 
 
 def test_what_others_wrote_stays_text(browser: Browser) -> None:
@@ -168,6 +194,7 @@ def test_a_server_that_is_gone_is_told_and_one_that_is_back_is_shown(browser: Br
         browser.pass_time(15)
         assert "the answer is 503; numbers are" in text(browser, "feed")
         assert text(browser, "notice") == "The server does not answer."
+        assert browser.evaluate("document.title") == "! no answer · chat.service:handle"
         assert browser.evaluate("document.body.classList.contains('stale')")
         browser.pass_time(40)
         assert text(browser, "feed") == "live, every 2 s"

@@ -71,6 +71,7 @@ def test_a_hung_worker_is_logged_with_its_stacks_and_replaced(folder: Path, how:
             )
         text = server.stderr()
         assert text.count("hangs: its event loop") == 1
+        assert "died: signal 9 (killed by --hang-timeout), 1 connection with it, restarting" in text
         if how in ("sleep", "spin"):
             assert "stacks of worker" in text
             assert "service.py" in text

@@ -133,11 +133,11 @@ class Machine:
         """Return the workers that were asked to end, and those that hang, which are about to be killed."""
         return {*self.drained, *self.killed, *self.dumped}
 
-    def die(self, worker: int, cause: str = "exit status 1", clean: bool = False) -> None:
+    def die(self, worker: int, cause: str = "exit status 1", clean: bool = False, connections: int = 0) -> None:
         del self.alive[worker]
         assert worker not in self.died, "reaped twice"
         self.died.append(worker)
-        self.tell(WorkerDied(worker, cause, clean))
+        self.tell(WorkerDied(worker, cause, clean, connections=connections))
 
     def check(self) -> None:
         """Assert what holds at any moment."""

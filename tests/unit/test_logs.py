@@ -10,6 +10,7 @@ import json
 import logging
 import logging.config
 import os
+import pty
 import re
 import socket
 import subprocess
@@ -134,7 +135,7 @@ def test_json_has_the_same_and_the_fields_of_the_event() -> None:
         "logger": "prefork",
         "message": "worker 2 (pid 4711) died: signal 9 (SIGKILL)",
         "event": "WorkerExited",
-        "fields": {"worker": 2, "pid": 4711, "cause": "signal 9 (SIGKILL)", "delay": None},
+        "fields": {"worker": 2, "pid": 4711, "cause": "signal 9 (SIGKILL)", "delay": None, "connections": 0},
     }
 
 
@@ -578,6 +579,56 @@ def test_a_reader_that_does_not_read_costs_lines_but_no_time(blocking: bool) -> 
         deadline=30,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("environment", "terminal", "coloured"),
+    [
+        ({"TERM": "xterm"}, True, True),
+        ({"TERM": "xterm"}, False, False),
+        ({"TERM": "dumb"}, True, False),
+        ({}, True, False),
+        ({"TERM": "xterm", "NO_COLOR": "1"}, True, False),
+        ({"TERM": "xterm", "NO_COLOR": ""}, True, True),
+        ({"FORCE_COLOR": "1"}, False, True),
+        ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, False, False),
+    ],
+)
+def test_levels_have_colours_on_a_terminal(
+    environment: dict[str, str], terminal: bool, coloured: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("TERM", "NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    reader, writer = pty.openpty() if terminal else os.pipe()
+    with os.fdopen(writer, "w") as stream:
+        emit = configure("text", "info", None, stream)
+        emit(events.ListenerBroken("l", "it broke"))
+        data = os.read(reader, 4096).decode()
+    os.close(reader)
+    assert (" \x1b[31merror\x1b[0m " in data) == coloured
+    assert data.count("\x1b[") == 2 * coloured
+
+
+def test_json_has_no_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    log = Log("json")
+    log.emit(events.ListenerBroken("l", "it broke"))
+    assert log.objects()[0]["level"] == "error"
+
+
+def test_what_is_not_written_is_counted() -> None:
+    dropped: list[int] = []
+    with pipe() as (_, stream):
+        fcntl.fcntl(stream.fileno(), fcntl.F_SETPIPE_SZ, 4096)
+        emit = configure("text", "info", None, stream, on_dropped=lambda: dropped.append(1))
+        for _ in range(5):
+            emit(Repeated("held back"))
+        assert len(dropped) == 4
+        for n in range(500):
+            emit(events.Ready(n))
+    assert 400 < len(dropped) < 504
 
 
 def test_a_stopped_terminal_does_not_stop_the_process() -> None:

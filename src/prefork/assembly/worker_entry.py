@@ -37,17 +37,19 @@ def run_worker(fork: ForkContext, config: GenerationConfig, resources: ServerRes
             fresh_code.install()
         program = config.settings.program
         settings = config.settings
+        row = fork.scoreboard.become_writer(fork.row)
         log = configure(
             settings.log_format,
             settings.log_level,
             worker=fork.slot,
             alone=program is not None,
             unlimited=settings.reload,
+            on_dropped=row.account().log_dropped,
         )
         context = WorkerContext(
             fork=fork,
             config=config,
-            row=fork.scoreboard.become_writer(fork.row),
+            row=row,
             target=target,
             emit=log,
             held_back=log,

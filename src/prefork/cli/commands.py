@@ -134,6 +134,7 @@ COMMANDS = _Commands(
     epilog="""\b
     Exit codes:
       0   stopped on request
+      1   no such connection was found
       2   wrong options
       3   the service cannot be loaded or started, or the server refuses
       4   an address cannot be bound

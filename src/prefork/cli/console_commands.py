@@ -20,13 +20,11 @@ from ..console.servers import Attachment
 from ..console.stacks import WorkerStacks, read_stacks
 from ..core.console_protocol import Stack
 from ..core.kicking import PeerFilter
-from ..errors import ServiceError
+from ..errors import ExitCode, ServiceError
 from ..text import count_of, format_bytes, format_duration
 from . import options
 from .servers import find_socket
 
-#: The exit code of a search and of a kick that found nothing, as that of grep(1).
-NOTHING_FOUND = 1
 #: What log lines name as the sender.
 BY = "prefork kick"
 _HEAD = ("ID", "PEER", "LISTENER", "WORKER", "PHASE", "AGE", "IDLE", "RX", "TX", "UNSENT", "TLS")
@@ -114,17 +112,27 @@ def _detail(rows: list[Row], name: str, as_json: bool) -> tuple[str, int]:
 
 
 def _tell(as_json: bool, text: str) -> tuple[str, int]:
-    return (json.dumps({"ok": False, "error": text}) if as_json else text), NOTHING_FOUND
+    return (json.dumps({"ok": False, "error": text}) if as_json else text), ExitCode.NOTHING_FOUND
 
 
 def _describe(value: dict[str, Any], indent: str = "") -> list[str]:
     lines = []
     for name, each in value.items():
         if isinstance(each, dict):
-            lines += [f"{indent}{name}:", *_describe(each, indent + "  ")]
+            lines += [f"{indent}{name.replace('_', ' ')}:", *_describe(each, indent + "  ")]
         else:
-            lines.append(f"{indent}{name}: {'-' if each is None else each}")
+            lines.append(f"{indent}{name.replace('_', ' ')}: {_value(name, each)}")
     return lines
+
+
+def _value(name: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if name in ("age", "idle"):
+        return format_duration(value)
+    if name.startswith("rtt"):
+        return f"{value * 1000:.3g} ms"
+    return f"{value:.3f} s" if isinstance(value, float) else str(value)
 
 
 # --- kick -------------------------------------------------------------------------------------------------------------
@@ -159,7 +167,7 @@ def _confirm(attachment: Attachment, peers: PeerFilter, peer: str) -> bool:
         return True
     what = f"{count_of(len(shown), 'connection')} of {peer}"
     if not sys.stdin.isatty():
-        reject("--yes", "not given", f"{what} would be aborted, and there is no terminal for the question")
+        reject("PEER", peer, f"{what} would be aborted, and there is no terminal for the question (--yes)")
     return click.confirm(f"Abort {what}?", err=True)
 
 

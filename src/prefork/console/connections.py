@@ -6,13 +6,14 @@ Asks both; `joining.py` makes the table of the answers.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+import functools
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from ..core.console_protocol import ConsoleRequest
 from ..system import sock_diag
 from .joining import Listeners, Row, Socket, join
-from .servers import Answer, Attachment
+from .servers import Attachment
 
 #: Seconds that the kernel has. It needs 8 us for a connection.
 KERNEL_TIMEOUT = 3.0
@@ -34,17 +35,16 @@ class Connections:
 def read_connections(attachment: Attachment) -> Connections:
     """Return all connections of the server. Workers that are busy have 80 ms to begin their answer."""
     answers = attachment.ask(ConsoleRequest("connections"))
-    told = {worker: answer.rows for worker, answer in answers.items() if _is_whole(answer)}
+    told = {worker: answer.rows for worker, answer in answers.items() if answer.is_whole}
     listeners = Listeners(attachment.listeners)
     sockets, complete = _ask_kernel(listeners)
     others = [worker for worker in attachment.workers if worker not in told]
-    rows, unclaimed = join(told, {each: _inodes(each.pid) for each in others}, sockets, listeners, _owns)
-    stale = sorted({each.slot for each in others if each.has_console})
+    # Once for each process: a hostile worker can claim the sockets of its siblings any number of times.
+    inodes = functools.cache(_inodes)
+    open_sockets = {each: inodes(each.pid) for each in others}
+    rows, unclaimed = join(told, open_sockets, sockets, listeners, lambda pid, inode: inode in inodes(pid))
+    stale = sorted({each.slot for each in others if each.is_asked})
     return Connections(rows, complete, stale, unclaimed)
-
-
-def _is_whole(answer: Answer) -> bool:
-    return answer.end is not None and not answer.error
 
 
 def _ask_kernel(listeners: Listeners) -> tuple[list[Socket], bool]:
@@ -57,12 +57,8 @@ def _ask_kernel(listeners: Listeners) -> tuple[list[Socket], bool]:
     return found, complete
 
 
-def _inodes(pid: int) -> Iterable[int]:
+def _inodes(pid: int) -> Collection[int]:
     # It may be gone by now, or belong to another user.
     with contextlib.suppress(OSError):
         return sock_diag.socket_inodes(pid)
     return ()
-
-
-def _owns(pid: int, inode: int) -> bool:
-    return inode in _inodes(pid)

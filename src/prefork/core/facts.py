@@ -110,6 +110,8 @@ class WorkerDied:
     description: str
     clean: bool = False
     cause: ExitCause = ExitCause.EXIT
+    connections: int = 0
+    """What it had open."""
 
 
 @dataclass(frozen=True, slots=True)

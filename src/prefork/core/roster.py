@@ -81,6 +81,10 @@ class Roster:
         rolling = self.rolling
         return rolling is not None and (rolling.purpose is Purpose.RELOAD or rolling.queued_reload is not None)
 
+    def is_stuck(self, now: float) -> bool:
+        """Return whether a reload would take the place of the restart that is under way."""
+        return self._restarts.is_stuck(now)
+
     def generations(self) -> set[int]:
         return self._restarts.generations()
 
@@ -141,7 +145,7 @@ class Roster:
                 if (waiting := self.workers.get(fact.worker_id)) is not None:
                     waiting.missing = fact.missing
             case facts.WorkerStoppedAccepting():
-                return self._stopped_accepting(fact.worker_id)
+                return self._stopped_accepting(fact.worker_id, now)
             case facts.RecycleRequested():
                 self._recycle_requested(fact, now)
             case facts.WorkerDied():
@@ -151,7 +155,7 @@ class Roster:
             case facts.StopRequested():
                 return self._stop_requested(fact, now)
             case facts.ReloadRequested():
-                return self._reload_requested(fact)
+                return self._reload_requested(fact, now)
             case facts.ScaleRequested():
                 return self._scale_requested(fact, now)
             case facts.HandedOver():
@@ -210,11 +214,11 @@ class Roster:
         if worker is not None and worker.state is WorkerState.STARTING:
             worker.start_error = fact.reason
 
-    def _stopped_accepting(self, worker_id: int) -> list[Command]:
+    def _stopped_accepting(self, worker_id: int, now: float) -> list[Command]:
         worker = self.workers.get(worker_id)
         if worker is not None:
             worker.accepting = False
-        return self._restarts.end_if_done()
+        return self._restarts.end_if_done(now)
 
     def _recycle_requested(self, fact: facts.RecycleRequested, now: float) -> None:
         worker = self.workers.get(fact.worker_id)
@@ -239,8 +243,8 @@ class Roster:
         if slot is not None and not self._ending():
             return self._slot_emptied(slot, worker, fact, now)
         crashed = draining and worker.ready_since is not None and not fact.clean
-        report = [EmitEvent(WorkerExited(worker.slot, worker.pid, fact.description, None))] if crashed else []
-        return [*report, *self._restarts.end_if_done()]
+        report = [EmitEvent(_exited(worker, fact, None))] if crashed else []
+        return [*report, *self._restarts.end_if_done(now)]
 
     def _slot_emptied(self, slot: Slot, worker: Worker, fact: facts.WorkerDied, now: float) -> list[Command]:
         """Decide when a worker that died unasked is replaced, or give up."""
@@ -255,14 +259,14 @@ class Roster:
         if worker.start_error is not None:
             commands.append(EmitEvent(WorkerFailedToStart(slot.number, worker.start_error)))
         if self._must_give_up():
-            commands.append(EmitEvent(WorkerExited(slot.number, worker.pid, fact.description, None)))
+            commands.append(EmitEvent(_exited(worker, fact, None)))
             commands.append(EmitEvent(CrashLoop(slot.history.failures)))
             reason = f"no worker accepts, and in every slot {self._policy.max_failures} or more have died in a row"
             return commands + self._give_up(Finish(ExitCode.CRASH_LOOP, reason), now)
         seconds = delay(slot.history, now, self._policy)
         if self._restarts.successor_of(slot) is None:
             slot.due = now + seconds
-        commands.append(EmitEvent(WorkerExited(slot.number, worker.pid, fact.description, seconds)))
+        commands.append(EmitEvent(_exited(worker, fact, seconds)))
         return commands
 
     def _must_give_up(self) -> bool:
@@ -294,9 +298,11 @@ class Roster:
 
     # --- reload and scale ---------------------------------------------------------------------------------------------
 
-    def _reload_requested(self, fact: facts.ReloadRequested) -> list[Command]:
+    def _reload_requested(self, fact: facts.ReloadRequested, now: float) -> list[Command]:
         refusal = self.refusal()
-        return self._restarts.reload(fact) if refusal is None else [EmitEvent(ReloadIgnored(fact.by, refusal.reason))]
+        if refusal is not None:
+            return [EmitEvent(ReloadIgnored(fact.by, refusal.reason))]
+        return self._restarts.reload(fact, now)
 
     def _scale_requested(self, fact: facts.ScaleRequested, now: float) -> list[Command]:
         refusal = self.refusal()
@@ -375,6 +381,7 @@ class Roster:
             if slot.due is not None and now >= slot.due:
                 commands += self._fleet.fill(slot)
         if self.phase is ServerPhase.SERVING:
+            commands += self._restarts.call_off(now)
             commands += self._restarts.recycle(now)
         return commands + self._check_heartbeats(now)
 
@@ -383,6 +390,17 @@ class Roster:
             return []
         self._enter(ServerPhase.FINISHED)
         return [self._outcome]
+
+
+#: The option by which the supervisor killed a worker.
+_KILLED_BY = {KillReason.HANG: "--hang-timeout", KillReason.BOOT_TIMEOUT: "--boot-timeout"}
+
+
+def _exited(worker: Worker, fact: facts.WorkerDied, restart_in: float | None) -> WorkerExited:
+    option = None if worker.kill_reason is None else _KILLED_BY.get(worker.kill_reason)
+    number, _, rest = fact.description.partition(" (SIGKILL)")
+    cause = fact.description if option is None or rest else f"{number} (killed by {option})"
+    return WorkerExited(worker.slot, worker.pid, cause, restart_in, fact.connections)
 
 
 def _cause(worker: Worker, fact: facts.WorkerDied) -> ExitCause:

@@ -10,6 +10,7 @@ import logging
 import os
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TextIO
 
 from ..events import Event
 from ..text import escape_controls
@@ -22,6 +23,9 @@ FIRST_DETAILS = 20
 LAST_DETAILS = 100
 
 INDENT = "    "
+
+#: Select Graphic Rendition (ECMA-48, 8.3.117) of the levels that are to be seen at a glance.
+_COLOURS = {"debug": "2", "warning": "33", "error": "31", "critical": "31"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +41,36 @@ class Origin:
 class TextFormatter(logging.Formatter):
     """Formats lines like `2026-11-24T11:02:03.123+00:00 info worker 2[4711]: message`, in local time (RFC 3339)."""
 
-    def __init__(self, origin: Origin) -> None:
+    def __init__(self, origin: Origin, colours: bool = False) -> None:
         super().__init__()
         self._origin = origin
+        self._colours = _COLOURS if colours else {}
 
     def format(self, record: logging.LogRecord) -> str:
         # Two loggers need no name: prefork's messages are clear without it, and the root logger's name says nothing.
         name = "" if record.name in ("prefork", "root") else f"{escape_controls(record.name, 64)}: "
-        start = f"{timestamp(record)} {level_name(record)} {self._origin}[{os.getpid()}]: {name}"
+        level = level_name(record)
+        colour = self._colours.get(level)
+        level = level if colour is None else f"\x1b[{colour}m{level}\x1b[0m"
+        start = f"{timestamp(record)} {level} {self._origin}[{os.getpid()}]: {name}"
         line = start + escape_controls(record.getMessage(), MAX_MESSAGE)
         return f"\n{INDENT}".join([line, *details(record)])
+
+
+def has_colours(stream: TextIO | None) -> bool:
+    """Return whether the levels in lines for `stream` have colours: on a terminal, unless the environment says no.
+
+    NO_COLOR (no-color.org) and FORCE_COLOR (force-color.org) decide if they are set and not empty.
+    """
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR"):
+        return True
+    try:
+        return stream is not None and stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    except (AttributeError, ValueError):
+        # An object that only has write(), or a closed file.
+        return False
 
 
 def timestamp(record: logging.LogRecord) -> str:

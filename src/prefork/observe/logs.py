@@ -17,9 +17,13 @@ from typing import Any, TextIO
 
 from ..events import Event, Suppressed, record_of
 from ..text import escape_controls
-from .lines import Origin, TextFormatter
+from .lines import Origin, TextFormatter, has_colours
 from .rates import LogRateLimiter
 from .sink import Sink
+
+
+def _ignore() -> None:
+    pass
 
 
 def configure(
@@ -29,6 +33,7 @@ def configure(
     stream: TextIO | None = None,
     alone: bool = False,
     unlimited: bool = False,
+    on_dropped: Callable[[], object] = _ignore,
 ) -> EventLog:
     """Send all log records of this process to `stream` (standard error), and return the `Emit` for events.
 
@@ -40,10 +45,11 @@ def configure(
     `alone`: only the events of prefork, because a program configures the logging of its process itself.
 
     The `Emit` never raises, and blocks for at most WRITE_TIMEOUT. It limits rated events to one line per cause and
-    second, but for the level debug and if `unlimited`, because then the log is watched by a developer.
+    second, but for the level debug and if `unlimited`, because then the log is watched by a developer. `on_dropped` is
+    called for each record that was not written: held back, or lost because its reader does not read.
     """
     stream = sys.stderr if stream is None else stream
-    handler = _LineHandler(Sink(stream), _formatter(format, Origin(worker)))
+    handler = _LineHandler(Sink(stream), _formatter(format, Origin(worker), has_colours(stream)), on_dropped)
     root = logging.getLogger()
     for other in root.handlers[:]:
         if isinstance(other, _LineHandler):
@@ -57,19 +63,19 @@ def configure(
         logger.addHandler(handler)
         logger.setLevel(level.upper())
         logger.propagate = False
-        return EventLog(logger, unlimited=unlimited)
+        return EventLog(logger, unlimited=unlimited, on_dropped=on_dropped)
     root.addHandler(handler)
     root.setLevel(level.upper())
     _install_hooks()
-    return EventLog(logger, unlimited=unlimited)
+    return EventLog(logger, unlimited=unlimited, on_dropped=on_dropped)
 
 
-def _formatter(format: str, origin: Origin) -> logging.Formatter:
+def _formatter(format: str, origin: Origin, colours: bool) -> logging.Formatter:
     if format == "json":
         from .jsonlines import JSONFormatter
 
         return JSONFormatter(origin)
-    return TextFormatter(origin)
+    return TextFormatter(origin, colours)
 
 
 class _LineHandler(logging.Handler):
@@ -79,9 +85,10 @@ class _LineHandler(logging.Handler):
     their number is logged as soon as a write succeeds.
     """
 
-    def __init__(self, sink: Sink, formatter: logging.Formatter) -> None:
+    def __init__(self, sink: Sink, formatter: logging.Formatter, on_dropped: Callable[[], object]) -> None:
         super().__init__()
         self._sink = sink
+        self._on_dropped = on_dropped
         self.setFormatter(formatter)
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -92,8 +99,9 @@ class _LineHandler(logging.Handler):
             text = self.format(_unformattable(record, exc))
         if self._sink.lost and not self._report_lost():
             self._sink.lost += 1
+        elif self._sink.write(text):
             return
-        self._sink.write(text)
+        self._on_dropped()
 
     def dispose(self) -> None:
         """Close the handler and its sink. Not `close`, because logging calls that at exit, before the last records."""
@@ -126,11 +134,16 @@ class EventLog:
     """
 
     def __init__(
-        self, logger: logging.Logger, clock: Callable[[], float] = time.monotonic, unlimited: bool = False
+        self,
+        logger: logging.Logger,
+        clock: Callable[[], float] = time.monotonic,
+        unlimited: bool = False,
+        on_dropped: Callable[[], object] = _ignore,
     ) -> None:
         self._logger = logger
         self._clock = clock
         self._unlimited = unlimited
+        self._on_dropped = on_dropped
         self._rates: LogRateLimiter[type[Event]] = LogRateLimiter()
         self.on_held: Callable[[], object] | None = None
         """Called when an event was held back and there was none before, so that a timer can be set."""
@@ -144,6 +157,7 @@ class EventLog:
         rated = event.rated and not self._is_unlimited()
         suppressed = self._rates.admit(type(event), *_cause(event), now) if rated else 0
         if suppressed is None:
+            self._on_dropped()
             if self.on_held is not None and self._rates.held == 1:
                 self.on_held()
             return

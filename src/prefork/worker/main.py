@@ -16,9 +16,10 @@ import socket
 import sys
 import time
 
+from .. import metrics
 from ..config import option_of
 from ..core.messages import (
-    DrainedMessage,
+    LimitTooLowMessage,
     Message,
     ReadyMessage,
     RecycleMessage,
@@ -71,6 +72,7 @@ def run(context: WorkerContext) -> int:
     # leads its own. The supervisor gets them too, and decides.
     ignore_without_inheriting((signal.SIGINT, signal.SIGHUP))
     signal.signal(signal.SIGUSR1, lambda *_: context.reopen_logs())
+    metrics.attach(context.row.service_metrics())
     lease.set_channel(fork.channel)
     process_group.become_leader()
     console = [] if fork.console is None else [fork.console]
@@ -191,7 +193,7 @@ async def _serve(context: WorkerContext, handler: Handler, start_by: float) -> i
     _stop_accepting(server, sockets, dispatcher, context)
     connections = server.connections
     aborted = await server.drain_bounded(orders.timeout(), orders.hurries)
-    report_drained(context, connections - aborted, aborted)
+    _report_drained(context, connections - aborted, aborted)
     # Stop the heartbeat, because shutdown code may block: `exit_deadline` bounds it from here.
     heartbeat.stop()
     console.close()
@@ -236,7 +238,13 @@ def _check_recycling(loop: asyncio.AbstractEventLoop, context: WorkerContext) ->
     if not limits:
         return None
     own = limits.with_jitter(random.random())
-    return RecyclingCheck(loop, context.row, own, lambda reason: send(context, RecycleMessage(reason)))
+    return RecyclingCheck(
+        loop,
+        context.row,
+        own,
+        on_limit=lambda reason: send(context, RecycleMessage(reason)),
+        on_too_low=lambda rss, limit: send(context, LimitTooLowMessage(rss, limit)),
+    )
 
 
 def _stop_accepting(
@@ -277,9 +285,8 @@ def _stop_accepting(
     send(context, StoppedAcceptingMessage())
 
 
-def report_drained(context: WorkerContext, closed: int, aborted: int) -> None:
-    """Log, and tell the supervisor, how the connections of this worker ended. The last report counts."""
-    send(context, DrainedMessage(closed, aborted))
+def _report_drained(context: WorkerContext, closed: int, aborted: int) -> None:
+    """Log how the connections of this worker ended."""
     stopping = bool(context.fork.scoreboard.settings[FleetSetting.STOPPING])
     replaced = not stopping and context.config.settings.reload_drain_timeout is not None
     context.emit(Drained(closed, aborted, option_of("reload_drain_timeout" if replaced else "drain_timeout")))
