@@ -119,6 +119,8 @@ def _load_and_serve(context: WorkerContext) -> int:
         loop = _make_loop(settings.loop)
         return run_until_complete_bounded(loop, _serve(context, handler, start_by), context.emit)
     except PreforkError as exc:
+        if settings.traceback and exc.__cause__ is not None:
+            _report(context.emit, "the service cannot start", exc.__cause__)
         send(context, UnableMessage(str(exc)))
         return exc.exit_code
     except SystemExit as exc:
