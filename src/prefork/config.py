@@ -210,6 +210,8 @@ class Settings:
     log_level: Literal["debug", "info", "warning", "error"] = _option(
         "info", check_choice, choices=("debug", "info", "warning", "error")
     )
+    access_log: str = _option("", check_text)
+    """File with a line for each connection that has ended; "-" is standard output, "" is none."""
     limits: Limits = field(default_factory=Limits)
     program: Program | None = None
     """What `prefork run` runs; None: this is `prefork serve`. A program binds what `bind` does not name itself."""
@@ -277,6 +279,7 @@ class ServeOptions(TypedDict, total=False):
     streams: Literal["prefork", "asyncio"]
     log_format: Literal["text", "json"]
     log_level: Literal["debug", "info", "warning", "error"]
+    access_log: str | os.PathLike[str]
     limits: Limits
 
 
@@ -297,7 +300,7 @@ def settings_of(options: ServeOptions) -> Settings:
         values["metrics"] = metrics_address(values["metrics"])
     if "tls" in values:
         values["tls"] = () if values["tls"] is None else (values["tls"],)
-    for name in ("pidfile", "control"):
+    for name in ("pidfile", "control", "access_log"):
         if isinstance(values.get(name), os.PathLike):
             values[name] = os.fspath(values[name])
     return Settings(**values)

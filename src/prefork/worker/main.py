@@ -172,6 +172,8 @@ async def _serve(context: WorkerContext, handler: Handler, start_by: float) -> i
         emit=context.emit,
     )
     server.offer = dispatcher.offer
+    access_log = None if context.make_access_log is None else context.make_access_log(loop)
+    server.on_ended = access_log
     HeldBackTimer(loop, context.held_back)
     heartbeat = Heartbeat(
         loop, context.row, min(INTERVAL, settings.hang_timeout / 8), lambda: publish_gauges(context.row, server)
@@ -193,6 +195,8 @@ async def _serve(context: WorkerContext, handler: Handler, start_by: float) -> i
     _stop_accepting(server, sockets, dispatcher, context)
     connections = server.connections
     aborted = await server.drain_bounded(orders.timeout(), orders.hurries)
+    if access_log is not None:
+        access_log.close()
     _report_drained(context, connections - aborted, aborted)
     # Stop the heartbeat, because shutdown code may block: `exit_deadline` bounds it from here.
     heartbeat.stop()
