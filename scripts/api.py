@@ -3,8 +3,8 @@
     python scripts/api.py            write the page
     python scripts/api.py --check    exit with status 1 if the page is not current
 
-The public names are those of `prefork.__all__` and `prefork.testing.__all__`. It reads the source by griffe, because
-docstrings of fields exist only there. To change the content of the page, change a docstring.
+The public names are those of `prefork.__all__`, `prefork.metrics.__all__` and `prefork.testing.__all__`. It reads the
+source by griffe, because docstrings of fields exist only there. To change the content of the page, change a docstring.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ CONSTRUCTED = {"TCPServer", "TLS"}
 HIDDEN = {"accept_waiting", "connection_descriptors", "tell_draining"}
 HEAD = """# The Python interface
 
-Generated from the docstrings by `scripts/api.py`. Import every name from `prefork`, except those of `prefork.testing`.
+Generated from the docstrings by `scripts/api.py`. Import every name from `prefork`, except those of
+`prefork.metrics` and `prefork.testing`.
 """
 
 
@@ -60,6 +61,8 @@ def _page() -> Iterator[str]:
     yield from _section("Classes", source, [_path(each) for each in classes])
     yield from _section("Values that prefork returns", source, results)
     yield from _section("Exceptions", source, [_path(each) for each in errors])
+    metrics = [getattr(prefork.metrics, name) for name in prefork.metrics.__all__]
+    yield from _section("prefork.metrics", source, [_path(each) for each in metrics])
     testing = [getattr(prefork.testing, name) for name in prefork.testing.__all__]
     yield from _section("prefork.testing", source, [_path(each) for each in testing])
 

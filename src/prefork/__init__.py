@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from . import metrics as metrics
+
     # What type checkers and editors see. tests/meta/test_imports.py compares it with the table below.
     from .assembly.serve import serve as serve
     from .config import TLS as TLS
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 _NAMES_BY_MODULE = {
     "assembly.serve": "serve",
     "config": "TLS Limits",
+    "metrics": "metrics",
     "errors": "BindError ConfigError ConnectionOverflowError ConnectionTimeoutError LineTooLongError ListenerError "
     "PreforkError ServiceError StreamBusyError",
     "worker.accept_handler": "add_accept_handler",
@@ -75,7 +78,8 @@ if not TYPE_CHECKING:
         module = _MODULE_OF.get(name)
         if module is None:
             raise AttributeError(f"module 'prefork' has no attribute {name!r}")
-        value = getattr(importlib.import_module(f".{module}", __name__), name)
+        imported = importlib.import_module(f".{module}", __name__)
+        value = imported if module == name else getattr(imported, name)
         globals()[name] = value
         return value
 

@@ -5,6 +5,7 @@ Which check belongs to which option stands in `config.py` and `addresses.py`.
 
 from __future__ import annotations
 
+import re
 from typing import NoReturn
 
 from .errors import ConfigError
@@ -13,6 +14,8 @@ from .text import escape_controls
 #: A week. epoll_wait(2) counts milliseconds in an int, which overflows after 24 days.
 MAX_SECONDS = 7 * 24 * 3600
 MAX_DESCRIPTOR = 2**31 - 1
+#: Seconds in each unit of a time; `ms` first, because `m` begins it.
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 #: Events per second.
 MAX_RATE = 10**9
 
@@ -32,6 +35,14 @@ def format_value(value: object) -> str:
     except Exception:
         # repr() refuses an int of more than 4300 digits, and a caller's own class may raise anything.
         return f"(a value of type {type(value).__name__})"
+
+
+def parse_duration(text: str) -> float | None:
+    """Return the seconds that a time with units stands for, such as 500ms, 5m, 1h30m or 2d; None if it has none."""
+    number = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
+    if not re.fullmatch(f"(?:{number}(?:{'|'.join(_UNITS)}))+", text):
+        return None
+    return sum(float(count) * _UNITS[unit] for count, unit in re.findall(f"({number})({'|'.join(_UNITS)})", text))
 
 
 def check_int(option: str, value: object, minimum: int, maximum: int, meaning: str = "") -> None:

@@ -160,7 +160,7 @@ class ConnectionAborted(Event, level=WARNING, rated=True):
 
 
 class ConnectionsKicked(Event, level=WARNING):
-    """An operator had connections of a worker aborted; `what` are their peers or numbers, `by` is the command."""
+    """An operator had connections of a worker aborted; `what` are the peers that were named, `by` is the command."""
 
     template = "kicked {count:connection} of {what} ({by})"
     count: int
@@ -278,6 +278,14 @@ class CertificateInvalid(Event, level=ERROR):
     template = "--tls-cert {file}: {problem}, so clients refuse it (renew it, then prefork reload)"
     file: str
     problem: str
+
+
+class VariableUnknown(Event, level=WARNING):
+    """A variable of the environment looks like an option, and there is none of that name."""
+
+    template = "{variable}: no such option{hint}"
+    variable: str
+    hint: str
 
 
 class NoDeadline(Event):
@@ -527,6 +535,40 @@ class ReloadFailed(Event, level=ERROR):
     reason: str
 
 
+class ReloadCalledOff(Event, level=WARNING):
+    """A reload takes the place of the one under way, or of recycling, whose successor does not become ready."""
+
+    template = "worker {worker} (pid {pid}) is not ready after {seconds:.0f} s: called off by the next reload"
+    worker: int
+    pid: int
+    seconds: float
+
+
+class OldConnectionsStay(Event):
+    """After a reload, connections stay on old workers, until they end or for a time."""
+
+    connections: int
+    workers: int
+    seconds: float | None
+    """Until they are aborted; None: never."""
+
+    def __str__(self) -> str:
+        end = "until they end" if self.seconds is None else f"for up to {self.seconds:.0f} s (--reload-drain-timeout)"
+        stay = "stays" if self.connections == 1 else "stay"
+        return f"{count_of(self.connections, 'connection')} {stay} on {count_of(self.workers, 'old worker')} {end}"
+
+
+class ListenersChanged(Event):
+    """A reload has added addresses, or has removed some."""
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+
+    def __str__(self) -> str:
+        added = [f"listening on {each} too" for each in self.added]
+        return "; ".join([*added, *(f"not listening on {each} any more" for each in self.removed)])
+
+
 class ReloadIgnored(Event, level=WARNING):
     """A reload was requested when none is possible, or its settings are invalid."""
 
@@ -548,6 +590,13 @@ class SourcesUnwatched(Event, level=WARNING):
     template = "--reload: sources are not watched: {reason}; next try in {delay:.1f} s"
     reason: str
     delay: float
+
+
+class ServiceMetricsFull(Event, level=WARNING):
+    """There is no room for another series in the worker's memory; logged once."""
+
+    template = "prefork.metrics: no room for another series (64 KiB a worker): {metric} is not shown in full"
+    metric: str
 
 
 class MetricsServed(Event):

@@ -9,7 +9,7 @@ import enum
 import re
 from dataclasses import dataclass
 
-from .checks import MAX_DESCRIPTOR, MAX_SECONDS, reject
+from .checks import MAX_DESCRIPTOR, MAX_SECONDS, parse_duration, reject
 from .errors import ConfigError
 
 _PYTHON = re.compile(r"python(?P<version>3(\.[0-9]+)?)?")
@@ -99,7 +99,7 @@ class ReadyWhen:
 
 
 def parse_ready(option: str, text: str) -> ReadyWhen:
-    """Return what `--ready` says: listen, notify, fd:N or delay:S. Raises ConfigError."""
+    """Return what `--ready` says: listen, notify, fd:N or delay:TIME. Raises ConfigError."""
     kind, colon, number = text.partition(":")
     if kind in ("listen", "notify") and not colon:
         return ReadyWhen(ReadyKind(kind))
@@ -108,7 +108,8 @@ def parse_ready(option: str, text: str) -> ReadyWhen:
             reject(option, text, "fd: needs the number of a descriptor from 3, as in fd:3")
         return ReadyWhen(ReadyKind.DESCRIPTOR, int(number))
     if kind == "delay":
-        if not re.fullmatch(r"[0-9]{1,7}(\.[0-9]{1,6})?", number) or float(number) > MAX_SECONDS:
-            reject(option, text, "delay: needs a number of seconds, as in delay:2")
-        return ReadyWhen(ReadyKind.DELAY, float(number))
-    reject(option, text, "must be listen, notify, fd:N or delay:SECONDS")
+        seconds = float(number) if re.fullmatch(r"[0-9]{1,7}(\.[0-9]{1,6})?", number) else parse_duration(number)
+        if seconds is None or seconds > MAX_SECONDS:
+            reject(option, text, "delay: needs a number of seconds or a time with units, as in delay:500ms")
+        return ReadyWhen(ReadyKind.DELAY, seconds)
+    reject(option, text, "must be listen, notify, fd:N or delay:TIME")

@@ -49,12 +49,15 @@ def count_of(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return `, did you mean NAME?` with the known name that is most like a wrong one, or nothing."""
+def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """Return `, did you mean NAME?` with the known name that is most like a wrong one, or nothing.
+
+    `prefix` stands before the name in the text, and is none of what is compared.
+    """
     import difflib
 
     near = difflib.get_close_matches(name, list(known), 1)
-    return f", did you mean {near[0]}?" if near else ""
+    return f", did you mean {prefix}{near[0]}?" if near else ""
 
 
 def format_address(address: object) -> str:

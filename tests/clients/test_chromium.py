@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,8 @@ from typing import Any
 import pytest
 from helpers.browser import Browser, browsing
 from helpers.samples import sample, showing
+from helpers.scraping import metrics_port
+from helpers.servers import ECHO, ready, serving
 
 HOSTILE = "<img src=x onerror=alert(1)><script>document.title='owned'</script>\x1b[2J\u202e"
 ROWS = "[...document.querySelectorAll('#workers tbody tr')].map(row => [...row.cells].map(cell => cell.textContent))"
@@ -61,7 +66,7 @@ CUT_OFF = """
 """
 
 
-@pytest.mark.parametrize("width", [320, 390, 800, 1440])
+@pytest.mark.parametrize("width", [320, 390, 800, 1000, 1200, 1440])
 def test_nothing_is_cut_off_at_any_width(browser: Browser, width: int) -> None:
     browser.view(width, 800)
     with showing(sample) as address:
@@ -134,6 +139,24 @@ def test_it_says_what_needs_attention(browser: Browser) -> None:
         ]
         states = [row[2] for row in browser.evaluate(ROWS)]
         assert states == ["ready, paused: no descriptors", "backoff, next try in 4 s", "hung", "ready"]
+
+
+def test_a_real_server_and_the_death_of_a_worker_are_shown(browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "service.py").write_text(ECHO)
+    with serving(tmp_path, "--metrics", "127.0.0.1:0", workers=1) as server:
+        opened(browser, f"http://127.0.0.1:{metrics_port(server)}/")
+        with socket.create_connection(("127.0.0.1", server.port), 10) as peer:
+            peer.sendall(b"hello\n")
+            assert peer.recv(100) == b"hello\n"
+            browser.wait_for("document.getElementById('equation').textContent === 'accepted 1 = open 1 + closed 0'")
+            os.kill(ready(tmp_path)[0]["pid"], signal.SIGKILL)
+            browser.wait_for("document.getElementById('equation').textContent === 'accepted 1 = open 0 + closed 1'")
+        assert "worker died\t1" in text(browser, "account")
+        assert "signal\t1" in text(browser, "deaths")
+        row = browser.evaluate(ROWS)[0]
+        assert row[-2:] == ["1", "signal 9 (SIGKILL)"]
+        assert text(browser, "target") == "service:handle"
+    assert browser.complaints == []
 
 
 def test_what_others_wrote_stays_text(browser: Browser) -> None:

@@ -140,7 +140,7 @@ def test_the_programs_of_the_other_pages_run_as_they_are_written(code: str, tmp_
 # --- options ----------------------------------------------------------------------------------------------------------
 
 #: Options whose default in the table is words instead of a value.
-WORDED = {"max-connections", "control", "config"}
+WORDED = {"max-connections", "control", "config", "chdir"}
 
 
 def documented_options() -> dict[str, str]:
@@ -171,7 +171,7 @@ def default_of(option: str) -> str:
         return "`off`"
     if option in ("max-unsent", "read-limit"):
         return f"`{value >> 20}M`" if option == "max-unsent" else f"`{value >> 10}K`"
-    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+    return f"`{value:g}s`" if isinstance(value, float) else f"`{value}`"
 
 
 def test_the_table_of_options_states_the_defaults_of_the_code() -> None:
@@ -213,7 +213,7 @@ def test_the_table_of_exit_codes_is_the_codes_own() -> None:
 @pytest.mark.parametrize("page", sorted(TEXT))
 def test_commands_that_pages_show_use_options_that_exist(page: str) -> None:
     documented = set(documented_options()) | {"json", "now", "help", "version"}
-    of_run = {*(f"--{name}" for name in documented | set(run_options())), "-b", "-w", "-h"}
+    of_run = {*(f"--{name}" for name in documented | set(run_options())), "-b", "-w", "-c", "-h"}
     for line in re.findall(r"prefork run ([^\n`|]*)", TEXT[page]):
         own, _ = program_arguments.split(line.split(), of_run - {"--reload"})
         assert {word for word in own if word.startswith("-")} <= of_run, line

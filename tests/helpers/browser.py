@@ -78,7 +78,7 @@ class Browser:
             self._note(answer)
 
     def show(self, address: str) -> None:
-        """Go to an address."""
+        """Go to an address, and do not wait for what it loads."""
         assert "errorText" not in (found := self.call("Page.navigate", url=address)), found
 
     def evaluate(self, expression: str) -> Any:

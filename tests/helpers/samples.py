@@ -68,7 +68,12 @@ def sample(turn: int) -> Status:
             "received": accepted * 5_100,
             "sent": accepted * 21_400,
             "handler_failures": 412,
-            "handshakes": {"ok_tls1.3_new": 1_204_331, "ok_tls1.3_resumed": 8_103_221, "failed": 2_044},
+            "handshakes": {"TLSv1.3 new": 1_204_331, "TLSv1.3 resumed": 8_103_221, "failed": 2_044, "timeout": 0},
+            "durations": {
+                "bounds": [0.01, 0.1, 1, 10, 60, 300, 1800, 3600, 21600, 86400, 604800],
+                "counts": [int((accepted - opened) * share) for share in _DURATIONS],
+                "sum": 1e9,
+            },
             "log_dropped": 0,
         },
         "slots": [
@@ -79,6 +84,7 @@ def sample(turn: int) -> Status:
     }
 
 
+_DURATIONS = (0.01, 0.05, 0.21, 0.34, 0.19, 0.11, 0.05, 0.02, 0.01, 0.005, 0.004, 0.001)
 _ENDS = (None, "exit status 1", None, "signal 9 (killed by --hang-timeout)")
 
 

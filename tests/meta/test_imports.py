@@ -38,7 +38,7 @@ def test_every_public_name_exists_and_needs_only_the_standard_library() -> None:
 def test_type_checkers_see_the_names_that_a_program_sees() -> None:
     tree = ast.parse(Path(prefork.__file__).read_text())
     (block,) = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
-    seen = {(alias.asname, node.module) for node in block.body for alias in node.names}  # type: ignore[attr-defined]  # imports only
+    seen = {(alias.asname, node.module or alias.name) for node in block.body for alias in node.names}  # type: ignore[attr-defined]  # imports only
     assert seen == set(prefork._MODULE_OF.items())
 
 

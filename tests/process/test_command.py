@@ -62,8 +62,8 @@ def test_prefork_and_python_m_prefork_are_one_command() -> None:
 
 
 def test_the_version_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["--version"]) == 0
-    assert capfd.readouterr() == (f"prefork {prefork.__version__}, streams {describe_core()}\n", "")
+    assert main(["--version"]) == main(["-V"]) == 0
+    assert capfd.readouterr() == (2 * f"prefork {prefork.__version__}, streams {describe_core()}\n", "")
 
 
 @pytest.mark.parametrize(("value", "chooses"), [("1", True), ("yes", True), ("", False), ("0", False)])
@@ -90,13 +90,13 @@ def test_help_names_every_option_and_its_default(capfd: pytest.CaptureFixture[st
         "--backlog N": "1024",
         "--max-unsent BYTES": "256M",
         "--read-limit BYTES": "64K",
-        "--handshake-timeout SECONDS": "5",
-        "--write-timeout SECONDS": "60",
-        "--drain-timeout SECONDS": "30",
-        "--hang-timeout SECONDS": "30",
-        "--boot-timeout SECONDS": "60",
+        "--handshake-timeout TIME": "5s",
+        "--write-timeout TIME": "60s",
+        "--drain-timeout TIME": "30s",
+        "--hang-timeout TIME": "30s",
+        "--boot-timeout TIME": "60s",
         "--max-connections-served N": "off",
-        "--max-worker-age SECONDS": "off",
+        "--max-worker-age TIME": "off",
         "--max-worker-rss BYTES": "off",
         "--loop NAME": "asyncio",
         "--log-format NAME": "text",
@@ -149,6 +149,13 @@ def test_help_imports_no_server() -> None:
     [
         ("serv", r"no such command 'serv', did you mean serve\? \(see prefork --help\)"),
         ("--nope", r"--nope: no such option \(see prefork --help\)"),
+        ("restart", r"no such command 'restart', did you mean reload\? \(see prefork --help\)"),
+        ("serve echo:handle --port 80", r"--port: no such option, did you mean --bind :PORT\? \(see .*"),
+        ("serve echo:handle -p 80", r"-p: no such option, did you mean --bind :PORT\? \(see .*"),
+        ("serve echo:handle --threads 2", r"--threads: no such option: a worker has one event loop .*"),
+        ("reload --bind :80", r"--bind: is an option of prefork serve and run \(see prefork reload --help\)"),
+        ("check echo:handle --now", r"--now: is an option of prefork stop \(see prefork check --help\)"),
+        ("check echo:handle --chdir /nowhere", r"--chdir /nowhere: no such file or directory"),
         ("serve", r"TARGET is missing: module:attribute or .* \(see prefork serve --help\)"),
         ("check echo:handle more", r"got unexpected extra argument.*more.*"),
         (
@@ -175,10 +182,13 @@ def test_help_imports_no_server() -> None:
         ("check echo:handle --backlog 0", r"--backlog 0: must be 1 or more"),
         (
             "check echo:handle --drain-timeout nan",
-            r"--drain-timeout nan: must be a number of seconds, such as 30 or 2.5",
+            r"--drain-timeout nan: must be a number of seconds, such as 30 or 2.5, or a time with units, such as .*",
         ),
         ("check echo:handle --drain-timeout inf", r"--drain-timeout inf: must be a number of seconds.*"),
-        ("check echo:handle --drain-timeout 30s", r"--drain-timeout 30s: must be a number of seconds.*"),
+        ("check echo:handle --drain-timeout 30x", r"--drain-timeout 30x: must be a number of seconds.*"),
+        ("check echo:handle --drain-timeout 1h30", r"--drain-timeout 1h30: must be a number of seconds.*"),
+        ("check echo:handle --drain-timeout 8d", r"--drain-timeout 691200: must be 604800 seconds \(a week\) or less"),
+        ("check echo:handle --max-unsent 1MB", r"--max-unsent 1MB: must be a number of bytes, .* 512M or 512MiB"),
         ("check echo:handle --drain-timeout -1", r"--drain-timeout -1: must be 0 seconds or more"),
         ("check echo:handle --drain-timeout " + "9" * 400, r"--drain-timeout inf: must be 604800 seconds .*"),
         ("check echo:handle --handshake-timeout 0", r"--handshake-timeout 0: must be more than 0 seconds"),
@@ -337,6 +347,28 @@ def test_check_reads_the_certificates(folder: Path, certs: dict[str, str]) -> No
     done = command("check", "echo:handle", "--tls-cert", certs["cert"], "--tls-key", certs["ca"], cwd=folder)
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(r"prefork: --tls-.*\n", done.stderr)
+
+
+def test_chdir_is_as_if_the_command_had_been_started_there(folder: Path) -> None:
+    (folder / "here").mkdir()
+    (folder / "echo.py").rename(folder / "here" / "echo.py")
+    (folder / "here" / "other.toml").write_text('pidfile = "nowhere/pid"\ndrain_timeout = "1m30s"\nread_limit = "1MiB"')
+    done = command("check", "echo:handle", "--chdir", "here", cwd=folder)
+    assert (done.returncode, done.stdout) == (0, "ok: echo:handle is a stream handler\n")
+    done = command("check", "echo:handle", "-c", "other.toml", cwd=folder, env={**os.environ, "PREFORK_CHDIR": "here"})
+    assert f"--pidfile nowhere/pid: the directory {folder}/here/nowhere does not exist" in done.stderr
+    assert done.stderr.endswith(" (in other.toml)\n")
+
+
+def test_a_variable_that_names_no_option_is_a_warning_of_check_and_of_a_server(folder: Path) -> None:
+    env = {**os.environ, "PREFORK_WORKRS": "3"}
+    done = command("check", "echo:handle", cwd=folder, env=env)
+    assert (done.returncode, done.stdout) == (0, "ok: echo:handle is a stream handler\n")
+    assert done.stderr == "prefork: warning: PREFORK_WORKRS: no such option, did you mean PREFORK_WORKERS?\n"
+    with run_server("echo:handle", "-w", "1", cwd=folder, env=env) as server:
+        assert re.search(
+            r" warning .*: PREFORK_WORKRS: no such option, did you mean PREFORK_WORKERS\?\n", server.stderr()
+        )
 
 
 DAY = datetime.timedelta(days=1)

@@ -86,7 +86,7 @@ def test_scale_changes_the_number_of_workers(server: Server, folder: Path) -> No
 def test_stop_ends_the_server(server: Server, folder: Path) -> None:
     path = folder / "control"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert command(folder, "stop").stdout == f"stopping: supervisor {server.pid}\n"
+    assert command(folder, "stop", "--no-wait").stdout == f"stopping: supervisor {server.pid}\n"
     assert server.wait() == 0
     assert not path.exists()
     done = command(folder, "status")
@@ -156,10 +156,13 @@ def test_a_deeply_nested_request_is_refused(server: Server, folder: Path) -> Non
     assert "Traceback" not in server.stderr()
 
 
-def test_without_a_descriptor_a_client_waits_and_costs_nothing(server: Server, folder: Path) -> None:
+def test_the_last_descriptors_are_kept_for_a_client(server: Server, folder: Path) -> None:
     need("prlimit")
     leave_descriptors(server.pid, 0)
-    with asking(folder, {"command": "status"}) as sock, sock.makefile("rb") as file:
+    # One client at a time has the reserve; another waits, and costs nothing.
+    for _ in range(3):
+        assert status(folder)["state"] == "serving"
+    with asking(folder, b""), asking(folder, {"command": "status"}) as waiting, waiting.makefile("rb") as file:
         assert cpu_share(server.pid) < 0.3, "it tries again and again"
         leave_descriptors(server.pid, 5)
         assert json.loads(file.readline())["ok"] is True
@@ -241,9 +244,9 @@ def test_no_worker_holds_the_control_socket(server: Server, folder: Path) -> Non
         assert not held & {f"socket:[{inode}]" for inode in listening}
 
 
-@given(st.sampled_from(COMMANDS), st.integers(-5, 5000), st.booleans())
-def test_requests_survive_the_wire(name: str, workers: int, at_once: bool) -> None:
-    request = Request(name, workers, at_once)
+@given(st.sampled_from(COMMANDS), st.integers(-5, 5000), st.booleans(), st.booleans(), st.booleans())
+def test_requests_survive_the_wire(name: str, workers: int, at_once: bool, wait: bool, progress: bool) -> None:
+    request = Request(name, workers, at_once, workers, wait, progress)
     assert decode_request(encode_request(request).rstrip(b"\n")) == request
 
 

@@ -92,6 +92,7 @@ def test_every_option_can_stand_in_a_file(folder: Path) -> None:
         ("workers = -1", "--workers -1: must be 0 or more (0: one per usable CPU) (in prefork.toml)"),
         ("workers = 1.5", "--workers 1.5: must be a whole number (in prefork.toml)"),
         ("worker = 1", "--config prefork.toml: there is no option worker, did you mean workers?"),
+        ("port = 1", "--config prefork.toml: there is no option port, did you mean --bind :PORT?"),
         (
             "[prefork]\nworkers = 1",
             "--config prefork.toml: there is no option prefork: options stand at the top level, without [prefork]",
@@ -106,7 +107,10 @@ def test_every_option_can_stand_in_a_file(folder: Path) -> None:
             "tls_cert = 'cert.pem'",
             "--tls-cert cert.pem: its --tls-key is missing (it may be the same file) (in prefork",
         ),
-        ("max_worker_rss = '12X'", "--max-worker-rss 12X: must be a number of bytes, such as 536870912 or 512M (in"),
+        (
+            "max_worker_rss = '12X'",
+            "--max-worker-rss 12X: must be a number of bytes, such as 536870912, 512M or 512MiB",
+        ),
         ("max_worker_rss = 1000", "--max-worker-rss 1000: must be 1048576 or more bytes"),
         ("workers = 1\n\x1b[31m = 2", "--config prefork.toml: not a TOML file: "),
     ],
@@ -124,6 +128,25 @@ def test_an_error_in_the_environment_names_the_variable(folder: Path) -> None:
         settings(PREFORK_BACKLOG="many")
     # Others may use the prefix for what they like.
     assert settings(PREFORK_SOMETHING="else") == Settings()
+
+
+def test_variables_that_name_no_option_are_told_but_for_those_of_prefork_itself_and_of_kubernetes() -> None:
+    variables = {
+        "PREFORK_WORKRS": "4",
+        "PREFORK_PORT": "9000",
+        "PREFORK_SOMETHING": "else",
+        "PREFORK_BACKLOG": "5",
+        **dict.fromkeys(("PREFORK_CONFIG", "PREFORK_CHDIR", "PREFORK_PURE", "PREFORK_WORKER_ID"), "1"),
+        "PREFORK_SERVICE_HOST": "10.0.0.1",
+        "PREFORK_PORT_9000_TCP_ADDR": "10.0.0.1",
+    }
+    told = [("PREFORK_PORT", ", did you mean --bind :PORT?"), ("PREFORK_SOMETHING", "")]
+    assert list(Sources({}, variables).unknown_variables) == [
+        *told,
+        ("PREFORK_WORKRS", ", did you mean PREFORK_WORKERS?"),
+    ]
+    assert Sources({}, {"PREFORK_PORT": "tcp://10.0.0.1:9000"}).unknown_variables == ()
+    assert len(Sources({}, {f"PREFORK_X{number}": "" for number in range(50)}).unknown_variables) == 8
 
 
 @pytest.mark.parametrize(

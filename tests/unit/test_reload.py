@@ -57,6 +57,33 @@ def test_a_reload_that_serves_is_committed_and_scales_to_a_new_number_only() -> 
     assert resources.in_use == ["two"]
 
 
+def test_a_number_of_workers_that_was_set_during_a_reload_stays() -> None:
+    resources = Resources()
+    made = reloads(resources)
+    resources.next = spec("two", workers=5)
+    made.request("SIGHUP", 1)
+    made.on_scaled()
+    assert made.on_serves(GenerationServes(1, 0)) is None
+    resources.next = spec("three", workers=6)
+    made.request("SIGHUP", 2)
+    assert made.on_serves(GenerationServes(2, 1)) == ScaleRequested("reload", 6)
+
+
+def test_a_reload_tells_which_addresses_it_has_changed() -> None:
+    resources, events = Resources(), list[Event]()
+    made = reloads(resources, events)
+    resources.next = dataclasses.replace(spec("one"), listeners=("one (tcp)", "two (tcp)"))
+    made.request("SIGHUP", 1)
+    made.on_serves(GenerationServes(1, 0))
+    resources.next = dataclasses.replace(spec("two"), listeners=("two (tcp)", "three (tcp)"))
+    made.request("SIGHUP", 2)
+    made.on_serves(GenerationServes(2, 1))
+    assert [str(event) for event in events] == [
+        "listening on one (tcp) too; listening on two (tcp) too",
+        "listening on three (tcp) too; not listening on one (tcp) any more",
+    ]
+
+
 def test_a_queued_reload_is_replaced_by_the_next_request() -> None:
     resources = Resources()
     made = reloads(resources)

@@ -318,6 +318,50 @@ def test_two_requests_are_two_reloads_one_after_the_other() -> None:
     assert machine.drained == [0, 1, 2, 3]
 
 
+def test_a_reload_takes_the_place_of_one_whose_worker_does_not_become_ready() -> None:
+    machine = Machine(2)
+    machine.boot()
+    machine.tell(ReloadRequested("SIGHUP", Timing()))
+    machine.tell(WorkerReady(newest(machine)))
+    stuck = newest(machine)
+    machine.sleep(4)
+    machine.tell(ReloadRequested("SIGHUP", Timing()))
+    assert (newest(machine), machine.roster.generation) == (stuck, 1), "it may still become ready"
+    machine.sleep(2)
+    assert stuck in machine.drained
+    assert machine.until[stuck] == machine.now - 1 + 30, "it has no connections, and may hang"
+    assert f"worker 1 (pid {5000 + stuck}) is not ready after 5 s: called off by the next reload" in machine.notes
+    assert (machine.roster.generation, machine.failed) == (2, 1)
+    machine.tell(WorkerReady(newest(machine)))
+    machine.tell(WorkerReady(newest(machine)))
+    assert machine.served == [(2, 0)]
+    machine.die(stuck, "signal 61 (SIGRTMAX-3)")
+    assert not machine.roster.deaths
+
+
+def test_a_reload_takes_the_place_of_a_stuck_one_at_once() -> None:
+    machine = Machine(1)
+    machine.boot()
+    machine.tell(ReloadRequested("SIGHUP", Timing()))
+    machine.sleep(20)
+    assert machine.roster.is_stuck(machine.now)
+    machine.tell(ReloadRequested("SIGHUP", Timing()))
+    assert (machine.drained, machine.roster.generation) == ([1], 2)
+    assert not machine.roster.is_stuck(machine.now)
+
+
+def test_recycling_that_is_stuck_keeps_no_reload_waiting() -> None:
+    machine = Machine(1)
+    machine.boot()
+    machine.tell(RecycleRequested(0, "it is old"))
+    assert newest(machine) == 1
+    machine.tell(ReloadRequested("SIGHUP", Timing()))
+    machine.sleep(6)
+    assert (machine.drained, machine.roster.generation, machine.failed) == ([1], 1, 0)
+    machine.tell(WorkerReady(newest(machine)))
+    assert machine.served == [(1, 0)]
+
+
 def test_a_stop_ends_a_reload() -> None:
     machine = Machine(2)
     machine.boot()

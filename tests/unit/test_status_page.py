@@ -11,6 +11,7 @@ from importlib import resources
 import pytest
 from helpers.samples import sample
 
+from prefork.core.account import CloseReason
 from prefork.exporter.page import FIELDS, POLICY, page
 
 SCRIPT = resources.files("prefork.exporter").joinpath("static/page.js").read_text()
@@ -44,13 +45,13 @@ def source_of(code: str) -> str:
 
 
 def test_the_policy_permits_the_one_script_and_the_one_style_sheet_and_nothing_else() -> None:
-    document = Document(page(sample(0)).decode())
-    scripts, styles = document.text["script"], document.text["style"]
+    found = Document(page(sample(0)).decode())
+    scripts, styles = found.text["script"], found.text["style"]
     assert [source_of("".join(scripts)), source_of("".join(styles))] == re.findall(r"'sha256-[^']+'", POLICY)
     assert POLICY.startswith("default-src 'none'; ")
     assert "unsafe" not in POLICY
     assert FIELDS["Content-Security-Policy"] == POLICY
-    assert [tag for tag, _ in document.tags].count("script") == 1
+    assert [tag for tag, _ in found.tags].count("script") == 1
 
 
 def test_nothing_comes_from_elsewhere_and_no_attribute_is_code() -> None:
@@ -63,6 +64,11 @@ def test_nothing_comes_from_elsewhere_and_no_attribute_is_code() -> None:
 
 def test_the_script_writes_text_only() -> None:
     assert not re.findall(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|Function\(|DOMParser", SCRIPT)
+
+
+def test_it_knows_every_reason_that_ends_a_connection() -> None:
+    listed = SCRIPT[SCRIPT.index("const REASONS") : SCRIPT.index("]);")]
+    assert set(re.findall(r'\["(\w+)", "\w+"\]', listed)) == {str(reason) for reason in CloseReason}
 
 
 def test_every_element_that_the_script_names_is_there() -> None:

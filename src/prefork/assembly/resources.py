@@ -15,7 +15,7 @@ from typing import Any
 
 from ..config import Settings
 from ..core.worker_requests import BindRequest, Refused
-from ..errors import BindError, ConfigError, reason_of
+from ..errors import BindError, ConfigError, PreforkError, reason_of
 from ..events import (
     BindRefused,
     ControlUnavailable,
@@ -92,6 +92,7 @@ class ServerResources:
         self._warnings = SettingsWarnings(emit)
         self._loaded: tls_contexts.CertificatePair | None = None
         """The certificate that was last loaded into its TLS context."""
+        self._certificate_reloads = {"ok": 0, "failed": 0}
         self._control: BoundAddress | None = None
         self._metrics: BoundAddress | None = None
         self._pidfile: pidfile.PidFile | None = None
@@ -220,13 +221,26 @@ class ServerResources:
                 settings = self._source.settings()
                 require_unchanged(self._settings, settings)
                 validate(settings, starting=False)
-                return self._builder.build(settings, self._load_certificate(settings))
+                return self._builder.build(settings, self._reload_certificate(settings))
         finally:
             # A worker that is forked before the reload begins is of the old generation, and belongs in its directory.
             _change_directory(before)
 
     def _load_certificate(self, settings: Settings) -> tls_contexts.CertificatePair | None:
         return trust.load_certificate(settings, self._source, self._builder.identity(settings))
+
+    def _reload_certificate(self, settings: Settings) -> tls_contexts.CertificatePair | None:
+        try:
+            certificate = self._load_certificate(settings)
+        except PreforkError:
+            self._certificate_reloads["failed"] += bool(settings.tls)
+            raise
+        self._certificate_reloads["ok"] += certificate is not None
+        return certificate
+
+    def certificate_reloads(self) -> dict[str, int]:
+        """Return how often reloads have read a certificate, and how often it could not be used."""
+        return dict(self._certificate_reloads)
 
     def prepare_fork(self, spec: GenerationSpec[GenerationConfig]) -> None:
         """Go to the generation's directory, and load its certificate, before a worker of it is forked.

@@ -17,7 +17,7 @@ from ..config import ServeOptions, settings_of
 from ..core.facts import Finish
 from ..core.messages import UnableMessage
 from ..errors import ConfigError, ExitCode, PreforkError, ServiceError, place_of, reason_of
-from ..events import Emit, Stopped
+from ..events import Emit, Stopped, VariableUnknown
 from ..observe.logs import EventLog, configure
 from ..observe.manager import notify_systemd
 from ..parent.control_server import ControlSocket
@@ -110,6 +110,8 @@ def _serve(
     notifier = Notifier()
     log = configure(settings.log_format, settings.log_level, unlimited=settings.reload)
     emit = notify_systemd(log, notifier)
+    for variable in source.unknown_variables:
+        emit(VariableUnknown(*variable))
     set_title(f"supervisor [{target_name(target) if settings.program is None else settings.program}]")
     raise_limit()
     preload(settings)

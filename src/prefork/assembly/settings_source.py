@@ -25,6 +25,10 @@ class SettingsSource(Protocol):
     def weaknesses(self) -> tuple[tuple[str, Weakness], ...]:
         """How another user could have changed what the last settings were read from, by option."""
 
+    @property
+    def unknown_variables(self) -> tuple[tuple[str, str], ...]:
+        """Each variable of prefork's prefix that names no option, and what may be meant by it."""
+
     def settings(self) -> Settings:
         """Return the settings as they are now. Raises ConfigError."""
 
@@ -40,6 +44,7 @@ class FixedSettings:
 
     file = ""
     weaknesses: tuple[tuple[str, Weakness], ...] = ()
+    unknown_variables: tuple[tuple[str, str], ...] = ()
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

@@ -19,9 +19,11 @@ from .._version import __version__
 from ..checks import reject
 from ..errors import ConfigError, PreforkError
 from ..program import PROGRAM_FORMS, Program, parse_program
-from ..text import did_you_mean
 from . import options, output, program_arguments, remote
+from .directory import enter
+from .foreign_names import hint_for_command, hint_for_option
 from .help import GroupedCommand
+from .options import Given
 from .server_commands import SERVER_COMMANDS, ServerCommand
 from .servers import failure_of
 from .sources import Sources
@@ -36,21 +38,22 @@ def parse(arguments: list[str]) -> Action | str:
     try:
         # click would exit by itself, with status 1, if its output is not read.
         with contextlib.redirect_stdout(printed):
-            action = _COMMANDS.main(arguments, prog_name="prefork", standalone_mode=False)
+            action = COMMANDS.main(arguments, prog_name="prefork", standalone_mode=False)
     except click.Abort:
         raise KeyboardInterrupt from None
     except click.UsageError as exc:
-        command = f"prefork {arguments[0]}" if arguments[0] in _COMMANDS.commands else "prefork"
+        command = f"prefork {arguments[0]}" if arguments[0] in COMMANDS.commands else "prefork"
         raise ConfigError(f"{_usage_error(exc)} (see {command} --help)") from None
     return action if callable(action) else printed.getvalue()
 
 
 def _usage_error(exc: click.UsageError) -> str:
     match exc:
-        case click.NoSuchOption() if other := options.other_command(exc.option_name):
-            return f"{exc.option_name}: is an option of prefork {other}"
+        case click.NoSuchOption() if owners := _owners(exc.option_name):
+            return f"{exc.option_name}: is an option of prefork {' and '.join(owners)}"
         case click.NoSuchOption():
-            return f"{exc.option_name}: no such option{did_you_mean(exc.option_name, exc.possibilities or ())}"
+            own = [] if exc.ctx is None else [name for each in exc.ctx.command.params for name in each.opts]
+            return f"{exc.option_name}: no such option{hint_for_option(exc.option_name, own)}"
         case click.BadOptionUsage():
             # click has one class for both errors.
             missing = "requires an argument" in exc.message
@@ -60,6 +63,15 @@ def _usage_error(exc: click.UsageError) -> str:
             return f"TARGET is missing: {options.TARGET_FORMS}" if is_target else f"{exc.param.metavar} is missing"
     text = exc.format_message().rstrip(".")
     return text[:1].lower() + text[1:]
+
+
+def _owners(option: str) -> list[str]:
+    """Return the commands that have an option, without check, which takes those of serve."""
+    return [
+        name
+        for name, command in COMMANDS.commands.items()
+        if name != "check" and any(option in (*each.opts, *each.secondary_opts) for each in command.params)
+    ]
 
 
 class _Commands(click.Group):
@@ -80,7 +92,7 @@ class _Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
         if name not in self.commands:
-            raise ConfigError(f"no such command {name!r}{did_you_mean(name, self.commands)} (see prefork --help)")
+            raise ConfigError(f"no such command {name!r}{hint_for_command(name, self.commands)} (see prefork --help)")
         return super().resolve_command(ctx, args)
 
 
@@ -94,14 +106,14 @@ def _print_version(context: click.Context, parameter: click.Parameter, wanted: b
 
 
 _VERSION = click.Option(
-    ["--version"],
+    ["--version", "-V"],
     is_flag=True,
     is_eager=True,
     expose_value=False,
     callback=_print_version,
     help="Print the version, and whether streams are compiled, and exit.",
 )
-_COMMANDS = _Commands(
+COMMANDS = _Commands(
     "prefork",
     params=[_VERSION],
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -132,6 +144,8 @@ _COMMANDS = _Commands(
 
 _SOURCES = """
 
+A TIME is a number of seconds, or has units: 500ms, 10s, 5m, 1h30m, 2d. BYTES may end with K, M or G.
+
 Each option can also stand in the environment, such as PREFORK_DRAIN_TIMEOUT, or in a TOML file (--config). The command
 line wins over the environment, and the environment over the file.
 """
@@ -148,11 +162,16 @@ def _add_local(name: str, act: Callable[[str, Sources], tuple[str, int]], short_
         module, colon, attribute = target.rpartition(":")
         if not (module and colon and attribute):
             reject("TARGET", target, f"expected {options.TARGET_FORMS}")
-        return functools.partial(act, target, Sources(options.given_in(context)))
+        return functools.partial(_act_here, act, target, options.given_in(context))
 
     params = [click.Argument(["target"], metavar="TARGET"), *options.parameters(name)]
     help = f"{short_help} {help}{_TARGET}{_SOURCES}"
-    _COMMANDS.add_command(GroupedCommand(name, callback=read, params=params, short_help=short_help, help=help))
+    COMMANDS.add_command(GroupedCommand(name, callback=read, params=params, short_help=short_help, help=help))
+
+
+def _act_here(act: Callable[[str, Sources], tuple[str, int]], target: str, given: Given) -> tuple[str, int]:
+    enter(given)
+    return act(target, Sources(given))
 
 
 def _serve(target: str, sources: Sources) -> tuple[str, int]:
@@ -165,6 +184,7 @@ def _check(target: str, sources: Sources) -> tuple[str, int]:
     from ..assembly.preflight import check
 
     found = check(sources, target)
+    output.warn([f"{name}: no such option{hint}" for name, hint in sources.unknown_variables])
     output.warn(found.warnings)
     return f"ok: {found.summary}", 0
 
@@ -201,18 +221,19 @@ class _RunCommand(GroupedCommand):
 @click.pass_context
 def _read_run(context: click.Context, /, **_: object) -> Action:
     program = parse_program(context.obj)
-    return functools.partial(_run, program, Sources(options.given_in(context), program=program))
+    return functools.partial(_run, program, options.given_in(context))
 
 
-def _run(program: Program, sources: Sources) -> tuple[str, int]:
+def _run(program: Program, given: Given) -> tuple[str, int]:
     from ..assembly.serve import run
     from ..hosting.locate import locate
 
+    enter(given)
     locate(program)
-    return "", run(sources, program)
+    return "", run(Sources(given, program=program), program)
 
 
-_COMMANDS.add_command(
+COMMANDS.add_command(
     _RunCommand(
         "run",
         callback=_read_run,
@@ -240,7 +261,7 @@ def _add_server_command(row: ServerCommand) -> None:
 
     own = remote.parameters()
     params = [*row.params, *(each for each in own if row.asks_one or each.name != "control")]
-    _COMMANDS.add_command(
+    COMMANDS.add_command(
         click.Command(row.name, callback=read, params=params, short_help=row.short_help, help=row.help)
     )
 

@@ -121,10 +121,20 @@ def _describe(value: dict[str, Any], indent: str = "") -> list[str]:
     lines = []
     for name, each in value.items():
         if isinstance(each, dict):
-            lines += [f"{indent}{name}:", *_describe(each, indent + "  ")]
+            lines += [f"{indent}{name.replace('_', ' ')}:", *_describe(each, indent + "  ")]
         else:
-            lines.append(f"{indent}{name}: {'-' if each is None else each}")
+            lines.append(f"{indent}{name.replace('_', ' ')}: {_value(name, each)}")
     return lines
+
+
+def _value(name: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if name in ("age", "idle"):
+        return format_duration(value)
+    if name.startswith("rtt"):
+        return f"{value * 1000:.3g} ms"
+    return f"{value:.3f} s" if isinstance(value, float) else str(value)
 
 
 # --- kick -------------------------------------------------------------------------------------------------------------
@@ -159,7 +169,7 @@ def _confirm(attachment: Attachment, peers: PeerFilter, peer: str) -> bool:
         return True
     what = f"{count_of(len(shown), 'connection')} of {peer}"
     if not sys.stdin.isatty():
-        reject("--yes", "not given", f"{what} would be aborted, and there is no terminal for the question")
+        reject("PEER", peer, f"{what} would be aborted, and there is no terminal for the question (--yes)")
     return click.confirm(f"Abort {what}?", err=True)
 
 

@@ -17,7 +17,7 @@ import click
 from click.core import ParameterSource
 
 from ..addresses import Address, parse_address
-from ..checks import reject
+from ..checks import parse_duration, reject
 from ..config import KIB, MIB, RUN_ONLY, SERVE_ONLY, Limits, Settings, metrics_address, option_of
 from ..errors import ConfigError
 from ..program import parse_ready
@@ -54,15 +54,21 @@ def _parse_decimal(option: str, value: str, expected: str) -> float:
     return float(value)
 
 
-parse_seconds = functools.partial(_parse_decimal, expected="must be a number of seconds, such as 30 or 2.5")
+def parse_seconds(option: str, value: str) -> float:
+    """Return a time in seconds, which a bare number is, too. Raises ConfigError."""
+    seconds = parse_duration(value)
+    expected = "must be a number of seconds, such as 30 or 2.5, or a time with units, such as 500ms, 5m or 1h30m"
+    return _parse_decimal(option, value, expected) if seconds is None else seconds
+
+
 parse_number = functools.partial(_parse_decimal, expected="must be a number, such as 100 or 0.5")
 
 
 def parse_size(option: str, value: str) -> int:
-    """Return a number of bytes; K, M and G stand for 1024, 1024² and 1024³ bytes. Raises ConfigError."""
-    found = re.fullmatch(r"([0-9]{1,15})([KMG]?)", value)
+    """Return a number of bytes; K and KiB stand for 1024 bytes, M and G for 1024² and 1024³. Raises ConfigError."""
+    found = re.fullmatch(r"([0-9]{1,15})(?:([KMG])(?:iB)?)?", value)
     if found is None:
-        reject(option, value, "must be a number of bytes, such as 536870912 or 512M")
+        reject(option, value, "must be a number of bytes, such as 536870912, 512M or 512MiB")
     return int(found[1]) << 10 * " KMG".index(found[2] or " ")
 
 
@@ -154,7 +160,8 @@ class Option:
             return "off"
         if self.parse is parse_size:
             return f"{value // MIB}M" if value % MIB == 0 else f"{value // KIB}K"
-        return f"{value:g}" if isinstance(value, float) else str(value)
+        unit = "s" if self.metavar == "TIME" else ""
+        return f"{value:g}{unit}" if isinstance(value, float) else str(value)
 
     def parameter(self, command: str) -> click.Option:
         if self.parse is parse_flag:
@@ -218,7 +225,7 @@ OPTIONS = (
     Option(
         "tls_key", Group.TLS, "FILE", "PEM file of its private key, not encrypted.", repeatable=True, shown_default=""
     ),
-    Option("handshake_timeout", Group.TLS, "SECONDS", "Abort a TLS handshake that takes longer.", parse_seconds),
+    Option("handshake_timeout", Group.TLS, "TIME", "Abort a TLS handshake that takes longer.", parse_seconds),
     Option(
         "max_handshakes",
         Group.TLS,
@@ -266,58 +273,58 @@ OPTIONS = (
     Option(
         "first_byte_timeout",
         Group.TIMEOUTS,
-        "SECONDS",
+        "TIME",
         "Close a connection that sends no byte for this long.",
         optional(parse_seconds),
     ),
     Option(
         "idle_timeout",
         Group.TIMEOUTS,
-        "SECONDS",
+        "TIME",
         "Close a connection whose handler waits longer for the next byte.",
         optional(parse_seconds),
     ),
     Option(
         "write_timeout",
         Group.TIMEOUTS,
-        "SECONDS",
+        "TIME",
         "Abort a connection whose peer reads nothing for this long.",
         parse_seconds,
     ),
     Option(
         "max_age",
         Group.TIMEOUTS,
-        "SECONDS",
+        "TIME",
         "Close a connection this long after it was accepted.",
         optional(parse_seconds),
     ),
     Option(
         "drain_timeout",
         Group.TIMEOUTS,
-        "SECONDS",
+        "TIME",
         "Time for open connections to end at a stop; then they are aborted.",
         parse_seconds,
     ),
     Option(
         "reload_drain_timeout",
         Group.TIMEOUTS,
-        "SECONDS",
+        "TIME",
         "Time for open connections to end in old workers, at a reload, upgrade, recycling or scale; then they are "
         "aborted.",
         optional(parse_seconds),
     ),
-    Option("stop_timeout", Group.TIMEOUTS, "SECONDS", "Time for stop() of the service.", parse_seconds),
+    Option("stop_timeout", Group.TIMEOUTS, "TIME", "Time for stop() of the service.", parse_seconds),
     Option(
         "hang_timeout",
         Group.TIMEOUTS,
-        "SECONDS",
+        "TIME",
         "Replace a worker whose event loop is blocked for longer.",
         parse_seconds,
     ),
     Option(
         "boot_timeout",
         Group.TIMEOUTS,
-        "SECONDS",
+        "TIME",
         "Time for a new worker to start accepting, start() of the service included.",
         parse_seconds,
     ),
@@ -329,7 +336,7 @@ OPTIONS = (
         Group.WORKERS,
         "WHEN",
         "A worker is ready when it listens as its predecessor did (listen), sends READY=1 (notify), writes a line to a "
-        "descriptor (fd:N), or after some seconds (delay:S).",
+        "descriptor (fd:N), or after some time (delay:TIME).",
         parse_ready,
     ),
     Option(
@@ -339,7 +346,7 @@ OPTIONS = (
         "Recycle a worker after this number of connections.",
         optional(parse_int),
     ),
-    Option("max_worker_age", Group.WORKERS, "SECONDS", "Recycle a worker after this time.", optional(parse_seconds)),
+    Option("max_worker_age", Group.WORKERS, "TIME", "Recycle a worker after this time.", optional(parse_seconds)),
     Option(
         "max_worker_rss", Group.WORKERS, "BYTES", "Recycle a worker with more resident memory.", optional(parse_size)
     ),
@@ -423,18 +430,12 @@ OPTIONS = (
 def parameters(command: str) -> list[click.Parameter]:
     """Return the options of `serve`, `check` or `run`."""
     config = click.Option(
-        ["--config"],
+        ["--config", "-c"],
         metavar="FILE",
         help="TOML file of these options, with _ for -.  [default: prefork.toml, if it exists]",
     )
-    return [*(each.parameter(command) for each in OPTIONS if each.of_command(command)), config]
-
-
-def other_command(name: str) -> str:
-    """Return the only command that has the option `name`, serve or run; "" if both have it, or none."""
-    option = next((each for each in OPTIONS if each.name == name), None)
-    commands = [] if option is None else [each for each in ("serve", "run") if option.of_command(each)]
-    return commands[0] if len(commands) == 1 else ""
+    chdir = click.Option(["--chdir"], metavar="DIR", help="Go to this directory first, as if started there.")
+    return [*(each.parameter(command) for each in OPTIONS if each.of_command(command)), config, chdir]
 
 
 def given_in(context: click.Context) -> Given:

@@ -5,6 +5,7 @@ The connection itself is in `system/control_client.py`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from typing import Any
@@ -12,9 +13,11 @@ from typing import Any
 import click
 
 from ..checks import reject
-from ..core.control_protocol import Request, decode_reply, encode_request
+from ..core.control_protocol import Request, decode_progress, decode_reply, encode_request
 from ..errors import ServiceError
+from ..events import ListenersChanged, OldConnectionsStay
 from ..text import count_of
+from .progress import ProgressLine
 from .servers import find_socket
 from .status_text import describe_status
 
@@ -43,9 +46,11 @@ def ask(request: Request, control: str, as_json: bool, timeout: float = TIMEOUT)
     """
     from ..system import control_client
 
-    path = find_socket(control)
+    path, until_end = find_socket(control), request.command == "stop" and request.wait
     # Outside of the `try`, because the ConfigError that it raises is a ValueError too.
-    answer = control_client.request(path, encode_request(request), timeout)
+    with contextlib.closing(ProgressLine()) as line:
+        show = _shown_by(line, as_json)
+        answer = control_client.request(path, encode_request(request), timeout, on_progress=show, until_end=until_end)
     try:
         reply = decode_reply(answer)
     except ValueError:
@@ -57,17 +62,50 @@ def ask(request: Request, control: str, as_json: bool, timeout: float = TIMEOUT)
     return _FORMATTERS[request.command](reply), 0
 
 
+def _shown_by(line: ProgressLine, as_json: bool) -> Callable[[bytes], bool]:
+    def show(received: bytes) -> bool:
+        progress = decode_progress(received)
+        if progress is not None and not as_json:
+            left = progress.get("left")
+            line.update(progress["done"], progress["total"], progress["text"], left if isinstance(left, int) else None)
+        return progress is not None
+
+    return show
+
+
+def _reloaded(reply: dict[str, Any]) -> str:
+    lines = [f"reloaded: every worker is of generation {reply['generation']}"]
+    added, removed = reply.get("added", []), reply.get("removed", [])
+    if added or removed:
+        lines.append(str(ListenersChanged(tuple(added), tuple(removed))))
+    if old := reply.get("old", {}).get("connections"):
+        lines.append(str(OldConnectionsStay(old, reply["old"]["workers"], reply["old"]["seconds"])))
+    return "\n".join(lines)
+
+
+def _scaled(reply: dict[str, Any]) -> str:
+    queued = "; the reload under way starts the new ones" if reply.get("queued") else ""
+    return f"scaled: {count_of(reply['workers'], 'worker')}{queued}"
+
+
+def _stopped(reply: dict[str, Any]) -> str:
+    if "aborted" not in reply:
+        return f"stopping: supervisor {reply['pid']}"
+    aborted = f"{reply['aborted']} aborted" if reply["aborted"] else "none aborted"
+    return f"stopped: {count_of(reply['closed'], 'connection')} closed, {aborted}, in {reply['seconds']:.1f} s"
+
+
 def _unlike_programs(reply: dict[str, Any]) -> str:
     return "; a program that accepts by itself goes on" if reply["program"] else ""
 
 
 _FORMATTERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "status": describe_status,
-    "reload": lambda reply: f"reloaded: every worker is of generation {reply['generation']}",
+    "reload": _reloaded,
     "upgrade": lambda reply: f"upgraded: supervisor {reply['pid']} is serving",
-    "scale": lambda reply: f"scaled: {count_of(reply['workers'], 'worker')}",
+    "scale": _scaled,
     "suspend": lambda reply: f"suspended: clients wait until prefork resume{_unlike_programs(reply)}",
     "resume": lambda reply: f"resumed: the workers accept{_unlike_programs(reply)}",
     "recycle": lambda reply: f"recycling: worker {reply['slot']} drains when another is ready in its place",
-    "stop": lambda reply: f"stopping: supervisor {reply['pid']}",
+    "stop": _stopped,
 }

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from ..core.control_protocol import Request
-from . import options, remote
+from . import options, remote, top
 from .servers import list_servers
 
 
@@ -63,6 +63,14 @@ SERVER_COMMANDS = (
         asking(functools.partial(Request, "status")),
     ),
     ServerCommand(
+        "top",
+        "Watch a running server in the terminal.",
+        "Watch a running server: its workers, its connections, the account of connections, and what went wrong. Needs "
+        "Textual (pip install 'prefork[top]'), except with --once.",
+        top.show,
+        top.PARAMETERS,
+    ),
+    ServerCommand(
         "list",
         "List the running servers of this user.",
         "List the running servers of this user: control socket, pid, state, target and addresses. A server with a "
@@ -75,14 +83,14 @@ SERVER_COMMANDS = (
         "Replace all workers, with new code and certificates.",
         "Replace all workers of a running server, with new code, settings and certificates. Waits until every worker "
         "is new, or prints why the running workers stay.",
-        asking(functools.partial(Request, "reload"), remote.RELOAD_TIMEOUT),
+        asking(functools.partial(Request, "reload", progress=True), remote.RELOAD_TIMEOUT),
     ),
     ServerCommand(
         "upgrade",
         "Replace a running server by the installed program.",
         "Start the installed program with the sockets of a running server. Waits until it has taken over, or prints "
         "why the running server stays.",
-        asking(functools.partial(Request, "upgrade"), remote.RELOAD_TIMEOUT),
+        asking(functools.partial(Request, "upgrade", progress=True), remote.RELOAD_TIMEOUT),
     ),
     ServerCommand(
         "scale",
@@ -148,8 +156,12 @@ SERVER_COMMANDS = (
     ServerCommand(
         "stop",
         "Stop a running server.",
-        "Stop a running server: drain, then exit.",
-        asking(lambda now: Request("stop", at_once=now)),
-        (click.Option(["--now"], is_flag=True, help="Abort open connections at once."),),
+        "Stop a running server: drain, then exit. Waits for its end, and prints how many connections were aborted. "
+        "Another stop changes nothing, unless it is one with --now.",
+        asking(lambda now, wait: Request("stop", at_once=now, wait=wait, progress=wait), remote.RELOAD_TIMEOUT),
+        (
+            click.Option(["--now"], is_flag=True, help="Abort open connections at once."),
+            click.Option(["--wait/--no-wait"], default=True, help="Wait until the server has ended.  [default: wait]"),
+        ),
     ),
 )

@@ -6,16 +6,18 @@ They are read at every call of `settings`, so that a reload sees a changed file.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..checks import format_value, reject
-from ..config import TLS, Limits, Settings
+from ..config import TLS, Limits, Settings, option_of
 from ..core.trust import Weakness
 from ..errors import ConfigError, reason_of
 from ..program import Program
 from ..system import paths
 from ..text import did_you_mean, escape_controls
+from .foreign_names import hint_for_option
 from .options import OPTIONS, Given, Option
 
 #: Read if no other file is named and this one exists.
@@ -23,6 +25,10 @@ DEFAULT_FILE = "prefork.toml"
 #: The option that a file must not have.
 _INSECURE = "insecure_paths"
 _MAX_BYTES = 1024 * 1024
+#: Variables behind PREFORK_ that are no options: read elsewhere, set by prefork in its own processes, or for the build.
+_OWN_VARIABLES = ("PURE", "HANDOVER", "WORKER_ID", "GENERATION", "CFLAGS", "LDFLAGS", "REQUIRE_NATIVE")
+#: Unknown variables that are told.
+_MAX_UNKNOWN = 8
 _BY_FIELD = {option.field: option for option in OPTIONS}
 
 
@@ -38,7 +44,7 @@ class Sources:
         self, given: Given, environment: Mapping[str, str] | None = None, program: Program | None = None
     ) -> None:
         variables = os.environ if environment is None else environment
-        self._given = {field: texts for field, texts in given.items() if field != "config"}
+        self._given = {field: texts for field, texts in given.items() if field not in ("config", "chdir")}
         self._variables = {name: value for name, value in variables.items() if name.startswith("PREFORK_")}
         (self._named,) = given.get("config") or [self._variables.pop("PREFORK_CONFIG", "")]
         self._program = program
@@ -76,6 +82,18 @@ class Sources:
     @property
     def file(self) -> str:
         return self._file or ""
+
+    @property
+    def unknown_variables(self) -> tuple[tuple[str, str], ...]:
+        """Each variable that names no option, and what may be meant by it, as the end of a message."""
+        known = [field.upper() for field in (*_BY_FIELD, "config", "chdir")]
+        unknown = []
+        for variable, value in sorted(self._variables.items()):
+            name = variable.removeprefix("PREFORK_")
+            if name not in (*known, *_OWN_VARIABLES) and not _is_of_kubernetes(name, value):
+                hint = hint_for_option(option_of(name.lower()), ()) or did_you_mean(name, known, "PREFORK_")
+                unknown.append((escape_controls(variable), hint))
+        return tuple(unknown[:_MAX_UNKNOWN])
 
     def pin_file(self, file: str) -> None:
         if not self._named:
@@ -123,7 +141,7 @@ class Sources:
         for name, value in self._variables.items():
             field = name.removeprefix("PREFORK_").lower()
             option = _BY_FIELD.get(field)
-            # An unknown variable is ignored, because other programs may use the prefix.
+            # An unknown one is no error, because other programs may use the prefix: see `unknown_variables`.
             if option is not None:
                 yield field, value.split() if option.repeatable else [value]
 
@@ -151,6 +169,11 @@ class Sources:
         return self._named or DEFAULT_FILE
 
 
+def _is_of_kubernetes(name: str, value: str) -> bool:
+    """Return whether a variable is one that Kubernetes sets in every container for a Service called prefork."""
+    return bool(re.match("SERVICE_|PORT_[0-9]", name)) or value.startswith(("tcp://", "udp://"))
+
+
 def _parse(path: str, content: bytes) -> dict[str, Any]:
     import tomllib
 
@@ -164,7 +187,7 @@ def _parse(path: str, content: bytes) -> dict[str, Any]:
 def _file_texts(path: str, field: str, value: Any) -> Sequence[str]:
     option = _BY_FIELD.get(field)
     if option is None:
-        hint = did_you_mean(field, _BY_FIELD)
+        hint = hint_for_option(option_of(field), ()) or did_you_mean(field, _BY_FIELD)
         if isinstance(value, dict):
             hint = f": options stand at the top level, without [{escape_controls(field)}]"
         reject("--config", path, f"there is no option {escape_controls(field)}{hint}")

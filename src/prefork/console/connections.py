@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ..core.console_protocol import ConsoleRequest
 from ..system import sock_diag
 from .joining import Listeners, Row, Socket, join
-from .servers import Answer, Attachment
+from .servers import Attachment
 
 #: Seconds that the kernel has. It needs 8 us for a connection.
 KERNEL_TIMEOUT = 3.0
@@ -34,17 +34,13 @@ class Connections:
 def read_connections(attachment: Attachment) -> Connections:
     """Return all connections of the server. Workers that are busy have 80 ms to begin their answer."""
     answers = attachment.ask(ConsoleRequest("connections"))
-    told = {worker: answer.rows for worker, answer in answers.items() if _is_whole(answer)}
+    told = {worker: answer.rows for worker, answer in answers.items() if answer.is_whole}
     listeners = Listeners(attachment.listeners)
     sockets, complete = _ask_kernel(listeners)
     others = [worker for worker in attachment.workers if worker not in told]
     rows, unclaimed = join(told, {each: _inodes(each.pid) for each in others}, sockets, listeners, _owns)
-    stale = sorted({each.slot for each in others if each.has_console})
+    stale = sorted({each.slot for each in others if each.is_asked})
     return Connections(rows, complete, stale, unclaimed)
-
-
-def _is_whole(answer: Answer) -> bool:
-    return answer.end is not None and not answer.error
 
 
 def _ask_kernel(listeners: Listeners) -> tuple[list[Socket], bool]:

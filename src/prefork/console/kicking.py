@@ -31,14 +31,18 @@ class AmbiguousIdError(ValueError):
 
 def kick_peers(attachment: Attachment, peers: Iterable[str], by: str) -> Kicked:
     """Abort the connections of peers at all workers. `by` is what the workers' log lines name."""
-    workers = [each for each in attachment.workers if each.has_console]
+    workers = [each for each in attachment.workers if each.is_asked]
     return _kick(attachment, ConsoleRequest("kick", peers=tuple(peers), by=by), workers)
 
 
-def kick_id(attachment: Attachment, identifier: str, by: str) -> Kicked:
-    """Abort one connection, named SLOT-N. Raises ValueError for what is no id, AmbiguousIdError if two have it."""
+def kick_id(attachment: Attachment, identifier: str, by: str, pid: int | None = None) -> Kicked:
+    """Abort one connection, named SLOT-N, of the process `pid` if that is given.
+
+    Raises ValueError for what is no id, AmbiguousIdError if connections of two processes have it.
+    """
     slot, number = parse_id(identifier)
-    workers = [each for each in attachment.workers if each.has_console and each.slot == slot]
+    workers = [each for each in attachment.workers if each.is_asked and each.slot == slot]
+    workers = [each for each in workers if pid is None or each.pid == pid]
     if len(workers) > 1:
         answers = attachment.ask(ConsoleRequest("connections"), workers)
         having = [worker for worker, answer in answers.items() if _find(answer.rows, number)]

@@ -65,6 +65,11 @@ class WorkerLink:
     """False: it runs a program, of which only the kernel tells."""
     sock: socket.socket | None
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether it should answer: it has a console, and a loop that runs."""
+        return self.has_console and self.state not in ("forking", "starting")
+
 
 @dataclass
 class Answer:
@@ -78,6 +83,10 @@ class Answer:
     error: str = ""
     """Why the answer was given up: what came was not one."""
     _rest: bytes = b""
+
+    @property
+    def is_whole(self) -> bool:
+        return self.end is not None and not self.error
 
     def feed(self, data: bytes) -> bool:
         """Take more bytes. Return whether the answer is over."""
@@ -142,34 +151,40 @@ class Attachment:
                 each.sock = None
 
     def ask(
-        self,
-        request: ConsoleRequest,
-        workers: Iterable[WorkerLink] | None = None,
-        first: float = FIRST_TIMEOUT,
-        total: float = ANSWER_TIMEOUT,
+        self, request: ConsoleRequest, workers: Iterable[WorkerLink] | None = None, first: float = FIRST_TIMEOUT
     ) -> dict[WorkerLink, Answer]:
-        """Ask workers, by default all, and return the answers of those that have begun one within `first` seconds.
+        """Ask workers, by default all, as `ask_workers` does."""
+        return ask_workers(self.workers if workers is None else workers, request, first)
 
-        Wait `total` seconds at the most. The connection to a worker that does not finish is closed, because the rest of
-        its answer would be taken for the next one.
-        """
-        asked = [each for each in (self.workers if workers is None else workers) if _send(each, request)]
-        answers: dict[WorkerLink, Answer] = {}
-        waiting = {each.sock.fileno(): each for each in asked if each.sock is not None}
-        start = time.monotonic()
-        while waiting:
-            passed = time.monotonic() - start
-            if passed >= first:
-                waiting = {fd: each for fd, each in waiting.items() if each in answers}
-            if not waiting or passed >= total:
-                break
-            for fd in _readable(waiting, (first if passed < first else total) - passed):
-                if _receive(waiting[fd], answers):
-                    del waiting[fd]
-        for each in asked:
-            if each not in answers or answers[each].end is None or answers[each].error:
-                _drop(each)
-        return answers
+
+def ask_workers(
+    workers: Iterable[WorkerLink],
+    request: ConsoleRequest,
+    first: float = FIRST_TIMEOUT,
+    total: float = ANSWER_TIMEOUT,
+) -> dict[WorkerLink, Answer]:
+    """Ask workers, and return the answers of those that have begun one within `first` seconds.
+
+    Wait `total` seconds at the most. The connection to a worker that does not finish is closed, because the rest of its
+    answer would be taken for the next one.
+    """
+    asked = [each for each in workers if _send(each, request)]
+    answers: dict[WorkerLink, Answer] = {}
+    waiting = {each.sock.fileno(): each for each in asked if each.sock is not None}
+    start = time.monotonic()
+    while waiting:
+        passed = time.monotonic() - start
+        if passed >= first:
+            waiting = {fd: each for fd, each in waiting.items() if each in answers}
+        if not waiting or passed >= total:
+            break
+        for fd in _readable(waiting, (first if passed < first else total) - passed):
+            if _receive(waiting[fd], answers):
+                del waiting[fd]
+    for each in asked:
+        if each not in answers or not answers[each].is_whole:
+            _drop(each)
+    return answers
 
 
 def _send(worker: WorkerLink, request: ConsoleRequest) -> bool:

@@ -11,7 +11,7 @@ from ..core.console_protocol import ConsoleRequest, Stack
 from ..core.control_protocol import Request
 from ..errors import ServiceError
 from ..text import escape_ascii
-from .servers import Answer, Attachment, WorkerLink, ask_supervisor
+from .servers import Attachment, WorkerLink, ask_supervisor
 
 #: Lines of one worker's threads that are shown, and the characters of each.
 MAX_LINES = 400
@@ -33,9 +33,9 @@ class WorkerStacks:
 
 def read_stacks(control: str, attachment: Attachment, slot: int | None = None) -> list[WorkerStacks]:
     """Return the stacks of the worker in a slot, or of all. Programs are left out: their tasks are their own."""
-    workers = [each for each in attachment.workers if each.has_console and slot in (None, each.slot)]
+    workers = [each for each in attachment.workers if each.is_asked and slot in (None, each.slot)]
     answers = attachment.ask(ConsoleRequest("stacks"), workers)
-    told = {worker: answer for worker, answer in answers.items() if _is_whole(answer)}
+    told = {worker: answer for worker, answer in answers.items() if answer.is_whole}
     dumped: dict[int, list[str]] = {}
     for number in sorted({each.slot for each in workers if each not in told}):
         dumped |= _dump(control, number)
@@ -48,10 +48,6 @@ def read_stacks(control: str, attachment: Attachment, slot: int | None = None) -
             tasks = sum(each.tasks for each in answer.stacks if not each.thread)
             found.append(WorkerStacks(worker, tasks, answer.stacks))
     return found
-
-
-def _is_whole(answer: Answer) -> bool:
-    return answer.end is not None and not answer.error
 
 
 def _dump(control: str, slot: int) -> dict[int, list[str]]:

@@ -23,6 +23,10 @@ class Request:
     at_once: bool = False
     worker: int = -1
     """The slot of one worker."""
+    wait: bool = False
+    """Reply to `stop` when the server has stopped, and not at once."""
+    progress: bool = False
+    """Send lines {"progress": ...} before the reply: see `core/progress.py`."""
 
 
 class BadRequest(ValueError):
@@ -41,15 +45,30 @@ def decode_request(line: bytes) -> Request:
         raise BadRequest("not a line of JSON") from None
     if not isinstance(value, dict) or value.get("command") not in COMMANDS:
         raise BadRequest(f"the command must be one of {', '.join(COMMANDS)}")
-    workers, at_once, worker = value.get("workers", 0), value.get("at_once", False), value.get("worker", -1)
-    if type(workers) is not int or type(worker) is not int or type(at_once) is not bool:
-        raise BadRequest("workers and worker must be numbers and at_once must be true or false")
-    return Request(value["command"], workers, at_once, worker)
+    numbers = [value.get(name, default) for name, default in (("workers", 0), ("worker", -1))]
+    flags = [value.get(name, False) for name in ("at_once", "wait", "progress")]
+    if not all(type(number) is int for number in numbers) or not all(type(flag) is bool for flag in flags):
+        raise BadRequest("workers and worker must be numbers, and at_once, wait and progress must be true or false")
+    (workers, worker), (at_once, wait, progress) = numbers, flags
+    return Request(value["command"], workers, at_once, worker, wait, progress)
 
 
 def encode_reply(value: dict[str, Any]) -> bytes:
     """Return the reply as one line: `ok`, and either the result or an `error`."""
     return json.dumps(value).encode() + b"\n"
+
+
+def decode_progress(line: bytes) -> dict[str, Any] | None:
+    """Return how far a request is, if the line says that; None: it is the reply, or nothing that is known."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    match value:
+        case {"progress": {"done": int(), "total": int(), "text": str()}}:
+            progress: dict[str, Any] = value["progress"]
+            return progress
+    return None
 
 
 def decode_reply(line: bytes) -> dict[str, Any]:

@@ -45,14 +45,6 @@ class StoppedAcceptingMessage:
 
 
 @dataclass(frozen=True, slots=True)
-class DrainedMessage:
-    """How the connections of a worker that drained have ended: by themselves, and by being aborted."""
-
-    closed: int
-    aborted: int
-
-
-@dataclass(frozen=True, slots=True)
 class StoppingMessage:
     """The supervisor was asked to stop; `at_once` means without a drain."""
 
@@ -79,7 +71,6 @@ Message = (
     | UnableMessage
     | RecycleMessage
     | StoppedAcceptingMessage
-    | DrainedMessage
     | StoppingMessage
     | ChangedMessage
     | StackLine
@@ -98,8 +89,6 @@ def encode(message: Message) -> bytes:
             return _line({"listening": message.socket})
         case StoppedAcceptingMessage():
             return _line({"stopped_accepting": True})
-        case DrainedMessage():
-            return _line({"drained": message.closed, "aborted": message.aborted})
         case StoppingMessage():
             return _line({"stopping": True, "at_once": message.at_once})
         case StackLine():
@@ -150,8 +139,6 @@ def _decode(line: bytes) -> Message | None:
             return ListeningMessage(socket)
         case {"stopped_accepting": True}:
             return StoppedAcceptingMessage()
-        case {"drained": int(closed), "aborted": int(aborted)}:
-            return DrainedMessage(closed, aborted)
         case {"stopping": True}:
             return StoppingMessage(value.get("at_once") is True)
         case {"unable": str(reason)}:

@@ -10,12 +10,22 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
-from ..events import OldWorkersGone, RecycleFailed, Recycling, Reloaded, ReloadFailed, Reloading
+from ..events import (
+    OldWorkersGone,
+    RecycleFailed,
+    Recycling,
+    ReloadCalledOff,
+    Reloaded,
+    ReloadFailed,
+    Reloading,
+)
 from .facts import BeginGeneration, Command, EmitEvent, GenerationFailed, GenerationServes, ReloadRequested
 from .fleet import Fleet
 from .restart_policy import History
-from .states import Slot, Worker
+from .states import Slot, Worker, WorkerState
 
+#: Seconds after which a successor that is not ready no longer keeps another reload waiting.
+STUCK_AFTER = 5.0
 #: Seconds until recycling is tried again after a worker's successor has failed.
 RECYCLE_RETRY = 30.0
 #: Seconds between two recycled workers: limits that are too low for the load cost forks, but not the service.
@@ -70,7 +80,20 @@ class RollingRestarts:
         return {self._fleet.last_good, *(slot.generation for slot in self._fleet.slots)} | coming
 
     def next_due(self) -> float | None:
-        return self._recycle_at if self.current is None and self._slot_to_recycle() is not None else None
+        if self.current is None:
+            return None if self._slot_to_recycle() is None else self._recycle_at
+        return None if self.current.queued_reload is None else self._stuck_at()
+
+    def is_stuck(self, now: float) -> bool:
+        """Return whether a restart waits for a successor that has had STUCK_AFTER seconds to become ready."""
+        stuck_at = self._stuck_at()
+        return stuck_at is not None and now >= stuck_at
+
+    def _stuck_at(self) -> float | None:
+        if self.current is None or self.current.successor is None:
+            return None
+        worker = self._fleet.workers[self.current.successor]
+        return worker.spawned_at + STUCK_AFTER if worker.state is WorkerState.STARTING else None
 
     def is_successor(self, worker: Worker) -> bool:
         return self.current is not None and self.current.successor == worker.id
@@ -86,16 +109,29 @@ class RollingRestarts:
 
     # --- how a restart begins -----------------------------------------------------------------------------------------
 
-    def reload(self, request: ReloadRequested) -> list[Command]:
-        """Replace every worker; if a restart is under way, after it."""
+    def reload(self, request: ReloadRequested, now: float) -> list[Command]:
+        """Replace every worker; if a restart is under way, after it, or in its place if it is stuck."""
         if self.current is not None:
             self.current.queued_reload = request
-            return []
+            return self.call_off(now)
         self._fleet.begin_generation(request.timing)
         generation = self._fleet.generation
         self.current = RollingRestart(Purpose.RELOAD, [slot.number for slot in self._fleet.slots])
         begin: list[Command] = [BeginGeneration(generation), EmitEvent(Reloading(request.by, generation))]
-        return begin + self._next_successor()
+        return begin + self._next_successor(now)
+
+    def call_off(self, now: float) -> list[Command]:
+        """End a stuck restart if a reload waits for it: that one has newer code and settings."""
+        current = self.current
+        if current is None or current.queued_reload is None or current.successor is None or not self.is_stuck(now):
+            return []
+        self.current = None
+        worker = self._fleet.workers[current.successor]
+        self._fill_slots(worker, current, now)
+        commands: list[Command] = [EmitEvent(ReloadCalledOff(worker.slot, worker.pid, now - worker.spawned_at))]
+        if current.purpose is Purpose.RELOAD:
+            commands.append(GenerationFailed(worker.slot, "it was called off by the next reload"))
+        return [*commands, *self._fleet.retire(worker.id, now), *self._run_queued(current, now)]
 
     def recycle(self, now: float) -> list[Command]:
         """Replace the worker that has waited for it the longest, if RECYCLE_INTERVAL has passed since the last one."""
@@ -105,7 +141,7 @@ class RollingRestarts:
         worker = self._fleet.occupant(slot)
         assert worker is not None  # for mypy
         self.current = RollingRestart(Purpose.RECYCLE, [slot.number])
-        return [EmitEvent(Recycling(slot.number, worker.pid, worker.recycle_reason or "")), *self._next_successor()]
+        return [EmitEvent(Recycling(slot.number, worker.pid, worker.recycle_reason or "")), *self._next_successor(now)]
 
     # --- how it goes on -----------------------------------------------------------------------------------------------
 
@@ -122,24 +158,28 @@ class RollingRestarts:
         if current.purpose is Purpose.RECYCLE:
             self._recycle_at = now + RECYCLE_INTERVAL
         if predecessor is None:
-            return self._next_successor()
+            return self._next_successor(now)
         current.retired.add(predecessor)
-        return [*self._fleet.retire(predecessor, now), *self._next_successor()]
+        return [*self._fleet.retire(predecessor, now), *self._next_successor(now)]
 
     def on_successor_failed(self, worker: Worker, reason: str, now: float) -> list[Command]:
         """End the restart. Slots that have lost their worker meanwhile get one of their former generation."""
         current, self.current = self._require(), None
-        for number in (worker.slot, *current.remaining):
-            slot = self._fleet.slots[number] if number < len(self._fleet.slots) else None
-            if slot is not None and slot.occupant is None and slot.due is None:
-                slot.due = max(now, current.former_due) if number == worker.slot else now
+        self._fill_slots(worker, current, now)
         failed: list[Command]
         if current.purpose is Purpose.RELOAD:
             failed = [GenerationFailed(worker.slot, reason), EmitEvent(ReloadFailed(worker.slot, reason))]
         else:
             self._recycle_at = now + RECYCLE_RETRY
             failed = [EmitEvent(RecycleFailed(worker.slot, reason, RECYCLE_RETRY))]
-        return failed + self._run_queued(current)
+        return failed + self._run_queued(current, now)
+
+    def _fill_slots(self, successor: Worker, ended: RollingRestart, now: float) -> None:
+        """Have workers forked for the slots that have lost theirs while the restart was to replace them."""
+        for number in (successor.slot, *ended.remaining):
+            slot = self._fleet.slots[number] if number < len(self._fleet.slots) else None
+            if slot is not None and slot.occupant is None and slot.due is None:
+                slot.due = max(now, ended.former_due) if number == successor.slot else now
 
     def on_slot_added(self, slot: Slot, now: float) -> list[Command]:
         """Have a worker forked for a new slot: by the reload under way, if there is one, as it needs the new code."""
@@ -147,7 +187,7 @@ class RollingRestarts:
             slot.due = now
             return []
         self.current.remaining.append(slot.number)
-        return self._next_successor() if self.current.successor is None else []
+        return self._next_successor(now) if self.current.successor is None else []
 
     def on_slot_removed(self, slot: Slot, now: float) -> list[Command]:
         if self.current is None:
@@ -158,9 +198,9 @@ class RollingRestarts:
         if successor is None:
             return []
         self.current.successor = None
-        return [*self._fleet.retire(successor.id, now), *self._next_successor()]
+        return [*self._fleet.retire(successor.id, now), *self._next_successor(now)]
 
-    def end_if_done(self) -> list[Command]:
+    def end_if_done(self, now: float) -> list[Command]:
         """End the restart, unless a slot still needs its new worker or a replaced worker still accepts."""
         current = self.current
         if current is None or current.remaining or current.successor is not None:
@@ -173,7 +213,7 @@ class RollingRestarts:
         if current.purpose is Purpose.RELOAD:
             previous, self._fleet.last_good = self._fleet.last_good, self._fleet.generation
             done = [EmitEvent(Reloaded(self._fleet.generation)), GenerationServes(self._fleet.generation, previous)]
-        return done + self._run_queued(current)
+        return done + self._run_queued(current, now)
 
     def report_old_workers_gone(self) -> list[Command]:
         """Report, once after a reload, that no worker of an earlier generation is left."""
@@ -185,7 +225,7 @@ class RollingRestarts:
         self._oldest_generation = last_good
         return [EmitEvent(OldWorkersGone(last_good))]
 
-    def _next_successor(self) -> list[Command]:
+    def _next_successor(self, now: float) -> list[Command]:
         """Fork a successor for the next slot. A reload does so even for an empty slot, because new code has to become
         ready once before it is trusted."""
         current = self._require()
@@ -203,10 +243,10 @@ class RollingRestarts:
             )
             current.successor = worker.id
             return commands
-        return self.end_if_done()
+        return self.end_if_done(now)
 
-    def _run_queued(self, ended: RollingRestart) -> list[Command]:
-        return [] if ended.queued_reload is None else self.reload(ended.queued_reload)
+    def _run_queued(self, ended: RollingRestart, now: float) -> list[Command]:
+        return [] if ended.queued_reload is None else self.reload(ended.queued_reload, now)
 
     def _is_reload(self) -> bool:
         return self.current is not None and self.current.purpose is Purpose.RELOAD

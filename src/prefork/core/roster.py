@@ -81,6 +81,10 @@ class Roster:
         rolling = self.rolling
         return rolling is not None and (rolling.purpose is Purpose.RELOAD or rolling.queued_reload is not None)
 
+    def is_stuck(self, now: float) -> bool:
+        """Return whether a reload would take the place of the restart that is under way."""
+        return self._restarts.is_stuck(now)
+
     def generations(self) -> set[int]:
         return self._restarts.generations()
 
@@ -141,7 +145,7 @@ class Roster:
                 if (waiting := self.workers.get(fact.worker_id)) is not None:
                     waiting.missing = fact.missing
             case facts.WorkerStoppedAccepting():
-                return self._stopped_accepting(fact.worker_id)
+                return self._stopped_accepting(fact.worker_id, now)
             case facts.RecycleRequested():
                 self._recycle_requested(fact, now)
             case facts.WorkerDied():
@@ -151,7 +155,7 @@ class Roster:
             case facts.StopRequested():
                 return self._stop_requested(fact, now)
             case facts.ReloadRequested():
-                return self._reload_requested(fact)
+                return self._reload_requested(fact, now)
             case facts.ScaleRequested():
                 return self._scale_requested(fact, now)
             case facts.HandedOver():
@@ -210,11 +214,11 @@ class Roster:
         if worker is not None and worker.state is WorkerState.STARTING:
             worker.start_error = fact.reason
 
-    def _stopped_accepting(self, worker_id: int) -> list[Command]:
+    def _stopped_accepting(self, worker_id: int, now: float) -> list[Command]:
         worker = self.workers.get(worker_id)
         if worker is not None:
             worker.accepting = False
-        return self._restarts.end_if_done()
+        return self._restarts.end_if_done(now)
 
     def _recycle_requested(self, fact: facts.RecycleRequested, now: float) -> None:
         worker = self.workers.get(fact.worker_id)
@@ -240,7 +244,7 @@ class Roster:
             return self._slot_emptied(slot, worker, fact, now)
         crashed = draining and worker.ready_since is not None and not fact.clean
         report = [EmitEvent(_exited(worker, fact, None))] if crashed else []
-        return [*report, *self._restarts.end_if_done()]
+        return [*report, *self._restarts.end_if_done(now)]
 
     def _slot_emptied(self, slot: Slot, worker: Worker, fact: facts.WorkerDied, now: float) -> list[Command]:
         """Decide when a worker that died unasked is replaced, or give up."""
@@ -294,9 +298,11 @@ class Roster:
 
     # --- reload and scale ---------------------------------------------------------------------------------------------
 
-    def _reload_requested(self, fact: facts.ReloadRequested) -> list[Command]:
+    def _reload_requested(self, fact: facts.ReloadRequested, now: float) -> list[Command]:
         refusal = self.refusal()
-        return self._restarts.reload(fact) if refusal is None else [EmitEvent(ReloadIgnored(fact.by, refusal.reason))]
+        if refusal is not None:
+            return [EmitEvent(ReloadIgnored(fact.by, refusal.reason))]
+        return self._restarts.reload(fact, now)
 
     def _scale_requested(self, fact: facts.ScaleRequested, now: float) -> list[Command]:
         refusal = self.refusal()
@@ -375,6 +381,7 @@ class Roster:
             if slot.due is not None and now >= slot.due:
                 commands += self._fleet.fill(slot)
         if self.phase is ServerPhase.SERVING:
+            commands += self._restarts.call_off(now)
             commands += self._restarts.recycle(now)
         return commands + self._check_heartbeats(now)
 

@@ -19,7 +19,7 @@ from ..system.signals import ignore_without_inheriting
 from . import routes
 from .http import Request, Response
 from .server import make_server
-from .snapshots import Snapshots
+from .supervisor_link import Snapshots
 
 #: Only the end of the connection to the supervisor, or SIGKILL, ends this process: a terminal or a service manager
 #: signals the whole group, and the supervisor decides.

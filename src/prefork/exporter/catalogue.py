@@ -47,14 +47,18 @@ def _histogram(name: str, help: str, *labels: str) -> Entry:
 
 
 CATALOGUE = (
-    Entry("build_info", Kind.INFO, ("version", "streams", "python"), "Version of prefork, and how it was built."),
-    _gauge("up_since_timestamp_seconds", "When the supervisor started, in seconds since the epoch."),
+    Entry("build_info", Kind.INFO, ("version", "streams"), "Version of prefork, and how it was built."),
+    _gauge("start_time_seconds", "When the supervisor started, since the epoch."),
     # --- workers
     _gauge("workers", "Workers by state, and slots that wait to start one (backoff).", "state"),
     _gauge("workers_target", "Number of workers that there should be."),
     _gauge("worker_start_time_seconds", "When the newest worker of the slot started, since the epoch.", "worker"),
     _counter("worker_exits", "Ends of workers that were not asked to end, or not in time.", "cause"),
-    _counter("worker_cpu_seconds", "CPU time of the slot's workers.", "worker"),
+    _counter(
+        "worker_cpu_seconds",
+        "CPU time of the slot's workers.",
+        "worker",
+    ),
     _gauge("worker_resident_memory_bytes", "Resident memory of the slot's workers.", "worker"),
     _gauge("worker_open_fds", "Open descriptors of the slot's workers.", "worker"),
     _histogram("loop_lag_seconds", "How late the event loop called a timer.", "worker"),
@@ -62,7 +66,12 @@ CATALOGUE = (
     _counter("reloads", "Reloads that replaced all workers, or failed.", "kind", "result"),
     _gauge("last_reload_success_timestamp_seconds", "When code and settings were last loaded by all workers."),
     # --- connections
-    _gauge("connections", "Connections by state: in their handshake, or open.", "worker", "state"),
+    _gauge(
+        "connections",
+        "Open connections: on workers that serve (open) or are to end (draining).",
+        "worker",
+        "state",
+    ),
     _gauge("connections_limit", "Maximum number of connections of all workers."),
     _counter("connections_accepted", "Connections accepted.", "worker"),
     _counter("connections_closed", "Connections that ended, by the one reason of each.", "worker", "reason"),
@@ -85,4 +94,3 @@ CATALOGUE = (
     # --- the log
     _counter("log_lines_dropped", "Log lines that were held back or could not be written.", "worker"),
 )
-BY_NAME = {each.name: each for each in CATALOGUE}

@@ -8,16 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-#: Phases of the supervisor, and states of a worker, in which connections are accepted.
+#: The phase of the supervisor, and the state of a worker, in which connections are accepted.
 _SERVING = "serving"
 _READY = "ready"
 
 
 def unready_reason(status: Mapping[str, Any]) -> str:
     """Return why no new connections should be sent to the server; "" if it is ready."""
-    if status.get("state") != _SERVING:
-        return f"the server is {status.get('state')}"
+    if status["state"] != _SERVING:
+        return f"the server is {status['state']}"
     if status.get("suspended"):
         return "accepting is suspended"
-    accepting = [each for each in status.get("workers", ()) if each.get("state") == _READY and not each.get("paused")]
-    return "" if accepting else "no worker accepts"
+    # One that pauses at a limit is ready: a server that is busy is not one that fails.
+    ready = any(worker["state"] == _READY for worker in status["workers"])
+    return "" if ready else "no worker is ready"

@@ -20,6 +20,10 @@ _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}):[ \t]*([\t -~\x80-\xf
 _SINGLE = frozenset({"host", "content-length", "transfer-encoding"})
 
 
+#: Fields of every response, besides those that say what its body is.
+COMMON_FIELDS: Mapping[str, str] = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+
+
 class BadRequest(Exception):
     """Raised for what is no request that is answered; has the status to answer with, and the reason."""
 
@@ -54,9 +58,7 @@ class Response:
             f"HTTP/1.1 {self.status.value} {self.status.phrase}",
             f"Content-Type: {self.content_type}",
             f"Content-Length: {len(self.body)}",
-            "Cache-Control: no-store",
-            "X-Content-Type-Options: nosniff",
-            *(f"{name}: {value}" for name, value in self.fields.items()),
+            *(f"{name}: {value}" for name, value in {**COMMON_FIELDS, **self.fields}.items()),
             f"Connection: {'keep-alive' if keep_alive else 'close'}",
         ]
         return "\r\n".join([*lines, "", ""]).encode("latin-1")

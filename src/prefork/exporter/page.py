@@ -1,4 +1,4 @@
-"""Build the status page: one self-contained HTML document, and the headers that confine it.
+"""Build the status page: one self-contained HTML document, and the header fields that confine it.
 
 No sockets here: the caller serves it.
 """
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
-from .snapshot import snapshot
+from .plain_tables import plain_tables
 
 
 def _read(name: str) -> str:
@@ -24,9 +24,8 @@ def _source(code: str) -> str:
 
 
 _STYLE, _SCRIPT = _read("page.css"), _read("page.js")
-_BEFORE, _AFTER = (
-    _read("page.html").replace("{style}", _STYLE).replace("{script}", _SCRIPT).split("{snapshot}")
-)  # not a template: braces of CSS and JavaScript stay
+# No template language, because braces of CSS and JavaScript stay.
+_BEFORE, _AFTER = _read("page.html").replace("{style}", _STYLE).replace("{script}", _SCRIPT).split("{tables}")
 
 #: The page loads nothing but `status.json` from where it came, runs no other script, and stands in no frame.
 POLICY = "; ".join(
@@ -53,4 +52,4 @@ FIELDS: Mapping[str, str] = {
 
 def page(status: Mapping[str, Any] | None) -> bytes:
     """Return the page; without JavaScript it shows `status`, or that the server does not answer if that is None."""
-    return f"{_BEFORE}{snapshot(status)}{_AFTER}".encode()
+    return f"{_BEFORE}{plain_tables(status)}{_AFTER}".encode()

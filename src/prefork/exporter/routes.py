@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
+from typing import Any
 
 from ..system.netstat import listen_overflows
 from . import exposition
@@ -15,7 +16,8 @@ from .families import families
 from .health import unready_reason
 from .http import Request, Response, text
 from .page import FIELDS, page
-from .snapshots import Snapshot, Snapshots
+from .service_families import service_families
+from .supervisor_link import Snapshot, Snapshots
 
 #: Seconds that a client waits for the supervisor's answer. A health check has an answer of its own by then.
 ANSWER_TIMEOUT = 5.0
@@ -35,6 +37,8 @@ async def respond(request: Request, snapshots: Snapshots) -> Response:
     try:
         snapshot = await snapshots.get(HEALTH_TIMEOUT if healthy else ANSWER_TIMEOUT)
     except TimeoutError:
+        if request.path == "/":
+            return _page_of(HTTPStatus.SERVICE_UNAVAILABLE, None)
         return text(HTTPStatus.SERVICE_UNAVAILABLE, "the supervisor does not answer")
     return route(request, snapshot)
 
@@ -42,7 +46,8 @@ async def respond(request: Request, snapshots: Snapshots) -> Response:
 def _metrics(request: Request, snapshot: Snapshot) -> Response:
     content_type = exposition.accepted_type(request.fields.get("accept", ""))
     if content_type not in snapshot.rendered:
-        found = families(snapshot.status, snapshot.at, listen_overflows())
+        found = families(snapshot.status, listen_overflows())
+        found += service_families(snapshot.status["service_metrics"], snapshot.status["started"])
         snapshot.rendered[content_type] = exposition.write(found, content_type)
     return Response(HTTPStatus.OK, snapshot.rendered[content_type], content_type)
 
@@ -59,12 +64,17 @@ def _readiness(request: Request, snapshot: Snapshot) -> Response:
 def _status(request: Request, snapshot: Snapshot) -> Response:
     if _JSON not in snapshot.rendered:
         # `now` is this machine's time: a browser's own clock may be wrong.
-        snapshot.rendered[_JSON] = json.dumps({**snapshot.status, "now": round(snapshot.at, 3)}).encode()
+        shown = {name: value for name, value in snapshot.status.items() if name != "service_metrics"}
+        snapshot.rendered[_JSON] = json.dumps({**shown, "now": round(snapshot.at, 3)}).encode()
     return Response(HTTPStatus.OK, snapshot.rendered[_JSON], _JSON)
 
 
 def _page(request: Request, snapshot: Snapshot) -> Response:
-    return Response(HTTPStatus.OK, page(snapshot.status), "text/html; charset=utf-8", FIELDS)
+    return _page_of(HTTPStatus.OK, snapshot.status)
+
+
+def _page_of(status: HTTPStatus, shown: Mapping[str, Any] | None) -> Response:
+    return Response(status, page(shown), "text/html; charset=utf-8", FIELDS)
 
 
 _Route = Callable[[Request, Snapshot], Response]

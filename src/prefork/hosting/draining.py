@@ -29,7 +29,6 @@ from ..system.processes import System
 from ..system.scoreboard import FleetSetting, WorkerStat, fence
 from ..system.signals import BLOCKABLE
 from ..worker.lease import end_leases
-from ..worker.main import report_drained
 from . import epolls
 from .host import Host, Serving
 from .quiet import is_new, is_quiet
@@ -78,22 +77,14 @@ class Draining:
         context = self._host.context
         end_leases()
         self._stop_accepting()
-        connections = self._host.connections()
         self._wait_for_connections()
         left = self._host.connections()
         context.emit(ProgramTold(monotonic() - self._began, left))
-        overdue = monotonic() >= self._deadline()
-        if overdue:
+        if monotonic() >= self._deadline():
             self._abort()
-        # What is left otherwise is ended by the program.
-        aborted = left if overdue else 0
-        report_drained(context, max(0, connections - aborted), aborted)
         self._tell()
         # The main thread ends the process, unless the program does not let it.
         self._wait_until(lambda: monotonic() >= self._end_by())
-        left = 0 if overdue else self._host.connections()
-        if left:
-            report_drained(context, max(0, connections - left), left)
         self._abort()
         timeout = worker_exit_timeout(context.config.settings.stop_timeout)
         self._wait_until(lambda: False, timeout)

@@ -11,6 +11,7 @@ import sys
 import threading
 import warnings
 
+from .. import metrics
 from ..core.messages import UnableMessage
 from ..errors import ExitCode, PreforkError
 from ..events import ProgramEnded
@@ -39,6 +40,7 @@ def run(context: WorkerContext, program: Program) -> int:
     # The exit handlers that came with the fork are run by the parent, once.
     atexit._clear()
     set_worker(fork.slot, fork.generation)
+    metrics.attach(context.row.service_metrics())
     lease.set_channel(fork.channel)
     process_group.become_leader()
     process_group.contain_children([fork.status, fork.tether, fork.channel], resets_signals=False)

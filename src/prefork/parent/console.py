@@ -67,7 +67,9 @@ class Console:
         workers = []
         for worker in self._roster.workers.values():
             if worker.pid:
-                sock = self._workers.connect(worker.id) if len(sockets) < MAX_ATTACHED else None
+                # One that starts has no loop yet, and would not answer.
+                answers = worker.state is not WorkerState.STARTING and len(sockets) < MAX_ATTACHED
+                sock = self._workers.connect(worker.id) if answers else None
                 has_console = self._workers.has_console(worker.id)
                 workers.append({**_name(worker), "attached": sock is not None, "console": has_console})
                 sockets += [] if sock is None else [sock]

@@ -10,11 +10,13 @@ from typing import Any, Protocol
 
 from ..core.control_protocol import Request
 from ..core.facts import Failure
+from ..core.progress import Progress
 from .control_server import ControlConnection, ControlSocket
+from .waiting import WaitingClients
 
 #: The sender that log lines name for reloads, scalings and stops from here.
 CONTROL = "control socket"
-#: Clients that wait for the end of a reload or an upgrade; each holds a descriptor.
+#: Clients that wait for the end of a reload, an upgrade or a stop; each holds a descriptor.
 MAX_WAITERS = 64
 
 
@@ -28,11 +30,16 @@ class ControlTarget(Protocol):
     def max_workers(self) -> int: ...
     def status(self) -> dict[str, Any]: ...
     def start_reload(self, by: str) -> Failure | None: ...
+    def reload_progress(self) -> Progress: ...
+    def reload_summary(self) -> dict[str, Any]: ...
     def reload_outcome(self) -> int | Failure | None: ...
     def start_upgrade(self, by: str) -> Failure | None: ...
+    def upgrade_progress(self) -> Progress: ...
     def upgrade_outcome(self) -> int | Failure | None: ...
     def scale(self, by: str, workers: int) -> Failure | None: ...
+    def scale_waits(self, workers: int) -> bool: ...
     def stop(self, by: str, at_once: bool) -> None: ...
+    def stop_progress(self) -> Progress: ...
     def attach(self) -> tuple[dict[str, Any], list[socket.socket]]: ...
     def dump(self, connection: ControlConnection, slot: int) -> Failure | None: ...
     def suspend(self, by: str, suspended: bool) -> dict[str, Any]: ...
@@ -40,33 +47,49 @@ class ControlTarget(Protocol):
 
 
 class ControlCommands:
-    """Serves `control` for `target`. Owns the connections that wait for the end of a reload or an upgrade."""
+    """Serves `control` for `target`. Owns the connections that wait for the end of a reload, an upgrade or a stop."""
 
     def __init__(self, control: ControlSocket, target: ControlTarget) -> None:
         self._control = control
         self._target = target
-        self._reload_waiters: list[ControlConnection] = []
-        self._upgrade_waiters: list[ControlConnection] = []
+        self._reloads = WaitingClients(control, self._reload_reply, target.reload_progress)
+        self._upgrades = WaitingClients(
+            control, lambda: _reply_of("pid", target.upgrade_outcome()), target.upgrade_progress
+        )
+        self._stops = WaitingClients(control, lambda: None, target.stop_progress)
 
     def serve(self, ready: set[int], now: float) -> None:
         """Receive, carry out and answer requests; `ready` are the descriptors that poll named."""
         for connection, request in self._control.receive_requests(ready, now):
             self._answer(connection, request)
-        if self._reload_waiters:
-            self._reply_all(self._reload_waiters, "generation", self._target.reload_outcome())
-        if self._upgrade_waiters:
-            self._reply_all(self._upgrade_waiters, "pid", self._target.upgrade_outcome())
+        for each in self._waiting():
+            each.serve(now)
+
+    def next_due(self, now: float) -> float | None:
+        """Return when a client is to hear how far its request is."""
+        return min((due for each in self._waiting() if (due := each.next_due(now)) is not None), default=None)
+
+    def finish(self, outcome: dict[str, Any]) -> None:
+        """Reply to the clients that wait for the end of the server, as the last thing before that."""
+        self._stops.reply(outcome)
+
+    def _waiting(self) -> tuple[WaitingClients, ...]:
+        return self._reloads, self._upgrades, self._stops
 
     def _answer(self, connection: ControlConnection, request: Request) -> None:
         reply: dict[str, Any] = {"ok": True}
         match request.command:
-            case "reload" | "upgrade" if len(self._reload_waiters) + len(self._upgrade_waiters) >= MAX_WAITERS:
-                reply = _error(f"{MAX_WAITERS} clients are waiting for a reload or an upgrade already")
+            case "reload" | "upgrade" if sum(map(len, self._waiting())) >= MAX_WAITERS:
+                reply = _error(f"{MAX_WAITERS} clients are waiting already")
             case "reload":
-                self._wait(connection, self._target.start_reload(CONTROL), self._reload_waiters)
+                self._wait(connection, request, self._target.start_reload(CONTROL), self._reloads)
                 return
             case "upgrade":
-                self._wait(connection, self._target.start_upgrade(CONTROL), self._upgrade_waiters)
+                self._wait(connection, request, self._target.start_upgrade(CONTROL), self._upgrades)
+                return
+            case "stop" if request.wait and sum(map(len, self._waiting())) < MAX_WAITERS:
+                self._target.stop(CONTROL, request.at_once)
+                self._wait(connection, request, None, self._stops)
                 return
             case "scale":
                 reply = self._scale(request.workers)
@@ -96,21 +119,29 @@ class ControlCommands:
         if not 1 <= workers <= self._target.max_workers:
             wanted = f"workers must be from 1 to {self._target.max_workers}"
             return _error(f"{wanted}, not {workers} (more: a restart with --workers)")
+        queued = self._target.scale_waits(workers)
         refusal = self._target.scale(CONTROL, workers)
-        return {"ok": True, "workers": workers} if refusal is None else _error(refusal.reason)
+        if refusal is not None:
+            return _error(refusal.reason)
+        return {"ok": True, "workers": workers, "queued": queued}
 
-    def _wait(self, connection: ControlConnection, refusal: Failure | None, waiters: list[ControlConnection]) -> None:
+    def _reload_reply(self) -> dict[str, Any] | None:
+        reply = _reply_of("generation", self._target.reload_outcome())
+        return reply if reply is None or not reply["ok"] else reply | self._target.reload_summary()
+
+    def _wait(
+        self, connection: ControlConnection, request: Request, refusal: Failure | None, waiting: WaitingClients
+    ) -> None:
         if refusal is None:
-            waiters.append(connection)
+            waiting.add(connection, request.progress)
         else:
             self._control.reply(connection, _error(refusal.reason))
 
-    def _reply_all(self, waiters: list[ControlConnection], key: str, outcome: int | Failure | None) -> None:
-        if outcome is None:
-            return
-        reply = _error(outcome.reason) if isinstance(outcome, Failure) else {"ok": True, key: outcome}
-        while waiters:
-            self._control.reply(waiters.pop(), reply)
+
+def _reply_of(key: str, outcome: int | Failure | None) -> dict[str, Any] | None:
+    if outcome is None:
+        return None
+    return _error(outcome.reason) if isinstance(outcome, Failure) else {"ok": True, key: outcome}
 
 
 def _error(reason: str) -> dict[str, Any]:

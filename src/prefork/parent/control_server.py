@@ -14,12 +14,15 @@ from typing import Any
 
 from ..core.control_protocol import REQUEST_LIMIT, BadRequest, Request, decode_request, encode_reply
 from ..system.control_client import may_control
+from ..system.descriptors import Reserve
 from ..system.processes import RESOURCE_ERRNOS
 
 #: Open connections, besides those that wait for an outcome; further clients wait in the kernel's queue.
 MAX_CONNECTIONS = 16
 #: Seconds until the next accept after one failed for lack of a descriptor.
 ACCEPT_RETRY = 0.5
+#: Descriptors that are kept for a client when no other is left: one for its connection, the rest for what it asks.
+RESERVED_DESCRIPTORS = 4
 #: Seconds that a client has to send its request and to read the reply.
 IO_TIMEOUT = 5.0
 
@@ -36,6 +39,8 @@ class ControlConnection:
     """Sockets that go with the first byte of the reply."""
     waiting: bool = False
     """Its request is being carried out, for which there is no deadline."""
+    replied: bool = False
+    """Nothing follows what is unsent."""
 
     def close(self) -> None:
         self.release_descriptors()
@@ -56,6 +61,7 @@ class ControlSocket:
         """Whether to accept connections. Another supervisor may hold the same socket."""
         self._connections: dict[int, ControlConnection] = {}
         self._accept_at = 0.0
+        self._reserve = Reserve(RESERVED_DESCRIPTORS, close_in_child)
         close_in_child(listener)
 
     def interests(self, now: float) -> dict[int, int]:
@@ -102,12 +108,20 @@ class ControlSocket:
             connection.release_descriptors()
             return
         connection.waiting = False
-        connection.unsent = encode_reply(value)
+        connection.replied = True
+        connection.unsent += encode_reply(value)
         self._send(connection)
+
+    def send(self, connection: ControlConnection, value: dict[str, Any]) -> None:
+        """Send a line before the reply, unless the client has not read the one before."""
+        if connection.sock.fileno() >= 0 and not connection.unsent:
+            connection.unsent = encode_reply(value)
+            self._send(connection)
 
     def close(self) -> None:
         for each in list(self._connections.values()):
             self._end(each)
+        self._reserve.close()
         self._listener.close()
 
     def _accept(self, now: float) -> None:
@@ -115,6 +129,9 @@ class ControlSocket:
             sock, _ = self._listener.accept()
         except OSError as exc:
             if exc.errno in RESOURCE_ERRNOS and not isinstance(exc, BlockingIOError):
+                if self._reserve.close():
+                    self._accept(now)
+                    return
                 # The listener stays readable, so polling it would keep this process busy with nothing.
                 self._accept_at = now + ACCEPT_RETRY
             return
@@ -167,9 +184,11 @@ class ControlSocket:
             return
         connection.release_descriptors()
         connection.unsent = connection.unsent[sent:]
-        if not connection.unsent:
+        if not connection.unsent and connection.replied:
             self._end(connection)
 
     def _end(self, connection: ControlConnection) -> None:
         self._connections.pop(connection.sock.fileno(), None)
         connection.close()
+        if not self._connections:
+            self._reserve.fill()

@@ -10,7 +10,7 @@ from typing import Generic
 
 from ..core.facts import Failure, GenerationFailed, GenerationServes, ReloadRequested, ScaleRequested
 from ..errors import PreforkError, reason_of
-from ..events import Emit, ReloadFailed, SupervisorFailed
+from ..events import Emit, ListenersChanged, ReloadFailed, SupervisorFailed
 from ..text import escape_controls
 from .generations import C, GenerationSpec, Resources
 from .workers import MIN_WORKERS
@@ -27,6 +27,10 @@ class Reloads(Generic[C]):
         self.max_workers = max_workers
         self.outcome: int | Failure | None = None
         """How the last requested reload ended: its generation, or why it failed; None while it is not known."""
+        self.change = ListenersChanged((), ())
+        """What the last reload has changed of the addresses."""
+        self._scaled = False
+        """Whether `scale` has set the number of workers after the last reload was requested."""
 
     def spec(self, generation: int) -> GenerationSpec[C]:
         return self._specs[generation]
@@ -42,6 +46,7 @@ class Reloads(Generic[C]):
     def request(self, by: str, generation: int) -> ReloadRequested | Failure:
         """Prepare `generation`, the next one to begin; it replaces a queued reload."""
         self.outcome = None
+        self._scaled = False
         spec = self._rebuild()
         if isinstance(spec, Failure):
             return spec
@@ -60,11 +65,22 @@ class Reloads(Generic[C]):
 
     def on_serves(self, command: GenerationServes) -> ScaleRequested | None:
         """Put the generation in force. A new number of workers in the settings applies from now on; a number that
-        was set by `scale` stays if the settings have not changed."""
+        was set by `scale` stays if the settings have not changed, or if it was set after the request."""
         self.outcome = command.generation
         spec, previous = self._specs[command.generation], self._specs[command.previous]
         self._resources.commit(spec)
-        return ScaleRequested("reload", spec.workers) if spec.workers != previous.workers else None
+        self.change = ListenersChanged(
+            tuple(each for each in spec.listeners if each not in previous.listeners),
+            tuple(each for each in previous.listeners if each not in spec.listeners),
+        )
+        if self.change.added or self.change.removed:
+            self._emit(self.change)
+        keeps = self._scaled or spec.workers == previous.workers
+        return None if keeps else ScaleRequested("reload", spec.workers)
+
+    def on_scaled(self) -> None:
+        """Keep a number of workers that was set by `scale` over the reload under way."""
+        self._scaled = True
 
     def on_failed(self, command: GenerationFailed) -> None:
         self.outcome = Failure(str(ReloadFailed(command.slot, command.reason)))

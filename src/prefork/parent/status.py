@@ -11,7 +11,7 @@ from typing import Any
 from ..core.account import Counters
 from ..core.roster import Roster
 from ..core.states import Slot, Worker
-from ..system.process_usage import usage_of
+from ..system.process_usage import Usage, usage_of
 from ..system.scoreboard import Pause, Row, WorkerStat
 from .workers import Workers
 
@@ -23,6 +23,8 @@ def describe_fleet(roster: Roster, workers: Workers, now: float, epoch: float) -
     rows, ages = workers.rows(), workers.heartbeats().ages
     counters = {worker_id: row.counters() for worker_id, row in rows.items()}
     totals = workers.totals(counters)
+    usages = {each.id: usage_of(each.pid) for each in roster.workers.values()}
+    cpu = workers.cpu_by_slot({each: usages[each].cpu for each in rows if each in usages})
     return {
         "state": roster.phase.name.lower(),
         "generation": roster.generation,
@@ -30,15 +32,18 @@ def describe_fleet(roster: Roster, workers: Workers, now: float, epoch: float) -
         "workers_target": len(roster.slots),
         "deaths": dict(roster.deaths),
         "totals": _describe(sum(totals.values(), Counters())),
-        "slots": [_slot(each, roster, totals.get(each.number, Counters()), now) for each in roster.slots],
+        "slots": [
+            {**_slot(each, roster, now), **_totals(totals.get(each.number, Counters()), cpu.get(each.number, 0.0))}
+            for each in roster.slots
+        ],
         "former_slots": [
-            {"slot": number, "totals": _describe(counts)}
+            {"slot": number, **_totals(counts, cpu.get(number, 0.0))}
             for number, counts in sorted(totals.items())
             if number >= len(roster.slots)
         ],
         "workers": [
             {
-                **_worker(each, ages.get(each.id), now, epoch),
+                **_worker(each, usages[each.id], ages.get(each.id), now, epoch),
                 **_gauges(rows.get(each.id), workers.suspends(each.id)),
                 **_describe(counters.get(each.id, Counters())),
             }
@@ -51,7 +56,11 @@ def _describe(counters: Counters) -> dict[str, Any]:
     return {"open": counters.open, **counters.describe()}
 
 
-def _slot(slot: Slot, roster: Roster, totals: Counters, now: float) -> dict[str, Any]:
+def _totals(counters: Counters, cpu: float) -> dict[str, Any]:
+    return {"cpu": round(cpu, 3), "totals": _describe(counters)}
+
+
+def _slot(slot: Slot, roster: Roster, now: float) -> dict[str, Any]:
     occupant = None if slot.occupant is None else roster.workers.get(slot.occupant)
     waits = occupant is None and slot.due is not None
     return {
@@ -60,12 +69,10 @@ def _slot(slot: Slot, roster: Roster, totals: Counters, now: float) -> dict[str,
         "retry_in": round(max(0.0, slot.due - now), 3) if waits and slot.due is not None else None,
         "restarts": slot.exits,
         "last_exit": slot.last_exit or None,
-        "totals": _describe(totals),
     }
 
 
-def _worker(worker: Worker, heartbeat_age: float | None, now: float, epoch: float) -> dict[str, Any]:
-    usage = usage_of(worker.pid)
+def _worker(worker: Worker, usage: Usage, heartbeat_age: float | None, now: float, epoch: float) -> dict[str, Any]:
     return {
         "slot": worker.slot,
         "pid": worker.pid,

@@ -19,10 +19,12 @@ from typing import Any, Generic, Self
 from .._version import __version__
 from ..core import facts
 from ..core.facts import Command, Fact, Failure, ScaleRequested, StopRequested
+from ..core.progress import Progress, of_reload
+from ..core.rolling_restart import Purpose
 from ..core.roster import Roster
 from ..core.states import ServerPhase, WorkerState
 from ..errors import PreforkError, place_of, reason_of
-from ..events import Emit, HeldBack, ReloadIgnored, ScaleIgnored, SystemFailed, UpgradeIgnored
+from ..events import Emit, HeldBack, OldConnectionsStay, ReloadIgnored, ScaleIgnored, SystemFailed, UpgradeIgnored
 from ..implementation import describe_core
 from ..system.descendants import AdoptedProcesses
 from ..system.fork_context import ForkContext
@@ -44,6 +46,7 @@ from .reload_history import ReloadHistory
 from .requests import Requests
 from .source_watch import SourceWatch
 from .status import SCHEMA, describe_fleet
+from .stopping import Stopping
 from .takeover import Takeover
 from .upgrade import Predecessor
 from .workers import ChildStarted, Workers
@@ -107,6 +110,7 @@ class Supervisor(Generic[C]):
             Programs(resources, emit),
             SERVICE_SIGNALS if spec.program is None else PROGRAM_SIGNALS,
         )
+        self._stopping = Stopping(self._roster, self._workers, self._pid)
         self._reloads = Reloads(spec, resources, emit, self._workers.max_workers)
         self._publish_limits(spec)
         # nohup ignores SIGHUP so that the end of a terminal does not end the program. Here SIGHUP ends nothing.
@@ -117,7 +121,7 @@ class Supervisor(Generic[C]):
         self._commands = None if control is None else ControlCommands(control, self)
         self._takeover = Takeover(system, resources, emit, lambda: len(self._roster.slots), control, predecessor)
         self._sources = SourceWatch(watched, system, emit)
-        self._exporter = Exporter(exporter, system, emit, self.status)
+        self._exporter = Exporter(exporter, system, emit, self._status_for_exporter)
         self._console = Console(self._workers, self._roster, emit, control)
         self._parts: list[Part] = [
             self._workers,
@@ -137,6 +141,7 @@ class Supervisor(Generic[C]):
             return
         if kind is not None:
             self._takeover.fail("the new supervisor failed; its log says why")
+        stopped = self._stopping.outcome(self._system.monotonic())
         self._sources.close()
         self._exporter.close()
         self._workers.close()
@@ -144,6 +149,8 @@ class Supervisor(Generic[C]):
             self._adopted.kill(self._children(), ORPHANS_GRACE)
         self._takeover.close()
         self._requests.close()
+        if self._commands is not None and kind is None:
+            self._commands.finish(stopped)
         if self._control is not None:
             self._control.close()
         # The process is at its end: another Ctrl-C asks for nothing new, and must not leave a traceback.
@@ -188,6 +195,7 @@ class Supervisor(Generic[C]):
         for part in self._parts:
             interests |= part.interests(now)
         times = [self._roster.next_due(now), self._watchdog.next_due(), *(part.next_due(now) for part in self._parts)]
+        times.append(None if self._commands is None else self._commands.next_due(now))
         times.append(None if self._held_back is None else self._held_back.next_due())
         try:
             return wait(interests, times, now)
@@ -260,9 +268,13 @@ class Supervisor(Generic[C]):
             "queues": self._resources.queues(),
             "limit": spec.limits.get(FleetSetting.MAX_CONNECTIONS) or None,
             "certificates": [{"file": file, "not_after": end} for file, end in spec.certificates],
+            "certificate_reloads": self._resources.certificate_reloads(),
             "reloads": self._history.describe(self._epoch),
             **describe_fleet(self._roster, self._workers, now, self._epoch),
         }
+
+    def _status_for_exporter(self) -> dict[str, Any]:
+        return {**self.status(), "service_metrics": self._workers.service_metrics()}
 
     def start_reload(self, by: str) -> Failure | None:
         """Begin or queue a reload. Return the reason if it is refused."""
@@ -276,6 +288,27 @@ class Supervisor(Generic[C]):
         self._apply(reload)
         return None
 
+    def reload_summary(self) -> dict[str, Any]:
+        """Return what the last reload has changed and left behind."""
+        stay = self._old_connections()
+        return {
+            "added": list(self._reloads.change.added),
+            "removed": list(self._reloads.change.removed),
+            "old": {"connections": stay.connections, "workers": stay.workers, "seconds": stay.seconds},
+        }
+
+    def _old_connections(self) -> OldConnectionsStay:
+        old = [each for each in self._roster.workers.values() if each.generation < self._roster.last_good]
+        rows, now = self._workers.rows(), self._system.monotonic()
+        holding = [(each, rows[each.id].open) for each in old if each.id in rows and rows[each.id].open]
+        ends = [each.drain_until for each, _ in holding]
+        known = [until for until in ends if until is not None]
+        seconds = round(max(known) - now, 3) if known and len(known) == len(ends) else None
+        return OldConnectionsStay(sum(count for _, count in holding), len(holding), seconds)
+
+    def reload_progress(self) -> Progress:
+        return of_reload(self._roster)
+
     def reload_outcome(self) -> int | Failure | None:
         return None if self._roster.reloading() else self._reloads.outcome or _STOPPED
 
@@ -288,12 +321,22 @@ class Supervisor(Generic[C]):
         self._apply_all(self._takeover.begin(by, timing, self._system.monotonic()))
         return None
 
+    def upgrade_progress(self) -> Progress:
+        return self._takeover.progress()
+
     def upgrade_outcome(self) -> int | Failure | None:
         return None if self._takeover.upgrading(self._roster.accepting()) else self._takeover.outcome or _STOPPED
+
+    def scale_waits(self, workers: int) -> bool:
+        """Return whether a `scale` to `workers` adds some, which a reload under way starts when it gets to them."""
+        rolling = self._roster.rolling
+        reloading = rolling is not None and rolling.purpose is Purpose.RELOAD
+        return reloading and workers > len(self._roster.slots)
 
     def scale(self, by: str, workers: int) -> Failure | None:
         refusal = self._roster.refusal() or self._reloads.too_many(workers)
         if refusal is None:
+            self._reloads.on_scaled()
             self._apply(ScaleRequested(by, workers))
         else:
             self._emit(ScaleIgnored(by, refusal.reason))
@@ -301,6 +344,9 @@ class Supervisor(Generic[C]):
 
     def stop(self, by: str, at_once: bool) -> None:
         self._stop(StopRequested(by, at_once))
+
+    def stop_progress(self) -> Progress:
+        return self._stopping.progress(self._system.monotonic())
 
     def _stop(self, request: StopRequested) -> None:
         self._apply_all([*self._takeover.stop(request, self._system.monotonic()), request])
@@ -342,6 +388,9 @@ class Supervisor(Generic[C]):
         while self._pending_generation_serves:
             serves = self._pending_generation_serves.pop(0)
             scale = self._reloads.on_serves(serves)
+            stay = self._old_connections()
+            if stay.connections:
+                self._emit(stay)
             self._history.succeeded(serves.generation, self._system.monotonic())
             self._silence_unused(self._spec(serves.generation))
             if scale is not None:
@@ -349,6 +398,7 @@ class Supervisor(Generic[C]):
 
     def _carry_out(self, fact: Fact) -> None:
         if isinstance(fact, StopRequested):
+            self._stopping.begin(self._system.monotonic())
             # Before the workers get SIGTERM: they shut the sockets down only if no other supervisor has them.
             self._workers.publish(FleetSetting.LISTENERS_SHARED, int(self._takeover.shares_sockets()))
             self._workers.publish(FleetSetting.STOPPING, 1)
@@ -417,7 +467,8 @@ class Supervisor(Generic[C]):
         """Reload if sources have changed, as soon as a reload is possible and none is under way: no change is lost, and
         one reload serves all changes that came before it."""
         refused = self._roster.refusal() is not None or self._takeover.reload_refusal() is not None
-        if not refused and not self._roster.reloading() and (change := self._sources.take_change()):
+        waits = self._roster.reloading() and not self._roster.is_stuck(self._system.monotonic())
+        if not refused and not waits and (change := self._sources.take_change()):
             self.start_reload(f"--reload: {change}")
 
     def _repair_listeners(self) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..core.facts import EmitEvent, Fact, Failure, HandedOver, StopRequested, SuccessorRolledBack, TimePassed
 from ..core.messages import ReadyMessage, StoppingMessage, UnableMessage
+from ..core.progress import Progress
 from ..core.states import Timing
 from ..core.upgrade import (
     Abandon,
@@ -106,6 +107,12 @@ class Takeover:
         """Return whether a successor starts, or serves while workers here are `accepting` beside it."""
         step = self._upgrade.step
         return step is Step.STARTING or (step is Step.LEADING and accepting)
+
+    def progress(self) -> Progress:
+        """Return how far an upgrade is that was asked for here."""
+        if self._upgrade.step is Step.STARTING:
+            return Progress(0, 2, f"the new supervisor (pid {self._upgrade.pid}) starts its workers")
+        return Progress(1, 2, f"supervisor {self._upgrade.pid} serves, and the workers here stop accepting")
 
     def reload_refusal(self) -> Failure | None:
         """Return why no reload can begin now, as far as the supervisors are concerned."""

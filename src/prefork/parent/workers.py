@@ -5,6 +5,7 @@ Turns messages and exits into facts. The roster decides which workers there are 
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import select
@@ -31,7 +32,6 @@ from ..core.facts import (
 )
 from ..core.messages import (
     Decoder,
-    DrainedMessage,
     ListeningMessage,
     ReadyMessage,
     RecycleMessage,
@@ -43,11 +43,12 @@ from ..errors import reason_of
 from ..events import Emit, OldWorkerHurried, WorkerStacks
 from ..system.child import Child, ExitStatus
 from ..system.console_channel import ConsoleChannel
-from ..system.descriptors import MAX_DESCRIPTORS, Descriptor, count_descriptors, raise_limit
+from ..system.descriptors import Descriptor, count_descriptors, raise_limit
 from ..system.fork_context import ForkContext
 from ..system.inboxes import Inboxes
 from ..system.memory import OomKills
 from ..system.parent_death import Tether
+from ..system.process_usage import reaped_seconds
 from ..system.processes import REAP_INTERVAL, RESOURCE_ERRNOS, System
 from ..system.readiness_channels import ReadinessChannel
 from ..system.scoreboard import FleetSetting, Row, Scoreboard, WorkerStat
@@ -80,22 +81,6 @@ FLOOD_BYTES = 16 * 1024
 MUTE_SECONDS = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How connections have ended in drains: `closed` by themselves, or `aborted`."""
-
-    closed: int = 0
-    aborted: int = 0
-
-    @classmethod
-    def claimed(cls, closed: int, aborted: int) -> Outcome:
-        """Return what a worker claims, within what a process can have."""
-        return cls(*(min(max(0, each), MAX_DESCRIPTORS) for each in (closed, aborted)))
-
-    def __add__(self, other: Outcome) -> Outcome:
-        return Outcome(self.closed + other.closed, self.aborted + other.aborted)
-
-
 class ChildStarted(BaseException):
     """Raised in a child to unwind the supervisor's stack."""
 
@@ -121,11 +106,11 @@ class _Process:
     """None: it serves a service."""
     drained: bool = False
     """It was asked to end."""
-    outcome: Outcome | None = None
-    """How its connections have ended, as far as it has said so."""
     stacks: list[str] = field(default_factory=list)
     ended: bool = False
     """The end of the status pipe was reached."""
+    cpu: float = 0.0
+    """Seconds of CPU time, once it was reaped."""
     muted_until: float = 0.0
     """Do not read the status pipe before, because the worker floods it."""
 
@@ -161,8 +146,6 @@ class Workers:
         self._oom_kills = OomKills()
         self._processes: dict[int, _Process] = {}
         self._accounts = Accounts()
-        self._outcome = Outcome()
-        """Of the drains of workers that have ended."""
 
     def close(self) -> None:
         """Kill and reap every worker, which matters when the supervisor ends by a bug."""
@@ -184,18 +167,30 @@ class Workers:
     def rows(self) -> dict[int, Row]:
         return {process.worker_id: process.row for process in self._processes.values()}
 
+    def open(self) -> int:
+        """Return the number of open connections of all workers."""
+        return sum(process.row.open for process in self._processes.values())
+
+    def total(self) -> Counters:
+        """Return the counts of the whole fleet since the start."""
+        running = {process.worker_id: process.row.counters() for process in self._processes.values()}
+        return sum(self.totals(running).values(), Counters())
+
     def totals(self, running: Mapping[int, Counters]) -> dict[int, Counters]:
         """Return the counts of each slot since the start; `running` are those of the workers that run, by id."""
         return self._accounts.by_slot((self._processes[each].slot, counters) for each, counters in running.items())
 
-    def outcome(self) -> Outcome:
-        """Return how connections have ended in all drains so far."""
-        said = [process.outcome for process in self._processes.values() if process.outcome is not None]
-        return sum(said, self._outcome)
+    def cpu_by_slot(self, running: Mapping[int, float | None]) -> dict[int, float]:
+        """Return the CPU seconds of each slot since the start; `running` are those of the workers that run, by id."""
+        return self._accounts.cpu_by_slot((self._processes[each].slot, cpu or 0) for each, cpu in running.items())
 
-    def open(self) -> int:
-        """Return the number of open connections of all workers."""
-        return sum(process.row.open for process in self._processes.values())
+    def service_metrics(self) -> dict[str, Any]:
+        """Return the services' own metrics: of workers that are gone, and, unread, of those that run, with the slot."""
+        running = ((process.slot, process.row.read_service_metrics()) for process in self._processes.values())
+        return {
+            "gone": self._accounts.service_metrics.describe(),
+            "running": [[slot, base64.b64encode(data).decode()] for slot, data in running if data],
+        }
 
     def pids(self) -> set[int]:
         return {process.child.pid for process in self._processes.values()}
@@ -299,7 +294,10 @@ class Workers:
         return found if process.asker.ended else [*found, process.asker.channel.fileno()]
 
     def _collect_one(self, process: _Process, now: float) -> Iterator[Fact]:
+        before = reaped_seconds()
         status = process.child.reap()
+        if status is not None:
+            process.cpu = reaped_seconds() - before
         # Messages first: a worker that cannot start says why and ends.
         yield from self._receive(process, now)
         if not process.asker.ended and now >= process.asker.paused_until:
@@ -338,8 +336,6 @@ class Workers:
                     facts.append(RecycleRequested(process.worker_id, escape_ascii(message.reason)))
                 case UnableMessage():
                     facts.append(WorkerUnable(process.worker_id, message.reason))
-                case DrainedMessage() if process.drained:
-                    process.outcome = Outcome.claimed(message.closed, message.aborted)
                 case StackLine() if len(process.stacks) < MAX_STACK_LINES:
                     process.stacks.append(escape_ascii(message.text))
         return facts
@@ -369,11 +365,8 @@ class Workers:
             process.console.close()
         if process.program is not None:
             process.program.close()
-        if process.drained:
-            # One that was killed has said nothing, and its connections ended with it.
-            self._outcome += process.outcome or Outcome(aborted=process.row.open)
         self._requests.forget(process.worker_id)
-        self._accounts.retire(process.slot, process.row)
+        self._accounts.retire(process.slot, process.row, process.cpu)
         self._free_rows.append(process.row.number)
         self._processes.pop(process.worker_id, None)
 

@@ -9,10 +9,12 @@ import array
 import contextlib
 import errno
 import os
+import select
 import socket
 import stat
 import struct
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import ConfigError, NotRunningError, ServiceError, reason_of
@@ -22,6 +24,10 @@ from .unix_sockets import connect, remove_stale_socket
 
 #: Longest reply that is read, in bytes.
 MAX_REPLY = 16 * 1024 * 1024
+#: Seconds without a line until a server that has told its progress is given up.
+PROGRESS_TIMEOUT = 10.0
+#: Seconds that the end of a supervisor's process is waited for, after it has said that it has stopped.
+END_TIMEOUT = 5.0
 #: Descriptors that can come with one message (unix(7), SCM_MAX_FD).
 MAX_DESCRIPTORS = 253
 #: Pid, uid and gid of a process (unix(7), struct ucred).
@@ -99,13 +105,22 @@ def find_sockets() -> list[str]:
     return living
 
 
-def request(path: str, message: bytes, timeout: float, descriptors: list[int] | None = None) -> bytes:
+def request(
+    path: str,
+    message: bytes,
+    timeout: float,
+    descriptors: list[int] | None = None,
+    on_progress: Callable[[bytes], bool] = lambda line: False,
+    until_end: bool = False,
+) -> bytes:
     """Send `message` and return the line that answers it.
+
+    The descriptors that come with it are added to `descriptors`, also on an error; the caller owns them.
+    `on_progress` is called with each line, and returns whether others follow. From then on PROGRESS_TIMEOUT holds for
+    each. `until_end` waits up to END_TIMEOUT seconds for the end of the process that has answered.
 
     Raises NotRunningError if no server listens there, ServiceError if the line does not arrive within `timeout`
     seconds, and ConfigError if it cannot be asked.
-
-    The descriptors that come with the answer are added to `descriptors`, also on an error. The caller owns them.
     """
     option = f"--control {escape_controls(path)}"
     with socket.socket(socket.AF_UNIX) as sock:
@@ -117,7 +132,13 @@ def request(path: str, message: bytes, timeout: float, descriptors: list[int] | 
                 # In a directory of the workers' user, a worker can put a socket of its own in the server's place.
                 raise ConfigError(f"{option}: uid {_peer_uid(sock)} listens there, which is not root")
             sock.sendall(message)
-            return _read_line(sock, descriptors)
+            reader = _Reader(sock, descriptors)
+            while on_progress(line := reader.line()):
+                timeout = PROGRESS_TIMEOUT
+                sock.settimeout(timeout)
+            if until_end:
+                _await_end(reader.sender)
+            return line
         except TimeoutError:
             raise ServiceError(f"{option}: no answer within {timeout:g} s") from None
         except (ConnectionRefusedError, FileNotFoundError) as exc:
@@ -135,14 +156,6 @@ def _request_credentials(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
 
 
-def _require_sender(ancillary: list[tuple[int, int, bytes]]) -> None:
-    for level, kind, data in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, getattr(socket, "SCM_CREDENTIALS", None)):
-            uid = _CREDENTIALS.unpack(data)[1]
-            if uid not in (0, os.geteuid()):
-                raise OSError(errno.EPERM, f"uid {uid} answers there, which is not root")
-
-
 def _connect(sock: socket.socket, path: str, deadline: float) -> None:
     """Retry while the queue is full: a unix socket then refuses with EAGAIN, and cannot be polled for a free place."""
     while True:
@@ -155,21 +168,57 @@ def _connect(sock: socket.socket, path: str, deadline: float) -> None:
             time.sleep(0.05)
 
 
-def _read_line(sock: socket.socket, descriptors: list[int] | None) -> bytes:
-    received = bytearray()
-    # Without room for descriptors the kernel installs none (unix(7), MSG_CTRUNC).
-    room = 0 if descriptors is None else socket.CMSG_SPACE(MAX_DESCRIPTORS * 4)
-    flags = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
-    while not received.endswith(b"\n"):
-        data, ancillary, _, _ = sock.recvmsg(65536, socket.CMSG_SPACE(_CREDENTIALS.size) + room, flags)
-        if descriptors is not None:
-            descriptors += _descriptors_in(ancillary)
-        if data:
-            _require_sender(ancillary)
-        if not data or len(received) > MAX_REPLY:
-            raise OSError(errno.ECONNRESET, "the server closed the connection")
-        received += data
-    return bytes(received)
+def _await_end(pid: int) -> None:
+    """Wait for the end of a process, of which 0 stands for one that this process cannot see."""
+    if pid <= 0 or not hasattr(os, "pidfd_open"):
+        return
+    try:
+        fd = os.pidfd_open(pid)
+    except OSError:
+        # It is gone already.
+        return
+    try:
+        watch = select.poll()
+        watch.register(fd, select.POLLIN)
+        watch.poll(END_TIMEOUT * 1000)
+    finally:
+        os.close(fd)
+
+
+class _Reader:
+    """Reads lines, and checks which user has sent them."""
+
+    def __init__(self, sock: socket.socket, descriptors: list[int] | None) -> None:
+        self._sock = sock
+        self._descriptors = descriptors
+        self._received = bytearray()
+        self.sender = 0
+        """The pid of the process that has sent the last bytes."""
+
+    def line(self) -> bytes:
+        """Return the next line. Raises OSError if the connection ends before, or another user than root answers."""
+        # Without room for descriptors the kernel installs none (unix(7), MSG_CTRUNC).
+        room = 0 if self._descriptors is None else socket.CMSG_SPACE(MAX_DESCRIPTORS * 4)
+        flags = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+        while b"\n" not in self._received:
+            data, ancillary, _, _ = self._sock.recvmsg(65536, socket.CMSG_SPACE(_CREDENTIALS.size) + room, flags)
+            if self._descriptors is not None:
+                self._descriptors += _descriptors_in(ancillary)
+            if data:
+                self._require_sender(ancillary)
+            if not data or len(self._received) > MAX_REPLY:
+                raise OSError(errno.ECONNRESET, "the server closed the connection")
+            self._received += data
+        line, _, rest = self._received.partition(b"\n")
+        self._received = rest
+        return bytes(line) + b"\n"
+
+    def _require_sender(self, ancillary: list[tuple[int, int, bytes]]) -> None:
+        for level, kind, data in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, getattr(socket, "SCM_CREDENTIALS", None)):
+                self.sender, uid, _ = _CREDENTIALS.unpack(data)
+                if uid not in (0, os.geteuid()):
+                    raise OSError(errno.EPERM, f"uid {uid} answers there, which is not root")
 
 
 def _descriptors_in(ancillary: list[tuple[int, int, bytes]]) -> list[int]:

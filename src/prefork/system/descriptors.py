@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+from collections.abc import Callable
 from typing import IO, Protocol
 
 #: Highest limit that is set, because some programs that a service starts walk through every number up to the limit.
@@ -67,3 +68,30 @@ class Descriptor:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+
+
+class Reserve:
+    """Keeps some descriptors open, to be given up when the process may open no more. `close` is idempotent.
+
+    `close_in_child` gets each, because no child needs them. A reserve that cannot be filled is smaller.
+    """
+
+    def __init__(self, number: int, close_in_child: Callable[[Closeable], object]) -> None:
+        self._number = number
+        self._close_in_child = close_in_child
+        self._held: list[Descriptor] = []
+        self.fill()
+
+    def fill(self) -> None:
+        """Open what is missing, as far as the system permits."""
+        with contextlib.suppress(OSError):
+            while len(self._held) < self._number:
+                self._held.append(Descriptor(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)))
+                self._close_in_child(self._held[-1])
+
+    def close(self) -> bool:
+        """Give the descriptors up. Return whether there were any."""
+        had = bool(self._held)
+        while self._held:
+            self._held.pop().close()
+        return had

@@ -179,18 +179,18 @@ class Listeners:
         """Note that a worker listens on the socket with this inode. Return its address if it was bound for a program,
         "" if --bind names it, and None if it is no socket of the workers': a hostile one may say any number."""
         for bound in self._bound:
-            for sock in bound.sockets() if not bound.requested.startswith((_CONTROL, _METRICS)) else ():
+            for sock in bound.sockets() if is_for_workers(bound) else ():
                 if inode(sock) == number:
                     self._record_state()
                     return describe(sock) if is_for_program(bound) else ""
         return None
 
     def queues(self) -> list[dict[str, Any]]:
-        """Return address, length and limit of the accept queue of each TCP endpoint, with the sockets of its group
-        added up."""
+        """Return address, length and limit of the accept queue of each TCP endpoint that workers accept from, with the
+        sockets of its group added up."""
         found = []
         for bound in self._bound:
-            for group in bound.endpoints:
+            for group in bound.endpoints if is_for_workers(bound) else ():
                 queues = [queue for sock in group if (queue := accept_queue(sock)) is not None]
                 if queues:
                     waiting, limit = (sum(each) for each in zip(*queues, strict=True))
@@ -402,6 +402,11 @@ class Listeners:
 
 def _listens(sock: socket.socket) -> bool:
     return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
+def is_for_workers(bound: BoundAddress) -> bool:
+    """Return whether workers accept from a listener: not from the control socket, nor from the address of --metrics."""
+    return not bound.requested.startswith((_CONTROL, _METRICS))
 
 
 def is_for_program(bound: BoundAddress) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import resource
 from dataclasses import dataclass
 
 #: The fields of /proc/PID/stat behind the name, which may contain anything: user and system time (proc_pid_stat(5)).
@@ -26,6 +27,12 @@ class Usage:
 def usage_of(pid: int) -> Usage:
     """Read what a process uses; nothing is known of one that has ended."""
     return Usage(_resident(pid), _cpu_seconds(pid), _descriptors(pid))
+
+
+def reaped_seconds() -> float:
+    """Return the CPU time of all children that this process has reaped, with the children that they had reaped."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _read(pid: int, name: str) -> str:

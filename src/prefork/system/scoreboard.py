@@ -11,13 +11,14 @@ import enum
 import math
 import os
 from collections.abc import Iterable, Mapping
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from ..core import account
 from ..core.account import Account, Counters
 from ..core.count_table import Cells, CountTable, buckets_for
+from ..core.service_metrics import REGION_WORDS, Writer
 from .descriptors import MAX_DESCRIPTORS
-from .shared_memory import PAGE_WORDS, SharedMemory, whole_pages
+from .shared_memory import PAGE_WORDS, WORD, SharedMemory, whole_pages
 
 #: Peers that one worker can count. If it has to count more, it refuses their connections.
 MAX_PEERS = 2**16
@@ -168,6 +169,21 @@ class Row(_Part[WorkerStat]):
         except ValueError:
             return Pause.NONE
 
+    def _service_at(self) -> int:
+        return self.start + PAGE_WORDS + whole_pages(CountTable.words(self._buckets))
+
+    def service_metrics(self) -> Writer:
+        """Return what writes the service's own metrics, into an empty region."""
+        start = self._service_at()
+        memory = memoryview(cast(Any, self._cells)).cast("B")[start * WORD : (start + REGION_WORDS) * WORD]
+        return Writer(memory.cast("q"), memory.cast("d"))
+
+    def read_service_metrics(self) -> bytes:
+        """Return a copy of the region of the service's own metrics, as far as it is in use."""
+        start = self._service_at()
+        used = min(max(0, self._cells[start]), REGION_WORDS)
+        return bytes(memoryview(cast(Any, self._cells)).cast("B")[start * WORD : (start + used) * WORD])
+
     def peers(self) -> CountTable:
         """Return the table of the worker's open connections by peer."""
         return CountTable(self._cells, self.start + PAGE_WORDS, self._buckets)
@@ -185,7 +201,7 @@ class Scoreboard:
         self.secret = os.urandom(16)
         """Part of the keys of peers. Otherwise a peer could choose addresses that fall into one bucket."""
         self._buckets = buckets_for(min(peers, MAX_PEERS))
-        words = PAGE_WORDS + whole_pages(CountTable.words(self._buckets))
+        words = PAGE_WORDS + whole_pages(CountTable.words(self._buckets)) + REGION_WORDS
         self._memory = SharedMemory([whole_pages(_LIST_AT + 2 * rows), *[words] * rows])
         self.settings: _Part[FleetSetting] = _Part(self._memory.cells, 0)
 

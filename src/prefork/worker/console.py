@@ -28,7 +28,7 @@ from ..events import ConnectionsKicked, Emit
 from ..net.base_server import BaseServer
 from ..net.connection import Connection
 from ..system.console_channel import receive_client
-from ..text import count_of, escape_ascii, format_address
+from ..text import escape_ascii, format_address
 from .stacks import TaskStacks, thread_stacks
 
 #: Clients at a time; further ones are closed at once.
@@ -36,6 +36,8 @@ MAX_CLIENTS = 8
 #: Seconds that a client has for its next request, and for taking a part of an answer.
 IDLE_TIMEOUT = 30.0
 SEND_TIMEOUT = 5.0
+#: Seconds until clients are looked for again, after no descriptor was free for one.
+RETRY = 0.5
 #: Connections that are looked at in one turn of the loop, by all clients together: half a millisecond.
 BATCH = 100
 STACKS_BATCH = 25
@@ -76,7 +78,7 @@ class Console:
             # The supervisor is gone, or no descriptor is free, with which the channel would report without end.
             self._loop.remove_reader(self._channel.fileno())
             if self._channel.fileno() >= 0:
-                self._loop.call_later(SEND_TIMEOUT, self._watch_again)
+                self._loop.call_later(RETRY, self._watch_again)
             return
         except ValueError:
             return
@@ -143,7 +145,7 @@ class Console:
     async def _kick(self, client: socket.socket, request: ConsoleRequest, peers: PeerFilter) -> None:
         connections = self._server.open_connections()
         uses_tls, numbers = self._server.uses_tls, frozenset(request.numbers)
-        kicked = 0
+        kicked, what = 0, ", ".join(request.peers)
         for start in range(0, len(connections), BATCH):
             async with self._turn:
                 for connection in connections[start : start + BATCH]:
@@ -151,10 +153,9 @@ class Console:
                     if found.fd >= 0 and (found.number in numbers or peers.matches(found.address)):
                         connection.abort(CloseReason.KICKED)
                         kicked += 1
+                        what = what or format_address(found.address)
                 await asyncio.sleep(0)
         if kicked:
-            named = [*request.peers, *(f"number {each}" for each in request.numbers)]
-            what = named[0] if len(named) == 1 else count_of(len(named), "name")
             self._emit(ConnectionsKicked(kicked, escape_ascii(what), request.by))
         await self._send(client, encode_end(kicked=kicked))
 

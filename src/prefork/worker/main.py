@@ -16,9 +16,9 @@ import socket
 import sys
 import time
 
+from .. import metrics
 from ..config import option_of
 from ..core.messages import (
-    DrainedMessage,
     Message,
     ReadyMessage,
     RecycleMessage,
@@ -71,6 +71,7 @@ def run(context: WorkerContext) -> int:
     # leads its own. The supervisor gets them too, and decides.
     ignore_without_inheriting((signal.SIGINT, signal.SIGHUP))
     signal.signal(signal.SIGUSR1, lambda *_: context.reopen_logs())
+    metrics.attach(context.row.service_metrics())
     lease.set_channel(fork.channel)
     process_group.become_leader()
     console = [] if fork.console is None else [fork.console]
@@ -193,7 +194,7 @@ async def _serve(context: WorkerContext, handler: Handler, start_by: float) -> i
     aborted = await server.drain_bounded(orders.timeout(), orders.hurries)
     if access_log is not None:
         access_log.close()
-    report_drained(context, connections - aborted, aborted)
+    _report_drained(context, connections - aborted, aborted)
     # Stop the heartbeat, because shutdown code may block: `exit_deadline` bounds it from here.
     heartbeat.stop()
     console.close()
@@ -279,9 +280,8 @@ def _stop_accepting(
     send(context, StoppedAcceptingMessage())
 
 
-def report_drained(context: WorkerContext, closed: int, aborted: int) -> None:
-    """Log, and tell the supervisor, how the connections of this worker ended. The last report counts."""
-    send(context, DrainedMessage(closed, aborted))
+def _report_drained(context: WorkerContext, closed: int, aborted: int) -> None:
+    """Log how the connections of this worker ended."""
     stopping = bool(context.fork.scoreboard.settings[FleetSetting.STOPPING])
     replaced = not stopping and context.config.settings.reload_drain_timeout is not None
     context.emit(Drained(closed, aborted, option_of("reload_drain_timeout" if replaced else "drain_timeout")))

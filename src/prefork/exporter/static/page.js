@@ -56,9 +56,11 @@ function draw(parent, tag, attributes) {
 const grouped = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const digits = (value) => (value < 9.995 ? value.toFixed(2) : value < 99.95 ? value.toFixed(1) : value.toFixed(0));
 const whole = (value) => grouped.format(num(value));
-const short = (value) => (value < 1e6 ? whole(value) : value < 1e9 ? digits(value / 1e6) + " M" : digits(value / 1e9) + " G");
+// A rate is NaN until there are two samples.
+const short = (value) => (Number.isNaN(value) ? "–" : value < 1e6 ? whole(value) : value < 1e9 ? digits(value / 1e6) + " M" : digits(value / 1e9) + " G");
 const perSecond = (value) => (value > 0 && value < 9.95 ? value.toFixed(1) : short(value));
 function bytes(value) {
+  if (Number.isNaN(value)) return "–";
   if (value < 1000) return whole(value) + " B";
   const units = ["KiB", "MiB", "GiB", "TiB", "PiB"];
   let unit = 0;
@@ -82,6 +84,12 @@ function day(seconds) {
   const date = new Date(seconds * 1000);
   return Number.isNaN(date.getTime()) ? "–" : date.toISOString().slice(0, 10);
 }
+function within(seconds) {
+  const units = [[86400, " d"], [3600, " h"], [60, " m"], [1, " s"], [0, " ms"]];
+  const [size, unit] = units.find(([size]) => seconds >= size);
+  return (size ? seconds / size : seconds * 1000).toFixed(0) + unit;
+}
+const share = (value) => (Number.isNaN(value) ? "–" : (value * 100).toFixed(0) + " %");
 const percent = (part, all) => (all > 0 ? ((100 * part) / all).toFixed(1) + " %" : "–");
 
 // Samples ---------------------------------------------------------------------------------------------------------
@@ -100,7 +108,7 @@ function remember(status) {
 }
 function rate(value, from = samples[0]) {
   const now = samples.at(-1), seconds = now.uptime - from.uptime;
-  return seconds > 0 ? Math.max(0, value(now) - value(from)) / seconds : 0;
+  return seconds > 0 ? Math.max(0, value(now) - value(from)) / seconds : NaN;
 }
 const latest = (value) => rate(value, samples.at(-2) || samples[0]);
 function workerRate(worker, value) {
@@ -111,31 +119,33 @@ function workerRate(worker, value) {
 function keep(name, value, time) {
   const series = history.get(name) || [];
   history.set(name, series);
-  series.push([time, value]);
-  while (series[0][0] < time - POINTS * PERIOD) series.shift();
+  if (!Number.isNaN(value)) series.push([time, value]);
+  while (series.length && series[0][0] < time - POINTS * PERIOD) series.shift();
   return series;
 }
 
 // Charts ----------------------------------------------------------------------------------------------------------
 const HEIGHT = 30;
-function path(series, top, time) {
-  let line = "", area = "", start = 0, before = -Infinity, x = 0;
-  for (const [at, value] of series) {
-    x = POINTS - (time - at) / PERIOD;
-    const y = HEIGHT - 1 - ((HEIGHT - 3) * Math.min(value, top)) / top;
-    const point = x.toFixed(1) + " " + y.toFixed(1);
-    if (at - before > 3 * PERIOD) {
-      if (line) area += "L" + (POINTS - (time - before) / PERIOD).toFixed(1) + " " + HEIGHT + "L" + start + " " + HEIGHT + "Z";
-      line += "M" + point;
-      area += "M" + point;
-      start = x.toFixed(1);
-    } else {
-      line += "L" + point;
-      area += "L" + point;
-    }
-    before = at;
+// Points further apart than three polls are not joined, because nothing was seen in between.
+function stretches(series) {
+  const found = [];
+  for (const point of series) {
+    const last = found.at(-1)?.at(-1);
+    if (last && point[0] - last[0] <= 3 * PERIOD) found.at(-1).push(point);
+    else found.push([point]);
   }
-  return [line, area + "L" + x.toFixed(1) + " " + HEIGHT + "L" + start + " " + HEIGHT + "Z"];
+  return found;
+}
+function paths(series, top, time) {
+  const x = (at) => (POINTS - (time - at) / PERIOD).toFixed(1);
+  const y = (value) => (HEIGHT - 1 - ((HEIGHT - 3) * value) / top).toFixed(1);
+  let line = "", area = "";
+  for (const points of stretches(series)) {
+    const joined = points.map(([at, value]) => x(at) + " " + y(value)).join("L");
+    line += "M" + joined;
+    area += `M${x(points[0][0])} ${HEIGHT}L${joined}L${x(points.at(-1)[0])} ${HEIGHT}Z`;
+  }
+  return [line, area];
 }
 
 const gauges = new Map();
@@ -154,13 +164,13 @@ function gauge(name, value, unit, note, level, chart, time, shown, top = 0) {
     gauges.set(name, parts);
   }
   const series = keep(name, chart, time);
-  const peak = Math.max(...series.map(([, each]) => each));
+  const peak = Math.max(0, ...series.map(([, each]) => each));
   put(parts.number, value);
   put(parts.unit, unit ? " " + unit : "");
   put(parts.note, note);
   put(parts.peak, shown ? "max " + shown(peak) : "");
   style(parts.note, "note " + level);
-  const [line, area] = path(series, Math.max(peak, top) || 1, time);
+  const [line, area] = paths(series, Math.max(peak, top) || 1, time);
   parts.line.setAttribute("d", line);
   parts.area.setAttribute("d", area);
 }
@@ -237,7 +247,7 @@ const WORKERS = [
   { name: "Unsent", kind: "rate", of: (w) => bytes(num(w.unsent)) },
   { name: "Lag p50", of: (w) => lag(w.lag?.p50) },
   { name: "Lag p99", of: (w) => [lag(w.lag?.p99), num(w.lag?.p99) > LAG ? "bad" : num(w.lag?.p99) > LAG / 10 ? "warn" : ""] },
-  { name: "CPU", of: (w) => (w.load * 100).toFixed(0) + " %" },
+  { name: "CPU", of: (w) => share(w.load) },
   { name: "Memory", kind: "rate", of: (w) => bytes(num(w.rss)) },
   { name: "Age", kind: "rate", of: (w) => (w.age == null ? "–" : span(w.age)) },
   { name: "Restarts", of: (w) => whole(w.restarts) },
@@ -309,7 +319,7 @@ function facts(status, now) {
     ["", status.upgrading && "upgrading"], ["", reload],
     ["listening on", list(status.listeners).join(", ")], ["config", status.config], ["pid", status.pid],
     ["prefork", status.version],
-  ].filter(([, value]) => value);
+  ].filter(([, value]) => value || value === 0);
 }
 function showFacts(status, now) {
   const items = facts(status, now), box = $("facts");
@@ -349,9 +359,27 @@ function showAccount(totals) {
   });
 }
 
+function showDurations(histogram) {
+  const bounds = list(histogram?.bounds), found = list(histogram?.counts).map(num), peak = Math.max(1, ...found);
+  const box = $("durations");
+  while (box.children.length > found.length) box.lastElementChild.remove();
+  found.forEach((count, index) => {
+    const bar = box.children[index] || make(box, "li");
+    if (!bar.firstElementChild) {
+      make(make(bar, "span", "room"), "span", "bar");
+      make(bar, "small", "soft");
+    }
+    const name = index < bounds.length ? "≤ " + within(num(bounds[index])) : "more";
+    bar.title = `${name}: ${whole(count)}`;
+    bar.setAttribute("aria-label", bar.title);
+    bar.querySelector(".bar").style.height = (100 * count) / peak + "%";
+    put(bar.lastElementChild, name);
+  });
+}
+
 function show(status, time) {
   remember(status);
-  const totals = status.totals || {}, now = num(status.started) + num(status.uptime);
+  const totals = status.totals || {}, now = status.now ?? num(status.started) + num(status.uptime);
   const workers = workersOf(status), ready = workers.filter((each) => each.state === "ready").length;
   const target = num(status.workers_target), open = num(totals.open), limit = num(status.limit);
   const p99 = Math.max(0, ...workers.map((each) => num(each.lag?.p99)));
@@ -382,11 +410,11 @@ function show(status, time) {
   gauge("Queue", whole(waiting), "", room ? "of " + short(room) : "", room && waiting > QUEUED * room ? "bad" : "", waiting,
     time, whole);
   gauge("Loop lag p99", lag(p99), "", "slowest", p99 > LAG ? "bad" : p99 > LAG / 10 ? "warn" : "", p99, time, lag);
-  gauge("CPU of workers", (load * 100).toFixed(0), "%", bytes(sum(workers.map((each) => num(each.rss)))), "", load * 100, time,
-    (value) => value.toFixed(0) + " %");
+  gauge("CPU of workers", share(load), "", bytes(sum(workers.map((each) => num(each.rss)))), "", load, time, share);
 
   table("workers", WORKERS, workers, "No worker runs.");
   showAccount(totals);
+  showDurations(totals.durations);
   const queues = new Map(list(status.queues).map((each) => [each.listener, each]));
   table("listeners", LISTENERS, list(status.listeners).map((listener) => {
     const queue = queues.get(listener) || queues.get(String(listener).replace(/ \([^()]*\)$/, "")) || {};

@@ -18,7 +18,7 @@ ROWS = 1024
 _WORKER_COLUMNS = ("slot", "pid", "state", "open", "accepted", "refused", "received", "sent", "rss", "age")
 
 
-def snapshot(status: Mapping[str, Any] | None) -> str:
+def plain_tables(status: Mapping[str, Any] | None) -> str:
     """Return tables of the server, its workers, its account, refusals and certificates; a sentence if there is none."""
     if status is None:
         return "<div><h1>prefork</h1><p>The server does not answer.</p></div>"

@@ -1,0 +1,267 @@
+"""The live view in a terminal, by Textual: keys, the clock of readings, and the parts of the screen.
+
+What is shown is decided in `pages.py` and `model.py`. Importing this file needs Textual (`prefork[top]`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import termios
+import time
+from typing import ClassVar
+
+from textual.app import App, ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal
+from textual.events import Key, Resize
+from textual.widgets import Input
+
+from ...errors import ExitCode, PreforkError, reason_of
+from ...text import escape_controls
+from . import connections, pages
+from .calls import SerialCalls
+from .dialogs import Help, Question
+from .facts import Connection
+from .keys import COMMANDS
+from .lines import Tone
+from .model import Model, View
+from .pane import Pane
+from .source import Source
+
+#: How many times longer than a reading took nothing is read, so that a large server is not kept busy by the view.
+_REST = 4
+_END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def run(source: Source, interval: float, read_only: bool, view: View) -> int:
+    """Show the live view until it ends; return the exit code of the command.
+
+    The terminal's settings are put back here too, because Textual does not come to it where it fails itself.
+    """
+    for name in ("COLUMNS", "LINES"):
+        # Textual would take it for the size, and never follow the terminal.
+        os.environ.pop(name, None)
+    before = None
+    with contextlib.suppress(termios.error, OSError):
+        before = termios.tcgetattr(0)
+    app = Top(source, interval, read_only, view)
+    try:
+        # Without the mouse, the terminal's own selection copies an address.
+        code = app.run(mouse=False)
+    finally:
+        if before is not None:
+            with contextlib.suppress(termios.error, OSError):
+                termios.tcsetattr(0, termios.TCSADRAIN, before)
+    return ExitCode.BUG if code is None else code
+
+
+class Top(App[int]):
+    """Reads `source` every `interval` seconds, one request at a time, and shows it until it is told to quit.
+
+    Returns 0 after `q`, and 128 and the number of a signal that ended it.
+    """
+
+    CSS = """
+    Screen { layout: vertical; overflow: hidden; }
+    #head { height: 4; }
+    #body { height: 1fr; }
+    #detail { height: 0; }
+    #foot { height: 1; }
+    #asking { display: none; height: 1; }
+    #prompt { width: 8; }
+    #filter { width: 1fr; }
+    """
+    ENABLE_COMMAND_PALETTE = False
+    # Otherwise the line of the filter would take the keys from the start.
+    AUTO_FOCUS = None
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding(command.key, command.action, command.help, show=False) for command in COMMANDS
+    ]
+
+    def __init__(
+        self, source: Source, interval: float = 1.0, read_only: bool = False, view: View = View.WORKERS
+    ) -> None:
+        super().__init__()
+        self.theme = "ansi-dark"
+        self.animation_level = "none"
+        self.model = Model(interval=interval, read_only=read_only, view=view)
+        self._source = source
+        self._calls = SerialCalls()
+        self._awake = asyncio.Event()
+
+    def compose(self) -> ComposeResult:
+        yield Pane("head")
+        yield Pane("body")
+        yield Pane("detail")
+        with Horizontal(id="asking"):
+            yield Pane("prompt")
+            yield Input(placeholder="words, or worker=2, phase=open", compact=True, id="filter")
+        yield Pane("foot")
+
+    def on_mount(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in _END_SIGNALS:
+            loop.add_signal_handler(number, self.exit, 128 + number)
+        self.run_worker(self._watch(), exit_on_error=True)
+
+    def on_unmount(self) -> None:
+        self._calls.close()
+
+    # --- readings -----------------------------------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        """Read and show, once for each interval and whenever a key wants more than was read."""
+        while True:
+            began = time.monotonic()
+            self._awake.clear()
+            if not self.model.paused:
+                await self._read()
+                self.refresh_panes()
+            took = time.monotonic() - began
+            try:
+                async with asyncio.timeout(max(self.model.interval - took, took * _REST)):
+                    await self._awake.wait()
+            except TimeoutError:
+                pass
+
+    async def _read(self) -> None:
+        shows_connections = self.model.view is View.CONNECTIONS
+        clock = time.strftime("%H:%M:%S")
+        try:
+            reading = await self._calls.call(self._source.read, shows_connections)
+        except (PreforkError, OSError) as exc:
+            self.model.lose(_words(exc), clock)
+        else:
+            self.model.take(reading, clock)
+
+    # --- the screen ---------------------------------------------------------------------------------------------------
+
+    def on_resize(self, event: Resize) -> None:
+        self.call_after_refresh(self.refresh_panes)
+
+    def refresh_panes(self) -> None:
+        """Show the model. What is the same as before costs the terminal nothing."""
+        main = self.screen_stack[0]
+        width = main.size.width
+        detail = main.query_one("#detail", Pane)
+        lines = pages.detail(self.model, width)
+        if detail.styles.height is None or detail.styles.height.value != len(lines):
+            detail.styles.height = len(lines)
+            self.call_after_refresh(self.refresh_panes)
+        detail.show(lines)
+        body = main.query_one("#body", Pane)
+        main.query_one("#head", Pane).show(pages.head(self.model, width))
+        body.show(pages.body(self.model, width, body.size.height))
+        main.query_one("#foot", Pane).show([pages.foot(self.model, width)])
+
+    # --- keys ---------------------------------------------------------------------------------------------------------
+
+    def on_key(self, event: Key) -> None:
+        """Sort by the column of a capital letter, and forget the message of the last command."""
+        if len(self.screen_stack) > 1 or isinstance(self.focused, Input):
+            return
+        self.model.message = ""
+        if event.character and event.character.isascii() and event.character.isupper():
+            self.model.sort_by(event.character)
+        self.refresh_panes()
+
+    def action_show(self, key: str) -> None:
+        self.model.show(View(key))
+        self._awake.set()
+        self.refresh_panes()
+
+    def action_move(self, step: int) -> None:
+        self.model.move(step)
+        self.refresh_panes()
+
+    def action_page(self, step: int) -> None:
+        height = self.query_one("#body", Pane).size.height
+        self.action_move(step * max(height - 2, 1))
+
+    def action_neighbour(self, step: int) -> None:
+        self.model.sort_by_neighbour(step)
+        self.refresh_panes()
+
+    def action_turn(self) -> None:
+        self.model.turn_order()
+        self.refresh_panes()
+
+    def action_pause(self) -> None:
+        self.model.paused = not self.model.paused
+        self._awake.set()
+        self.refresh_panes()
+
+    def action_filter(self) -> None:
+        if not self.model.is_table:
+            return
+        box = self.query_one("#filter", Input)
+        box.value = self.model.filter
+        self._ask(True)
+        self.query_one("#prompt", Pane).show([((("filter: "), Tone.ACCENT),)])
+        box.focus()
+
+    def action_all(self) -> None:
+        """Leave the filter's line, and show every row."""
+        self._leave_filter("")
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        if event.input.has_focus:
+            self.model.set_filter(event.value)
+            self.refresh_panes()
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        self._leave_filter(event.value)
+
+    def _leave_filter(self, words: str) -> None:
+        self._ask(False)
+        self.set_focus(None)
+        if self.model.is_table:
+            self.model.set_filter(words)
+        self.refresh_panes()
+
+    def _ask(self, asking: bool) -> None:
+        """Show the line of the filter in the place of the last line, or that line again."""
+        self.query_one("#asking", Horizontal).display = asking
+        self.query_one("#foot", Pane).display = not asking
+
+    def action_enter(self) -> None:
+        """Show the connections of the selected worker."""
+        slot = self.model.selected_slot
+        if slot is not None:
+            self.model.show(View.CONNECTIONS)
+            self.model.set_filter(f"worker={slot}")
+            self._awake.set()
+            self.refresh_panes()
+
+    def action_kick(self) -> None:
+        """Ask whether the selected connection shall end. The answer is for that one, whatever is selected by then."""
+        selected = self.model.selected
+        if selected is None or self.model.read_only:
+            return
+
+        def answer(yes: bool | None) -> None:
+            if yes:
+                self.run_worker(self._kick(selected))
+
+        self.push_screen(Question(f"Kick {connections.describe(selected)}?"), answer)
+
+    async def _kick(self, connection: Connection) -> None:
+        try:
+            self.model.message = escape_controls(await self._calls.call(self._source.kick, connection))
+        except (PreforkError, OSError) as exc:
+            self.model.message = f"not kicked: {_words(exc)}"
+        self._awake.set()
+        self.refresh_panes()
+
+    def action_help(self) -> None:
+        self.push_screen(Help(self.model))
+
+    async def action_quit(self) -> None:
+        self.exit(0)
+
+
+def _words(exc: Exception) -> str:
+    return escape_controls(reason_of(exc) if isinstance(exc, OSError) else exc)

@@ -1,0 +1,50 @@
+"""A stop as its client sees it: how far it is, and how the connections ended that were open when it began.
+
+Reads the account of the fleet; who may stop the server, and when it ends, is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..core.account import REFUSALS, CloseReason, Counters
+from ..core.progress import Progress, of_stop
+from ..core.roster import Roster
+from .workers import Workers
+
+#: The reasons of the connections that a stop has cut off.
+_ABORTED = (CloseReason.DRAIN, CloseReason.WORKER_DIED)
+
+
+class Stopping:
+    """Begins with the first request to stop. Times are monotonic seconds."""
+
+    def __init__(self, roster: Roster, workers: Workers, pid: int) -> None:
+        self._roster = roster
+        self._workers = workers
+        self._pid = pid
+        self._began: float | None = None
+        self._before = Counters()
+
+    def begin(self, now: float) -> None:
+        """Note what is open now, once."""
+        if self._began is None:
+            self._began, self._before = now, self._workers.total()
+
+    def progress(self, now: float) -> Progress:
+        return of_stop(self._roster, self._workers.open(), self._before.open, now)
+
+    def outcome(self, now: float) -> dict[str, Any]:
+        """Return the reply to a client that has waited for the end."""
+        before, after = self._before.closed, self._workers.total().closed
+        ended = {reason: after[reason] - before[reason] for reason in CloseReason}
+        aborted = sum(ended[reason] for reason in _ABORTED)
+        refused = sum(ended[reason] for reason in REFUSALS)
+        seconds = 0.0 if self._began is None else round(now - self._began, 3)
+        return {
+            "ok": True,
+            "pid": self._pid,
+            "closed": sum(ended.values()) - aborted - refused,
+            "aborted": aborted,
+            "seconds": seconds,
+        }
