@@ -102,7 +102,7 @@ class Supervisor(Generic[C]):
         self._pending_generation_serves: list[facts.GenerationServes] = []
         """Carried out last, because a scale-down removes slots that other commands name."""
         self._roster = Roster(spec.workers, spec.timing, random.random)
-        self._requests = Requests(resources, self._spec, lambda: self._takeover.predecessor_pid is None)
+        self._requests = Requests(resources, self._spec, self._may_lease)
         self._workers = Workers(
             system,
             emit,
@@ -177,6 +177,9 @@ class Supervisor(Generic[C]):
     def spec_of(self, context: ForkContext) -> GenerationSpec[C]:
         return self._reloads.spec(context.generation)
 
+    def _may_lease(self) -> bool:
+        return self._takeover.may_lease()
+
     def _spec(self, generation: int) -> GenerationSpec[C]:
         return self._reloads.spec_or_newest(generation)
 
@@ -214,6 +217,7 @@ class Supervisor(Generic[C]):
             if isinstance(fact, facts.WorkerDied) and not fact.clean and not self._ending():
                 self._repair_listeners()
         self._requests.collect(ready)
+        self._takeover.give_leases_up(self._requests.are_held())
         self._apply_all(self._takeover.collect(self._system.monotonic()))
         if self._commands is not None:
             self._commands.serve(ready, self._system.monotonic())
