@@ -12,6 +12,7 @@ import socket
 import sys
 
 from ..core.exporter_settings import ExporterSettings, decode
+from ..observe.logs import configure
 from ..system.credentials import Identity, drop_privileges
 from ..system.parent_death import die_with_parent
 from ..system.processes import set_title
@@ -33,6 +34,8 @@ _NICENESS = 5
 
 def main() -> None:
     settings = decode(sys.argv[1])
+    # Clients are strangers: what they do wrong is not for the server's log.
+    configure(settings.log_format, "error", process="metrics")
     ignore_without_inheriting(_IGNORED_SIGNALS)
     set_title("metrics")
     os.chdir("/")

@@ -41,6 +41,7 @@ class ExporterSpec:
     listener: Callable[[], BoundAddress]
     """Returns the listening sockets as they are now: damaged ones are bound again."""
     identity: Identity | None
+    log_format: str
 
 
 @dataclass(slots=True)
@@ -168,6 +169,7 @@ class Exporter:
             uid=None if identity is None else identity.uid,
             gid=None if identity is None else identity.gid,
             user="" if identity is None else identity.name,
+            log_format=spec.log_format,
         )
         command = [*interpreter(), "-m", "prefork.exporter", encode(settings)]
         return self._system.execute(command, environment(os.environ), [*listeners, link], _report)
