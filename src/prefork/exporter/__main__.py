@@ -6,6 +6,7 @@ Its argument is a line of JSON (`core/exporter_settings.py`). No code of the ser
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -61,7 +62,8 @@ async def _serve(settings: ExporterSettings) -> None:
         listener.setblocking(False)
         server.add_socket(listener)
     # The first answer shows that both sides understand each other, before a client needs one.
-    await snapshots.get(60.0)
+    with contextlib.suppress(TimeoutError):
+        await snapshots.get(routes.ANSWER_TIMEOUT)
     await gone.wait()
     await server.drain()
     snapshots.close()

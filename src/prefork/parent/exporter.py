@@ -31,7 +31,7 @@ from ..system.processes import REAP_INTERVAL, System
 REQUEST_INTERVAL = 0.05
 _POLICY = Policy()
 #: Variables that the process gets: what its interpreter and its messages need, and none of the service's secrets.
-_KEPT_VARIABLES = ("LANG", "LD_LIBRARY_PATH", "LC_", "PATH", "PYTHON", "TZ", "VIRTUAL_ENV")
+_KEPT_VARIABLES = ("LANG", "LD_LIBRARY_PATH", "LC_", "PATH", "PREFORK_PURE", "PYTHON", "TZ", "VIRTUAL_ENV")
 
 
 @dataclass(frozen=True, slots=True)
