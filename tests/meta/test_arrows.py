@@ -36,7 +36,7 @@ FLOORS = {
     "hosting": {"metrics", "worker", "net", "system", "core", *VOCABULARY},
     "assembly": {"parent", "hosting", "worker", "net", "observe", "system", "core", *VOCABULARY},
     # A process of its own, which talks to the supervisor by messages only.
-    "exporter": {"net", "system", "core", *VOCABULARY},
+    "exporter": {"net", "observe", "system", "core", *VOCABULARY},
     "console": {"system", "core", *VOCABULARY},
     "cli": {"console", "assembly", "hosting", "system", "core", *VOCABULARY, "_version", "implementation"},
     "testing": set(),
