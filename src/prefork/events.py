@@ -820,6 +820,14 @@ class ReopenFailed(Event, level=WARNING):
     reason: str
 
 
+class AccessLogLost(Event, level=WARNING, rated=True):
+    """Lines of the access log could not be written, and were dropped."""
+
+    template = "access log: {lines:line} lost: {reason}"
+    lines: int
+    reason: str
+
+
 class Suppressed(Event, level=WARNING):
     """Events of one cause came too fast to be logged one by one, and none has come since."""
 

@@ -79,7 +79,7 @@ class Supervisor:
         resources = SimpleNamespace(set_ownership=self.owned.append)
         system = SimpleNamespace(close_in_child=lambda *_: None)
         emit = [].append
-        self.takeover = takeover.Takeover(system, resources, emit, lambda: 2, self.control, predecessor)
+        self.takeover = takeover.Takeover(system, resources, emit, lambda: (2, False), self.control, predecessor)
 
     def receive(self, *news: UpgradeFact) -> list[object]:
         self.successor.news = list(news)

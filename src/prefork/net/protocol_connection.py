@@ -13,8 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ..core.account import CloseReason, Handshake
+from ..core.ended_connection import EndedConnection
 from ..events import ConnectionAborted, HandshakeFailed
-from ..system.tcp_info import read_totals
+from ..system.tcp_info import Totals, read_totals
 from ..text import describe_error, escape_ascii, format_address
 from .connection import handler_failed, handshake_outcome
 from .draining import call_drain, has_drain
@@ -81,6 +82,7 @@ class ProtocolConnection:
         "_began",
         "_done",
         "_drain",
+        "_fd",
         "_number",
         "_open",
         "_peer",
@@ -89,6 +91,8 @@ class ProtocolConnection:
         "_sock",
         "_state",
         "_timeouts",
+        "_tls",
+        "_totals",
         "_transport",
         "task",
     )
@@ -97,7 +101,8 @@ class ProtocolConnection:
         self, sock: socket.socket, address: object, state: ServerState, done: Callable[[ProtocolConnection], None]
     ) -> None:
         # Without memory for the transport's epoll watch asyncio only logs it and the peer waits forever; libuv aborts.
-        state.poller.reserve(sock.fileno())
+        self._fd = sock.fileno()
+        state.poller.reserve(self._fd)
         self._address = format_address(address)
         self._peer = address
         self._number = next(state.ids)
@@ -113,8 +118,12 @@ class ProtocolConnection:
         self._sock.on_closing = self._socket_closing
         self._sock.on_closed = self._socket_closed
         self._timeouts = make_timeouts(self, self._sock, state)
+        state.on_protocol_failure(self._fd, self._count_failure)
         self._began = state.loop.time()
         self._reason: CloseReason | None = None
+        self._totals: Totals | None = None
+        """What came and went, once the socket is closed."""
+        self._tls = ""
         self.task: asyncio.Task[None] | None = None
         self._drain: asyncio.Task[None] | None = None
 
@@ -134,13 +143,14 @@ class ProtocolConnection:
 
     def _socket_closing(self) -> None:
         """Ask the kernel, the last time it can tell, what came and went, and whether the peer has reset it."""
-        totals = read_totals(self._sock)
+        totals = self._totals = read_totals(self._sock)
         if totals is not None:
             self._state.account.transferred(totals.received, totals.sent)
             if totals.is_reset:
                 self._note(CloseReason.PEER_RESET)
 
     def _socket_closed(self) -> None:
+        self._state.on_protocol_failure(self._fd, None)
         if self._timeouts is not None:
             self._timeouts.close()
         self._ended()
@@ -163,6 +173,12 @@ class ProtocolConnection:
         if fd < 0 or (transport is not None and transport.is_closing()):
             phase = "closing"
         return OpenConnection(self._number, fd, self._peer, phase, self._began, unsent, tls)
+
+    def describe_end(self, local: object) -> EndedConnection:
+        totals = self._totals
+        received, sent = (0, 0) if totals is None else (totals.received, totals.sent)
+        reason, seconds = self.close_reason(), self.time_open()
+        return EndedConnection(self._number, self._peer, local, seconds, received, sent, self._tls, reason)
 
     def close(self) -> None:
         if self._transport is not None:
@@ -230,16 +246,20 @@ class ProtocolConnection:
         self._transport = transport
         connection = transport.get_extra_info("ssl_object")
         if connection is not None:
-            outcome = handshake_outcome(connection.version(), connection.session_reused)
+            self._tls = connection.version()
+            outcome = handshake_outcome(self._tls, connection.session_reused)
             self._state.account.handshake(outcome, self.time_open())
         if self._timeouts is not None:
             self._timeouts.start(transport)
         if self._state.draining.is_set():
             self.drain()
 
-    def _failed(self, exc: BaseException) -> None:
+    def _count_failure(self) -> None:
         self._note(CloseReason.HANDLER_FAILED)
         self._state.account.handler_failed()
+
+    def _failed(self, exc: BaseException) -> None:
+        self._count_failure()
         self._state.emit(handler_failed(self._address, exc))
 
     # --- what its deadlines ask and do --------------------------------------------------------------------------------

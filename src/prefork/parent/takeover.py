@@ -49,7 +49,7 @@ class Inheritance(enum.Enum):
 class Takeover:
     """Owns the connections to predecessor and successor, and says which of the three owns the shared files.
 
-    `workers` gives the number of workers that a successor is to have.
+    `fleet` gives the number of workers that a successor is to have, and whether accepting is suspended.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Takeover:
         system: System,
         resources: Resources[Any],
         emit: Emit,
-        workers: Callable[[], int],
+        fleet: Callable[[], tuple[int, bool]],
         control: ControlSocket | None,
         predecessor: Predecessor | None,
     ) -> None:
@@ -65,7 +65,7 @@ class Takeover:
         self._emit = emit
         self._control = control
         self._upgrade = Upgrade()
-        self._successor = Successor(system, lambda channel: resources.export(channel, workers()))
+        self._successor = Successor(system, lambda channel: resources.export(channel, *fleet()))
         self._predecessor = predecessor
         self._inheritance = Inheritance.SETTLED
         self.owns_files = predecessor is None

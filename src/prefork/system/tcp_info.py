@@ -13,6 +13,8 @@ from ..core.tcp_info import TCPInfo
 _TCP_INFO = getattr(socket, "TCP_INFO", 11)
 #: States, netinet/tcp.h: of a connection that has no other end, and of a socket that listens.
 _TCP_CLOSE = 7
+#: States in which the peer's FIN has arrived, which the kernel counts as a byte.
+_PEER_CLOSED = (6, 8, 9, 11)
 _TCP_LISTEN = 10
 # Looked up for each accept; an attribute of an enum class costs twice as much as a global.
 _UNACKED = TCPInfo.UNACKED
@@ -53,7 +55,8 @@ def read_totals(sock: socket.socket) -> Totals | None:
     received, sent = TCPInfo.BYTES_RECEIVED.of(info), TCPInfo.BYTES_ACKNOWLEDGED.of(info)
     if received is None or sent is None:
         return None
-    return Totals(received, sent, TCPInfo.STATE.of(info) == _TCP_CLOSE)
+    state = TCPInfo.STATE.of(info)
+    return Totals(received - (state in _PEER_CLOSED), sent, state == _TCP_CLOSE)
 
 
 def accept_queue(sock: socket.socket) -> tuple[int, int] | None:
