@@ -58,7 +58,7 @@ def sample(turn: int) -> Status:
         "workers_target": 4,
         "limit": 20_000,
         "certificates": [{"file": "/etc/prefork/tls/chat.example.pem", "not_after": 1_764_000_000.0}],
-        "deaths": {"signal 9 (killed by --hang-timeout)": 1, "exit status 1": 3},
+        "deaths": {"hang": 1, "exit": 3},
         "totals": {
             "accepted": accepted,
             "open": opened,

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import struct
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,8 @@ def closed(folder: Path) -> dict[str, int]:
 
 def test_each_connection_has_the_reason_of_its_end(folder: Path) -> None:
     options = ("--idle-timeout", "0.3", "--max-connections-per-ip", "4", "--drain-timeout", "0.3")
-    with serving(folder, *options) as server:
+    log = folder / "access.log"
+    with serving(folder, *options, "--access-log", str(log)) as server:
         expected = {}
 
         def expect(reason: str, count: int = 1) -> None:
@@ -130,6 +132,13 @@ def test_each_connection_has_the_reason_of_its_end(folder: Path) -> None:
         assert found["refused"] == 1
         assert found["received"] > 60_000
         assert sum(found["durations"]["counts"]) == 11
+        # The access log has the same ends.
+        wait_until(lambda: log.read_text().count("\n") == 12)
+        words = [line.split(" ") for line in log.read_text().splitlines()]
+        assert Counter(line[7] for line in words) == expected
+        assert {line[2] for line in words} == {f"127.0.0.1:{server.port}"}
+        assert sum(int(line[4]) for line in words) == found["received"]
+        assert sum(int(line[5]) for line in words) == found["sent"]
 
 
 def test_counts_survive_their_workers(folder: Path) -> None:

@@ -114,7 +114,7 @@ def test_readiness_ends_with_the_drain_and_an_upgrade_hands_the_address_on(folde
         with socket.create_connection(("127.0.0.1", server.port)) as open_connection:
             open_connection.sendall(b"hello\n")
             assert open_connection.recv(100) == b"hello\n"
-            assert command(folder, "stop").returncode == 0
+            os.kill(after, signal.SIGTERM)
             wait_until(lambda: state(folder) == "stopping")
             assert get(port, "/readyz")[::2] == (503, b"the server is stopping\n")
             assert get(port, "/healthz")[0] == 200

@@ -22,6 +22,9 @@ def check_places(settings: Settings) -> None:
         _require_plain_file("--pidfile", settings.pidfile)
     if settings.control not in ("", "off"):
         _require_directory("--control", settings.control)
+    if settings.access_log not in ("", "-"):
+        _require_directory("--access-log", settings.access_log)
+        _require_plain_file("--access-log", settings.access_log)
     for address in settings.bind:
         if isinstance(address, UnixAddress):
             _require_directory("--bind", address.path)

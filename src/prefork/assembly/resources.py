@@ -43,6 +43,7 @@ from ..system.sockets import inode
 from ..text import escape_controls
 from ..worker.context import GenerationConfig
 from . import trust
+from .access_log import open_access_log
 from .generation_builder import GenerationBuilder, listen_options, physical_directory, program_spec, worker_count
 from .listener_repair import ListenerRepair
 from .metrics_directory import MetricsDirectory
@@ -99,6 +100,8 @@ class ServerResources:
         """The predecessor's, under another path: removed once it is this server's to remove."""
         self._ready_fd = _ReadyDescriptor(settings.ready_fd if inherited is None else None)
         self.log_files = LogFiles(None if inherited is None else inherited.logs)
+        self.access_log: int | None = None
+        """The descriptor of the access log."""
 
     def close(self, shared: bool = False) -> None:
         """Close everything, and remove the files that this server owns (idempotent).
@@ -126,6 +129,7 @@ class ServerResources:
             certificate = self._load_certificate(self._settings)
             self._claim_pidfile()
             spec = self._builder.build(self._settings, certificate)
+            self.access_log = open_access_log(self.log_files, self._settings.access_log, spec.config.identity)
             if spec.program is not None:
                 self.metrics_directory = MetricsDirectory(spec.config.identity)
             self._apply(spec)
@@ -366,7 +370,12 @@ class ServerResources:
             for path in self._listeners.missing_files():
                 self._emit(FileLost(escape_controls(path)))
 
-    def export(self, channel: int, workers: int) -> tuple[HandoverWriter, Mapping[str, str]]:
+    @property
+    def was_suspended(self) -> bool:
+        """Whether accepting was suspended in the predecessor."""
+        return self._inherited is not None and self._inherited.suspended
+
+    def export(self, channel: int, workers: int, suspended: bool) -> tuple[HandoverWriter, Mapping[str, str]]:
         """Return what a successor with `workers` workers gets: descriptors, and variables for its environment.
 
         Raises OSError. Raises UntrustedPathsError if another user could have changed the program since the start: the
@@ -382,6 +391,7 @@ class ServerResources:
             logs=self.log_files.paths,
             config=self._source.file,
             home=self._home,
+            suspended=suspended,
         )
         return HandoverWriter(channel, state), self._notifier.variables
 

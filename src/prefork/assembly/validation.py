@@ -33,6 +33,7 @@ _FIXED = (
     "reload",
     "ready",
     "metrics",
+    "access_log",
 )
 
 

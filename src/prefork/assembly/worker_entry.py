@@ -24,6 +24,7 @@ from ..system.fork_context import ForkContext
 from ..worker import fresh_code, main
 from ..worker.context import GenerationConfig, WorkerContext
 from ..worker.exit import exit_process
+from .access_log import access_log_maker
 from .resources import ServerResources
 
 
@@ -38,13 +39,14 @@ def run_worker(fork: ForkContext, config: GenerationConfig, resources: ServerRes
         program = config.settings.program
         settings = config.settings
         row = fork.scoreboard.become_writer(fork.row)
+        account = row.account()
         log = configure(
             settings.log_format,
             settings.log_level,
             worker=fork.slot,
             alone=program is not None,
             unlimited=settings.reload,
-            on_dropped=row.account().log_dropped,
+            on_dropped=account.log_dropped,
         )
         context = WorkerContext(
             fork=fork,
@@ -53,6 +55,7 @@ def run_worker(fork: ForkContext, config: GenerationConfig, resources: ServerRes
             target=target,
             emit=log,
             held_back=log,
+            make_access_log=access_log_maker(resources.access_log, settings.log_format, fork.slot, log, account),
             reopen_logs=functools.partial(resources.log_files.reopen, log),
             asked=resources.program_sockets.bound(),
             variables={} if resources.metrics_directory is None else resources.metrics_directory.variables(),

@@ -135,6 +135,8 @@ class Option:
     short: str = ""
     shown_default: str | None = None
     """The default in the help, if not the value; "" shows none."""
+    bare_value: str | None = None
+    """What the option means without a value; None: it needs one."""
 
     @property
     def name(self) -> str:
@@ -166,12 +168,15 @@ class Option:
             names = [f"{self.name}/--no-{self.name[2:]}"]
             return GroupedOption(names, default=None, help=self.help, group=self.group.value)
         default = self.default_text(command)
+        # Given to click only if it is meant: None would make every option a flag.
+        bare = {} if self.bare_value is None else {"is_flag": False, "flag_value": self.bare_value}
         return GroupedOption(
             [self.name, self.short] if self.short else [self.name],
             metavar=self.metavar,
             multiple=self.repeatable,
             help=self.help + (f"  [default: {default}]" if default else ""),
             group=self.group.value,
+            **bare,
         )
 
 
@@ -371,6 +376,15 @@ OPTIONS = (
     Option("log_format", Group.OBSERVING, "NAME", "Format of the log on standard error: text or json."),
     Option("log_level", Group.OBSERVING, "NAME", "Minimum level of the log: debug, info, warning or error."),
     Option(
+        "access_log",
+        Group.OBSERVING,
+        "[FILE]",
+        "Write a line for each connection that has ended to this file, which USR1 reopens; - or no value: to standard "
+        "output.",
+        shown_default="",
+        bare_value="-",
+    ),
+    Option(
         "control",
         Group.OBSERVING,
         "PATH",
@@ -405,6 +419,13 @@ OPTIONS = (
         Group.DEVELOPMENT,
         "",
         "For development: reload when a Python file below the current directory changes.",
+        parse_flag,
+    ),
+    Option(
+        "traceback",
+        Group.DEVELOPMENT,
+        "",
+        "Show the traceback of a service that cannot be imported or started.",
         parse_flag,
     ),
 )

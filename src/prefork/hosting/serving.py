@@ -6,6 +6,7 @@ What the program sees of a server is in `program_server.py`.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import os
 import socket
@@ -52,11 +53,15 @@ class LoopServing:
         self._owners: dict[BaseServer, Releasable] = {}
         """What owns the sockets of each."""
         self._dispatcher: Dispatcher | None = None
+        make_access_log = host.context.make_access_log
+        self._access_log = None if make_access_log is None else make_access_log(loop)
+        if self._access_log is not None:
+            atexit.register(self._access_log.close)
         HeldBackTimer(loop, host.context.held_back)
 
     def make_server(self, handler: Handler, limits: Limits, ssl_context: object) -> BaseServer:
         context = self._host.context
-        return BaseServer(
+        server = BaseServer(
             handler,
             limits=limits,
             admission=self._make_admission(),
@@ -64,6 +69,8 @@ class LoopServing:
             account=self._host.row.account(),
             ssl_context=ssl_context,  # type: ignore[arg-type]  # any object that asyncio takes
         )
+        server.on_ended = self._access_log
+        return server
 
     def _make_admission(self) -> FleetAdmission:
         context = self._host.context

@@ -18,6 +18,7 @@ from typing import TypeAlias
 
 from ..config import Limits
 from ..core.account import Account, CloseReason, local_account
+from ..core.ended_connection import EndedConnection
 from ..core.time_limits import ABORT_TIMEOUT
 from ..errors import ListenerError, OutOfResourcesError
 from ..events import ConnectionRefused, Emit, WorkerFailed
@@ -75,6 +76,10 @@ class BaseServer:
         self._ssl_context = ssl_context
         self._account = local_account() if account is None else account
         self.offer: Callable[[socket.socket], bool] | None = None
+        self.on_ended: Callable[[EndedConnection], object] | None = None
+        """Called once for each connection, and never raises. Set before the first one is accepted, or None."""
+        self._local_addresses: dict[Connection, object] = {}
+        """Of open connections, for `on_ended`: a closed socket has none."""
         self._state = BaseServerState.OPEN
         self._shared: ServerState | None = None
         """Made with the first socket, in the loop that runs then."""
@@ -207,6 +212,7 @@ class BaseServer:
         if peer is not None and isinstance(peer, Refusal):
             self._refuse(sock, address, peer)
             return
+        local = None if self.on_ended is None else _local_address(sock)
         try:
             connection = self._connection_class(sock, address, self._shared, self._on_ended)
         except Exception as exc:
@@ -220,11 +226,15 @@ class BaseServer:
             self._emit(handler_failed(format_address(address), exc))
             return
         self._connections[connection] = peer
+        if self.on_ended is not None:
+            self._local_addresses[connection] = local
         self._no_connections.clear()
         connection.start(self._shared, self._handler, self._ssl_context)
 
     def _refuse(self, sock: socket.socket, address: object, refusal: Refusal) -> None:
         self._account.closed(refusal.counted)
+        if self.on_ended is not None:
+            self.on_ended(EndedConnection(0, address, _local_address(sock), 0.0, 0, 0, "", refusal.counted))
         self._emit(ConnectionRefused(escape_ascii(format_address(address)), refusal.reason))
         if self._limits.refusal and self._ssl_context is None:
             # What does not fit into the buffer of a new socket is not worth waiting for.
@@ -237,6 +247,8 @@ class BaseServer:
             # Counted at the end of the drain, before its handler returned.
             return
         self._account.closed(connection.close_reason(), connection.time_open())
+        if self.on_ended is not None:
+            self.on_ended(connection.describe_end(self._local_addresses.pop(connection, None)))
         self._admission.release(self._connections.pop(connection))
         if not self._connections:
             self._no_connections.set()
@@ -365,6 +377,13 @@ class BaseServer:
             self._state = BaseServerState.CLOSED
             if self._shared is not None:
                 self._shared.close()
+
+
+def _local_address(sock: socket.socket) -> object:
+    try:
+        return sock.getsockname()
+    except OSError:
+        return None
 
 
 def _out_of_resources(exc: OSError | MemoryError) -> OutOfResourcesError:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..core.account import CloseReason, Handshake
+from ..core.ended_connection import EndedConnection
 from ..errors import ConnectionOverflowError, ConnectionTimeoutError
 from ..events import ConnectionLost, HandlerFailed, HandshakeFailed, ReadLimitExceeded
 from ..system.signals import noop_handler
@@ -25,7 +26,16 @@ from .own_errors import exceeded_limit, is_own
 from .phases import ConnectionPhase
 from .reader_writer import ReaderWriter
 from .server_state import ServerState
-from .stream import Stream, call_when_closed, forget_transport, keeps_open, start_timeouts, time_open, wait_closing
+from .stream import (
+    Stream,
+    bytes_transferred,
+    call_when_closed,
+    forget_transport,
+    keeps_open,
+    start_timeouts,
+    time_open,
+    wait_closing,
+)
 
 _TRACEBACK_LINES = 60
 #: Handlers of SIGINT that raise no KeyboardInterrupt. With one of them, a KeyboardInterrupt is raised by the service.
@@ -66,6 +76,9 @@ class Connection(Protocol):
 
     def describe(self, uses_tls: bool) -> OpenConnection:
         """Return what is known of it without a system call. `uses_tls`: its server speaks TLS from the first byte."""
+
+    def describe_end(self, local: object) -> EndedConnection:
+        """Return what it was, after its end. `local` is its local address."""
 
     def close_reason(self) -> CloseReason:
         """Return why it has ended."""
@@ -131,6 +144,13 @@ class StreamConnection:
             stream._buffered_bytes(),
             "" if engine is None else engine.info.version,
         )
+
+    def describe_end(self, local: object) -> EndedConnection:
+        stream, tls = self.stream, self.stream.tls
+        version = "" if tls is None else tls.version
+        received, sent = bytes_transferred(stream)
+        reason = self.close_reason()
+        return EndedConnection(stream.id, stream._address, local, time_open(stream), received, sent, version, reason)
 
     def close(self) -> None:
         self.stream.close()

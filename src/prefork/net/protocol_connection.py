@@ -13,8 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ..core.account import CloseReason, Handshake
+from ..core.ended_connection import EndedConnection
 from ..events import ConnectionAborted, HandshakeFailed
-from ..system.tcp_info import read_totals
+from ..system.tcp_info import Totals, read_totals
 from ..text import describe_error, escape_ascii, format_address
 from .connection import handler_failed, handshake_outcome
 from .draining import call_drain, has_drain
@@ -90,6 +91,8 @@ class ProtocolConnection:
         "_sock",
         "_state",
         "_timeouts",
+        "_tls",
+        "_totals",
         "_transport",
         "task",
     )
@@ -118,6 +121,9 @@ class ProtocolConnection:
         state.on_protocol_failure(self._fd, self._count_failure)
         self._began = state.loop.time()
         self._reason: CloseReason | None = None
+        self._totals: Totals | None = None
+        """What came and went, once the socket is closed."""
+        self._tls = ""
         self.task: asyncio.Task[None] | None = None
         self._drain: asyncio.Task[None] | None = None
 
@@ -137,7 +143,7 @@ class ProtocolConnection:
 
     def _socket_closing(self) -> None:
         """Ask the kernel, the last time it can tell, what came and went, and whether the peer has reset it."""
-        totals = read_totals(self._sock)
+        totals = self._totals = read_totals(self._sock)
         if totals is not None:
             self._state.account.transferred(totals.received, totals.sent)
             # In a handshake it is one that failed, which `_run` notes.
@@ -168,6 +174,12 @@ class ProtocolConnection:
         if fd < 0 or (transport is not None and transport.is_closing()):
             phase = "closing"
         return OpenConnection(self._number, fd, self._peer, phase, self._began, unsent, tls)
+
+    def describe_end(self, local: object) -> EndedConnection:
+        totals = self._totals
+        received, sent = (0, 0) if totals is None else (totals.received, totals.sent)
+        reason, seconds = self.close_reason(), self.time_open()
+        return EndedConnection(self._number, self._peer, local, seconds, received, sent, self._tls, reason)
 
     def close(self) -> None:
         if self._transport is not None:
@@ -235,7 +247,8 @@ class ProtocolConnection:
         self._transport = transport
         connection = transport.get_extra_info("ssl_object")
         if connection is not None:
-            outcome = handshake_outcome(connection.version(), connection.session_reused)
+            self._tls = connection.version()
+            outcome = handshake_outcome(self._tls, connection.session_reused)
             self._state.account.handshake(outcome, self.time_open())
         if self._timeouts is not None:
             self._timeouts.start(transport)

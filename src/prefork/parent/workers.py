@@ -32,6 +32,7 @@ from ..core.facts import (
 )
 from ..core.messages import (
     Decoder,
+    LimitTooLowMessage,
     ListeningMessage,
     ReadyMessage,
     RecycleMessage,
@@ -40,7 +41,7 @@ from ..core.messages import (
     UnableMessage,
 )
 from ..errors import reason_of
-from ..events import Emit, OldWorkerHurried, WorkerStacks
+from ..events import Emit, OldWorkerHurried, WorkerLimitTooLow, WorkerStacks
 from ..system.child import Child, ExitStatus
 from ..system.console_channel import ConsoleChannel
 from ..system.descriptors import Descriptor, count_descriptors, raise_limit
@@ -146,6 +147,8 @@ class Workers:
         self._oom_kills = OomKills()
         self._processes: dict[int, _Process] = {}
         self._accounts = Accounts()
+        self._too_low = -1
+        """The last generation of which a worker has said that its limit of memory is too low."""
 
     def close(self) -> None:
         """Kill and reap every worker, which matters when the supervisor ends by a bug."""
@@ -334,6 +337,10 @@ class Workers:
                     facts.append(WorkerStoppedAccepting(process.worker_id))
                 case RecycleMessage():
                     facts.append(RecycleRequested(process.worker_id, escape_ascii(message.reason)))
+                case LimitTooLowMessage() if self._too_low < process.asker.generation:
+                    # Once, though each worker of a generation says so.
+                    self._too_low = process.asker.generation
+                    self._emit(WorkerLimitTooLow(message.limit, message.rss))
                 case UnableMessage():
                     facts.append(WorkerUnable(process.worker_id, message.reason))
                 case StackLine() if len(process.stacks) < MAX_STACK_LINES:

@@ -5,18 +5,28 @@ Values only. They are put together in `assembly/`; what a worker does with them 
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from ..config import Settings
+from ..core.ended_connection import EndedConnection
 from ..events import Emit, HeldBack
 from ..system.credentials import Identity
 from ..system.fork_context import ForkContext
 from ..system.listeners import BoundAddress
 from ..system.scoreboard import Row
 from ..system.tls_contexts import CertificatePair
+
+
+class ConnectionLog(Protocol):
+    """Writes a line for each connection that has ended; `close` writes what is left."""
+
+    def __call__(self, ended: EndedConnection) -> None: ...
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +68,8 @@ class WorkerContext:
     emit: Emit
     held_back: HeldBack
     """What the log of this process has to say later."""
+    make_access_log: Callable[[asyncio.AbstractEventLoop], ConnectionLog] | None
+    """Makes the access log of a loop; None: there is none."""
     reopen_logs: Callable[[], object]
     variables: Mapping[str, str] = field(default_factory=dict)
     """What the environment of a program is given, besides what tells it which worker it is."""

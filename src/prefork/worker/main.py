@@ -19,6 +19,7 @@ import time
 from .. import metrics
 from ..config import option_of
 from ..core.messages import (
+    LimitTooLowMessage,
     Message,
     ReadyMessage,
     RecycleMessage,
@@ -118,6 +119,8 @@ def _load_and_serve(context: WorkerContext) -> int:
         loop = _make_loop(settings.loop)
         return run_until_complete_bounded(loop, _serve(context, handler, start_by), context.emit)
     except PreforkError as exc:
+        if settings.traceback and exc.__cause__ is not None:
+            _report(context.emit, "the service cannot start", exc.__cause__)
         send(context, UnableMessage(str(exc)))
         return exc.exit_code
     except SystemExit as exc:
@@ -169,6 +172,8 @@ async def _serve(context: WorkerContext, handler: Handler, start_by: float) -> i
         emit=context.emit,
     )
     server.offer = dispatcher.offer
+    access_log = None if context.make_access_log is None else context.make_access_log(loop)
+    server.on_ended = access_log
     HeldBackTimer(loop, context.held_back)
     heartbeat = Heartbeat(
         loop, context.row, min(INTERVAL, settings.hang_timeout / 8), lambda: publish_gauges(context.row, server)
@@ -190,6 +195,8 @@ async def _serve(context: WorkerContext, handler: Handler, start_by: float) -> i
     _stop_accepting(server, sockets, dispatcher, context)
     connections = server.connections
     aborted = await server.drain_bounded(orders.timeout(), orders.hurries)
+    if access_log is not None:
+        access_log.close()
     _report_drained(context, connections - aborted, aborted)
     # Stop the heartbeat, because shutdown code may block: `exit_deadline` bounds it from here.
     heartbeat.stop()
@@ -235,7 +242,13 @@ def _check_recycling(loop: asyncio.AbstractEventLoop, context: WorkerContext) ->
     if not limits:
         return None
     own = limits.with_jitter(random.random())
-    return RecyclingCheck(loop, context.row, own, lambda reason: send(context, RecycleMessage(reason)))
+    return RecyclingCheck(
+        loop,
+        context.row,
+        own,
+        on_limit=lambda reason: send(context, RecycleMessage(reason)),
+        on_too_low=lambda rss, limit: send(context, LimitTooLowMessage(rss, limit)),
+    )
 
 
 def _stop_accepting(

@@ -5,14 +5,17 @@ Pure. Widths do not depend on the values, so that no column moves while values c
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
+from ...text import escape_ascii
 from .figures import clip, words
 from .lines import EMPTY, Line, Span, Tone, block, merge, quiet
 
 R = TypeVar("R")
+_first = operator.itemgetter(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,8 @@ class Layout(Generic[R]):
 
     columns: tuple[tuple[Column[R], int], ...]
     gap: int
+    #: What is left at the right of the last column, in characters.
+    rest: int = 0
 
 
 def lay_out(columns: Sequence[Column[R]], width: int) -> Layout[R]:
@@ -74,7 +79,7 @@ def lay_out(columns: Sequence[Column[R]], width: int) -> Layout[R]:
         more = min(column.extra, room)
         room -= more
         found.append((column, column.width + more))
-    return Layout(tuple(found), gap)
+    return Layout(tuple(found), gap, room)
 
 
 def _width(columns: Sequence[Column[R]], gap: int) -> int:
@@ -84,10 +89,9 @@ def _width(columns: Sequence[Column[R]], gap: int) -> int:
 def arrange(rows: Sequence[R], columns: Sequence[Column[R]], order: Order) -> list[R]:
     """Return the rows in order. Unknown values are last in both directions, and equal ones keep their places."""
     column = next((each for each in columns if each.title == order.title), columns[0])
-    known = [row for row in rows if column.key(row) is not None]
-    unknown = [row for row in rows if column.key(row) is None]
-    known.sort(key=column.key, reverse=column.largest != order.turned)
-    return known + unknown
+    keyed = [(column.key(row), row) for row in rows]
+    known = sorted((each for each in keyed if each[0] is not None), key=_first, reverse=column.largest != order.turned)
+    return [row for _, row in known] + [row for key, row in keyed if key is None]
 
 
 def turn(order: Order, title: str) -> Order:
@@ -144,18 +148,21 @@ def heading(layout: Layout[Any], order: Order) -> Line:
     for column, width in layout.columns:
         tone = Tone.SORTED if column.title == order.title else Tone.HEADING
         spans += [(_align(column.title, width, column.left), tone), (" " * layout.gap, Tone.HEADING)]
-    return merge(spans[:-1])
+    return merge([*spans[:-1], (" " * layout.rest, Tone.HEADING)])
 
 
 def line_of(layout: Layout[R], row: R, selected: bool) -> Line:
-    """Return one row. The whole of a selected row has the tone of the cursor."""
+    """Return one row, escaped, because peers have a hand in texts. A selected row has the tone of the cursor."""
     spans: list[Span] = []
     for column, width in layout.columns:
         cell = column.cell(row)
         text, tone = cell if isinstance(cell, tuple) else (cell, Tone.PLAIN)
+        if not (text.isascii() and text.isprintable()):
+            text = escape_ascii(text)
         text = words(text, width) if column.words else clip(text, width)
-        spans += [(_align(text, width, column.left), tone), (" " * layout.gap, tone)]
-    return merge((text, Tone.CURSOR if selected else tone) for text, tone in spans[:-1])
+        spans += [(_align(text, width, column.left), tone), (" " * layout.gap, Tone.PLAIN)]
+    spans[-1] = (" " * layout.rest, Tone.PLAIN)
+    return merge((text, Tone.CURSOR if selected else tone) for text, tone in spans)
 
 
 def _align(text: str, width: int, left: bool) -> str:
