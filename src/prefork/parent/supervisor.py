@@ -297,15 +297,17 @@ class Supervisor(Generic[C]):
 
     def reload_summary(self) -> dict[str, Any]:
         """Return what the last reload has changed and left behind."""
-        stay = self._old_connections()
-        return {
-            "added": list(self._reloads.change.added),
-            "removed": list(self._reloads.change.removed),
-            "old": {"connections": stay.connections, "workers": stay.workers, "seconds": stay.seconds},
-        }
+        change = self._reloads.change
+        return {"added": list(change.added), "removed": list(change.removed), "old": self._old_connections().fields()}
+
+    def upgrade_summary(self) -> dict[str, Any]:
+        """Return what stays with this supervisor after it has handed over."""
+        return {"old": self._old_connections().fields()}
 
     def _old_connections(self) -> OldConnectionsStay:
-        old = [each for each in self._roster.workers.values() if each.generation < self._roster.last_good]
+        leaving = self._roster.phase is ServerPhase.LEAVING
+        workers = self._roster.workers.values()
+        old = [each for each in workers if leaving or each.generation < self._roster.last_good]
         rows, now = self._workers.rows(), self._system.monotonic()
         holding = [(each, rows[each.id].open) for each in old if each.id in rows and rows[each.id].open]
         ends = [each.drain_until for each, _ in holding]
