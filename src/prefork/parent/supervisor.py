@@ -428,12 +428,12 @@ class Supervisor(Generic[C]):
                 self._workers.drain(command.worker_id, command.until)
             case facts.HurryDrain():
                 self._workers.drain(command.worker_id, command.until)
-                if command.crowded:
-                    self._emit(self._workers.hurried(command.worker_id, command.until))
+                if command.why:
+                    self._emit(self._workers.hurried(command.worker_id, command.until, command.why))
             case facts.ReadHeartbeats():
                 self._carry_out(self._workers.heartbeats())
                 # With the heartbeats, because they are read regularly, and seldom enough to count descriptors in /proc.
-                for fact in self._workers.overclaiming():
+                for fact in (*self._workers.overclaiming(), *self._too_large()):
                     self._carry_out(fact)
             case facts.DumpStacks():
                 self._workers.dump(command.worker_id)
@@ -455,6 +455,13 @@ class Supervisor(Generic[C]):
                 self._resources.notify_ready()
             case facts.Finish():
                 self._outcome = command
+
+    def _too_large(self) -> list[Fact]:
+        """Find old workers that use more than twice the memory at which a worker is replaced: nothing else would end
+        them while they have connections."""
+        draining = [each for each in self._roster.workers.values() if each.state is WorkerState.DRAINING]
+        limits = {each.id: self._spec(each.generation).max_worker_rss for each in draining if each.drain_until is None}
+        return self._workers.larger_than({each: 2 * limit for each, limit in limits.items() if limit is not None})
 
     def _silence_unused(self, spec: GenerationSpec[C]) -> None:
         """Have connections refused where no worker of a program listens, now that all are of the generation."""
