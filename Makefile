@@ -18,7 +18,7 @@ BENCH  ?= .venv-bench-$(if $(PYTHON),$(shell $(PYTHON) -c 'import sys; print("%d
 # The environment of the servers that `prefork run` is tested with.
 PROGRAMS ?= .venv-programs$(if $(PYTHON),-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
 
-.PHONY: serve test test-all histories soak inject bench bench-quick instructions check format clean
+.PHONY: serve test test-all histories soak inject bench bench-quick bench-scrapers instructions check format clean
 .PHONY: native test-native test-programs bench-programs dist
 
 ## Serve the echo example on all cores.
@@ -93,6 +93,10 @@ bench-quick: $(BENCH)/.benching
 ## Measure what `prefork run` adds to aiohttp and uvicorn, in CPU time per request; two minutes.
 bench-programs: $(PROGRAMS)/.prepared
 	$(PROGRAMS)/bin/python -m bench.programs $(BENCH_ARGS)
+
+## What 1,000 slow clients of --metrics cost the clients of the service; two minutes.
+bench-scrapers: $(VENV)/.developing
+	$(BIN)/python -m bench.scrapers $(BENCH_ARGS)
 
 ## Count the instructions of an echo, of 32 lines and of a short connection with callgrind: a minute on an idle machine.
 instructions: $(VENV)/.developing

@@ -145,7 +145,7 @@ def _is_path(value: object) -> bool:
 #: Fields of `Settings` and `Limits` that `prefork run` has no use for, because the program decides it itself.
 SERVE_ONLY = frozenset(
     {
-        *("reuse_port", "tls", "tls_cert", "tls_key", "loop", "streams"),
+        *("reuse_port", "tls", "tls_cert", "tls_key", "loop", "streams", "traceback"),
         *("read_limit", "max_unsent", "max_handshakes", "refusal"),
     }
 )
@@ -201,6 +201,8 @@ class Settings:
     """Descriptor that receives `READY` and a newline once every worker accepts."""
     reload: bool = _option(False, check_flag)
     """Watch the sources, and replace the workers when a file changes."""
+    traceback: bool = _option(False, check_flag)
+    """Log the traceback of a service that cannot be imported or started."""
     loop: Literal["asyncio", "uvloop"] = _option("asyncio", check_choice, choices=("asyncio", "uvloop"))
     streams: Literal["prefork", "asyncio"] = _option("prefork", check_choice, choices=("prefork", "asyncio"))
     """What serves `(reader, writer)` handlers: prefork's stream, or the classes of asyncio itself."""
@@ -272,6 +274,7 @@ class ServeOptions(TypedDict, total=False):
     metrics: str | None
     ready_fd: int | None
     reload: bool
+    traceback: bool
     loop: Literal["asyncio", "uvloop"]
     streams: Literal["prefork", "asyncio"]
     log_format: Literal["text", "json"]

@@ -15,6 +15,7 @@ class ExitCode(enum.IntEnum):
     """Exit statuses of the command `prefork`."""
 
     OK = 0
+    NOTHING_FOUND = 1
     USAGE = 2
     SERVICE = 3
     BIND = 4

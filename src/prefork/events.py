@@ -553,8 +553,9 @@ class OldConnectionsStay(Event):
     """Until they are aborted; None: never."""
 
     def __str__(self) -> str:
-        end = "until they end" if self.seconds is None else f"for up to {self.seconds:.0f} s (--reload-drain-timeout)"
-        stay = "stays" if self.connections == 1 else "stay"
+        stay, end = ("stays", "until it ends") if self.connections == 1 else ("stay", "until they end")
+        if self.seconds is not None:
+            end = f"for up to {self.seconds:.0f} s (--reload-drain-timeout)"
         return f"{count_of(self.connections, 'connection')} {stay} on {count_of(self.workers, 'old worker')} {end}"
 
 
@@ -614,6 +615,17 @@ class MetricsUnserved(Event, level=WARNING):
     delay: float
 
 
+class WorkerLimitTooLow(Event, level=ERROR):
+    """A new worker is beyond --max-worker-rss already, so it would be recycled for ever: the limit is ignored."""
+
+    template = (
+        "--max-worker-rss {limit}: a worker that has served nothing uses {rss} bytes, so the limit is ignored until a "
+        "reload raises it"
+    )
+    limit: int
+    rss: int
+
+
 class Recycling(Event):
     """A worker is to be replaced, for `reason`: its successor is started, and it drains once that one is ready."""
 
@@ -670,6 +682,18 @@ class Upgrading(Event):
 
     template = "upgrading ({by}): starting the installed program with the same sockets"
     by: str
+
+
+class UpgradeWaits(Event):
+    """An upgrade begins when the predecessor has ended, which still drained and has to hurry now."""
+
+    template = (
+        "upgrading ({by}): the previous supervisor ({pid}) ends first, whose connections have {seconds:.0f} s left "
+        "(--drain-timeout)"
+    )
+    by: str
+    pid: int
+    seconds: float
 
 
 class Upgraded(Event):

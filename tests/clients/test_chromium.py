@@ -14,6 +14,7 @@ from helpers.browser import Browser, browsing
 from helpers.samples import sample, showing
 from helpers.scraping import metrics_port
 from helpers.servers import ECHO, ready, serving
+from helpers.support import slow
 
 HOSTILE = "<img src=x onerror=alert(1)><script>document.title='owned'</script>\x1b[2J\u202e"
 ROWS = "[...document.querySelectorAll('#workers tbody tr')].map(row => [...row.cells].map(cell => cell.textContent))"
@@ -53,6 +54,7 @@ def test_it_shows_a_live_server_and_an_account_that_closes(browser: Browser) -> 
         assert text(browser, "feed") == "live, every 2 s"
         assert text(browser, "equation") != before
         assert "unaccounted" not in text(browser, "equation")
+        assert "rooms\t1,204\t\nstore_seconds\tmean 0.003\t20" in text(browser, "service")
         assert browser.evaluate("document.title") == "serving 4/4 · chat.service:handle"
         assert "L" in browser.evaluate("document.querySelectorAll('.line')[2].getAttribute('d')")
     assert browser.complaints == []
@@ -61,12 +63,12 @@ def test_it_shows_a_live_server_and_an_account_that_closes(browser: Browser) -> 
 
 #: Texts that are wider than their boxes.
 CUT_OFF = """
-[...document.querySelectorAll("tbody th, tbody td, .value, .note, .peak")]
+[...document.querySelectorAll("tbody th, tbody td, .value, .note, .peak, section, .wide")]
   .filter((e) => e.scrollWidth > e.clientWidth + 1).map((e) => e.textContent)
 """
 
 
-@pytest.mark.parametrize("width", [320, 390, 800, 1000, 1200, 1440])
+@pytest.mark.parametrize("width", [320, slow(390), slow(800), slow(1000), 1180, slow(1440)])
 def test_nothing_is_cut_off_at_any_width(browser: Browser, width: int) -> None:
     browser.view(width, 800)
     with showing(sample) as address:
@@ -112,6 +114,7 @@ def troubled(turn: int) -> dict[str, Any]:
     status["workers"][0] |= {"paused": "no_descriptors", "lag": {"p50": 0.2, "p99": 1.4}}
     status["workers"][2] |= {"state": "hung"}
     del status["workers"][1]
+    status["workers"][2] |= {"heartbeat_age": 7.3}
     status["slots"][1] |= {"state": "backoff", "retry_in": 3.4, "restarts": 9}
     status["queues"][0] |= {"waiting": 800}
     status["reloads"]["last"] = {
@@ -135,10 +138,11 @@ def test_it_says_what_needs_attention(browser: Browser) -> None:
             "The queue of 0.0.0.0:9000 is more than half full",
             "The last reload failed: no module named chat",
             "Certificate /etc/prefork/tls/chat.example.pem expires in 5 days",
+            "A worker's loop does not turn",
             "A worker's loop lag (p99) is above 1 s",
         ]
         states = [row[2] for row in browser.evaluate(ROWS)]
-        assert states == ["ready, paused: no descriptors", "backoff, next try in 4 s", "hung", "ready"]
+        assert states == ["ready, paused: no descriptors", "backoff, next try in 4 s", "hung", "ready, silent for 7 s"]
 
 
 def test_a_real_server_and_the_death_of_a_worker_are_shown(browser: Browser, tmp_path: Path) -> None:
@@ -171,6 +175,7 @@ def test_what_others_wrote_stays_text(browser: Browser) -> None:
         status["totals"]["closed"][HOSTILE] = 1
         status["totals"]["refusals"] = {"__proto__": 3, HOSTILE: 1}
         status["totals"]["handshakes"] = None
+        status["service"].append({"name": "x", "kind": HOSTILE, "labels": {HOSTILE: HOSTILE}, "value": HOSTILE})
         return status
 
     with showing(hostile) as address:
@@ -191,11 +196,31 @@ def test_a_server_that_is_gone_is_told_and_one_that_is_back_is_shown(browser: Br
         browser.pass_time(15)
         assert "the answer is 503; numbers are" in text(browser, "feed")
         assert text(browser, "notice") == "The server does not answer."
+        assert browser.evaluate("document.title") == "! no answer · chat.service:handle"
         assert browser.evaluate("document.body.classList.contains('stale')")
         browser.pass_time(40)
         assert text(browser, "feed") == "live, every 2 s"
         assert text(browser, "notice") == "Nothing needs attention."
         assert not browser.evaluate("document.body.classList.contains('stale')")
+
+
+def test_a_hidden_page_asks_for_nothing(browser: Browser) -> None:
+    turn = (
+        "Object.defineProperty(document, 'hidden', {{value: {}, configurable: true}});"
+        "document.dispatchEvent(new Event('visibilitychange'))"
+    )
+    with showing(sample) as address:
+        opened(browser, address)
+        browser.evaluate(turn.format("true"))
+        assert text(browser, "feed") == "paused while hidden"
+        before = len(browser.requests)
+        browser.pass_time(60)
+        assert len(browser.requests) == before
+        browser.evaluate(turn.format("false"))
+        browser.pass_time(1)
+        assert len(browser.requests) == before + 1
+        assert text(browser, "feed") == "live, every 2 s"
+    assert browser.complaints == []
 
 
 def test_without_scripts_there_are_tables(browser: Browser, tmp_path: Path) -> None:

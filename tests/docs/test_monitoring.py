@@ -76,7 +76,7 @@ def test_every_query_names_metrics_labels_and_values_that_there_are() -> None:
         ("prefork_loop_lag_seconds", ["prefork_loop_lag_seconds"]),
         ("sum by (pid) (prefork_connections)", ["pid"]),
         ('prefork_workers{worker="0"}', ["worker"]),
-        ('prefork_workers{state=~"ready|redy"}', ["redy"]),
+        ('prefork_workers{state=~"ready|idle"}', ["idle"]),
         ('sum by (job, worker, le) (rate(prefork_loop_lag_seconds_bucket{job=~"$job"}[5m]))', []),
     ],
 )
@@ -87,7 +87,7 @@ def test_a_wrong_name_is_found(query: str, wrong: list[str]) -> None:
 def test_the_dashboard_shows_every_metric() -> None:
     shown = " ".join(dashboard_queries())
     missing = {each.full_name for each in CATALOGUE if each.full_name not in shown}
-    assert missing <= {"prefork_build_info", "prefork_start_time_seconds", "prefork_up_since_timestamp_seconds"}
+    assert missing <= {"prefork_build_info", "prefork_start_time_seconds"}
 
 
 def test_the_dashboard_is_current_and_its_panels_do_not_overlap() -> None:
@@ -99,6 +99,21 @@ def test_the_dashboard_is_current_and_its_panels_do_not_overlap() -> None:
         assert not cells & taken, panel["title"]
         assert at["x"] + at["w"] <= dashboard.COLUMNS
         taken |= cells
+
+
+def test_the_page_and_the_alerts_have_the_same_thresholds() -> None:
+    rules = RULES.read_text()
+    script = (ROOT / "src/prefork/exporter/static/page.js").read_text()
+    found = dict(re.findall(r"(FULL|QUEUED|DAYS|LAG) = ([\d.]+)", script))
+    assert f"prefork_connections:ratio > {found['FULL']}\n" in rules
+    assert f"prefork_accept_queue:ratio > {found['QUEUED']}\n" in rules
+    assert f"< {found['DAYS']} * 86400\n" in rules
+    assert f"p99_5m > {found['LAG']}\n" in rules
+
+
+def test_the_documentation_lists_every_alert() -> None:
+    listed = re.findall(r"^\| `(Prefork\w+)` \|", (ROOT / "docs/status-page.md").read_text(), re.MULTILINE)
+    assert listed == re.findall(r"alert: (\w+)", RULES.read_text())
 
 
 def promtool(*arguments: str, folder: Path = RULES.parent) -> None:

@@ -106,13 +106,13 @@ def test_scaling_up_and_down_signals_each_leaving_worker_once(folder: Path, roun
     trace = folder / "trace"
     strace = ("strace", "-qq", "-e", "trace=pidfd_send_signal,pidfd_open", "-o", str(trace))
     control = folder / "control"
-    with run_server("service:handle", "-w", "1", "--control", str(control), cwd=folder, prefix=strace) as server:
+    # A stop orders a worker again that drains without end.
+    options = ("-w", "1", "--reload-drain-timeout", "30", "--control", str(control))
+    with run_server("service:handle", *options, cwd=folder, prefix=strace) as server:
         with Clients(server):
             for turn in range(2 * rounds):
-                assert request(control, command="scale", workers=1 if turn % 2 else 8) == {
-                    "ok": True,
-                    "workers": 1 if turn % 2 else 8,
-                }
+                workers = 1 if turn % 2 else 8
+                assert request(control, command="scale", workers=workers)["workers"] == workers
         assert request(control, command="stop")["ok"]
         assert server.wait() == 0
         told = Counter[tuple[str, str]]()
@@ -125,8 +125,8 @@ def test_scaling_up_and_down_signals_each_leaving_worker_once(folder: Path, roun
             if sent:
                 told[pid_of[sent[1]], sent[2]] += 1
         assert len(told) > 6 * rounds
-        assert set(told.values()) == {1}, "nobody is asked twice"
-        assert {name for _, name in told} == {"SIGTERM"}, "and nobody had to be killed"
+        assert set(told.values()) == {1}, "no worker is ordered twice"
+        assert not {name for _, name in told} & {"SIGKILL", "SIGTERM"}, "and none had to be killed"
 
 
 def request(path: Path, **words: Any) -> dict[str, Any]:

@@ -24,6 +24,8 @@ from helpers.opened import open_folder, run_opened
 from helpers.servers import command
 from helpers.support import need, need_root, wait_until
 
+from prefork.errors import ExitCode
+
 NOBODY = 65534
 SERVICE = """
 import os
@@ -457,7 +459,7 @@ def test_a_socket_of_root_that_is_put_there_while_we_bind_is_left_alone(folder: 
         assert "another file replaced it while it was bound" in error
         assert stat.S_IMODE((folder / "s").stat().st_mode) == 0o600
         # It is not removed either.
-        assert command(folder, "status").returncode == 2
+        assert command(folder, "status").returncode == ExitCode.NOT_RUNNING
 
 
 def test_a_socket_is_bound_where_stat_tells_another_device_than_the_kernel(folder: Path) -> None:

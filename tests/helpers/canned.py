@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+import sys
 from typing import Any
+
+from prefork.console.connections import Connections
+from prefork.console.joining import Row
+from prefork.core.sock_diag import TCPSocket
+from prefork.core.tcp_info import TCPInfo
 
 #: The Unix time of the first reply.
 CLOCK = 1_800_000_000.0
@@ -102,42 +107,48 @@ def status(number: int = 4, seconds: float = 0.0, seed: int = 1, **changes: Any)
     return reply | changes
 
 
-def connections(number: int = 100, seconds: float = 0.0, seed: int = 1) -> list[dict[str, Any]]:
-    """Return rows of connections, as `prefork connections --json` prints them."""
+def connections(number: int = 100, seconds: float = 0.0, seed: int = 1) -> Connections:
+    """Return the connections of a server whose workers all answer."""
     chance = random.Random(seed)
-    return [_connection(index, seconds, chance) for index in range(number)]
+    return Connections([_connection(index, seconds, chance) for index in range(number)], True, [], 0)
 
 
-def _connection(index: int, seconds: float, chance: random.Random) -> dict[str, Any]:
+def _connection(index: int, seconds: float, chance: random.Random) -> Row:
     age, tls = chance.expovariate(1 / 900), chance.random() < 0.5
     peer = f"10.{chance.randrange(256)}.{chance.randrange(256)}.{chance.randrange(256)}:{chance.randrange(1024, 65536)}"
     if index % 17 == 5:
         peer = f"[2001:db8:{chance.randrange(65536):x}::{chance.randrange(65536):x}]:{chance.randrange(1024, 65536)}"
-    return {
-        "id": f"{index % 4}-{1000 + index}",
-        "peer": peer,
-        "listener": "0.0.0.0:9443" if tls else "0.0.0.0:9000",
-        "worker": index % 4,
-        "pid": 4_243 + index % 4,
-        "phase": chance.choices(("open", "handshake", "closing", "lingering"), (90, 4, 3, 3))[0],
-        "age": age + seconds,
-        "idle": min(age, chance.expovariate(1 / 20)),
-        "rx": int(chance.expovariate(1 / 40_000) + seconds * 512),
-        "tx": int(chance.expovariate(1 / 900_000) + seconds * 4_096),
-        "unsent": chance.choice((0, 0, 0, 0, 4_096, 2 << 20)),
-        "tls": chance.choice(("TLSv1.3", "TLSv1.3", "TLSv1.2")) if tls else None,
-        "stale": False,
-    }
+    return Row(
+        id=f"{index % 4}-{1000 + index}",
+        peer=peer,
+        listener="0.0.0.0:9443" if tls else "0.0.0.0:9000",
+        worker=index % 4,
+        pid=4_243 + index % 4,
+        phase=chance.choices(("open", "handshake", "closing", "lingering"), (90, 4, 3, 3))[0],
+        age=age + seconds,
+        idle=min(age, chance.expovariate(1 / 20)),
+        rx=int(chance.expovariate(1 / 40_000) + seconds * 512),
+        tx=int(chance.expovariate(1 / 900_000) + seconds * 4_096),
+        unsent=chance.choice((0, 0, 0, 0, 4_096, 2 << 20)),
+        tls=chance.choice(("TLSv1.3", "TLSv1.3", "TLSv1.2")) if tls else None,
+        stale=False,
+        kernel=_kernel(),
+    )
 
 
-#: What the kernel tells of a selected connection.
-FACTS: Mapping[str, Any] = {
-    "rtt": 0.0213,
-    "rtt_variation": 0.004,
-    "retransmissions": 2,
-    "congestion_window": 10,
-    "not_sent": 73_000,
-    "receive_queue": 0,
-    "send_queue": 81_000,
-    "limited_by": {"receiver": 1.2, "send_buffer": 0.0, "network": 0.4},
-}
+def _kernel() -> TCPSocket:
+    """Return what the kernel says of a connection that its peer holds up."""
+    info = bytearray(240)
+    for field, value in (
+        (TCPInfo.RTT, 21_300),
+        (TCPInfo.RTT_VARIATION, 4_000),
+        (TCPInfo.TOTAL_RETRANSMITS, 2),
+        (TCPInfo.CONGESTION_WINDOW, 10),
+        (TCPInfo.NOT_SENT, 73_000),
+        (TCPInfo.BUSY_TIME, 1_600_000),
+        (TCPInfo.LIMITED_BY_RECEIVER, 1_200_000),
+    ):
+        offset, size = field.value
+        info[offset : offset + size] = value.to_bytes(size, sys.byteorder)
+    here, there = (b"\n\0\0\1", 9000), (b"\n\0\0\2", 40000)
+    return TCPSocket(17, 2, here, there, 1, False, 0, 0, 81_000, b"12345678", bytes(info), 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import resource
 import signal
 import socket
@@ -35,9 +36,12 @@ def serving(folder: Path, *options: str, workers: int = 2, **more: Any) -> Itera
 
 
 def command(folder: Path, *words: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run `prefork WORDS` in this directory, with its control socket unless `env` is given."""
+    """Run `prefork WORDS` in this directory, with its control socket unless `env` is given.
+
+    Lines of progress, which only a slow machine prints, are left out.
+    """
     path = () if env else ("--control", str(folder / "control"))
-    return subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "prefork", *words, *path],
         capture_output=True,
         text=True,
@@ -45,6 +49,8 @@ def command(folder: Path, *words: str, env: Mapping[str, str] | None = None) -> 
         cwd=folder,
         env={**os.environ, **(env or {})},
     )
+    done.stderr = re.sub(r"^\d+/\d+ .*\n", "", done.stderr, flags=re.MULTILINE)
+    return done
 
 
 def status(folder: Path) -> dict[str, Any]:

@@ -32,11 +32,11 @@ FLOORS = {
     "net": {"system", "core", *VOCABULARY, "implementation"},
     "observe": {"system", "core", *VOCABULARY},
     "parent": {"system", "core", *VOCABULARY, "_version", "implementation"},
-    "worker": {"metrics", "net", "system", "core", *VOCABULARY},
+    "worker": {"metrics", "net", "system", "core", *VOCABULARY, "implementation"},
     "hosting": {"metrics", "worker", "net", "system", "core", *VOCABULARY},
     "assembly": {"parent", "hosting", "worker", "net", "observe", "system", "core", *VOCABULARY},
     # A process of its own, which talks to the supervisor by messages only.
-    "exporter": {"net", "system", "core", *VOCABULARY},
+    "exporter": {"net", "observe", "system", "core", *VOCABULARY},
     "console": {"system", "core", *VOCABULARY},
     "cli": {"console", "assembly", "hosting", "system", "core", *VOCABULARY, "_version", "implementation"},
     "testing": set(),

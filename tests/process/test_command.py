@@ -314,6 +314,23 @@ def test_a_service_that_cannot_be_loaded_exits_with_3(
     assert done.stderr.replace("\n", "").isprintable()
 
 
+def test_the_traceback_of_a_service_that_cannot_be_imported_is_shown_if_it_is_asked_for(folder: Path) -> None:
+    (folder / "service.py").write_text("def connect():\n    raise ValueError('no \\x1b[31m database')\n\nconnect()\n")
+    done = command("check", "service:handle", "--traceback", cwd=folder)
+    *trace, last = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (3, "")
+    assert trace[0] == "Traceback (most recent call last):"
+    assert f'  File "{folder}/service.py", line 4, in <module>' in trace
+    assert trace[-1] == r"ValueError: no \x1b[31m database"
+    assert last.startswith("prefork: service service:handle: ValueError: ")
+    done = command("serve", "service:handle", "--traceback", "-w", "1", "-b", "127.0.0.1:0", cwd=folder)
+    assert done.returncode == 3
+    assert re.search(
+        rf'error .*: the service cannot start: ValueError: .*\n(    .*\n)+ .*"{folder}/service.py", line 4', done.stderr
+    )
+    assert done.stderr.splitlines()[-1] == last
+
+
 def test_an_address_in_use_exits_with_4(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.servers import answer, asking, command, echo, leave_descriptors, ready, serving, status
+from helpers.servers import answer, asking, command, echo, end, leave_descriptors, ready, serving, status, upgrade
 from helpers.support import need, wait_until
 
 from prefork.cli.commands import parse
@@ -271,6 +271,20 @@ def test_suspended_clients_wait_whatever_happens_to_workers(server: Server, fold
     assert log.count("suspended (control socket)") == log.count("resumed (control socket)") == 1
     assert "paused" not in log
     check_recycling(server, folder, stack)
+
+
+@pytest.mark.slow
+def test_an_upgrade_keeps_accepting_suspended(server: Server, folder: Path, stack: ExitStack) -> None:
+    assert ask(folder, "suspend")["changed"] is True
+    waiting = connect(stack, server, reply=False)
+    successor = upgrade(folder)
+    stack.callback(end, successor)
+    stack.callback(waiting.close)
+    wait_until(lambda: status(folder)["pid"] == successor)
+    assert status(folder)["suspended"] is True
+    assert status(folder)["totals"]["accepted"] == 0
+    assert ask(folder, "resume")["changed"] is True
+    assert waiting.recv(100) == b"hello\n"
 
 
 def check_recycling(server: Server, folder: Path, stack: ExitStack) -> None:

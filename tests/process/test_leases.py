@@ -155,7 +155,7 @@ def test_a_thread_of_a_program_holds_a_lease_until_its_worker_drains(tmp_path: P
         assert never_two_at_once(tmp_path, old - {first})
 
 
-def test_the_successor_of_an_upgrade_grants_leases_once_its_predecessor_is_gone(tmp_path: Path) -> None:
+def test_the_successor_of_an_upgrade_grants_leases_while_its_predecessor_drains(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(SERVICE)
     with run_server("app:service", "-w", "2", "--pidfile", "pid", cwd=tmp_path) as server:
         wait_until(lambda: len(holders(tmp_path)) == 1, 20)
@@ -163,8 +163,9 @@ def test_the_successor_of_an_upgrade_grants_leases_once_its_predecessor_is_gone(
         with connect_to(server, first):
             server.signal(signal.SIGUSR2)
             wait_until(lambda: (tmp_path / "pid").read_text() != f"{server.pid}\n", 60, "the successor")
+            wait_until(lambda: len(holders(tmp_path)) >= 2 and holders(tmp_path)[-1] != first, 60, "its holder")
+            assert server._process.poll() is None, "a connection stays there"
         successor = int((tmp_path / "pid").read_text())
-        wait_until(lambda: len(holders(tmp_path)) >= 2 and holders(tmp_path)[-1] != first, 60, "its holder")
         assert never_two_at_once(tmp_path)
         os.kill(successor, signal.SIGTERM)
         wait_until(lambda: not (tmp_path / "pid").exists(), 30, "its end")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -81,4 +82,15 @@ def test_limits_that_are_too_low_do_not_cause_endless_forks(folder: Path) -> Non
             ask(server)
         first = recycled(server)
         assert len(first) <= 10
+        assert server.stop() == 0
+
+
+def test_a_memory_limit_below_what_a_new_worker_has_is_told_once_and_ignored(folder: Path) -> None:
+    with run_server("service:handle", "-w", "2", "--max-worker-rss", "4M", cwd=folder) as server:
+        before = server.worker_pids()
+        ask(server, b"hoard\n")
+        # Recycling comes 0.5 s after a worker is ready, and a second after another one.
+        time.sleep(1.2)
+        assert (recycled(server), server.worker_pids()) == ([], before)
+        assert len(re.findall(r"--max-worker-rss 4194304: a worker that has served nothing", server.stderr())) == 1
         assert server.stop() == 0

@@ -212,7 +212,8 @@ async def make():
 
 async def raises():
     raise ConnectionRefusedError("the database is away")
-async def forgets(): ...
+async def forgets(make=None):
+    return make
 async def again():
     return make
 """

@@ -191,23 +191,26 @@ def test_nothing_is_lost_while_it_upgrades_again_and_again(folder: Path, rounds:
         assert session_members(server.pid) == []
 
 
-def test_a_second_upgrade_is_refused_until_the_predecessor_has_drained(folder: Path) -> None:
-    with serving(folder) as server:
+def test_a_second_upgrade_ends_the_predecessor_that_still_drains_first(folder: Path) -> None:
+    with serving(folder, "--drain-timeout", "0.5") as server:
         with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock, sock.makefile("rb") as file:
             sock.sendall(b"stay\n")
             file.readline()
             successor = upgrade(folder)
-            done = command(folder, "upgrade")
-            assert done.returncode == 3
-            assert f"the previous supervisor ({server.pid}) is still draining" in done.stderr
-            # The one before does not begin another one, either.
+            # The one before does not begin another one.
             server.signal(signal.SIGUSR2)
             wait_until(lambda: f"this supervisor has handed over to {successor}" in server.stderr())
             server.signal(signal.SIGHUP)
             wait_until(lambda: "not reloading (SIGHUP)" in server.stderr())
+            assert status(folder)["predecessor"] == server.pid
+            third = upgrade(folder)
+            assert f"the previous supervisor ({server.pid}) ends first" in server.stderr()
+            with pytest.raises(ConnectionResetError):
+                sock.recv(1)
         assert server.wait() == 0
         wait_until(lambda: status(folder)["predecessor"] is None)
-        end(upgrade(folder))
+        assert status(folder)["pid"] == third
+        end(third)
 
 
 def test_a_draining_predecessor_replaces_a_successor_that_dies(folder: Path) -> None:

@@ -15,7 +15,7 @@ from helpers.servers import ECHO, asking, command, serving, state
 from helpers.support import wait_until
 
 from prefork.system.control_client import request as exchange
-from prefork.testing import Server
+from prefork.testing import Server, run_server
 
 
 @pytest.fixture
@@ -110,4 +110,44 @@ def test_a_reload_says_which_worker_it_waits_for(folder: Path) -> None:
         reports = [each["progress"] for each in told[:-1]]
         assert {(each["done"], each["total"]) for each in reports} >= {(0, 2), (1, 2)}
         assert any(each["text"].startswith("worker 1 (pid ") and each["text"].endswith(") starts") for each in reports)
+        assert server.stop() == 0
+
+
+def test_a_reload_says_what_it_has_changed_and_what_stays(folder: Path) -> None:
+    settings = folder / "prefork.toml"
+    settings.write_text(f'bind = ["127.0.0.1:0", "unix:{folder}/one"]\nworkers = 1\n')
+    options = ("--control", str(folder / "control"), "--config", str(settings))
+    with run_server("service:handle", *options, bind=[], cwd=folder) as server:
+        with connected(server) as sock:
+            settings.write_text(f'bind = ["127.0.0.1:0", "unix:{folder}/two"]\nworkers = 1\n')
+            done = command(folder, "reload")
+            assert done.stdout.splitlines() == [
+                "reloaded: every worker is of generation 1",
+                f"listening on unix:{folder}/two (unix) too; not listening on unix:{folder}/one (unix) any more",
+                "1 connection stays on 1 old worker until it ends",
+            ]
+            log = [line.partition("]: ")[2] for line in server.stderr().splitlines()]
+            assert set(done.stdout.splitlines()) <= set(log)
+            settings.write_text(f"{settings.read_text()}reload_drain_timeout = 300\n")
+            assert command(folder, "reload").stdout.splitlines()[1:] == [
+                "1 connection stays on 1 old worker until it ends"
+            ]
+            sock.sendall(b"still\n")
+            assert sock.recv(10) == b"still\n"
+        assert server.stop() == 0
+
+
+@pytest.mark.slow
+def test_a_reload_calls_off_one_that_is_stuck(folder: Path) -> None:
+    with serving(folder, workers=1) as server:
+        (folder / "service.py").write_text("import time\ntime.sleep(600)\n")
+        stuck = start(folder, "reload")
+        wait_until(lambda: len(server.worker_pids()) == 2)
+        assert json.loads(command(folder, "scale", "2", "--json").stdout)["queued"] is True
+        (folder / "service.py").write_text(ECHO)
+        done = command(folder, "reload")
+        assert (done.returncode, done.stdout) == (0, "reloaded: every worker is of generation 2\n")
+        assert stuck.communicate(timeout=60)[0] == "reloaded: every worker is of generation 2\n"
+        assert "is not ready after 5 s: called off by the next reload" in server.stderr()
+        wait_until(lambda: len(server.worker_pids()) == 2)
         assert server.stop() == 0

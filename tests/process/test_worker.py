@@ -124,7 +124,7 @@ def test_a_worker_holds_only_its_own_and_the_shared_descriptors(folder: Path) ->
         # Its own socket pair is the last thing that a loop makes; before it has a loop a worker is not yet itself.
         wait_until(
             lambda: all(
-                things(pid, "anon_inode:[eventpoll]") and len(things(pid, "socket:")) == 6 + inboxes
+                things(pid, "anon_inode:[eventpoll]") and len(things(pid, "socket:")) == 7 + inboxes
                 for pid in server.worker_pids()
             )
         )
@@ -135,9 +135,9 @@ def test_a_worker_holds_only_its_own_and_the_shared_descriptors(folder: Path) ->
         sockets = {pid: {name for name, _ in things(pid, "socket:")} for pid in server.worker_pids()}
         listeners = set.intersection(*sockets.values())
         assert len(listeners) == 2 + inboxes
-        # The supervisor, and no worker, has the other ends of the tether and of the channel of each worker.
+        # The supervisor, and no worker, has the other ends of the tether, the channel and the console of each worker.
         ends = {name for name, _ in supervisor.values() if name.startswith("socket:")} - listeners
-        assert len(ends) == 6
+        assert len(ends) == 9
         pipes = {pid: things(pid, "pipe:") for pid in server.worker_pids()}
         common = set.intersection(*pipes.values())
         # The parent-death pipe: every worker reads, only the supervisor writes.
@@ -152,9 +152,9 @@ def test_a_worker_holds_only_its_own_and_the_shared_descriptors(folder: Path) ->
             assert (status, False) in supervisor.values()
             assert not any(name == status for other in pipes if other != pid for name, _ in pipes[other])
         for pid in server.worker_pids():
-            # The pair by which a loop wakes itself, and its ends of the tether and of the channel.
+            # The pair by which a loop wakes itself, and its ends of the tether, of the channel and of its console.
             own = sockets[pid] - listeners
-            assert len(own) == 4
+            assert len(own) == 5
             assert not own & ends
             assert not any(own & other for sibling, other in sockets.items() if sibling != pid)
             # Those of its loop and its poller, one timer, and one for the supervisor's death.

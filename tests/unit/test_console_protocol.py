@@ -105,6 +105,7 @@ def worker(script: Any) -> Iterator[WorkerLink]:
 
     def run() -> None:
         with console, suppress(OSError):
+            console.recv(1000)
             script(console)
 
     thread = threading.Thread(target=run)

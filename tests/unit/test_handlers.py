@@ -53,7 +53,20 @@ class Draining(Protocols):
     def drain(self) -> None: ...
 
 
-async def factory(name: str = "") -> Any: ...
+class NamedEcho(Echo):
+    def __init__(self, name: str) -> None: ...
+
+
+async def factory(name: str = "") -> Any:
+    return Service() if name else None
+
+
+async def named_factory(name: str) -> Any:
+    return NamedEcho(name)
+
+
+async def failing_factory() -> Any:
+    raise RuntimeError("no database")
 
 
 class Callable_:
@@ -82,14 +95,24 @@ class Callable_:
         (Protocols(), Kind.PROTOCOL_LIFESPAN),
         (Draining(), Kind.PROTOCOL_LIFESPAN),
         (factory, Kind.FACTORY),
-        (Service().start, Kind.FACTORY),
-        (functools.partial(stream_handler, None), Kind.FACTORY),
+        (failing_factory, Kind.FACTORY),
+        (functools.partial(named_factory, "echo"), Kind.FACTORY),
+        (functools.partial(NamedEcho, "echo"), Kind.PROTOCOL),
     ],
 )
 def test_each_kind_of_handler_is_recognised(target: object, kind: Kind) -> None:
     handler = classify(target)
     assert handler.kind is kind
     assert classify(handler) is handler
+
+
+class Datagrams(asyncio.DatagramProtocol): ...
+
+
+async def returns_a_number() -> int:
+    if asyncio.get_running_loop().get_debug():
+        return 5
+    return 6
 
 
 class HalfService:
@@ -145,6 +168,12 @@ async def keyword(stream: Any, *, token: str) -> None: ...
         (lambda a, b, c: None, "takes 3 positional parameters and is not async"),
         (lambda stream: None, "takes 1 positional parameter and is not async"),
         (generator, "generator is an async generator: remove its `yield`"),
+        (Datagrams, "Datagrams is no protocol of connections: prefork serves TCP and unix stream sockets"),
+        (NamedEcho, "NamedEcho() takes 1 positional parameter: name a factory without parameters, as in service = "),
+        (Service().start, "Service.start takes no parameters, as a worker factory does, and returns nothing"),
+        (functools.partial(stream_handler, None), "takes no parameters, as a worker factory does, and returns nothing"),
+        (returns_a_number, "returns_a_number takes no parameters, as a worker factory does, and returns 5"),
+        (lambda: None, "takes no parameters, as a protocol factory does, and returns nothing"),
         (Service, "Service is a class, and no asyncio.Protocol: name an instance, as in service = Service()"),
         (HandleOnly(), "the object of type HandleOnly has no `start` and no `stop`"),
         (object.__new__(type("Idle", (), {"start": 1, "stop": 1})), "has no `handle` or `protocol`"),

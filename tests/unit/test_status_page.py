@@ -14,7 +14,8 @@ from helpers.samples import sample
 from prefork.core.account import CloseReason
 from prefork.exporter.page import FIELDS, POLICY, page
 
-SCRIPT = resources.files("prefork.exporter").joinpath("static/page.js").read_text()
+STATIC = resources.files("prefork.exporter").joinpath("static")
+SCRIPT = "".join(each.read_text() for each in STATIC.iterdir() if each.name.endswith(".js"))
 HOSTILE = "<script>alert(1)</script>\x1b[2J\u202e\"'&"
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from prefork.core.facts import Failure, HandedOver, StopRequested, SuccessorRolledBack
-from prefork.core.messages import ReadyMessage, StoppingMessage, UnableMessage
+from prefork.core.messages import LeasesGivenUpMessage, ReadyMessage, StoppingMessage, UnableMessage
 from prefork.core.states import Timing
 from prefork.core.upgrade import (
     SuccessorDied,
@@ -27,9 +27,19 @@ class Successor:
     def __init__(self) -> None:
         self.news: list[UpgradeFact] = []
         self.signals: list[bool] = []
+        self.launched = 0
+        self.sent: list[object] = []
 
     def launch(self) -> list[UpgradeFact]:
+        self.launched += 1
         return [SuccessorStarted(7)]
+
+    def next_due(self, now: float) -> float | None:
+        return None
+
+    def send(self, message: object) -> bool:
+        self.sent.append(message)
+        return True
 
     def collect(self) -> list[UpgradeFact]:
         news, self.news = self.news, []
@@ -47,6 +57,10 @@ class Predecessor:
     def __init__(self) -> None:
         self.sent: list[object] = []
         self.gone = False
+        self.leases_given_up = False
+
+    def next_due(self, now: float) -> float | None:
+        return None
 
     def send(self, message: object) -> None:
         self.sent.append(message)
@@ -65,7 +79,7 @@ class Supervisor:
         resources = SimpleNamespace(set_ownership=self.owned.append)
         system = SimpleNamespace(close_in_child=lambda *_: None)
         emit = [].append
-        self.takeover = takeover.Takeover(system, resources, emit, lambda: 2, self.control, predecessor)
+        self.takeover = takeover.Takeover(system, resources, emit, lambda: (2, False), self.control, predecessor)
 
     def receive(self, *news: UpgradeFact) -> list[object]:
         self.successor.news = list(news)
@@ -115,14 +129,14 @@ def test_a_stop_ends_a_successor_that_starts_and_waits_for_it(supervisor: Superv
 
 def test_a_successor_that_is_stopped_stops_this_supervisor(supervisor: Supervisor) -> None:
     supervisor.receive(SuccessorReady())
-    assert supervisor.receive(SuccessorStopping(at_once=True)) == [StopRequested("successor stopped", at_once=True)]
+    assert supervisor.receive(SuccessorStopping(at_once=True)) == [StopRequested("its successor", at_once=True)]
 
 
 def test_the_files_are_owned_before_the_predecessor_learns_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     predecessor = Predecessor()
     supervisor = Supervisor(monkeypatch, predecessor)
     assert not supervisor.control.listening
-    assert supervisor.takeover.upgrade_refusal() == Failure("the previous supervisor (6) is still draining")
+    assert supervisor.takeover.upgrade_refusal() == Failure("this supervisor does not serve yet")
     monkeypatch.setattr(predecessor, "send", lambda message: predecessor.sent.append((message, *supervisor.owned)))
     supervisor.takeover.take_over()
     assert predecessor.sent == [(ReadyMessage(), FileOwnership.OWNER)]
@@ -131,6 +145,54 @@ def test_the_files_are_owned_before_the_predecessor_learns_of_it(monkeypatch: py
     predecessor.gone = True
     assert supervisor.takeover.take_settled()
     assert not supervisor.takeover.take_settled(), "once"
+
+
+def test_an_upgrade_begins_when_the_predecessor_that_drains_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    predecessor = Predecessor()
+    supervisor = Supervisor(monkeypatch, predecessor)
+    takeover = supervisor.takeover
+    takeover.take_over()
+    assert takeover.upgrade_refusal() is None
+    assert takeover.begin("SIGUSR2", Timing(), 100.0) == []
+    assert predecessor.sent[-1] == StoppingMessage(), "its connections have the drain timeout of a stop"
+    assert takeover.upgrading(accepting=True)
+    assert takeover.upgrade_refusal() == takeover.reload_refusal() == Failure("an upgrade is under way")
+    assert takeover.next_due(100.0) is None
+    predecessor.gone = True
+    takeover.collect(100.0)
+    assert supervisor.successor.launched == 0, "the sockets of the predecessor are released first"
+    assert takeover.take_settled()
+    assert takeover.next_due(100.0) == 100.0
+    takeover.collect(100.0)
+    assert supervisor.successor.launched == 1
+
+
+def test_leases_pass_to_the_successor_when_no_worker_here_holds_one(supervisor: Supervisor) -> None:
+    assert supervisor.takeover.may_lease()
+    supervisor.receive(SuccessorReady())
+    assert not supervisor.takeover.may_lease(), "it would have to be waited for"
+    for held in (True, False, False):
+        supervisor.takeover.give_leases_up(held)
+    assert supervisor.successor.sent == [LeasesGivenUpMessage()]
+    supervisor.receive(SuccessorDied("signal 9 (SIGKILL)"))
+    assert supervisor.takeover.may_lease(), "it serves again"
+
+
+def test_a_successor_grants_leases_when_its_predecessor_has_given_them_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    predecessor = Predecessor()
+    takeover = Supervisor(monkeypatch, predecessor).takeover
+    assert not takeover.may_lease()
+    predecessor.leases_given_up = True
+    assert takeover.may_lease()
+
+
+def test_a_stop_forgets_an_upgrade_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    predecessor = Predecessor()
+    supervisor = Supervisor(monkeypatch, predecessor)
+    supervisor.takeover.take_over()
+    supervisor.takeover.begin("SIGUSR2", Timing(), 100.0)
+    supervisor.takeover.stop(StopRequested("SIGTERM"), 100.0)
+    assert not supervisor.takeover.upgrading(accepting=True)
 
 
 def test_a_supervisor_that_fails_leaves_the_files_to_its_predecessor(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,9 @@ import pytest
 from helpers import canned
 from textual.pilot import Pilot
 
+from prefork.console.joining import Row
 from prefork.console.top.app import Top
-from prefork.console.top.facts import Connection, Connections, read_connection, read_status
+from prefork.console.top.facts import read_status
 from prefork.console.top.lines import text_of
 from prefork.console.top.model import View
 from prefork.console.top.pane import Pane
@@ -38,15 +39,14 @@ class Canned:
                 raise NotRunningError("connection refused")
             self.readings += 1
             second = float(self.readings)
-            rows = tuple(read_connection(row, lambda: canned.FACTS) for row in canned.connections(40, second))
-            found = Connections(rows, 40) if connections else None
+            found = canned.connections(40, second) if connections else None
             reply = canned.status(seconds=second) | self.changes
             return Reading(read_status(reply, second, canned.CLOCK + second), found)
         finally:
             self.running -= 1
 
-    def kick(self, connection: Connection) -> str:
-        self.kicked.append(connection.id)
+    def kick(self, connection: Row) -> str:
+        self.kicked.append(connection.id or "")
         return f"kicked 1 connection: {connection.id}"
 
 

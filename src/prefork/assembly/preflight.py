@@ -33,6 +33,8 @@ from .validation import validate
 
 #: Bytes of the child's answer, which must fit into a pipe because it is read after the child's end.
 _MAX_BYTES = 4096
+#: Characters of one line of a traceback.
+_LINE_LIMIT = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,4 +125,13 @@ def _try(parent: int, identity: Identity | None, settings: Settings, target: obj
     try:
         return load_handler(target, settings).kind.value, ExitCode.OK
     except PreforkError as exc:
+        if settings.traceback and exc.__cause__ is not None:
+            _print_traceback(exc.__cause__)
         return str(exc), exc.exit_code
+
+
+def _print_traceback(exc: BaseException) -> None:
+    lines = "".join(traceback.format_exception(exc)).splitlines()
+    text = "".join(f"{escape_controls(line, _LINE_LIMIT)}\n" for line in lines)
+    with contextlib.suppress(OSError):
+        os.write(2, text.encode("utf-8", "backslashreplace"))

@@ -188,7 +188,7 @@ class ServerResources:
             self._metrics = self._listeners.bind_metrics(address, options)
         for text in self._metrics.describe():
             self._emit(MetricsServed(escape_controls(text)))
-        return ExporterSpec(self._current_metrics, identity)
+        return ExporterSpec(self._current_metrics, identity, self._settings.log_format)
 
     def _current_metrics(self) -> BoundAddress:
         assert self._metrics is not None
@@ -370,7 +370,12 @@ class ServerResources:
             for path in self._listeners.missing_files():
                 self._emit(FileLost(escape_controls(path)))
 
-    def export(self, channel: int, workers: int) -> tuple[HandoverWriter, Mapping[str, str]]:
+    @property
+    def was_suspended(self) -> bool:
+        """Whether accepting was suspended in the predecessor."""
+        return self._inherited is not None and self._inherited.suspended
+
+    def export(self, channel: int, workers: int, suspended: bool) -> tuple[HandoverWriter, Mapping[str, str]]:
         """Return what a successor with `workers` workers gets: descriptors, and variables for its environment.
 
         Raises OSError. Raises UntrustedPathsError if another user could have changed the program since the start: the
@@ -386,6 +391,7 @@ class ServerResources:
             logs=self.log_files.paths,
             config=self._source.file,
             home=self._home,
+            suspended=suspended,
         )
         return HandoverWriter(channel, state), self._notifier.variables
 

@@ -185,6 +185,7 @@ def _supervise(
         held_back=log,
         exporter=exporter,
         about={"target": _describe_target(spec.config, target), "config": source.file or None},
+        suspended=resources.was_suspended,
     ) as supervisor:
         outcome = supervisor.run()
         if isinstance(outcome, ForkContext):

@@ -49,11 +49,8 @@ def parse(arguments: list[str]) -> Action | str:
 
 def _usage_error(exc: click.UsageError) -> str:
     match exc:
-        case click.NoSuchOption() if owners := _owners(exc.option_name):
-            return f"{exc.option_name}: is an option of prefork {' and '.join(owners)}"
         case click.NoSuchOption():
-            own = [] if exc.ctx is None else [name for each in exc.ctx.command.params for name in each.opts]
-            return f"{exc.option_name}: no such option{hint_for_option(exc.option_name, own)}"
+            return _no_such_option(exc)
         case click.BadOptionUsage():
             # click has one class for both errors.
             missing = "requires an argument" in exc.message
@@ -65,13 +62,19 @@ def _usage_error(exc: click.UsageError) -> str:
     return text[:1].lower() + text[1:]
 
 
-def _owners(option: str) -> list[str]:
-    """Return the commands that have an option, without check, which takes those of serve."""
-    return [
-        name
-        for name, command in COMMANDS.commands.items()
-        if name != "check" and any(option in (*each.opts, *each.secondary_opts) for each in command.params)
-    ]
+def _no_such_option(exc: click.NoSuchOption) -> str:
+    name = exc.option_name
+    parameters = [] if exc.ctx is None else exc.ctx.command.params
+    hint = hint_for_option(name, [each for parameter in parameters for each in parameter.opts])
+    owners = [command for command in COMMANDS.commands if command != "check" and name in _names_in(command)]
+    # An option of serve or run is meant as that. One of another command may be a typing error here.
+    if owners and (not hint or {"serve", "run"} & set(owners)):
+        return f"{name}: is an option of prefork {' and '.join(owners)}"
+    return f"{name}: no such option{hint}"
+
+
+def _names_in(command: str) -> list[str]:
+    return [name for each in COMMANDS.commands[command].params for name in (*each.opts, *each.secondary_opts)]
 
 
 class _Commands(click.Group):
@@ -131,6 +134,7 @@ COMMANDS = _Commands(
     epilog="""\b
     Exit codes:
       0   stopped on request
+      1   no such connection was found
       2   wrong options
       3   the service cannot be loaded or started, or the server refuses
       4   an address cannot be bound

@@ -20,13 +20,11 @@ from ..console.servers import Attachment
 from ..console.stacks import WorkerStacks, read_stacks
 from ..core.console_protocol import Stack
 from ..core.kicking import PeerFilter
-from ..errors import ServiceError
+from ..errors import ExitCode, ServiceError
 from ..text import count_of, format_bytes, format_duration
 from . import options
 from .servers import find_socket
 
-#: The exit code of a search and of a kick that found nothing, as that of grep(1).
-NOTHING_FOUND = 1
 #: What log lines name as the sender.
 BY = "prefork kick"
 _HEAD = ("ID", "PEER", "LISTENER", "WORKER", "PHASE", "AGE", "IDLE", "RX", "TX", "UNSENT", "TLS")
@@ -114,7 +112,7 @@ def _detail(rows: list[Row], name: str, as_json: bool) -> tuple[str, int]:
 
 
 def _tell(as_json: bool, text: str) -> tuple[str, int]:
-    return (json.dumps({"ok": False, "error": text}) if as_json else text), NOTHING_FOUND
+    return (json.dumps({"ok": False, "error": text}) if as_json else text), ExitCode.NOTHING_FOUND
 
 
 def _describe(value: dict[str, Any], indent: str = "") -> list[str]:

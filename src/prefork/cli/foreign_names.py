@@ -30,7 +30,7 @@ _OPTIONS = {
     "--max-connections-served N": "--max-requests --limit-max-requests --max-requests-jitter",
     "--max-worker-age TIME": "--workers-lifetime --worker-lifetime",
     "--max-worker-rss BYTES": "--workers-max-rss --max-memory --memory-limit",
-    "--read-limit BYTES": "--limit-request-line --limit",
+    "--read-limit BYTES": "--limit-request-line",
     "--user NAME": "-u --uid --as-user",
     "--group NAME": "-g --gid",
     "--umask OCTAL": "-m --file-mode",

@@ -421,6 +421,13 @@ OPTIONS = (
         "For development: reload when a Python file below the current directory changes.",
         parse_flag,
     ),
+    Option(
+        "traceback",
+        Group.DEVELOPMENT,
+        "",
+        "Show the traceback of a service that cannot be imported or started.",
+        parse_flag,
+    ),
 )
 
 

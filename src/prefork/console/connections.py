@@ -6,7 +6,8 @@ Asks both; `joining.py` makes the table of the answers.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+import functools
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from ..core.console_protocol import ConsoleRequest
@@ -38,7 +39,10 @@ def read_connections(attachment: Attachment) -> Connections:
     listeners = Listeners(attachment.listeners)
     sockets, complete = _ask_kernel(listeners)
     others = [worker for worker in attachment.workers if worker not in told]
-    rows, unclaimed = join(told, {each: _inodes(each.pid) for each in others}, sockets, listeners, _owns)
+    # Once for each process: a hostile worker can claim the sockets of its siblings any number of times.
+    inodes = functools.cache(_inodes)
+    open_sockets = {each: inodes(each.pid) for each in others}
+    rows, unclaimed = join(told, open_sockets, sockets, listeners, lambda pid, inode: inode in inodes(pid))
     stale = sorted({each.slot for each in others if each.is_asked})
     return Connections(rows, complete, stale, unclaimed)
 
@@ -53,12 +57,8 @@ def _ask_kernel(listeners: Listeners) -> tuple[list[Socket], bool]:
     return found, complete
 
 
-def _inodes(pid: int) -> Iterable[int]:
+def _inodes(pid: int) -> Collection[int]:
     # It may be gone by now, or belong to another user.
     with contextlib.suppress(OSError):
         return sock_diag.socket_inodes(pid)
     return ()
-
-
-def _owns(pid: int, inode: int) -> bool:
-    return inode in _inodes(pid)

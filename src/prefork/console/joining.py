@@ -105,26 +105,28 @@ def join(
     says whether a process has a socket; it is asked where two workers claim the same one.
     """
     known = {each.inode: each for each in sockets if not each.listens}
-    claims: dict[int, WorkerLink] = {}
-    rows: list[Row] = []
+    claims: dict[int, tuple[WorkerLink, Row]] = {}
+    closed: list[Row] = []
     for worker, said in answers.items():
         for each in said:
-            claimant = claims.get(each.inode) if each.inode else None
-            if claimant is not None and not owns(worker.pid, each.inode):
-                continue
-            if claimant is not None:
-                # The first claim was a lie, or a child of the other worker has the socket as well.
-                rows = [row for row in rows if row.kernel is None or row.kernel.inode != each.inode]
-            claims[each.inode] = worker
-            rows.append(_row_of_worker(worker, each, known.get(each.inode), listeners))
+            if not each.inode:
+                closed.append(_row_of_worker(worker, each, None, listeners))
+            # The earlier claim was a lie, or a child of the other worker has the socket as well.
+            elif each.inode not in claims or _may_claim(worker, claims[each.inode][0], each.inode, owns):
+                claims[each.inode] = worker, _row_of_worker(worker, each, known.get(each.inode), listeners)
     for worker, inodes in open_sockets.items():
         for inode in inodes:
             sock = known.get(inode)
-            if sock is not None and inode not in claims and _is_connection(sock, listeners):
-                claims[inode] = worker
-                rows.append(_row_of_kernel(worker, sock, listeners))
+            if sock is None or not _is_connection(sock, listeners):
+                continue
+            if inode not in claims or not owns(claims[inode][0].pid, inode):
+                claims[inode] = worker, _row_of_kernel(worker, sock, listeners)
     unclaimed = sum(isinstance(each, TCPSocket) and each.inode not in claims for each in known.values())
-    return rows, unclaimed
+    return [*(row for _, row in claims.values()), *closed], unclaimed
+
+
+def _may_claim(worker: WorkerLink, claimant: WorkerLink, inode: int, owns: Callable[[int, int], bool]) -> bool:
+    return worker is not claimant and owns(worker.pid, inode)
 
 
 def _is_connection(sock: Socket, listeners: Listeners) -> bool:

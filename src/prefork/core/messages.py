@@ -40,6 +40,14 @@ class RecycleMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitTooLowMessage:
+    """The worker has served nothing yet, and its `rss` bytes are beyond the `limit` at which it is recycled."""
+
+    rss: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
 class StoppedAcceptingMessage:
     """The worker does not accept any more."""
 
@@ -49,6 +57,11 @@ class StoppingMessage:
     """The supervisor was asked to stop; `at_once` means without a drain."""
 
     at_once: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LeasesGivenUpMessage:
+    """No worker of the supervisor that was replaced holds a lease any more, or will get one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +83,10 @@ Message = (
     | ListeningMessage
     | UnableMessage
     | RecycleMessage
+    | LimitTooLowMessage
     | StoppedAcceptingMessage
     | StoppingMessage
+    | LeasesGivenUpMessage
     | ChangedMessage
     | StackLine
 )
@@ -87,10 +102,14 @@ def encode(message: Message) -> bytes:
             return _line({"ready": True})
         case ListeningMessage():
             return _line({"listening": message.socket})
+        case LimitTooLowMessage():
+            return _line({"rss": message.rss, "limit": message.limit})
         case StoppedAcceptingMessage():
             return _line({"stopped_accepting": True})
         case StoppingMessage():
             return _line({"stopping": True, "at_once": message.at_once})
+        case LeasesGivenUpMessage():
+            return _line({"leases_given_up": True})
         case StackLine():
             raise TypeError("a StackLine is written by faulthandler only")
         case UnableMessage():
@@ -137,8 +156,12 @@ def _decode(line: bytes) -> Message | None:
             return ReadyMessage()
         case {"listening": int(socket)}:
             return ListeningMessage(socket)
+        case {"rss": int(rss), "limit": int(limit)} if 0 <= limit <= rss < 2**63:
+            return LimitTooLowMessage(rss, limit)
         case {"stopped_accepting": True}:
             return StoppedAcceptingMessage()
+        case {"leases_given_up": True}:
+            return LeasesGivenUpMessage()
         case {"stopping": True}:
             return StoppingMessage(value.get("at_once") is True)
         case {"unable": str(reason)}:

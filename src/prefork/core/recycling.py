@@ -28,6 +28,10 @@ class RecycleLimits:
         connections = None if self.connections is None else round(self.connections * factor)
         return RecycleLimits(connections, None if self.age is None else self.age * factor, self.rss)
 
+    def without_rss(self) -> RecycleLimits:
+        """Return the limits without that of memory, because a worker has reached it before it has served anything."""
+        return RecycleLimits(self.connections, self.age)
+
     def reached(self, connections: int, age: float, rss: int) -> str | None:
         """Return which limit a worker with these counters has reached, if any."""
         if self.connections is not None and connections >= self.connections:

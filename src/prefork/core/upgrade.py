@@ -20,6 +20,10 @@ dies, and at any moment at least one of them owns the unix sockets' files, the p
    old, which stops as well instead of serving again (LEFT).
 
 Old does not end in STARTING, even if its last worker has: new may be the cure.
+
+Old may drain for days, but there are two supervisors at most. If new is asked to upgrade in turn, it has old stop
+(LEFT), so that the connections there get the drain timeout of a stop, and starts its own successor when old has ended.
+From then on old does not serve again.
 """
 
 from __future__ import annotations

@@ -23,7 +23,8 @@ def _source(code: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()}'"
 
 
-_STYLE, _SCRIPT = _read("page.css"), _read("page.js")
+_STYLE = _read("page.css")
+_SCRIPT = "\n".join(map(_read, ("numbers.js", "parts.js", "page.js")))
 # No template language, because braces of CSS and JavaScript stay.
 _BEFORE, _AFTER = _read("page.html").replace("{style}", _STYLE).replace("{script}", _SCRIPT).split("{tables}")
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from time import monotonic, sleep
 
 from ..config import option_of
-from ..core.messages import RecycleMessage
+from ..core.messages import LimitTooLowMessage, RecycleMessage
 from ..core.recycling import RecycleLimits
 from ..events import HangTimeoutInapplicable, OptionsInapplicable
 from ..system.memory import resident_bytes
@@ -46,6 +46,8 @@ class Watch:
         settings = host.context.config.settings
         limits = RecycleLimits(settings.max_connections_served, settings.max_worker_age, settings.max_worker_rss)
         self._limits = limits.with_jitter(random.random()) if limits else None
+        self._measured = False
+        """Whether the memory was looked at when the program began to listen."""
         self._started = monotonic()
         self._running = False
         if self._limits:
@@ -94,9 +96,22 @@ class Watch:
     def _check_limits(self) -> None:
         if self._limits is None:
             return
-        rss = 0 if self._limits.rss is None else resident_bytes()
+        rss = self._measure(self._limits.rss)
         age = monotonic() - self._started
         reason = self._limits.reached(self._host.row[WorkerStat.ACCEPTED], age, rss)
         if reason is not None:
             self._limits = None
             send(self._host.context, RecycleMessage(reason))
+
+    def _measure(self, limit: int | None) -> int:
+        """Return the resident bytes; 0 while the program does not listen yet, and if it is beyond `limit` when it does,
+        which would recycle each worker for ever."""
+        if limit is None or self._limits is None or not (self._host.listeners or self._host.loops):
+            return 0
+        rss = resident_bytes()
+        if not self._measured and rss >= limit:
+            self._limits = self._limits.without_rss()
+            send(self._host.context, LimitTooLowMessage(rss, limit))
+            rss = 0
+        self._measured = True
+        return rss

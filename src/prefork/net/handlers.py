@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from ..errors import ServiceError
+from .return_values import constant_result
 
 if TYPE_CHECKING:
     from .stream import Stream
@@ -135,6 +136,7 @@ def _classify(target: object) -> Handler:
     name = _name(target)
     if isinstance(target, type):
         if issubclass(target, asyncio.BaseProtocol):
+            _require_stream_protocol(target)
             return Handler(Kind.PROTOCOL, target)
         raise ServiceError(f"{name} is a class, and no asyncio.Protocol: name an instance, as in service = {name}()")
     missing = _missing(target)
@@ -148,6 +150,7 @@ def _classify(target: object) -> Handler:
     count = _required_positional(target)
     if _is(inspect.iscoroutinefunction, target):
         if count == 0:
+            _require_result(target, Kind.FACTORY)
             return Handler(Kind.FACTORY, target)
         if count == 1:
             return Handler(Kind.STREAM, target)
@@ -155,10 +158,27 @@ def _classify(target: object) -> Handler:
             return Handler(Kind.ASYNCIO, target)
         raise ServiceError(f"{name} takes {_parameters(count)}")
     if count == 0:
+        _require_result(target, Kind.PROTOCOL)
         return Handler(Kind.PROTOCOL, target)
     if count == 2:
         return Handler(Kind.CALLBACK, target)
     raise ServiceError(f"{name} takes {_parameters(count)} and is not async")
+
+
+def _require_stream_protocol(target: type[asyncio.BaseProtocol]) -> None:
+    name = _name(target)
+    if issubclass(target, asyncio.DatagramProtocol | asyncio.SubprocessProtocol):
+        raise ServiceError(f"{name} is no protocol of connections: prefork serves TCP and unix stream sockets")
+    if (count := _required_positional(target)) > 0:
+        cure = f"name a factory without parameters, as in service = functools.partial({name}, ...)"
+        raise ServiceError(f"{name}() takes {_parameters(count)}: {cure}")
+
+
+def _require_result(target: object, kind: Kind) -> None:
+    """Raise ServiceError if a factory never returns what could be served."""
+    if result := constant_result(target):
+        role = "as a worker factory does" if kind is Kind.FACTORY else "as a protocol factory does"
+        raise ServiceError(f"{_name(target)} takes no parameters, {role}, and returns {result}")
 
 
 #: `start`, `stop`, and one of `handle` and `protocol`.

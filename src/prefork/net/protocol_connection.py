@@ -82,6 +82,7 @@ class ProtocolConnection:
         "_began",
         "_done",
         "_drain",
+        "_fd",
         "_number",
         "_open",
         "_peer",
@@ -100,7 +101,8 @@ class ProtocolConnection:
         self, sock: socket.socket, address: object, state: ServerState, done: Callable[[ProtocolConnection], None]
     ) -> None:
         # Without memory for the transport's epoll watch asyncio only logs it and the peer waits forever; libuv aborts.
-        state.poller.reserve(sock.fileno())
+        self._fd = sock.fileno()
+        state.poller.reserve(self._fd)
         self._address = format_address(address)
         self._peer = address
         self._number = next(state.ids)
@@ -116,6 +118,7 @@ class ProtocolConnection:
         self._sock.on_closing = self._socket_closing
         self._sock.on_closed = self._socket_closed
         self._timeouts = make_timeouts(self, self._sock, state)
+        state.on_protocol_failure(self._fd, self._count_failure)
         self._began = state.loop.time()
         self._reason: CloseReason | None = None
         self._totals: Totals | None = None
@@ -143,10 +146,12 @@ class ProtocolConnection:
         totals = self._totals = read_totals(self._sock)
         if totals is not None:
             self._state.account.transferred(totals.received, totals.sent)
-            if totals.is_reset:
+            # In a handshake it is one that failed, which `_run` notes.
+            if totals.is_reset and self._transport is not None:
                 self._note(CloseReason.PEER_RESET)
 
     def _socket_closed(self) -> None:
+        self._state.on_protocol_failure(self._fd, None)
         if self._timeouts is not None:
             self._timeouts.close()
         self._ended()
@@ -249,9 +254,12 @@ class ProtocolConnection:
         if self._state.draining.is_set():
             self.drain()
 
-    def _failed(self, exc: BaseException) -> None:
+    def _count_failure(self) -> None:
         self._note(CloseReason.HANDLER_FAILED)
         self._state.account.handler_failed()
+
+    def _failed(self, exc: BaseException) -> None:
+        self._count_failure()
         self._state.emit(handler_failed(self._address, exc))
 
     # --- what its deadlines ask and do --------------------------------------------------------------------------------

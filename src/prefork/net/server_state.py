@@ -21,6 +21,7 @@ from ..system import fork_count, memory
 from .deadlines import Deadlines
 from .handshake_throttle import HandshakeThrottle
 from .poller import Poller, make_poller
+from .protocol_failures import ProtocolFailures
 
 T = TypeVar("T")
 
@@ -59,6 +60,7 @@ class ServerState:
         "limits",
         "loop",
         "poller",
+        "protocol_failures",
     )
 
     def __init__(
@@ -83,6 +85,8 @@ class ServerState:
         """Set once, when the server begins to drain."""
         self.ids = itertools.count(1)
         self.handshakes = HandshakeThrottle(loop, limits.max_handshakes)
+        self.protocol_failures: ProtocolFailures | None = None
+        """Made with the first connection of a protocol."""
         self.buffered_bytes = 0
         """Unsent bytes of all connections."""
         self.backlogged: set[Backlogged] = set()
@@ -112,6 +116,17 @@ class ServerState:
             largest = max(self.backlogged, key=lambda each: each._buffered_bytes())
             largest._abort_for_budget(self.buffered_bytes, self.limits.max_unsent)
 
+    def on_protocol_failure(self, fd: int, failed: Callable[[], object] | None) -> None:
+        """Have `failed` called when a callback of the protocol on this descriptor fails; None: no more."""
+        if self.protocol_failures is None:
+            self.protocol_failures = ProtocolFailures(self.loop)
+        if failed is None:
+            self.protocol_failures.by_descriptor.pop(fd, None)
+        else:
+            self.protocol_failures.by_descriptor[fd] = failed
+
     def close(self) -> None:
+        if self.protocol_failures is not None:
+            self.protocol_failures.close()
         self.deadlines.close()
         self.poller.close()

@@ -148,6 +148,10 @@ class Requests(Generic[C]):
         if self._may_lease():
             self._tell()
 
+    def are_held(self) -> bool:
+        """Return whether a worker holds a lease."""
+        return bool(self._told)
+
     def forget(self, worker_id: int) -> None:
         """End the claims of a worker that has died, whatever else has its sockets."""
         for claim in self._leases.claims_of(worker_id):

@@ -83,6 +83,7 @@ class Supervisor(Generic[C]):
         held_back: HeldBack | None = None,
         exporter: ExporterSpec | None = None,
         about: Mapping[str, Any] | None = None,
+        suspended: bool = False,
     ) -> None:
         self._pid = os.getpid()
         self._about = dict(about or {})
@@ -101,7 +102,7 @@ class Supervisor(Generic[C]):
         self._pending_generation_serves: list[facts.GenerationServes] = []
         """Carried out last, because a scale-down removes slots that other commands name."""
         self._roster = Roster(spec.workers, spec.timing, random.random)
-        self._requests = Requests(resources, self._spec, lambda: self._takeover.predecessor_pid is None)
+        self._requests = Requests(resources, self._spec, self._may_lease)
         self._workers = Workers(
             system,
             emit,
@@ -119,10 +120,11 @@ class Supervisor(Generic[C]):
         system.close_in_child(*self._signals.descriptors())
         self._control = control
         self._commands = None if control is None else ControlCommands(control, self)
-        self._takeover = Takeover(system, resources, emit, lambda: len(self._roster.slots), control, predecessor)
+        self._takeover = Takeover(system, resources, emit, self._fleet, control, predecessor)
         self._sources = SourceWatch(watched, system, emit)
         self._exporter = Exporter(exporter, system, emit, self._status_for_exporter)
         self._console = Console(self._workers, self._roster, emit, control)
+        self._workers.publish(FleetSetting.SUSPENDED, int(suspended))
         self._parts: list[Part] = [
             self._workers,
             self._requests,
@@ -175,6 +177,9 @@ class Supervisor(Generic[C]):
     def spec_of(self, context: ForkContext) -> GenerationSpec[C]:
         return self._reloads.spec(context.generation)
 
+    def _may_lease(self) -> bool:
+        return self._takeover.may_lease()
+
     def _spec(self, generation: int) -> GenerationSpec[C]:
         return self._reloads.spec_or_newest(generation)
 
@@ -212,6 +217,7 @@ class Supervisor(Generic[C]):
             if isinstance(fact, facts.WorkerDied) and not fact.clean and not self._ending():
                 self._repair_listeners()
         self._requests.collect(ready)
+        self._takeover.give_leases_up(self._requests.are_held())
         self._apply_all(self._takeover.collect(self._system.monotonic()))
         if self._commands is not None:
             self._commands.serve(ready, self._system.monotonic())
@@ -268,6 +274,7 @@ class Supervisor(Generic[C]):
             "queues": self._resources.queues(),
             "limit": spec.limits.get(FleetSetting.MAX_CONNECTIONS) or None,
             "certificates": [{"file": file, "not_after": end} for file, end in spec.certificates],
+            "failed_upgrades": self._takeover.failed_upgrades,
             "certificate_reloads": self._resources.certificate_reloads(),
             "reloads": self._history.describe(self._epoch),
             **describe_fleet(self._roster, self._workers, now, self._epoch),
@@ -358,8 +365,9 @@ class Supervisor(Generic[C]):
     def dump(self, connection: ControlConnection, slot: int) -> Failure | None:
         return self._console.dump(connection, slot, self._system.monotonic())
 
-    def suspend(self, by: str, suspended: bool) -> dict[str, Any]:
-        return self._console.suspend(by, suspended)
+    def suspend(self, by: str, suspended: bool) -> dict[str, Any] | Failure:
+        # A successor that starts was told how it was before.
+        return self._takeover.reload_refusal() or self._console.suspend(by, suspended)
 
     def recycle(self, by: str, slot: int) -> Failure | None:
         """Have the worker of a slot replaced by another of its generation. Return the reason if it is refused."""
@@ -368,6 +376,10 @@ class Supervisor(Generic[C]):
             return fact
         self._apply(fact)
         return None
+
+    def _fleet(self) -> tuple[int, bool]:
+        """Return what a successor has to know: the number of workers, and whether accepting is suspended."""
+        return len(self._roster.slots), self._console.suspended
 
     def _listeners(self) -> list[str]:
         newest = self._reloads.newest(self._roster.generation)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..core.facts import EmitEvent, Fact, Failure, HandedOver, StopRequested, SuccessorRolledBack, TimePassed
-from ..core.messages import ReadyMessage, StoppingMessage, UnableMessage
+from ..core.messages import LeasesGivenUpMessage, ReadyMessage, StoppingMessage, UnableMessage
 from ..core.progress import Progress
 from ..core.states import Timing
 from ..core.upgrade import (
@@ -27,7 +27,7 @@ from ..core.upgrade import (
     UpgradeFact,
     UpgradeRequested,
 )
-from ..events import Emit, RolledBack, TookOver, UpgradeFailed
+from ..events import Emit, RolledBack, TookOver, UpgradeFailed, UpgradeWaits
 from ..system.file_ownership import FileOwnership
 from ..system.processes import System
 from .control_server import ControlSocket
@@ -49,7 +49,7 @@ class Inheritance(enum.Enum):
 class Takeover:
     """Owns the connections to predecessor and successor, and says which of the three owns the shared files.
 
-    `workers` gives the number of workers that a successor is to have.
+    `fleet` gives the number of workers that a successor is to have, and whether accepting is suspended.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Takeover:
         system: System,
         resources: Resources[Any],
         emit: Emit,
-        workers: Callable[[], int],
+        fleet: Callable[[], tuple[int, bool]],
         control: ControlSocket | None,
         predecessor: Predecessor | None,
     ) -> None:
@@ -65,11 +65,16 @@ class Takeover:
         self._emit = emit
         self._control = control
         self._upgrade = Upgrade()
-        self._successor = Successor(system, lambda channel: resources.export(channel, workers()))
+        self._successor = Successor(system, lambda channel: resources.export(channel, *fleet()))
         self._predecessor = predecessor
         self._inheritance = Inheritance.SETTLED
         self.owns_files = predecessor is None
         """Whether this supervisor answers at the control socket and at the address of --metrics."""
+        self._requested: UpgradeRequested | None = None
+        """An upgrade that waits for the end of the predecessor."""
+        self._gave_leases_up = False
+        """The successor knows that no worker here holds a lease."""
+        self.failed_upgrades = 0
         self.outcome: int | Failure | None = None
         """How the last requested upgrade ended: the successor's pid, or why it failed; None while it is not known."""
         if predecessor is not None:
@@ -100,31 +105,50 @@ class Takeover:
         starts. One that leads owns them, and is not affected by what is done here."""
         return self.predecessor_pid is not None or self._upgrade.step is Step.STARTING
 
+    def may_lease(self) -> bool:
+        """Return whether the workers here may get leases: not while those of another supervisor may hold one."""
+        before = self._predecessor
+        theirs = before is not None and not before.gone and not before.leases_given_up
+        return not theirs and not self._has_handed_over()
+
+    def give_leases_up(self, are_held: bool) -> None:
+        """Tell a successor that serves, once, that no worker here holds a lease: connections may keep them for days."""
+        if self._has_handed_over() and not are_held and not self._gave_leases_up:
+            self._gave_leases_up = self._successor.send(LeasesGivenUpMessage())
+
+    def _has_handed_over(self) -> bool:
+        return isinstance(self.outcome, int)
+
     def must_wait(self) -> bool:
         return self._upgrade.must_wait()
 
     def upgrading(self, accepting: bool) -> bool:
-        """Return whether a successor starts, or serves while workers here are `accepting` beside it."""
+        """Return whether a successor starts, or serves while workers here are `accepting` beside it, or one waits."""
         step = self._upgrade.step
-        return step is Step.STARTING or (step is Step.LEADING and accepting)
+        return self._requested is not None or step is Step.STARTING or (step is Step.LEADING and accepting)
 
     def progress(self) -> Progress:
         """Return how far an upgrade is that was asked for here."""
+        if self._requested is not None:
+            return Progress(0, 2, f"the previous supervisor ({self.predecessor_pid}) drains, and has to end first")
         if self._upgrade.step is Step.STARTING:
             return Progress(0, 2, f"the new supervisor (pid {self._upgrade.pid}) starts its workers")
         return Progress(1, 2, f"supervisor {self._upgrade.pid} serves, and the workers here stop accepting")
 
     def reload_refusal(self) -> Failure | None:
         """Return why no reload can begin now, as far as the supervisors are concerned."""
-        return None if self._upgrade.step is Step.IDLE else Failure("an upgrade is under way")
+        idle = self._upgrade.step is Step.IDLE and self._requested is None
+        return None if idle else Failure("an upgrade is under way")
 
     def upgrade_refusal(self) -> Failure | None:
         """Return why no upgrade can begin now, as far as the supervisors are concerned."""
         refusal = self._upgrade.refusal()
         if refusal is None and os.getpid() == 1:
             refusal = Failure("process 1 cannot be replaced; reload, or start a new container")
-        if refusal is None and self.predecessor_pid is not None:
-            refusal = Failure(f"the previous supervisor ({self.predecessor_pid}) is still draining")
+        if refusal is None and self._requested is not None:
+            refusal = Failure("an upgrade is under way")
+        if refusal is None and self._inheritance is Inheritance.PENDING:
+            refusal = Failure("this supervisor does not serve yet")
         return refusal
 
     # --- polling ------------------------------------------------------------------------------------------------------
@@ -135,7 +159,8 @@ class Takeover:
 
     def next_due(self, now: float) -> float | None:
         before = None if self._predecessor is None else self._predecessor.next_due(now)
-        times = [before, self._upgrade.next_due(), self._successor.next_due(now)]
+        waits = now if self._requested is not None and self._inheritance is Inheritance.SETTLED else None
+        times = [before, waits, self._upgrade.next_due(), self._successor.next_due(now)]
         return min((due for due in times if due is not None), default=None)
 
     def collect(self, now: float) -> list[Fact]:
@@ -143,16 +168,31 @@ class Takeover:
         if self._predecessor is not None and not self._predecessor.gone:
             self._predecessor.check()
         news: list[UpgradeFact] = [*self._successor.collect(), TimePassed()]
+        if self._requested is not None and self._inheritance is Inheritance.SETTLED:
+            news.append(self._requested)
+            self._requested = None
         return [fact for each in news for fact in self._apply(each, now)]
 
     # --- as a predecessor ---------------------------------------------------------------------------------------------
 
     def begin(self, by: str, timing: Timing, now: float) -> list[Fact]:
-        """Start a successor. Return what the roster has to know. Raises RuntimeError unless an upgrade may begin."""
-        self.outcome = None
-        return self._apply(UpgradeRequested(by, timing), now)
+        """Start a successor. Return what the roster has to know. Raises RuntimeError unless an upgrade may begin.
+
+        There are two supervisors at most: a predecessor that still drains is told to end its connections within its
+        drain timeout for stops, and the successor is started after its end.
+        """
+        self.outcome, self._gave_leases_up = None, False
+        request = UpgradeRequested(by, timing)
+        if self._inheritance is Inheritance.SETTLED:
+            return self._apply(request, now)
+        assert self._predecessor is not None  # for mypy
+        self._requested = request
+        self._predecessor.send(StoppingMessage(at_once=False))
+        self._emit(UpgradeWaits(by, self._predecessor.pid, timing.drain))
+        return []
 
     def stop(self, request: StopRequested, now: float) -> list[Fact]:
+        self._requested = None
         if self._predecessor is not None:
             self._predecessor.send(StoppingMessage(request.at_once))
         return self._apply(request, now)
@@ -172,14 +212,16 @@ class Takeover:
                 return [HandedOver()]
             case Abandon():
                 # However far the successor came: it may have written the pidfile.
+                self.failed_upgrades += 1
                 self.outcome = Failure(str(UpgradeFailed(command.reason)))
                 self._set_ownership(FileOwnership.OWNER)
             case RollBack():
+                self.failed_upgrades += 1
                 self.outcome = Failure(str(RolledBack(command.pid, command.cause)))
                 self._set_ownership(FileOwnership.OWNER)
                 return [SuccessorRolledBack()]
             case StopToo():
-                return [StopRequested("successor stopped", command.at_once)]
+                return [StopRequested("its successor", command.at_once)]
             case EmitEvent():
                 self._emit(command.event)
         return []

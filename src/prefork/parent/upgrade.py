@@ -14,7 +14,7 @@ import socket
 import sys
 from collections.abc import Callable, Mapping
 
-from ..core.messages import Decoder, ReadyMessage, StoppingMessage, UnableMessage, encode
+from ..core.messages import Decoder, LeasesGivenUpMessage, ReadyMessage, StoppingMessage, UnableMessage, encode
 from ..core.upgrade import (
     SuccessorDied,
     SuccessorReady,
@@ -67,6 +67,13 @@ class Successor:
             return [SuccessorUnable(failure), SuccessorDied("never started")]
         self._child = child
         return [SuccessorStarted(child.pid)]
+
+    def send(self, message: LeasesGivenUpMessage) -> bool:
+        """Send a message; return whether the kernel has taken it. One that is taken in part is not understood."""
+        try:
+            return self._channel is not None and self._channel.send(encode(message)) > 0
+        except OSError:
+            return False
 
     def signal(self, at_once: bool) -> None:
         if self._child is not None:
@@ -154,7 +161,10 @@ class Predecessor:
         self._channel = socket.socket(fileno=channel)
         self._channel.setblocking(False)
         self._unsent = b""
+        self._decoder = Decoder()
         self.gone = False
+        self.leases_given_up = False
+        """Whether no worker there holds a lease any more, or will get one."""
 
     def fileno(self) -> int:
         return self._channel.fileno()
@@ -167,18 +177,20 @@ class Predecessor:
         return now + RETRY if self._unsent and not self.gone else None
 
     def check(self) -> None:
-        """Send what is unsent, and notice its end. It sends nothing itself."""
+        """Send what is unsent, receive, and notice its end."""
         if self.gone:
             return
         self._flush()
         try:
-            ended = not self._channel.recv(4096)
+            data = self._channel.recv(4096)
         except ConnectionError:
-            ended = True
+            data = b""
         except OSError:
             # Nothing to read, or a failure that need not repeat itself: it runs until the channel says otherwise.
             return
-        if ended:
+        for message in self._decoder.feed(data):
+            self.leases_given_up = self.leases_given_up or isinstance(message, LeasesGivenUpMessage)
+        if not data:
             self.close()
 
     def send(self, message: ReadyMessage | UnableMessage | StoppingMessage) -> None:

@@ -32,6 +32,7 @@ from ..core.facts import (
 )
 from ..core.messages import (
     Decoder,
+    LimitTooLowMessage,
     ListeningMessage,
     ReadyMessage,
     RecycleMessage,
@@ -40,7 +41,7 @@ from ..core.messages import (
     UnableMessage,
 )
 from ..errors import reason_of
-from ..events import Emit, OldWorkerHurried, WorkerStacks
+from ..events import Emit, OldWorkerHurried, WorkerLimitTooLow, WorkerStacks
 from ..system.child import Child, ExitStatus
 from ..system.console_channel import ConsoleChannel
 from ..system.descriptors import Descriptor, count_descriptors, raise_limit
@@ -72,6 +73,8 @@ MAX_ROWS = ROWS_PER_WORKER * MAX_WORKERS
 #: Inboxes for each worker at the start, and the minimum. A worker in a slot beyond serves what it accepts itself.
 INBOXES_PER_WORKER = 2
 MIN_INBOXES = 8
+#: Bytes of the services' own metrics that are passed on at a time: 64 KiB of 256 workers.
+MAX_SERVICE_METRICS = 16 * 1024 * 1024
 #: Maximum number of lines of stacks kept of one worker.
 MAX_STACK_LINES = 400
 #: Descriptors by which a worker's claim of connections may exceed what is counted a moment later.
@@ -146,6 +149,8 @@ class Workers:
         self._oom_kills = OomKills()
         self._processes: dict[int, _Process] = {}
         self._accounts = Accounts()
+        self._too_low = -1
+        """The last generation of which a worker has said that its limit of memory is too low."""
 
     def close(self) -> None:
         """Kill and reap every worker, which matters when the supervisor ends by a bug."""
@@ -186,11 +191,13 @@ class Workers:
 
     def service_metrics(self) -> dict[str, Any]:
         """Return the services' own metrics: of workers that are gone, and, unread, of those that run, with the slot."""
-        running = ((process.slot, process.row.read_service_metrics()) for process in self._processes.values())
-        return {
-            "gone": self._accounts.service_metrics.describe(),
-            "running": [[slot, base64.b64encode(data).decode()] for slot, data in running if data],
-        }
+        running, room = [], MAX_SERVICE_METRICS
+        for process in self._processes.values():
+            data = process.row.read_service_metrics()
+            room -= len(data)
+            if data and room >= 0:
+                running.append([process.slot, base64.b64encode(data).decode()])
+        return {"gone": self._accounts.service_metrics.describe(), "running": running}
 
     def pids(self) -> set[int]:
         return {process.child.pid for process in self._processes.values()}
@@ -334,6 +341,10 @@ class Workers:
                     facts.append(WorkerStoppedAccepting(process.worker_id))
                 case RecycleMessage():
                     facts.append(RecycleRequested(process.worker_id, escape_ascii(message.reason)))
+                case LimitTooLowMessage() if self._too_low < process.asker.generation:
+                    # Once, though each worker of a generation says so.
+                    self._too_low = process.asker.generation
+                    self._emit(WorkerLimitTooLow(message.limit, message.rss))
                 case UnableMessage():
                     facts.append(WorkerUnable(process.worker_id, message.reason))
                 case StackLine() if len(process.stacks) < MAX_STACK_LINES:

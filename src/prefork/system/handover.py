@@ -42,6 +42,8 @@ class InheritedState:
     """The file that settings were read from; "" if there was none, None if an older version did not pass it on."""
     home: str = ""
     """The directory that relative paths start from, as the user named it; "" if it is not known."""
+    suspended: bool = False
+    """No worker is to accept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ class HandoverWriter:
                 "logs": dict(state.logs),
                 "config": state.config,
                 "home": state.home,
+                "suspended": state.suspended,
             }
             self.variable = str(self._write(json.dumps(content).encode()))
         except BaseException:
@@ -172,6 +175,8 @@ def _unpack(content: dict[str, Any]) -> Handover:
         logs={int(fd): str(path) for fd, path in content["logs"].items()},
         config=None if content.get("config") is None else str(content["config"]),
         home=str(content.get("home", "")),
+        # An older version does not pass it on.
+        suspended=content.get("suspended") is True,
     )
     return Handover(int(content["pid"]), int(content["channel"]), state)
 

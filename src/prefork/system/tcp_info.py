@@ -13,6 +13,8 @@ from ..core.tcp_info import TCPInfo
 _TCP_INFO = getattr(socket, "TCP_INFO", 11)
 #: States, netinet/tcp.h: of a connection that has no other end, and of a socket that listens.
 _TCP_CLOSE = 7
+#: States in which the peer's FIN has arrived, which the kernel counts as a byte.
+_PEER_CLOSED = (6, 8, 9, 11)
 _TCP_LISTEN = 10
 # Looked up for each accept; an attribute of an enum class costs twice as much as a global.
 _UNACKED = TCPInfo.UNACKED
@@ -57,7 +59,8 @@ def read_totals(sock: socket.socket) -> Totals | None:
     if given is not None and again is not None:
         # The answer before a close is seldom acknowledged when the socket closes. An old kernel does not know more.
         sent = given - again + (TCPInfo.NOT_SENT.of(info) or 0)
-    return Totals(received, sent, TCPInfo.STATE.of(info) == _TCP_CLOSE)
+    state = TCPInfo.STATE.of(info)
+    return Totals(received - (state in _PEER_CLOSED), sent, state == _TCP_CLOSE)
 
 
 def accept_queue(sock: socket.socket) -> tuple[int, int] | None:

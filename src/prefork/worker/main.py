@@ -19,6 +19,7 @@ import time
 from .. import metrics
 from ..config import option_of
 from ..core.messages import (
+    LimitTooLowMessage,
     Message,
     ReadyMessage,
     RecycleMessage,
@@ -118,6 +119,8 @@ def _load_and_serve(context: WorkerContext) -> int:
         loop = _make_loop(settings.loop)
         return run_until_complete_bounded(loop, _serve(context, handler, start_by), context.emit)
     except PreforkError as exc:
+        if settings.traceback and exc.__cause__ is not None:
+            _report(context.emit, "the service cannot start", exc.__cause__)
         send(context, UnableMessage(str(exc)))
         return exc.exit_code
     except SystemExit as exc:
@@ -239,7 +242,13 @@ def _check_recycling(loop: asyncio.AbstractEventLoop, context: WorkerContext) ->
     if not limits:
         return None
     own = limits.with_jitter(random.random())
-    return RecyclingCheck(loop, context.row, own, lambda reason: send(context, RecycleMessage(reason)))
+    return RecyclingCheck(
+        loop,
+        context.row,
+        own,
+        on_limit=lambda reason: send(context, RecycleMessage(reason)),
+        on_too_low=lambda rss, limit: send(context, LimitTooLowMessage(rss, limit)),
+    )
 
 
 def _stop_accepting(

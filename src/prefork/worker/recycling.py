@@ -17,16 +17,27 @@ INTERVAL = 0.5
 
 
 class RecyclingCheck:
-    """Checks from its construction until `stop`; calls `on_limit` once, with the reason, when `limits` are reached."""
+    """Checks from its construction until `stop`; calls `on_limit` once, with the reason, when `limits` are reached.
+
+    A limit of memory that is reached at the construction does not count: `on_too_low` gets the bytes and the limit.
+    """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, row: Row, limits: RecycleLimits, on_limit: Callable[[str], object]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        row: Row,
+        limits: RecycleLimits,
+        on_limit: Callable[[str], object],
+        on_too_low: Callable[[int, int], object],
     ) -> None:
         self._loop = loop
         self._row = row
         self._limits = limits
         self._on_limit = on_limit
         self._started = loop.time()
+        if limits.rss is not None and (rss := resident_bytes()) >= limits.rss:
+            self._limits = limits.without_rss()
+            on_too_low(rss, limits.rss)
         self._timer = loop.call_later(INTERVAL, self._check)
 
     def stop(self) -> None:

@@ -14,14 +14,14 @@ from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, Genera
 from typing import Any
 
 from ..core.console_protocol import MAX_FRAMES, MAX_PEERS, Frame, Stack
-from ..implementation import native
 
 #: Different stacks of which an answer tells, those of the most tasks first; and threads.
 MAX_STACKS = 100
 MAX_THREADS = 50
 #: Awaits that are followed from one task on.
 _MAX_DEPTH = 200
-_OURS = () if native is None else (native.Waiter, native.Op)
+#: Of the types of the compiled core: their text is prefork's own.
+_CORE = "prefork._native"
 
 
 class TaskStacks:
@@ -92,13 +92,14 @@ _WRAPPERS = {
     "tuple_iterator",
     "tuple",
 }
+_FOLLOWED = (CoroutineType, GeneratorType, AsyncGeneratorType)
 
 
 def _wrapped(awaited: object) -> Iterator[object]:
     """Return what a wrapper of the interpreter refers to, which only the garbage collector can tell."""
     if type(awaited).__name__ in _WRAPPERS:
         for each in gc.get_referents(awaited):
-            if isinstance(each, CoroutineType | GeneratorType | AsyncGeneratorType | tuple) or _is_future(each):
+            if isinstance(each, _FOLLOWED) or type(each).__name__ in _WRAPPERS or _is_future(each):
                 yield each
 
 
@@ -108,7 +109,7 @@ def _is_future(value: object) -> bool:
 
 
 def _is_ours(awaited: object) -> bool:
-    return isinstance(awaited, _OURS)
+    return type(awaited).__module__ == _CORE
 
 
 def _describe(awaited: object) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import termios
@@ -21,10 +22,10 @@ from textual.widgets import Input
 
 from ...errors import ExitCode, PreforkError, reason_of
 from ...text import escape_controls
+from ..joining import Row
 from . import connections, pages
 from .calls import SerialCalls
 from .dialogs import Help, Question
-from .facts import Connection
 from .keys import COMMANDS
 from .lines import Tone
 from .model import Model, View
@@ -48,6 +49,8 @@ def run(source: Source, interval: float, read_only: bool, view: View) -> int:
     with contextlib.suppress(termios.error, OSError):
         before = termios.tcgetattr(0)
     app = Top(source, interval, read_only, view)
+    # What is imported by now stays; otherwise each collection would look at all of Textual again.
+    gc.freeze()
     try:
         # Without the mouse, the terminal's own selection copies an address.
         code = app.run(mouse=False)
@@ -248,7 +251,7 @@ class Top(App[int]):
 
         self.push_screen(Question(f"Kick {connections.describe(selected)}?"), answer)
 
-    async def _kick(self, connection: Connection) -> None:
+    async def _kick(self, connection: Row) -> None:
         try:
             self.model.message = escape_controls(await self._calls.call(self._source.kick, connection))
         except (PreforkError, OSError) as exc:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from ...text import escape_ascii
+from ..joining import Row, facts_of
 from . import figures
-from .facts import Connection
 from .lines import Line, Span, Tone, plain, wrap
 from .table import Column
 
@@ -24,24 +24,35 @@ _TONES = {
 }
 
 
-def texts_of(row: Connection) -> Sequence[tuple[str, str]]:
+def texts_of(row: Row) -> Sequence[tuple[str, str]]:
     """Return the names and values that the filter looks at."""
     return [
-        ("id", row.id),
+        ("id", row.id or ""),
         ("peer", row.peer),
         ("listener", row.listener),
-        ("worker", "" if row.worker is None else str(row.worker)),
-        ("pid", "" if row.pid is None else str(row.pid)),
+        ("worker", str(row.worker)),
+        ("pid", str(row.pid)),
         ("phase", row.phase),
-        ("tls", row.tls),
+        ("tls", row.tls or ""),
         ("stale", "yes" if row.stale else "no"),
     ]
 
 
-def describe(row: Connection) -> str:
+def key_of(row: Row) -> str:
+    """Return what tells this connection from every other one."""
+    return f"{row.pid} {row.id or row.peer} {row.listener}"
+
+
+def _id_key(row: Row) -> tuple[int, int] | None:
+    """Return the slot and the number of an ID, so that 2-9 comes before 2-10."""
+    number = (row.id or "").rpartition("-")[2]
+    return (row.worker, int(number)) if number.isdecimal() else None
+
+
+def describe(row: Row) -> str:
     """Return which connection this is, as a question names it."""
     name = f"{row.id}, " if row.id else ""
-    return f"{name}{row.peer} on worker {'-' if row.worker is None else row.worker}, {row.phase} {figures.age(row.age)}"
+    return escape_ascii(f"{name}{row.peer} on worker {row.worker}, {row.phase} {figures.age(row.age)}")
 
 
 def _port(listener: str) -> str:
@@ -50,42 +61,35 @@ def _port(listener: str) -> str:
     return f":{name.rpartition(':')[2]}" if ":" in name and "/" not in name else name
 
 
-def _phase(row: Connection) -> Span:
-    return row.phase + (" ?" if row.stale and len(row.phase) < 8 else ""), _TONES.get(row.phase, Tone.WARNING)
+def _phase(row: Row) -> Span:
+    return row.phase, Tone.QUIET if row.stale else _TONES.get(row.phase, Tone.WARNING)
 
 
-def _unsent(row: Connection) -> Span:
+def _unsent(row: Row) -> Span:
     return figures.size(row.unsent), Tone.WARNING if row.unsent and row.unsent >= SLOW else Tone.PLAIN
 
 
-def _dim(text: str, row: Connection) -> Span:
+def _dim(text: str, row: Row) -> Span:
     return text, Tone.QUIET if row.stale else Tone.PLAIN
 
 
-COLUMNS: Sequence[Column[Connection]] = (
-    Column("ID", 8, lambda row: _dim(row.id or "-", row), lambda row: _natural(row.id), "N", extra=6, left=True),
-    Column("PEER", 21, lambda row: _dim(row.peer, row), lambda row: row.peer, "P", extra=26, left=True),
+COLUMNS: Sequence[Column[Row]] = (
+    Column("ID", 8, lambda row: _dim(row.id or "-", row), _id_key, "N", extra=6, left=True),
+    Column("PEER", 21, lambda row: _dim(row.peer, row), lambda row: row.peer, "P", extra=18, left=True),
     Column("LISTEN", 6, lambda row: _port(row.listener), lambda row: row.listener, rank=8, left=True),
-    Column("WORKER", 6, lambda row: "-" if row.worker is None else str(row.worker), lambda row: row.worker, "W", 9),
+    Column("WORKER", 6, lambda row: str(row.worker), lambda row: row.worker, "W", 9),
     Column("PHASE", 9, _phase, lambda row: row.phase, "S", 5, left=True),
     Column("AGE", 5, lambda row: figures.age(row.age), lambda row: row.age, "G", 3, largest=True),
     Column("IDLE", 5, lambda row: figures.age(row.idle), lambda row: row.idle, "I", 4, largest=True),
     Column("RX", 4, lambda row: figures.size(row.rx), lambda row: row.rx, "R", largest=True),
     Column("TX", 4, lambda row: figures.size(row.tx), lambda row: row.tx, "T", largest=True),
     Column("UNSENT", 6, _unsent, lambda row: row.unsent, "U", 6, largest=True),
-    Column("TLS", 3, lambda row: row.tls.removeprefix("TLSv") or "-", lambda row: row.tls or None, "L", 7, left=True),
+    Column("TLS", 3, lambda row: (row.tls or "-").removeprefix("TLSv"), lambda row: row.tls, "L", 7, left=True),
 )
-
-
-def _natural(name: str) -> tuple[int, ...]:
-    """Return the numbers of an ID, so that 2-9 comes before 2-10."""
-    return tuple(int(part) if part.isdecimal() and part.isascii() else -1 for part in name.split("-"))
 
 
 #: What the kernel tells of a connection: the key, what it is called here, and how it is shown.
 _FACTS: Sequence[tuple[str, str, Callable[[float], str]]] = (
-    ("rtt", "rtt", figures.delay),
-    ("rtt_variation", "+-", figures.delay),
     ("retransmissions", "retransmitted", figures.count),
     ("congestion_window", "window", figures.count),
     ("receive_queue", "not read", figures.size),
@@ -95,15 +99,18 @@ _FACTS: Sequence[tuple[str, str, Callable[[float], str]]] = (
 )
 
 
-def kernel_lines(selected: Connection | None, width: int) -> list[Line]:
+def kernel_lines(selected: Row | None, width: int) -> list[Line]:
     """Return what the kernel knows of the selected connection, in words."""
     if selected is None:
         return []
     parts: list[Line] = [((describe(selected), Tone.STRONG),)]
     if selected.stale:
         parts.append((("its worker does not answer: from the kernel", Tone.WARNING),))
-    facts = selected.facts()
+    facts = facts_of(selected.kernel)
     if facts:
+        parts.append(
+            (*_fact(facts.get("rtt"), "rtt", figures.delay), *_fact(facts.get("rtt_variation"), " +-", figures.delay))
+        )
         parts += [fact for key, name, show in _FACTS if (fact := _fact(facts.get(key), name, show))]
         parts.append(_limited_by(facts.get("limited_by")))
     return wrap(parts, width)

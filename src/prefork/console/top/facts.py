@@ -1,4 +1,4 @@
-"""A status and a list of connections as typed values, with every text in them escaped.
+"""A status as typed values, with every text in it escaped.
 
 Pure. The reply of a server is checked here and nowhere behind: what is missing or of the wrong type becomes 0, None or
 an empty value, because a server of another version may answer. Texts of peers and workers could steer the terminal.
@@ -7,7 +7,7 @@ an empty value, because a server of another version may answer. Texts of peers a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -143,41 +143,6 @@ class Snapshot:
         return sum(queue.limit for queue in self.queues)
 
 
-@dataclass(frozen=True, slots=True)
-class Connection:
-    """A row of the table of connections. None is what neither the worker nor the kernel has told."""
-
-    id: str
-    peer: str
-    listener: str
-    worker: int | None
-    pid: int | None
-    phase: str
-    age: float | None
-    idle: float | None
-    rx: int | None
-    tx: int | None
-    unsent: int | None
-    tls: str
-    stale: bool
-    #: What the kernel knows besides, by the keys of `prefork connections --detail`: only one row needs it at a time.
-    facts: Callable[[], Mapping[str, Any]] = dict
-
-    @property
-    def key(self) -> str:
-        """Return what tells this connection from every other one."""
-        return self.id or f"{self.pid} {self.peer} {self.listener}"
-
-
-@dataclass(frozen=True, slots=True)
-class Connections:
-    """The connections that were read, how many there are altogether, and the slots of workers that did not answer."""
-
-    rows: tuple[Connection, ...] = ()
-    total: int = 0
-    silent: tuple[int, ...] = ()
-
-
 def read_status(reply: Mapping[str, Any], at: float, clock: float) -> Snapshot:
     """Return the reply to `status`, of schema 2 or older, as a snapshot that was read at `at` and `clock`."""
     workers = tuple(sorted(map(_worker, _dicts(reply.get("workers"))), key=lambda each: (each.slot, each.pid)))
@@ -212,26 +177,6 @@ def read_status(reply: Mapping[str, Any], at: float, clock: float) -> Snapshot:
         totals=counters,
         slots=slots or _slots_of(workers),
         workers=workers,
-    )
-
-
-def read_connection(row: Mapping[str, Any], facts: Callable[[], Mapping[str, Any]] = dict) -> Connection:
-    """Return one row of the table of connections, as `prefork connections --json` prints it."""
-    return Connection(
-        facts=facts,
-        id=_text(row.get("id")),
-        peer=_text(row.get("peer")),
-        listener=_text(row.get("listener")),
-        worker=_optional_int(row.get("worker")),
-        pid=_optional_int(row.get("pid")),
-        phase=_text(row.get("phase")) or "unknown",
-        age=_number(row.get("age")),
-        idle=_number(row.get("idle")),
-        rx=_optional_int(row.get("rx")),
-        tx=_optional_int(row.get("tx")),
-        unsent=_optional_int(row.get("unsent")),
-        tls=_text(row.get("tls")),
-        stale=row.get("stale") is True,
     )
 
 
@@ -337,9 +282,7 @@ def _string(value: object) -> str:
 
 
 def _text(value: object) -> str:
-    if isinstance(value, str) and len(value) <= MAX_TEXT and value.isascii() and value.isprintable():
-        return value
-    return escape_ascii(_string(value), MAX_TEXT)
+    return escape_ascii(value, MAX_TEXT) if isinstance(value, str) else ""
 
 
 def _number(value: object) -> float | None:

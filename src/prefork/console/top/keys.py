@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .lines import EMPTY, Line, Tone
-from .model import COLUMNS, Model
+from .model import TABLES, Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,9 @@ def help_lines(model: Model) -> list[Line]:
         for command in COMMANDS
         if command.help and not (command.changes and model.read_only)
     ]
-    sorting = [(column.letter, column.title) for column in COLUMNS.get(model.view, ()) if column.letter]
+    table = TABLES.get(model.view)
+    columns = table.columns if table else ()
+    sorting = [(column.letter, column.title) for column in columns if column.letter]
     if sorting:
         lines += [EMPTY, (("Capital letters sort; the same one again turns the order:", Tone.QUIET),)]
         for first in range(0, len(sorting), 5):

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..connections import Connections
+from ..joining import Row
 from . import connections, workers
-from .facts import Connection, Connections, Snapshot
+from .facts import Snapshot
 from .rates import Rates, compare, happened
 from .source import Reading
 from .table import Column, Cursor, Order, arrange, follow, move, neighbour, select, turn
 
 #: Lines of what happened that are kept.
 MAX_SEEN = 100
+#: More rows than any terminal has: the window of a table is found when it is shown.
+_ANY_HEIGHT = 1_000_000
 
 
 class View(enum.Enum):
@@ -34,9 +38,18 @@ class View(enum.Enum):
         return self.name.capitalize()
 
 
-COLUMNS: Mapping[View, Sequence[Column[Any]]] = {
-    View.WORKERS: workers.COLUMNS,
-    View.CONNECTIONS: connections.COLUMNS,
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What a page that is a table has: columns, what tells its rows apart, and what the filter looks at."""
+
+    columns: Sequence[Column[Any]]
+    key: Callable[[Any], str]
+    texts: Callable[[Any], Sequence[tuple[str, str]]]
+
+
+TABLES: Mapping[View, Table] = {
+    View.WORKERS: Table(workers.COLUMNS, workers.key_of, workers.texts_of),
+    View.CONNECTIONS: Table(connections.COLUMNS, connections.key_of, connections.texts_of),
 }
 
 
@@ -54,14 +67,16 @@ class Model:
     message: str = ""
     snapshot: Snapshot | None = None
     rates: Rates = field(default_factory=Rates)
-    connections: Connections = field(default_factory=Connections)
+    connections: Connections = field(default_factory=lambda: Connections([], True, [], 0))
     seen: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_SEEN))
     filters: dict[View, str] = field(default_factory=dict)
     orders: dict[View, Order] = field(
         default_factory=lambda: {View.WORKERS: Order("SLOT"), View.CONNECTIONS: Order("ID")}
     )
     cursors: dict[View, Cursor] = field(default_factory=dict)
+    #: The rows of the page in their order, and their keys.
     rows: list[Any] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
 
     # --- what was read ------------------------------------------------------------------------------------------------
 
@@ -89,7 +104,7 @@ class Model:
 
     @property
     def is_table(self) -> bool:
-        return self.view in COLUMNS
+        return self.view in TABLES
 
     @property
     def filter(self) -> str:
@@ -105,13 +120,13 @@ class Model:
 
     def sort_by(self, letter: str) -> None:
         """Sort by the column of a letter; the same letter again turns the order."""
-        for column in COLUMNS.get(self.view, ()):
+        for column in self._columns():
             if column.letter == letter:
                 self._set_order(turn(self.orders[self.view], column.title))
 
     def sort_by_neighbour(self, step: int) -> None:
         if self.is_table:
-            self._set_order(neighbour(COLUMNS[self.view], self.orders[self.view], step))
+            self._set_order(neighbour(self._columns(), self.orders[self.view], step))
 
     def turn_order(self) -> None:
         if self.is_table:
@@ -120,10 +135,11 @@ class Model:
 
     def _set_order(self, order: Order) -> None:
         self.orders[self.view] = order
+        self.cursors[self.view] = Cursor()
         self._arrange()
 
     def move(self, step: int) -> None:
-        self.cursors[self.view] = move(self.cursor, self._keys(), step)
+        self.cursors[self.view] = move(self.cursor, self.keys, step)
 
     # --- rows and the cursor ------------------------------------------------------------------------------------------
 
@@ -132,11 +148,11 @@ class Model:
         return self.cursors.get(self.view, Cursor())
 
     @property
-    def selected(self) -> Connection | None:
+    def selected(self) -> Row | None:
         """Return the connection under the cursor, if connections are shown."""
         if self.view is not View.CONNECTIONS or not self.rows:
             return None
-        connection: Connection = self.rows[self.cursor.index]
+        connection: Row = self.rows[self.cursor.index]
         return connection
 
     @property
@@ -149,20 +165,21 @@ class Model:
 
     def scroll(self, height: int) -> None:
         """Keep the cursor inside a window of `height` rows."""
-        self.cursors[self.view] = follow(self.cursor, self._keys(), height)
+        self.cursors[self.view] = follow(self.cursor, self.keys, height)
 
-    def _keys(self) -> list[str]:
-        return [row.key for row in self.rows]
+    def _columns(self) -> Sequence[Column[Any]]:
+        table = TABLES.get(self.view)
+        return () if table is None else table.columns
 
     def _arrange(self) -> None:
-        self.rows = self._rows()
-        self.cursors[self.view] = follow(self.cursor, self._keys(), 1_000_000)
-
-    def _rows(self) -> list[Any]:
-        if self.snapshot is None or not self.is_table:
-            return []
+        table = TABLES.get(self.view)
+        if table is None or self.snapshot is None:
+            self.rows, self.keys = [], []
+            return
+        rows: Sequence[Any] = self.connections.rows
         if self.view is View.WORKERS:
-            found: list[Any] = select(workers.rows_of(self.snapshot, self.rates), self.filter, workers.texts_of)
-        else:
-            found = select(self.connections.rows, self.filter, connections.texts_of)
-        return arrange(found, COLUMNS[self.view], self.orders[self.view])
+            rows = workers.rows_of(self.snapshot, self.rates)
+        found = select(rows, self.filter, table.texts)
+        self.rows = arrange(found, table.columns, self.orders[self.view])
+        self.keys = list(map(table.key, self.rows))
+        self.cursors[self.view] = follow(self.cursor, self.keys, _ANY_HEIGHT)

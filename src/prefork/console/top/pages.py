@@ -9,7 +9,7 @@ from . import connections, figures, table
 from .account import account
 from .header import header
 from .lines import EMPTY, Line, Tone, block, fit, join, quiet, spread, text_of, width_of
-from .model import COLUMNS, Model, View
+from .model import TABLES, Model, View
 from .troubles import troubles
 
 #: Lines of the header, and of what the kernel knows of the selected connection.
@@ -44,11 +44,16 @@ def _position(model: Model) -> str:
     """Return how many rows there are, and which of them is selected."""
     if not model.is_table or not model.rows:
         return ""
-    if model.view is View.CONNECTIONS and model.connections.silent:
-        return f"no answer of worker {', '.join(map(str, model.connections.silent))}"
-    text = f"{model.cursor.index + 1} of {len(model.rows)}"
-    more = model.connections.total - len(model.connections.rows)
-    return f"{text}, {figures.count(more)} more" if model.view is View.CONNECTIONS and more > 0 else text
+    if silence := _silence(model):
+        return figures.words(silence, 26)
+    return f"{model.cursor.index + 1} of {len(model.rows)}"
+
+
+def _silence(model: Model) -> str:
+    """Return which workers did not answer; nothing if all did."""
+    if model.view is not View.CONNECTIONS or not model.connections.stale:
+        return ""
+    return f"no answer of worker {', '.join(map(str, model.connections.stale))}"
 
 
 def body(model: Model, width: int, height: int) -> list[Line]:
@@ -62,7 +67,7 @@ def body(model: Model, width: int, height: int) -> list[Line]:
             lines = troubles(model.snapshot, model.seen, width, height)
         case _:
             model.scroll(height - 1)
-            layout = table.lay_out(COLUMNS[model.view], width)
+            layout = table.lay_out(TABLES[model.view].columns, width)
             lines = table.render(layout, model.rows, model.orders[model.view], model.cursor, height, _empty(model))
     return [fit(line, width) for line in lines]
 
@@ -105,7 +110,8 @@ def frame(model: Model, width: int) -> str:
         case View.TROUBLES:
             lines += troubles(model.snapshot, (), width, 200)
         case _:
-            layout = table.lay_out(COLUMNS[model.view], width)
+            layout = table.lay_out(TABLES[model.view].columns, width)
             order = model.orders[model.view]
             lines += table.render(layout, model.rows, order, None, len(model.rows) + 3, _empty(model))
+            lines.append(quiet(_silence(model)))
     return "\n".join(text_of(line) for line in lines).rstrip()

@@ -6,7 +6,6 @@ Blocking: it is called in a thread of its own, for one request at a time. Only t
 from __future__ import annotations
 
 import contextlib
-import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,16 +14,14 @@ from typing import Protocol
 from ...core.control_protocol import Request
 from ...errors import ServiceError
 from ...text import count_of
-from ..connections import read_connections
-from ..joining import facts_of
+from ..connections import Connections, read_connections
+from ..joining import Row
 from ..kicking import AmbiguousIdError, kick_id
 from ..servers import Attachment, ask_supervisor
-from .facts import Connection, Connections, Snapshot, read_connection, read_status
+from .facts import Snapshot, read_status
 
 #: What log lines name as the sender of a kick.
 BY = "prefork top"
-#: Connections that are shown. Reading more would cost more than it tells.
-MAX_ROWS = 20_000
 #: Seconds until a worker that did not answer gets another connection, so that a worker that hangs collects few.
 RETRY = 5.0
 #: Seconds after which workers may have closed a connection that was not used; they do after 30.
@@ -43,7 +40,7 @@ class Source(Protocol):
     """A running server. Every method raises PreforkError or OSError if there is no answer."""
 
     def read(self, connections: bool) -> Reading: ...
-    def kick(self, connection: Connection) -> str: ...
+    def kick(self, connection: Row) -> str: ...
 
 
 class ServerSource:
@@ -75,10 +72,7 @@ class ServerSource:
     def _connections(self, path: str, snapshot: Snapshot) -> Connections:
         found = read_connections(self._attach(path, snapshot))
         self._used_at = time.monotonic()
-        rows = tuple(
-            read_connection(row.as_json(), functools.partial(facts_of, row.kernel)) for row in found.rows[:MAX_ROWS]
-        )
-        return Connections(rows, len(found.rows), tuple(found.stale))
+        return found
 
     def _attach(self, path: str, snapshot: Snapshot) -> Attachment:
         """Return connections to the consoles of the workers that there are now."""
@@ -96,7 +90,7 @@ class ServerSource:
         lost = any(each.has_console and each.sock is None for each in attachment.workers)
         return now - self._used_at > _IDLE or (lost and now - self._attached_at > RETRY)
 
-    def kick(self, connection: Connection) -> str:
+    def kick(self, connection: Row) -> str:
         """End exactly this connection; return in words what was done. Raises ServiceError if it cannot be named."""
         if not connection.id:
             raise ServiceError("the connection has no ID: its worker does not answer, or runs a program")

@@ -5,14 +5,17 @@ Pure. Widths do not depend on the values, so that no column moves while values c
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
+from ...text import escape_ascii
 from .figures import clip, words
 from .lines import EMPTY, Line, Span, Tone, block, merge, quiet
 
 R = TypeVar("R")
+_first = operator.itemgetter(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,10 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """The selected row, by its key, and where it was when it was seen last; `top` is the first row that is shown."""
+    """The selected row, by its key, and where it was when it was seen last; `top` is the first row that is shown.
+
+    Without a key it is the first row, whichever that is: the largest value stays in sight while rows change places.
+    """
 
     key: str = ""
     index: int = 0
@@ -60,6 +66,8 @@ class Layout(Generic[R]):
 
     columns: tuple[tuple[Column[R], int], ...]
     gap: int
+    #: What is left at the right of the last column, in characters.
+    rest: int = 0
 
 
 def lay_out(columns: Sequence[Column[R]], width: int) -> Layout[R]:
@@ -74,7 +82,7 @@ def lay_out(columns: Sequence[Column[R]], width: int) -> Layout[R]:
         more = min(column.extra, room)
         room -= more
         found.append((column, column.width + more))
-    return Layout(tuple(found), gap)
+    return Layout(tuple(found), gap, room)
 
 
 def _width(columns: Sequence[Column[R]], gap: int) -> int:
@@ -84,10 +92,9 @@ def _width(columns: Sequence[Column[R]], gap: int) -> int:
 def arrange(rows: Sequence[R], columns: Sequence[Column[R]], order: Order) -> list[R]:
     """Return the rows in order. Unknown values are last in both directions, and equal ones keep their places."""
     column = next((each for each in columns if each.title == order.title), columns[0])
-    known = [row for row in rows if column.key(row) is not None]
-    unknown = [row for row in rows if column.key(row) is None]
-    known.sort(key=column.key, reverse=column.largest != order.turned)
-    return known + unknown
+    keyed = [(column.key(row), row) for row in rows]
+    known = sorted((each for each in keyed if each[0] is not None), key=_first, reverse=column.largest != order.turned)
+    return [row for _, row in known] + [row for key, row in keyed if key is None]
 
 
 def turn(order: Order, title: str) -> Order:
@@ -122,9 +129,9 @@ def _matches(wanted: Sequence[str], texts: Sequence[tuple[str, str]]) -> bool:
 
 def follow(cursor: Cursor, keys: Sequence[str], height: int) -> Cursor:
     """Return the cursor for new rows: on the same row if it is still there, otherwise at the same place."""
-    if not keys:
+    if not keys or not cursor.key:
         return Cursor()
-    index = keys.index(cursor.key) if cursor.key in keys else min(max(cursor.index, 0), len(keys) - 1)
+    index = keys.index(cursor.key) if cursor.key in keys else min(cursor.index, len(keys) - 1)
     height = max(height, 1)
     top = min(max(cursor.top, index - height + 1), index)
     return Cursor(keys[index], index, max(min(top, len(keys) - height), 0))
@@ -135,7 +142,7 @@ def move(cursor: Cursor, keys: Sequence[str], step: int) -> Cursor:
     if not keys:
         return Cursor()
     index = min(max(cursor.index + step, 0), len(keys) - 1)
-    return replace(cursor, key=keys[index], index=index)
+    return replace(cursor, key=keys[index] if index else "", index=index)
 
 
 def heading(layout: Layout[Any], order: Order) -> Line:
@@ -144,18 +151,21 @@ def heading(layout: Layout[Any], order: Order) -> Line:
     for column, width in layout.columns:
         tone = Tone.SORTED if column.title == order.title else Tone.HEADING
         spans += [(_align(column.title, width, column.left), tone), (" " * layout.gap, Tone.HEADING)]
-    return merge(spans[:-1])
+    return merge([*spans[:-1], (" " * layout.rest, Tone.HEADING)])
 
 
 def line_of(layout: Layout[R], row: R, selected: bool) -> Line:
-    """Return one row. The whole of a selected row has the tone of the cursor."""
+    """Return one row, escaped, because peers have a hand in texts. A selected row has the tone of the cursor."""
     spans: list[Span] = []
     for column, width in layout.columns:
         cell = column.cell(row)
         text, tone = cell if isinstance(cell, tuple) else (cell, Tone.PLAIN)
+        if not (text.isascii() and text.isprintable()):
+            text = escape_ascii(text)
         text = words(text, width) if column.words else clip(text, width)
-        spans += [(_align(text, width, column.left), tone), (" " * layout.gap, tone)]
-    return merge((text, Tone.CURSOR if selected else tone) for text, tone in spans[:-1])
+        spans += [(_align(text, width, column.left), tone), (" " * layout.gap, Tone.PLAIN)]
+    spans[-1] = (" " * layout.rest, Tone.PLAIN)
+    return merge((text, Tone.CURSOR if selected else tone) for text, tone in spans)
 
 
 def _align(text: str, width: int, left: bool) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ...text import count_of
 from . import figures
 from .facts import Slot, Snapshot
 from .lines import EMPTY, Line, Tone, block, fit, plain, quiet
@@ -54,13 +55,15 @@ def _exits(slots: Sequence[Slot]) -> list[Line]:
     lines: list[Line] = [
         (
             (f"  slot {slot.slot:<4}", Tone.QUIET),
-            (f"{figures.count(slot.restarts):>4} exits, the last: ", Tone.QUIET),
+            (f"{count_of(slot.restarts, 'exit'):>9}, the last: ", Tone.QUIET),
             (slot.last_exit, Tone.PLAIN),
             ("" if slot.retry_in is None else f" (next try in {figures.age(slot.retry_in)})", Tone.WARNING),
         )
         for slot in found[:MAX_SLOTS]
     ]
-    return [*lines, quiet(f"  and {len(found) - MAX_SLOTS} slots more")] if len(found) > MAX_SLOTS else lines
+    return (
+        [*lines, quiet(f"  and {count_of(len(found) - MAX_SLOTS, 'slot')} more")] if len(found) > MAX_SLOTS else lines
+    )
 
 
 def _reloads(snapshot: Snapshot) -> list[Line]:

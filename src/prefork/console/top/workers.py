@@ -28,7 +28,6 @@ class Row:
     slot: Slot
     worker: Worker | None
     flow: Flow
-    key: str
 
 
 def rows_of(snapshot: Snapshot, rates: Rates) -> list[Row]:
@@ -39,13 +38,17 @@ def rows_of(snapshot: Snapshot, rates: Rates) -> list[Row]:
             slots.get(worker.slot) or Slot(worker.slot, worker.state, None, 0, ""),
             worker,
             rates.of(worker),
-            f"{worker.slot} {worker.pid}",
         )
         for worker in snapshot.workers
     ]
     used = {worker.slot for worker in snapshot.workers}
-    rows += [Row(slot, None, Flow(), f"{slot.slot}") for slot in snapshot.slots if slot.slot not in used]
+    rows += [Row(slot, None, Flow()) for slot in snapshot.slots if slot.slot not in used]
     return sorted(rows, key=lambda row: (row.slot.slot, 0 if row.worker is None else row.worker.pid))
+
+
+def key_of(row: Row) -> str:
+    """Return what tells this row from every other one."""
+    return f"{row.slot.slot} {'' if row.worker is None else row.worker.pid}"
 
 
 def texts_of(row: Row) -> Sequence[tuple[str, str]]:
