@@ -47,7 +47,7 @@ def _metrics(request: Request, snapshot: Snapshot) -> Response:
     content_type = exposition.accepted_type(request.fields.get("accept", ""))
     if content_type not in snapshot.rendered:
         found = families(snapshot.status, listen_overflows())
-        found += service_families(snapshot.status["service_metrics"], snapshot.status["started"])
+        found += service_families(snapshot.status["service_metrics"])
         snapshot.rendered[content_type] = exposition.write(found, content_type)
     return Response(HTTPStatus.OK, snapshot.rendered[content_type], content_type)
 
