@@ -30,7 +30,7 @@ FLOORS = {
     "metrics": {"core", *VOCABULARY},
     "system": {"core", *VOCABULARY},
     "net": {"system", "core", *VOCABULARY, "implementation"},
-    "observe": {"system", *VOCABULARY},
+    "observe": {"system", "core", *VOCABULARY},
     "parent": {"system", "core", *VOCABULARY, "_version", "implementation"},
     "worker": {"metrics", "net", "system", "core", *VOCABULARY, "implementation"},
     "hosting": {"metrics", "worker", "net", "system", "core", *VOCABULARY},
