@@ -85,7 +85,13 @@ def sample(turn: int) -> Status:
             {"name": "messages", "kind": "counter", "labels": {"kind": "text"}, "value": 812_331 + 230 * turn},
             {"name": "messages", "kind": "counter", "labels": {"kind": "picture"}, "value": 24_120 + 4 * turn},
             {"name": "rooms", "kind": "gauge", "labels": {}, "value": 1204},
-            {"name": "store_seconds", "kind": "histogram", "labels": {}, "count": 90_000 + 40 * turn, "sum": 270 + 0.12 * turn},
+            {
+                "name": "store_seconds",
+                "kind": "histogram",
+                "labels": {},
+                "count": 90_000 + 40 * turn,
+                "sum": 270 + 0.12 * turn,
+            },
         ],
     }
 
