@@ -16,7 +16,7 @@ from helpers.scraping import Samples, get, metrics_port
 from helpers.servers import ECHO, command, serving, state, upgrade
 from helpers.support import need_root, wait_until
 
-from prefork.testing import Server, run_server
+from prefork.testing import Server, run_program, run_server
 
 
 @pytest.fixture
@@ -148,7 +148,8 @@ def test_the_process_runs_as_the_workers_user() -> None:
         options = ("--user", "nobody", "--insecure-paths", "--metrics", "127.0.0.1:0")
         secret = {"DATABASE_PASSWORD": "hunter2"}
         with run_server("service:handle", "-w", "1", *options, cwd=folder, env=secret) as server:
-            assert get(metrics_port(server), "/healthz")[0] == 200
+            # Whatever is imported or read was so before the change of user, whom this Python may not even be open to.
+            assert [get(metrics_port(server), path)[0] for path in ("/healthz", "/metrics", "/")] == [200] * 3
             pid = exporter_pid(server)
             lines = Path(f"/proc/{pid}/status").read_text().splitlines()
             status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
@@ -167,3 +168,38 @@ def test_an_address_that_is_in_use_is_one_line(folder: Path) -> None:
     assert done.returncode == 4
     assert f"127.0.0.1:{port}" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+PROGRAM = """
+import asyncio, prefork
+answers = prefork.metrics.counter("answers", "Lines answered.")
+async def handle(reader, writer):
+    writer.write(await reader.readline())
+    answers.inc()
+    await writer.drain()
+    writer.close()
+async def main():
+    async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
+        await server.serve_forever()
+asyncio.run(main())
+"""
+
+
+def test_a_program_is_measured_too_on_a_socket_in_the_file_system(folder: Path) -> None:
+    (folder / "program.py").write_text(PROGRAM)
+    path = folder / "metrics"
+    options = ("-w", "1", "--metrics", f"unix:{path}")
+    with run_program("program.py", options=options, cwd=folder) as server:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+            client.sendall(b"hello\n")
+            assert client.recv(100) == b"hello\n"
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(30)
+            sock.connect(str(path))
+            sock.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            with sock.makefile("rb") as file:
+                lines = file.read().decode().splitlines()
+        assert 'answers_total{worker="0"} 1.0' in lines
+        assert 'prefork_connections_accepted_total{worker="0"} 1.0' in lines
+        assert server.stop() == 0
+    assert not path.exists()

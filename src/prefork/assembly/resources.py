@@ -188,7 +188,7 @@ class ServerResources:
             self._metrics = self._listeners.bind_metrics(address, options)
         for text in self._metrics.describe():
             self._emit(MetricsServed(escape_controls(text)))
-        return ExporterSpec(self._current_metrics, identity)
+        return ExporterSpec(self._current_metrics, identity, self._settings.log_format)
 
     def _current_metrics(self) -> BoundAddress:
         assert self._metrics is not None

@@ -138,6 +138,8 @@ def _of_reloads(status: Status) -> Iterator[NamedSample]:
     reloads = status["reloads"]
     for result, word in _RESULTS:
         yield "reloads_total", ("reload", word), reloads[result]
+    # After one that succeeds another supervisor counts, from zero.
+    yield "reloads_total", ("upgrade", "failure"), status["failed_upgrades"]
     # A start has loaded everything, too.
     yield "last_reload_success_timestamp_seconds", (), reloads["last_success"] or status["started"]
     for result, word in _RESULTS:

@@ -146,7 +146,8 @@ class ProtocolConnection:
         totals = self._totals = read_totals(self._sock)
         if totals is not None:
             self._state.account.transferred(totals.received, totals.sent)
-            if totals.is_reset:
+            # In a handshake it is one that failed, which `_run` notes.
+            if totals.is_reset and self._transport is not None:
                 self._note(CloseReason.PEER_RESET)
 
     def _socket_closed(self) -> None:

@@ -9,6 +9,7 @@ import socket
 from dataclasses import dataclass
 from typing import Any
 
+from ..core.control_protocol import ALL_SLOTS
 from ..core.facts import Failure, RecycleRequested
 from ..core.roster import Roster
 from ..core.states import Worker, WorkerState
@@ -80,11 +81,13 @@ class Console:
     def dump(self, client: ControlConnection, slot: int, now: float) -> Failure | None:
         """Have the workers of a slot write the stacks of their threads, and answer in DUMP_SECONDS. Return a refusal.
 
-        Python need not run for it: the answer comes from a signal handler in C.
+        `slot` is ALL_SLOTS for all workers at once, so that this takes no longer when every one of them hangs. Python
+        need not run for it: the answer comes from a signal handler in C.
         """
         if len(self._dumps) >= MAX_DUMPS:
             return Failure(f"{MAX_DUMPS} clients are waiting for stacks already")
-        workers = [each for each in self._in_slot(slot) if each.state is not WorkerState.STARTING]
+        slots = {each.slot for each in self._roster.workers.values()} if slot == ALL_SLOTS else {slot}
+        workers = [each for number in slots for each in self._in_slot(number) if self._can_dump(each)]
         if not workers:
             return Failure(f"slot {slot} has no worker that runs")
         before = {each.id: len(self._workers.stack_lines(each.id)) for each in workers}
@@ -92,6 +95,10 @@ class Console:
             self._workers.dump(worker_id)
         self._dumps.append(_Dump(client, now + DUMP_SECONDS, before))
         return None
+
+    def _can_dump(self, worker: Worker) -> bool:
+        # Before it has started, and in a program, nothing may handle the signal.
+        return worker.state is not WorkerState.STARTING and self._workers.has_console(worker.id)
 
     def _answer(self, dump: _Dump) -> None:
         dumped = []

@@ -274,6 +274,7 @@ class Supervisor(Generic[C]):
             "queues": self._resources.queues(),
             "limit": spec.limits.get(FleetSetting.MAX_CONNECTIONS) or None,
             "certificates": [{"file": file, "not_after": end} for file, end in spec.certificates],
+            "failed_upgrades": self._takeover.failed_upgrades,
             "certificate_reloads": self._resources.certificate_reloads(),
             "reloads": self._history.describe(self._epoch),
             **describe_fleet(self._roster, self._workers, now, self._epoch),

@@ -74,6 +74,7 @@ class Takeover:
         """An upgrade that waits for the end of the predecessor."""
         self._gave_leases_up = False
         """The successor knows that no worker here holds a lease."""
+        self.failed_upgrades = 0
         self.outcome: int | Failure | None = None
         """How the last requested upgrade ended: the successor's pid, or why it failed; None while it is not known."""
         if predecessor is not None:
@@ -211,9 +212,11 @@ class Takeover:
                 return [HandedOver()]
             case Abandon():
                 # However far the successor came: it may have written the pidfile.
+                self.failed_upgrades += 1
                 self.outcome = Failure(str(UpgradeFailed(command.reason)))
                 self._set_ownership(FileOwnership.OWNER)
             case RollBack():
+                self.failed_upgrades += 1
                 self.outcome = Failure(str(RolledBack(command.pid, command.cause)))
                 self._set_ownership(FileOwnership.OWNER)
                 return [SuccessorRolledBack()]

@@ -73,6 +73,8 @@ MAX_ROWS = ROWS_PER_WORKER * MAX_WORKERS
 #: Inboxes for each worker at the start, and the minimum. A worker in a slot beyond serves what it accepts itself.
 INBOXES_PER_WORKER = 2
 MIN_INBOXES = 8
+#: Bytes of the services' own metrics that are passed on at a time: 64 KiB of 256 workers.
+MAX_SERVICE_METRICS = 16 * 1024 * 1024
 #: Maximum number of lines of stacks kept of one worker.
 MAX_STACK_LINES = 400
 #: Descriptors by which a worker's claim of connections may exceed what is counted a moment later.
@@ -189,11 +191,13 @@ class Workers:
 
     def service_metrics(self) -> dict[str, Any]:
         """Return the services' own metrics: of workers that are gone, and, unread, of those that run, with the slot."""
-        running = ((process.slot, process.row.read_service_metrics()) for process in self._processes.values())
-        return {
-            "gone": self._accounts.service_metrics.describe(),
-            "running": [[slot, base64.b64encode(data).decode()] for slot, data in running if data],
-        }
+        running, room = [], MAX_SERVICE_METRICS
+        for process in self._processes.values():
+            data = process.row.read_service_metrics()
+            room -= len(data)
+            if data and room >= 0:
+                running.append([process.slot, base64.b64encode(data).decode()])
+        return {"gone": self._accounts.service_metrics.describe(), "running": running}
 
     def pids(self) -> set[int]:
         return {process.child.pid for process in self._processes.values()}

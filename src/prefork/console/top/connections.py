@@ -62,7 +62,7 @@ def _port(listener: str) -> str:
 
 
 def _phase(row: Row) -> Span:
-    return row.phase + (" ?" if row.stale and len(row.phase) < 8 else ""), _TONES.get(row.phase, Tone.WARNING)
+    return row.phase, Tone.QUIET if row.stale else _TONES.get(row.phase, Tone.WARNING)
 
 
 def _unsent(row: Row) -> Span:

@@ -135,6 +135,7 @@ class Model:
 
     def _set_order(self, order: Order) -> None:
         self.orders[self.view] = order
+        self.cursors[self.view] = Cursor()
         self._arrange()
 
     def move(self, step: int) -> None:

@@ -44,9 +44,16 @@ def _position(model: Model) -> str:
     """Return how many rows there are, and which of them is selected."""
     if not model.is_table or not model.rows:
         return ""
-    if model.view is View.CONNECTIONS and model.connections.stale:
-        return figures.words(f"no answer of worker {', '.join(map(str, model.connections.stale))}", 26)
+    if silence := _silence(model):
+        return figures.words(silence, 26)
     return f"{model.cursor.index + 1} of {len(model.rows)}"
+
+
+def _silence(model: Model) -> str:
+    """Return which workers did not answer; nothing if all did."""
+    if model.view is not View.CONNECTIONS or not model.connections.stale:
+        return ""
+    return f"no answer of worker {', '.join(map(str, model.connections.stale))}"
 
 
 def body(model: Model, width: int, height: int) -> list[Line]:
@@ -106,4 +113,5 @@ def frame(model: Model, width: int) -> str:
             layout = table.lay_out(TABLES[model.view].columns, width)
             order = model.orders[model.view]
             lines += table.render(layout, model.rows, order, None, len(model.rows) + 3, _empty(model))
+            lines.append(quiet(_silence(model)))
     return "\n".join(text_of(line) for line in lines).rstrip()

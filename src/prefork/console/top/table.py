@@ -50,7 +50,10 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """The selected row, by its key, and where it was when it was seen last; `top` is the first row that is shown."""
+    """The selected row, by its key, and where it was when it was seen last; `top` is the first row that is shown.
+
+    Without a key it is the first row, whichever that is: the largest value stays in sight while rows change places.
+    """
 
     key: str = ""
     index: int = 0
@@ -126,9 +129,9 @@ def _matches(wanted: Sequence[str], texts: Sequence[tuple[str, str]]) -> bool:
 
 def follow(cursor: Cursor, keys: Sequence[str], height: int) -> Cursor:
     """Return the cursor for new rows: on the same row if it is still there, otherwise at the same place."""
-    if not keys:
+    if not keys or not cursor.key:
         return Cursor()
-    index = keys.index(cursor.key) if cursor.key in keys else min(max(cursor.index, 0), len(keys) - 1)
+    index = keys.index(cursor.key) if cursor.key in keys else min(cursor.index, len(keys) - 1)
     height = max(height, 1)
     top = min(max(cursor.top, index - height + 1), index)
     return Cursor(keys[index], index, max(min(top, len(keys) - height), 0))
@@ -139,7 +142,7 @@ def move(cursor: Cursor, keys: Sequence[str], step: int) -> Cursor:
     if not keys:
         return Cursor()
     index = min(max(cursor.index + step, 0), len(keys) - 1)
-    return replace(cursor, key=keys[index], index=index)
+    return replace(cursor, key=keys[index] if index else "", index=index)
 
 
 def heading(layout: Layout[Any], order: Order) -> Line:
