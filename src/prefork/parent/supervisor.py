@@ -11,7 +11,6 @@ import os
 import random
 import select
 import signal
-import socket
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Generic, Self
@@ -36,7 +35,7 @@ from ..system.worker_signals import PROGRAM_SIGNALS, SERVICE_SIGNALS
 from ..text import escape_controls
 from .console import Console
 from .control_commands import ControlCommands
-from .control_server import ControlConnection, ControlSocket
+from .control_server import ControlSocket
 from .exporter import Exporter, ExporterSpec
 from .generations import C, GenerationSpec, Resources
 from .polling import Part, Watchdog, wait
@@ -119,11 +118,13 @@ class Supervisor(Generic[C]):
         self._adopted = AdoptedProcesses(system)
         system.close_in_child(*self._signals.descriptors())
         self._control = control
-        self._commands = None if control is None else ControlCommands(control, self)
         self._takeover = Takeover(system, resources, emit, self._fleet, control, predecessor)
         self._sources = SourceWatch(watched, system, emit)
         self._exporter = Exporter(exporter, system, emit, self._status_for_exporter)
-        self._console = Console(self._workers, self._roster, emit, control)
+        self._console = Console(
+            self._workers, self._roster, emit, control, self._listeners, self._takeover.reload_refusal, self._apply
+        )
+        self._commands = None if control is None else ControlCommands(control, self, self._console)
         self._workers.publish(FleetSetting.SUSPENDED, int(suspended))
         self._parts: list[Part] = [
             self._workers,
@@ -359,25 +360,6 @@ class Supervisor(Generic[C]):
 
     def _stop(self, request: StopRequested) -> None:
         self._apply_all([*self._takeover.stop(request, self._system.monotonic()), request])
-
-    def attach(self) -> tuple[dict[str, Any], list[socket.socket]]:
-        reply, sockets = self._console.attach()
-        return reply | {"listeners": self._listeners()}, sockets
-
-    def dump(self, connection: ControlConnection, slot: int) -> Failure | None:
-        return self._console.dump(connection, slot, self._system.monotonic())
-
-    def suspend(self, by: str, suspended: bool) -> dict[str, Any] | Failure:
-        # A successor that starts was told how it was before.
-        return self._takeover.reload_refusal() or self._console.suspend(by, suspended)
-
-    def recycle(self, by: str, slot: int) -> Failure | None:
-        """Have the worker of a slot replaced by another of its generation. Return the reason if it is refused."""
-        fact = self._console.recycle(by, slot)
-        if isinstance(fact, Failure):
-            return fact
-        self._apply(fact)
-        return None
 
     def _fleet(self) -> tuple[int, bool]:
         """Return what a successor has to know: the number of workers, and whether accepting is suspended."""
