@@ -356,7 +356,7 @@ class Stopping(Event):
 class DrainTimedOut(Event, level=WARNING):
     """Workers did not exit within the drain timeout and are killed."""
 
-    template = "{workers:worker} still there after the drain timeout: killed (--drain-timeout)"
+    template = "{workers:worker} still there after the drain timeout: killed"
     workers: int
 
 
