@@ -21,7 +21,6 @@ from ..core.facts import (
     ExitCause,
     Fact,
     HeartbeatsRead,
-    OldWorkerTooLarge,
     RecycleRequested,
     Spawn,
     Spawned,
@@ -50,7 +49,7 @@ from ..system.fork_context import ForkContext
 from ..system.inboxes import Inboxes
 from ..system.memory import OomKills
 from ..system.parent_death import Tether
-from ..system.process_usage import reaped_seconds, usage_of
+from ..system.process_usage import reaped_seconds
 from ..system.processes import REAP_INTERVAL, RESOURCE_ERRNOS, System
 from ..system.readiness_channels import ReadinessChannel
 from ..system.scoreboard import FleetSetting, Row, Scoreboard, WorkerStat
@@ -233,15 +232,6 @@ class Workers:
                 reason = f"it claims {claimed} connections, and has {open_fds} descriptors"
                 facts.append(RecycleRequested(process.worker_id, reason))
         return facts
-
-    def larger_than(self, limits: Mapping[int, int]) -> list[Fact]:
-        """Find the workers that use more memory, in bytes, than their limit, by id."""
-        found: list[Fact] = []
-        for worker_id, limit in limits.items():
-            rss = usage_of(self._processes[worker_id].child.pid).rss
-            if rss is not None and rss > limit:
-                found.append(OldWorkerTooLarge(worker_id, rss, limit))
-        return found
 
     # --- what the workers read ----------------------------------------------------------------------------------------
 
