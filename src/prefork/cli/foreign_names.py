@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from ..text import did_you_mean
+from ..text import did_you_mean, nearest
 
 #: What each option is called here.
 _OPTIONS = {
@@ -102,8 +102,8 @@ def hint_for_option(name: str, known: Iterable[str]) -> str:
 
 def hint_for_command(name: str, known: Iterable[str]) -> str:
     """Return what to use instead of the command `name`, as `hint_for_option` does."""
-    ours = _COMMAND_OF.get(name.lower())
-    if ours is None and re.fullmatch(r"[\w./-]+:[\w.]+|[\w./-]+\.py", name):
+    if re.fullmatch(r"[\w./-]+:[\w.]+|[\w./-]+\.py", name):
         # A target or a program, and the command is missing.
-        ours = f"{'serve' if ':' in name else 'run'} {name}"
-    return did_you_mean(name, known) if ours is None else f", did you mean {ours}?"
+        return f", did you mean {'serve' if ':' in name else 'run'} {name}?"
+    ours = _COMMAND_OF.get(name.lower()) or nearest(name, [*known, *_COMMAND_OF])
+    return f", did you mean {_COMMAND_OF.get(ours, ours)}?" if ours else ""
