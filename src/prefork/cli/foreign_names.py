@@ -41,6 +41,8 @@ _OPTIONS = {
     "--log-level debug": "--debug -v --verbose",
     "--log-level warning": "-q --quiet",
     "--log-format json": "--json-logs --log-json",
+    "--access-log FILE": "--access-logfile --accesslog --access-log-file --access-logformat --access-log-fmt",
+    "--metrics ADDR": "--metrics-enabled --metrics-address --metrics-port --prometheus --statsd-host --stats --statsd",
     "--loop uvloop": "-k --worker-class --workers-class --uvloop",
     "--reload": "--dev --watch --reload-dir --reload-include --reload-exclude --reload-paths --reload-extra-file "
     "--reload-engine --reload-delay --autoreload",
@@ -59,6 +61,7 @@ _ADVICE = {
     "a key is not encrypted here: restrict access to its file": "--ssl-keyfile-password --keyfile-password",
     "certificates of clients are not asked for": "--ca-certs --ssl-ca-certs --ssl-ca --cert-reqs --ssl-cert-reqs "
     "--verify-mode --ssl-client-verify",
+    "there is no access log unless --access-log asks for one": "--no-access-log --disable-access-log",
     "write variables before the command, as in NAME=VALUE prefork serve": "-e --env --env-file --env-files",
     "the titles of processes name the role and the target": "-n --name --proc-name --process-name",
     "prefork speaks TCP and leaves HTTP to the service: prefork run starts an HTTP server unchanged": "--root-path "
@@ -78,6 +81,12 @@ _COMMANDS = {
     "scale N": "ttin ttou workers resize",
     "status": "info stats show state health ping inspect",
     "list": "ls ps servers",
+    "top": "monitor htop",
+    "connections": "conns clients sessions conn connection netstat",
+    "kick": "disconnect drop",
+    "suspend": "pause",
+    "resume": "unpause continue",
+    "stacks": "tasks dump trace stack threads",
     "--version": "version",
     "--help": "help",
 }
