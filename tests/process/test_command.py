@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import trustme
-from helpers.servers import status
+from helpers.servers import status, upgrade
 from helpers.support import need, need_root, run_script, slow, wait_until
 
 import prefork
@@ -375,6 +375,21 @@ def test_chdir_is_as_if_the_command_had_been_started_there(folder: Path) -> None
     done = command("check", "echo:handle", "-c", "other.toml", cwd=folder, env={**os.environ, "PREFORK_CHDIR": "here"})
     assert f"--pidfile nowhere/pid: the directory {folder}/here/nowhere does not exist" in done.stderr
     assert done.stderr.endswith(" (in other.toml)\n")
+
+
+@pytest.mark.slow
+def test_the_successor_of_an_upgrade_stays_in_the_directory_of_its_predecessor(folder: Path) -> None:
+    (folder / "here").mkdir()
+    (folder / "echo.py").rename(folder / "here" / "echo.py")
+    options = ["-w", "1", "--chdir", "here", "--control", "control"]
+    with run_server("echo:handle", *options, cwd=folder) as server:
+        for _ in range(2):
+            pid = upgrade(folder / "here")
+        assert os.readlink(f"/proc/{pid}/cwd") == str(folder / "here")
+        with connected(server.port) as client:
+            client.sendall(b"hello\n")
+            assert client.recv(10) == b"hello\n"
+        assert command("stop", cwd=folder / "here", env={**os.environ, "PREFORK_CONTROL": "control"}).returncode == 0
 
 
 def test_a_variable_that_names_no_option_is_a_warning_of_check_and_of_a_server(folder: Path) -> None:
