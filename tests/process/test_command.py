@@ -464,10 +464,14 @@ def test_a_server_tells_at_the_start_and_at_a_reload_that_its_certificate_ends(f
         ("--bind fd:799", r"bind fd:799: bad file descriptor \(it is not open; the parent has to pass it on\)"),
     ],
 )
-def test_check_looks_at_the_places_that_options_name(options: str, message: str, folder: Path) -> None:
-    done = command("check", "echo:handle", *options.split(), cwd=folder)
-    assert re.fullmatch(f"prefork: {message}\n", done.stderr), done.stderr
-    assert (done.returncode, done.stdout) == (4 if "fd:" in options else 2, "")
+def test_check_looks_at_the_places_that_options_name(
+    options: str, message: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    assert main(["check", "echo:handle", *options.split()]) == (4 if "fd:" in options else 2)
+    out, err = capfd.readouterr()
+    assert re.fullmatch(f"prefork: {message}\n", err), err
+    assert out == ""
     assert sorted(os.listdir(folder)) == ["echo.py"]
 
 
