@@ -53,15 +53,20 @@ def count_of(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the known name that is most like a wrong one; "" if none is."""
+    import difflib
+
+    return next(iter(difflib.get_close_matches(name, list(known), 1)), "")
+
+
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
     """Return `, did you mean NAME?` with the known name that is most like a wrong one, or nothing.
 
     `prefix` stands before the name in the text, and is none of what is compared.
     """
-    import difflib
-
-    near = difflib.get_close_matches(name, list(known), 1)
-    return f", did you mean {prefix}{near[0]}?" if near else ""
+    found = nearest(name, known)
+    return f", did you mean {prefix}{found}?" if found else ""
 
 
 def format_address(address: object) -> str:

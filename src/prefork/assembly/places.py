@@ -25,6 +25,8 @@ def check_places(settings: Settings) -> None:
     if settings.access_log not in ("", "-"):
         _require_directory("--access-log", settings.access_log)
         _require_plain_file("--access-log", settings.access_log)
+    if isinstance(settings.metrics, UnixAddress):
+        _require_directory("--metrics", settings.metrics.path)
     for address in settings.bind:
         if isinstance(address, UnixAddress):
             _require_directory("--bind", address.path)
