@@ -15,6 +15,7 @@ from helpers.proc import children, gone
 from helpers.scraping import Samples, get, metrics_port
 from helpers.servers import ECHO, command, serving, state, upgrade
 from helpers.support import need_root, wait_until
+from prometheus_client.parser import text_string_to_metric_families
 
 from prefork.testing import Server, run_program, run_server
 
@@ -58,6 +59,7 @@ def test_paths_answer_as_documented(folder: Path) -> None:
         _, fields, plain = get(port, "/metrics")
         assert fields["content-type"].startswith("text/plain; version=0.0.4")
         assert b'prefork_workers{state="ready"} 2.0\n' in plain
+        assert {each.name for each in text_string_to_metric_families(plain.decode())} >= {"prefork_workers"}
         assert get(port, "/healthz")[::2] == (200, b"ok\n")
         assert get(port, "/readyz")[::2] == (200, b"ready\n")
         _, fields, body = get(port, "/status.json")
@@ -72,6 +74,9 @@ def test_paths_answer_as_documented(folder: Path) -> None:
         code, fields, _ = get(port, "/metrics", method="POST")
         assert (code, fields["allow"]) == (405, "GET, HEAD")
         assert get(port, "/nothing")[0] == 404
+        # A page of another site, whose name resolves to this machine now, is not answered.
+        for host, status in (("evil.example:9100", 403), ("127.0.0.1:1", 200), ("[::1]:1", 200), ("localhost", 200)):
+            assert get(port, "/status.json", fields={"Host": host})[0] == status
         for request, status in (
             (b"GET /metrics HTTP/1.1\r\n\r\n", 400),
             (b"GET http://x/metrics HTTP/1.1\r\nHost: x\r\n\r\n", 400),
@@ -84,7 +89,7 @@ def test_paths_answer_as_documented(folder: Path) -> None:
             (b"GET /metrics HTTP/1.1\r\nHost: x\r\nA: " + b"b" * 9000, 431),
         ):
             assert send(port, request).startswith(b"HTTP/1.1 %d " % status), request
-        twice = send(port, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 2)
+        twice = send(port, b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 2)
         assert twice.count(b"HTTP/1.1 200 OK") == 2
 
 

@@ -56,7 +56,7 @@ def _metrics(request: Request, snapshot: Snapshot) -> Response:
 
 
 def _service_families(snapshot: Snapshot) -> list[Metric]:
-    return service_families(snapshot.status["service_metrics"], snapshot.status["started"])
+    return service_families(snapshot.status["service_metrics"])
 
 
 def _health(request: Request, snapshot: Snapshot) -> Response:
