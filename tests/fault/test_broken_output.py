@@ -1,4 +1,4 @@
-"""Standard output and error that are closed, full, gone, or read by nobody: lines are lost, and no connection."""
+"""Standard output and error that are closed, full, gone, or never read: lines are lost, and no connection."""
 
 from __future__ import annotations
 

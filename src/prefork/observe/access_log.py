@@ -59,6 +59,7 @@ class AccessLog:
         self._lost = 0
         self._reason = _STUCK
         self._closed = False
+        self._pid = os.getpid()
 
     def __call__(self, ended: EndedConnection) -> None:
         line = self._format(ended, time.time())
@@ -73,7 +74,12 @@ class AccessLog:
             self._write()
 
     def close(self) -> None:
-        """Write what is left, and drop what cannot be written now (idempotent)."""
+        """Write what is left, and drop what cannot be written now (idempotent).
+
+        Not in a child that a program has forked, which has a copy of the lines.
+        """
+        if self._closed or os.getpid() != self._pid:
+            return
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
