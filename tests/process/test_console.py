@@ -13,7 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.servers import answer, asking, command, echo, end, leave_descriptors, ready, serving, status, upgrade
+from helpers.servers import (
+    answer,
+    asking,
+    command,
+    echo,
+    end,
+    exhaust_supervisor,
+    leave_descriptors,
+    ready,
+    serving,
+    status,
+    upgrade,
+)
 from helpers.support import need, wait_until
 
 from prefork.cli.commands import parse
@@ -313,9 +325,12 @@ def test_it_works_without_a_free_descriptor(server: Server, folder: Path, stack:
     assert rows(folder)[peer_of(client)].stale is True
     leave_descriptors(worker, 10)
     wait_until(lambda: rows(folder)[peer_of(client)].stale is False)
-    leave_descriptors(server.pid, 0)
+    exhaust_supervisor(server, folder, stack)
     assert status(folder)["state"] == "serving"
     assert set(rows(folder)) == {peer_of(client)}
+    # Nor does a reload need a free one: each worker is forked with what is kept for that.
+    code, text = run(folder, "reload")
+    assert (code, text.splitlines()[0]) == (0, "reloaded: every worker is of generation 1")
 
 
 def test_of_a_program_the_kernel_tells(tmp_path: Path, stack: ExitStack) -> None:

@@ -146,9 +146,10 @@ class Console:
         connections = self._server.open_connections()
         uses_tls, numbers = self._server.uses_tls, frozenset(request.numbers)
         kicked, what = 0, ", ".join(request.peers)
-        for start in range(0, len(connections), BATCH):
+        batch = max(1, BATCH // max(1, len(request.peers)))
+        for start in range(0, len(connections), batch):
             async with self._turn:
-                for connection in connections[start : start + BATCH]:
+                for connection in connections[start : start + batch]:
                     found = connection.describe(uses_tls)
                     if found.fd >= 0 and (found.number in numbers or peers.matches(found.address)):
                         connection.abort(CloseReason.KICKED)
