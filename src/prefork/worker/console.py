@@ -38,7 +38,7 @@ IDLE_TIMEOUT = 30.0
 SEND_TIMEOUT = 5.0
 #: Seconds until clients are looked for again, after no descriptor was free for one.
 RETRY = 0.5
-#: Connections that are looked at in one turn of the loop, by all clients together: half a millisecond.
+#: Connections that are looked at in one turn of the loop, by all clients together; 0.5 ms.
 BATCH = 100
 STACKS_BATCH = 25
 #: Pid, uid and gid of the peer of a unix socket (unix(7), struct ucred).
