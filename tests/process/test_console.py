@@ -203,7 +203,8 @@ def test_stacks_follow_awaits_and_hostile_clients_cost_nothing(server: Server, f
         return [each for worker in told for each in worker["stacks"] if each["peers"]]
 
     wait_until(lambda: sum(each["tasks"] for each in waiting() if "wait_for_database" in functions(each)) == 2)
-    assert {"handle", "wait_for_database", "wait_for", "Event.wait"} <= set().union(*map(functions, waiting()))
+    # Where that waits is in a task of its own before Python 3.12.
+    assert {"handle", "wait_for_database", "wait_for"} <= set().union(*map(functions, waiting()))
     assert "wait_for_database" in run(folder, "stacks")[1]
     assert run(folder, "stacks", "--worker", "7")[0] == 2
     check_requests_in_a_row(folder)
