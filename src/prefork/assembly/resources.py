@@ -333,7 +333,7 @@ class ServerResources:
         return [escape_controls(text) for bound in found for text in bound.describe()]
 
     def queues(self) -> list[dict[str, Any]]:
-        """Return the accept queue of each TCP address: how many connections wait, and how many may."""
+        """Return the accept queue of each address: how many connections wait, and how many may."""
         return self._listeners.queues()
 
     def current_socket(self, number: int) -> int | None:

@@ -20,6 +20,8 @@ MAX_CLIENTS = 64
 MAX_KEPT = MAX_CLIENTS // 2
 #: Seconds for the first request of a connection to arrive, and from a response to the end of the next request.
 HEAD_TIMEOUT = 5.0
+#: Seconds for the first request while more than MAX_KEPT clients are there: slow ones must not keep the rest waiting.
+CROWDED_TIMEOUT = 0.5
 IDLE_TIMEOUT = 75.0
 #: Seconds to read a response, and bytes per second that a client has to read of a long one.
 SEND_TIMEOUT = 5.0
@@ -54,7 +56,7 @@ def make_server(respond: Respond) -> TCPServer:
 async def _serve(stream: Stream, respond: Respond, server: TCPServer) -> None:
     loop = asyncio.get_running_loop()
     end = loop.time() + KEEP_TIMEOUT
-    timeout = HEAD_TIMEOUT
+    timeout = HEAD_TIMEOUT if server.connections <= MAX_KEPT else CROWDED_TIMEOUT
     try:
         while True:
             async with asyncio.timeout(timeout):

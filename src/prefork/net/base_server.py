@@ -246,9 +246,11 @@ class BaseServer:
         if connection not in self._connections:
             # Counted at the end of the drain, before its handler returned.
             return
-        self._account.closed(connection.close_reason(), connection.time_open())
+        reason, seconds = connection.close_reason(), connection.time_open()
+        self._account.closed(reason, seconds)
         if self.on_ended is not None:
-            self.on_ended(connection.describe_end(self._local_addresses.pop(connection, None)))
+            local = self._local_addresses.pop(connection, None)
+            self.on_ended(connection.describe_end(local, seconds, reason))
         self._admission.release(self._connections.pop(connection))
         if not self._connections:
             self._no_connections.set()

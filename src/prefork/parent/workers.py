@@ -21,6 +21,7 @@ from ..core.facts import (
     ExitCause,
     Fact,
     HeartbeatsRead,
+    OldWorkerTooLarge,
     RecycleRequested,
     Spawn,
     Spawned,
@@ -49,7 +50,7 @@ from ..system.fork_context import ForkContext
 from ..system.inboxes import Inboxes
 from ..system.memory import OomKills
 from ..system.parent_death import Tether
-from ..system.process_usage import reaped_seconds
+from ..system.process_usage import reaped_seconds, usage_of
 from ..system.processes import REAP_INTERVAL, RESOURCE_ERRNOS, System
 from ..system.readiness_channels import ReadinessChannel
 from ..system.scoreboard import FleetSetting, Row, Scoreboard, WorkerStat
@@ -233,6 +234,15 @@ class Workers:
                 facts.append(RecycleRequested(process.worker_id, reason))
         return facts
 
+    def larger_than(self, limits: Mapping[int, int]) -> list[Fact]:
+        """Find the workers that use more memory, in bytes, than their limit, by id."""
+        found: list[Fact] = []
+        for worker_id, limit in limits.items():
+            rss = usage_of(self._processes[worker_id].child.pid).rss
+            if rss is not None and rss > limit:
+                found.append(OldWorkerTooLarge(worker_id, rss, limit))
+        return found
+
     # --- what the workers read ----------------------------------------------------------------------------------------
 
     def publish(self, setting: FleetSetting, value: int) -> None:
@@ -411,11 +421,11 @@ class Workers:
         self._scoreboard.set_drain_deadline(process.row.number, until)
         process.child.signal(self._signals.drain)
 
-    def hurried(self, worker_id: int, until: float) -> OldWorkerHurried:
+    def hurried(self, worker_id: int, until: float, why: str) -> OldWorkerHurried:
         """Return the event that a worker has to abort its connections at `until`."""
         process = self._processes[worker_id]
         seconds = max(0.0, until - self._system.monotonic())
-        return OldWorkerHurried(process.slot, process.child.pid, process.row.open, seconds)
+        return OldWorkerHurried(process.slot, process.child.pid, why, process.row.open, seconds)
 
     def dump(self, worker_id: int) -> None:
         self._processes[worker_id].child.signal(self._signals.dump)

@@ -14,8 +14,7 @@ from collections.abc import Iterable
 
 from ..core import sock_diag
 from ..core.sock_diag import TCPSocket, UnixSocket, parse_answer
-from ..core.tcp_info import TCPInfo
-from .tcp_info import read_tcp_info
+from .tcp_info import tcp_accept_queue
 
 _SOCK_DIAG = 4
 #: Bytes of one datagram of an answer: the kernel fills up to 32 KiB.
@@ -35,12 +34,13 @@ class Found:
         """False: the kernel did not say, or not all: the time was over, it refused, or there were too many."""
 
 
-def find_connections(ports: Iterable[int], seconds: float) -> tuple[list[TCPSocket], bool]:
+def find_connections(endpoints: Iterable[tuple[int, int]], seconds: float) -> tuple[list[TCPSocket], bool]:
     """Return the connections of local TCP ports, and whether these are all. Wait `seconds` at the most; raise nothing.
 
-    A connection in an accept queue is not one of them: it belongs to no process yet.
+    `endpoints` are pairs of INET or INET6 and a port. Each costs the kernel a walk through all connections of the
+    machine: 4 ms. A connection in an accept queue is not one of them: it belongs to no process yet.
     """
-    requests = [sock_diag.ask_for_connections(family, port) for family in _FAMILIES for port in set(ports)]
+    requests = [sock_diag.ask_for_connections(family, port) for family, port in set(endpoints)]
     found = _ask(requests, seconds)
     tcp = [each for each in found.sockets if isinstance(each, TCPSocket) and each.inode]
     return tcp, found.complete
@@ -57,11 +57,9 @@ def accept_queue(listener: socket.socket) -> tuple[int, int] | None:
 
     It never waits: one system call for TCP, and three for a unix socket.
     """
+    if listener.family != socket.AF_UNIX:
+        return tcp_accept_queue(listener)
     try:
-        if listener.family != socket.AF_UNIX:
-            info = read_tcp_info(listener, TCPInfo.SACKED)
-            waiting, limit = TCPInfo.UNACKED.of(info), TCPInfo.SACKED.of(info)
-            return None if waiting is None or limit is None else (waiting, limit)
         request = sock_diag.ask_for_unix_socket(os.fstat(listener.fileno()).st_ino)
     except OSError:
         return None

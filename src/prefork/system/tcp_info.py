@@ -63,7 +63,7 @@ def read_totals(sock: socket.socket) -> Totals | None:
     return Totals(received - (state in _PEER_CLOSED), sent, state == _TCP_CLOSE)
 
 
-def accept_queue(sock: socket.socket) -> tuple[int, int] | None:
+def tcp_accept_queue(sock: socket.socket) -> tuple[int, int] | None:
     """Return the length and the limit of the accept queue of a TCP socket that listens; None if it does not."""
     try:
         info = read_tcp_info(sock, TCPInfo.SACKED)
