@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from helpers.servers import ECHO, command, serving, state, upgrade
 from helpers.support import free_port, need_root, run_script, wait_until
 from prometheus_client.parser import text_string_to_metric_families
 
+from prefork.exporter.server import MAX_CLIENTS
 from prefork.testing import Server, run_program, run_server
 
 
@@ -144,6 +146,15 @@ def test_a_supervisor_that_does_not_answer_is_unhealthy_and_many_scrapes_are_one
         for thread in threads:
             thread.join()
         assert codes == [200] * 100
+
+
+@pytest.mark.slow
+def test_silent_clients_do_not_keep_others_out_for_long(folder: Path) -> None:
+    with serving(folder, "--metrics", "127.0.0.1:0", workers=1) as server, contextlib.ExitStack() as stack:
+        port = metrics_port(server)
+        for _ in range(2 * MAX_CLIENTS):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=30))
+        assert get(port, "/healthz")[0] == 200
 
 
 def test_the_process_runs_as_the_workers_user() -> None:
