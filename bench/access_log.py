@@ -28,7 +28,7 @@ async def serve(log: str) -> None:
         async with prefork.TCPServer(echo) as server:
             if log != "off":
                 loop = asyncio.get_running_loop()
-                server.on_ended = AccessLog(
+                server.observers.on_ended = AccessLog(
                     loop, Output(file.fileno()), FORMATS[log](0), lambda _: None, lambda _: None
                 )
             sock = listener()

@@ -28,7 +28,13 @@ if TYPE_CHECKING:
     from .errors import ServiceError as ServiceError
     from .errors import StreamBusyError as StreamBusyError
     from .net.server import TCPServer as TCPServer
+    from .net.service_events import ConnectionClosed as ConnectionClosed
+    from .net.service_events import ConnectionOpened as ConnectionOpened
+    from .net.service_events import Draining as Draining
+    from .net.service_events import HandlerFailed as HandlerFailed
+    from .net.service_events import ServiceEvent as ServiceEvent
     from .net.stream import Stream as Stream
+    from .net.subscribers import subscribe as subscribe
     from .net.timeouts import Timeouts as Timeouts
     from .net.tls import TLSInfo as TLSInfo
     from .parent.fork_processes import fork_processes as fork_processes
@@ -51,7 +57,9 @@ _NAMES_BY_MODULE = {
     "worker.accept_handler": "add_accept_handler",
     "worker.lease": "Lease lease",
     "net.server": "TCPServer",
+    "net.service_events": "ConnectionClosed ConnectionOpened Draining HandlerFailed ServiceEvent",
     "net.stream": "Stream",
+    "net.subscribers": "subscribe",
     "net.timeouts": "Timeouts",
     "net.tls": "TLSInfo",
     "parent.fork_processes": "fork_processes",
