@@ -13,6 +13,7 @@ from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from . import metrics as metrics
+    from . import otel as otel
 
     # What type checkers and editors see. tests/meta/test_imports.py compares it with the table below.
     from .assembly.serve import serve as serve
@@ -52,6 +53,7 @@ _NAMES_BY_MODULE = {
     "assembly.serve": "serve",
     "config": "TLS Limits",
     "metrics": "metrics",
+    "otel": "otel",
     "errors": "BindError ConfigError ConnectionOverflowError ConnectionTimeoutError LineTooLongError ListenerError "
     "PreforkError ServiceError StreamBusyError",
     "worker.accept_handler": "add_accept_handler",
