@@ -95,6 +95,24 @@ def test_a_signal_ends_it_with_the_terminal_as_before(folder: Path, number: sign
 
 
 @pytest.mark.slow
+def test_a_terminal_that_takes_no_output_does_not_keep_it(folder: Path) -> None:
+    with serving(folder), on_terminal(top(folder, "--interval", "0.2"), folder) as terminal:
+        terminal.wait_for("accepts/s")
+        terminal.stop_output()
+        terminal.process.send_signal(signal.SIGTERM)
+        assert terminal.process.wait(20) == 128 + signal.SIGTERM
+        assert terminal.settings() == terminal.settings_before
+
+
+@pytest.mark.slow
+def test_it_ends_with_its_terminal(folder: Path) -> None:
+    with serving(folder), on_terminal(top(folder, "--interval", "0.2"), folder) as terminal:
+        terminal.wait_for("accepts/s")
+        terminal.hang_up()
+        assert terminal.process.wait(20) == 128 + signal.SIGHUP
+
+
+@pytest.mark.slow
 def test_a_crash_leaves_the_terminal_as_before_and_says_what_it_was(folder: Path) -> None:
     script = (
         "import sys\n"
