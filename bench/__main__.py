@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import os
 import signal
 import sys
@@ -12,6 +13,8 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from prefork.cli.progress import ProgressLine
 
 from . import commands, contract, memory, peers, redis, report, roster, rounds, targets, works
 from .accounting import OthersMeter, raise_descriptor_limit
@@ -77,7 +80,7 @@ def _run(options: argparse.Namespace) -> int:
         results, paths = runs[0], report.render(runs, into)
     else:
         results = _measure(options)
-        print(file=sys.stderr)
+        _line().close()
         for line in report.failures(results):
             print(f"bench: FAILED {line}", file=sys.stderr)
         if report.is_void(results):
@@ -221,12 +224,14 @@ def _measure_redis(results: Results, scale: works.Scale, cores: Cores) -> None:
         redis.measure(results, scale.rounds, scale.redis_requests, cores.server, cores.generator, _say)
 
 
-def _say(what: str) -> None:
-    """Where the run is: one line, written over on a terminal."""
-    if sys.stderr.isatty():
-        print(f"\r\033[K{what}", end="", file=sys.stderr, flush=True)
-    else:
-        print(what, file=sys.stderr, flush=True)
+@functools.cache
+def _line() -> ProgressLine:
+    return ProgressLine()
+
+
+def _say(what: str, done: int = 0, total: int = 0) -> None:
+    """Show where the run is: one line with a bar on a terminal, lines elsewhere."""
+    _line().update(done, total, what)
 
 
 if __name__ == "__main__":

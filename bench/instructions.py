@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from .errors import BenchError
@@ -32,14 +32,21 @@ SECONDS = 120.0
 CALLGRIND = ("valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null")
 
 
-def instructions(work: str, few: int = FEW, many: int = MANY) -> float:
-    """Return the instructions of one exchange of `work`. Raises BenchError without valgrind or with a wrong answer."""
-    return (_collected(work, many) - _collected(work, few)) / (many - few)
+#: The module of the server.
+SERVER = ("bench.contestants.prefork_stream",)
 
 
-def _collected(work: str, exchanges: int) -> int:
+def instructions(work: str, few: int = FEW, many: int = MANY, server: Sequence[str] = SERVER) -> float:
+    """Return the instructions of one exchange of `work` with a `server`: a module, and what it is given.
+
+    Raises BenchError without valgrind or with a wrong answer.
+    """
+    return (_collected(work, many, server) - _collected(work, few, server)) / (many - few)
+
+
+def _collected(work: str, exchanges: int, server: Sequence[str]) -> int:
     handler, message, closing = WORKS[work]
-    with _server(handler) as process:
+    with _server([*server, "--work", handler]) as process:
         assert process.stdout is not None
         port = process.stdout.readline()
         if not port.strip().isdigit():
@@ -82,13 +89,13 @@ def _wait_idle(pid: int) -> None:
 
 
 @contextlib.contextmanager
-def _server(handler: str) -> Iterator[subprocess.Popen[bytes]]:
+def _server(words: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
     if shutil.which("valgrind") is None:
         raise BenchError("valgrind was not found (apt-get install valgrind)")
     # The values of hashes decide how tables are laid out: fixed, or two runs differ.
     environment = {**os.environ, "PYTHONHASHSEED": "0"}
     process = subprocess.Popen(
-        [*CALLGRIND, sys.executable, "-m", "bench.contestants.prefork_stream", "--work", handler],
+        [*CALLGRIND, sys.executable, "-m", *words],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from .generator import Failure, Generator
 from .results import Results, Series
@@ -15,7 +16,11 @@ from .roster import Contestant
 from .servers import Server, running
 from .works import Scale, Work
 
-Progress = Callable[[str], None]
+
+class Progress(Protocol):
+    """Shows what is being done, and how many of how many steps are done, if that is known."""
+
+    def __call__(self, what: str, done: int = 0, total: int = 0) -> None: ...
 
 
 def turns(contestants: Sequence[Contestant], work: Work, number: int) -> list[Contestant]:
@@ -88,8 +93,9 @@ def measure(
                 if scale.fresh:
                     progress(f"round {number + 1} of {scale.rounds}: starting the servers")
                     stack.enter_context(fleet.serving(scale.works, contestants))
-                for work in scale.works:
-                    progress(f"round {number + 1} of {scale.rounds}: {work.title}")
+                for position, work in enumerate(scale.works):
+                    done, total = number * len(scale.works) + position, scale.rounds * len(scale.works)
+                    progress(f"round {number + 1} of {scale.rounds}: {work.title}", done, total)
                     for contestant in turns(contestants, work, number):
                         series = results.works[work.name][contestant.name]
                         _once(series, generator, work, fleet.server(contestant, work), scale)

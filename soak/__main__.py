@@ -76,7 +76,9 @@ def _run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
 def _measure(context: Context, names: Sequence[str]) -> list[Row]:
     """The rows of all scenarios; the control goes first, and what is blind measures nothing else."""
     rows: list[Row] = []
-    for name in ["control", *(name for name in names if name != "control")]:
+    ordered = ["control", *(name for name in names if name != "control")]
+    for position, name in enumerate(ordered):
+        context.progress(position, len(ordered), name)
         context.say(f"{name}: {scenarios.NAMES[name]}")
         begun = time.monotonic()
         try:
@@ -90,6 +92,7 @@ def _measure(context: Context, names: Sequence[str]) -> list[Row]:
         if name == "control" and not all(row.passed for row in found):
             context.say("the control run sees no loss where loss is certain: nothing else would mean anything")
             break
+    context.close()
     return rows
 
 

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from prefork.cli.progress import ProgressLine
+
 from . import kernel, tally
 from .attempt import Script, Target
 from .client import Pump
@@ -36,6 +38,8 @@ class Context:
     stay: float = 4.0
     quiet: bool = False
     _certificates: Certificates | None = field(default=None)
+    _progress: tuple[int, int, str] | None = field(default=None)
+    _line: ProgressLine = field(default_factory=ProgressLine)
 
     def count(self, full: int, least: int = 1) -> int:
         """How many of something, of which there are `full` at scale 1."""
@@ -56,10 +60,25 @@ class Context:
         return self._certificates
 
     def say(self, text: str) -> None:
-        """Write progress to standard error."""
+        """Write a line to standard error, above that of the progress."""
         if not self.quiet:
+            self._line.close()
             sys.stderr.write(f"soak: {time.strftime('%H:%M:%S')} {text}\n")
             sys.stderr.flush()
+            self._show()
+
+    def progress(self, done: int, total: int, name: str) -> None:
+        """Note that `done` of `total` scenarios are done, and the name of the next one; a terminal shows a bar."""
+        self._progress = (done, total, name)
+        self._show()
+
+    def _show(self) -> None:
+        if self._progress is not None and not self.quiet and sys.stderr.isatty():
+            self._line.update(*self._progress)
+
+    def close(self) -> None:
+        """End the line of the progress."""
+        self._line.close()
 
 
 Scenario = Callable[[Context], list[Row]]

@@ -159,8 +159,10 @@ def serving(
         path = str(folder / "echo.sock") if unix else ""
         bind = [f"{host}:{port}", *([f"unix:{path}"] if unix else [])]
         given = [*("--workers", str(workers), "--control", str(folder / "control.sock"), "--backlog", str(BACKLOG))]
-        if "--drain-timeout" not in options:
-            given += ["--drain-timeout", str(DRAIN_TIMEOUT)]
+        for option in ("--drain-timeout", "--reload-drain-timeout"):
+            # A scenario counts what it has cut off, so old workers end within its time too.
+            if option not in options:
+                given += [option, str(DRAIN_TIMEOUT)]
         if certificates is not None:
             given += ["--tls-cert", certificates.cert, "--tls-key", certificates.key]
         path_of_python = os.pathsep.join([str(ROOT), *_PATH])

@@ -55,7 +55,9 @@ class Scripted(roster.Contestant):
 def tried(script: str, programs: Programs, chosen: list[works.Work]) -> tuple[list[roster.Contestant], list[str]]:
     young = Scripted("young", "young loop", "", needs="young", script=script)
     generator = Generator(programs.load, None)
-    return contract.examine([roster.FLOOR, young], chosen, generator, programs.folder, None, CORE, lambda _: None)
+    return contract.examine(
+        [roster.FLOOR, young], chosen, generator, programs.folder, None, CORE, lambda what, done=0, total=0: None
+    )
 
 
 def small(work: works.Work, title: str, size: int = 1024) -> works.Work:

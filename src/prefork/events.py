@@ -361,14 +361,15 @@ class DrainTimedOut(Event, level=WARNING):
 
 
 class OldWorkerHurried(Event, level=WARNING):
-    """Too many old workers of one slot still drain, so the oldest may not drain without limit any more."""
+    """An old worker may not drain without limit any more, as there are too many of its slot, or it is too large."""
 
     template = (
-        "worker {slot} (pid {pid}) still drains, and so do two newer ones of its slot: its {connections:connection} "
-        "will be aborted in {seconds:.0f} s (--drain-timeout)"
+        "worker {slot} (pid {pid}) still drains, and {why}: its {connections:connection} will be aborted in "
+        "{seconds:.0f} s (--drain-timeout)"
     )
     slot: int
     pid: int
+    why: str
     connections: int
     seconds: float
 

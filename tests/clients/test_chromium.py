@@ -54,6 +54,7 @@ def test_it_shows_a_live_server_and_an_account_that_closes(browser: Browser) -> 
         assert text(browser, "feed") == "live, every 2 s"
         assert text(browser, "equation") != before
         assert "unaccounted" not in text(browser, "equation")
+        assert "rooms\t1,204\t\nstore_seconds\tmean 0.003\t20" in text(browser, "service")
         assert browser.evaluate("document.title") == "serving 4/4 · chat.service:handle"
         assert "L" in browser.evaluate("document.querySelectorAll('.line')[2].getAttribute('d')")
     assert browser.complaints == []
@@ -174,6 +175,7 @@ def test_what_others_wrote_stays_text(browser: Browser) -> None:
         status["totals"]["closed"][HOSTILE] = 1
         status["totals"]["refusals"] = {"__proto__": 3, HOSTILE: 1}
         status["totals"]["handshakes"] = None
+        status["service"].append({"name": "x", "kind": HOSTILE, "labels": {HOSTILE: HOSTILE}, "value": HOSTILE})
         return status
 
     with showing(hostile) as address:
@@ -200,6 +202,25 @@ def test_a_server_that_is_gone_is_told_and_one_that_is_back_is_shown(browser: Br
         assert text(browser, "feed") == "live, every 2 s"
         assert text(browser, "notice") == "Nothing needs attention."
         assert not browser.evaluate("document.body.classList.contains('stale')")
+
+
+def test_a_hidden_page_asks_for_nothing(browser: Browser) -> None:
+    turn = (
+        "Object.defineProperty(document, 'hidden', {{value: {}, configurable: true}});"
+        "document.dispatchEvent(new Event('visibilitychange'))"
+    )
+    with showing(sample) as address:
+        opened(browser, address)
+        browser.evaluate(turn.format("true"))
+        assert text(browser, "feed") == "paused while hidden"
+        before = len(browser.requests)
+        browser.pass_time(60)
+        assert len(browser.requests) == before
+        browser.evaluate(turn.format("false"))
+        browser.pass_time(1)
+        assert len(browser.requests) == before + 1
+        assert text(browser, "feed") == "live, every 2 s"
+    assert browser.complaints == []
 
 
 def test_without_scripts_there_are_tables(browser: Browser, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ async def serve(port=0, **options):
 @contextlib.contextmanager
 def running(folder: Path, code: str, options: tuple[str, ...] = ()) -> Iterator[Server]:
     (folder / "program.py").write_text(COMMON + textwrap.dedent(code))
-    options = ("-w", "2", "--drain-timeout", "5", *options)
+    options = ("-w", "2", "--drain-timeout", "5", "--reload-drain-timeout", "5", "--stop-timeout", "3", *options)
     with run_program("program.py", options=options, cwd=folder, timeout=60) as server:
         yield server
 

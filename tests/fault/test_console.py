@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.servers import serving
-from helpers.support import slow
+from helpers.servers import serving, status
+from helpers.support import slow, wait_until
 
 from prefork.console.connections import read_connections
 from prefork.console.servers import Attachment
-from prefork.console.stacks import read_stacks
+from prefork.console.stacks import WorkerStacks, read_stacks
 from prefork.testing import Server
 
 #: A worker that was taken over answers in place of its console.
@@ -32,6 +32,7 @@ def sockets(pid):
 def rows(count, inode=0, peer="10.9.9.9:1", phase="open", tls="", age=1.0, number=1):
     return json.dumps({"rows": [[number + each, inode, peer, phase, age, 0, tls] for each in range(count)]}).encode()
 
+tasks = []
 END = b'{"end": {"connections": 0}}'
 LIES = {
     "closes": [],
@@ -66,6 +67,10 @@ def evil(mode, pid):
 async def handle(stream):
     async for line in stream:
         word, _, rest = line.decode().strip().partition(" ")
+        if word == "tasks":
+            tasks.extend(asyncio.ensure_future(asyncio.sleep(1000)) for _ in range(5000))
+        if word == "hang":
+            time.sleep(1000)
         if word == "evil":
             pid, _, mode = rest.partition(" ")
             console.Console._answer = evil(mode, int(pid))
@@ -130,3 +135,31 @@ def test_a_hostile_worker_lies_of_its_own_connections_only(folder: Path, lies: t
             assert all(text.isascii() and text.isprintable() for text in texts), texts
         other.sendall(b"who\n")
         assert int(other.recv(100)) == honest
+
+
+def test_a_worker_that_is_busy_is_asked_and_one_that_hangs_is_watched(folder: Path) -> None:
+    control = str(folder / "control")
+
+    def stacks() -> list[WorkerStacks]:
+        with Attachment(control) as attachment:
+            return read_stacks(control, attachment)
+
+    with serving(folder, "--hang-timeout", "60", workers=3) as server, one_each(server, 3) as socks:
+        first = next(iter(socks.values()))
+        first.sendall(b"tasks\n")
+        assert first.recv(100)
+        # Thousands of tasks are many turns of the loop.
+        wait_until(lambda: [each.tasks > 5000 for each in stacks() if not each.stale].count(True) == 1)
+        for sock in socks.values():
+            sock.sendall(b"hang\n")
+        wait_until(lambda: all(each.stale for each in stacks()))
+        found = stacks()
+        assert sorted(each.worker.pid for each in found) == sorted(socks)
+        assert all(any("service.py" in line and "in handle" in line for line in each.lines) for each in found)
+        with Attachment(control) as attachment:
+            rows = read_connections(attachment).rows
+        assert {each.peer: each.pid for each in rows}.items() >= {
+            peer_of(sock): pid for pid, sock in socks.items()
+        }.items()
+        assert all(each.stale for each in rows)
+        assert status(folder)["totals"]["open"] == len(rows)

@@ -122,7 +122,8 @@ def folder(tmp_path: Path) -> Path:
 
 @contextlib.contextmanager
 def running(folder: Path, *arguments: str, options: tuple[str, ...] = (), wait_ready: bool = True) -> Iterator[Server]:
-    options = ("-w", "2", "--drain-timeout", "1", "--control", str(folder / "control"), *options)
+    times = ("--drain-timeout", "1", "--reload-drain-timeout", "1", "--stop-timeout", "3")
+    options = ("-w", "2", *times, "--control", str(folder / "control"), *options)
     with run_program("hostile.py", *arguments, options=options, cwd=folder, wait_ready=wait_ready) as server:
         yield server
 

@@ -178,9 +178,9 @@ def test_workers_added_during_a_reload_run_the_new_code(folder: Path) -> None:
         reload = Asked(folder, {"command": "reload"})
         wait_until(lambda: "reloading (control socket)" in server.stderr())
         scale = Asked(folder, {"command": "scale", "workers": 4})
-        assert scale.reply() == {"ok": True, "workers": 4}
+        assert scale.reply() == {"ok": True, "workers": 4, "queued": True}
         (folder / "wait").unlink()
-        assert reload.reply() == {"ok": True, "generation": 1}
+        assert reload.reply()["generation"] == 1
         assert {(worker["slot"], worker["generation"]) for worker in ready(folder)} == {(n, 1) for n in range(4)}
 
 
@@ -203,7 +203,7 @@ def test_a_reload_requested_during_another_is_refused_or_comes_next(folder: Path
         (folder / "service.py").write_text(ECHO)
         (folder / "wait").unlink()
         assert first.reply()["ok"] is True
-        assert second.reply() == {"ok": True, "generation": 2}
+        assert second.reply()["generation"] == 2
 
 
 def test_commands_are_refused_until_the_first_workers_are_ready(folder: Path) -> None:

@@ -51,7 +51,8 @@ class Machine:
         self.drained: list[int] = []
         self.until: dict[int, float | None] = {}
         """When the connections of each worker that drains are aborted."""
-        self.crowded: list[int] = []
+        self.hurried: list[tuple[int, str]] = []
+        """Old workers that have to end, although the server does not stop, and why."""
         self.killed: list[int] = []
         self.announced = 0
         self.begun = 0
@@ -99,7 +100,7 @@ class Machine:
                 before = self.until[command.worker_id]
                 assert before is None or command.until < before, "no worker gets longer than it had"
                 self.until[command.worker_id] = command.until
-                self.crowded += [command.worker_id] if command.crowded else []
+                self.hurried += [(command.worker_id, command.why)] if command.why else []
             case ReadHeartbeats():
                 now = self.now
                 self.tell(HeartbeatsRead({w: now - self.hangs_since.get(w, now) for w in self.alive}))

@@ -26,6 +26,7 @@ def sample(turn: int) -> Status:
     opened = sum(worker["open"] for worker in workers)
     closed = {reason: int((accepted - opened) * share) for reason, share in _SHARES.items()}
     closed["done"] += accepted - opened - sum(closed.values())
+    stored = 90_000 + 40 * turn
     if turn % 40 > 30:
         workers.append({**_worker(2, 0), "pid": 1911, "generation": 11, "state": "draining", "open": 0, "unsent": 0})
     return {
@@ -81,6 +82,12 @@ def sample(turn: int) -> Status:
             for slot in range(4)
         ],
         "workers": workers,
+        "service": [
+            {"name": "messages", "kind": "counter", "labels": {"kind": "text"}, "value": 812_331 + 230 * turn},
+            {"name": "messages", "kind": "counter", "labels": {"kind": "picture"}, "value": 24_120 + 4 * turn},
+            {"name": "rooms", "kind": "gauge", "labels": {}, "value": 1204},
+            {"name": "store_seconds", "kind": "histogram", "labels": {}, "count": stored, "sum": 0.003 * stored},
+        ],
     }
 
 

@@ -19,7 +19,7 @@ from prefork.testing import run_server
 
 ROOT = Path(__file__).parents[2]
 SERVICE = """
-import asyncio
+import asyncio, contextlib
 
 
 async def handle(stream):
@@ -28,6 +28,11 @@ async def handle(stream):
             raise ValueError("as asked")
         if line == b"leave\\n":
             return
+        if line == b"stay\\n":
+            stream.write(line)
+            while True:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(60)
         if line == b"flood\\n":
             stream.write(bytes(20 * 1024 * 1024))
         stream.write(line)
@@ -154,6 +159,19 @@ def test_counts_survive_their_workers(folder: Path) -> None:
         told = status(folder)
         assert [slot["restarts"] for slot in told["slots"]] == [1, 1]
         assert all("signal 9" in slot["last_exit"] for slot in told["slots"])
+
+
+def test_what_a_drain_aborts_is_not_counted_as_a_death(folder: Path) -> None:
+    """Also if the handler swallows its cancellation, so that the worker ends with it."""
+    with serving(folder, "--reload-drain-timeout", "0.1", workers=1) as server:
+        for line in (b"hello\n", b"stay\n"):
+            sock = connect(server.port, line)
+            assert line == b"hello\n" or sock.recv(100) == line
+            wait_until(lambda: totals(folder)["open"] == 1)
+            os.kill(server.pid, signal.SIGHUP)
+            end(sock)
+            wait_until(lambda: totals(folder)["open"] == 0 and len(status(folder)["workers"]) == 1)
+        assert closed(folder) == {"drain": 2}
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])

@@ -182,14 +182,16 @@ def test_stacks_follow_awaits_and_hostile_clients_cost_nothing(server: Server, f
         connect(stack, server, line, reply=False)
     connect(stack, server)
 
+    def functions(stack: dict[str, Any]) -> set[str]:
+        return {frame["function"] for frame in stack["frames"]}
+
     def waiting() -> list[dict[str, Any]]:
         told = ask(folder, "stacks")["workers"]
         assert [each["stale"] for each in told] == [False, False]
         return [each for worker in told for each in worker["stacks"] if each["peers"]]
 
-    wait_until(lambda: sum(each["tasks"] for each in waiting() if len(each["frames"]) > 2) == 2)
-    functions = {frame["function"] for each in waiting() for frame in each["frames"]}
-    assert {"handle", "wait_for_database", "wait_for", "Event.wait"} <= functions
+    wait_until(lambda: sum(each["tasks"] for each in waiting() if "wait_for_database" in functions(each)) == 2)
+    assert {"handle", "wait_for_database", "wait_for", "Event.wait"} <= set().union(*map(functions, waiting()))
     assert "wait_for_database" in run(folder, "stacks")[1]
     assert run(folder, "stacks", "--worker", "7")[0] == 2
     check_requests_in_a_row(folder)
@@ -340,3 +342,8 @@ asyncio.run(main())
         assert code == 3
         assert "the program's own" in error
         assert "goes on" in run(tmp_path, "suspend")[1]
+        # This one accepts by asyncio, which prefork has replaced.
+        waiting = connect(stack, server, reply=False)
+        assert peer_of(waiting) not in rows(tmp_path)
+        assert run(tmp_path, "resume")[0] == 0
+        assert waiting.recv(100) == b"hello\n"

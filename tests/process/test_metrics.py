@@ -15,8 +15,9 @@ from helpers.proc import children, gone
 from helpers.scraping import Samples, get, metrics_port
 from helpers.servers import ECHO, command, serving, state, upgrade
 from helpers.support import need_root, wait_until
+from prometheus_client.parser import text_string_to_metric_families
 
-from prefork.testing import Server, run_server
+from prefork.testing import Server, run_program, run_server
 
 
 @pytest.fixture
@@ -58,6 +59,7 @@ def test_paths_answer_as_documented(folder: Path) -> None:
         _, fields, plain = get(port, "/metrics")
         assert fields["content-type"].startswith("text/plain; version=0.0.4")
         assert b'prefork_workers{state="ready"} 2.0\n' in plain
+        assert {each.name for each in text_string_to_metric_families(plain.decode())} >= {"prefork_workers"}
         assert get(port, "/healthz")[::2] == (200, b"ok\n")
         assert get(port, "/readyz")[::2] == (200, b"ready\n")
         _, fields, body = get(port, "/status.json")
@@ -72,6 +74,9 @@ def test_paths_answer_as_documented(folder: Path) -> None:
         code, fields, _ = get(port, "/metrics", method="POST")
         assert (code, fields["allow"]) == (405, "GET, HEAD")
         assert get(port, "/nothing")[0] == 404
+        # A page of another site, whose name resolves to this machine now, is not answered.
+        for host, status in (("evil.example:9100", 403), ("127.0.0.1:1", 200), ("[::1]:1", 200), ("localhost", 200)):
+            assert get(port, "/status.json", fields={"Host": host})[0] == status
         for request, status in (
             (b"GET /metrics HTTP/1.1\r\n\r\n", 400),
             (b"GET http://x/metrics HTTP/1.1\r\nHost: x\r\n\r\n", 400),
@@ -84,7 +89,7 @@ def test_paths_answer_as_documented(folder: Path) -> None:
             (b"GET /metrics HTTP/1.1\r\nHost: x\r\nA: " + b"b" * 9000, 431),
         ):
             assert send(port, request).startswith(b"HTTP/1.1 %d " % status), request
-        twice = send(port, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 2)
+        twice = send(port, b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 2)
         assert twice.count(b"HTTP/1.1 200 OK") == 2
 
 
@@ -148,7 +153,8 @@ def test_the_process_runs_as_the_workers_user() -> None:
         options = ("--user", "nobody", "--insecure-paths", "--metrics", "127.0.0.1:0")
         secret = {"DATABASE_PASSWORD": "hunter2"}
         with run_server("service:handle", "-w", "1", *options, cwd=folder, env=secret) as server:
-            assert get(metrics_port(server), "/healthz")[0] == 200
+            # Whatever is imported or read was so before the change of user, whom this Python may not even be open to.
+            assert [get(metrics_port(server), path)[0] for path in ("/healthz", "/metrics", "/")] == [200] * 3
             pid = exporter_pid(server)
             lines = Path(f"/proc/{pid}/status").read_text().splitlines()
             status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
@@ -167,3 +173,38 @@ def test_an_address_that_is_in_use_is_one_line(folder: Path) -> None:
     assert done.returncode == 4
     assert f"127.0.0.1:{port}" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+PROGRAM = """
+import asyncio, prefork
+answers = prefork.metrics.counter("answers", "Lines answered.")
+async def handle(reader, writer):
+    writer.write(await reader.readline())
+    answers.inc()
+    await writer.drain()
+    writer.close()
+async def main():
+    async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
+        await server.serve_forever()
+asyncio.run(main())
+"""
+
+
+def test_a_program_is_measured_too_on_a_socket_in_the_file_system(folder: Path) -> None:
+    (folder / "program.py").write_text(PROGRAM)
+    path = folder / "metrics"
+    options = ("-w", "1", "--metrics", f"unix:{path}")
+    with run_program("program.py", options=options, cwd=folder) as server:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+            client.sendall(b"hello\n")
+            assert client.recv(100) == b"hello\n"
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(30)
+            sock.connect(str(path))
+            sock.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            with sock.makefile("rb") as file:
+                lines = file.read().decode().splitlines()
+        assert 'answers_total{worker="0"} 1.0' in lines
+        assert 'prefork_connections_accepted_total{worker="0"} 1.0' in lines
+        assert server.stop() == 0
+    assert not path.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -231,4 +232,12 @@ def test_the_numbers_of_the_service_outlive_its_workers(folder: Path) -> None:
         samples = Samples(metrics_port(server))
         assert samples.sum("lines_total") == 4
         assert samples.sum("sessions") == 0
-        assert b"service_metrics" not in get(metrics_port(server), "/status.json")[2]
+        shown = json.loads(get(metrics_port(server), "/status.json")[2])
+        assert "service_metrics" not in shown
+        assert {(each["name"], *each["labels"].values()): each.get("value") for each in shown["service"]} == {
+            ("lines", "short"): 2,
+            ("lines", "long"): 2,
+            ("sessions",): 0,
+            ("line_seconds",): None,
+        }
+        assert [(each["count"], each["sum"]) for each in shown["service"] if each["kind"] == "histogram"] == [(4, 2)]

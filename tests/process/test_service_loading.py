@@ -303,6 +303,19 @@ def test_a_service_that_does_not_start_is_one_line_and_exit_status_3(body: str, 
     assert done.returncode == 3
 
 
+def test_a_start_that_takes_longer_than_the_boot_timeout_is_cancelled_and_told(tmp_path: Path) -> None:
+    body = """import asyncio
+        try:
+            await asyncio.sleep(600)
+        finally:
+            open("cancelled", "w").close()"""
+    (tmp_path / "app.py").write_text(START.format(body=body))
+    done = serve("app:service", tmp_path, "-w", "1", "--boot-timeout", "1")
+    assert "service app:service: start() did not return within 1 s (--boot-timeout)" in complaint(done)
+    assert done.returncode == 3
+    assert (tmp_path / "cancelled").exists()
+
+
 @pytest.mark.parametrize("target", ["sub/app.py:handle", "{folder}/sub/app.py:handle", "sub/signal.py:handle"])
 def test_a_file_is_served_with_its_neighbours_importable(target: str, tmp_path: Path) -> None:
     """A file called like a module of Python, such as signal.py, does not replace that module."""

@@ -31,7 +31,8 @@ pytestmark = pytest.mark.deadline(240)
 def run(program: Program, *options: str) -> Iterator[tuple[Server, int]]:
     """Run the program in two workers, on a port that only the program names; yield the server and the port."""
     need_installed(program)
-    options = ("-w", "2", "--drain-timeout", str(DRAIN), *options)
+    times = ("--drain-timeout", str(DRAIN), "--reload-drain-timeout", str(DRAIN), "--stop-timeout", "3")
+    options = ("-w", "2", *times, *options)
     with contextlib.ExitStack() as stack:
         for _ in range(PORTS):
             port = free_port()

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.deadline(120)
 
 #: Answers each connection with a line of JSON, and keeps it until its peer ends it.
 TELLING = """
-import asyncio, json, os, signal, socket, sys
+import asyncio, json, os, signal, socket, sys, threading
 
 def tell(writer, **what):
     writer.write(json.dumps({"pid": os.getpid(), **what}).encode() + b"\\n")
@@ -39,9 +40,9 @@ async def answer(reader, writer):
 
 @contextlib.contextmanager
 def running(folder: Path, code: str, *arguments: str, options: tuple[str, ...] = ()) -> Iterator[Server]:
-    """Run a program of this text in two workers."""
+    """Run a program of this text in two workers, whose old ones end in time too."""
     install(folder, code)
-    options = ("-w", "2", "--drain-timeout", "5", *options)
+    options = ("-w", "2", "--drain-timeout", "5", "--reload-drain-timeout", "5", "--stop-timeout", "3", *options)
     with run_program("program.py", *arguments, options=options, cwd=folder, timeout=START) as server:
         yield server
 
@@ -404,7 +405,7 @@ def test_a_socket_may_be_watched_before_it_is_bound(tmp_path: Path) -> None:
             connections.append(sock.accept()[0])
             connections[-1].sendall(json.dumps({"pid": os.getpid()}).encode() + b"\\n")
     """
-    with running(tmp_path, code, options=("--drain-timeout", "1")) as server:
+    with running(tmp_path, code, options=("--drain-timeout", "1", "--reload-drain-timeout", "1")) as server:
         ask_each(server)
         reload(server)
         ask_each(server)
@@ -578,3 +579,42 @@ def test_ps_shows_the_program_that_is_run(tmp_path: Path) -> None:
             b"prefork: worker 0 [program.py]",
             b"prefork: worker 1 [program.py]",
         }
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        """
+        server = socket.create_server(("127.0.0.1", 0))
+        connections = []
+        while True:
+            connection = server.accept()[0]
+            connection.sendall(json.dumps({"pid": os.getpid()}).encode() + b"\\n")
+            threading.Thread(target=lambda: (connection.recv(1), connection.close()), daemon=True).start()
+        """,
+        """
+        def state():
+            return {}
+
+        async def main():
+            async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+                await server.serve_forever()
+
+        asyncio.run(main())
+        """,
+    ],
+    ids=["threads", "asyncio"],
+)
+def test_an_old_worker_keeps_its_connection_until_the_server_stops(code: str, tmp_path: Path) -> None:
+    options = ("-w", "1", "--drain-timeout", "0.5", "--reload-drain-timeout", "off", "--stop-timeout", "3")
+    with running(tmp_path, code, options=options) as server:
+        with connecting(server) as sock, sock.makefile("rb") as file:
+            old = json.loads(file.readline())["pid"]
+            server.signal(signal.SIGHUP)
+            wait_until(lambda: "reloaded: " in server.stderr(), 60, "the reload")
+            time.sleep(0.8)  # longer than the drain timeout: what must not happen has no end to wait for
+            assert old in server.worker_pids()
+            server.signal(signal.SIGTERM)
+            assert file.readline() == b""
+        assert server.wait(30) == 0, server.stderr()
+        assert "killed" not in server.stderr()

@@ -17,6 +17,7 @@ from prefork.core.account import (
     local_account,
     read,
 )
+from prefork.system.scoreboard import ACCOUNT_AT, Scoreboard
 
 counts = st.lists(st.tuples(st.booleans(), st.sampled_from(list(CloseReason))), max_size=60)
 
@@ -49,6 +50,24 @@ def test_nonsense_of_a_hostile_worker_is_never_negative(words: list[int]) -> Non
     assert found.open >= 0
     assert all(count >= 0 for count in found.closed.values())
     assert found.ended().open == 0
+
+
+nonsense = st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(0, 9), min_size=WORDS, max_size=WORDS)
+
+
+@given(st.lists(nonsense, max_size=4))
+def test_nonsense_makes_no_count_go_down(written: list[list[int]]) -> None:
+    row = Scoreboard(1).row(1)
+    row.account().accepted()
+    before = row.counters()
+    for words in written:
+        for position, word in enumerate(words):
+            row._cells[row.start + ACCOUNT_AT + position] = word
+        found = row.counters()
+        assert all(one <= two for one, two in zip(before._words, found._words, strict=True))
+        assert found.accepted == found.open + sum(found.closed.values())
+        assert found.open >= 0
+        before = found
 
 
 def test_sums_keep_every_count() -> None:

@@ -8,7 +8,7 @@ from prefork import events
 from prefork.events import Event
 
 #: A value for each type of a field.
-VALUES = {"str": "text", "int": 1, "float": 1.5, "float | None": None, "bool": False}
+VALUES = {"str": "text", "int": 1, "float": 1.5, "float | None": None, "bool": False, "tuple[str, ...]": ("one", "two")}
 CATALOGUE = [each for each in vars(events).values() if isinstance(each, type) and issubclass(each, Event)]
 
 

@@ -9,6 +9,7 @@ from prefork.core.facts import (
     ExitCause,
     Finish,
     HandedOver,
+    OldWorkerTooLarge,
     RecycleRequested,
     ReloadRequested,
     Started,
@@ -178,14 +179,27 @@ def test_of_three_old_workers_of_a_slot_the_oldest_has_to_hurry() -> None:
     machine = Machine(1)
     machine.boot()
     for _ in range(3):
-        assert machine.crowded == []
+        assert machine.hurried == []
         reload(machine)
     assert machine.until == {0: machine.now + 30, 1: None, 2: None}
-    assert machine.crowded == [0]
+    assert machine.hurried == [(0, "so do two newer ones of its slot")]
     machine.die(0, "exit status 0", clean=True)
     machine.sleep(100)
     reload(machine)
-    assert machine.crowded == [0, 1]
+    assert [worker for worker, _ in machine.hurried] == [0, 1]
+
+
+def test_an_old_worker_that_is_too_large_has_to_hurry_once() -> None:
+    machine = Machine(1)
+    machine.boot()
+    reload(machine)
+    for _ in range(2):
+        machine.tell(OldWorkerTooLarge(0, 300, 200))
+        machine.sleep(1)
+    assert machine.hurried == [(0, "uses 300 bytes, beyond twice --max-worker-rss")]
+    machine.tell(OldWorkerTooLarge(1, 300, 200))
+    machine.tell(OldWorkerTooLarge(99, 300, 200))
+    assert machine.until == {0: machine.now - 2 + 30}, "one that serves is recycled"
 
 
 def test_a_worker_that_is_no_longer_wanted_while_it_starts_ends_within_the_drain_timeout() -> None:

@@ -87,7 +87,7 @@ def test_a_region_with_some_bytes_changed_can_still_be_exposed(data: st.DataObje
     retired = RetiredSeries()
     retired.add(0, read_region(bytes(content)))
     shown = {"running": [], "gone": retired.describe()}
-    assert write(service_families(shown, 1.0), OPEN_METRICS).endswith(b"# EOF\n")
+    assert write(service_families(shown), OPEN_METRICS).endswith(b"# EOF\n")
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_of_two_metrics_that_would_clash_one_is_shown() -> None:
     assert number is not None
     writer.add_series(number, other, ())
     running = [[0, base64.b64encode(used(memory)).decode()]]
-    families = service_families({"running": running, "gone": retired.describe()}, 1.0)
+    families = service_families({"running": running, "gone": retired.describe()})
     assert [family.name for family in families] == ["requests_total"]
 
 

@@ -168,6 +168,7 @@ def test_the_typed_options_of_serve_are_the_fields_of_the_settings() -> None:
         "metrics": "str | None",
         "pidfile": path,
         "control": path,
+        "access_log": path,
     }
 
 
@@ -177,7 +178,7 @@ def test_options_of_a_program_become_settings() -> None:
     assert settings == Settings((TCPAddress(None, 1), UnixAddress("a")), workers=2, tls=(certificate,), limits=limits)
     assert settings_of({"bind": ":1", "tls": None}) == Settings((TCPAddress(None, 1),))
     assert settings_of({}) == Settings()
-    assert settings_of({"pidfile": Path("a"), "control": Path("b")}) == Settings(pidfile="a", control="b")
+    assert settings_of({"pidfile": Path("a"), "access_log": Path("b")}) == Settings(pidfile="a", access_log="b")
 
 
 @pytest.mark.parametrize(

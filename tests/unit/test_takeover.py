@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from prefork.core.facts import Failure, HandedOver, StopRequested, SuccessorRolledBack
-from prefork.core.messages import LeasesGivenUpMessage, ReadyMessage, StoppingMessage, UnableMessage
+from prefork.core.messages import LeasesGivenUpMessage, ReadyMessage, SettledMessage, StoppingMessage, UnableMessage
 from prefork.core.states import Timing
 from prefork.core.upgrade import (
     SuccessorDied,
@@ -57,7 +57,11 @@ class Predecessor:
     def __init__(self) -> None:
         self.sent: list[object] = []
         self.gone = False
-        self.leases_given_up = False
+        self.leases_given_up = self.settled = False
+
+    @property
+    def shares_sockets(self) -> bool:
+        return not self.gone and not self.settled
 
     def next_due(self, now: float) -> float | None:
         return None
@@ -76,10 +80,14 @@ class Supervisor:
         monkeypatch.setattr(takeover, "Successor", lambda *_: self.successor)
         self.owned: list[FileOwnership] = []
         self.control = SimpleNamespace(listening=True)
-        resources = SimpleNamespace(set_ownership=self.owned.append)
+        self.ended_listening = 0
+        resources = SimpleNamespace(set_ownership=self.owned.append, end_listening=self._end_listening)
         system = SimpleNamespace(close_in_child=lambda *_: None)
         emit = [].append
         self.takeover = takeover.Takeover(system, resources, emit, lambda: (2, False), self.control, predecessor)
+
+    def _end_listening(self) -> None:
+        self.ended_listening += 1
 
     def receive(self, *news: UpgradeFact) -> list[object]:
         self.successor.news = list(news)
@@ -158,13 +166,22 @@ def test_an_upgrade_begins_when_the_predecessor_that_drains_has_ended(monkeypatc
     assert takeover.upgrading(accepting=True)
     assert takeover.upgrade_refusal() == takeover.reload_refusal() == Failure("an upgrade is under way")
     assert takeover.next_due(100.0) is None
-    predecessor.gone = True
+    predecessor.settled = True
+    assert takeover.take_settled(), "it has given up its sockets"
     takeover.collect(100.0)
-    assert supervisor.successor.launched == 0, "the sockets of the predecessor are released first"
-    assert takeover.take_settled()
+    assert supervisor.successor.launched == 0, "there are two supervisors at most"
+    predecessor.gone = True
     assert takeover.next_due(100.0) == 100.0
     takeover.collect(100.0)
     assert supervisor.successor.launched == 1
+
+
+def test_the_sockets_are_the_successors_after_a_while(supervisor: Supervisor) -> None:
+    supervisor.receive(SuccessorReady())
+    list(supervisor.takeover.collect(129.0))
+    assert (supervisor.ended_listening, supervisor.successor.sent) == (0, [])
+    list(supervisor.takeover.collect(130.0))
+    assert (supervisor.ended_listening, supervisor.successor.sent) == (1, [SettledMessage()])
 
 
 def test_leases_pass_to_the_successor_when_no_worker_here_holds_one(supervisor: Supervisor) -> None:

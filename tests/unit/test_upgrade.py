@@ -13,6 +13,7 @@ from prefork.core.upgrade import (
     HandOver,
     Launch,
     RollBack,
+    Settle,
     SignalSuccessor,
     Step,
     StopToo,
@@ -39,6 +40,8 @@ class Machine:
         """Whether the workers of this supervisor serve."""
         self.signals: list[bool] = []
         self.stopped = False
+        self.settled = False
+        """Whether this supervisor has given its sockets up."""
         self.notes: list[str] = []
 
     def tell(self, fact: UpgradeFact) -> None:
@@ -62,8 +65,13 @@ class Machine:
                 assert not self.running
             case RollBack():
                 assert not self.serving
+                assert not self.settled, "it has no sockets"
                 assert not self.running, "two would serve"
                 self.serving = True
+            case Settle():
+                assert self.running
+                assert not self.serving
+                self.settled = True
             case StopToo():
                 self.stopped = True
             case EmitEvent():
@@ -163,6 +171,20 @@ def test_a_successor_that_is_stopped_during_the_drain_is_not_replaced() -> None:
     assert not machine.serving
 
 
+def test_a_successor_that_dies_long_after_the_hand_over_is_not_replaced() -> None:
+    machine = Machine()
+    machine.ask()
+    machine.tell(SuccessorReady())
+    assert machine.upgrade.next_due() == 130.0
+    machine.now = 130.0
+    machine.tell(TimePassed())
+    assert machine.settled
+    assert machine.upgrade.next_due() is None
+    assert machine.upgrade.refusal() == Failure("this supervisor has handed over to 7")
+    machine.die()
+    assert not machine.serving
+
+
 def test_a_stop_ends_a_starting_successor_and_waits_for_it() -> None:
     machine = Machine()
     machine.ask()
@@ -214,7 +236,7 @@ def test_every_random_history_of_an_upgrade_keeps_its_invariants(history: list[s
             machine.now += 50
             machine.tell(TimePassed())
         stopping = stopping or machine.stopped
-        if not stopping:
+        if not stopping and not machine.settled:
             assert machine.serving or machine.running, "neither serves"
     machine.tell(StopRequested("SIGTERM"))
     machine.now += 1000

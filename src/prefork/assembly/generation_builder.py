@@ -70,6 +70,7 @@ class GenerationBuilder:
             listeners=tuple(_with_tls(text, ssl_context) for each in listeners for text in each.describe()),
             config=GenerationConfig(settings, listeners, ssl_context, certificate, identity, directory),
             program=program_spec(settings, listeners),
+            max_worker_rss=settings.max_worker_rss,
             certificates=_ends_of(certificate),
         )
 

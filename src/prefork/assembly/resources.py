@@ -188,7 +188,7 @@ class ServerResources:
             self._metrics = self._listeners.bind_metrics(address, options)
         for text in self._metrics.describe():
             self._emit(MetricsServed(escape_controls(text)))
-        return ExporterSpec(self._current_metrics, identity)
+        return ExporterSpec(self._current_metrics, identity, self._settings.log_format)
 
     def _current_metrics(self) -> BoundAddress:
         assert self._metrics is not None
@@ -335,7 +335,7 @@ class ServerResources:
         return [escape_controls(text) for bound in found for text in bound.describe()]
 
     def queues(self) -> list[dict[str, Any]]:
-        """Return the accept queue of each TCP address: how many connections wait, and how many may."""
+        """Return the accept queue of each address: how many connections wait, and how many may."""
         return self._listeners.queues()
 
     def current_socket(self, number: int) -> int | None:

@@ -191,5 +191,5 @@ def _supervise(
         if isinstance(outcome, ForkContext):
             run_worker(outcome, supervisor.spec_of(outcome).config, resources, target)
         # While signals are still blocked; otherwise a second one could end the process before files are removed.
-        resources.close(shared=predecessor is not None and not predecessor.gone)
+        resources.close(shared=predecessor is not None and predecessor.shares_sockets)
     return outcome

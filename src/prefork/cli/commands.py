@@ -14,12 +14,14 @@ from collections.abc import Callable
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from .._version import __version__
 from ..checks import reject
 from ..errors import ConfigError, PreforkError
 from ..program import PROGRAM_FORMS, Program, parse_program
 from . import options, output, program_arguments, remote
+from .completion import SHELLS, completer, script
 from .directory import enter
 from .foreign_names import hint_for_command, hint_for_option
 from .help import GroupedCommand
@@ -168,7 +170,8 @@ def _add_local(name: str, act: Callable[[str, Sources], tuple[str, int]], short_
             reject("TARGET", target, f"expected {options.TARGET_FORMS}")
         return functools.partial(_act_here, act, target, options.given_in(context))
 
-    params = [click.Argument(["target"], metavar="TARGET"), *options.parameters(name)]
+    target = click.Argument(["target"], metavar="TARGET", shell_complete=completer("", "TARGET"))
+    params = [target, *options.parameters(name)]
     help = f"{short_help} {help}{_TARGET}{_SOURCES}"
     COMMANDS.add_command(GroupedCommand(name, callback=read, params=params, short_help=short_help, help=help))
 
@@ -218,6 +221,10 @@ class _RunCommand(GroupedCommand):
         own, ctx.obj = program_arguments.split(args, with_value)
         return super().parse_args(ctx, own)
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        # The program, and its words: as far as prefork knows, files.
+        return super().shell_complete(ctx, incomplete) or [CompletionItem(incomplete, type="file")]
+
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
         return ["[OPTIONS]", "[--]", "PROGRAM [ARGUMENTS]..."]
 
@@ -252,6 +259,31 @@ COMMANDS.add_command(
 
     PROGRAM is {PROGRAM_FORMS}. The workers share each address that it binds. It is reloaded, replaced when it crashes
     or hangs, and stopped like a service of prefork serve.{_SOURCES}""",
+    )
+)
+
+
+# --- for shells ------------------------------------------------------------------------------------------------------
+
+
+def _print_completion(shell: str) -> None:
+    if shell not in SHELLS:
+        reject("SHELL", shell, f"must be {', '.join(SHELLS[:-1])} or {SHELLS[-1]}")
+    click.echo(script(shell), nl=False)
+
+
+COMMANDS.add_command(
+    click.Command(
+        "completion",
+        callback=_print_completion,
+        params=[click.Argument(["shell"], metavar="SHELL", shell_complete=completer("shell", "SHELL"))],
+        short_help="Print what completes prefork in a shell.",
+        help="""Print the script that completes commands, options and their values in SHELL: bash, zsh or fish.
+
+    \b
+    $ prefork completion bash >~/.local/share/bash-completion/completions/prefork
+    $ prefork completion zsh >DIR/_prefork        # DIR is one of $fpath
+    $ prefork completion fish >~/.config/fish/completions/prefork.fish""",
     )
 )
 

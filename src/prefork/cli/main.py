@@ -33,8 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     try:
-        from .commands import parse
+        from .commands import COMMANDS, parse
+        from .completion import VARIABLE, answer
 
+        if instruction := os.environ.get(VARIABLE):
+            return print_text(answer(COMMANDS, instruction))
         action = parse(arguments or ["--help"])
         if isinstance(action, str):
             if arguments:

@@ -21,6 +21,7 @@ from ..checks import parse_duration, reject
 from ..config import KIB, MIB, RUN_ONLY, SERVE_ONLY, Limits, Settings, metrics_address, option_of
 from ..errors import ConfigError
 from ..program import parse_ready
+from .completion import completer
 from .help import GroupedOption
 
 TARGET_FORMS = "module:attribute or path/to/file.py:attribute, such as echo:handle"
@@ -176,6 +177,7 @@ class Option:
             multiple=self.repeatable,
             help=self.help + (f"  [default: {default}]" if default else ""),
             group=self.group.value,
+            shell_complete=completer(self.field, self.metavar),
             **bare,
         )
 
@@ -440,8 +442,14 @@ def parameters(command: str) -> list[click.Parameter]:
         ["--config", "-c"],
         metavar="FILE",
         help="TOML file of these options, with _ for -.  [default: prefork.toml, if it exists]",
+        shell_complete=completer("", "FILE"),
     )
-    chdir = click.Option(["--chdir"], metavar="DIR", help="Go to this directory first, as if started there.")
+    chdir = click.Option(
+        ["--chdir"],
+        metavar="DIR",
+        help="Go to this directory first, as if started there.",
+        shell_complete=completer("", "DIR"),
+    )
     return [*(each.parameter(command) for each in OPTIONS if each.of_command(command)), config, chdir]
 
 

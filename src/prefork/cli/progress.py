@@ -35,15 +35,21 @@ class ProgressLine:
         self._draws = self._stream.isatty() and os.environ.get("TERM") != "dumb"
 
     def update(self, done: int, total: int, text: str, left: int | None = None) -> None:
-        """Show that `done` of `total` is done, what is waited for, and perhaps the seconds that are left at most."""
+        """Show that `done` of `total` is done, what is waited for, and perhaps the seconds that are left at most.
+
+        A `total` of 0 is one that is not known.
+        """
         text, now = escape_controls(text), self._clock()
         end = "" if left is None else f", {left} s left"
+        if total:
+            text = f"{done}/{total} {text}"
         if self._draws:
+            bar = f"{_bar(done, total)} " if total else ""
             seconds = f"{now - self._began:.0f} s"
-            self._write(f"\r{self._cut(f'{_bar(done, total)} {done}/{total} {text}{end} ({seconds})')}\x1b[K")
-        elif now >= self._line_at and (plain := f"{done}/{total} {text}") != self._shown:
-            self._shown, self._line_at = plain, now + LINE_INTERVAL
-            self._write(f"{plain}{end}\n")
+            self._write(f"\r{self._cut(f'{bar}{text}{end} ({seconds})')}\x1b[K")
+        elif now >= self._line_at and text != self._shown:
+            self._shown, self._line_at = text, now + LINE_INTERVAL
+            self._write(f"{text}{end}\n")
 
     def close(self) -> None:
         """Erase the line."""
@@ -62,7 +68,7 @@ class ProgressLine:
 
 
 def _bar(done: int, total: int) -> str:
-    filled = BAR * min(max(done, 0), total) // total if total > 0 else BAR
+    filled = BAR * min(max(done, 0), total) // total
     return f"[{'#' * filled}{'-' * (BAR - filled)}]"
 
 

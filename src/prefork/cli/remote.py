@@ -17,6 +17,7 @@ from ..core.control_protocol import Request, decode_progress, decode_reply, enco
 from ..errors import ServiceError
 from ..events import ListenersChanged, OldConnectionsStay
 from ..text import count_of
+from .completion import complete_control
 from .progress import ProgressLine
 from .servers import find_socket
 from .status_text import describe_status
@@ -34,6 +35,7 @@ def parameters() -> list[click.Parameter]:
             metavar="PATH",
             default="",
             help="Control socket of the server; needed if several servers run.",
+            shell_complete=complete_control,
         ),
         click.Option(["--json", "as_json"], is_flag=True, help="Print the reply as one line of JSON."),
     ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..core.console_protocol import ConsoleRequest, Stack
-from ..core.control_protocol import Request
+from ..core.control_protocol import ALL_SLOTS, Request
 from ..errors import ServiceError
 from ..text import escape_ascii
 from .servers import Attachment, WorkerLink, ask_supervisor
@@ -36,9 +36,8 @@ def read_stacks(control: str, attachment: Attachment, slot: int | None = None) -
     workers = [each for each in attachment.workers if each.is_asked and slot in (None, each.slot)]
     answers = attachment.ask(ConsoleRequest("stacks"), workers)
     told = {worker: answer for worker, answer in answers.items() if answer.is_whole}
-    dumped: dict[int, list[str]] = {}
-    for number in sorted({each.slot for each in workers if each not in told}):
-        dumped |= _dump(control, number)
+    silent = {each.slot for each in workers if each not in told}
+    dumped = _dump(control, min(silent) if len(silent) == 1 else ALL_SLOTS) if silent else {}
     found = []
     for worker in sorted(workers, key=lambda each: (each.slot, each.pid)):
         answer = told.get(worker)
@@ -51,7 +50,7 @@ def read_stacks(control: str, attachment: Attachment, slot: int | None = None) -
 
 
 def _dump(control: str, slot: int) -> dict[int, list[str]]:
-    """Return the lines that the workers of a slot have written about their threads, by pid."""
+    """Return the lines that the workers of a slot, or of ALL_SLOTS, have written about their threads, by pid."""
     try:
         reply = ask_supervisor(control, Request("dump", worker=slot))
     except ServiceError:

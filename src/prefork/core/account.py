@@ -214,6 +214,12 @@ class Counters:
         beyond = at + len(bounds) + 1
         return Histogram(bounds, self._words[at:beyond], self._words[beyond] / _NANOSECONDS)
 
+    def raised_to(self, other: Counters) -> Counters:
+        """Return the higher one of each count. A process that writes nonsense cannot make its counts go down."""
+        words = list(map(max, self._words, other._words))
+        words[ACCEPTED] = max(words[ACCEPTED], sum(words[_CLOSED:_HANDSHAKE]))
+        return Counters(words)
+
     def ended(self) -> Counters:
         """Return the counts of a process that has died: what was open has died with it."""
         words = list(self._words)

@@ -11,6 +11,8 @@ from typing import Any
 
 #: The longest request, in bytes.
 REQUEST_LIMIT = 4096
+#: What `dump` names for the workers of all slots.
+ALL_SLOTS = -1
 COMMANDS = ("status", "reload", "upgrade", "scale", "stop", "attach", "dump", "suspend", "resume", "recycle")
 
 
@@ -21,7 +23,7 @@ class Request:
     command: str
     workers: int = 0
     at_once: bool = False
-    worker: int = -1
+    worker: int = ALL_SLOTS
     """The slot of one worker."""
     wait: bool = False
     """Reply to `stop` when the server has stopped, and not at once."""

@@ -25,6 +25,8 @@ class ExporterSettings:
     gid: int | None
     user: str
     """The name that selects supplementary groups; "" for none."""
+    log_format: str
+    """As --log-format."""
 
 
 def encode(settings: ExporterSettings) -> str:

@@ -86,6 +86,15 @@ class RecycleRequested:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class OldWorkerTooLarge:
+    """A worker that drains uses more memory than an old one may."""
+
+    worker_id: int
+    rss: int
+    limit: int
+
+
 class ExitCause(enum.StrEnum):
     """What deaths are counted by: four values from the wait status, three that the supervisor knows better."""
 
@@ -173,6 +182,7 @@ Fact = (
     | WorkerWaits
     | WorkerStoppedAccepting
     | RecycleRequested
+    | OldWorkerTooLarge
     | WorkerDied
     | HeartbeatsRead
     | StopRequested
@@ -210,8 +220,8 @@ class HurryDrain:
 
     worker_id: int
     until: float
-    crowded: bool = False
-    """Because too many workers of its slot drain; otherwise because the server stops."""
+    why: str = ""
+    """What is the matter with an old worker, for the log; "": the server stops."""
 
 
 @dataclass(frozen=True, slots=True)

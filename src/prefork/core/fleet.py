@@ -10,6 +10,7 @@ from .facts import Command, Drain, EmitEvent, HurryDrain, Kill, Spawn
 from .states import KillReason, Slot, Timing, Worker, WorkerState
 from .time_limits import worker_stop_timeout
 
+_CROWDED = "so do two newer ones of its slot"
 #: Workers of one slot that drain beside the one that serves, before the oldest of them has to hurry. Without a bound,
 #: connections that never end and frequent reloads would fill the memory.
 MAX_OLD_WORKERS = 2
@@ -87,7 +88,7 @@ class Fleet:
             each for each in self.workers.values() if each.slot == worker.slot and each.state is WorkerState.DRAINING
         ]
         crowded = sorted(draining, key=lambda each: each.id)[:-MAX_OLD_WORKERS]
-        return [drain, *(command for each in crowded for command in self._hurry(each, now, crowded=True))]
+        return [drain, *(command for each in crowded for command in self.hurry(each, now, _CROWDED))]
 
     def retire_all(self, now: float) -> list[Command]:
         return [command for worker_id in list(self.workers) for command in self.retire(worker_id, now)]
@@ -101,19 +102,20 @@ class Fleet:
                 self._drain_until(worker, now + worker.timing.drain)
                 commands.append(Drain(worker.id, worker.drain_until))
             else:
-                commands += self._hurry(worker, now)
+                commands += self.hurry(worker, now)
         return commands
 
     def hurry_all(self, now: float) -> list[Command]:
         """Have the workers that drain end within the drain timeout of stops."""
-        return [command for worker in self.workers.values() for command in self._hurry(worker, now)]
+        return [command for worker in self.workers.values() for command in self.hurry(worker, now)]
 
-    def _hurry(self, worker: Worker, now: float, crowded: bool = False) -> list[Command]:
+    def hurry(self, worker: Worker, now: float, why: str = "") -> list[Command]:
+        """Give a worker that drains the drain timeout of stops from now on, unless it has less left."""
         until = now + worker.timing.drain
         if worker.state is not WorkerState.DRAINING or (worker.drain_until or until + 1) <= until:
             return []
         self._drain_until(worker, until)
-        return [HurryDrain(worker.id, until, crowded)]
+        return [HurryDrain(worker.id, until, why)]
 
     def _drain_until(self, worker: Worker, until: float | None) -> None:
         worker.drain_until = until

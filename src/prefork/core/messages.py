@@ -65,6 +65,11 @@ class LeasesGivenUpMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class SettledMessage:
+    """The supervisor that was replaced has given up its sockets, and will not serve again."""
+
+
+@dataclass(frozen=True, slots=True)
 class ChangedMessage:
     """Sources have changed; `files` says which, for a log. Only the process that watches them sends it."""
 
@@ -87,6 +92,7 @@ Message = (
     | StoppedAcceptingMessage
     | StoppingMessage
     | LeasesGivenUpMessage
+    | SettledMessage
     | ChangedMessage
     | StackLine
 )
@@ -110,6 +116,8 @@ def encode(message: Message) -> bytes:
             return _line({"stopping": True, "at_once": message.at_once})
         case LeasesGivenUpMessage():
             return _line({"leases_given_up": True})
+        case SettledMessage():
+            return _line({"settled": True})
         case StackLine():
             raise TypeError("a StackLine is written by faulthandler only")
         case UnableMessage():
@@ -162,6 +170,8 @@ def _decode(line: bytes) -> Message | None:
             return StoppedAcceptingMessage()
         case {"leases_given_up": True}:
             return LeasesGivenUpMessage()
+        case {"settled": True}:
+            return SettledMessage()
         case {"stopping": True}:
             return StoppingMessage(value.get("at_once") is True)
         case {"unable": str(reason)}:

@@ -148,6 +148,9 @@ class Roster:
                 return self._stopped_accepting(fact.worker_id, now)
             case facts.RecycleRequested():
                 self._recycle_requested(fact, now)
+            case facts.OldWorkerTooLarge() if (old := self.workers.get(fact.worker_id)) is not None:
+                why = f"uses {fact.rss} bytes, beyond twice --max-worker-rss"
+                return self._fleet.hurry(old, now, why)
             case facts.WorkerDied():
                 return self._died(fact, now)
             case facts.HeartbeatsRead():

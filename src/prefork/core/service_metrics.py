@@ -29,8 +29,9 @@ MAX_TEXT = 4096
 MAX_HELP, MAX_NAME, MAX_LABEL_VALUE = 500, 100, 100
 MAX_LABELS = 8
 MAX_BOUNDS = 64
-#: Series of workers that are gone which are kept of one slot.
+#: Series of workers that are gone which are kept of one slot, and of all slots.
 MAX_RETIRED = 2000
+MAX_RETIRED_IN_ALL = 20_000
 #: The label that says which slot a series is of, and that of the bounds of histograms.
 RESERVED_LABELS = frozenset({"worker", "le"})
 #: A service's names cannot be taken for prefork's.
@@ -220,17 +221,21 @@ class RetiredSeries:
     """What the workers of each slot that are gone have counted. Gauges are forgotten: what they measured is gone."""
 
     def __init__(self) -> None:
+        self._count = 0
         self._by_slot: defaultdict[int, dict[tuple[Definition, tuple[str, ...]], tuple[float, ...]]] = defaultdict(dict)
 
     def add(self, slot: int, series: Sequence[Series]) -> None:
-        """Add the last values of a worker. Beyond MAX_RETIRED series of a slot, new ones are dropped."""
+        """Add the last values of a worker. Beyond the two bounds new series are dropped."""
         kept = self._by_slot[slot]
         for each in series:
             key = each.definition, each.labels
-            if each.definition.kind is MetricKind.GAUGE or (key not in kept and len(kept) >= MAX_RETIRED):
+            if each.definition.kind is MetricKind.GAUGE:
                 continue
-            before = kept.get(key)
-            kept[key] = each.values if before is None else add_values(before, each.values)
+            if key in kept:
+                kept[key] = add_values(kept[key], each.values)
+            elif len(kept) < MAX_RETIRED and self._count < MAX_RETIRED_IN_ALL:
+                self._count += 1
+                kept[key] = each.values
 
     def describe(self) -> list[list[Any]]:
         """Return plain values, from which `series_of` makes series again: each the slot, and what `Series` has."""

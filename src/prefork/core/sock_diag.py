@@ -32,7 +32,7 @@ _INET_COUNTS = struct.Struct("=IIIII")
 _UNIX_REQUEST = struct.Struct("=BBHIIIII")
 _UNIX_MESSAGE = struct.Struct("=BBBBIII")
 _ATTRIBUTE = struct.Struct("=HH")
-_DROPS = struct.Struct("=I")
+_WORD = struct.Struct("=I")
 #: Where the parts of struct inet_diag_msg are: the addresses, the cookie, then the counts.
 _SOURCE_AT, _DESTINATION_AT, _COOKIE_AT, _COUNTS_AT, _INET_SIZE = 8, 24, 44, 52, 72
 #: Of SKMEMINFO, struct sk_meminfo: the drops of packets.
@@ -160,7 +160,7 @@ def _parse_inet(content: bytes) -> TCPSocket:
         if kind == _ATTR_INFO:
             info = value
         elif kind == _ATTR_SKMEMINFO and len(value) >= _DROPS_AT + 4:
-            (drops,) = _DROPS.unpack_from(value, _DROPS_AT)
+            drops = _WORD.unpack_from(value, _DROPS_AT)[0]
     return TCPSocket(
         inode,
         family,
@@ -184,7 +184,7 @@ def _parse_unix(content: bytes) -> UnixSocket:
         if kind == _UNIX_ATTR_NAME:
             name = value if value.startswith(b"\0") else value.rstrip(b"\0")
         elif kind == _UNIX_ATTR_PEER:
-            (peer,) = struct.unpack_from("=I", value)
+            (peer,) = _WORD.unpack_from(value)
         elif kind == _UNIX_ATTR_QUEUE:
             queues = struct.unpack_from("=II", value)
     return UnixSocket(inode, state == _LISTEN, name, peer, *queues)

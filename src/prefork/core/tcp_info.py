@@ -43,6 +43,8 @@ class TCPInfo(enum.Enum):
     LIMITED_BY_RECEIVER = 176, 8
     LIMITED_BY_SEND_BUFFER = 184, 8
     BYTES_SENT = 200, 8
+    BYTES_SENT_AGAIN = 208, 8
+    """Of those sent, the retransmitted ones."""
 
     def __init__(self, offset: int, size: int) -> None:
         self.end = offset + size

@@ -23,6 +23,9 @@ SERVICE_START_MARGIN = 1.0
 
 # --- an upgrade -------------------------------------------------------------------------------------------------------
 
+#: How long a supervisor that has handed over would serve again, if its successor died: later that would bring back code
+#: that nothing expects any more.
+ROLL_BACK_TIME = 30.0
 #: How much longer than a worker a new supervisor may take to start: it imports, binds and reads certificates.
 SUPERVISOR_START_MARGIN = 15.0
 

@@ -14,8 +14,11 @@ dies, and at any moment at least one of them owns the unix sockets' files, the p
    get lost, otherwise both would believe that they serve: `Predecessor` resends what the kernel did not take.
 3. LEADING. Old gives the files up, stops listening to commands, and its workers drain. If new dies before the last of
    them has ended, old forks workers and serves again (RollBack), with the sockets that it still has. New in turn
-   keeps every inherited socket until old has gone, even those that it does not want.
-4. A stop is passed on. If old is asked to stop in STARTING, it ends new first and waits for that (ENDING), otherwise
+   keeps every inherited socket meanwhile, even those that it does not want.
+4. SETTLED, after ROLL_BACK_TIME. Workers of old may drain for days. Old closes its sockets and tells new, which then
+   closes those that it does not want; otherwise clients of a removed address would wait in its queue. If new dies now,
+   old does not serve again.
+5. A stop is passed on. If old is asked to stop in STARTING, it ends new first and waits for that (ENDING), otherwise
    new could come to serve afterwards and outlive the stop. If new is asked to stop in LEADING, it reports that to
    old, which stops as well instead of serving again (LEFT).
 
@@ -34,7 +37,7 @@ from dataclasses import dataclass
 from ..events import RolledBack, Upgraded, UpgradeFailed, Upgrading
 from .facts import EmitEvent, Failure, StopRequested, TimePassed
 from .states import Timing, move
-from .time_limits import SUPERVISOR_START_MARGIN, successor_start_timeout, successor_stop_timeout
+from .time_limits import ROLL_BACK_TIME, SUPERVISOR_START_MARGIN, successor_start_timeout, successor_stop_timeout
 
 
 class Step(enum.Enum):
@@ -45,6 +48,8 @@ class Step(enum.Enum):
     """The successor was started and does not serve yet. The workers here serve."""
     LEADING = enum.auto()
     """The successor serves, and the workers here drain. If it dies now, this supervisor serves again."""
+    SETTLED = enum.auto()
+    """The successor serves, and the workers here drain. It has the sockets for itself."""
     ENDING = enum.auto()
     """This supervisor stops. The successor did not serve yet, was asked to end as well, and is waited for."""
     LEFT = enum.auto()
@@ -54,7 +59,8 @@ class Step(enum.Enum):
 _NEXT_STEPS = {
     Step.IDLE: {Step.STARTING, Step.LEFT},
     Step.STARTING: {Step.LEADING, Step.ENDING, Step.IDLE},
-    Step.LEADING: {Step.LEFT, Step.IDLE},
+    Step.LEADING: {Step.LEFT, Step.IDLE, Step.SETTLED},
+    Step.SETTLED: {Step.LEFT},
     Step.ENDING: {Step.LEFT},
     Step.LEFT: {Step.LEFT},
 }
@@ -153,13 +159,18 @@ class RollBack:
 
 
 @dataclass(frozen=True, slots=True)
+class Settle:
+    """Give the sockets up, and tell the successor."""
+
+
+@dataclass(frozen=True, slots=True)
 class StopToo:
     """Stop as well, because the successor was asked to stop the service."""
 
     at_once: bool = False
 
 
-UpgradeCommand = Launch | SignalSuccessor | HandOver | Abandon | RollBack | StopToo | EmitEvent
+UpgradeCommand = Launch | SignalSuccessor | HandOver | Abandon | RollBack | Settle | StopToo | EmitEvent
 
 
 class Upgrade:
@@ -172,10 +183,10 @@ class Upgrade:
         self._timing = Timing()
         self._failure: str | None = None
         """Why the successor is not to serve any more, as far as is known."""
-        self._kill_at: float | None = None
+        self._due_at: float | None = None
 
     def next_due(self) -> float | None:
-        return self._kill_at
+        return self._due_at
 
     def must_wait(self) -> bool:
         """Return whether this process must not end yet: its successor has to be gone first, or may come to serve."""
@@ -187,7 +198,7 @@ class Upgrade:
                 return None
             case Step.STARTING:
                 return Failure("an upgrade is under way")
-            case Step.LEADING:
+            case Step.LEADING | Step.SETTLED:
                 return Failure(f"this supervisor has handed over to {self.pid}")
         return Failure("the server is stopping")
 
@@ -205,6 +216,7 @@ class Upgrade:
                 self._failure = self._failure or fact.reason
             case SuccessorReady() if self.step is Step.STARTING and self._failure is None:
                 self._enter(Step.LEADING)
+                self._due_at = now + ROLL_BACK_TIME
                 return [EmitEvent(Upgraded(self.pid)), HandOver(self.pid)]
             case SuccessorStopping():
                 return self._successor_stopping(fact)
@@ -212,24 +224,30 @@ class Upgrade:
                 return self._died(fact)
             case StopRequested():
                 return self._stop(fact, now)
-            case TimePassed() if self._kill_at is not None and now >= self._kill_at:
-                self._kill_at = None
-                timeout = successor_start_timeout(self._timing.boot)
-                option = f"--boot-timeout plus {SUPERVISOR_START_MARGIN:g} s"
-                self._failure = self._failure or f"the new supervisor did not serve within {timeout:g} s ({option})"
-                return [SignalSuccessor(at_once=True)]
+            case TimePassed() if self._due_at is not None and now >= self._due_at:
+                return self._overdue()
         return []
+
+    def _overdue(self) -> list[UpgradeCommand]:
+        if self.step is Step.LEADING:
+            self._enter(Step.SETTLED)
+            return [Settle()]
+        self._due_at = None
+        timeout = successor_start_timeout(self._timing.boot)
+        option = f"--boot-timeout plus {SUPERVISOR_START_MARGIN:g} s"
+        self._failure = self._failure or f"the new supervisor did not serve within {timeout:g} s ({option})"
+        return [SignalSuccessor(at_once=True)]
 
     def _requested(self, fact: UpgradeRequested, now: float) -> list[UpgradeCommand]:
         self._enter(Step.STARTING)
         self.pid = 0
         self._failure = None
         self._timing = fact.timing
-        self._kill_at = now + successor_start_timeout(fact.timing.boot)
+        self._due_at = now + successor_start_timeout(fact.timing.boot)
         return [EmitEvent(Upgrading(fact.by)), Launch()]
 
     def _successor_stopping(self, fact: SuccessorStopping) -> list[UpgradeCommand]:
-        if self.step in (Step.LEADING, Step.LEFT):
+        if self.step in (Step.LEADING, Step.SETTLED, Step.LEFT):
             self._enter(Step.LEFT)
             return [StopToo(fact.at_once)]
         self._failure = self._failure or "the new supervisor was asked to stop"
@@ -249,7 +267,7 @@ class Upgrade:
         match self.step:
             case Step.STARTING:
                 self._enter(Step.ENDING)
-                self._kill_at = now + successor_stop_timeout(self._timing.drain, self._timing.stop)
+                self._due_at = now + successor_stop_timeout(self._timing.drain, self._timing.stop)
                 return [SignalSuccessor(fact.at_once)]
             case Step.ENDING:
                 return [SignalSuccessor(at_once=True)] if fact.at_once else []
@@ -258,4 +276,4 @@ class Upgrade:
 
     def _enter(self, step: Step) -> None:
         self.step = move("the upgrade", _NEXT_STEPS, self.step, step)
-        self._kill_at = None
+        self._due_at = None

@@ -6,12 +6,14 @@ Its argument is a line of JSON (`core/exporter_settings.py`). No code of the ser
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
 import sys
 
 from ..core.exporter_settings import ExporterSettings, decode
+from ..observe.logs import configure
 from ..system.credentials import Identity, drop_privileges
 from ..system.parent_death import die_with_parent
 from ..system.processes import set_title
@@ -33,6 +35,8 @@ _NICENESS = 5
 
 def main() -> None:
     settings = decode(sys.argv[1])
+    # Clients are strangers: what they do wrong is not for the server's log.
+    configure(settings.log_format, "error", process="metrics")
     ignore_without_inheriting(_IGNORED_SIGNALS)
     set_title("metrics")
     os.chdir("/")
@@ -58,7 +62,8 @@ async def _serve(settings: ExporterSettings) -> None:
         listener.setblocking(False)
         server.add_socket(listener)
     # The first answer shows that both sides understand each other, before a client needs one.
-    await snapshots.get(60.0)
+    with contextlib.suppress(TimeoutError):
+        await snapshots.get(routes.ANSWER_TIMEOUT)
     await gone.wait()
     await server.drain()
     snapshots.close()

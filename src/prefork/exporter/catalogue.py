@@ -73,7 +73,7 @@ CATALOGUE = (
         "state",
     ),
     _gauge("connections_limit", "Maximum number of connections of all workers."),
-    _counter("connections_accepted", "Connections accepted.", "worker"),
+    _counter("connections_accepted", "Connections accepted, refused ones included.", "worker"),
     _counter("connections_closed", "Connections that ended, by the one reason of each.", "worker", "reason"),
     _counter("connections_refused", "Connections closed before they were served.", "worker", "reason"),
     _histogram("connection_duration_seconds", "Time from accept to close.", "worker"),

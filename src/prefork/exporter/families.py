@@ -60,19 +60,17 @@ def families(status: Status, overflows: int | None) -> list[Metric]:
         samples[name].append((labels, value))
     if overflows is not None:
         samples["listen_overflows_total"].append(((), overflows))
-    return [family(each, samples[each.name], status["started"]) for each in CATALOGUE]
+    return [_family(each, samples[each.name]) for each in CATALOGUE]
 
 
-def family(entry: Entry, samples: Iterable[Sample], created: float | None) -> Metric:
-    """Return the family of a metric; its counters began at zero at the time `created`, since the epoch."""
+def _family(entry: Entry, samples: Iterable[Sample]) -> Metric:
     found: Any
     match entry.kind:
         case Kind.COUNTER:
+            # Without its creation time, which would be one more series for each: start_time_seconds tells it.
             found = CounterMetricFamily(entry.full_name, entry.help, labels=entry.labels)
-            # The kernel has counted since long before.
-            created = None if entry.name == "listen_overflows_total" else created
             for labels, value in samples:
-                found.add_metric(labels, value, created=created)
+                found.add_metric(labels, value)
         case Kind.GAUGE:
             found = GaugeMetricFamily(entry.full_name, entry.help, labels=entry.labels)
             for labels, value in samples:
@@ -138,6 +136,8 @@ def _of_reloads(status: Status) -> Iterator[NamedSample]:
     reloads = status["reloads"]
     for result, word in _RESULTS:
         yield "reloads_total", ("reload", word), reloads[result]
+    # After one that succeeds another supervisor counts, from zero.
+    yield "reloads_total", ("upgrade", "failure"), status["failed_upgrades"]
     # A start has loaded everything, too.
     yield "last_reload_success_timestamp_seconds", (), reloads["last_success"] or status["started"]
     for result, word in _RESULTS:

@@ -5,6 +5,7 @@ Pure: bytes in, values out. What a path means is in `routes.py`, and who waits h
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -67,6 +68,23 @@ class Response:
 def text(status: HTTPStatus, line: str) -> Response:
     """Return a response of one line."""
     return Response(status, f"{line}\n".encode())
+
+
+def is_loopback(address: object) -> bool:
+    """Return whether a local address, as the kernel gives it, is one that only this machine reaches."""
+    return isinstance(address, tuple) and ipaddress.ip_address(address[0].partition("%")[0]).is_loopback
+
+
+def names_loopback(host: str) -> bool:
+    """Return whether a Host field names this machine without a name server: `localhost`, or an address."""
+    name = re.sub(r":[0-9]{0,5}$", "", host.strip()).strip("[]")
+    if name.lower() == "localhost":
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def parse_request(head: bytes) -> Request:

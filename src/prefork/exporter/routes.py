@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
+from prometheus_client.metrics_core import Metric
+
 from ..system.netstat import listen_overflows
 from . import exposition
 from .families import families
@@ -17,6 +19,7 @@ from .health import unready_reason
 from .http import Request, Response, text
 from .page import FIELDS, page
 from .service_families import service_families
+from .service_totals import service_totals
 from .supervisor_link import Snapshot, Snapshots
 
 #: Seconds that a client waits for the supervisor's answer. A health check has an answer of its own by then.
@@ -47,9 +50,13 @@ def _metrics(request: Request, snapshot: Snapshot) -> Response:
     content_type = exposition.accepted_type(request.fields.get("accept", ""))
     if content_type not in snapshot.rendered:
         found = families(snapshot.status, listen_overflows())
-        found += service_families(snapshot.status["service_metrics"], snapshot.status["started"])
+        found += _service_families(snapshot)
         snapshot.rendered[content_type] = exposition.write(found, content_type)
     return Response(HTTPStatus.OK, snapshot.rendered[content_type], content_type)
+
+
+def _service_families(snapshot: Snapshot) -> list[Metric]:
+    return service_families(snapshot.status["service_metrics"])
 
 
 def _health(request: Request, snapshot: Snapshot) -> Response:
@@ -65,7 +72,8 @@ def _status(request: Request, snapshot: Snapshot) -> Response:
     if _JSON not in snapshot.rendered:
         # `now` is this machine's time: a browser's own clock may be wrong.
         shown = {name: value for name, value in snapshot.status.items() if name != "service_metrics"}
-        snapshot.rendered[_JSON] = json.dumps({**shown, "now": round(snapshot.at, 3)}).encode()
+        shown |= {"service": service_totals(_service_families(snapshot)), "now": round(snapshot.at, 3)}
+        snapshot.rendered[_JSON] = json.dumps(shown).encode()
     return Response(HTTPStatus.OK, snapshot.rendered[_JSON], _JSON)
 
 

@@ -12,7 +12,7 @@ from http import HTTPStatus
 from ..config import MIB, Limits
 from ..net.server import TCPServer
 from ..net.stream import Stream
-from .http import MAX_HEAD, BadRequest, Request, Response, parse_request, text
+from .http import MAX_HEAD, BadRequest, Request, Response, is_loopback, names_loopback, parse_request, text
 
 #: Clients at a time; others wait in the kernel's queue.
 MAX_CLIENTS = 64
@@ -20,6 +20,8 @@ MAX_CLIENTS = 64
 MAX_KEPT = MAX_CLIENTS // 2
 #: Seconds for the first request of a connection to arrive, and from a response to the end of the next request.
 HEAD_TIMEOUT = 5.0
+#: Seconds for the first request while more than MAX_KEPT clients are there: slow ones must not keep the rest waiting.
+CROWDED_TIMEOUT = 0.5
 IDLE_TIMEOUT = 75.0
 #: Seconds to read a response, and bytes per second that a client has to read of a long one.
 SEND_TIMEOUT = 5.0
@@ -54,13 +56,13 @@ def make_server(respond: Respond) -> TCPServer:
 async def _serve(stream: Stream, respond: Respond, server: TCPServer) -> None:
     loop = asyncio.get_running_loop()
     end = loop.time() + KEEP_TIMEOUT
-    timeout = HEAD_TIMEOUT
+    timeout = HEAD_TIMEOUT if server.connections <= MAX_KEPT else CROWDED_TIMEOUT
     try:
         while True:
             async with asyncio.timeout(timeout):
                 head = await stream.readuntil(b"\r\n\r\n")
             request = parse_request(head)
-            response = await respond(request)
+            response = _refuse_foreign(stream, request) or await respond(request)
             crowded = server.connections > MAX_KEPT or stream.draining or loop.time() > end
             keep_alive = request.keep_alive and not crowded
             await _send(stream, response, request.method == "HEAD", keep_alive)
@@ -77,6 +79,14 @@ async def _serve(stream: Stream, respond: Respond, server: TCPServer) -> None:
     except (asyncio.IncompleteReadError, ConnectionError):
         # The client has left, and the caller closes.
         return
+
+
+def _refuse_foreign(stream: Stream, request: Request) -> Response | None:
+    """Refuse what a page of another site has asked for in a browser of this machine (DNS rebinding): its Host field has
+    a name of that site, which now resolves to this machine."""
+    if not is_loopback(stream.get_extra_info("sockname")) or names_loopback(request.fields.get("host", "localhost")):
+        return None
+    return text(HTTPStatus.FORBIDDEN, "on this address the Host field must be localhost or an address")
 
 
 async def _send(stream: Stream, response: Response, head_only: bool, keep_alive: bool) -> None:

@@ -23,8 +23,8 @@ from .families import buckets
 _Values = dict[tuple[str, ...], tuple[float, ...]]
 
 
-def service_families(described: Mapping[str, Any], created: float) -> list[Metric]:
-    """Return the families of what the supervisor knows of the service's metrics, which began at the time `created`.
+def service_families(described: Mapping[str, Any]) -> list[Metric]:
+    """Return the families of what the supervisor knows of the service's metrics.
 
     Two workers of one slot, and those before them, are added up. Of two metrics with one name the first is shown.
     """
@@ -37,7 +37,7 @@ def service_families(described: Mapping[str, Any], created: float) -> list[Metri
         values = found.setdefault(definition, {})
         key = (str(slot), *series.labels)
         values[key] = add_values(values[key], series.values) if key in values else series.values
-    return [_family(definition, values, created) for definition, values in found.items()]
+    return [_family(definition, values) for definition, values in found.items()]
 
 
 def _all(described: Mapping[str, Any]) -> Iterator[tuple[int, Series]]:
@@ -58,14 +58,14 @@ def _sample_names(definition: Definition) -> list[str]:
     return [definition.name + suffix for suffix in suffixes[definition.kind]]
 
 
-def _family(definition: Definition, values: _Values, created: float) -> Metric:
+def _family(definition: Definition, values: _Values) -> Metric:
     labels = ("worker", *definition.labels)
     family: Any
     match definition.kind:
         case MetricKind.COUNTER:
             family = CounterMetricFamily(definition.name, definition.help, labels=labels)
             for key, (value,) in values.items():
-                family.add_metric(key, value, created=created)
+                family.add_metric(key, value)
         case MetricKind.GAUGE:
             family = GaugeMetricFamily(definition.name, definition.help, labels=labels)
             for key, (value,) in values.items():

@@ -243,10 +243,15 @@ class BaseServer:
         sock.close()
 
     def _connection_ended(self, connection: Connection) -> None:
-        self._account.closed(connection.close_reason(), connection.time_open())
+        if connection not in self._connections:
+            # Counted at the end of the drain, before its handler returned.
+            return
+        reason, seconds = connection.close_reason(), connection.time_open()
+        self._account.closed(reason, seconds)
         if self.on_ended is not None:
-            self.on_ended(connection.describe_end(self._local_addresses.pop(connection, None)))
-        self._admission.release(self._connections.pop(connection, None))
+            local = self._local_addresses.pop(connection, None)
+            self.on_ended(connection.describe_end(local, seconds, reason))
+        self._admission.release(self._connections.pop(connection))
         if not self._connections:
             self._no_connections.set()
         self._resume()
@@ -325,6 +330,7 @@ class BaseServer:
                 if aborted:
                     await self._wait_drained(None, ABORT_TIMEOUT)
             finally:
+                self._count_rest()
                 self._release()
         return aborted
 
@@ -343,6 +349,12 @@ class BaseServer:
         for connection in list(self._connections):
             connection.drain()
         return draining
+
+    def _count_rest(self) -> None:
+        """Count the aborted connections whose handlers swallow their cancellation, and would go on for ever."""
+        for connection in list(self._connections):
+            if connection.fileno() < 0:
+                self._connection_ended(connection)
 
     def _drain_failed(self, exc: BaseException) -> None:
         failed = handler_failed("", exc)

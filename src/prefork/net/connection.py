@@ -77,8 +77,8 @@ class Connection(Protocol):
     def describe(self, uses_tls: bool) -> OpenConnection:
         """Return what is known of it without a system call. `uses_tls`: its server speaks TLS from the first byte."""
 
-    def describe_end(self, local: object) -> EndedConnection:
-        """Return what it was, after its end. `local` is its local address."""
+    def describe_end(self, local: object, seconds: float, reason: CloseReason) -> EndedConnection:
+        """Return what it was, after its end, with what its server knows already."""
 
     def close_reason(self) -> CloseReason:
         """Return why it has ended."""
@@ -145,12 +145,11 @@ class StreamConnection:
             "" if engine is None else engine.info.version,
         )
 
-    def describe_end(self, local: object) -> EndedConnection:
+    def describe_end(self, local: object, seconds: float, reason: CloseReason) -> EndedConnection:
         stream, tls = self.stream, self.stream.tls
         version = "" if tls is None else tls.version
         received, sent = bytes_transferred(stream)
-        reason = self.close_reason()
-        return EndedConnection(stream.id, stream._address, local, time_open(stream), received, sent, version, reason)
+        return EndedConnection(stream.id, stream._address, local, seconds, received, sent, version, reason)
 
     def close(self) -> None:
         self.stream.close()

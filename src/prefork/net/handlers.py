@@ -177,8 +177,8 @@ def _require_stream_protocol(target: type[asyncio.BaseProtocol]) -> None:
 def _require_result(target: object, kind: Kind) -> None:
     """Raise ServiceError if a factory never returns what could be served."""
     if result := constant_result(target):
-        what = "a worker factory" if kind is Kind.FACTORY else "a protocol factory"
-        raise ServiceError(f"{_name(target)} takes no parameters, as {what} does, and returns {result}")
+        role = "as a worker factory does" if kind is Kind.FACTORY else "as a protocol factory does"
+        raise ServiceError(f"{_name(target)} takes no parameters, {role}, and returns {result}")
 
 
 #: `start`, `stop`, and one of `handle` and `protocol`.

@@ -146,7 +146,8 @@ class ProtocolConnection:
         totals = self._totals = read_totals(self._sock)
         if totals is not None:
             self._state.account.transferred(totals.received, totals.sent)
-            if totals.is_reset:
+            # In a handshake it is one that failed, which `_run` notes.
+            if totals.is_reset and self._transport is not None:
                 self._note(CloseReason.PEER_RESET)
 
     def _socket_closed(self) -> None:
@@ -174,10 +175,9 @@ class ProtocolConnection:
             phase = "closing"
         return OpenConnection(self._number, fd, self._peer, phase, self._began, unsent, tls)
 
-    def describe_end(self, local: object) -> EndedConnection:
+    def describe_end(self, local: object, seconds: float, reason: CloseReason) -> EndedConnection:
         totals = self._totals
         received, sent = (0, 0) if totals is None else (totals.received, totals.sent)
-        reason, seconds = self.close_reason(), self.time_open()
         return EndedConnection(self._number, self._peer, local, seconds, received, sent, self._tls, reason)
 
     def close(self) -> None:

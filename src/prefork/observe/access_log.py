@@ -125,7 +125,7 @@ def text_format(worker: int) -> Format:
     def format(ended: EndedConnection, now: float) -> bytes:
         return (
             f"{stamp(now)} {_address(ended.address)} {_address(ended.local)} {ended.seconds:.3f} {ended.received} "
-            f"{ended.sent} {ended.tls or '-'} {ended.reason.value} {worker}\n"
+            f"{ended.sent} {ended.tls or '-'} {ended.reason} {worker}\n"
         ).encode("ascii", "backslashreplace")
 
     return format
@@ -136,21 +136,20 @@ def json_format(worker: int) -> Format:
     stamp, pid = _Stamp(), os.getpid()
 
     def format(ended: EndedConnection, now: float) -> bytes:
-        values = {
-            "time": stamp(now),
-            "peer": _address(ended.address),
-            "listener": _address(ended.local),
-            "seconds": round(ended.seconds, 6),
-            "received": ended.received,
-            "sent": ended.sent,
-            "tls": ended.tls or None,
-            "reason": ended.reason.value,
-            "worker": worker,
-            "pid": pid,
-        }
-        return json.dumps(values).encode() + b"\n"
+        # By hand, because json.dumps would take half of the time of the line.
+        tls = f'"{ended.tls}"' if ended.tls else "null"
+        return (
+            f'{{"time": "{stamp(now)}", "peer": {_quoted(ended.address)}, "listener": {_quoted(ended.local)}, '
+            f'"seconds": {ended.seconds:.6f}, "received": {ended.received}, "sent": {ended.sent}, "tls": {tls}, '
+            f'"reason": "{ended.reason}", "worker": {worker}, "pid": {pid}}}\n'
+        ).encode("ascii", "backslashreplace")
 
     return format
+
+
+def _quoted(address: object) -> str:
+    text = _address(address)
+    return json.dumps(text) if '"' in text or "\\" in text else f'"{text}"'
 
 
 def _address(address: object) -> str:

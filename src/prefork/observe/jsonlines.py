@@ -1,8 +1,8 @@
 """Format log records as JSON in ASCII, one object per line. Imported only if needed: it uses python-json-logger.
 
-The keys are time, level, process (supervisor or worker), worker, pid, logger and message; traceback if there is one. An
-event of prefork adds event (the name of its class), fields (its values) and suppressed. What the service passes as
-`extra` is added at the top level, and never replaces one of these keys.
+The keys are time, level, process (supervisor, worker or metrics), worker, pid, logger and message; traceback if there
+is one. An event of prefork adds event (the name of its class), fields (its values) and suppressed. What the service
+passes as `extra` is added at the top level, and never replaces one of these keys.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class JSONFormatter(JsonFormatter):
         own: dict[str, Any] = {
             "time": timestamp(record),
             "level": level_name(record),
-            "process": "supervisor" if self._origin.worker is None else "worker",
+            "process": self._origin.process if self._origin.worker is None else "worker",
             "worker": self._origin.worker,
             "pid": os.getpid(),
             "logger": escape_controls(record.name, 64),

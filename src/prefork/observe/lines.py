@@ -30,12 +30,13 @@ _COLOURS = {"debug": "2", "warning": "33", "error": "31", "critical": "31"}
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The process that a line comes from: a worker by its slot, or the supervisor (None)."""
+    """The process that a line comes from: a worker by its slot, or the `process` of this name."""
 
     worker: int | None
+    process: str = "supervisor"
 
     def __str__(self) -> str:
-        return "supervisor" if self.worker is None else f"worker {self.worker}"
+        return self.process if self.worker is None else f"worker {self.worker}"
 
 
 class TextFormatter(logging.Formatter):

@@ -34,13 +34,14 @@ def configure(
     alone: bool = False,
     unlimited: bool = False,
     on_dropped: Callable[[], object] = _ignore,
+    process: str = "supervisor",
 ) -> EventLog:
     """Send all log records of this process to `stream` (standard error), and return the `Emit` for events.
 
-    `format` is text or json, `level` one of debug, info, warning and error. The supervisor calls it, and each worker
-    again with its slot. The handler is installed on the root logger. So records of the service, of its libraries and of
-    asyncio, warnings, and exceptions that end a thread or come from a destructor all look the same. Other handlers stay
-    installed, except those that also write to standard error.
+    `format` is text or json, `level` one of debug, info, warning and error. The supervisor calls it, each worker again
+    with its slot, and another `process` with its name. The handler is installed on the root logger. So records of the
+    service, of its libraries and of asyncio, warnings, and exceptions that end a thread or come from a destructor all
+    look the same. Other handlers stay installed, except those that also write to standard error.
 
     `alone`: only the events of prefork, because a program configures the logging of its process itself.
 
@@ -49,7 +50,7 @@ def configure(
     called for each record that was not written: held back, or lost because its reader does not read.
     """
     stream = sys.stderr if stream is None else stream
-    handler = _LineHandler(Sink(stream), _formatter(format, Origin(worker), has_colours(stream)), on_dropped)
+    handler = _LineHandler(Sink(stream), _formatter(format, Origin(worker, process), has_colours(stream)), on_dropped)
     root = logging.getLogger()
     for other in root.handlers[:]:
         if isinstance(other, _LineHandler):

@@ -1,4 +1,4 @@
-"""Write bytes to a descriptor that others share, without waiting for whoever reads it. It knows nothing of lines."""
+"""Write bytes to a descriptor that others share, without waiting for its reader. It knows nothing of lines."""
 
 from __future__ import annotations
 

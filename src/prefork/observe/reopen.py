@@ -32,8 +32,8 @@ class LogFiles:
     def open(self, path: str, uid: int, gid: int) -> int:
         """Open a file for appending, and return its descriptor, which stays the same when the file is reopened.
 
-        A new file belongs to `uid` and `gid`, who must be able to open it again. Raises OSError, also for a file that
-        belongs to another user than `uid` and this one.
+        A new file belongs to `uid` and `gid`, because processes with these have to open it again. Raises OSError, also
+        for a file that belongs to neither `uid` nor the user of this process.
         """
         with resolve(path) as entry:
             opened = self._opened[path] = _open(entry, _Wanted(0o640, uid, gid), (uid, os.geteuid()))

@@ -6,10 +6,12 @@ Never in the path of the data: a client talks to the workers' consoles itself (`
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..core.facts import Failure, RecycleRequested
+from ..core.control_protocol import ALL_SLOTS, Request
+from ..core.facts import Fact, Failure, RecycleRequested
 from ..core.roster import Roster
 from ..core.states import Worker, WorkerState
 from ..events import Emit, Resumed, Suspended
@@ -35,13 +37,28 @@ class _Dump:
 
 
 class Console:
-    """Answers for `workers`. Owns the clients that wait for stacks."""
+    """Answers for `workers`. Owns the clients that wait for stacks.
 
-    def __init__(self, workers: Workers, roster: Roster, emit: Emit, control: ControlSocket | None) -> None:
+    `listeners` returns the addresses, `refusal` why accepting cannot be suspended or resumed now; `apply` takes facts.
+    """
+
+    def __init__(
+        self,
+        workers: Workers,
+        roster: Roster,
+        emit: Emit,
+        control: ControlSocket | None,
+        listeners: Callable[[], list[str]],
+        refusal: Callable[[], Failure | None],
+        apply: Callable[[Fact], None],
+    ) -> None:
         self._workers = workers
         self._roster = roster
         self._emit = emit
         self._control = control
+        self._listeners = listeners
+        self._refusal = refusal
+        self._apply = apply
         self._dumps: list[_Dump] = []
 
     # --- polling ------------------------------------------------------------------------------------------------------
@@ -57,11 +74,27 @@ class Console:
         due = [each for each in self._dumps if now >= each.due]
         self._dumps = [each for each in self._dumps if now < each.due]
         for each in due:
-            self._answer(each)
+            self._send_dump(each)
+
+    def answer(self, client: ControlConnection, request: Request, by: str, now: float) -> None:
+        """Carry out a request, and reply to its client, at once or when the answer is there. `by` names the sender."""
+        sockets: list[socket.socket] = []
+        outcome: dict[str, Any] | Failure | None
+        match request.command:
+            case "attach":
+                outcome, sockets = self._attach()
+            case "dump":
+                outcome = self._dump(client, request.worker, now)
+            case "recycle":
+                outcome = self._recycle(by, request.worker)
+            case command:
+                outcome = self._suspend(by, command == "suspend")
+        if outcome is not None and self._control is not None:
+            self._control.reply(client, _reply(outcome), sockets)
 
     # --- connections to workers ---------------------------------------------------------------------------------------
 
-    def attach(self) -> tuple[dict[str, Any], list[socket.socket]]:
+    def _attach(self) -> tuple[dict[str, Any], list[socket.socket]]:
         """Return the workers, and a connection to the console of each that is marked as attached, in this order."""
         sockets: list[socket.socket] = []
         workers = []
@@ -73,18 +106,20 @@ class Console:
                 has_console = self._workers.has_console(worker.id)
                 workers.append({**_name(worker), "attached": sock is not None, "console": has_console})
                 sockets += [] if sock is None else [sock]
-        return {"workers": workers}, sockets
+        return {"workers": workers, "listeners": self._listeners()}, sockets
 
     # --- stacks of threads --------------------------------------------------------------------------------------------
 
-    def dump(self, client: ControlConnection, slot: int, now: float) -> Failure | None:
+    def _dump(self, client: ControlConnection, slot: int, now: float) -> Failure | None:
         """Have the workers of a slot write the stacks of their threads, and answer in DUMP_SECONDS. Return a refusal.
 
-        Python need not run for it: the answer comes from a signal handler in C.
+        `slot` is ALL_SLOTS for all workers at once, so that this takes no longer when every one of them hangs. Python
+        need not run for it: the answer comes from a signal handler in C.
         """
         if len(self._dumps) >= MAX_DUMPS:
             return Failure(f"{MAX_DUMPS} clients are waiting for stacks already")
-        workers = [each for each in self._in_slot(slot) if each.state is not WorkerState.STARTING]
+        slots = {each.slot for each in self._roster.workers.values()} if slot == ALL_SLOTS else {slot}
+        workers = [each for number in slots for each in self._in_slot(number) if self._can_dump(each)]
         if not workers:
             return Failure(f"slot {slot} has no worker that runs")
         before = {each.id: len(self._workers.stack_lines(each.id)) for each in workers}
@@ -93,7 +128,11 @@ class Console:
         self._dumps.append(_Dump(client, now + DUMP_SECONDS, before))
         return None
 
-    def _answer(self, dump: _Dump) -> None:
+    def _can_dump(self, worker: Worker) -> bool:
+        # Before it has started, and in a program, nothing may handle the signal.
+        return worker.state is not WorkerState.STARTING and self._workers.has_console(worker.id)
+
+    def _send_dump(self, dump: _Dump) -> None:
         dumped = []
         for worker_id, before in dump.lines_before.items():
             worker = self._roster.workers.get(worker_id)
@@ -113,9 +152,13 @@ class Console:
     def suspended(self) -> bool:
         return bool(self._workers.published(FleetSetting.SUSPENDED))
 
-    def suspend(self, by: str, suspended: bool) -> dict[str, Any]:
+    def _suspend(self, by: str, suspended: bool) -> dict[str, Any] | Failure:
         """Have all workers stop accepting, or go on, at once. Return whether that changed anything, and whether there
         are programs, which may accept by themselves."""
+        refusal = self._refusal()
+        if refusal is not None:
+            # A successor that starts was told how it was before.
+            return refusal
         changed = self.suspended is not suspended
         self._workers.publish(FleetSetting.SUSPENDED, int(suspended))
         if changed:
@@ -123,15 +166,20 @@ class Console:
         programs = any(each.pid and not self._workers.has_console(each.id) for each in self._roster.workers.values())
         return {"suspended": suspended, "changed": changed, "program": programs}
 
-    def recycle(self, by: str, slot: int) -> RecycleRequested | Failure:
-        """Return the fact that the worker of a slot is to be replaced, or why it is not."""
+    def _recycle(self, by: str, slot: int) -> dict[str, Any] | Failure:
+        """Have the worker of a slot replaced by another of its generation."""
         refusal = self._roster.refusal()
         if refusal is not None:
             return refusal
         ready = [each for each in self._in_slot(slot) if each.state is WorkerState.READY]
         if not ready:
             return Failure(f"slot {slot} has no worker that is ready")
-        return RecycleRequested(max(each.id for each in ready), f"requested ({by})")
+        self._apply(RecycleRequested(max(each.id for each in ready), f"requested ({by})"))
+        return {"slot": slot}
+
+
+def _reply(outcome: dict[str, Any] | Failure) -> dict[str, Any]:
+    return {"ok": False, "error": outcome.reason} if isinstance(outcome, Failure) else {"ok": True, **outcome}
 
 
 def _name(worker: Worker) -> dict[str, Any]:

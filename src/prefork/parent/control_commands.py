@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import socket
 from typing import Any, Protocol
 
 from ..core.control_protocol import Request
 from ..core.facts import Failure
 from ..core.progress import Progress
+from .console import Console
 from .control_server import ControlConnection, ControlSocket
 from .waiting import WaitingClients
 
@@ -40,18 +40,15 @@ class ControlTarget(Protocol):
     def scale_waits(self, workers: int) -> bool: ...
     def stop(self, by: str, at_once: bool) -> None: ...
     def stop_progress(self) -> Progress: ...
-    def attach(self) -> tuple[dict[str, Any], list[socket.socket]]: ...
-    def dump(self, connection: ControlConnection, slot: int) -> Failure | None: ...
-    def suspend(self, by: str, suspended: bool) -> dict[str, Any] | Failure: ...
-    def recycle(self, by: str, slot: int) -> Failure | None: ...
 
 
 class ControlCommands:
     """Serves `control` for `target`. Owns the connections that wait for the end of a reload, an upgrade or a stop."""
 
-    def __init__(self, control: ControlSocket, target: ControlTarget) -> None:
+    def __init__(self, control: ControlSocket, target: ControlTarget, console: Console) -> None:
         self._control = control
         self._target = target
+        self._console = console
         self._reloads = WaitingClients(control, self._reload_reply, target.reload_progress)
         self._upgrades = WaitingClients(
             control, lambda: _reply_of("pid", target.upgrade_outcome()), target.upgrade_progress
@@ -61,7 +58,7 @@ class ControlCommands:
     def serve(self, ready: set[int], now: float) -> None:
         """Receive, carry out and answer requests; `ready` are the descriptors that poll named."""
         for connection, request in self._control.receive_requests(ready, now):
-            self._answer(connection, request)
+            self._answer(connection, request, now)
         for each in self._waiting():
             each.serve(now)
 
@@ -76,7 +73,7 @@ class ControlCommands:
     def _waiting(self) -> tuple[WaitingClients, ...]:
         return self._reloads, self._upgrades, self._stops
 
-    def _answer(self, connection: ControlConnection, request: Request) -> None:
+    def _answer(self, connection: ControlConnection, request: Request, now: float) -> None:
         reply: dict[str, Any] = {"ok": True}
         match request.command:
             case "reload" | "upgrade" if sum(map(len, self._waiting())) >= MAX_WAITERS:
@@ -93,21 +90,9 @@ class ControlCommands:
                 return
             case "scale":
                 reply = self._scale(request.workers)
-            case "attach":
-                told, sockets = self._target.attach()
-                self._control.reply(connection, reply | told, sockets)
+            case "attach" | "dump" | "suspend" | "resume" | "recycle":
+                self._console.answer(connection, request, CONTROL, now)
                 return
-            case "dump":
-                refusal = self._target.dump(connection, request.worker)
-                if refusal is None:
-                    return
-                reply = _error(refusal.reason)
-            case "suspend" | "resume":
-                changed = self._target.suspend(CONTROL, request.command == "suspend")
-                reply = _error(changed.reason) if isinstance(changed, Failure) else reply | changed
-            case "recycle":
-                refusal = self._target.recycle(CONTROL, request.worker)
-                reply = {"ok": True, "slot": request.worker} if refusal is None else _error(refusal.reason)
             case "stop":
                 reply["pid"] = self._target.status()["pid"]
             case _:

@@ -31,7 +31,7 @@ from ..system.processes import REAP_INTERVAL, System
 REQUEST_INTERVAL = 0.05
 _POLICY = Policy()
 #: Variables that the process gets: what its interpreter and its messages need, and none of the service's secrets.
-_KEPT_VARIABLES = ("LANG", "LD_LIBRARY_PATH", "LC_", "PATH", "PYTHON", "TZ", "VIRTUAL_ENV")
+_KEPT_VARIABLES = ("LANG", "LD_LIBRARY_PATH", "LC_", "PATH", "PREFORK_PURE", "PYTHON", "TZ", "VIRTUAL_ENV")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,7 @@ class ExporterSpec:
     listener: Callable[[], BoundAddress]
     """Returns the listening sockets as they are now: damaged ones are bound again."""
     identity: Identity | None
+    log_format: str
 
 
 @dataclass(slots=True)
@@ -168,6 +169,7 @@ class Exporter:
             uid=None if identity is None else identity.uid,
             gid=None if identity is None else identity.gid,
             user="" if identity is None else identity.name,
+            log_format=spec.log_format,
         )
         command = [*interpreter(), "-m", "prefork.exporter", encode(settings)]
         return self._system.execute(command, environment(os.environ), [*listeners, link], _report)

@@ -45,6 +45,8 @@ class GenerationSpec(Generic[C]):
     config: C
     program: ProgramSpec | None = None
     """None: workers serve a service of prefork's own kinds."""
+    max_worker_rss: int | None = None
+    """The resident bytes at which a worker is recycled."""
     certificates: tuple[tuple[str, int], ...] = ()
     """Each certificate file, and when the first certificate in it expires, in seconds since 1970."""
 

@@ -79,6 +79,7 @@ def _worker(worker: Worker, usage: Usage, heartbeat_age: float | None, now: floa
         "generation": worker.generation,
         "state": worker.state.name.lower(),
         "missing": worker.missing or None,
+        "drain_left": None if worker.drain_until is None else round(max(0.0, worker.drain_until - now), 3),
         "started": round(worker.spawned_at + epoch, 3),
         "age": round(now - worker.spawned_at, 3),
         "heartbeat_age": None if heartbeat_age is None else round(heartbeat_age, 3),

@@ -11,7 +11,6 @@ import os
 import random
 import select
 import signal
-import socket
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Generic, Self
@@ -36,7 +35,7 @@ from ..system.worker_signals import PROGRAM_SIGNALS, SERVICE_SIGNALS
 from ..text import escape_controls
 from .console import Console
 from .control_commands import ControlCommands
-from .control_server import ControlConnection, ControlSocket
+from .control_server import ControlSocket
 from .exporter import Exporter, ExporterSpec
 from .generations import C, GenerationSpec, Resources
 from .polling import Part, Watchdog, wait
@@ -119,11 +118,13 @@ class Supervisor(Generic[C]):
         self._adopted = AdoptedProcesses(system)
         system.close_in_child(*self._signals.descriptors())
         self._control = control
-        self._commands = None if control is None else ControlCommands(control, self)
         self._takeover = Takeover(system, resources, emit, self._fleet, control, predecessor)
         self._sources = SourceWatch(watched, system, emit)
         self._exporter = Exporter(exporter, system, emit, self._status_for_exporter)
-        self._console = Console(self._workers, self._roster, emit, control)
+        self._console = Console(
+            self._workers, self._roster, emit, control, self._listeners, self._takeover.reload_refusal, self._apply
+        )
+        self._commands = None if control is None else ControlCommands(control, self, self._console)
         self._workers.publish(FleetSetting.SUSPENDED, int(suspended))
         self._parts: list[Part] = [
             self._workers,
@@ -274,6 +275,7 @@ class Supervisor(Generic[C]):
             "queues": self._resources.queues(),
             "limit": spec.limits.get(FleetSetting.MAX_CONNECTIONS) or None,
             "certificates": [{"file": file, "not_after": end} for file, end in spec.certificates],
+            "failed_upgrades": self._takeover.failed_upgrades,
             "certificate_reloads": self._resources.certificate_reloads(),
             "reloads": self._history.describe(self._epoch),
             **describe_fleet(self._roster, self._workers, now, self._epoch),
@@ -357,25 +359,6 @@ class Supervisor(Generic[C]):
     def _stop(self, request: StopRequested) -> None:
         self._apply_all([*self._takeover.stop(request, self._system.monotonic()), request])
 
-    def attach(self) -> tuple[dict[str, Any], list[socket.socket]]:
-        reply, sockets = self._console.attach()
-        return reply | {"listeners": self._listeners()}, sockets
-
-    def dump(self, connection: ControlConnection, slot: int) -> Failure | None:
-        return self._console.dump(connection, slot, self._system.monotonic())
-
-    def suspend(self, by: str, suspended: bool) -> dict[str, Any] | Failure:
-        # A successor that starts was told how it was before.
-        return self._takeover.reload_refusal() or self._console.suspend(by, suspended)
-
-    def recycle(self, by: str, slot: int) -> Failure | None:
-        """Have the worker of a slot replaced by another of its generation. Return the reason if it is refused."""
-        fact = self._console.recycle(by, slot)
-        if isinstance(fact, Failure):
-            return fact
-        self._apply(fact)
-        return None
-
     def _fleet(self) -> tuple[int, bool]:
         """Return what a successor has to know: the number of workers, and whether accepting is suspended."""
         return len(self._roster.slots), self._console.suspended
@@ -427,12 +410,12 @@ class Supervisor(Generic[C]):
                 self._workers.drain(command.worker_id, command.until)
             case facts.HurryDrain():
                 self._workers.drain(command.worker_id, command.until)
-                if command.crowded:
-                    self._emit(self._workers.hurried(command.worker_id, command.until))
+                if command.why:
+                    self._emit(self._workers.hurried(command.worker_id, command.until, command.why))
             case facts.ReadHeartbeats():
                 self._carry_out(self._workers.heartbeats())
                 # With the heartbeats, because they are read regularly, and seldom enough to count descriptors in /proc.
-                for fact in self._workers.overclaiming():
+                for fact in (*self._workers.overclaiming(), *self._too_large()):
                     self._carry_out(fact)
             case facts.DumpStacks():
                 self._workers.dump(command.worker_id)
@@ -454,6 +437,13 @@ class Supervisor(Generic[C]):
                 self._resources.notify_ready()
             case facts.Finish():
                 self._outcome = command
+
+    def _too_large(self) -> list[Fact]:
+        """Find old workers that use more than twice the memory at which a worker is replaced: nothing else would end
+        them while they have connections."""
+        draining = [each for each in self._roster.workers.values() if each.state is WorkerState.DRAINING]
+        limits = {each.id: self._spec(each.generation).max_worker_rss for each in draining if each.drain_until is None}
+        return self._workers.larger_than({each: 2 * limit for each, limit in limits.items() if limit is not None})
 
     def _silence_unused(self, spec: GenerationSpec[C]) -> None:
         """Have connections refused where no worker of a program listens, now that all are of the generation."""

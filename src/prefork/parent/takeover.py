@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..core.facts import EmitEvent, Fact, Failure, HandedOver, StopRequested, SuccessorRolledBack, TimePassed
-from ..core.messages import LeasesGivenUpMessage, ReadyMessage, StoppingMessage, UnableMessage
+from ..core.messages import LeasesGivenUpMessage, ReadyMessage, SettledMessage, StoppingMessage, UnableMessage
 from ..core.progress import Progress
 from ..core.states import Timing
 from ..core.upgrade import (
@@ -19,6 +19,7 @@ from ..core.upgrade import (
     HandOver,
     Launch,
     RollBack,
+    Settle,
     SignalSuccessor,
     Step,
     StopToo,
@@ -43,7 +44,7 @@ class Inheritance(enum.Enum):
     TAKEN = enum.auto()
     """This supervisor serves. The predecessor still needs the sockets that it would serve with again."""
     SETTLED = enum.auto()
-    """There is no predecessor any more, or there was none."""
+    """The predecessor has given its sockets up, or there is none."""
 
 
 class Takeover:
@@ -74,6 +75,7 @@ class Takeover:
         """An upgrade that waits for the end of the predecessor."""
         self._gave_leases_up = False
         """The successor knows that no worker here holds a lease."""
+        self.failed_upgrades = 0
         self.outcome: int | Failure | None = None
         """How the last requested upgrade ended: the successor's pid, or why it failed; None while it is not known."""
         if predecessor is not None:
@@ -102,7 +104,8 @@ class Takeover:
     def shares_sockets(self) -> bool:
         """Return whether another supervisor accepts from these sockets, or may: the predecessor, or a successor that
         starts. One that leads owns them, and is not affected by what is done here."""
-        return self.predecessor_pid is not None or self._upgrade.step is Step.STARTING
+        theirs = self._predecessor is not None and self._predecessor.shares_sockets
+        return theirs or self._upgrade.step is Step.STARTING
 
     def may_lease(self) -> bool:
         """Return whether the workers here may get leases: not while those of another supervisor may hold one."""
@@ -114,6 +117,9 @@ class Takeover:
         """Tell a successor that serves, once, that no worker here holds a lease: connections may keep them for days."""
         if self._has_handed_over() and not are_held and not self._gave_leases_up:
             self._gave_leases_up = self._successor.send(LeasesGivenUpMessage())
+
+    def _is_alone(self) -> bool:
+        return self._inheritance is Inheritance.SETTLED and self.predecessor_pid is None
 
     def _has_handed_over(self) -> bool:
         return isinstance(self.outcome, int)
@@ -158,7 +164,7 @@ class Takeover:
 
     def next_due(self, now: float) -> float | None:
         before = None if self._predecessor is None else self._predecessor.next_due(now)
-        waits = now if self._requested is not None and self._inheritance is Inheritance.SETTLED else None
+        waits = now if self._requested is not None and self._is_alone() else None
         times = [before, waits, self._upgrade.next_due(), self._successor.next_due(now)]
         return min((due for due in times if due is not None), default=None)
 
@@ -167,7 +173,7 @@ class Takeover:
         if self._predecessor is not None and not self._predecessor.gone:
             self._predecessor.check()
         news: list[UpgradeFact] = [*self._successor.collect(), TimePassed()]
-        if self._requested is not None and self._inheritance is Inheritance.SETTLED:
+        if self._requested is not None and self._is_alone():
             news.append(self._requested)
             self._requested = None
         return [fact for each in news for fact in self._apply(each, now)]
@@ -182,7 +188,7 @@ class Takeover:
         """
         self.outcome, self._gave_leases_up = None, False
         request = UpgradeRequested(by, timing)
-        if self._inheritance is Inheritance.SETTLED:
+        if self._is_alone():
             return self._apply(request, now)
         assert self._predecessor is not None  # for mypy
         self._requested = request
@@ -211,12 +217,17 @@ class Takeover:
                 return [HandedOver()]
             case Abandon():
                 # However far the successor came: it may have written the pidfile.
+                self.failed_upgrades += 1
                 self.outcome = Failure(str(UpgradeFailed(command.reason)))
                 self._set_ownership(FileOwnership.OWNER)
             case RollBack():
+                self.failed_upgrades += 1
                 self.outcome = Failure(str(RolledBack(command.pid, command.cause)))
                 self._set_ownership(FileOwnership.OWNER)
                 return [SuccessorRolledBack()]
+            case Settle():
+                self._resources.end_listening()
+                self._successor.send(SettledMessage())
             case StopToo():
                 return [StopRequested("its successor", command.at_once)]
             case EmitEvent():
@@ -238,11 +249,11 @@ class Takeover:
         self._inheritance = Inheritance.TAKEN
 
     def take_settled(self) -> bool:
-        """Return True once after the takeover, when the predecessor is gone and its sockets are not needed any more.
+        """Return True once after the takeover, when the predecessor does not need its sockets any more.
 
         Until then it may serve again with them. A call that returns True changes the state to SETTLED.
         """
-        if self._inheritance is not Inheritance.TAKEN or self.predecessor_pid is not None:
+        if self._inheritance is not Inheritance.TAKEN or self.shares_sockets():
             return False
         self._inheritance = Inheritance.SETTLED
         return True

@@ -14,7 +14,15 @@ import socket
 import sys
 from collections.abc import Callable, Mapping
 
-from ..core.messages import Decoder, LeasesGivenUpMessage, ReadyMessage, StoppingMessage, UnableMessage, encode
+from ..core.messages import (
+    Decoder,
+    LeasesGivenUpMessage,
+    ReadyMessage,
+    SettledMessage,
+    StoppingMessage,
+    UnableMessage,
+    encode,
+)
 from ..core.upgrade import (
     SuccessorDied,
     SuccessorReady,
@@ -68,7 +76,7 @@ class Successor:
         self._child = child
         return [SuccessorStarted(child.pid)]
 
-    def send(self, message: LeasesGivenUpMessage) -> bool:
+    def send(self, message: LeasesGivenUpMessage | SettledMessage) -> bool:
         """Send a message; return whether the kernel has taken it. One that is taken in part is not understood."""
         try:
             return self._channel is not None and self._channel.send(encode(message)) > 0
@@ -165,6 +173,8 @@ class Predecessor:
         self.gone = False
         self.leases_given_up = False
         """Whether no worker there holds a lease any more, or will get one."""
+        self.settled = False
+        """Whether it has given up its sockets, and will not serve again."""
 
     def fileno(self) -> int:
         return self._channel.fileno()
@@ -190,6 +200,7 @@ class Predecessor:
             return
         for message in self._decoder.feed(data):
             self.leases_given_up = self.leases_given_up or isinstance(message, LeasesGivenUpMessage)
+            self.settled = self.settled or isinstance(message, SettledMessage)
         if not data:
             self.close()
 
@@ -206,6 +217,11 @@ class Predecessor:
         if self._unsent:
             with contextlib.suppress(OSError):
                 self._unsent = self._unsent[self._channel.send(self._unsent) :]
+
+    @property
+    def shares_sockets(self) -> bool:
+        """Whether it has the sockets too, or serves with them again if this supervisor dies."""
+        return not self.gone and not self.settled
 
     def close(self) -> None:
         self.gone = True

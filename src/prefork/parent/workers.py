@@ -21,6 +21,7 @@ from ..core.facts import (
     ExitCause,
     Fact,
     HeartbeatsRead,
+    OldWorkerTooLarge,
     RecycleRequested,
     Spawn,
     Spawned,
@@ -49,7 +50,7 @@ from ..system.fork_context import ForkContext
 from ..system.inboxes import Inboxes
 from ..system.memory import OomKills
 from ..system.parent_death import Tether
-from ..system.process_usage import reaped_seconds
+from ..system.process_usage import reaped_seconds, usage_of
 from ..system.processes import REAP_INTERVAL, RESOURCE_ERRNOS, System
 from ..system.readiness_channels import ReadinessChannel
 from ..system.scoreboard import FleetSetting, Row, Scoreboard, WorkerStat
@@ -73,6 +74,8 @@ MAX_ROWS = ROWS_PER_WORKER * MAX_WORKERS
 #: Inboxes for each worker at the start, and the minimum. A worker in a slot beyond serves what it accepts itself.
 INBOXES_PER_WORKER = 2
 MIN_INBOXES = 8
+#: Bytes of the services' own metrics that are passed on at a time: 64 KiB of 256 workers.
+MAX_SERVICE_METRICS = 16 * 1024 * 1024
 #: Maximum number of lines of stacks kept of one worker.
 MAX_STACK_LINES = 400
 #: Descriptors by which a worker's claim of connections may exceed what is counted a moment later.
@@ -189,11 +192,13 @@ class Workers:
 
     def service_metrics(self) -> dict[str, Any]:
         """Return the services' own metrics: of workers that are gone, and, unread, of those that run, with the slot."""
-        running = ((process.slot, process.row.read_service_metrics()) for process in self._processes.values())
-        return {
-            "gone": self._accounts.service_metrics.describe(),
-            "running": [[slot, base64.b64encode(data).decode()] for slot, data in running if data],
-        }
+        running, room = [], MAX_SERVICE_METRICS
+        for process in self._processes.values():
+            data = process.row.read_service_metrics()
+            room -= len(data)
+            if data and room >= 0:
+                running.append([process.slot, base64.b64encode(data).decode()])
+        return {"gone": self._accounts.service_metrics.describe(), "running": running}
 
     def pids(self) -> set[int]:
         return {process.child.pid for process in self._processes.values()}
@@ -228,6 +233,15 @@ class Workers:
                 reason = f"it claims {claimed} connections, and has {open_fds} descriptors"
                 facts.append(RecycleRequested(process.worker_id, reason))
         return facts
+
+    def larger_than(self, limits: Mapping[int, int]) -> list[Fact]:
+        """Find the workers that use more memory, in bytes, than their limit, by id."""
+        found: list[Fact] = []
+        for worker_id, limit in limits.items():
+            rss = usage_of(self._processes[worker_id].child.pid).rss
+            if rss is not None and rss > limit:
+                found.append(OldWorkerTooLarge(worker_id, rss, limit))
+        return found
 
     # --- what the workers read ----------------------------------------------------------------------------------------
 
@@ -407,11 +421,11 @@ class Workers:
         self._scoreboard.set_drain_deadline(process.row.number, until)
         process.child.signal(self._signals.drain)
 
-    def hurried(self, worker_id: int, until: float) -> OldWorkerHurried:
+    def hurried(self, worker_id: int, until: float, why: str) -> OldWorkerHurried:
         """Return the event that a worker has to abort its connections at `until`."""
         process = self._processes[worker_id]
         seconds = max(0.0, until - self._system.monotonic())
-        return OldWorkerHurried(process.slot, process.child.pid, process.row.open, seconds)
+        return OldWorkerHurried(process.slot, process.child.pid, why, process.row.open, seconds)
 
     def dump(self, worker_id: int) -> None:
         self._processes[worker_id].child.signal(self._signals.dump)

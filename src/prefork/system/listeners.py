@@ -18,10 +18,10 @@ from ..checks import reject
 from ..errors import BindError, ConfigError, reason_of
 from .file_ownership import FileOwnership
 from .listen_options import APPLIED, ListenOptions, Sharing
+from .sock_diag import accept_queue
 from .socket_activation import SystemdSockets, from_fd
 from .socket_snapshot import NEVER_OF_A_PROGRAM, Snapshot, detach_program, repair_settings, snapshot
 from .sockets import bind_replacement, bind_resolved, bind_sibling, describe, inode, repair_shutdown, resolve
-from .tcp_info import accept_queue
 from .unix_sockets import File, bind_with_file
 
 #: Begins what identifies a listener of a program, the control socket, and the address of --metrics.
@@ -186,7 +186,7 @@ class Listeners:
         return None
 
     def queues(self) -> list[dict[str, Any]]:
-        """Return address, length and limit of the accept queue of each TCP endpoint that workers accept from, with the
+        """Return address, length and limit of the accept queue of each endpoint that workers accept from, with the
         sockets of its group added up."""
         found = []
         for bound in self._bound:

@@ -131,12 +131,13 @@ class _Part(Generic[Column]):
 class Row(_Part[WorkerStat]):
     """One worker's part; `number` counts from 1."""
 
-    __slots__ = ("_buckets", "number")
+    __slots__ = ("_buckets", "_counters", "number")
 
     def __init__(self, number: int, cells: Cells, start: int, buckets: int) -> None:
         super().__init__(cells, start)
         self.number = number
         self._buckets = buckets
+        self._counters = Counters()
 
     @property
     def open(self) -> int:
@@ -158,8 +159,9 @@ class Row(_Part[WorkerStat]):
         return Account(self._cells, self.start + ACCOUNT_AT)
 
     def counters(self) -> Counters:
-        """Return a copy of the worker's account."""
-        return account.read(self._cells, self.start + ACCOUNT_AT)
+        """Return a copy of the worker's account, of which no count is lower than in the last one."""
+        self._counters = self._counters.raised_to(account.read(self._cells, self.start + ACCOUNT_AT))
+        return self._counters
 
     @property
     def pause(self) -> Pause:

@@ -14,8 +14,7 @@ from collections.abc import Iterable
 
 from ..core import sock_diag
 from ..core.sock_diag import TCPSocket, UnixSocket, parse_answer
-from ..core.tcp_info import TCPInfo
-from .tcp_info import read_tcp_info
+from .tcp_info import tcp_accept_queue
 
 _SOCK_DIAG = 4
 #: Bytes of one datagram of an answer: the kernel fills up to 32 KiB.
@@ -58,11 +57,9 @@ def accept_queue(listener: socket.socket) -> tuple[int, int] | None:
 
     It never waits: one system call for TCP, and three for a unix socket.
     """
+    if listener.family != socket.AF_UNIX:
+        return tcp_accept_queue(listener)
     try:
-        if listener.family != socket.AF_UNIX:
-            info = read_tcp_info(listener, TCPInfo.SACKED)
-            waiting, limit = TCPInfo.UNACKED.of(info), TCPInfo.SACKED.of(info)
-            return None if waiting is None or limit is None else (waiting, limit)
         request = sock_diag.ask_for_unix_socket(os.fstat(listener.fileno()).st_ino)
     except OSError:
         return None

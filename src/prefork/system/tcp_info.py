@@ -41,7 +41,7 @@ class Totals:
 
     received: int
     sent: int
-    """Everything that the peer has acknowledged."""
+    """Everything that the kernel was given."""
     is_reset: bool
     """The peer has reset it, or the kernel has given it up."""
 
@@ -49,17 +49,21 @@ class Totals:
 def read_totals(sock: socket.socket) -> Totals | None:
     """Return what a TCP connection has carried; one system call. None if the kernel does not say."""
     try:
-        info = read_tcp_info(sock, TCPInfo.BYTES_RECEIVED)
+        info = read_tcp_info(sock, TCPInfo.BYTES_SENT_AGAIN)
     except OSError:
         return None
     received, sent = TCPInfo.BYTES_RECEIVED.of(info), TCPInfo.BYTES_ACKNOWLEDGED.of(info)
     if received is None or sent is None:
         return None
+    given, again = TCPInfo.BYTES_SENT.of(info), TCPInfo.BYTES_SENT_AGAIN.of(info)
+    if given is not None and again is not None:
+        # The answer before a close is seldom acknowledged when the socket closes. An old kernel does not know more.
+        sent = given - again + (TCPInfo.NOT_SENT.of(info) or 0)
     state = TCPInfo.STATE.of(info)
     return Totals(received - (state in _PEER_CLOSED), sent, state == _TCP_CLOSE)
 
 
-def accept_queue(sock: socket.socket) -> tuple[int, int] | None:
+def tcp_accept_queue(sock: socket.socket) -> tuple[int, int] | None:
     """Return the length and the limit of the accept queue of a TCP socket that listens; None if it does not."""
     try:
         info = read_tcp_info(sock, TCPInfo.SACKED)

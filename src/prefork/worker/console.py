@@ -163,6 +163,8 @@ class Console:
         tasks: list[asyncio.Task[Any]] = [each for each in asyncio.all_tasks(self._loop) if each not in self._clients]
         peers = {each.task: each for each in self._server.open_connections()}
         found = TaskStacks()
+        # Otherwise a worker with thousands of tasks, which have many turns of the loop, is taken for one that hangs.
+        await self._send(client, encode_rows(()))
         for start in range(0, len(tasks), STACKS_BATCH):
             async with self._turn:
                 for task in tasks[start : start + STACKS_BATCH]:

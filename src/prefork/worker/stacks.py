@@ -92,13 +92,14 @@ _WRAPPERS = {
     "tuple_iterator",
     "tuple",
 }
+_FOLLOWED = (CoroutineType, GeneratorType, AsyncGeneratorType)
 
 
 def _wrapped(awaited: object) -> Iterator[object]:
     """Return what a wrapper of the interpreter refers to, which only the garbage collector can tell."""
     if type(awaited).__name__ in _WRAPPERS:
         for each in gc.get_referents(awaited):
-            if isinstance(each, CoroutineType | GeneratorType | AsyncGeneratorType | tuple) or _is_future(each):
+            if isinstance(each, _FOLLOWED) or type(each).__name__ in _WRAPPERS or _is_future(each):
                 yield each
 
 

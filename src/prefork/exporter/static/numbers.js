@@ -42,6 +42,8 @@ function draw(parent, tag, attributes) {
 
 const grouped = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const digits = (value) => (value < 9.995 ? value.toFixed(2) : value < 99.95 ? value.toFixed(1) : value.toFixed(0));
+const exact = new Intl.NumberFormat("en", { maximumFractionDigits: 3 });
+const precise = (value) => (Math.abs(num(value)) < 1 ? String(+num(value).toPrecision(3)) : exact.format(num(value)));
 const whole = (value) => grouped.format(num(value));
 // A rate is NaN until there are two samples.
 function short(value) {

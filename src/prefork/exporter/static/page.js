@@ -18,6 +18,11 @@ const REASONS = new Map([
 let samples = [];
 const keyOf = (worker) => worker.slot + ":" + worker.pid;
 
+function nameOf(series) {
+  const labels = Object.entries(series.labels || {}).map(([name, value]) => `${name}=${value}`).join(", ");
+  return labels ? `${series.name} {${labels}}` : series.name;
+}
+
 // A server that was started anew, or upgraded, counts from zero: rates begin again, charts go on.
 function remember(status) {
   const last = samples.at(-1)?.status;
@@ -25,7 +30,8 @@ function remember(status) {
     num(status.totals?.accepted) < num(last.totals?.accepted));
   if (again) samples = [];
   else if (last && status.uptime === last.uptime) samples.pop();
-  samples.push({ status, workers: new Map(list(status.workers).map((worker) => [keyOf(worker), worker])) });
+  const byKey = (values, key) => new Map(list(values).map((each) => [key(each), each]));
+  samples.push({ status, workers: byKey(status.workers, keyOf), service: byKey(status.service, nameOf) });
   while (samples.length > 2 && status.uptime - samples[0].status.uptime > MEAN + 1) samples.shift();
 }
 function between(from, value) {
@@ -76,6 +82,12 @@ const CERTIFICATES = [
   { name: "File", kind: "long", of: (r) => r.file },
   { name: "Expires", of: (r) => r.date },
   { name: "Days left", of: (r) => [Math.floor(r.days), r.days < DAYS ? "bad" : r.days < 30 ? "warn" : ""] },
+];
+
+const SERVICE = [
+  { name: "Metric", kind: "long", of: (r) => r.key },
+  { name: "Value", of: (r) => r.value },
+  { name: "Per s", of: (r) => (r.rate == null ? "" : perSecond(r.rate)) },
 ];
 
 // --- what a status shows
@@ -193,6 +205,20 @@ function showDurations(histogram) {
   });
 }
 
+function showService(series) {
+  const rows = list(series).map((each) => {
+    const key = nameOf(each), kind = each.kind;
+    if (kind !== "histogram") {
+      const speed = between(samples[0], ({ service }) => num(service.get(key)?.value));
+      return { key, value: precise(each.value), rate: kind === "counter" ? speed : null };
+    }
+    const mean = num(each.count) ? precise(num(each.sum) / num(each.count)) : "–";
+    return { key, value: "mean " + mean, rate: between(samples[0], ({ service }) => num(service.get(key)?.count)) };
+  });
+  $("service").parentElement.hidden = rows.length === 0;
+  table("service", SERVICE, rows, "");
+}
+
 function show(status, time) {
   remember(status);
   const totals = status.totals || {}, now = status.now ?? num(status.started) + num(status.uptime);
@@ -236,6 +262,7 @@ function show(status, time) {
   table("workers", WORKERS, workers, "No worker runs.");
   showAccount(totals);
   showDurations(totals.durations);
+  showService(status.service);
   const queues = new Map(list(status.queues).map((each) => [each.listener, each]));
   table("listeners", LISTENERS, list(status.listeners).map((listener) => {
     const queue = queues.get(listener) || queues.get(String(listener).replace(/ \([^()]*\)$/, "")) || {};
