@@ -33,7 +33,6 @@ from prefork.console.top.table import (
     line_of,
     move,
     neighbour,
-    render,
     select,
     turn,
 )
@@ -353,8 +352,11 @@ def test_the_cursor_is_always_visible_and_stays_with_its_row(
 
 
 def test_empty_tables_say_so_in_words() -> None:
-    layout = lay_out(connections.COLUMNS, 80)
-    assert "no connection is open" in text(render(layout, [], Order("ID"), None, 5, "no connection is open"))
+    unread = Model(view=View.CONNECTIONS)
+    unread.take(Reading(snapshot()), "")
+    assert "asking the workers ..." in text(screen(unread))
+    assert "no connection is open" in text(screen(model(View.CONNECTIONS, 0)))
+    assert "there is no worker" in text(screen(model(workers=[], slots=[])))
     shown = model(View.CONNECTIONS)
     shown.set_filter("zz")
     assert "nothing matches 'zz'" in text(screen(shown))

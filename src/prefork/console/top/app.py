@@ -184,9 +184,10 @@ class Top(App[int]):
         self.refresh_panes()
 
     def action_show(self, key: str) -> None:
-        self.model.show(View(key))
-        self._awake.set()
-        self.refresh_panes()
+        if self.model.view is not View(key):
+            self.model.show(View(key))
+            self._awake.set()
+            self.refresh_panes()
 
     def action_move(self, step: int) -> None:
         self.model.move(step)
