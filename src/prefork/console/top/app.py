@@ -47,7 +47,7 @@ def run(source: Source, interval: float, read_only: bool, view: View) -> int:
         os.environ.pop(name, None)
     terminal = KeptTerminal()
     app = Top(source, interval, read_only, view, terminal)
-    # A reading makes thousands of objects and no cycles: collections took a fifth of its time, and looked at all of
+    # A reading makes thousands of objects and no cycles: collections took 20 % of its time, and looked at all of
     # Textual again.
     gc.freeze()
     gc.set_threshold(_GARBAGE)
