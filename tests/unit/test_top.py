@@ -233,6 +233,12 @@ def test_no_text_of_a_peer_or_worker_reaches_the_terminal_unescaped() -> None:
     assert "[bold]" in text(screen(shown, 160)), "what looks like markup is text"
 
 
+def test_letters_of_one_column_stay_and_wider_ones_are_escaped() -> None:
+    assert snapshot(target="caf\xe9:handle").target == "caf\xe9:handle"
+    assert snapshot(target="\u30c7\u30e2:handle").target == "\\u30c7\\u30e2:handle"
+    assert snapshot(target="e\u0301:handle").target == "e\\u0301:handle"
+
+
 def test_a_reply_of_an_older_server_is_shown_with_what_it_has() -> None:
     reply = {
         "ok": True,
