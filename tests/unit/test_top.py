@@ -234,7 +234,7 @@ def test_no_text_of_a_peer_or_worker_reaches_the_terminal_unescaped() -> None:
 
 
 def test_letters_of_one_column_stay_and_wider_ones_are_escaped() -> None:
-    assert snapshot(target="caf\xe9:handle").target == "caf\xe9:handle"
+    assert snapshot(target="Br\xfccke:handle").target == "Br\xfccke:handle"
     assert snapshot(target="\u30c7\u30e2:handle").target == "\\u30c7\\u30e2:handle"
     assert snapshot(target="e\u0301:handle").target == "e\\u0301:handle"
 
@@ -438,9 +438,11 @@ def test_troubles_are_listed_with_the_worst_first() -> None:
 def test_a_slot_without_a_process_and_a_paused_worker_have_their_rows() -> None:
     reply = canned.status(2)
     reply["workers"][0]["paused"] = "max_connections"
+    reply["workers"][1] |= {"state": "starting", "missing": "no listener"}
     slots = [*reply["slots"], {"slot": 2, "state": "backoff", "retry_in": 12.3, "restarts": 7, "last_exit": "signal 9"}]
     page = text(screen(model(workers=reply["workers"], slots=slots), 160))
     assert "paused: max_connections" in page
+    assert "starting: no listener" in page
     assert "backoff 12s" in page
     assert "signal 9" in page
     assert "backoff " in text(screen(model(workers=reply["workers"], slots=slots), 80))

@@ -50,13 +50,17 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """A process of a slot. `cpu` is in seconds, `rss` and `unsent` in bytes, `lag` the p99 of a minute in seconds."""
+    """A process of a slot. `cpu` is in seconds, `rss` and `unsent` in bytes, `lag` the p99 of a minute in seconds.
+
+    `missing` is what keeps it from being ready, and `paused` from accepting.
+    """
 
     slot: int
     pid: int
     generation: int
     state: str
     paused: str
+    missing: str
     age: float | None
     heartbeat_age: float | None
     rss: int | None
@@ -188,6 +192,7 @@ def _worker(value: Mapping[str, Any]) -> Worker:
         generation=_int(value.get("generation")),
         state=_text(value.get("state")),
         paused=_text(value.get("paused")),
+        missing=_text(value.get("missing")),
         age=_number(value.get("age")),
         heartbeat_age=_number(value.get("heartbeat_age")),
         rss=_optional_int(value.get("rss")),
