@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.servers import serving, status
+from helpers.servers import command, serving, status
 from helpers.support import slow, wait_until
 
 from prefork.console.connections import read_connections
@@ -163,3 +163,9 @@ def test_a_worker_that_is_busy_is_asked_and_one_that_hangs_is_watched(folder: Pa
         }.items()
         assert all(each.stale for each in rows)
         assert status(folder)["totals"]["open"] == len(rows)
+        for words, error in (
+            (("--worker", "9"), "prefork: --worker 9: there is no such worker\n"),
+            (("--limit", "-1"), "prefork: --limit -1: must be 0 or more (0: no limit)\n"),
+        ):
+            refused = command(folder, "connections", *words)
+            assert (refused.returncode, refused.stdout, refused.stderr) == (2, "", error)

@@ -46,19 +46,28 @@ def connections(
     """Show the connections of a server, or of one all that the kernel knows."""
     slot = None if worker is None else options.parse_int("--worker", worker)
     peers = _parse_peers("--peer", peer) if peer else None
+    most = options.parse_int("--limit", limit)
+    if most < 0:
+        reject("--limit", limit, "must be 0 or more (0: no limit)")
     if sort.removeprefix("-") not in SORT_KEYS:
         reject("--sort", sort, f"expected one of {', '.join(SORT_KEYS)}, or -KEY for the reverse order")
     with Attachment(find_socket(control)) as attachment:
+        _require_slot(slot, attachment)
         found = read_connections(attachment)
     if detail is not None:
         return _detail(found.rows, detail, as_json)
-    shown, more = select(found.rows, slot, peers, sort, options.parse_int("--limit", limit))
+    shown, more = select(found.rows, slot, peers, sort, most)
     if as_json:
         told = {"ok": True, "connections": [each.as_json() for each in shown], "more": more}
         rest = {"complete": found.complete, "stale": found.stale, "unclaimed": found.unclaimed}
         return json.dumps(told | rest), 0
     table = [_HEAD, *([*_cells(each)] for each in shown)]
     return "\n".join([*render(table, _NUMERIC), *_notes(found, more)]), 0
+
+
+def _require_slot(slot: int | None, attachment: Attachment) -> None:
+    if slot is not None and slot not in {each.slot for each in attachment.workers}:
+        reject("--worker", str(slot), "there is no such worker")
 
 
 def _cells(row: Row) -> list[str]:
@@ -195,8 +204,7 @@ def stacks(control: str, as_json: bool, worker: str | None = None) -> tuple[str,
     slot = None if worker is None else options.parse_int("--worker", worker)
     path = find_socket(control)
     with Attachment(path) as attachment:
-        if slot is not None and slot not in {each.slot for each in attachment.workers}:
-            reject("--worker", str(slot), "there is no such worker")
+        _require_slot(slot, attachment)
         found = read_stacks(path, attachment, slot)
     if as_json:
         return json.dumps({"ok": True, "workers": [_as_json(each) for each in found]}), 0
