@@ -48,7 +48,8 @@ def read_connections(attachment: Attachment) -> Connections:
 
 
 def _ask_kernel(listeners: Listeners) -> tuple[list[Socket], bool]:
-    tcp, complete = sock_diag.find_connections(listeners.ports, KERNEL_TIMEOUT) if listeners.ports else ([], True)
+    endpoints = listeners.endpoints
+    tcp, complete = sock_diag.find_connections(endpoints, KERNEL_TIMEOUT) if endpoints else ([], True)
     found: list[Socket] = [*tcp]
     if listeners.unix:
         unix, all_unix = sock_diag.find_unix_sockets(KERNEL_TIMEOUT)

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..core.console_protocol import WorkerRow
 from ..core.kicking import PeerFilter
-from ..core.sock_diag import TCPSocket, UnixSocket, format_endpoint
+from ..core.sock_diag import INET, INET6, TCPSocket, UnixSocket, format_endpoint
 from ..core.tcp_info import TCPInfo
 from .servers import WorkerLink
 
@@ -71,20 +71,37 @@ class Listeners:
             if not each.startswith("unix:") and port.isdigit():
                 self._tcp.setdefault(int(port), []).append(each)
 
+        self._known: dict[tuple[bytes, int], str] = {}
+
     @property
-    def ports(self) -> list[int]:
-        return list(self._tcp)
+    def endpoints(self) -> set[tuple[int, int]]:
+        """Return the families that the kernel has to be asked for, each with a port."""
+        return {(family, port) for port, names in self._tcp.items() for each in names for family in _families_of(each)}
 
     def name_of(self, sock: Socket) -> str:
         """Return the name of the listener that accepted a connection; its local address if that is none of ours."""
         if isinstance(sock, UnixSocket):
             return self.unix.get(sock.name, "unix")
+        name = self._known.get(sock.local)
+        if name is None:
+            # Thousands of connections have the same few local addresses.
+            name = self._known[sock.local] = self._find(sock)
+        return name
+
+    def _find(self, sock: TCPSocket) -> str:
         local = format_endpoint(sock.local)
         known = self._tcp.get(sock.local[1], [])
         if local in known:
             return local
         wildcard = "[" if len(sock.local[0]) == 16 else "0"
         return next((each for each in known if each.startswith((wildcard, "*"))), local)
+
+
+def _families_of(listener: str) -> tuple[int, ...]:
+    """Return the families of the connections that a listener has: both, if its name does not say."""
+    if listener.startswith("["):
+        return (INET6,)
+    return (INET,) if listener[0].isdigit() else (INET, INET6)
 
 
 def _unix_name(listener: str) -> bytes:
