@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.servers import command, serving, status
+from helpers.servers import command, end, serving, status, upgrade
 from helpers.support import slow, wait_until
 
 from prefork.console.connections import read_connections
@@ -169,3 +169,19 @@ def test_a_worker_that_is_busy_is_asked_and_one_that_hangs_is_watched(folder: Pa
         ):
             refused = command(folder, "connections", *words)
             assert (refused.returncode, refused.stdout, refused.stderr) == (2, "", error)
+
+
+def test_connections_that_an_upgrade_left_behind_are_shown(folder: Path) -> None:
+    with serving(folder, workers=1) as server:
+        kept, pid = connect(server)
+        with kept, contextlib.ExitStack() as stack:
+            stack.callback(end, upgrade(folder))
+            with Attachment(str(folder / "control")) as attachment:
+                found = read_connections(attachment)
+            assert [(each.peer, each.pid, each.phase) for each in found.rows] == [(peer_of(kept), pid, "open")]
+            assert (found.stale, found.unclaimed) == ([], 0)
+            done = command(folder, "kick", peer_of(kept))
+            assert (done.returncode, done.stderr) == (1, "")
+            assert f"those of supervisor {server.pid}, which drains, cannot be kicked" in done.stdout
+            kept.sendall(b"who\n")
+            assert int(kept.recv(100)) == pid

@@ -167,7 +167,7 @@ def kick(control: str, as_json: bool, peer: str, yes: bool = False) -> tuple[str
             if not peers.names_one and not yes and not _confirm(attachment, peers, peer):
                 return _tell(as_json, "nothing was kicked")
             done = kick_peers(attachment, [peer], BY)
-    return _kicked(done, peer, as_json)
+    return _kicked(done, peer, attachment.predecessor, as_json)
 
 
 def _confirm(attachment: Attachment, peers: PeerFilter, peer: str) -> bool:
@@ -180,12 +180,13 @@ def _confirm(attachment: Attachment, peers: PeerFilter, peer: str) -> bool:
     return click.confirm(f"Abort {what}?", err=True)
 
 
-def _kicked(done: Kicked, peer: str, as_json: bool) -> tuple[str, int]:
+def _kicked(done: Kicked, peer: str, predecessor: int | None, as_json: bool) -> tuple[str, int]:
     if done.silent:
         slots = ", ".join(map(str, done.silent))
         raise ServiceError(f"kick: aborted {count_of(done.count, 'connection')}; no answer from worker {slots}")
     if not done.count:
-        return _tell(as_json, f"no connection of {peer}")
+        drains = "" if predecessor is None else f"; those of supervisor {predecessor}, which drains, cannot be kicked"
+        return _tell(as_json, f"no connection of {peer}{drains}")
     return (json.dumps({"ok": True, "kicked": done.count}) if as_json else f"kicked: {done.count}"), 0
 
 

@@ -122,7 +122,14 @@ class Supervisor(Generic[C]):
         self._sources = SourceWatch(watched, system, emit)
         self._exporter = Exporter(exporter, system, emit, self._status_for_exporter)
         self._console = Console(
-            self._workers, self._roster, emit, control, self._listeners, self._takeover.reload_refusal, self._apply
+            self._workers,
+            self._roster,
+            emit,
+            control,
+            self._listeners,
+            lambda: self._takeover.predecessor_pid,
+            self._takeover.reload_refusal,
+            self._apply,
         )
         self._commands = None if control is None else ControlCommands(control, self, self._console)
         self._workers.publish(FleetSetting.SUSPENDED, int(suspended))
