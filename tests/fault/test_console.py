@@ -183,5 +183,8 @@ def test_connections_that_an_upgrade_left_behind_are_shown(folder: Path) -> None
             done = command(folder, "kick", peer_of(kept))
             assert (done.returncode, done.stderr) == (1, "")
             assert f"those of supervisor {server.pid}, which drains, cannot be kicked" in done.stdout
+            stopped = command(folder, "stop", "--wait").stdout
+            assert f"; supervisor {server.pid}, which it had taken over from, still drains\n" in stopped
             kept.sendall(b"who\n")
             assert int(kept.recv(100)) == pid
+        assert server.wait() == 0

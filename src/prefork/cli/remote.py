@@ -94,7 +94,9 @@ def _stopped(reply: dict[str, Any]) -> str:
     if "aborted" not in reply:
         return f"stopping: supervisor {reply['pid']}"
     aborted = f"{reply['aborted']} aborted" if reply["aborted"] else "none aborted"
-    return f"stopped: {count_of(reply['closed'], 'connection')} closed, {aborted}, in {reply['seconds']:.1f} s"
+    drains = reply.get("predecessor")
+    rest = "" if drains is None else f"; supervisor {drains}, which it had taken over from, still drains"
+    return f"stopped: {count_of(reply['closed'], 'connection')} closed, {aborted}, in {reply['seconds']:.1f} s{rest}"
 
 
 def _unlike_programs(reply: dict[str, Any]) -> str:

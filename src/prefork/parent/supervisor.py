@@ -151,7 +151,7 @@ class Supervisor(Generic[C]):
             return
         if kind is not None:
             self._takeover.fail("the new supervisor failed; its log says why")
-        stopped = self._stopping.outcome(self._system.monotonic())
+        stopped = self._stopping.outcome(self._system.monotonic(), self._takeover.predecessor_pid)
         self._sources.close()
         self._exporter.close()
         self._workers.close()
