@@ -156,7 +156,7 @@ def test_an_old_worker_drains_without_limit_until_the_server_stops() -> None:
     machine = Machine(1)
     machine.boot()
     reload(machine)
-    machine.sleep(1_000_000)
+    machine.sleep(10_000)
     assert (machine.until, machine.killed) == ({0: None}, [])
     machine.tell(StopRequested("SIGTERM", signal=True))
     assert machine.until == {0: machine.now + 30, 1: machine.now + 30}

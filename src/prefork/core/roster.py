@@ -254,7 +254,7 @@ class Roster:
         uptime = None if worker.ready_since is None else now - worker.ready_since
         slot.history = after_death(slot.history, uptime, self._rng(), self._policy)
         slot.exits += 1
-        slot.last_exit = fact.description
+        slot.last_exit = _describe(worker, fact)
         if self.phase is ServerPhase.BOOTING:
             died = f"worker {slot.number} (pid {worker.pid}) died while starting: {fact.description}"
             return self._give_up(Finish(ExitCode.SERVICE, worker.start_error or died), now)
@@ -400,10 +400,14 @@ _KILLED_BY = {KillReason.HANG: "--hang-timeout", KillReason.BOOT_TIMEOUT: "--boo
 
 
 def _exited(worker: Worker, fact: facts.WorkerDied, restart_in: float | None) -> WorkerExited:
+    return WorkerExited(worker.slot, worker.pid, _describe(worker, fact), restart_in, fact.connections)
+
+
+def _describe(worker: Worker, fact: facts.WorkerDied) -> str:
+    """Return how a worker has died, and the option by which it was killed."""
     option = None if worker.kill_reason is None else _KILLED_BY.get(worker.kill_reason)
     number, _, rest = fact.description.partition(" (SIGKILL)")
-    cause = fact.description if option is None or rest else f"{number} (killed by {option})"
-    return WorkerExited(worker.slot, worker.pid, cause, restart_in, fact.connections)
+    return fact.description if option is None or rest else f"{number} (killed by {option})"
 
 
 def _cause(worker: Worker, fact: facts.WorkerDied) -> ExitCause:
