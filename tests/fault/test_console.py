@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -187,4 +190,18 @@ def test_connections_that_an_upgrade_left_behind_are_shown(folder: Path) -> None
             assert f"; supervisor {server.pid}, which it had taken over from, still drains\n" in stopped
             kept.sendall(b"who\n")
             assert int(kept.recv(100)) == pid
+        assert server.wait() == 0
+
+
+def test_an_interrupted_command_says_that_its_work_goes_on(folder: Path) -> None:
+    with serving(folder, "--drain-timeout", "60", workers=1) as server, connect(server)[0]:
+        words = [sys.executable, "-m", "prefork", "stop", "--wait", "--control", str(folder / "control")]
+        waiting = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        wait_until(lambda: status(folder)["state"] == "stopping")
+        waiting.send_signal(signal.SIGINT)
+        _, said = waiting.communicate(timeout=20)
+        assert waiting.returncode == 130
+        assert said.splitlines()[-1] == "prefork: interrupted, but the stop goes on: see prefork status"
+        assert status(folder)["state"] == "stopping"
+        assert command(folder, "stop", "--now").returncode == 0
         assert server.wait() == 0
