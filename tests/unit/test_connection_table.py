@@ -148,3 +148,8 @@ def test_what_is_no_id_is_refused(wrong: str) -> None:
     with pytest.raises(ValueError, match="is no id"):
         parse_id(wrong)
     assert parse_id("3-15") == (3, 15)
+
+
+def test_a_connection_of_another_server_on_the_same_port_is_not_missing() -> None:
+    ours, theirs = tcp(1), tcp(2, local="127.0.0.2")
+    assert join({}, {}, [ours, theirs, tcp(3, port=9001), tcp(4, "::1", 9002)], LISTENERS, never) == ([], 3)
