@@ -248,13 +248,14 @@ class BaseServer:
             return
         reason, seconds = connection.close_reason(), connection.time_open()
         self._account.closed(reason, seconds)
-        if self.on_ended is not None:
-            local = self._local_addresses.pop(connection, None)
-            self.on_ended(connection.describe_end(local, seconds, reason))
         self._admission.release(self._connections.pop(connection))
         if not self._connections:
             self._no_connections.set()
         self._resume()
+        # Last: whatever it does, the connection is gone.
+        if self.on_ended is not None:
+            local = self._local_addresses.pop(connection, None)
+            self.on_ended(connection.describe_end(local, seconds, reason))
 
     def _resume(self) -> None:
         for acceptor in self._acceptors.values():
