@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from helpers.opened import open_folder
-from helpers.proc import children, gone
+from helpers.proc import children, gone, open_files
 from helpers.scraping import Samples, get, metrics_port
 from helpers.servers import ECHO, command, serving, state, upgrade
 from helpers.support import free_port, need_root, run_script, wait_until
@@ -172,6 +172,11 @@ def test_the_process_runs_as_the_workers_user() -> None:
             assert set(status["Uid"].split()) != {"0"}
             assert status["CapEff"] == "0" * 16
             assert status["NoNewPrivs"] == "1"
+            # Its sockets and epolls: nothing of the service, and nothing that was inherited by chance.
+            own = {path for fd, path in open_files(pid).items() if fd > 2}
+            assert {path.partition(":")[0] for path in own} <= {"/dev/null", "socket", "anon_inode"}
+            shared = {path for path in own if path.startswith("socket:")} & set(open_files(server.pid).values())
+            assert len(shared) == 1
             assert "hunter2" not in Path(f"/proc/{pid}/environ").read_text()
 
 
