@@ -127,6 +127,15 @@ class HandlerFailed(Event, level=ERROR, rated=True):
     traceback: str = ""
 
 
+class SubscriberFailed(Event, level=ERROR):
+    """A callback of `prefork.subscribe` raised; logged once for each."""
+
+    template = "subscriber {name} failed: {error} (further failures of it are not logged)"
+    name: str
+    error: str
+    traceback: str = ""
+
+
 class ConnectionLost(Event, level=DEBUG, rated=True):
     """A handler let an error pass that means its peer left or broke the protocol, which is no bug."""
 
