@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 #: The maximum length of one value in a log line, in characters.
 FIELD_LIMIT = 256
+_TRACEBACK_LINES = 60
 
 
 def text_of(value: object) -> str:
@@ -46,6 +47,20 @@ def escape_controls(value: object, limit: int = FIELD_LIMIT) -> str:
     if not text.isprintable():
         text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def escaped_traceback(exc: BaseException) -> str:
+    """Return the lines of the traceback of an exception, each escaped; of a long one the first and the last."""
+    import traceback
+
+    try:
+        lines = "".join(traceback.format_exception(exc)).splitlines()
+    except Exception:
+        # Formatting calls methods of the exception's class, which is the service's own.
+        lines = ["(the traceback cannot be formatted)"]
+    if len(lines) > _TRACEBACK_LINES:
+        lines[10 : len(lines) - _TRACEBACK_LINES + 10] = ["  ..."]
+    return "\n".join(escape_ascii(line, 512) for line in lines)
 
 
 def count_of(number: int, noun: str) -> str:

@@ -5,6 +5,7 @@ The view itself is in `console/top`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import shutil
@@ -51,11 +52,10 @@ def show(control: str, as_json: bool, interval: str, read_only: bool, once: bool
     check_choice("--view", view, VIEWS)
     from ..console.top.source import ServerSource
 
-    source = ServerSource(functools.partial(find_socket, control))
-    if once:
-        return _frame(source, seconds, view), 0
-    _require_terminal()
-    return "", _run(source, seconds, read_only, view)
+    if not once:
+        _require_terminal()
+    with contextlib.closing(ServerSource(functools.partial(find_socket, control))) as source:
+        return (_frame(source, seconds, view), 0) if once else ("", _run(source, seconds, read_only, view))
 
 
 def _require_terminal() -> None:
