@@ -313,3 +313,18 @@ async def test_the_protocol_that_has_taken_over_is_told(world: World) -> None:
         assert await read(reader) == b"from the second\n"
         writer.close()
         assert await settled(draining) == 0
+
+
+def test_a_connection_that_is_aborted_before_its_first_step_is_closed(world: World) -> None:
+    """Its task is cancelled before it has begun, so that nothing in it runs."""
+
+    async def main() -> None:
+        async with serving(asyncio.Protocol) as peers:
+            ours, theirs = world.sockets()
+            peers.server.adopt(ours, ("127.0.0.1", 1))
+            peers.server.abort_clients()
+            await eventually(lambda: peers.server.connections == 0)
+            with theirs:
+                assert await settled(asyncio.get_running_loop().sock_recv(theirs, 1)) == b""
+
+    world.run(main)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.servers import serving, status
+from helpers.servers import command, end, serving, status, upgrade
 from helpers.support import slow, wait_until
 
 from prefork.console.connections import read_connections
@@ -163,3 +166,42 @@ def test_a_worker_that_is_busy_is_asked_and_one_that_hangs_is_watched(folder: Pa
         }.items()
         assert all(each.stale for each in rows)
         assert status(folder)["totals"]["open"] == len(rows)
+        for words, error in (
+            (("--worker", "9"), "prefork: --worker 9: there is no such worker\n"),
+            (("--limit", "-1"), "prefork: --limit -1: must be 0 or more (0: no limit)\n"),
+        ):
+            refused = command(folder, "connections", *words)
+            assert (refused.returncode, refused.stdout, refused.stderr) == (2, "", error)
+
+
+def test_connections_that_an_upgrade_left_behind_are_shown(folder: Path) -> None:
+    with serving(folder, workers=1) as server:
+        kept, pid = connect(server)
+        with kept, contextlib.ExitStack() as stack:
+            stack.callback(end, upgrade(folder))
+            with Attachment(str(folder / "control")) as attachment:
+                found = read_connections(attachment)
+            assert [(each.peer, each.pid, each.phase) for each in found.rows] == [(peer_of(kept), pid, "open")]
+            assert (found.stale, found.unclaimed) == ([], 0)
+            done = command(folder, "kick", peer_of(kept))
+            assert (done.returncode, done.stderr) == (1, "")
+            assert f"those of supervisor {server.pid}, which drains, cannot be kicked" in done.stdout
+            stopped = command(folder, "stop", "--wait").stdout
+            assert f"; supervisor {server.pid}, which it had taken over from, still drains\n" in stopped
+            kept.sendall(b"who\n")
+            assert int(kept.recv(100)) == pid
+        assert server.wait() == 0
+
+
+def test_an_interrupted_command_says_that_its_work_goes_on(folder: Path) -> None:
+    with serving(folder, "--drain-timeout", "60", workers=1) as server, connect(server)[0]:
+        words = [sys.executable, "-m", "prefork", "stop", "--wait", "--control", str(folder / "control")]
+        waiting = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        wait_until(lambda: status(folder)["state"] == "stopping")
+        waiting.send_signal(signal.SIGINT)
+        _, said = waiting.communicate(timeout=20)
+        assert waiting.returncode == 130
+        assert said.splitlines()[-1] == "prefork: interrupted, but the stop goes on: see prefork status"
+        assert status(folder)["state"] == "stopping"
+        assert command(folder, "stop", "--now").returncode == 0
+        assert server.wait() == 0

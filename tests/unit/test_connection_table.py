@@ -15,7 +15,7 @@ from prefork.console.kicking import parse_id
 from prefork.console.servers import WorkerLink
 from prefork.core.console_protocol import WorkerRow
 from prefork.core.kicking import PeerFilter
-from prefork.core.sock_diag import TCPSocket, UnixSocket
+from prefork.core.sock_diag import INET, INET6, TCPSocket, UnixSocket
 from prefork.core.tcp_info import TCPInfo
 
 LISTENERS = Listeners(["127.0.0.1:9000 (tcp)", "0.0.0.0:9001 (tcp)", "[::]:9002 (tcp)", "unix:/run/x (unix)"])
@@ -107,7 +107,7 @@ def test_listeners_are_named_as_the_status_names_them() -> None:
     names = [LISTENERS.name_of(tcp(1)), LISTENERS.name_of(tcp(1, "10.0.0.9", 9001))]
     names += [LISTENERS.name_of(tcp(1, "::1", 9002)), LISTENERS.name_of(tcp(1, "10.0.0.9", 5))]
     assert names == ["127.0.0.1:9000", "0.0.0.0:9001", "[::]:9002", "10.0.0.9:5"]
-    assert LISTENERS.endpoints == {(2, 9000), (2, 9001), (10, 9002)}
+    assert sorted(LISTENERS.endpoints) == [(INET, 9000), (INET, 9001), (INET6, 9002)]
     sockets = [UnixSocket(1, False, b"/run/x", 9, 0, 0), UnixSocket(2, False, b"/run/y", 8, 0, 0)]
     rows, unclaimed = join({}, {link(0): [1, 2]}, sockets, LISTENERS, never)
     assert [(row.peer, row.listener) for row in rows] == [("unix", "unix:/run/x")]
@@ -148,3 +148,8 @@ def test_what_is_no_id_is_refused(wrong: str) -> None:
     with pytest.raises(ValueError, match="is no id"):
         parse_id(wrong)
     assert parse_id("3-15") == (3, 15)
+
+
+def test_a_connection_of_another_server_on_the_same_port_is_not_missing() -> None:
+    ours, theirs = tcp(1), tcp(2, local="127.0.0.2")
+    assert join({}, {}, [ours, theirs, tcp(3, port=9001), tcp(4, "::1", 9002)], LISTENERS, never) == ([], 3)

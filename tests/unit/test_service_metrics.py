@@ -95,6 +95,8 @@ def test_a_region_with_some_bytes_changed_can_still_be_exposed(data: st.DataObje
     [
         Definition(MetricKind.COUNTER, "prefork_workers"),
         Definition(MetricKind.COUNTER, "a b"),
+        Definition(MetricKind.COUNTER, "_total"),
+        Definition(MetricKind.COUNTER, "a_total"),
         Definition(MetricKind.COUNTER, "ok", ("worker",)),
         Definition(MetricKind.COUNTER, "ok", ("a", "a")),
         Definition(MetricKind.COUNTER, "ok", (), (1.0,)),

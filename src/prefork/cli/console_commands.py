@@ -46,19 +46,28 @@ def connections(
     """Show the connections of a server, or of one all that the kernel knows."""
     slot = None if worker is None else values.parse_int("--worker", worker)
     peers = _parse_peers("--peer", peer) if peer else None
+    most = values.parse_int("--limit", limit)
+    if most < 0:
+        reject("--limit", limit, "must be 0 or more (0: no limit)")
     if sort.removeprefix("-") not in SORT_KEYS:
         reject("--sort", sort, f"expected one of {', '.join(SORT_KEYS)}, or -KEY for the reverse order")
     with Attachment(find_socket(control)) as attachment:
+        _require_slot(slot, attachment)
         found = read_connections(attachment)
     if detail is not None:
         return _detail(found.rows, detail, as_json)
-    shown, more = select(found.rows, slot, peers, sort, values.parse_int("--limit", limit))
+    shown, more = select(found.rows, slot, peers, sort, most)
     if as_json:
         told = {"ok": True, "connections": [each.as_json() for each in shown], "more": more}
         rest = {"complete": found.complete, "stale": found.stale, "unclaimed": found.unclaimed}
         return json.dumps(told | rest), 0
     table = [_HEAD, *([*_cells(each)] for each in shown)]
     return "\n".join([*render(table, _NUMERIC), *_notes(found, more)]), 0
+
+
+def _require_slot(slot: int | None, attachment: Attachment) -> None:
+    if slot is not None and slot not in {each.slot for each in attachment.workers}:
+        reject("--worker", str(slot), "there is no such worker")
 
 
 def _cells(row: Row) -> list[str]:
@@ -158,7 +167,7 @@ def kick(control: str, as_json: bool, peer: str, yes: bool = False) -> tuple[str
             if not peers.names_one and not yes and not _confirm(attachment, peers, peer):
                 return _tell(as_json, "nothing was kicked")
             done = kick_peers(attachment, [peer], BY)
-    return _kicked(done, peer, as_json)
+    return _kicked(done, peer, attachment.predecessor, as_json)
 
 
 def _confirm(attachment: Attachment, peers: PeerFilter, peer: str) -> bool:
@@ -171,12 +180,13 @@ def _confirm(attachment: Attachment, peers: PeerFilter, peer: str) -> bool:
     return click.confirm(f"Abort {what}?", err=True)
 
 
-def _kicked(done: Kicked, peer: str, as_json: bool) -> tuple[str, int]:
+def _kicked(done: Kicked, peer: str, predecessor: int | None, as_json: bool) -> tuple[str, int]:
     if done.silent:
         slots = ", ".join(map(str, done.silent))
         raise ServiceError(f"kick: aborted {count_of(done.count, 'connection')}; no answer from worker {slots}")
     if not done.count:
-        return _tell(as_json, f"no connection of {peer}")
+        drains = "" if predecessor is None else f"; those of supervisor {predecessor}, which drains, cannot be kicked"
+        return _tell(as_json, f"no connection of {peer}{drains}")
     return (json.dumps({"ok": True, "kicked": done.count}) if as_json else f"kicked: {done.count}"), 0
 
 
@@ -195,8 +205,7 @@ def stacks(control: str, as_json: bool, worker: str | None = None) -> tuple[str,
     slot = None if worker is None else values.parse_int("--worker", worker)
     path = find_socket(control)
     with Attachment(path) as attachment:
-        if slot is not None and slot not in {each.slot for each in attachment.workers}:
-            reject("--worker", str(slot), "there is no such worker")
+        _require_slot(slot, attachment)
         found = read_stacks(path, attachment, slot)
     if as_json:
         return json.dumps({"ok": True, "workers": [_as_json(each) for each in found]}), 0

@@ -14,10 +14,11 @@ import click
 
 from ..checks import reject
 from ..core.control_protocol import Request, decode_progress, decode_reply, encode_request
-from ..errors import ServiceError
+from ..errors import ExitCode, ServiceError
 from ..events import ListenersChanged, OldConnectionsStay
 from ..text import count_of
 from .completion import complete_control
+from .output import print_errors
 from .progress import ProgressLine
 from .servers import find_socket
 from .status_text import describe_status
@@ -50,9 +51,16 @@ def ask(request: Request, control: str, as_json: bool, timeout: float = TIMEOUT)
 
     path, until_end = find_socket(control), request.command == "stop" and request.wait
     # Outside of the `try`, because the ConfigError that it raises is a ValueError too.
-    with contextlib.closing(ProgressLine()) as line:
-        show = _shown_by(line, as_json)
-        answer = control_client.request(path, encode_request(request), timeout, on_progress=show, until_end=until_end)
+    try:
+        with contextlib.closing(ProgressLine()) as line:
+            show = _shown_by(line, as_json)
+            message = encode_request(request)
+            answer = control_client.request(path, message, timeout, on_progress=show, until_end=until_end)
+    except KeyboardInterrupt:
+        if request.progress:
+            # Otherwise Ctrl-C looks as if it had called the command off.
+            print_errors([f"interrupted, but the {request.command} goes on: see prefork status"], ExitCode.OK)
+        raise
     try:
         reply = decode_reply(answer)
     except ValueError:
@@ -103,7 +111,9 @@ def _stopped(reply: dict[str, Any]) -> str:
     if "aborted" not in reply:
         return f"stopping: supervisor {reply['pid']}"
     aborted = f"{reply['aborted']} aborted" if reply["aborted"] else "none aborted"
-    return f"stopped: {count_of(reply['closed'], 'connection')} closed, {aborted}, in {reply['seconds']:.1f} s"
+    drains = reply.get("predecessor")
+    rest = "" if drains is None else f"; supervisor {drains}, which it had taken over from, still drains"
+    return f"stopped: {count_of(reply['closed'], 'connection')} closed, {aborted}, in {reply['seconds']:.1f} s{rest}"
 
 
 def _unlike_programs(reply: dict[str, Any]) -> str:

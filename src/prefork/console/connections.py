@@ -12,8 +12,10 @@ from dataclasses import dataclass
 
 from ..core.console_protocol import ConsoleRequest
 from ..system import sock_diag
+from ..system.descendants import children_of
+from ..system.processes import slot_in_title
 from .joining import Listeners, Row, Socket, join
-from .servers import Attachment
+from .servers import Attachment, WorkerLink
 
 #: Seconds that the kernel has. It needs 8 us for a connection.
 KERNEL_TIMEOUT = 3.0
@@ -38,13 +40,19 @@ def read_connections(attachment: Attachment) -> Connections:
     kernel = _Kernel()
     answers = attachment.ask(ConsoleRequest("connections"), meanwhile=lambda: kernel.ask(listeners))
     told = {worker: answer.rows for worker, answer in answers.items() if answer.is_whole}
-    others = [worker for worker in attachment.workers if worker not in told]
+    others = [worker for worker in attachment.workers if worker not in told] + _old_workers(attachment.predecessor)
     # Once for each process: a hostile worker can claim the sockets of its siblings any number of times.
     inodes = functools.cache(_inodes)
     open_sockets = {each: inodes(each.pid) for each in others}
     rows, unclaimed = join(told, open_sockets, kernel.sockets, listeners, lambda pid, inode: inode in inodes(pid))
     stale = sorted({each.slot for each in others if each.is_asked})
     return Connections(rows, kernel.complete, stale, unclaimed)
+
+
+def _old_workers(predecessor: int | None) -> list[WorkerLink]:
+    """Return the workers of a supervisor that drains since an upgrade. Nothing but the kernel can be asked of them."""
+    pids = [] if predecessor is None else children_of(predecessor)
+    return [WorkerLink(slot_in_title(pid), pid, -1, "draining", False, None) for pid in pids]
 
 
 class _Kernel:

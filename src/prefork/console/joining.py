@@ -88,6 +88,11 @@ class Listeners:
             name = self._known[sock.local] = self._find(sock)
         return name
 
+    def accepted(self, sock: Socket) -> bool:
+        """Return whether a TCP connection came from one of these listeners: another server may have the same port on
+        another address."""
+        return isinstance(sock, TCPSocket) and self.name_of(sock) in self._tcp.get(sock.local[1], ())
+
     def _find(self, sock: TCPSocket) -> str:
         local = format_endpoint(sock.local)
         known = self._tcp.get(sock.local[1], [])
@@ -138,7 +143,7 @@ def join(
                 continue
             if inode not in claims or not owns(claims[inode][0].pid, inode):
                 claims[inode] = worker, _row_of_kernel(worker, sock, listeners)
-    unclaimed = sum(isinstance(each, TCPSocket) and each.inode not in claims for each in known.values())
+    unclaimed = sum(each.inode not in claims and listeners.accepted(each) for each in known.values())
     return [*(row for _, row in claims.values()), *closed], unclaimed
 
 

@@ -132,6 +132,8 @@ class Attachment:
             sockets = [socket.socket(fileno=fd) for fd in descriptors]
         self.workers: list[WorkerLink] = []
         self.listeners: list[str] = [str(each) for each in reply["listeners"]]
+        self.predecessor: int | None = reply.get("predecessor")
+        """The supervisor that drains since an upgrade; its workers cannot be asked."""
         for each in reply["workers"]:
             sock = sockets.pop(0) if each["attached"] and sockets else None
             names = (each["slot"], each["pid"], each["generation"], each["state"], each["console"])

@@ -84,6 +84,8 @@ def problem_of(definition: Definition) -> str:
     name, bounds = definition.name, definition.bounds
     if not _NAME.fullmatch(name) or len(name) > MAX_NAME:
         return f"a name has letters, digits and underscores, at most {MAX_NAME}"
+    if definition.kind is MetricKind.COUNTER and name.endswith("_total"):
+        return "a counter is named without _total, which is added"
     if name.startswith(RESERVED_PREFIX):
         return f"names that begin with {RESERVED_PREFIX} are prefork's"
     if len(definition.labels) > MAX_LABELS or len(set(definition.labels)) < len(definition.labels):
@@ -211,7 +213,11 @@ def clean(text: str) -> str:
 def _is_possible(definition: Definition, values: Sequence[float]) -> bool:
     counts = values[:-1] if definition.kind is MetricKind.HISTOGRAM else values
     signed = definition.kind is MetricKind.GAUGE
-    return all(map(math.isfinite, values)) and (signed or all(count >= 0 for count in counts))
+    if not all(map(math.isfinite, values)):
+        return False
+    # A fraction of an observation is an error to those who read buckets.
+    whole = definition.kind is not MetricKind.HISTOGRAM or all(map(float.is_integer, counts))
+    return whole and (signed or all(count >= 0 for count in counts))
 
 
 # --- adding up --------------------------------------------------------------------------------------------------------

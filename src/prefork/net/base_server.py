@@ -247,11 +247,12 @@ class BaseServer:
             return
         reason, seconds = connection.close_reason(), connection.time_open()
         self._account.closed(reason, seconds)
-        self.observers.ended(connection, seconds, reason)
         self._admission.release(self._connections.pop(connection))
         if not self._connections:
             self._no_connections.set()
         self._resume()
+        # Last: whatever it does, the connection is gone.
+        self.observers.ended(connection, seconds, reason)
 
     def _resume(self) -> None:
         for acceptor in self._acceptors.values():

@@ -130,7 +130,7 @@ class ProtocolConnection:
 
     def start(self, state: ServerState, handler: Handler, ssl_context: ssl.SSLContext | None) -> None:
         self.task = state.callback_context.copy().run(state.loop.create_task, self._run(handler, ssl_context))
-        self.task.add_done_callback(self._ended, context=state.callback_context)
+        self.task.add_done_callback(self._task_ended, context=state.callback_context)
 
     def close_reason(self) -> CloseReason:
         return self._reason or CloseReason.DONE
@@ -155,6 +155,12 @@ class ProtocolConnection:
         self._state.on_protocol_failure(self._fd, None)
         if self._timeouts is not None:
             self._timeouts.close()
+        self._ended()
+
+    def _task_ended(self, _task: object) -> None:
+        if self._transport is None:
+            # Cancelled before its first step, in which nothing else would close the socket.
+            self._sock.close()
         self._ended()
 
     def _ended(self, _task: object = None) -> None:

@@ -39,7 +39,8 @@ class _Dump:
 class Console:
     """Answers for `workers`. Owns the clients that wait for stacks.
 
-    `listeners` returns the addresses, `refusal` why accepting cannot be suspended or resumed now; `apply` takes facts.
+    `listeners` returns the addresses, `predecessor` the supervisor that drains beside this one, and `refusal` why
+    accepting cannot be suspended or resumed now; `apply` takes facts.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Console:
         emit: Emit,
         control: ControlSocket | None,
         listeners: Callable[[], list[str]],
+        predecessor: Callable[[], int | None],
         refusal: Callable[[], Failure | None],
         apply: Callable[[Fact], None],
     ) -> None:
@@ -57,6 +59,7 @@ class Console:
         self._emit = emit
         self._control = control
         self._listeners = listeners
+        self._predecessor = predecessor
         self._refusal = refusal
         self._apply = apply
         self._dumps: list[_Dump] = []
@@ -106,7 +109,7 @@ class Console:
                 has_console = self._workers.has_console(worker.id)
                 workers.append({**_name(worker), "attached": sock is not None, "console": has_console})
                 sockets += [] if sock is None else [sock]
-        return {"workers": workers, "listeners": self._listeners()}, sockets
+        return {"workers": workers, "listeners": self._listeners(), "predecessor": self._predecessor()}, sockets
 
     # --- stacks of threads --------------------------------------------------------------------------------------------
 

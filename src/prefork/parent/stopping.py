@@ -34,8 +34,8 @@ class Stopping:
     def progress(self, now: float) -> Progress:
         return of_stop(self._roster, self._workers.open(), self._before.open, now)
 
-    def outcome(self, now: float) -> dict[str, Any]:
-        """Return the reply to a client that has waited for the end."""
+    def outcome(self, now: float, predecessor: int | None) -> dict[str, Any]:
+        """Return the reply to a client that has waited for the end. `predecessor` drains by itself, and may go on."""
         before, after = self._before.closed, self._workers.total().closed
         ended = {reason: after[reason] - before[reason] for reason in CloseReason}
         aborted = sum(ended[reason] for reason in _ABORTED)
@@ -47,4 +47,5 @@ class Stopping:
             "closed": sum(ended.values()) - aborted - refused,
             "aborted": aborted,
             "seconds": seconds,
+            "predecessor": predecessor,
         }

@@ -123,7 +123,14 @@ class Supervisor(Generic[C]):
         self._sources = SourceWatch(watched, system, emit)
         self._exporter = Exporter(exporter, system, emit, self._status_for_exporter)
         self._console = Console(
-            self._workers, self._roster, emit, control, self._listeners, self._takeover.reload_refusal, self._apply
+            self._workers,
+            self._roster,
+            emit,
+            control,
+            self._listeners,
+            lambda: self._takeover.predecessor_pid,
+            self._takeover.reload_refusal,
+            self._apply,
         )
         self._commands = None if control is None else ControlCommands(control, self, self._console)
         self._workers.publish(FleetSetting.SUSPENDED, int(suspended))
@@ -145,7 +152,7 @@ class Supervisor(Generic[C]):
             return
         if kind is not None:
             self._takeover.fail("the new supervisor failed; its log says why")
-        stopped = self._stopping.outcome(self._system.monotonic())
+        stopped = self._stopping.outcome(self._system.monotonic(), self._takeover.predecessor_pid)
         self._sources.close()
         self._exporter.close()
         self._workers.close()

@@ -60,6 +60,11 @@ def has_children(pid: int) -> bool:
     return bool(_children(str(pid)))
 
 
+def children_of(pid: int) -> list[int]:
+    """Return the children of a process, as far as /proc tells."""
+    return _children(str(pid)) or []
+
+
 def _children(process: str = "self") -> list[int] | None:
     """Return the children of all threads of a process (proc(5)); None if /proc does not tell."""
     found: list[int] = []

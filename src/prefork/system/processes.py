@@ -10,12 +10,14 @@ import contextlib
 import errno
 import functools
 import os
+import re
 import signal
 import sys
 import time
 import traceback
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from ..errors import ExitCode, place_of, reason_of
@@ -206,6 +208,16 @@ def set_title(role: str) -> None:
         import setproctitle
 
         setproctitle.setproctitle(f"prefork: {role}")
+
+
+def slot_in_title(pid: int) -> int:
+    """Return the slot of the worker that a process calls itself by its title; -1 if it does not."""
+    try:
+        title = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return -1
+    found = re.match(rb"prefork: worker ([0-9]{1,4})\b", title)
+    return -1 if found is None else int(found[1])
 
 
 @functools.cache
