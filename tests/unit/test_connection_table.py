@@ -107,7 +107,7 @@ def test_listeners_are_named_as_the_status_names_them() -> None:
     names = [LISTENERS.name_of(tcp(1)), LISTENERS.name_of(tcp(1, "10.0.0.9", 9001))]
     names += [LISTENERS.name_of(tcp(1, "::1", 9002)), LISTENERS.name_of(tcp(1, "10.0.0.9", 5))]
     assert names == ["127.0.0.1:9000", "0.0.0.0:9001", "[::]:9002", "10.0.0.9:5"]
-    assert sorted(LISTENERS.ports) == [9000, 9001, 9002]
+    assert LISTENERS.endpoints == {(2, 9000), (2, 9001), (10, 9002)}
     sockets = [UnixSocket(1, False, b"/run/x", 9, 0, 0), UnixSocket(2, False, b"/run/y", 8, 0, 0)]
     rows, unclaimed = join({}, {link(0): [1, 2]}, sockets, LISTENERS, never)
     assert [(row.peer, row.listener) for row in rows] == [("unix", "unix:/run/x")]

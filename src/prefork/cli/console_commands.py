@@ -22,7 +22,7 @@ from ..core.console_protocol import Stack
 from ..core.kicking import PeerFilter
 from ..errors import ExitCode, ServiceError
 from ..text import count_of, format_bytes, format_duration
-from . import options
+from . import values
 from .servers import find_socket
 
 #: What log lines name as the sender.
@@ -44,7 +44,7 @@ def connections(
     detail: str | None = None,
 ) -> tuple[str, int]:
     """Show the connections of a server, or of one all that the kernel knows."""
-    slot = None if worker is None else options.parse_int("--worker", worker)
+    slot = None if worker is None else values.parse_int("--worker", worker)
     peers = _parse_peers("--peer", peer) if peer else None
     if sort.removeprefix("-") not in SORT_KEYS:
         reject("--sort", sort, f"expected one of {', '.join(SORT_KEYS)}, or -KEY for the reverse order")
@@ -52,7 +52,7 @@ def connections(
         found = read_connections(attachment)
     if detail is not None:
         return _detail(found.rows, detail, as_json)
-    shown, more = select(found.rows, slot, peers, sort, options.parse_int("--limit", limit))
+    shown, more = select(found.rows, slot, peers, sort, values.parse_int("--limit", limit))
     if as_json:
         told = {"ok": True, "connections": [each.as_json() for each in shown], "more": more}
         rest = {"complete": found.complete, "stale": found.stale, "unclaimed": found.unclaimed}
@@ -192,7 +192,7 @@ def _parse_peers(option: str, peers: Sequence[str]) -> PeerFilter:
 
 def stacks(control: str, as_json: bool, worker: str | None = None) -> tuple[str, int]:
     """Show what the tasks of a server's workers wait for."""
-    slot = None if worker is None else options.parse_int("--worker", worker)
+    slot = None if worker is None else values.parse_int("--worker", worker)
     path = find_socket(control)
     with Attachment(path) as attachment:
         if slot is not None and slot not in {each.slot for each in attachment.workers}:

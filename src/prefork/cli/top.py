@@ -17,7 +17,7 @@ import click
 
 from ..checks import check_choice, check_seconds, reject
 from ..errors import ConfigError
-from . import options
+from . import values
 from .servers import find_socket
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def show(control: str, as_json: bool, interval: str, read_only: bool, once: bool
     """
     if as_json:
         raise ConfigError("--json: top is for people; prefork status --json and connections --json print its values")
-    seconds = options.parse_seconds("--interval", interval)
+    seconds = values.parse_seconds("--interval", interval)
     check_seconds("--interval", seconds, zero=False)
     if seconds < MIN_INTERVAL:
         reject("--interval", seconds, f"must be {MIN_INTERVAL:g} seconds or more")
