@@ -135,7 +135,8 @@ class Run:
             return [sys.executable, "-m", "inject.services.bad", self._host, str(PORT)]
         target = _SERVICES.get(self._role, "inject.services.streams:handle")
         options = ["-w", "2", "--bind", f"{self._host}:{PORT}", "--bind", "unix:s", "--pidfile", "pid"]
-        options += ["--control", "control", "--ready-fd", str(told), "--drain-timeout", "5", "--boot-timeout", "15"]
+        options += ["--control", "control", "--ready-fd", str(told), "--boot-timeout", "15"]
+        options += ["--drain-timeout", "5", "--reload-drain-timeout", "5"]
         return [sys.executable, "-m", "prefork", "serve", target, *options]
 
     def _environment(self) -> dict[str, str]:

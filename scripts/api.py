@@ -3,8 +3,9 @@
     python scripts/api.py            write the page
     python scripts/api.py --check    exit with status 1 if the page is not current
 
-The public names are those of `prefork.__all__`, `prefork.metrics.__all__` and `prefork.testing.__all__`. It reads the
-source by griffe, because docstrings of fields exist only there. To change the content of the page, change a docstring.
+The public names are those of `__all__` of `prefork`, `prefork.metrics`, `prefork.otel` and `prefork.testing`. It reads
+the source by griffe, because docstrings of fields exist only there. To change the content of the page, change a
+docstring.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ HIDDEN = {"accept_waiting", "connection_descriptors", "tell_draining"}
 HEAD = """# The Python interface
 
 Generated from the docstrings by `scripts/api.py`. Import every name from `prefork`, except those of
-`prefork.metrics` and `prefork.testing`.
+`prefork.metrics`, `prefork.otel` and `prefork.testing`.
 """
 
 
@@ -63,6 +64,8 @@ def _page() -> Iterator[str]:
     yield from _section("Exceptions", source, [_path(each) for each in errors])
     metrics = [getattr(prefork.metrics, name) for name in prefork.metrics.__all__]
     yield from _section("prefork.metrics", source, [_path(each) for each in metrics])
+    otel = [getattr(prefork.otel, name) for name in prefork.otel.__all__]
+    yield from _section("prefork.otel", source, [_path(each) for each in otel])
     testing = [getattr(prefork.testing, name) for name in prefork.testing.__all__]
     yield from _section("prefork.testing", source, [_path(each) for each in testing])
 

@@ -28,7 +28,7 @@ OPTIONS_PAGE = ROOT / "docs" / "options.md"
 DATE = "2026-11-27"
 #: Longest line of the source, as mandoc(1) wants it.
 WIDTH = 79
-#: Whose options have a section of their own; those of the other two are theirs.
+#: The command whose options have a section, one with the same options, and one with nearly the same.
 MAIN, SAME, SIMILAR = "serve", "check", "run"
 FILES = {
     "prefork.toml": "Options, if the file is in the current directory and --config names no other one.",

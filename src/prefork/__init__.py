@@ -13,6 +13,7 @@ from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from . import metrics as metrics
+    from . import otel as otel
 
     # What type checkers and editors see. tests/meta/test_imports.py compares it with the table below.
     from .assembly.serve import serve as serve
@@ -28,7 +29,13 @@ if TYPE_CHECKING:
     from .errors import ServiceError as ServiceError
     from .errors import StreamBusyError as StreamBusyError
     from .net.server import TCPServer as TCPServer
+    from .net.service_events import ConnectionClosed as ConnectionClosed
+    from .net.service_events import ConnectionOpened as ConnectionOpened
+    from .net.service_events import Draining as Draining
+    from .net.service_events import HandlerFailed as HandlerFailed
+    from .net.service_events import ServiceEvent as ServiceEvent
     from .net.stream import Stream as Stream
+    from .net.subscribers import subscribe as subscribe
     from .net.timeouts import Timeouts as Timeouts
     from .net.tls import TLSInfo as TLSInfo
     from .parent.fork_processes import fork_processes as fork_processes
@@ -46,12 +53,15 @@ _NAMES_BY_MODULE = {
     "assembly.serve": "serve",
     "config": "TLS Limits",
     "metrics": "metrics",
+    "otel": "otel",
     "errors": "BindError ConfigError ConnectionOverflowError ConnectionTimeoutError LineTooLongError ListenerError "
     "PreforkError ServiceError StreamBusyError",
     "worker.accept_handler": "add_accept_handler",
     "worker.lease": "Lease lease",
     "net.server": "TCPServer",
+    "net.service_events": "ConnectionClosed ConnectionOpened Draining HandlerFailed ServiceEvent",
     "net.stream": "Stream",
+    "net.subscribers": "subscribe",
     "net.timeouts": "Timeouts",
     "net.tls": "TLSInfo",
     "parent.fork_processes": "fork_processes",

@@ -127,6 +127,15 @@ class HandlerFailed(Event, level=ERROR, rated=True):
     traceback: str = ""
 
 
+class SubscriberFailed(Event, level=ERROR):
+    """A callback of `prefork.subscribe` raised; logged once for each."""
+
+    template = "subscriber {name} failed: {error} (further failures of it are not logged)"
+    name: str
+    error: str
+    traceback: str = ""
+
+
 class ConnectionLost(Event, level=DEBUG, rated=True):
     """A handler let an error pass that means its peer left or broke the protocol, which is no bug."""
 
@@ -356,7 +365,7 @@ class Stopping(Event):
 class DrainTimedOut(Event, level=WARNING):
     """Workers did not exit within the drain timeout and are killed."""
 
-    template = "{workers:worker} still there after the drain timeout: killed (--drain-timeout)"
+    template = "{workers:worker} still there after the drain timeout: killed"
     workers: int
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 #: The maximum length of one value in a log line, in characters.
 FIELD_LIMIT = 256
+_TRACEBACK_LINES = 60
 
 
 def text_of(value: object) -> str:
@@ -48,9 +49,30 @@ def escape_controls(value: object, limit: int = FIELD_LIMIT) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
+def escaped_traceback(exc: BaseException) -> str:
+    """Return the lines of the traceback of an exception, each escaped; of a long one the first and the last."""
+    import traceback
+
+    try:
+        lines = "".join(traceback.format_exception(exc)).splitlines()
+    except Exception:
+        # Formatting calls methods of the exception's class, which is the service's own.
+        lines = ["(the traceback cannot be formatted)"]
+    if len(lines) > _TRACEBACK_LINES:
+        lines[10 : len(lines) - _TRACEBACK_LINES + 10] = ["  ..."]
+    return "\n".join(escape_ascii(line, 512) for line in lines)
+
+
 def count_of(number: int, noun: str) -> str:
     """Return a number and its noun: `1 worker`, `2 workers`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the known name that is most like a wrong one; "" if none is."""
+    import difflib
+
+    return next(iter(difflib.get_close_matches(name, list(known), 1)), "")
 
 
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
@@ -58,10 +80,8 @@ def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
 
     `prefix` stands before the name in the text, and is none of what is compared.
     """
-    import difflib
-
-    near = difflib.get_close_matches(name, list(known), 1)
-    return f", did you mean {prefix}{near[0]}?" if near else ""
+    found = nearest(name, known)
+    return f", did you mean {prefix}{found}?" if found else ""
 
 
 def format_address(address: object) -> str:

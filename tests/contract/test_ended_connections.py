@@ -39,7 +39,7 @@ class Echo(asyncio.Protocol):
 async def test_an_end_has_addresses_bytes_tls_and_reason(world: World, handler: Any, tls: bool) -> None:
     ended: list[EndedConnection] = []
     async with Serving(handler, Limits(), tls) as served:
-        served.server.on_ended = ended.append
+        served.server.observers.on_ended = ended.append
         options: dict[str, Any] = {"ssl": client_context(), "server_hostname": "localhost"} if tls else {}
         reader, writer = await served.connect(**options)
         writer.write(b"x" * 99 + b"\n")
@@ -73,7 +73,7 @@ async def test_an_end_on_a_unix_socket_and_a_refusal(world: World, tmp_path: Pat
 
 async def end_two(served: Serving, listener: socket.socket, ended: list[EndedConnection]) -> None:
     """Have one connection refused because there is one already, and end that one."""
-    served.server.on_ended = ended.append
+    served.server.observers.on_ended = ended.append
     served.server.add_socket(listener)
     with socket.socket(socket.AF_UNIX) as one:
         one.connect(listener.getsockname())

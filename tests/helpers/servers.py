@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from helpers.proc import gone
+from helpers.proc import gone, open_files
 from helpers.support import wait_until
 from prefork.testing import Server, run_server
 
@@ -142,6 +142,17 @@ def end(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGTERM)
     wait_until(lambda: gone(pid), 20, f"the end of {pid}")
+
+
+def exhaust_supervisor(server: Server, folder: Path, stack: contextlib.ExitStack) -> None:
+    """Leave the supervisor no descriptor for a few seconds: idle clients, which `stack` closes, have the last ones."""
+    used = open_files(server.pid)
+    limit = max(used) + 1
+    _, hard = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (limit, hard))
+    for _ in range(limit - len(used)):
+        stack.enter_context(asking(folder, b""))
+    wait_until(lambda: len(open_files(server.pid)) == limit)
 
 
 def leave_descriptors(pid: int, spare: int) -> None:

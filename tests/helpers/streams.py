@@ -61,7 +61,7 @@ def client_context(version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> ssl.SSLC
 def observed_server(handler: Any, emit: Callable[[Event], object], **options: Any) -> TCPServer:
     """Return a server that sends its events to `emit` instead of the log."""
     server = TCPServer(handler, **options)
-    server._emit = emit
+    server._emit = server.observers._emit = emit
     return server
 
 

@@ -40,6 +40,16 @@ class Terminal:
         fcntl.ioctl(self._theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         self.process.send_signal(signal.SIGWINCH)
 
+    def stop_output(self) -> None:
+        """Take no more output, as after Ctrl-S: the program's writes wait (tcflow(3))."""
+        termios.tcflow(self._theirs, termios.TCOOFF)
+
+    def hang_up(self) -> None:
+        """Close both ends, as a broken connection does (idempotent)."""
+        for fd in {self._ours, self._theirs} - {-1}:
+            os.close(fd)
+        self._ours = self._theirs = -1
+
     def read(self, seconds: float = 0.05) -> bytes:
         """Return what the program writes within this time."""
         start, end = len(self.written), time.monotonic() + seconds
@@ -85,10 +95,10 @@ def on_terminal(
         start_new_session=True,
         env={**os.environ, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8", **(env or {})},
     )
+    terminal = Terminal(process, ours, theirs)
     try:
-        yield Terminal(process, ours, theirs)
+        yield terminal
     finally:
         process.kill()
         process.wait()
-        os.close(ours)
-        os.close(theirs)
+        terminal.hang_up()

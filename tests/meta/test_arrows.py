@@ -32,6 +32,7 @@ FLOORS = {
     "net": {"system", "core", *VOCABULARY, "implementation"},
     "observe": {"system", "core", *VOCABULARY},
     "parent": {"system", "core", *VOCABULARY, "_version", "implementation"},
+    "otel": {"net", "core", *VOCABULARY, "_version"},
     "worker": {"metrics", "net", "system", "core", *VOCABULARY, "implementation"},
     "hosting": {"metrics", "worker", "net", "system", "core", *VOCABULARY},
     "assembly": {"parent", "hosting", "worker", "net", "observe", "system", "core", *VOCABULARY},

@@ -11,6 +11,7 @@ import socket
 from pathlib import Path
 
 import pytest
+from helpers.opened import open_folder
 from helpers.servers import ECHO, serving, status
 from helpers.support import need_root, wait_until
 
@@ -48,35 +49,36 @@ def has_lines(number: int, *paths: Path) -> bool:
     return sum(path.read_text().count("\n") for path in paths) == number
 
 
-def test_a_rotated_file_is_reopened_by_every_worker(folder: Path) -> None:
+def test_a_rotated_file_is_reopened_by_every_worker() -> None:
     need_root()
-    folder.chmod(0o777)
-    for parent in folder.parents[:3]:
-        parent.chmod(parent.stat().st_mode | 0o055)
-    log, old = folder / "access.log", folder / "access.log.1"
-    options = ("--access-log", str(log), "--log-format", "json", "--user", "nobody", "--insecure-paths")
-    with serving(folder, *options) as server:
-        assert log.stat().st_uid != 0, "workers must be able to open it again"
-        assert log.stat().st_mode & 0o777 == 0o640
-        visit(server.port)
-        wait_until(lambda: log.read_text().count("\n") == 1)
-        log.rename(old)
-        os.kill(server.pid, signal.SIGUSR1)
-        wait_until(log.exists)
-        visits = 1
-        while not all(f'"worker": {slot},' in log.read_text() for slot in (0, 1)):
+    with open_folder() as folder:
+        (folder / "service.py").write_text(ECHO)
+        log, old = folder / "access.log", folder / "access.log.1"
+        options = ("--access-log", str(log), "--log-format", "json", "--user", "nobody", "--insecure-paths")
+        with serving(folder, *options) as server:
+            assert log.stat().st_uid != 0, "workers must be able to open it again"
+            assert log.stat().st_mode & 0o777 == 0o640
             visit(server.port)
-            visits += 1
-            wait_until(functools.partial(has_lines, visits, old, log))
-        # What is not written yet is written at the end.
-        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
-            sock.sendall(b"hello\n")
-            sock.recv(100)
-        assert server.stop() == 0
-        assert f"log file {log} cannot be opened again" not in server.stderr()
-    lines = [json.loads(line) for path in (old, log) for line in path.read_text().splitlines()]
-    assert len(lines) == visits + 1
-    assert {(line["received"], line["sent"], line["reason"], line["tls"]) for line in lines} == {(6, 6, "done", None)}
+            wait_until(lambda: log.read_text().count("\n") == 1)
+            log.rename(old)
+            os.kill(server.pid, signal.SIGUSR1)
+            wait_until(log.exists)
+            visits = 1
+            while not all(f'"worker": {slot},' in log.read_text() for slot in (0, 1)):
+                visit(server.port)
+                visits += 1
+                wait_until(functools.partial(has_lines, visits, old, log))
+            # What is not written yet is written at the end.
+            with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
+                sock.sendall(b"hello\n")
+                sock.recv(100)
+            assert server.stop() == 0
+            assert f"log file {log} cannot be opened again" not in server.stderr()
+        lines = [json.loads(line) for path in (old, log) for line in path.read_text().splitlines()]
+        assert len(lines) == visits + 1
+        assert {(line["received"], line["sent"], line["reason"], line["tls"]) for line in lines} == {
+            (6, 6, "done", None)
+        }
 
 
 def test_standard_output_is_the_default_and_a_full_one_harms_nothing(folder: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import trustme
-from helpers.servers import status
+from helpers.servers import status, upgrade
 from helpers.support import need, need_root, run_script, slow, wait_until
 
 import prefork
@@ -377,6 +377,21 @@ def test_chdir_is_as_if_the_command_had_been_started_there(folder: Path) -> None
     assert done.stderr.endswith(" (in other.toml)\n")
 
 
+@pytest.mark.slow
+def test_the_successor_of_an_upgrade_stays_in_the_directory_of_its_predecessor(folder: Path) -> None:
+    (folder / "here").mkdir()
+    (folder / "echo.py").rename(folder / "here" / "echo.py")
+    options = ["-w", "1", "--chdir", "here", "--control", "control"]
+    with run_server("echo:handle", *options, cwd=folder) as server:
+        for _ in range(2):
+            pid = upgrade(folder / "here")
+        assert os.readlink(f"/proc/{pid}/cwd") == str(folder / "here")
+        with connected(server.port) as client:
+            client.sendall(b"hello\n")
+            assert client.recv(10) == b"hello\n"
+        assert command("stop", cwd=folder / "here", env={**os.environ, "PREFORK_CONTROL": "control"}).returncode == 0
+
+
 def test_a_variable_that_names_no_option_is_a_warning_of_check_and_of_a_server(folder: Path) -> None:
     env = {**os.environ, "PREFORK_WORKRS": "3"}
     done = command("check", "echo:handle", cwd=folder, env=env)
@@ -449,10 +464,14 @@ def test_a_server_tells_at_the_start_and_at_a_reload_that_its_certificate_ends(f
         ("--bind fd:799", r"bind fd:799: bad file descriptor \(it is not open; the parent has to pass it on\)"),
     ],
 )
-def test_check_looks_at_the_places_that_options_name(options: str, message: str, folder: Path) -> None:
-    done = command("check", "echo:handle", *options.split(), cwd=folder)
-    assert re.fullmatch(f"prefork: {message}\n", done.stderr), done.stderr
-    assert (done.returncode, done.stdout) == (4 if "fd:" in options else 2, "")
+def test_check_looks_at_the_places_that_options_name(
+    options: str, message: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    assert main(["check", "echo:handle", *options.split()]) == (4 if "fd:" in options else 2)
+    out, err = capfd.readouterr()
+    assert re.fullmatch(f"prefork: {message}\n", err), err
+    assert out == ""
     assert sorted(os.listdir(folder)) == ["echo.py"]
 
 

@@ -13,7 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.servers import answer, asking, command, echo, end, leave_descriptors, ready, serving, status, upgrade
+from helpers.servers import (
+    answer,
+    asking,
+    command,
+    echo,
+    end,
+    exhaust_supervisor,
+    leave_descriptors,
+    ready,
+    serving,
+    status,
+    upgrade,
+)
 from helpers.support import need, wait_until
 
 from prefork.cli.commands import parse
@@ -191,7 +203,8 @@ def test_stacks_follow_awaits_and_hostile_clients_cost_nothing(server: Server, f
         return [each for worker in told for each in worker["stacks"] if each["peers"]]
 
     wait_until(lambda: sum(each["tasks"] for each in waiting() if "wait_for_database" in functions(each)) == 2)
-    assert {"handle", "wait_for_database", "wait_for", "Event.wait"} <= set().union(*map(functions, waiting()))
+    # Where that waits is in a task of its own before Python 3.12.
+    assert {"handle", "wait_for_database", "wait_for"} <= set().union(*map(functions, waiting()))
     assert "wait_for_database" in run(folder, "stacks")[1]
     assert run(folder, "stacks", "--worker", "7")[0] == 2
     check_requests_in_a_row(folder)
@@ -313,9 +326,12 @@ def test_it_works_without_a_free_descriptor(server: Server, folder: Path, stack:
     assert rows(folder)[peer_of(client)].stale is True
     leave_descriptors(worker, 10)
     wait_until(lambda: rows(folder)[peer_of(client)].stale is False)
-    leave_descriptors(server.pid, 0)
+    exhaust_supervisor(server, folder, stack)
     assert status(folder)["state"] == "serving"
     assert set(rows(folder)) == {peer_of(client)}
+    # Nor does a reload need a free one: each worker is forked with what is kept for that.
+    code, text = run(folder, "reload")
+    assert (code, text.splitlines()[0]) == (0, "reloaded: every worker is of generation 1")
 
 
 def test_of_a_program_the_kernel_tells(tmp_path: Path, stack: ExitStack) -> None:

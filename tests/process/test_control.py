@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from helpers.proc import cpu_share, open_files
-from helpers.servers import ECHO, Asked, answer, asking, command, leave_descriptors, serving, status
+from helpers.servers import ECHO, Asked, answer, asking, command, exhaust_supervisor, serving, status
 from helpers.support import need, need_root, run_script, wait_until
 from hypothesis import given
 from hypothesis import strategies as st
@@ -158,14 +159,12 @@ def test_a_deeply_nested_request_is_refused(server: Server, folder: Path) -> Non
 
 def test_the_last_descriptors_are_kept_for_a_client(server: Server, folder: Path) -> None:
     need("prlimit")
-    leave_descriptors(server.pid, 0)
-    # One client at a time has the reserve; another waits, and costs nothing.
-    for _ in range(3):
-        assert status(folder)["state"] == "serving"
-    with asking(folder, b""), asking(folder, {"command": "status"}) as waiting, waiting.makefile("rb") as file:
+    with contextlib.ExitStack() as stack:
+        exhaust_supervisor(server, folder, stack)
+        for _ in range(3):
+            assert status(folder)["state"] == "serving"
         assert cpu_share(server.pid) < 0.3, "it tries again and again"
-        leave_descriptors(server.pid, 5)
-        assert json.loads(file.readline())["ok"] is True
+    assert status(folder)["state"] == "serving"
 
 
 def test_clients_waiting_for_a_reload_do_not_block_other_commands(server: Server, folder: Path) -> None:

@@ -389,8 +389,10 @@ def test_a_service_that_handles_sigterm_itself_drains_all_the_same_and_is_told(
         assert "drained: 1 connection closed, none aborted" in log
 
 
-def test_a_worker_that_gets_sigterm_from_elsewhere_drains(folder: Path) -> None:
-    with run_server("service:polite", "-w", "1", cwd=folder) as server, open_one(server) as sock:
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_worker_that_gets_sigterm_from_elsewhere_drains(folder: Path, loop: str) -> None:
+    pytest.importorskip(loop)
+    with run_server("service:polite", "-w", "1", "--loop", loop, cwd=folder) as server, open_one(server) as sock:
         (worker,) = server.worker_pids()
         os.kill(worker, signal.SIGTERM)
         assert sock.recv(100) == b"goodbye\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -14,9 +15,10 @@ from helpers.opened import open_folder
 from helpers.proc import children, gone
 from helpers.scraping import Samples, get, metrics_port
 from helpers.servers import ECHO, command, serving, state, upgrade
-from helpers.support import need_root, wait_until
+from helpers.support import free_port, need_root, run_script, wait_until
 from prometheus_client.parser import text_string_to_metric_families
 
+from prefork.exporter.server import MAX_CLIENTS
 from prefork.testing import Server, run_program, run_server
 
 
@@ -146,6 +148,15 @@ def test_a_supervisor_that_does_not_answer_is_unhealthy_and_many_scrapes_are_one
         assert codes == [200] * 100
 
 
+@pytest.mark.slow
+def test_silent_clients_do_not_keep_others_out_for_long(folder: Path) -> None:
+    with serving(folder, "--metrics", "127.0.0.1:0", workers=1) as server, contextlib.ExitStack() as stack:
+        port = metrics_port(server)
+        for _ in range(2 * MAX_CLIENTS):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=30))
+        assert get(port, "/healthz")[0] == 200
+
+
 def test_the_process_runs_as_the_workers_user() -> None:
     need_root()
     with open_folder() as folder:
@@ -164,15 +175,28 @@ def test_the_process_runs_as_the_workers_user() -> None:
             assert "hunter2" not in Path(f"/proc/{pid}/environ").read_text()
 
 
-def test_an_address_that_is_in_use_is_one_line(folder: Path) -> None:
+def test_what_cannot_be_served_is_one_line(folder: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         done = command(folder, "serve", "service:handle", "--bind", "127.0.0.1:0", "--metrics", f":{port}")
     assert done.returncode == 4
-    assert f"127.0.0.1:{port}" in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith(f"prefork: --metrics 127.0.0.1:{port}: address already in use")
+    port = free_port()
+    done = command(folder, "serve", "service:handle", "--bind", f"127.0.0.1:{port}", "--metrics", f":{port}")
+    assert done.returncode == 4
+    assert done.stderr.splitlines()[-1].endswith("already in use (--bind of this command has it)")
+    code = """
+        import importlib.util, sys
+        find, missing = importlib.util.find_spec, "prometheus_client"
+        importlib.util.find_spec = lambda name, package=None: None if name == missing else find(name, package)
+        from prefork.cli.main import main
+        sys.exit(main())
+    """
+    done = run_script(code, "check", "service:handle", "--metrics", ":9100", cwd=folder)
+    assert done.returncode == 2
+    assert done.stderr == "prefork: --metrics: prometheus-client is not installed (pip install 'prefork[metrics]')\n"
 
 
 PROGRAM = """

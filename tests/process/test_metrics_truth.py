@@ -12,12 +12,13 @@ import subprocess
 import threading
 from collections import Counter
 from pathlib import Path
+from typing import Self
 
 import pytest
 from helpers.proc import gone
 from helpers.scraping import Samples, get, metrics_port
 from helpers.servers import ECHO, command, serving
-from helpers.support import need, wait_until
+from helpers.support import need, rounds, wait_until
 
 from prefork.exporter.catalogue import CATALOGUE, Kind
 from prefork.testing import Server
@@ -44,7 +45,10 @@ class Clients:
         for thread in self._threads:
             thread.start()
 
-    def stop(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._end.set()
         for thread in self._threads:
             thread.join()
@@ -81,7 +85,10 @@ class Watcher:
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
-    def stop(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._end.set()
         self._thread.join()
 
@@ -108,13 +115,12 @@ def settled(server: Server) -> Samples:
     return Samples(port)
 
 
-def test_counters_agree_with_the_ledger_over_reloads_and_crashes(folder: Path) -> None:
-    with serving(folder, *METRICS) as server:
-        watcher = Watcher(metrics_port(server))
-        clients = Clients(server.port)
-        for _ in range(3):
-            assert command(folder, "reload").returncode == 0
-        clients.stop()
+@rounds(3, 8)
+def test_counters_agree_with_the_ledger_over_reloads_and_crashes(folder: Path, rounds: int) -> None:
+    with serving(folder, *METRICS) as server, Watcher(metrics_port(server)) as watcher:
+        with Clients(server.port) as clients:
+            for _ in range(rounds):
+                assert command(folder, "reload").returncode == 0
         ledger, samples = clients.ledger, settled(server)
         # Nothing was lost, so all agree exactly.
         assert ledger["done"] == ledger["connected"] > 0
@@ -123,27 +129,25 @@ def test_counters_agree_with_the_ledger_over_reloads_and_crashes(folder: Path) -
         assert samples.sum("prefork_connection_duration_seconds_count") == ledger["connected"]
         assert samples.sum("prefork_received_bytes_total") == ledger["sent"]
         assert samples.sum("prefork_sent_bytes_total") == ledger["received"]
-        assert samples.sum("prefork_reloads_total", result="success") == 3
+        assert samples.sum("prefork_reloads_total", result="success") == rounds
 
-        clients = Clients(server.port)
-        for _ in range(3):
-            victim = server.worker_pids()[0]
-            os.kill(victim, signal.SIGKILL)
-            wait_until(lambda victim=victim: gone(victim) and len(server.worker_pids()) == 2)
-        clients.stop()
-        watcher.stop()
+        with Clients(server.port) as clients:
+            for _ in range(rounds):
+                victim = server.worker_pids()[0]
+                os.kill(victim, signal.SIGKILL)
+                wait_until(lambda victim=victim: gone(victim) and len(server.worker_pids()) == 2)
         ledger, samples = ledger + clients.ledger, settled(server)
         # Each kill hits at most the connections of four clients, which the worker may have accepted and not counted.
         accepted = samples.sum("prefork_connections_accepted_total")
-        assert ledger["connected"] - 12 <= accepted <= ledger["connected"]
+        assert ledger["connected"] - 4 * rounds <= accepted <= ledger["connected"]
         assert samples.sum("prefork_connections_closed_total") == accepted
-        assert ledger["connected"] - ledger["done"] <= 12
-        assert samples.sum("prefork_connections_closed_total", reason="worker_died") <= 12
-        assert samples.sum("prefork_worker_exits_total", cause="signal") == 3
+        assert ledger["connected"] - ledger["done"] <= 4 * rounds
+        assert samples.sum("prefork_connections_closed_total", reason="worker_died") <= 4 * rounds
+        assert samples.sum("prefork_worker_exits_total", cause="signal") == rounds
         # The gauges of the dead are gone.
         assert len(samples.values("prefork_worker_resident_memory_bytes")) == 2
-        assert watcher.scrapes > 3
-        assert watcher.wrong == []
+    assert watcher.scrapes > 3
+    assert watcher.wrong == []
 
 
 def test_each_metric_of_the_catalogue_has_its_type_and_labels(folder: Path, certs: dict[str, str]) -> None:

@@ -94,3 +94,20 @@ def test_a_memory_limit_below_what_a_new_worker_has_is_told_once_and_ignored(fol
         assert (recycled(server), server.worker_pids()) == ([], before)
         assert len(re.findall(r"--max-worker-rss 4194304: a worker that has served nothing", server.stderr())) == 1
         assert server.stop() == 0
+
+
+def test_an_old_worker_that_goes_on_to_grow_has_the_drain_timeout_to_end(folder: Path) -> None:
+    options = ("-w", "1", "--max-worker-rss", "100M", "--drain-timeout", "0.2", "--hang-timeout", "1")
+    with run_server("service:handle", *options, cwd=folder) as server:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock, sock.makefile("rb") as file:
+            for _ in range(2):
+                sock.sendall(b"hoard\n")
+                pid = int(file.readline())
+            wait_until(lambda: ask(server) != pid, what="the successor")
+            for _ in range(2):
+                sock.sendall(b"hoard\n")
+                assert int(file.readline()) == pid
+            with pytest.raises(ConnectionResetError):
+                sock.recv(1)
+        assert f"(pid {pid}) still drains, and uses " in server.stderr()
+        assert server.stop() == 0

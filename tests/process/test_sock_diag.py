@@ -31,7 +31,7 @@ def test_connections_and_queues_are_those_of_the_port(host: str, family: int) ->
         accepted = stack.enter_context(listener.accept()[0])
         clients[0].sendall(b"x" * 1000)
         assert accepted.recv(400, socket.MSG_WAITALL) == b"x" * 400
-        # What waits in the accept queue is nobody's yet.
+        # What waits in the accept queue belongs to no process yet.
         (found,), complete = find_connections([(family, port)], 1)
         assert complete
         assert found.inode == os.fstat(accepted.fileno()).st_ino

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from helpers.servers import ECHO, command, serving, status
-from helpers.support import wait_until
+from helpers.support import run_script, wait_until
 from helpers.terminal import Terminal, on_terminal
 
 #: What a program that uses the whole screen has to undo: the other screen, the hidden cursor, pasting in brackets.
@@ -20,6 +20,13 @@ UNDONE = (b"\x1b[?1049l", b"\x1b[?25h", b"\x1b[?2004l")
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "service.py").write_text(ECHO)
     return tmp_path
+
+
+#: `prefork`, as it is without the extra.
+WITHOUT_TEXTUAL = (
+    "import sys; sys.modules['textual'] = sys.modules['rich'] = None\n"
+    "from prefork.cli.main import main; sys.exit(main(sys.argv[1:]))"
+)
 
 
 def top(folder: Path, *options: str) -> list[str]:
@@ -37,11 +44,11 @@ def test_it_shows_a_server_and_its_connections_and_ends_one_on_request(folder: P
         client.sendall(b"hello\n")
         assert client.recv(10) == b"hello\n"
         peer = f"127.0.0.1:{client.getsockname()[1]}"
-        done = command(folder, "top", "--once", "--interval", "0.2", "--view", "connections")
-        assert (done.returncode, done.stderr) == (0, "")
-        assert "ready 2/2   connections 1" in done.stdout
-        assert peer in done.stdout
-        assert "\x1b" not in done.stdout
+        options = ("--once", "--interval", "0.2", "--view", "connections", "--control", str(folder / "control"))
+        frame = run_script(WITHOUT_TEXTUAL, "top", *options).stdout
+        assert "ready 2/2   connections 1" in frame
+        assert peer in frame
+        assert "\x1b" not in frame
         with on_terminal(top(folder, "--interval", "0.2"), folder) as terminal:
             terminal.wait_for(f"pid {server.pid}")
             assert terminal.settings() != terminal.settings_before
@@ -74,10 +81,7 @@ def test_it_says_in_one_line_why_it_cannot_begin(folder: Path) -> None:
 
 
 def test_without_textual_it_names_the_cure(folder: Path) -> None:
-    script = (
-        "import sys; sys.modules['textual'] = None; from prefork.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    )
-    arguments = [sys.executable, "-c", script, "top", "--control", str(folder / "control")]
+    arguments = [sys.executable, "-c", WITHOUT_TEXTUAL, "top", "--control", str(folder / "control")]
     with on_terminal(arguments, folder) as terminal:
         assert terminal.end() == 2
         assert b"pip install 'prefork[top]'" in terminal.written
@@ -92,6 +96,24 @@ def test_a_signal_ends_it_with_the_terminal_as_before(folder: Path, number: sign
         terminal.process.send_signal(number)
         assert terminal.end() == 128 + number
         assert_as_before(terminal)
+
+
+@pytest.mark.slow
+def test_a_terminal_that_takes_no_output_does_not_keep_it(folder: Path) -> None:
+    with serving(folder), on_terminal(top(folder, "--interval", "0.2"), folder) as terminal:
+        terminal.wait_for("accepts/s")
+        terminal.stop_output()
+        terminal.process.send_signal(signal.SIGTERM)
+        assert terminal.process.wait(20) == 128 + signal.SIGTERM
+        assert terminal.settings() == terminal.settings_before
+
+
+@pytest.mark.slow
+def test_it_ends_with_its_terminal(folder: Path) -> None:
+    with serving(folder), on_terminal(top(folder, "--interval", "0.2"), folder) as terminal:
+        terminal.wait_for("accepts/s")
+        terminal.hang_up()
+        assert terminal.process.wait(20) == 128 + signal.SIGHUP
 
 
 @pytest.mark.slow

@@ -151,3 +151,27 @@ def test_a_reload_calls_off_one_that_is_stuck(folder: Path) -> None:
         assert "is not ready after 5 s: called off by the next reload" in server.stderr()
         wait_until(lambda: len(server.worker_pids()) == 2)
         assert server.stop() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.deadline(120)
+def test_a_server_has_its_sockets_for_itself_a_while_after_an_upgrade(folder: Path) -> None:
+    """A connection stays with the old supervisor, which would keep a removed address listening."""
+    settings = folder / "prefork.toml"
+    settings.write_text(f'bind = ["127.0.0.1:0", "unix:{folder}/one"]\nworkers = 1\n')
+    options = ("--control", str(folder / "control"), "--config", str(settings), "--drain-timeout", "1")
+    with run_server("service:handle", *options, bind=[], cwd=folder) as server:
+        with connected(server) as sock:
+            settings.write_text('bind = ["127.0.0.1:0"]\nworkers = 1\n')
+            done = command(folder, "upgrade")
+            assert done.stdout.splitlines()[1] == "1 connection stays on 1 old worker until it ends"
+            with socket.socket(socket.AF_UNIX) as other:
+                other.connect(f"{folder}/one")
+            wait_until(lambda: not (folder / "one").exists(), 45, "the end of the removed address")
+            sock.sendall(b"still\n")
+            assert sock.recv(10) == b"still\n"
+            assert server._process.poll() is None
+            assert command(folder, "stop").returncode == 0
+            with pytest.raises(ConnectionResetError):
+                sock.recv(1)
+        assert server.wait() == 0

@@ -11,9 +11,10 @@ from cryptography import x509
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefork.system.certificates import MAX_CERTIFICATES, Validity, day_of, read_validities
+from prefork.system.certificates import MAX_CERTIFICATES, Validity, day_of, examine, first_end, read_validities
 
 DAY = 24 * 3600
+DAYS = datetime.timedelta(days=1)
 
 
 def expected(pem: bytes) -> Validity:
@@ -28,7 +29,7 @@ def test_the_dates_are_those_that_another_reader_finds(year: int) -> None:
     issued = authority.issue_cert("localhost", not_after=end)
     chain = [each.bytes() for each in (*issued.cert_chain_pems, authority.cert_pem)]
     assert read_validities(b"leading text\n" + b"".join(chain)) == tuple(map(expected, chain))
-    assert read_validities(chain[0])[0].not_after == end.timestamp()
+    assert first_end(chain[0]) == end.timestamp()
 
 
 def test_a_time_is_judged_by_both_ends() -> None:
@@ -41,10 +42,31 @@ def test_a_time_is_judged_by_both_ends() -> None:
 
 
 @given(st.binary(max_size=200))
-def test_what_is_no_certificate_is_left_out(content: bytes) -> None:
+def test_what_is_no_certificate_has_no_dates(content: bytes) -> None:
     assert read_validities(content) == ()
     pem = b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(content) + b"-----END CERTIFICATE-----\n"
-    assert read_validities(pem * 2) in ((), read_validities(pem) * 2)
+    assert read_validities(pem * 2) == (None, None)
+    assert (first_end(pem), examine(pem, 0)) == (None, [])
+
+
+def test_what_ends_soon_and_what_has_ended_is_said_of_each_certificate_of_a_chain() -> None:
+    end = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
+    authority = trustme.CA(key_type=trustme.KeyType.ECDSA)
+    pems = [
+        authority.issue_cert("localhost", not_after=end + days * DAYS).cert_chain_pems[0].bytes() for days in (0, 9)
+    ]
+    unread = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+
+    def said(pem: bytes, days: float) -> list[tuple[str, bool, bool]]:
+        found = examine(pem, (end + days * DAYS).timestamp())
+        return [(each.text, each.is_invalid, each.is_leaf) for each in found]
+
+    assert said(pems[0], -30.5) == []
+    assert said(b"".join(pems), -24) == [("it expires in 24 days, on 2030-01-01 00:00 UTC", False, True)]
+    assert said(unread + pems[1], 8.5) == [
+        ("certificate 2 of the chain: it expires in 0 days, on 2030-01-10 00:00 UTC", False, False)
+    ]
+    assert [each[1:] for each in said(b"".join(pems), 10)] == [(True, True), (True, False)]
 
 
 def test_a_certificate_that_is_cut_or_changed_anywhere_raises_nothing_and_the_number_read_is_bounded() -> None:

@@ -90,8 +90,8 @@ def test_a_row_that_cannot_be_true_is_none(wrong: list[Any]) -> None:
 
 
 def test_a_request_names_a_bounded_number_of_peers() -> None:
-    with pytest.raises(ValueError, match="1000"):
-        decode_request(json.dumps({"command": "kick", "peers": ["10.0.0.1"] * 1001}).encode())
+    with pytest.raises(ValueError, match="100"):
+        decode_request(json.dumps({"command": "kick", "peers": ["10.0.0.1"] * 101}).encode())
     with pytest.raises(ValueError, match="nested"):
         decode_request(b"[" * 20_000)
 

@@ -41,6 +41,7 @@ def test_an_option_leads_to_what_it_is_here(name: str, hint: str) -> None:
         ("START", ", did you mean serve?"),
         ("kill", ", did you mean stop --now?"),
         ("statsu", ", did you mean status?"),
+        ("shutdwn", ", did you mean stop?"),
         ("qqqq", ""),
         ("echo:handle", ", did you mean serve echo:handle?"),
         ("./app/main.py", ", did you mean run ./app/main.py?"),

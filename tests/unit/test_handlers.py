@@ -61,6 +61,10 @@ async def factory(name: str = "") -> Any:
     return Service() if name else None
 
 
+async def one_of_two(first: Any = None) -> Any:
+    return first or None
+
+
 async def named_factory(name: str) -> Any:
     return NamedEcho(name)
 
@@ -96,6 +100,7 @@ class Callable_:
         (Draining(), Kind.PROTOCOL_LIFESPAN),
         (factory, Kind.FACTORY),
         (failing_factory, Kind.FACTORY),
+        (one_of_two, Kind.FACTORY),
         (functools.partial(named_factory, "echo"), Kind.FACTORY),
         (functools.partial(NamedEcho, "echo"), Kind.PROTOCOL),
     ],

@@ -17,7 +17,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 import prefork
-from prefork.addresses import TCPAddress, UnixAddress
+from prefork.addresses import FdAddress, TCPAddress, UnixAddress
 from prefork.config import RUN_ONLY, TLS, Limits, ServeOptions, Settings, settings_of
 from prefork.errors import ConfigError
 
@@ -49,6 +49,7 @@ def test_defaults_are_those_of_the_manual() -> None:
         ({"drain_timeout": "30"}, "--drain-timeout 30: must be a number of seconds.*"),
         ({"ready_fd": -1}, "--ready-fd -1: must be 0 or more"),
         ({"ready_fd": 2**40}, "--ready-fd 1099511627776: must be 2147483647 or less"),
+        ({"metrics": FdAddress(3)}, "--metrics fd:3: must be HOST:PORT.*"),
         ({"loop": "gevent"}, "--loop gevent: must be asyncio or uvloop"),
         ({"loop": ""}, "--loop '': must be asyncio or uvloop"),
         ({"streams": "uvloop"}, "--streams uvloop: must be prefork or asyncio"),

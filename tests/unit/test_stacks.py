@@ -25,7 +25,7 @@ class Awaitable:
 
 
 class Hostile:
-    """Refuses to be described."""
+    """An awaitable whose `__repr__` raises an exception."""
 
     _asyncio_future_blocking = False
 

@@ -33,7 +33,6 @@ from prefork.console.top.table import (
     line_of,
     move,
     neighbour,
-    render,
     select,
     turn,
 )
@@ -234,6 +233,12 @@ def test_no_text_of_a_peer_or_worker_reaches_the_terminal_unescaped() -> None:
     assert "[bold]" in text(screen(shown, 160)), "what looks like markup is text"
 
 
+def test_letters_of_one_column_stay_and_wider_ones_are_escaped() -> None:
+    assert snapshot(target="Br\xfccke:handle").target == "Br\xfccke:handle"
+    assert snapshot(target="\u30c7\u30e2:handle").target == "\\u30c7\\u30e2:handle"
+    assert snapshot(target="e\u0301:handle").target == "e\\u0301:handle"
+
+
 def test_a_reply_of_an_older_server_is_shown_with_what_it_has() -> None:
     reply = {
         "ok": True,
@@ -353,8 +358,11 @@ def test_the_cursor_is_always_visible_and_stays_with_its_row(
 
 
 def test_empty_tables_say_so_in_words() -> None:
-    layout = lay_out(connections.COLUMNS, 80)
-    assert "no connection is open" in text(render(layout, [], Order("ID"), None, 5, "no connection is open"))
+    unread = Model(view=View.CONNECTIONS)
+    unread.take(Reading(snapshot()), "")
+    assert "asking the workers ..." in text(screen(unread))
+    assert "no connection is open" in text(screen(model(View.CONNECTIONS, 0)))
+    assert "there is no worker" in text(screen(model(workers=[], slots=[])))
     shown = model(View.CONNECTIONS)
     shown.set_filter("zz")
     assert "nothing matches 'zz'" in text(screen(shown))
@@ -430,9 +438,11 @@ def test_troubles_are_listed_with_the_worst_first() -> None:
 def test_a_slot_without_a_process_and_a_paused_worker_have_their_rows() -> None:
     reply = canned.status(2)
     reply["workers"][0]["paused"] = "max_connections"
+    reply["workers"][1] |= {"state": "starting", "missing": "no listener"}
     slots = [*reply["slots"], {"slot": 2, "state": "backoff", "retry_in": 12.3, "restarts": 7, "last_exit": "signal 9"}]
     page = text(screen(model(workers=reply["workers"], slots=slots), 160))
     assert "paused: max_connections" in page
+    assert "starting: no listener" in page
     assert "backoff 12s" in page
     assert "signal 9" in page
     assert "backoff " in text(screen(model(workers=reply["workers"], slots=slots), 80))

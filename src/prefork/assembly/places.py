@@ -23,8 +23,12 @@ def check_places(settings: Settings) -> None:
     if settings.control not in ("", "off"):
         _require_directory("--control", settings.control)
     if settings.access_log not in ("", "-"):
-        _require_directory("--access-log", settings.access_log)
+        # A file that exists needs no directory that can be written to.
+        if not os.path.lexists(paths.absolute(settings.access_log)):
+            _require_directory("--access-log", settings.access_log)
         _require_plain_file("--access-log", settings.access_log)
+    if isinstance(settings.metrics, UnixAddress):
+        _require_directory("--metrics", settings.metrics.path)
     for address in settings.bind:
         if isinstance(address, UnixAddress):
             _require_directory("--bind", address.path)

@@ -53,9 +53,10 @@ def check(source: SettingsSource, target: object) -> Found:
     with locating(source):
         settings = source.settings()
         validate(settings, starting=True)
-        check_places(settings)
         identity = resolve_identity(settings.user, settings.group)
         certificate = trust.load_certificate(settings, source, identity)
+        # After that, because it looks where the settings say, and they may be in a file that root must not trust.
+        check_places(settings)
         warnings = [] if certificate is None else _examine(certificate)
     kind = _kind(target, settings, identity)
     return Found(f"{target} is {'an' if kind[0] in 'aeiou' else 'a'} {kind}", tuple(warnings))

@@ -158,12 +158,7 @@ class ServerResources:
         try:
             return self._listeners.bind_control(path, _CONTROL_BACKLOG)
         except BindError as exc:
-            reason = "the directory does not exist" if exc.errno == errno.ENOENT else exc.strerror
-            cure = f" ({exc.cure})" if exc.cure else ""
-            failure = ConfigError(f"--control {escape_controls(path)}: {reason}{cure}", option="--control")
-            # The exit status is that of an address that cannot be bound.
-            failure.exit_code = exc.exit_code
-            raise failure from exc
+            raise _unbindable("--control", path, exc) from exc
 
     def _bind_default_control(self) -> BoundAddress | None:
         inherited = [each for each in self._listeners.all() if each.requested.startswith("control:")]
@@ -178,14 +173,17 @@ class ServerResources:
             return None
 
     def bind_metrics(self) -> ExporterSpec | None:
-        """Bind the address of --metrics, and return what its process is; None if there is none. Raises BindError."""
+        """Bind the address of --metrics, and return what its process is; None if there is none. Raises ConfigError."""
         address = self._settings.metrics
         if address is None:
             return None
         identity = self._builder.identity(self._settings)
+        options = ListenOptions(_METRICS_BACKLOG, gid=None if identity is None else identity.gid)
         with block_signals():
-            options = ListenOptions(_METRICS_BACKLOG, gid=None if identity is None else identity.gid)
-            self._metrics = self._listeners.bind_metrics(address, options)
+            try:
+                self._metrics = self._listeners.bind_metrics(address, options)
+            except BindError as exc:
+                raise _unbindable("--metrics", str(address), exc) from exc
         for text in self._metrics.describe():
             self._emit(MetricsServed(escape_controls(text)))
         return ExporterSpec(self._current_metrics, identity, self._settings.log_format)
@@ -414,6 +412,15 @@ class ServerResources:
         """In a worker: close the listening sockets of other generations, and let the service change directory."""
         self._listeners.close_unused_in_worker((*config.listeners, *self.program_sockets.bound()))
         paths.set_base_directory("")
+
+
+def _unbindable(option: str, value: str, exc: BindError) -> ConfigError:
+    """Return the error of an option whose address cannot be bound; the exit status is that of --bind."""
+    reason = "the directory does not exist" if exc.errno == errno.ENOENT else exc.strerror
+    cure = f" ({exc.cure})" if exc.cure else ""
+    failure = ConfigError(f"{option} {escape_controls(value)}: {reason}{cure}", option=option)
+    failure.exit_code = exc.exit_code
+    return failure
 
 
 class _ReadyDescriptor:

@@ -22,7 +22,7 @@ from ..core.console_protocol import Stack
 from ..core.kicking import PeerFilter
 from ..errors import ExitCode, ServiceError
 from ..text import count_of, format_bytes, format_duration
-from . import options
+from . import values
 from .servers import find_socket
 
 #: What log lines name as the sender.
@@ -44,9 +44,9 @@ def connections(
     detail: str | None = None,
 ) -> tuple[str, int]:
     """Show the connections of a server, or of one all that the kernel knows."""
-    slot = None if worker is None else options.parse_int("--worker", worker)
+    slot = None if worker is None else values.parse_int("--worker", worker)
     peers = _parse_peers("--peer", peer) if peer else None
-    most = options.parse_int("--limit", limit)
+    most = values.parse_int("--limit", limit)
     if most < 0:
         reject("--limit", limit, "must be 0 or more (0: no limit)")
     if sort.removeprefix("-") not in SORT_KEYS:
@@ -202,7 +202,7 @@ def _parse_peers(option: str, peers: Sequence[str]) -> PeerFilter:
 
 def stacks(control: str, as_json: bool, worker: str | None = None) -> tuple[str, int]:
     """Show what the tasks of a server's workers wait for."""
-    slot = None if worker is None else options.parse_int("--worker", worker)
+    slot = None if worker is None else values.parse_int("--worker", worker)
     path = find_socket(control)
     with Attachment(path) as attachment:
         _require_slot(slot, attachment)

@@ -9,7 +9,7 @@ from ..errors import reason_of
 from ..system import handover, paths
 from .options import Given
 
-VARIABLE = "PREFORK_CHDIR"
+_VARIABLE = "PREFORK_CHDIR"
 
 
 def enter(given: Given) -> None:
@@ -17,9 +17,9 @@ def enter(given: Given) -> None:
 
     Raises ConfigError. A successor of an upgrade stays where it is, because its predecessor went there.
     """
-    named = os.environ.pop(VARIABLE, "")
+    named = os.environ.pop(_VARIABLE, "")
     (directory,) = given.get("chdir") or [named]
-    if not directory or handover.VARIABLE in os.environ:
+    if not directory or handover.is_pending():
         return
     try:
         logical = os.path.normpath(paths.absolute(directory))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from ..text import did_you_mean
+from ..text import did_you_mean, nearest
 
 #: What each option is called here.
 _OPTIONS = {
@@ -41,6 +41,8 @@ _OPTIONS = {
     "--log-level debug": "--debug -v --verbose",
     "--log-level warning": "-q --quiet",
     "--log-format json": "--json-logs --log-json",
+    "--access-log FILE": "--access-logfile --accesslog --access-log-file --access-logformat --access-log-fmt",
+    "--metrics ADDR": "--metrics-enabled --metrics-address --metrics-port --prometheus --statsd-host --stats --statsd",
     "--loop uvloop": "-k --worker-class --workers-class --uvloop",
     "--reload": "--dev --watch --reload-dir --reload-include --reload-exclude --reload-paths --reload-extra-file "
     "--reload-engine --reload-delay --autoreload",
@@ -59,6 +61,7 @@ _ADVICE = {
     "a key is not encrypted here: restrict access to its file": "--ssl-keyfile-password --keyfile-password",
     "certificates of clients are not asked for": "--ca-certs --ssl-ca-certs --ssl-ca --cert-reqs --ssl-cert-reqs "
     "--verify-mode --ssl-client-verify",
+    "there is no access log unless --access-log asks for one": "--no-access-log --disable-access-log",
     "write variables before the command, as in NAME=VALUE prefork serve": "-e --env --env-file --env-files",
     "the titles of processes name the role and the target": "-n --name --proc-name --process-name",
     "prefork speaks TCP and leaves HTTP to the service: prefork run starts an HTTP server unchanged": "--root-path "
@@ -78,6 +81,12 @@ _COMMANDS = {
     "scale N": "ttin ttou workers resize",
     "status": "info stats show state health ping inspect",
     "list": "ls ps servers",
+    "top": "monitor htop",
+    "connections": "conns clients sessions conn connection netstat",
+    "kick": "disconnect drop",
+    "suspend": "pause",
+    "resume": "unpause continue",
+    "stacks": "tasks dump trace stack threads",
     "--version": "version",
     "--help": "help",
 }
@@ -102,8 +111,8 @@ def hint_for_option(name: str, known: Iterable[str]) -> str:
 
 def hint_for_command(name: str, known: Iterable[str]) -> str:
     """Return what to use instead of the command `name`, as `hint_for_option` does."""
-    ours = _COMMAND_OF.get(name.lower())
-    if ours is None and re.fullmatch(r"[\w./-]+:[\w.]+|[\w./-]+\.py", name):
+    if re.fullmatch(r"[\w./-]+:[\w.]+|[\w./-]+\.py", name):
         # A target or a program, and the command is missing.
-        ours = f"{'serve' if ':' in name else 'run'} {name}"
-    return did_you_mean(name, known) if ours is None else f", did you mean {ours}?"
+        return f", did you mean {'serve' if ':' in name else 'run'} {name}?"
+    ours = _COMMAND_OF.get(name.lower()) or nearest(name, [*known, *_COMMAND_OF])
+    return f", did you mean {_COMMAND_OF.get(ours, ours)}?" if ours else ""

@@ -54,7 +54,9 @@ def print_text(text: str) -> int:
         return ExitCode.OK
     try:
         encoding = sys.stdout.encoding or "utf-8"
-        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        if text:
+            # Python passes an empty text on to the system: a full disk would fail a server that has printed nothing.
+            sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
         sys.stdout.flush()
     except (OSError, ValueError) as exc:
         # Otherwise Python would write again at exit, and print the error in its own way.

@@ -52,7 +52,7 @@ class ProgressLine:
             self._write(f"{text}{end}\n")
 
     def close(self) -> None:
-        """Erase the line."""
+        """Erase the line from a terminal."""
         if self._draws:
             self._write("\r\x1b[K")
 

@@ -88,9 +88,18 @@ def _reloaded(reply: dict[str, Any]) -> str:
     added, removed = reply.get("added", []), reply.get("removed", [])
     if added or removed:
         lines.append(str(ListenersChanged(tuple(added), tuple(removed))))
-    if old := reply.get("old", {}).get("connections"):
-        lines.append(str(OldConnectionsStay(old, reply["old"]["workers"], reply["old"]["seconds"])))
-    return "\n".join(lines)
+    return "\n".join([*lines, *_staying(reply)])
+
+
+def _upgraded(reply: dict[str, Any]) -> str:
+    return "\n".join([f"upgraded: supervisor {reply['pid']} is serving", *_staying(reply)])
+
+
+def _staying(reply: dict[str, Any]) -> list[str]:
+    old = reply.get("old", {})
+    if not old.get("connections"):
+        return []
+    return [str(OldConnectionsStay(old["connections"], old["workers"], old["seconds"]))]
 
 
 def _scaled(reply: dict[str, Any]) -> str:
@@ -114,7 +123,7 @@ def _unlike_programs(reply: dict[str, Any]) -> str:
 _FORMATTERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "status": describe_status,
     "reload": _reloaded,
-    "upgrade": lambda reply: f"upgraded: supervisor {reply['pid']} is serving",
+    "upgrade": _upgraded,
     "scale": _scaled,
     "suspend": lambda reply: f"suspended: clients wait until prefork resume{_unlike_programs(reply)}",
     "resume": lambda reply: f"resumed: the workers accept{_unlike_programs(reply)}",

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from ..core.control_protocol import Request
-from . import options, remote, top
+from . import remote, top, values
 from .servers import list_servers
 
 
@@ -96,7 +96,7 @@ SERVER_COMMANDS = (
         "scale",
         "Change the number of workers.",
         "Change the number of workers of a running server to N. Surplus workers drain.",
-        asking(lambda workers: Request("scale", options.parse_int("N", workers))),
+        asking(lambda workers: Request("scale", values.parse_int("N", workers))),
         (click.Argument(["workers"], metavar="N"),),
     ),
     ServerCommand(
@@ -150,7 +150,7 @@ SERVER_COMMANDS = (
         "recycle",
         "Replace one worker of a running server.",
         "Replace the worker in a slot of a running server by another of its generation. It drains when that is ready.",
-        asking(lambda worker: Request("recycle", worker=options.parse_int("SLOT", worker))),
+        asking(lambda worker: Request("recycle", worker=values.parse_int("SLOT", worker))),
         (click.Argument(["worker"], metavar="SLOT"),),
     ),
     ServerCommand(

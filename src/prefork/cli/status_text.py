@@ -81,6 +81,8 @@ def _sorted(workers: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 def _worker(worker: Mapping[str, Any]) -> Sequence[str]:
     lag = worker.get("lag")
     state = worker["state"] + (f" ({worker['missing']})" if worker.get("missing") else "")
+    if worker.get("drain_left") is not None:
+        state += f", {format_duration(worker['drain_left'])} left"
     state += f", paused: {worker['paused']}" if worker.get("paused") else ""
     values = (
         worker["slot"],

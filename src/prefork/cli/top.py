@@ -5,6 +5,7 @@ The view itself is in `console/top`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import shutil
@@ -16,7 +17,7 @@ import click
 
 from ..checks import check_choice, check_seconds, reject
 from ..errors import ConfigError
-from . import options
+from . import values
 from .servers import find_socket
 
 if TYPE_CHECKING:
@@ -44,18 +45,17 @@ def show(control: str, as_json: bool, interval: str, read_only: bool, once: bool
     """
     if as_json:
         raise ConfigError("--json: top is for people; prefork status --json and connections --json print its values")
-    seconds = options.parse_seconds("--interval", interval)
+    seconds = values.parse_seconds("--interval", interval)
     check_seconds("--interval", seconds, zero=False)
     if seconds < MIN_INTERVAL:
         reject("--interval", seconds, f"must be {MIN_INTERVAL:g} seconds or more")
     check_choice("--view", view, VIEWS)
     from ..console.top.source import ServerSource
 
-    source = ServerSource(functools.partial(find_socket, control))
-    if once:
-        return _frame(source, seconds, view), 0
-    _require_terminal()
-    return "", _run(source, seconds, read_only, view)
+    if not once:
+        _require_terminal()
+    with contextlib.closing(ServerSource(functools.partial(find_socket, control))) as source:
+        return (_frame(source, seconds, view), 0) if once else ("", _run(source, seconds, read_only, view))
 
 
 def _require_terminal() -> None:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from ..core.console_protocol import ConsoleRequest, WorkerRow, count_in
 from .servers import Answer, Attachment, WorkerLink
 
-#: Seconds that a worker has to begin. It first looks at its connections, a batch in each turn of its loop.
-KICK_TIMEOUT = 5.0
+#: Seconds that a worker has to begin: longer than for a look, because one that is only late would kick all the same.
+KICK_TIMEOUT = 1.0
 
 
 @dataclass(frozen=True, slots=True)

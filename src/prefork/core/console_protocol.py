@@ -21,7 +21,7 @@ LINE_LIMIT = 256 * 1024
 ANSWER_LIMIT = 64 * 1024 * 1024
 MAX_ROWS = 250_000
 #: Peers and numbers that one request can name.
-MAX_NAMED = 1000
+MAX_NAMED = 100
 COMMANDS = ("connections", "kick", "stacks")
 #: What a connection is at; "unknown" if only the kernel was asked.
 PHASES = ("handshake", "open", "closing", "lingering", "unknown")

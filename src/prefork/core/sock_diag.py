@@ -18,8 +18,8 @@ _REQUEST, _DUMP = 0x1, 0x300
 _TCP = 6
 UNIX, INET, INET6 = 1, 2, 10
 _ATTR_INFO, _ATTR_SKMEMINFO = 2, 7
-_UNIX_ATTR_NAME, _UNIX_ATTR_PEER, _UNIX_ATTR_QUEUE = 0, 2, 4
-_SHOW_NAME, _SHOW_PEER, _SHOW_QUEUE = 0x1, 0x4, 0x10
+_UNIX_ATTR_NAME, _UNIX_ATTR_FILE, _UNIX_ATTR_PEER, _UNIX_ATTR_QUEUE = 0, 1, 2, 4
+_SHOW_NAME, _SHOW_FILE, _SHOW_PEER, _SHOW_QUEUE = 0x1, 0x2, 0x4, 0x10
 _LISTEN = 10
 #: All states of a connection that has, or may still get, a descriptor: not SYN_RECV, TIME_WAIT, CLOSE and LISTEN.
 _CONNECTED = 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11
@@ -81,6 +81,8 @@ class UnixSocket(NamedTuple):
     """Bytes that wait; of a listener, connections that wait to be accepted."""
     send_queue: int
     """Bytes that the peer has not read; of a listener, the limit of its accept queue."""
+    file_inode: int | None = None
+    """Of the file that it is bound to, as far as 32 bits hold it; None if there is none."""
 
 
 class KernelRefusedError(OSError):
@@ -114,7 +116,8 @@ def ask_for_unix_socket(inode: int) -> bytes:
 
 
 def _unix_request(states: int, inode: int) -> bytes:
-    return _UNIX_REQUEST.pack(UNIX, 0, 0, states, inode, _SHOW_NAME | _SHOW_PEER | _SHOW_QUEUE, _ANY, _ANY)
+    show = _SHOW_NAME | _SHOW_FILE | _SHOW_PEER | _SHOW_QUEUE
+    return _UNIX_REQUEST.pack(UNIX, 0, 0, states, inode, show, _ANY, _ANY)
 
 
 def _request(content: bytes, dump: bool = True) -> bytes:
@@ -179,7 +182,7 @@ def _parse_inet(content: bytes) -> TCPSocket:
 
 def _parse_unix(content: bytes) -> UnixSocket:
     _, _, state, _, inode, _, _ = _UNIX_MESSAGE.unpack_from(content)
-    name, peer, queues = b"", 0, (0, 0)
+    name, peer, queues, file = b"", 0, (0, 0), None
     for kind, value in _attributes(content, _UNIX_MESSAGE.size):
         if kind == _UNIX_ATTR_NAME:
             name = value if value.startswith(b"\0") else value.rstrip(b"\0")
@@ -187,7 +190,9 @@ def _parse_unix(content: bytes) -> UnixSocket:
             (peer,) = _WORD.unpack_from(value)
         elif kind == _UNIX_ATTR_QUEUE:
             queues = struct.unpack_from("=II", value)
-    return UnixSocket(inode, state == _LISTEN, name, peer, *queues)
+        elif kind == _UNIX_ATTR_FILE:
+            (file,) = _WORD.unpack_from(value)
+    return UnixSocket(inode, state == _LISTEN, name, peer, *queues, file)
 
 
 def _attributes(content: bytes, at: int) -> Iterator[tuple[int, bytes]]:

@@ -69,7 +69,7 @@ class LoopServing:
             account=self._host.row.account(),
             ssl_context=ssl_context,  # type: ignore[arg-type]  # any object that asyncio takes
         )
-        server.on_ended = self._access_log
+        server.observers.on_ended = self._access_log
         return server
 
     def _make_admission(self) -> FleetAdmission:

@@ -18,7 +18,6 @@ from typing import TypeAlias
 
 from ..config import Limits
 from ..core.account import Account, CloseReason, local_account
-from ..core.ended_connection import EndedConnection
 from ..core.time_limits import ABORT_TIMEOUT
 from ..errors import ListenerError, OutOfResourcesError
 from ..events import ConnectionRefused, Emit, WorkerFailed
@@ -29,6 +28,7 @@ from .channel import DONTWAIT
 from .connection import Connection, ReaderWriterConnection, StreamConnection, handler_failed
 from .draining import call_drain, has_drain
 from .handlers import Handler, Kind
+from .observers import Observers
 from .protocol_connection import ProtocolConnection
 from .server_state import ServerState
 
@@ -76,10 +76,7 @@ class BaseServer:
         self._ssl_context = ssl_context
         self._account = local_account() if account is None else account
         self.offer: Callable[[socket.socket], bool] | None = None
-        self.on_ended: Callable[[EndedConnection], object] | None = None
-        """Called once for each connection, and never raises. Set before the first one is accepted, or None."""
-        self._local_addresses: dict[Connection, object] = {}
-        """Of open connections, for `on_ended`: a closed socket has none."""
+        self.observers = Observers(emit)
         self._state = BaseServerState.OPEN
         self._shared: ServerState | None = None
         """Made with the first socket, in the loop that runs then."""
@@ -212,29 +209,31 @@ class BaseServer:
         if peer is not None and isinstance(peer, Refusal):
             self._refuse(sock, address, peer)
             return
-        local = None if self.on_ended is None else _local_address(sock)
+        local = self.observers.local_address(sock)
         try:
             connection = self._connection_class(sock, address, self._shared, self._on_ended)
         except Exception as exc:
             sock.close()
             self._admission.release(peer)
             exhausted = isinstance(exc, OSError | MemoryError)
-            self._account.closed(CloseReason.DESCRIPTORS if exhausted else CloseReason.HANDLER_FAILED)
+            reason = CloseReason.DESCRIPTORS if exhausted else CloseReason.HANDLER_FAILED
+            self._account.closed(reason)
+            self.observers.refused(address, local, reason)
             if isinstance(exc, OSError | MemoryError):
                 # The kernel has no memory to watch it, so the next connection would fail as well.
                 raise _out_of_resources(exc) from exc
             self._emit(handler_failed(format_address(address), exc))
             return
         self._connections[connection] = peer
-        if self.on_ended is not None:
-            self._local_addresses[connection] = local
         self._no_connections.clear()
-        connection.start(self._shared, self._handler, self._ssl_context)
+        if self.observers.opened(connection, address, local):
+            connection.start(self._shared, self._handler, self._ssl_context)
+        else:
+            self._connection_ended(connection)
 
     def _refuse(self, sock: socket.socket, address: object, refusal: Refusal) -> None:
         self._account.closed(refusal.counted)
-        if self.on_ended is not None:
-            self.on_ended(EndedConnection(0, address, _local_address(sock), 0.0, 0, 0, "", refusal.counted))
+        self.observers.refused(address, self.observers.local_address(sock), refusal.counted)
         self._emit(ConnectionRefused(escape_ascii(format_address(address)), refusal.reason))
         if self._limits.refusal and self._ssl_context is None:
             # What does not fit into the buffer of a new socket is not worth waiting for.
@@ -253,9 +252,7 @@ class BaseServer:
             self._no_connections.set()
         self._resume()
         # Last: whatever it does, the connection is gone.
-        if self.on_ended is not None:
-            local = self._local_addresses.pop(connection, None)
-            self.on_ended(connection.describe_end(local, seconds, reason))
+        self.observers.ended(connection, seconds, reason)
 
     def _resume(self) -> None:
         for acceptor in self._acceptors.values():
@@ -344,6 +341,7 @@ class BaseServer:
         if shared is None or shared.draining.is_set():
             return None
         shared.draining.set()
+        self.observers.draining()
         draining = None
         if has_drain(self._handler.lifespan):
             draining = call_drain(self._handler.lifespan, shared, self._drain_failed)
@@ -380,13 +378,6 @@ class BaseServer:
             self._state = BaseServerState.CLOSED
             if self._shared is not None:
                 self._shared.close()
-
-
-def _local_address(sock: socket.socket) -> object:
-    try:
-        return sock.getsockname()
-    except OSError:
-        return None
 
 
 def _out_of_resources(exc: OSError | MemoryError) -> OutOfResourcesError:

@@ -10,7 +10,6 @@ import asyncio
 import signal
 import socket
 import ssl
-import traceback
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -19,7 +18,8 @@ from ..core.ended_connection import EndedConnection
 from ..errors import ConnectionOverflowError, ConnectionTimeoutError
 from ..events import ConnectionLost, HandlerFailed, HandshakeFailed, ReadLimitExceeded
 from ..system.signals import noop_handler
-from ..text import describe_error, escape_ascii
+from ..text import describe_error, escape_ascii, escaped_traceback
+from . import subscribers
 from .handlers import Handler, Kind
 from .open_connection import OpenConnection
 from .own_errors import exceeded_limit, is_own
@@ -37,7 +37,6 @@ from .stream import (
     wait_closing,
 )
 
-_TRACEBACK_LINES = 60
 #: Handlers of SIGINT that raise no KeyboardInterrupt. With one of them, a KeyboardInterrupt is raised by the service.
 _NO_INTERRUPT = (signal.SIG_IGN, noop_handler)
 #: The kinds of handlers that asyncio's own server would serve, and its message for an exception of theirs.
@@ -263,6 +262,8 @@ def _report(exc: BaseException, stream: Stream, state: ServerState) -> CloseReas
     if not is_own(exc, stream):
         state.account.handler_failed()
         state.emit(handler_failed(stream.peer, exc))
+        if subscribers.callbacks:
+            subscribers.tell_failed(stream.id, stream.peer, exc, state.emit)
         return CloseReason.HANDLER_FAILED
     if exceeded_limit(exc, stream):
         state.emit(ReadLimitExceeded(escape_ascii(stream.peer), state.limits.read_limit))
@@ -281,15 +282,7 @@ def _tell_loop(exc: Exception, stream: Stream, state: ServerState) -> None:
 
 def handler_failed(peer: str, exc: BaseException) -> HandlerFailed:
     """Return the event for an exception that a handler has let pass, with each line of its traceback escaped."""
-    try:
-        lines = "".join(traceback.format_exception(exc)).splitlines()
-    except Exception:
-        # Formatting calls methods of the exception's class, which is the service's own.
-        lines = ["(the traceback cannot be formatted)"]
-    if len(lines) > _TRACEBACK_LINES:
-        lines[10 : len(lines) - _TRACEBACK_LINES + 10] = ["  ..."]
-    escaped = "\n".join(escape_ascii(line, 512) for line in lines)
-    return HandlerFailed(escape_ascii(peer), _describe(exc), escaped).because_of(exc)
+    return HandlerFailed(escape_ascii(peer), _describe(exc), escaped_traceback(exc)).because_of(exc)
 
 
 def _describe(exc: BaseException) -> str:

@@ -17,6 +17,7 @@ from ..core.ended_connection import EndedConnection
 from ..events import ConnectionAborted, HandshakeFailed
 from ..system.tcp_info import Totals, read_totals
 from ..text import describe_error, escape_ascii, format_address
+from . import subscribers
 from .connection import handler_failed, handshake_outcome
 from .draining import call_drain, has_drain
 from .handlers import Handler
@@ -267,6 +268,8 @@ class ProtocolConnection:
     def _failed(self, exc: BaseException) -> None:
         self._count_failure()
         self._state.emit(handler_failed(self._address, exc))
+        if subscribers.callbacks:
+            subscribers.tell_failed(self._number, self._address, exc, self._state.emit)
 
     # --- what its deadlines ask and do --------------------------------------------------------------------------------
 

@@ -27,7 +27,9 @@ def constant_result(target: Any) -> str:
         # Since Python 3.12 one instruction returns a constant, at least up to 3.13.
         constant = each if each.opname == "RETURN_CONST" else before
         if each.opname in ("RETURN_CONST", "RETURN_VALUE"):
-            if constant is None or constant.opname not in ("RETURN_CONST", "LOAD_CONST"):
+            # Where another branch jumps to the return, it brings a value of its own, as in `a or None`.
+            merges = each.opname == "RETURN_VALUE" and each.is_jump_target
+            if merges or constant is None or constant.opname not in ("RETURN_CONST", "LOAD_CONST"):
                 return ""
             results.append(constant.argval)
         before = each

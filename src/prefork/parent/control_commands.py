@@ -35,6 +35,7 @@ class ControlTarget(Protocol):
     def reload_outcome(self) -> int | Failure | None: ...
     def start_upgrade(self, by: str) -> Failure | None: ...
     def upgrade_progress(self) -> Progress: ...
+    def upgrade_summary(self) -> dict[str, Any]: ...
     def upgrade_outcome(self) -> int | Failure | None: ...
     def scale(self, by: str, workers: int) -> Failure | None: ...
     def scale_waits(self, workers: int) -> bool: ...
@@ -50,9 +51,7 @@ class ControlCommands:
         self._target = target
         self._console = console
         self._reloads = WaitingClients(control, self._reload_reply, target.reload_progress)
-        self._upgrades = WaitingClients(
-            control, lambda: _reply_of("pid", target.upgrade_outcome()), target.upgrade_progress
-        )
+        self._upgrades = WaitingClients(control, self._upgrade_reply, target.upgrade_progress)
         self._stops = WaitingClients(control, lambda: None, target.stop_progress)
 
     def serve(self, ready: set[int], now: float) -> None:
@@ -114,6 +113,10 @@ class ControlCommands:
     def _reload_reply(self) -> dict[str, Any] | None:
         reply = _reply_of("generation", self._target.reload_outcome())
         return reply if reply is None or not reply["ok"] else reply | self._target.reload_summary()
+
+    def _upgrade_reply(self) -> dict[str, Any] | None:
+        reply = _reply_of("pid", self._target.upgrade_outcome())
+        return reply if reply is None or not reply["ok"] else reply | self._target.upgrade_summary()
 
     def _wait(
         self, connection: ControlConnection, request: Request, refusal: Failure | None, waiting: WaitingClients

@@ -1,6 +1,6 @@
 """A stop as its client sees it: how far it is, and how the connections ended that were open when it began.
 
-Reads the account of the fleet; who may stop the server, and when it ends, is decided elsewhere.
+Reads the account of the fleet. Which requests are a stop, and when it ends, is decided elsewhere.
 """
 
 from __future__ import annotations

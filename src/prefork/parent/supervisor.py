@@ -33,6 +33,7 @@ from ..system.signals import SignalQueue
 from ..system.source_changes import Watched
 from ..system.worker_signals import PROGRAM_SIGNALS, SERVICE_SIGNALS
 from ..text import escape_controls
+from . import old_workers
 from .console import Console
 from .control_commands import ControlCommands
 from .control_server import ControlSocket
@@ -185,6 +186,9 @@ class Supervisor(Generic[C]):
     def spec_of(self, context: ForkContext) -> GenerationSpec[C]:
         return self._reloads.spec(context.generation)
 
+    def _rss_limit(self, generation: int) -> int | None:
+        return self._spec(generation).max_worker_rss
+
     def _may_lease(self) -> bool:
         return self._takeover.may_lease()
 
@@ -305,21 +309,15 @@ class Supervisor(Generic[C]):
 
     def reload_summary(self) -> dict[str, Any]:
         """Return what the last reload has changed and left behind."""
-        stay = self._old_connections()
-        return {
-            "added": list(self._reloads.change.added),
-            "removed": list(self._reloads.change.removed),
-            "old": {"connections": stay.connections, "workers": stay.workers, "seconds": stay.seconds},
-        }
+        change = self._reloads.change
+        return {"added": list(change.added), "removed": list(change.removed), "old": self._old_connections().fields()}
+
+    def upgrade_summary(self) -> dict[str, Any]:
+        """Return what stays with this supervisor after it has handed over."""
+        return {"old": self._old_connections().fields()}
 
     def _old_connections(self) -> OldConnectionsStay:
-        old = [each for each in self._roster.workers.values() if each.generation < self._roster.last_good]
-        rows, now = self._workers.rows(), self._system.monotonic()
-        holding = [(each, rows[each.id].open) for each in old if each.id in rows and rows[each.id].open]
-        ends = [each.drain_until for each, _ in holding]
-        known = [until for until in ends if until is not None]
-        seconds = round(max(known) - now, 3) if known and len(known) == len(ends) else None
-        return OldConnectionsStay(sum(count for _, count in holding), len(holding), seconds)
+        return old_workers.connections_of(self._roster, self._workers, self._system.monotonic())
 
     def reload_progress(self) -> Progress:
         return of_reload(self._roster)
@@ -422,7 +420,7 @@ class Supervisor(Generic[C]):
             case facts.ReadHeartbeats():
                 self._carry_out(self._workers.heartbeats())
                 # With the heartbeats, because they are read regularly, and seldom enough to count descriptors in /proc.
-                for fact in (*self._workers.overclaiming(), *self._too_large()):
+                for fact in (*self._workers.overclaiming(), *old_workers.too_large(self._roster, self._rss_limit)):
                     self._carry_out(fact)
             case facts.DumpStacks():
                 self._workers.dump(command.worker_id)
@@ -444,13 +442,6 @@ class Supervisor(Generic[C]):
                 self._resources.notify_ready()
             case facts.Finish():
                 self._outcome = command
-
-    def _too_large(self) -> list[Fact]:
-        """Find old workers that use more than twice the memory at which a worker is replaced: nothing else would end
-        them while they have connections."""
-        draining = [each for each in self._roster.workers.values() if each.state is WorkerState.DRAINING]
-        limits = {each.id: self._spec(each.generation).max_worker_rss for each in draining if each.drain_until is None}
-        return self._workers.larger_than({each: 2 * limit for each, limit in limits.items() if limit is not None})
 
     def _silence_unused(self, spec: GenerationSpec[C]) -> None:
         """Have connections refused where no worker of a program listens, now that all are of the generation."""

@@ -118,7 +118,7 @@ class Takeover:
         if self._has_handed_over() and not are_held and not self._gave_leases_up:
             self._gave_leases_up = self._successor.send(LeasesGivenUpMessage())
 
-    def _is_alone(self) -> bool:
+    def _may_launch(self) -> bool:
         return self._inheritance is Inheritance.SETTLED and self.predecessor_pid is None
 
     def _has_handed_over(self) -> bool:
@@ -164,7 +164,7 @@ class Takeover:
 
     def next_due(self, now: float) -> float | None:
         before = None if self._predecessor is None else self._predecessor.next_due(now)
-        waits = now if self._requested is not None and self._is_alone() else None
+        waits = now if self._requested is not None and self._may_launch() else None
         times = [before, waits, self._upgrade.next_due(), self._successor.next_due(now)]
         return min((due for due in times if due is not None), default=None)
 
@@ -173,7 +173,7 @@ class Takeover:
         if self._predecessor is not None and not self._predecessor.gone:
             self._predecessor.check()
         news: list[UpgradeFact] = [*self._successor.collect(), TimePassed()]
-        if self._requested is not None and self._is_alone():
+        if self._requested is not None and self._may_launch():
             news.append(self._requested)
             self._requested = None
         return [fact for each in news for fact in self._apply(each, now)]
@@ -188,7 +188,7 @@ class Takeover:
         """
         self.outcome, self._gave_leases_up = None, False
         request = UpgradeRequested(by, timing)
-        if self._is_alone():
+        if self._may_launch():
             return self._apply(request, now)
         assert self._predecessor is not None  # for mypy
         self._requested = request

@@ -6,7 +6,6 @@ Turns messages and exits into facts. The roster decides which workers there are 
 from __future__ import annotations
 
 import base64
-import contextlib
 import os
 import select
 import signal
@@ -21,7 +20,6 @@ from ..core.facts import (
     ExitCause,
     Fact,
     HeartbeatsRead,
-    OldWorkerTooLarge,
     RecycleRequested,
     Spawn,
     Spawned,
@@ -45,22 +43,21 @@ from ..errors import reason_of
 from ..events import Emit, OldWorkerHurried, WorkerLimitTooLow, WorkerStacks
 from ..system.child import Child, ExitStatus
 from ..system.console_channel import ConsoleChannel
-from ..system.descriptors import Descriptor, count_descriptors, raise_limit
+from ..system.descriptors import Descriptor, Reserve, count_descriptors, raise_limit
 from ..system.fork_context import ForkContext
 from ..system.inboxes import Inboxes
 from ..system.memory import OomKills
 from ..system.parent_death import Tether
-from ..system.process_usage import reaped_seconds, usage_of
+from ..system.process_usage import reaped_seconds
 from ..system.processes import REAP_INTERVAL, RESOURCE_ERRNOS, System
-from ..system.readiness_channels import ReadinessChannel
 from ..system.scoreboard import FleetSetting, Row, Scoreboard, WorkerStat
-from ..system.worker_channel import WorkerChannel
 from ..system.worker_signals import SERVICE_SIGNALS, WorkerSignals
 from ..text import escape_ascii
 from .accounts import Accounts
 from .generations import ProgramSpec
 from .programs import Programs, ProgramWorker
 from .requests import Asker, Requests
+from .worker_ends import WorkerEnds
 
 #: Rows of the scoreboard for each worker that there can be: for itself, for the old ones of its slot that drain as they
 #: need (core/fleet.py MAX_OLD_WORKERS), and for successors and old ones that have to hurry. Untouched memory costs
@@ -76,6 +73,8 @@ INBOXES_PER_WORKER = 2
 MIN_INBOXES = 8
 #: Bytes of the services' own metrics that are passed on at a time: 64 KiB of 256 workers.
 MAX_SERVICE_METRICS = 16 * 1024 * 1024
+#: Descriptors that are kept for the fork of a worker when no other is left. It takes as many for a moment.
+RESERVED_DESCRIPTORS = 12
 #: Maximum number of lines of stacks kept of one worker.
 MAX_STACK_LINES = 400
 #: Descriptors by which a worker's claim of connections may exceed what is counted a moment later.
@@ -148,6 +147,7 @@ class Workers:
         self._free_rows: list[int] = []
         self._used_rows = 0
         self._oom_kills = OomKills()
+        self._reserve = Reserve(RESERVED_DESCRIPTORS, system.close_in_child)
         self._processes: dict[int, _Process] = {}
         self._accounts = Accounts()
         self._too_low = -1
@@ -159,6 +159,7 @@ class Workers:
             process.child.signal(signal.SIGKILL)
             process.child.wait()
             self._forget(process)
+        self._reserve.close()
         self._lifeline.close()
         self._inboxes.close()
         self._scoreboard.close()
@@ -233,15 +234,6 @@ class Workers:
                 reason = f"it claims {claimed} connections, and has {open_fds} descriptors"
                 facts.append(RecycleRequested(process.worker_id, reason))
         return facts
-
-    def larger_than(self, limits: Mapping[int, int]) -> list[Fact]:
-        """Find the workers that use more memory, in bytes, than their limit, by id."""
-        found: list[Fact] = []
-        for worker_id, limit in limits.items():
-            rss = usage_of(self._processes[worker_id].child.pid).rss
-            if rss is not None and rss > limit:
-                found.append(OldWorkerTooLarge(worker_id, rss, limit))
-        return found
 
     # --- what the workers read ----------------------------------------------------------------------------------------
 
@@ -446,82 +438,50 @@ class Workers:
         row = self._take_row()
         if row is None:
             return SpawnFailed(command.worker_id, f"{self._scoreboard.rows} workers exist already")
-        with contextlib.ExitStack() as undo:
-            try:
-                reader, writer = (Descriptor(fd) for fd in os.pipe())
-                undo.callback(reader.close)
-                undo.callback(writer.close)
-                os.set_blocking(reader.fileno(), False)
-                tether = Tether()
-                undo.callback(tether.close)
-                channel = WorkerChannel()
-                undo.callback(channel.close)
-                console = None
-                if spec is None:
-                    console = ConsoleChannel()
-                    undo.callback(console.close)
-                    self._system.close_in_child(console.parent_end)
-                program = None
-                if spec is not None:
-                    now = self._system.monotonic()
-                    program = self._programs.prepare(spec, command.worker_id, command.slot, now)
-                    undo.callback(program.close)
-                self._system.close_in_child(reader, tether.parent_end, channel.parent_end)
-                self._inboxes.repair(command.slot)
-                child = self._system.fork()
-            except (OSError, MemoryError) as exc:
-                self._free_rows.append(row.number)
-                if isinstance(exc, OSError) and exc.errno not in RESOURCE_ERRNOS:
-                    raise
-                return SpawnFailed(command.worker_id, reason_of(exc))
-            undo.pop_all()
+        self._reserve.close()
+        ends = None
+        try:
+            ends = WorkerEnds(self._system, self._programs, command, spec)
+            self._inboxes.repair(command.slot)
+            child = self._system.fork()
+        except (OSError, MemoryError) as exc:
+            self._free_rows.append(row.number)
+            if ends is not None:
+                ends.close()
+            self._reserve.fill()
+            if isinstance(exc, OSError) and exc.errno not in RESOURCE_ERRNOS:
+                raise
+            return SpawnFailed(command.worker_id, reason_of(exc))
         if child is None:
             self._processes.clear()
-            ready = None if program is None else program.channel
-            raise ChildStarted(self._fork_context(command, writer, tether, row.number, channel, console, ready))
-        writer.close()
-        tether.close_child_end()
-        channel.child_end.close()
-        if console is not None:
-            console.child_end.close()
+            shared = (self._pid, self._lifeline, self._scoreboard, self._inboxes)
+            raise ChildStarted(ends.fork_context(command, *shared, row.number, self._signals))
+        ends.close_child_ends()
+        self._reserve.fill()
+        return self._add(command, child, ends, row)
+
+    def _add(self, command: Spawn, child: Child, ends: WorkerEnds, row: Row) -> Spawned:
         child.lead_group()
-        asker = Asker(command.worker_id, command.slot, command.generation, channel.parent_end, None)
+        asker = Asker(command.worker_id, command.slot, command.generation, ends.channel.parent_end, None)
+        program = ends.program
         if program is not None:
             program.pid, asker.readiness = child.pid, program.readiness
             if program.channel is not None:
                 # Only now, because its own child has used it. A sibling could say that this one is ready.
                 self._system.close_in_child(program.channel)
-        process = _Process(
-            command.worker_id, child, reader, tether, Decoder(), command.slot, row, asker, console, program
+        self._processes[command.worker_id] = _Process(
+            command.worker_id,
+            child,
+            ends.status,
+            ends.tether,
+            Decoder(),
+            command.slot,
+            row,
+            asker,
+            ends.console,
+            program,
         )
-        self._processes[command.worker_id] = process
         return Spawned(command.worker_id, child.pid)
-
-    def _fork_context(
-        self,
-        command: Spawn,
-        status: Descriptor,
-        tether: Tether,
-        row: int,
-        channel: WorkerChannel,
-        console: ConsoleChannel | None,
-        ready: ReadinessChannel | None,
-    ) -> ForkContext:
-        return ForkContext(
-            slot=command.slot,
-            generation=command.generation,
-            parent=self._pid,
-            status=status,
-            lifeline=self._lifeline,
-            tether=tether,
-            scoreboard=self._scoreboard,
-            inboxes=self._inboxes,
-            row=row,
-            signals=self._signals,
-            channel=channel.child_end,
-            console=None if console is None else console.child_end,
-            ready=ready,
-        )
 
     def _take_row(self) -> Row | None:
         if self._free_rows:

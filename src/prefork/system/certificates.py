@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import calendar
+import itertools
 import re
 import time
 from collections.abc import Iterator
@@ -42,18 +43,12 @@ class Validity:
         return int((self.not_after - now) // _DAY)
 
 
-def read_validities(pem: bytes) -> tuple[Validity, ...]:
+def read_validities(pem: bytes) -> tuple[Validity | None, ...]:
     """Return the validity of each certificate in `pem`, in order: that of the server first, then of its issuers.
 
-    One that cannot be read is left out, because OpenSSL knows more encodings than this and has the last word.
+    One that cannot be read is None, because OpenSSL knows more encodings than this and has the last word.
     """
-    found = []
-    for each in list(_PEM.finditer(pem))[:MAX_CERTIFICATES]:
-        try:
-            found.append(_validity(base64.b64decode(each[1])))
-        except (ValueError, IndexError):
-            continue
-    return tuple(found)
+    return tuple(_validity_or_none(each[1]) for each in itertools.islice(_PEM.finditer(pem), MAX_CERTIFICATES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +66,8 @@ def examine(pem: bytes, now: float) -> list[Finding]:
     """Return what is wrong, or soon will be, with the certificates in `pem` at the time `now`, the server's first."""
     findings = []
     for position, each in enumerate(read_validities(pem)):
+        if each is None:
+            continue
         what = f"certificate {position + 1} of the chain: " if position else ""
         if problem := each.problem(now):
             findings.append(Finding(f"{what}{problem}", True, not position))
@@ -82,12 +79,19 @@ def examine(pem: bytes, now: float) -> list[Finding]:
 
 def first_end(pem: bytes) -> int | None:
     """Return when the first certificate in `pem` expires, in seconds since 1970; None if none can be read."""
-    return min((each.not_after for each in read_validities(pem)), default=None)
+    return min((each.not_after for each in read_validities(pem) if each is not None), default=None)
 
 
 def day_of(seconds: int) -> str:
     """Return the date and time of day of `seconds` since 1970 in UTC, as in `2026-11-24 10:00 UTC`."""
     return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
+
+
+def _validity_or_none(text: bytes) -> Validity | None:
+    try:
+        return _validity(base64.b64decode(text))
+    except (ValueError, IndexError):
+        return None
 
 
 def _validity(der: bytes) -> Validity:

@@ -127,6 +127,11 @@ def mark_cloexec() -> None:
             _manifests.append({"error": f"{VARIABLE} {escape_controls(text)}: {reason}"})
 
 
+def is_pending() -> bool:
+    """Return whether a predecessor has started this process, and `load` was not called yet."""
+    return bool(_manifests)
+
+
 def load() -> Handover | None:
     """Return what the predecessor has passed on; None if no predecessor started this process.
 

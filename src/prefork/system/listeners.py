@@ -166,7 +166,13 @@ class Listeners:
         for bound in self._bound:
             if bound.requested == requested:
                 return bound
-        bound = replace(self._bind_address(address, options), requested=requested)
+        try:
+            bound = replace(self._bind_address(address, options), requested=requested)
+        except BindError as exc:
+            taken = isinstance(address, TCPAddress) and address.port in _ports(self._bound)
+            if exc.errno == errno.EADDRINUSE and taken:
+                raise BindError(exc.address, exc.errno, "--bind of this command has it") from exc
+            raise
         self.add(bound)
         return bound
 

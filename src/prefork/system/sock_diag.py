@@ -59,14 +59,27 @@ def accept_queue(listener: socket.socket) -> tuple[int, int] | None:
     """
     if listener.family != socket.AF_UNIX:
         return tcp_accept_queue(listener)
+    found = _find_unix_socket(listener)
+    return (found.receive_queue, found.send_queue) if found is not None and found.listens else None
+
+
+def file_inode(sock: socket.socket) -> int | None:
+    """Return the last 32 bits of the inode number of the file that a unix socket is bound to. It never waits.
+
+    None if it has none, or if the kernel cannot be asked: no such module, a sandbox, another system. The kernel also
+    says the device, but stat(2) gives another one on btrfs and overlayfs. Within one directory the number is enough.
+    """
+    found = _find_unix_socket(sock)
+    return None if found is None else found.file_inode
+
+
+def _find_unix_socket(sock: socket.socket) -> UnixSocket | None:
     try:
-        request = sock_diag.ask_for_unix_socket(os.fstat(listener.fileno()).st_ino)
+        request = sock_diag.ask_for_unix_socket(os.fstat(sock.fileno()).st_ino)
     except OSError:
         return None
-    for each in _ask([request], 0.0).sockets:
-        if isinstance(each, UnixSocket) and each.listens:
-            return each.receive_queue, each.send_queue
-    return None
+    # The answer is there once the request is sent (netlink(7)).
+    return next((each for each in _ask([request], 0.0).sockets if isinstance(each, UnixSocket)), None)
 
 
 def find_unix_sockets(seconds: float) -> tuple[list[UnixSocket], bool]:

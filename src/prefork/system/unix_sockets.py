@@ -13,7 +13,6 @@ import fcntl
 import os
 import socket
 import stat
-import struct
 import sys
 import time
 from collections.abc import Iterator
@@ -23,15 +22,13 @@ from ..addresses import UNIX_PATH_LIMIT
 from ..errors import BindError
 from .listen_options import ListenOptions
 from .paths import Entry, open_path, proc_path, resolve, retry
+from .sock_diag import file_inode
 
 #: Seconds to wait for another process's lock on a directory. After that the lock is ignored, otherwise any user who can
 #: read the directory could keep this server from starting.
 LOCK_TIMEOUT = 1.0
-
-# linux/netlink.h, linux/sock_diag.h, linux/unix_diag.h
-_NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST = 4, 20, 1
-_UDIAG_SHOW_VFS, _UNIX_DIAG_VFS, _ANY = 2, 1, 2**32 - 1
-_HEADER, _MESSAGE, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=BBBBIII"), struct.Struct("=HH")
+#: The kernel tells this many bits of an inode number.
+_KNOWN_BITS = 2**32 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,43 +209,10 @@ def _is_file_of(sock: socket.socket, found: os.stat_result) -> bool:
     """
     if not stat.S_ISSOCK(found.st_mode):
         return False
-    inode = _inode_of(sock)
+    inode = file_inode(sock)
     if inode is None:
         return found.st_uid == os.geteuid() and found.st_nlink == 1
-    return inode == found.st_ino & _ANY
-
-
-def _inode_of(sock: socket.socket) -> int | None:
-    """Return the inode number of the file of a bound unix socket (sock_diag(7), UNIX_DIAG_VFS).
-
-    Return None if the kernel cannot be asked: no such module, a sandbox, another system. The kernel also says the
-    device, but stat(2) gives another one on btrfs and overlayfs. Within one directory the number is enough.
-    """
-    inode = os.fstat(sock.fileno()).st_ino & _ANY
-    request = struct.pack("=BBHIIIII", socket.AF_UNIX, 0, 0, _ANY, inode, _UDIAG_SHOW_VFS, _ANY, _ANY)
-    header = _HEADER.pack(_HEADER.size + len(request), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, 0, 0)
-    try:
-        with socket.socket(getattr(socket, "AF_NETLINK", -1), socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as netlink:
-            netlink.sendto(header + request, (0, 0))
-            # The answer is there once sendto() returns (netlink(7)).
-            answer = netlink.recv(8192, socket.MSG_DONTWAIT)
-    except OSError:
-        return None
-    return _vfs(answer)
-
-
-def _vfs(answer: bytes) -> int | None:
-    length, kind, *_ = _HEADER.unpack_from(answer)
-    if kind != _SOCK_DIAG_BY_FAMILY:
-        return None
-    at = _HEADER.size + _MESSAGE.size
-    while at + _ATTRIBUTE.size <= min(length, len(answer)):
-        size, attribute = _ATTRIBUTE.unpack_from(answer, at)
-        if attribute == _UNIX_DIAG_VFS:
-            inode: int = struct.unpack_from("=I", answer, at + _ATTRIBUTE.size)[0]
-            return inode
-        at += max(_ATTRIBUTE.size, size + 3 & ~3)
-    return None
+    return inode == found.st_ino & _KNOWN_BITS
 
 
 def _remove_stale(entry: Entry, name: str) -> None:

@@ -55,7 +55,7 @@ async def _started(
         if stop.is_set():
             await asyncio.wait({starting}, timeout=settings.stop_timeout)
             raise _StopRequestedError
-        # The supervisor kills this process soon: what is cancelled has half of that time.
+        # The supervisor kills this process soon. What is cancelled ends before, so that its reason is told.
         await asyncio.wait({starting}, timeout=min(SERVICE_START_MARGIN, boot_timeout / 4) / 2)
         raise ServiceError(f"service {name}: {what} did not return within {boot_timeout:g} s (--boot-timeout)")
     exc = _exception_of(starting)

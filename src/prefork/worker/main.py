@@ -173,7 +173,7 @@ async def _serve(context: WorkerContext, handler: Handler, start_by: float) -> i
     )
     server.offer = dispatcher.offer
     access_log = None if context.make_access_log is None else context.make_access_log(loop)
-    server.on_ended = access_log
+    server.observers.on_ended = access_log
     HeldBackTimer(loop, context.held_back)
     heartbeat = Heartbeat(
         loop, context.row, min(INTERVAL, settings.hang_timeout / 8), lambda: publish_gauges(context.row, server)

@@ -46,8 +46,8 @@ class TaskStacks:
         self._stacks[frames, waits_for] = known._replace(tasks=known.tasks + 1, peers=peers)
 
     def largest(self) -> list[Stack]:
-        """Return the stacks of the most tasks, MAX_STACKS of them."""
-        return sorted(self._stacks.values(), key=lambda each: -each.tasks)[:MAX_STACKS]
+        """Return the stacks of the most tasks, of connections first if they have as many; MAX_STACKS of them."""
+        return sorted(self._stacks.values(), key=lambda each: (-each.tasks, not each.peers))[:MAX_STACKS]
 
 
 def task_stack(task: asyncio.Task[Any]) -> tuple[tuple[Frame, ...], str]:

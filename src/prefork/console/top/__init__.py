@@ -1,5 +1,6 @@
 """`prefork top`: a live view of a running server.
 
-`facts.py` reads a status, `rates.py` compares two of them, `pages.py` and its parts turn them into lines, and `app.py`
-shows the lines. Only `app.py` and its widgets import Textual; everything else is pure but for `source.py`.
+`source.py` reads it, `facts.py` checks the status, and `rates.py` compares two readings. `model.py` keeps what is
+shown,
+and `pages.py` and its parts make lines of it: all pure. `app.py` shows the lines by Textual.
 """

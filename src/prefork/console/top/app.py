@@ -6,11 +6,9 @@ What is shown is decided in `pages.py` and `model.py`. Importing this file needs
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import os
 import signal
-import termios
 import time
 from typing import ClassVar
 
@@ -31,12 +29,12 @@ from .lines import Tone
 from .model import Model, View
 from .pane import Pane
 from .source import Source
+from .terminal import KeptTerminal, end_by_signals
 
 #: How many times longer than a reading took nothing is read, so that a large server is not kept busy by the view.
 _REST = 4
 #: Objects that are made and not freed before a collection looks for cycles.
 _GARBAGE = 50_000
-_END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def run(source: Source, interval: float, read_only: bool, view: View) -> int:
@@ -47,21 +45,18 @@ def run(source: Source, interval: float, read_only: bool, view: View) -> int:
     for name in ("COLUMNS", "LINES"):
         # Textual would take it for the size, and never follow the terminal.
         os.environ.pop(name, None)
-    before = None
-    with contextlib.suppress(termios.error, OSError):
-        before = termios.tcgetattr(0)
-    app = Top(source, interval, read_only, view)
-    # A reading makes thousands of objects and no cycles: collections took a fifth of its time, and looked at all of
+    terminal = KeptTerminal()
+    app = Top(source, interval, read_only, view, terminal)
+    # A reading makes thousands of objects and no cycles: collections took 20 % of its time, and looked at all of
     # Textual again.
     gc.freeze()
     gc.set_threshold(_GARBAGE)
+    end_by_signals(terminal, app.end)
     try:
         # Without the mouse, the terminal's own selection copies an address.
         code = app.run(mouse=False)
     finally:
-        if before is not None:
-            with contextlib.suppress(termios.error, OSError):
-                termios.tcsetattr(0, termios.TCSADRAIN, before)
+        terminal.restore()
     return ExitCode.BUG if code is None else code
 
 
@@ -89,15 +84,22 @@ class Top(App[int]):
     ]
 
     def __init__(
-        self, source: Source, interval: float = 1.0, read_only: bool = False, view: View = View.WORKERS
+        self,
+        source: Source,
+        interval: float = 1.0,
+        read_only: bool = False,
+        view: View = View.WORKERS,
+        terminal: KeptTerminal | None = None,
     ) -> None:
         super().__init__()
         self.theme = "ansi-dark"
         self.animation_level = "none"
         self.model = Model(interval=interval, read_only=read_only, view=view)
         self._source = source
+        self._terminal = terminal
         self._calls = SerialCalls()
         self._awake = asyncio.Event()
+        self._loop_of_view: asyncio.AbstractEventLoop | None = None
 
     def compose(self) -> ComposeResult:
         yield Pane("head")
@@ -109,13 +111,17 @@ class Top(App[int]):
         yield Pane("foot")
 
     def on_mount(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in _END_SIGNALS:
-            loop.add_signal_handler(number, self.exit, 128 + number)
+        self._loop_of_view = asyncio.get_running_loop()
         self.run_worker(self._watch(), exit_on_error=True)
 
     def on_unmount(self) -> None:
         self._calls.close()
+
+    def end(self, code: int) -> None:
+        """End the view with this exit code; a handler of a signal may call it."""
+        if self._loop_of_view is None:
+            raise SystemExit(code)
+        self._loop_of_view.call_soon_threadsafe(self.exit, code)
 
     # --- readings -----------------------------------------------------------------------------------------------------
 
@@ -124,6 +130,8 @@ class Top(App[int]):
         while True:
             began = time.monotonic()
             self._awake.clear()
+            if self._terminal is not None and self._terminal.is_gone():
+                signal.raise_signal(signal.SIGHUP)
             if not self.model.paused:
                 await self._read()
                 self.refresh_panes()
@@ -176,9 +184,10 @@ class Top(App[int]):
         self.refresh_panes()
 
     def action_show(self, key: str) -> None:
-        self.model.show(View(key))
-        self._awake.set()
-        self.refresh_panes()
+        if self.model.view is not View(key):
+            self.model.show(View(key))
+            self._awake.set()
+            self.refresh_panes()
 
     def action_move(self, step: int) -> None:
         self.model.move(step)

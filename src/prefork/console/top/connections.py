@@ -111,8 +111,8 @@ def kernel_lines(selected: Row | None, width: int) -> list[Line]:
         parts.append(
             (*_fact(facts.get("rtt"), "rtt", figures.delay), *_fact(facts.get("rtt_variation"), " +-", figures.delay))
         )
-        parts += [fact for key, name, show in _FACTS if (fact := _fact(facts.get(key), name, show))]
         parts.append(_limited_by(facts.get("limited_by")))
+        parts += [fact for key, name, show in _FACTS if (fact := _fact(facts.get(key), name, show))]
     return wrap(parts, width)
 
 

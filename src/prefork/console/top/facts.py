@@ -7,6 +7,7 @@ an empty value, because a server of another version may answer. Texts of peers a
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,13 +50,17 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """A process of a slot. `cpu` is in seconds, `rss` and `unsent` in bytes, `lag` the p99 of a minute in seconds."""
+    """A process of a slot. `cpu` is in seconds, `rss` and `unsent` in bytes, `lag` the p99 of a minute in seconds.
+
+    `missing` is what keeps it from being ready, and `paused` from accepting.
+    """
 
     slot: int
     pid: int
     generation: int
     state: str
     paused: str
+    missing: str
     age: float | None
     heartbeat_age: float | None
     rss: int | None
@@ -153,7 +158,7 @@ def read_status(reply: Mapping[str, Any], at: float, clock: float) -> Snapshot:
         at=at,
         clock=clock,
         version=_text(reply.get("version")),
-        target=escape_controls(_string(reply.get("target")), MAX_TEXT),
+        target=_narrow(reply.get("target")),
         pid=_int(reply.get("pid")),
         state=_text(reply.get("state")),
         generation=_int(reply.get("generation")),
@@ -187,6 +192,7 @@ def _worker(value: Mapping[str, Any]) -> Worker:
         generation=_int(value.get("generation")),
         state=_text(value.get("state")),
         paused=_text(value.get("paused")),
+        missing=_text(value.get("missing")),
         age=_number(value.get("age")),
         heartbeat_age=_number(value.get("heartbeat_age")),
         rss=_optional_int(value.get("rss")),
@@ -277,8 +283,11 @@ def _dicts(value: object) -> list[Mapping[str, Any]]:
     return [each for each in _list(value) if isinstance(each, dict)]
 
 
-def _string(value: object) -> str:
-    return value if isinstance(value, str) else ""
+def _narrow(value: object) -> str:
+    """Return what the operator wrote with its letters, if each takes one column of a terminal; otherwise escaped."""
+    text = escape_controls(value, MAX_TEXT) if isinstance(value, str) else ""
+    wide = any(unicodedata.east_asian_width(each) in "WF" or unicodedata.combining(each) for each in text)
+    return escape_ascii(text, MAX_TEXT) if wide else text
 
 
 def _text(value: object) -> str:

@@ -67,7 +67,8 @@ class Model:
     message: str = ""
     snapshot: Snapshot | None = None
     rates: Rates = field(default_factory=Rates)
-    connections: Connections = field(default_factory=lambda: Connections([], True, [], 0))
+    #: None until they were read once.
+    connections: Connections | None = None
     seen: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_SEEN))
     filters: dict[View, str] = field(default_factory=dict)
     orders: dict[View, Order] = field(
@@ -176,7 +177,7 @@ class Model:
         if table is None or self.snapshot is None:
             self.rows, self.keys = [], []
             return
-        rows: Sequence[Any] = self.connections.rows
+        rows: Sequence[Any] = self.connections.rows if self.connections else []
         if self.view is View.WORKERS:
             rows = workers.rows_of(self.snapshot, self.rates)
         found = select(rows, self.filter, table.texts)

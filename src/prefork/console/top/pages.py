@@ -51,7 +51,7 @@ def _position(model: Model) -> str:
 
 def _silence(model: Model) -> str:
     """Return which workers did not answer; nothing if all did."""
-    if model.view is not View.CONNECTIONS or not model.connections.stale:
+    if model.view is not View.CONNECTIONS or model.connections is None or not model.connections.stale:
         return ""
     return f"no answer of worker {', '.join(map(str, model.connections.stale))}"
 
@@ -75,7 +75,11 @@ def body(model: Model, width: int, height: int) -> list[Line]:
 def _empty(model: Model) -> str:
     if model.filter:
         return f"nothing matches {model.filter!a} (Esc shows all)"
-    return "no connection is open" if model.view is View.CONNECTIONS else "there is no worker"
+    if model.view is View.WORKERS:
+        return "there is no worker"
+    if model.connections is None:
+        return "paused before they were read" if model.paused else "asking the workers ..."
+    return "no connection is open"
 
 
 def detail(model: Model, width: int) -> list[Line]:
@@ -87,8 +91,8 @@ def detail(model: Model, width: int) -> list[Line]:
 
 def foot(model: Model, width: int) -> Line:
     """Return the last line: what the last command did, or the most important keys."""
-    if model.message:
-        return fit(((model.message, Tone.ACCENT),), width)
+    if model.message or model.gone:
+        return fit(((model.message, Tone.ACCENT) if model.message else (model.gone, Tone.BAD),), width)
     keys = [("1-4", "page"), ("/", "filter"), ("< >", "sort"), ("space", "pause")]
     if model.view is View.CONNECTIONS and not model.read_only:
         keys.append(("k", "kick"))

@@ -71,7 +71,8 @@ def _state(row: Row) -> Span:
         return (state if retry is None else f"{state} {figures.age(retry)}"), Tone.BAD
     if worker.paused:
         return f"paused: {worker.paused}", Tone.WARNING
-    return worker.state, _GOOD_STATES.get(worker.state, Tone.BAD)
+    state = f"{worker.state}: {worker.missing}" if worker.missing else worker.state
+    return state, _GOOD_STATES.get(worker.state, Tone.BAD)
 
 
 def _lag(row: Row) -> Span:
