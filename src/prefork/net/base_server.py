@@ -22,7 +22,6 @@ from ..core.time_limits import ABORT_TIMEOUT
 from ..errors import ListenerError, OutOfResourcesError
 from ..events import ConnectionRefused, Emit, WorkerFailed
 from ..text import escape_ascii, format_address
-from . import subscribers
 from .acceptor import Acceptor
 from .admission import Admission, HandshakeAdmission, Peer, Refusal
 from .channel import DONTWAIT
@@ -211,10 +210,8 @@ class BaseServer:
         if peer is not None and isinstance(peer, Refusal):
             self._refuse(sock, address, peer)
             return
-        # Asked here, because each call would cost 0.5 % of a short connection.
-        observers = self.observers
-        is_observed = observers.on_ended is not None or subscribers.callbacks
-        local = observers.local_address(sock) if is_observed else None
+        is_observed = self.observers.are_there()
+        local = self.observers.local_address(sock) if is_observed else None
         try:
             connection = self._connection_class(sock, address, self._shared, self._on_ended)
         except Exception as exc:
@@ -223,7 +220,7 @@ class BaseServer:
             exhausted = isinstance(exc, OSError | MemoryError)
             reason = CloseReason.DESCRIPTORS if exhausted else CloseReason.HANDLER_FAILED
             self._account.closed(reason)
-            observers.refused(address, local, reason)
+            self.observers.refused(address, local, reason)
             if isinstance(exc, OSError | MemoryError):
                 # The kernel has no memory to watch it, so the next connection would fail as well.
                 raise _out_of_resources(exc) from exc
@@ -231,10 +228,10 @@ class BaseServer:
             return
         self._connections[connection] = peer
         self._no_connections.clear()
-        if is_observed and not observers.opened(connection, address, local):
+        if not is_observed or self.observers.opened(connection, address, local):
+            connection.start(self._shared, self._handler, self._ssl_context)
+        else:
             self._connection_ended(connection)
-            return
-        connection.start(self._shared, self._handler, self._ssl_context)
 
     def _refuse(self, sock: socket.socket, address: object, refusal: Refusal) -> None:
         self._account.closed(refusal.counted)
@@ -256,10 +253,8 @@ class BaseServer:
         if not self._connections:
             self._no_connections.set()
         self._resume()
-        observers = self.observers
-        if observers.on_ended is not None or subscribers.callbacks or observers.local_addresses:
-            # Last: whatever it does, the connection is gone.
-            observers.ended(connection, seconds, reason)
+        # Last: whatever it does, the connection is gone.
+        self.observers.ended(connection, seconds, reason)
 
     def _resume(self) -> None:
         for acceptor in self._acceptors.values():

@@ -1,6 +1,6 @@
 """What a server tells of its connections to those that observe it: the access log, and subscribers of the service.
 
-Without them a connection costs a few comparisons, in base_server.py. `subscribers.py` has how events reach the service.
+Without them a connection costs two comparisons. How the events reach the service is in `subscribers.py`.
 """
 
 from __future__ import annotations
@@ -25,11 +25,16 @@ class Observers:
         self._emit = emit
         self.on_ended: Callable[[EndedConnection], object] | None = None
         """Called once for each connection, and never raises: the access log."""
-        self.local_addresses: dict[Connection, object] = {}
+        self._local_addresses: dict[Connection, object] = {}
         """Of open connections, because a closed socket has none."""
 
+    def are_there(self) -> bool:
+        return bool(subscribers.callbacks) or self.on_ended is not None
+
     def local_address(self, sock: socket.socket) -> object:
-        """Return the local address of a new connection; None if it is closed already."""
+        """Return the local address of a new connection; None if it is closed, and for one that nothing observes."""
+        if not self.are_there():
+            return None
         try:
             return sock.getsockname()
         except OSError:
@@ -38,7 +43,7 @@ class Observers:
     def opened(self, connection: Connection, address: object, local: object) -> bool:
         """Tell of a new connection. Return whether it is still open: a subscriber may have aborted it."""
         if local is not None:
-            self.local_addresses[connection] = local
+            self._local_addresses[connection] = local
         if not subscribers.callbacks:
             return True
         subscribers.tell_opened(connection.describe(False).number, address, local, self._emit)
@@ -50,7 +55,7 @@ class Observers:
 
     def ended(self, connection: Connection, seconds: float, reason: CloseReason) -> None:
         # Also if the observers have gone meanwhile.
-        local = self.local_addresses.pop(connection, None)
+        local = self._local_addresses.pop(connection, None) if self._local_addresses else None
         if self.on_ended is not None or subscribers.callbacks:
             self._tell_ended(connection.describe_end(local, seconds, reason))
 
