@@ -2,8 +2,8 @@
 
     python -m bench.scrapers        the echo with and without them, in turn
 
-One server serves both. The CPU time is that of the worker for one echo, so it does not depend on who else uses the
-machine; the latency does. The report goes to standard output.
+One server serves both. The CPU time is that of the worker for one echo, so it does not depend on what else uses
+the machine; the latency does. The report goes to standard output.
 """
 
 from __future__ import annotations

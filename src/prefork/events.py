@@ -362,6 +362,17 @@ class Stopping(Event):
         return f"stopping at once ({self.by})" if self.at_once else f"stopping ({self.by}): draining open connections"
 
 
+class LeavingSooner(Event):
+    """The supervisor has handed over, and the workers that drain here have to end in time, because it was told to."""
+
+    by: str
+    at_once: bool
+
+    def __str__(self) -> str:
+        how = "at once" if self.at_once else "within --drain-timeout"
+        return f"the old workers end {how} ({self.by})"
+
+
 class DrainTimedOut(Event, level=WARNING):
     """Workers did not exit within the drain timeout and are killed."""
 

@@ -1,7 +1,7 @@
 """A service's own numbers, on the same page as prefork's: `prefork.metrics.counter`, `gauge` and `histogram`.
 
 In a worker they are in shared memory, where `--metrics` finds them, with the label `worker`, and where they outlive the
-worker. In any other process they work as well, and nobody reads them. Nothing here talks to another process.
+worker. In any other process they work as well, and nothing reads them. Nothing here talks to another process.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Gauge(_Metric):
             self._values[self._at] += amount
 
     def dec(self, amount: float = 1) -> None:
-        """Subtract `amount` from it."""
+        """Subtract `amount`, which may be negative."""
         self.inc(-amount)
 
     @property

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -153,15 +155,16 @@ async def test_what_a_worker_factory_returns_must_be_a_service(world: World, mad
 async def test_a_worker_that_is_to_stop_cancels_its_factory(world: World) -> None:
     cancelled: list[BaseException] = []
 
-    async def make() -> None:
+    async def make() -> type[Greeter]:
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError as exc:
             cancelled.append(exc)
             raise
+        return Greeter
 
     stop = asyncio.Event()
-    starting = asyncio.ensure_future(start_service(classify(make), stop, "app:make", Settings()))
+    starting = asyncio.ensure_future(start_service(classify(make), stop, "app:make", Settings(), time.monotonic() + 10))
     await asyncio.sleep(0)
     stop.set()
     assert await settled(starting) is None
@@ -231,7 +234,7 @@ class EndlessDrain(Life):
 
 @pytest.mark.parametrize(
     ("life", "error"),
-    [(BrokenDrain, "ValueError: not today"), (EndlessDrain, "TimeoutError: it did not return within 0.3 s")],
+    [(BrokenDrain, "ValueError: not today"), (EndlessDrain, r"TimeoutError: it did not return within 0\.3\d* s")],
 )
 async def test_a_drain_of_the_service_that_fails_or_hangs_is_reported_and_the_rest_goes_on(
     world: World, life: type[Life], error: str
@@ -243,9 +246,10 @@ async def test_a_drain_of_the_service_that_fails_or_hangs_is_reported_and_the_re
         assert await read(reader) == b"hello\ngoodbye\n"
         writer.close()
         assert await settled(draining) == 0
-    assert [(event.what, event.error) for event in peers.events if isinstance(event, WorkerFailed)] == [
-        ("drain() failed", error)
-    ]
+    (failed,) = [event for event in peers.events if isinstance(event, WorkerFailed)]
+    assert failed.what == "drain() failed"
+    # The time is measured, and so a little more on a machine that is busy.
+    assert re.fullmatch(error, failed.error)
     assert service.calls[-1] == "stop"
 
 

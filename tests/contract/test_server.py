@@ -365,7 +365,7 @@ def _exits() -> asyncio.Protocol:
 
 @pytest.mark.parametrize(
     "factory",
-    [_raises, _exits, lambda: int("5"), RaisesInConnectionMade],
+    [_raises, _exits, lambda: object(), RaisesInConnectionMade],
     ids=["raises", "exits", "no protocol", "raises later"],
 )
 async def test_a_factory_that_fails_closes_its_connection_at_once(world: World, factory: Any) -> None:

@@ -97,6 +97,23 @@ def test_after_a_rotation_every_process_writes_to_the_new_file(folder: Path) -> 
         assert "after" not in old.read_text()
 
 
+@pytest.mark.slow
+def test_a_server_that_still_drains_after_an_upgrade_writes_to_the_new_file_too(folder: Path) -> None:
+    path = folder / "log"
+    with logging_to(path, folder) as (process, port), socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
+        sock.sendall(b"stay\n")
+        worker = int(sock.makefile("rb").readline())
+        process.send_signal(signal.SIGUSR2)
+        wait_until(lambda: "upgraded: supervisor" in path.read_text(), 30)
+        successor = int(re.findall(r"upgraded: supervisor (\d+)", path.read_text())[0])
+        path.rename(folder / "log.1")
+        os.kill(successor, signal.SIGUSR1)
+        wait_until(lambda: all(writes_to(pid, path) for pid in (successor, process.pid, worker)))
+        os.kill(successor, signal.SIGTERM)
+        sock.close()
+        assert process.wait(30) == 0
+
+
 def test_a_file_that_cannot_be_reopened_is_reported_in_the_old_one(folder: Path) -> None:
     place = folder / "logs"
     place.mkdir()

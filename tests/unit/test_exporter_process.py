@@ -170,5 +170,4 @@ def test_another_supervisor_serves_only_once_this_one_has_let_go(world: World) -
 
 def test_its_environment_has_none_of_the_services_secrets() -> None:
     found = environment({"PATH": "/bin", "DATABASE_PASSWORD": "hunter2", "LC_ALL": "C", "PYTHONPATH": "/srv"})
-    assert set(found) == {"PATH", "LC_ALL", "PYTHONPATH"}
-    assert found["PYTHONPATH"].split(os.pathsep)[0] == "/srv"
+    assert found == {"PATH": "/bin", "LC_ALL": "C", "PYTHONPATH": "/srv"}

@@ -214,6 +214,22 @@ def test_a_worker_that_is_no_longer_wanted_while_it_starts_ends_within_the_drain
     assert machine.killed == [3]
 
 
+def test_after_a_hand_over_a_stop_is_not_that_of_the_service() -> None:
+    """A service manager would take it for that, and end the successor."""
+    machine = Machine(1)
+    machine.boot()
+    machine.tell(HandedOver())
+    assert not machine.roster.has_live_workers(), "what drains here says nothing about the service"
+    machine.sleep(1000)
+    machine.tell(StopRequested("its successor"))
+    assert machine.until == {0: machine.now + 30}
+    machine.tell(StopRequested("SIGQUIT", at_once=True))
+    assert machine.notes[-2:] == [
+        "the old workers end within --drain-timeout (its successor)",
+        "the old workers end at once (SIGQUIT)",
+    ]
+
+
 def test_a_server_that_gives_up_does_not_wait_for_old_workers_without_end() -> None:
     machine = Machine(1)
     machine.boot()

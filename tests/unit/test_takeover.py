@@ -7,7 +7,14 @@ from types import SimpleNamespace
 import pytest
 
 from prefork.core.facts import Failure, HandedOver, StopRequested, SuccessorRolledBack
-from prefork.core.messages import LeasesGivenUpMessage, ReadyMessage, SettledMessage, StoppingMessage, UnableMessage
+from prefork.core.messages import (
+    LeasesGivenUpMessage,
+    ReadyMessage,
+    ReopenLogsMessage,
+    SettledMessage,
+    StoppingMessage,
+    UnableMessage,
+)
 from prefork.core.states import Timing
 from prefork.core.upgrade import (
     SuccessorDied,
@@ -28,6 +35,7 @@ class Successor:
         self.news: list[UpgradeFact] = []
         self.signals: list[bool] = []
         self.launched = 0
+        self.wants_logs_reopened = False
         self.sent: list[object] = []
 
     def launch(self) -> list[UpgradeFact]:
@@ -182,6 +190,15 @@ def test_the_sockets_are_the_successors_after_a_while(supervisor: Supervisor) ->
     assert (supervisor.ended_listening, supervisor.successor.sent) == (0, [])
     list(supervisor.takeover.collect(130.0))
     assert (supervisor.ended_listening, supervisor.successor.sent) == (1, [SettledMessage()])
+
+
+def test_log_files_are_reopened_by_both_supervisors(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    predecessor = Predecessor()
+    Supervisor(monkeypatch, predecessor).takeover.pass_on_reopen()
+    assert predecessor.sent == [ReopenLogsMessage()]
+    supervisor.successor.wants_logs_reopened = True
+    assert supervisor.takeover.take_reopen()
+    assert not supervisor.takeover.take_reopen(), "once"
 
 
 def test_leases_pass_to_the_successor_when_no_worker_here_holds_one(supervisor: Supervisor) -> None:

@@ -36,17 +36,17 @@ class Connections:
 
 def read_connections(attachment: Attachment) -> Connections:
     """Return all connections of the server. Workers that are busy have 80 ms to begin their answer."""
-    answers = attachment.ask(ConsoleRequest("connections"))
-    told = {worker: answer.rows for worker, answer in answers.items() if answer.is_whole}
     listeners = Listeners(attachment.listeners)
-    sockets, complete = _ask_kernel(listeners)
+    kernel = _Kernel()
+    answers = attachment.ask(ConsoleRequest("connections"), meanwhile=lambda: kernel.ask(listeners))
+    told = {worker: answer.rows for worker, answer in answers.items() if answer.is_whole}
     others = [worker for worker in attachment.workers if worker not in told] + _old_workers(attachment.predecessor)
     # Once for each process: a hostile worker can claim the sockets of its siblings any number of times.
     inodes = functools.cache(_inodes)
     open_sockets = {each: inodes(each.pid) for each in others}
-    rows, unclaimed = join(told, open_sockets, sockets, listeners, lambda pid, inode: inode in inodes(pid))
+    rows, unclaimed = join(told, open_sockets, kernel.sockets, listeners, lambda pid, inode: inode in inodes(pid))
     stale = sorted({each.slot for each in others if each.is_asked})
-    return Connections(rows, complete, stale, unclaimed)
+    return Connections(rows, kernel.complete, stale, unclaimed)
 
 
 def _old_workers(predecessor: int | None) -> list[WorkerLink]:
@@ -55,15 +55,21 @@ def _old_workers(predecessor: int | None) -> list[WorkerLink]:
     return [WorkerLink(slot_in_title(pid), pid, -1, "draining", False, None) for pid in pids]
 
 
-def _ask_kernel(listeners: Listeners) -> tuple[list[Socket], bool]:
-    endpoints = listeners.endpoints
-    tcp, complete = sock_diag.find_connections(endpoints, KERNEL_TIMEOUT) if endpoints else ([], True)
-    found: list[Socket] = [*tcp]
-    if listeners.unix:
-        unix, all_unix = sock_diag.find_unix_sockets(KERNEL_TIMEOUT)
-        found += unix
-        complete = complete and all_unix
-    return found, complete
+class _Kernel:
+    """What the kernel says of the sockets of a server."""
+
+    def __init__(self) -> None:
+        self.sockets: list[Socket] = []
+        self.complete = True
+
+    def ask(self, listeners: Listeners) -> None:
+        if endpoints := listeners.endpoints:
+            tcp, self.complete = sock_diag.find_connections(endpoints, KERNEL_TIMEOUT)
+            self.sockets += tcp
+        if listeners.unix:
+            unix, complete = sock_diag.find_unix_sockets(KERNEL_TIMEOUT)
+            self.sockets += unix
+            self.complete = self.complete and complete
 
 
 def _inodes(pid: int) -> Collection[int]:

@@ -60,6 +60,11 @@ class StoppingMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class ReopenLogsMessage:
+    """The supervisor was told to open its log files again: a predecessor that drains has the same ones."""
+
+
+@dataclass(frozen=True, slots=True)
 class LeasesGivenUpMessage:
     """No worker of the supervisor that was replaced holds a lease any more, or will get one."""
 
@@ -91,6 +96,7 @@ Message = (
     | LimitTooLowMessage
     | StoppedAcceptingMessage
     | StoppingMessage
+    | ReopenLogsMessage
     | LeasesGivenUpMessage
     | SettledMessage
     | ChangedMessage
@@ -114,6 +120,8 @@ def encode(message: Message) -> bytes:
             return _line({"stopped_accepting": True})
         case StoppingMessage():
             return _line({"stopping": True, "at_once": message.at_once})
+        case ReopenLogsMessage():
+            return _line({"reopen_logs": True})
         case LeasesGivenUpMessage():
             return _line({"leases_given_up": True})
         case SettledMessage():
@@ -168,6 +176,8 @@ def _decode(line: bytes) -> Message | None:
             return LimitTooLowMessage(rss, limit)
         case {"stopped_accepting": True}:
             return StoppedAcceptingMessage()
+        case {"reopen_logs": True}:
+            return ReopenLogsMessage()
         case {"leases_given_up": True}:
             return LeasesGivenUpMessage()
         case {"settled": True}:

@@ -12,6 +12,7 @@ from ..errors import ExitCode
 from ..events import (
     CrashLoop,
     ForkFailed,
+    LeavingSooner,
     Ready,
     ReloadIgnored,
     Scaled,
@@ -49,6 +50,8 @@ class Roster:
         self._policy = Policy()
         self._announced = False
         self._at_once = False
+        self._left = False
+        """It stops after another supervisor has taken over."""
         self._signalled = False
         """A signal has asked for a stop; the next one does not wait for connections."""
         self._outcome = Finish(ExitCode.OK)
@@ -89,8 +92,10 @@ class Roster:
         return self._restarts.generations()
 
     def has_live_workers(self) -> bool:
-        """Return whether a worker accepts, or drains; also while the server stops."""
-        return self.phase is not ServerPhase.FINISHED and bool(self._fleet.beating())
+        """Return whether a worker accepts, or drains while the server stops. Those that drain for days after an upgrade
+        say nothing about the server."""
+        over = self.phase in (ServerPhase.LEAVING, ServerPhase.FINISHED)
+        return not over and bool(self._fleet.beating())
 
     def accepting(self) -> bool:
         """Return whether a worker accepts, or may do so for another moment."""
@@ -354,12 +359,15 @@ class Roster:
         insists = fact.signal and self._signalled
         self._signalled = self._signalled or fact.signal
         first = self.phase is not ServerPhase.STOPPING
+        # Another supervisor serves: to a service manager, `Stopping` would be the end of the service.
+        event = LeavingSooner if self.phase is ServerPhase.LEAVING or self._left else Stopping
+        self._left = event is LeavingSooner
         self._begin_end(ServerPhase.STOPPING)
         if insists or fact.at_once:
-            report = [] if self._at_once else [EmitEvent(Stopping(fact.by, True))]
+            report = [] if self._at_once else [EmitEvent(event(fact.by, True))]
             self._at_once = True
             return [*report, *self._fleet.kill_all()]
-        return [EmitEvent(Stopping(fact.by, False)), *self._fleet.stop_all(now)] if first else []
+        return [EmitEvent(event(fact.by, False)), *self._fleet.stop_all(now)] if first else []
 
     def _give_up(self, outcome: Finish, now: float) -> list[Command]:
         """End with a failure. Workers that drain go on, as at a stop, because their connections are well."""

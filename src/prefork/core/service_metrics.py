@@ -206,7 +206,7 @@ def _label(value: object) -> str:
 
 
 def clean(text: str) -> str:
-    """Return a text that can be encoded: half of a surrogate pair becomes a question mark."""
+    """Return a text that can be encoded: a surrogate without its pair becomes a question mark."""
     return text.encode("utf-8", "replace").decode()
 
 

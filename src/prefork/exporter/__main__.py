@@ -1,4 +1,4 @@
-"""`python -m prefork.exporter`: the process of `--metrics`, as its supervisor starts it, from start to end.
+"""The process of `--metrics`, as its supervisor starts it, from start to end.
 
 Its argument is a line of JSON (`core/exporter_settings.py`). No code of the service runs here.
 """

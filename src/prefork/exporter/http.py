@@ -1,6 +1,6 @@
 """Read the head of an HTTP/1.1 request, and make responses: as much of RFC 9112 as an endpoint without bodies needs.
 
-Pure: bytes in, values out. What a path means is in `routes.py`, and who waits how long is in `server.py`.
+Pure: bytes in, values out. What a path means is in `routes.py`, and how long each wait may be in `server.py`.
 """
 
 from __future__ import annotations

@@ -209,7 +209,7 @@ class BaseServer:
         if peer is not None and isinstance(peer, Refusal):
             self._refuse(sock, address, peer)
             return
-        local = self.observers.local_address(sock)
+        local = self.observers.local_address(sock) if self.observers.are_there() else None
         try:
             connection = self._connection_class(sock, address, self._shared, self._on_ended)
         except Exception as exc:
@@ -226,7 +226,7 @@ class BaseServer:
             return
         self._connections[connection] = peer
         self._no_connections.clear()
-        if self.observers.opened(connection, address, local):
+        if not self.observers.are_there() or self.observers.opened(connection, address, local):
             connection.start(self._shared, self._handler, self._ssl_context)
         else:
             self._connection_ended(connection)

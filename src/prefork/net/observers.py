@@ -28,6 +28,9 @@ class Observers:
         self._local_addresses: dict[Connection, object] = {}
         """Of open connections, because a closed socket has none."""
 
+    def are_there(self) -> bool:
+        return bool(subscribers.callbacks) or self.on_ended is not None
+
     def local_address(self, sock: socket.socket) -> object:
         """Return the local address of a new connection; None if nothing observes the server, or it is closed."""
         if self.on_ended is None and not subscribers.callbacks:

@@ -160,6 +160,10 @@ def _quoted(address: object) -> str:
 
 def _address(address: object) -> str:
     """Return an address as one word: without spaces, which the name of a unix socket may have."""
+    if type(address) is tuple:
+        # Numbers that the kernel has put into words: nothing of the peer's.
+        host, port = address[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     if address is None:
         return "-"
     return escape_ascii(format_address(address), _ADDRESS_LIMIT).replace(" ", "\\x20")

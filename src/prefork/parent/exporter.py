@@ -30,6 +30,9 @@ from ..system.processes import REAP_INTERVAL, System
 #: Seconds between two requests that are answered: a process that floods the connection does not keep this one busy.
 REQUEST_INTERVAL = 0.05
 _POLICY = Policy()
+#: Imports prefork also where it is not installed: from where this process has it. That comes last in the path, because
+#: it may be the folder of all packages, which must not come before the standard library.
+_PROGRAM = "import sys; sys.path.append(sys.argv.pop(1)); from prefork.exporter.__main__ import main; main()"
 #: Variables that the process gets: what its interpreter and its messages need, and none of the service's secrets.
 _KEPT_VARIABLES = ("LANG", "LD_LIBRARY_PATH", "LC_", "PATH", "PREFORK_PURE", "PYTHON", "TZ", "VIRTUAL_ENV")
 
@@ -171,7 +174,7 @@ class Exporter:
             user="" if identity is None else identity.name,
             log_format=spec.log_format,
         )
-        command = [*interpreter(), "-m", "prefork.exporter", encode(settings)]
+        command = [*interpreter(), "-c", _PROGRAM, str(Path(__file__).parents[2]), encode(settings)]
         return self._system.execute(command, environment(os.environ), [*listeners, link], _report)
 
     def _converse(self, process: _Process, now: float) -> None:
@@ -196,13 +199,12 @@ class Exporter:
 
     def _answer(self, process: _Process, data: bytes, now: float) -> None:
         process.answer_again_at = now + REQUEST_INTERVAL
-        line, newline, rest = (process.received + data).partition(b"\n")
+        line, newline, _ = (process.received + data).partition(b"\n")
         if not newline:
             process.received = line[-REQUEST_LIMIT:]
             return
         # One request is answered at a time, and whatever was sent behind it is dropped.
         process.received = b""
-        del rest
         try:
             request = decode_request(line)
             reply = {"ok": True, **self._status()} if request.command == "status" else {"ok": False, "error": "refused"}
@@ -244,12 +246,8 @@ def interpreter() -> list[str]:
 
 
 def environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """Return what the process finds in its environment; prefork is imported from where this one was."""
-    kept = {name: value for name, value in variables.items() if name.startswith(_KEPT_VARIABLES)}
-    package = str(Path(__file__).parents[2])
-    before = kept.get("PYTHONPATH", "")
-    # Last, because it may be the folder of all packages, which must not come before the standard library.
-    return {**kept, "PYTHONPATH": f"{before}{os.pathsep}{package}" if before else package}
+    """Return what the process finds in its environment."""
+    return {name: value for name, value in variables.items() if name.startswith(_KEPT_VARIABLES)}
 
 
 def _report(exc: OSError) -> None:

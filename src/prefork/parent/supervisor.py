@@ -231,6 +231,8 @@ class Supervisor(Generic[C]):
         self._requests.collect(ready)
         self._takeover.give_leases_up(self._requests.are_held())
         self._apply_all(self._takeover.collect(self._system.monotonic()))
+        if self._takeover.take_reopen():
+            self._reopen_logs()
         if self._commands is not None:
             self._commands.serve(ready, self._system.monotonic())
         self._console.collect(self._system.monotonic())
@@ -254,12 +256,16 @@ class Supervisor(Generic[C]):
         elif number == signal.SIGHUP:
             self.start_reload(name)
         elif number == signal.SIGUSR1:
-            self._resources.reopen_logs()
-            self._workers.reopen_logs()
+            self._reopen_logs()
         elif number == signal.SIGUSR2:
             self.start_upgrade(name)
         elif number in (signal.SIGTTIN, signal.SIGTTOU):
             self.scale(name, max(1, len(self._roster.slots) + (1 if number == signal.SIGTTIN else -1)))
+
+    def _reopen_logs(self) -> None:
+        self._resources.reopen_logs()
+        self._workers.reopen_logs()
+        self._takeover.pass_on_reopen()
 
     # --- what can be asked for (control_commands.ControlTarget) -------------------------------------------------------
 

@@ -11,7 +11,14 @@ from collections.abc import Callable
 from typing import Any
 
 from ..core.facts import EmitEvent, Fact, Failure, HandedOver, StopRequested, SuccessorRolledBack, TimePassed
-from ..core.messages import LeasesGivenUpMessage, ReadyMessage, SettledMessage, StoppingMessage, UnableMessage
+from ..core.messages import (
+    LeasesGivenUpMessage,
+    ReadyMessage,
+    ReopenLogsMessage,
+    SettledMessage,
+    StoppingMessage,
+    UnableMessage,
+)
 from ..core.progress import Progress
 from ..core.states import Timing
 from ..core.upgrade import (
@@ -120,6 +127,16 @@ class Takeover:
 
     def _may_launch(self) -> bool:
         return self._inheritance is Inheritance.SETTLED and self.predecessor_pid is None
+
+    def pass_on_reopen(self) -> None:
+        """Have a predecessor that drains open its log files again, because it writes to the same ones."""
+        if self._predecessor is not None:
+            self._predecessor.send(ReopenLogsMessage())
+
+    def take_reopen(self) -> bool:
+        """Return True once after the successor was told to open its log files again."""
+        wanted, self._successor.wants_logs_reopened = self._successor.wants_logs_reopened, False
+        return wanted
 
     def _has_handed_over(self) -> bool:
         return isinstance(self.outcome, int)

@@ -18,6 +18,7 @@ from ..core.messages import (
     Decoder,
     LeasesGivenUpMessage,
     ReadyMessage,
+    ReopenLogsMessage,
     SettledMessage,
     StoppingMessage,
     UnableMessage,
@@ -53,6 +54,8 @@ class Successor:
         self._child: Child | None = None
         self._channel: socket.socket | None = None
         self._decoder = Decoder()
+        self.wants_logs_reopened = False
+        """It was told to open its log files again. Cleared by its reader."""
 
     def launch(self) -> list[UpgradeFact]:
         """Start the command that started this process, with all of its listening sockets."""
@@ -140,6 +143,8 @@ class Successor:
                 facts.append(SuccessorReady())
             elif isinstance(message, StoppingMessage):
                 facts.append(SuccessorStopping(message.at_once))
+            elif isinstance(message, ReopenLogsMessage):
+                self.wants_logs_reopened = True
             elif isinstance(message, UnableMessage):
                 facts.append(SuccessorUnable(escape_ascii(message.reason, 1000)))
         return facts
@@ -204,7 +209,7 @@ class Predecessor:
         if not data:
             self.close()
 
-    def send(self, message: ReadyMessage | UnableMessage | StoppingMessage) -> None:
+    def send(self, message: ReadyMessage | UnableMessage | StoppingMessage | ReopenLogsMessage) -> None:
         """Send a message if it still runs; `check` sends what the kernel does not take now.
 
         A READY that is lost would leave two supervisors that both believe they serve.

@@ -99,16 +99,18 @@ class Top(App[int]):
         self._terminal = terminal
         self._calls = SerialCalls()
         self._awake = asyncio.Event()
+        # Kept here, because at the end of the view a query would not find them any more.
+        self._head, self._body, self._detail, self._foot = map(Pane, ("head", "body", "detail", "foot"))
+        self._asking = Horizontal(id="asking")
+        self._filter = Input(placeholder="words, or worker=2, phase=open", compact=True, id="filter")
         self._loop_of_view: asyncio.AbstractEventLoop | None = None
 
     def compose(self) -> ComposeResult:
-        yield Pane("head")
-        yield Pane("body")
-        yield Pane("detail")
-        with Horizontal(id="asking"):
-            yield Pane("prompt")
-            yield Input(placeholder="words, or worker=2, phase=open", compact=True, id="filter")
-        yield Pane("foot")
+        yield from (self._head, self._body, self._detail)
+        with self._asking:
+            yield Pane("prompt", [(("filter: ", Tone.ACCENT),)])
+            yield self._filter
+        yield self._foot
 
     def on_mount(self) -> None:
         self._loop_of_view = asyncio.get_running_loop()
@@ -159,18 +161,16 @@ class Top(App[int]):
 
     def refresh_panes(self) -> None:
         """Show the model. What is the same as before costs the terminal nothing."""
-        main = self.screen_stack[0]
-        width = main.size.width
-        detail = main.query_one("#detail", Pane)
+        width = self.size.width
         lines = pages.detail(self.model, width)
-        if detail.styles.height is None or detail.styles.height.value != len(lines):
-            detail.styles.height = len(lines)
+        height = self._detail.styles.height
+        if height is None or height.value != len(lines):
+            self._detail.styles.height = len(lines)
             self.call_after_refresh(self.refresh_panes)
-        detail.show(lines)
-        body = main.query_one("#body", Pane)
-        main.query_one("#head", Pane).show(pages.head(self.model, width))
-        body.show(pages.body(self.model, width, body.size.height))
-        main.query_one("#foot", Pane).show([pages.foot(self.model, width)])
+        self._detail.show(lines)
+        self._head.show(pages.head(self.model, width))
+        self._body.show(pages.body(self.model, width, self._body.size.height))
+        self._foot.show([pages.foot(self.model, width)])
 
     # --- keys ---------------------------------------------------------------------------------------------------------
 
@@ -194,8 +194,7 @@ class Top(App[int]):
         self.refresh_panes()
 
     def action_page(self, step: int) -> None:
-        height = self.query_one("#body", Pane).size.height
-        self.action_move(step * max(height - 2, 1))
+        self.action_move(step * max(self._body.size.height - 2, 1))
 
     def action_neighbour(self, step: int) -> None:
         self.model.sort_by_neighbour(step)
@@ -213,11 +212,9 @@ class Top(App[int]):
     def action_filter(self) -> None:
         if not self.model.is_table:
             return
-        box = self.query_one("#filter", Input)
-        box.value = self.model.filter
+        self._filter.value = self.model.filter
         self._ask(True)
-        self.query_one("#prompt", Pane).show([((("filter: "), Tone.ACCENT),)])
-        box.focus()
+        self._filter.focus()
 
     def action_all(self) -> None:
         """Leave the filter's line, and show every row."""
@@ -240,8 +237,8 @@ class Top(App[int]):
 
     def _ask(self, asking: bool) -> None:
         """Show the line of the filter in the place of the last line, or that line again."""
-        self.query_one("#asking", Horizontal).display = asking
-        self.query_one("#foot", Pane).display = not asking
+        self._asking.display = asking
+        self._foot.display = not asking
 
     def action_enter(self) -> None:
         """Show the connections of the selected worker."""

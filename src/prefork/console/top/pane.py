@@ -33,9 +33,9 @@ STYLES: Mapping[Tone, Style] = {
 class Pane(Widget):
     """Shows lines, cut at its width. The owner calls `show` with as many as its height."""
 
-    def __init__(self, id: str) -> None:
+    def __init__(self, id: str, lines: Sequence[Line] = ()) -> None:
         super().__init__(id=id, markup=False)
-        self._lines: Sequence[Line] = ()
+        self._lines = lines
 
     @property
     def lines(self) -> Sequence[Line]:
