@@ -55,9 +55,9 @@ class Counter(_Metric):
     __slots__ = ()
 
     def inc(self, amount: float = 1) -> None:
-        """Add `amount`. Raises ValueError if it is negative."""
-        if amount < 0:
-            raise ValueError("a counter only grows")
+        """Add `amount`. Raises ValueError if it is negative, or no finite number."""
+        if not 0 <= amount < math.inf:
+            raise ValueError("a counter only grows, by finite numbers")
         with self._lock:
             self._values[self._at] += amount
 

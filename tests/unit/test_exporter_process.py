@@ -69,7 +69,7 @@ class World:
         self.system = Launch()
         self.events: list[Event] = []
         self.padding = ""
-        spec = ExporterSpec(lambda: BoundAddress("metrics:", ()), None, "text")
+        spec = ExporterSpec(BoundAddress("metrics:", ()), None, "text")
         self.exporter = Exporter(spec, self.system, self.events.append, self._status)
         self.collect()
 

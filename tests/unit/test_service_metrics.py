@@ -153,6 +153,7 @@ def test_metrics_work_without_a_server_and_check_what_they_are_given() -> None:
     assert (seconds.count, seconds.sum) == (2, 20.5)
     for call in (
         lambda: requests.labels("a").inc(-1),
+        lambda: requests.labels("a").inc(float("nan")),
         lambda: requests.labels("a", "b"),
         lambda: seconds.observe(float("nan")),
         lambda: prefork.metrics.gauge("unit_requests", "Another."),

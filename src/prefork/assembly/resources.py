@@ -186,11 +186,7 @@ class ServerResources:
                 raise _unbindable("--metrics", str(address), exc) from exc
         for text in self._metrics.describe():
             self._emit(MetricsServed(escape_controls(text)))
-        return ExporterSpec(self._current_metrics, identity, self._settings.log_format)
-
-    def _current_metrics(self) -> BoundAddress:
-        assert self._metrics is not None
-        return self._metrics
+        return ExporterSpec(self._metrics, identity, self._settings.log_format)
 
     def _kept(self) -> list[BoundAddress]:
         """Return the listeners that are neither the service's nor the program's."""
@@ -293,8 +289,6 @@ class ServerResources:
         """
         config = spec.config
         fresh = self._listener_repair.repair_or_rebind(self._emit)
-        if self._metrics is not None:
-            self._metrics = fresh.pop(self._metrics, self._metrics)
         listeners = tuple(fresh.get(each, each) for each in config.listeners)
         if not fresh:
             return None

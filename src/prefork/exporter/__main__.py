@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 import socket
 import sys
+from collections.abc import Iterable
 
 from ..core.exporter_settings import ExporterSettings, decode
 from ..observe.logs import configure
@@ -35,6 +37,7 @@ _NICENESS = 5
 
 def main() -> None:
     settings = decode(sys.argv[1])
+    _close_others((*settings.listeners, settings.link))
     # Clients are strangers: what they do wrong is not for the server's log.
     configure(settings.log_format, "error", process="metrics")
     ignore_without_inheriting(_IGNORED_SIGNALS)
@@ -46,6 +49,12 @@ def main() -> None:
     # After the change of user, which clears it (prctl(2)).
     die_with_parent(settings.parent, signal.SIGKILL)
     asyncio.run(_serve(settings))
+
+
+def _close_others(kept: Iterable[int]) -> None:
+    """Close what else was inherited: the program that started the supervisor may have left descriptors open in it."""
+    for before, after in itertools.pairwise((2, *sorted(kept), os.sysconf("SC_OPEN_MAX"))):
+        os.closerange(before + 1, after)
 
 
 async def _serve(settings: ExporterSettings) -> None:

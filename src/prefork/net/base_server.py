@@ -28,6 +28,7 @@ from .channel import DONTWAIT
 from .connection import Connection, ReaderWriterConnection, StreamConnection, handler_failed
 from .draining import call_drain, has_drain
 from .handlers import Handler, Kind
+from .listener_options import set_tcp_options
 from .observers import Observers
 from .protocol_connection import ProtocolConnection
 from .server_state import ServerState
@@ -107,7 +108,7 @@ class BaseServer:
                 self._admission = HandshakeAdmission(self._admission, self._shared.handshakes)
             self._admission.on_capacity(self._resume)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
-            _set_tcp_options(sock, self._limits)
+            set_tcp_options(sock, self._limits)
         self._acceptors[sock] = Acceptor(
             sock,
             self._accepted,
@@ -209,7 +210,8 @@ class BaseServer:
         if peer is not None and isinstance(peer, Refusal):
             self._refuse(sock, address, peer)
             return
-        local = self.observers.local_address(sock) if self.observers.are_there() else None
+        is_observed = self.observers.are_there()
+        local = self.observers.local_address(sock) if is_observed else None
         try:
             connection = self._connection_class(sock, address, self._shared, self._on_ended)
         except Exception as exc:
@@ -226,7 +228,7 @@ class BaseServer:
             return
         self._connections[connection] = peer
         self._no_connections.clear()
-        if not self.observers.are_there() or self.observers.opened(connection, address, local):
+        if not is_observed or self.observers.opened(connection, address, local):
             connection.start(self._shared, self._handler, self._ssl_context)
         else:
             self._connection_ended(connection)
@@ -384,23 +386,3 @@ def _out_of_resources(exc: OSError | MemoryError) -> OutOfResourcesError:
     code = exc.errno if isinstance(exc, OSError) and exc.errno else errno.ENOMEM
     cure = " for an epoll watch (raise fs.epoll.max_user_watches)" if code == errno.ENOSPC else ""
     return OutOfResourcesError(code, f"{os.strerror(code)}{cure}")
-
-
-#: Keepalive probes without an answer until the kernel gives up a peer, and the seconds between them.
-_PROBES = 4
-_PROBE_INTERVAL = 15
-
-
-def _set_tcp_options(listener: socket.socket, limits: Limits) -> None:
-    """Set the options of all connections on their listener: they inherit them (tcp(7)), which saves a call for each."""
-    tcp = socket.IPPROTO_TCP
-    # With Nagle's algorithm the last segment of a corked answer waits for the peer's delayed acknowledgement, 40 ms.
-    listener.setsockopt(tcp, socket.TCP_NODELAY, 1)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        # For bytes that the kernel has taken and the peer has not acknowledged: no deadline of ours sees them.
-        listener.setsockopt(tcp, socket.TCP_USER_TIMEOUT, max(1, min(int(limits.write_timeout * 1000), 2**31 - 1)))
-    if limits.keepalive is not None and hasattr(socket, "TCP_KEEPIDLE"):
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        listener.setsockopt(tcp, socket.TCP_KEEPIDLE, max(1, min(int(limits.keepalive), 32767)))
-        listener.setsockopt(tcp, socket.TCP_KEEPINTVL, max(1, min(_PROBE_INTERVAL, int(limits.keepalive / _PROBES))))
-        listener.setsockopt(tcp, socket.TCP_KEEPCNT, _PROBES)

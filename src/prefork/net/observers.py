@@ -32,8 +32,8 @@ class Observers:
         return bool(subscribers.callbacks) or self.on_ended is not None
 
     def local_address(self, sock: socket.socket) -> object:
-        """Return the local address of a new connection; None if nothing observes the server, or it is closed."""
-        if self.on_ended is None and not subscribers.callbacks:
+        """Return the local address of a new connection; None if it is closed, and for one that nothing observes."""
+        if not self.are_there():
             return None
         try:
             return sock.getsockname()

@@ -41,8 +41,7 @@ _KEPT_VARIABLES = ("LANG", "LD_LIBRARY_PATH", "LC_", "PATH", "PREFORK_PURE", "PY
 class ExporterSpec:
     """What the process serves, and as which user."""
 
-    listener: Callable[[], BoundAddress]
-    """Returns the listening sockets as they are now: damaged ones are bound again."""
+    listener: BoundAddress
     identity: Identity | None
     log_format: str
 
@@ -155,7 +154,7 @@ class Exporter:
             try:
                 here.setblocking(False)
                 self._system.close_in_child(here)
-                listeners = tuple(sock.fileno() for sock in spec.listener().sockets())
+                listeners = tuple(sock.fileno() for sock in spec.listener.sockets())
                 child = self._execute(spec, listeners, there.fileno())
             except (OSError, MemoryError) as exc:
                 here.close()

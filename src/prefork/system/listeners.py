@@ -278,7 +278,8 @@ class Listeners:
 
     def _record_state(self) -> None:
         for bound in self._bound:
-            for sock in bound.sockets():
+            # No worker has the sockets of --metrics, so none is damaged by one.
+            for sock in bound.sockets() if not bound.requested.startswith(_METRICS) else ():
                 if sock not in self._expected and bound not in self._replaced and _listens(sock):
                     self._expected[sock] = _Expected(sock.getsockname(), snapshot(sock))
 

@@ -2,7 +2,7 @@
 
 The kernel keeps options on the socket, not in a process. What one worker sets affects all, outlives it, and each
 accepted connection inherits it. The table lists every option that can silence a port or damage connections. It omits
-those that workers set themselves (`net/base_server.py`, _set_tcp_options). The numbers are Linux's; on other systems
+those that workers set themselves (`net/listener_options.py`). The numbers are Linux's; on other systems
 only the status flags are checked. `listeners.py` knows which sockets there are.
 """
 
