@@ -22,7 +22,7 @@ def connections_of(roster: Roster, workers: Workers, now: float) -> OldConnectio
     """Return how many connections are open on old workers, and for how many seconds they may be at most."""
     leaving = roster.phase is ServerPhase.LEAVING
     old = [each for each in roster.workers.values() if leaving or each.generation < roster.last_good]
-    rows = workers.rows()
+    rows = workers.readings.rows()
     holding = [(each, rows[each.id].open) for each in old if each.id in rows and rows[each.id].open]
     ends = [each.drain_until for each, _ in holding]
     known = [until for until in ends if until is not None]

@@ -20,11 +20,11 @@ SCHEMA = 2
 
 def describe_fleet(roster: Roster, workers: Workers, now: float, epoch: float) -> dict[str, Any]:
     """Return the phase, the totals, and every slot and worker. `epoch` makes a time since 1970 of a monotonic one."""
-    rows, ages = workers.rows(), workers.heartbeats().ages
+    rows, ages = workers.readings.rows(), workers.readings.heartbeats().ages
     counters = {worker_id: row.counters() for worker_id, row in rows.items()}
-    totals = workers.totals(counters)
+    totals = workers.readings.totals(counters)
     usages = {each.id: usage_of(each.pid) for each in roster.workers.values()}
-    cpu = workers.cpu_by_slot({each: usages[each].cpu for each in rows if each in usages})
+    cpu = workers.readings.cpu_by_slot({each: usages[each].cpu for each in rows if each in usages})
     return {
         "state": roster.phase.name.lower(),
         "generation": roster.generation,

@@ -29,14 +29,14 @@ class Stopping:
     def begin(self, now: float) -> None:
         """Note what is open now, once."""
         if self._began is None:
-            self._began, self._before = now, self._workers.total()
+            self._began, self._before = now, self._workers.readings.total()
 
     def progress(self, now: float) -> Progress:
-        return of_stop(self._roster, self._workers.open(), self._before.open, now)
+        return of_stop(self._roster, self._workers.readings.open(), self._before.open, now)
 
     def outcome(self, now: float, predecessor: int | None) -> dict[str, Any]:
         """Return the reply to a client that has waited for the end. `predecessor` drains by itself, and may go on."""
-        before, after = self._before.closed, self._workers.total().closed
+        before, after = self._before.closed, self._workers.readings.total().closed
         ended = {reason: after[reason] - before[reason] for reason in CloseReason}
         aborted = sum(ended[reason] for reason in _ABORTED)
         refused = sum(ended[reason] for reason in REFUSALS)

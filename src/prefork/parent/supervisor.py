@@ -305,7 +305,7 @@ class Supervisor(Generic[C]):
         }
 
     def _status_for_exporter(self) -> dict[str, Any]:
-        return {**self._status(), "service_metrics": self._workers.service_metrics()}
+        return {**self._status(), "service_metrics": self._workers.readings.service_metrics()}
 
     def _fleet(self) -> tuple[int, bool]:
         """Return what a successor has to know: the number of workers, and whether accepting is suspended."""
@@ -357,9 +357,12 @@ class Supervisor(Generic[C]):
                 if command.why:
                     self._emit(self._workers.hurried(command.worker_id, command.until, command.why))
             case facts.ReadHeartbeats():
-                self._carry_out(self._workers.heartbeats())
+                self._carry_out(self._workers.readings.heartbeats())
                 # With the heartbeats, because they are read regularly, and seldom enough to count descriptors in /proc.
-                for fact in (*self._workers.overclaiming(), *old_workers.too_large(self._roster, self._rss_limit)):
+                for fact in (
+                    *self._workers.readings.overclaiming(),
+                    *old_workers.too_large(self._roster, self._rss_limit),
+                ):
                     self._carry_out(fact)
             case facts.DumpStacks():
                 self._workers.dump(command.worker_id)

@@ -5,21 +5,17 @@ Turns messages and exits into facts. The roster decides which workers there are 
 
 from __future__ import annotations
 
-import base64
 import os
 import select
 import signal
 import socket
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from ..config import MAX_WORKERS
-from ..core.account import Counters
 from ..core.facts import (
     ExitCause,
     Fact,
-    HeartbeatsRead,
     RecycleRequested,
     Spawn,
     Spawned,
@@ -42,22 +38,22 @@ from ..core.messages import (
 from ..errors import reason_of
 from ..events import Emit, OldWorkerHurried, WorkerLimitTooLow, WorkerStacks
 from ..system.child import Child, ExitStatus
-from ..system.console_channel import ConsoleChannel
-from ..system.descriptors import Descriptor, Reserve, count_descriptors, raise_limit
+from ..system.descriptors import Reserve, raise_limit
 from ..system.fork_context import ForkContext
 from ..system.inboxes import Inboxes
 from ..system.memory import OomKills
-from ..system.parent_death import Tether
 from ..system.process_usage import reaped_seconds
 from ..system.processes import REAP_INTERVAL, RESOURCE_ERRNOS, System
-from ..system.scoreboard import FleetSetting, Row, Scoreboard, WorkerStat
+from ..system.scoreboard import FleetSetting, Row, Scoreboard
 from ..system.worker_signals import SERVICE_SIGNALS, WorkerSignals
 from ..text import escape_ascii
 from .accounts import Accounts
 from .generations import ProgramSpec
-from .programs import Programs, ProgramWorker
+from .programs import Programs
+from .readings import Readings
 from .requests import Asker, Requests
 from .worker_ends import WorkerEnds
+from .worker_process import WorkerProcess
 
 #: Rows of the scoreboard for each worker that there can be: for itself, for the old ones of its slot that drain as they
 #: need (core/fleet.py MAX_OLD_WORKERS), and for successors and old ones that have to hurry. Untouched memory costs
@@ -71,14 +67,10 @@ MAX_ROWS = ROWS_PER_WORKER * MAX_WORKERS
 #: Inboxes for each worker at the start, and the minimum. A worker in a slot beyond serves what it accepts itself.
 INBOXES_PER_WORKER = 2
 MIN_INBOXES = 8
-#: Bytes of the services' own metrics that are passed on at a time: 64 KiB of 256 workers.
-MAX_SERVICE_METRICS = 16 * 1024 * 1024
 #: Descriptors that are kept for the fork of a worker when no other is left. It takes as many for a moment.
 RESERVED_DESCRIPTORS = 12
 #: Maximum number of lines of stacks kept of one worker.
 MAX_STACK_LINES = 400
-#: Descriptors by which a worker's claim of connections may exceed what is counted a moment later.
-CLAIM_SLACK = 64
 #: A worker that writes this much at once is misbehaving: its status pipe is ignored for MUTE_SECONDS.
 FLOOD_BYTES = 16 * 1024
 MUTE_SECONDS = 0.5
@@ -89,33 +81,6 @@ class ChildStarted(BaseException):
 
     def __init__(self, context: ForkContext) -> None:
         self.context = context
-
-
-@dataclass(slots=True)
-class _Process:
-    """One worker process, with what its supervisor holds for it."""
-
-    worker_id: int
-    child: Child
-    status: Descriptor
-    tether: Tether
-    decoder: Decoder
-    slot: int
-    row: Row
-    asker: Asker
-    console: ConsoleChannel | None
-    """None: it runs a program, which has a loop of its own, or none."""
-    program: ProgramWorker | None
-    """None: it serves a service."""
-    drained: bool = False
-    """It was asked to end."""
-    stacks: list[str] = field(default_factory=list)
-    ended: bool = False
-    """The end of the status pipe was reached."""
-    cpu: float = 0.0
-    """Seconds of CPU time, once it was reaped."""
-    muted_until: float = 0.0
-    """Do not read the status pipe before, because the worker floods it."""
 
 
 class Workers:
@@ -148,8 +113,9 @@ class Workers:
         self._used_rows = 0
         self._oom_kills = OomKills()
         self._reserve = Reserve(RESERVED_DESCRIPTORS, system.close_in_child)
-        self._processes: dict[int, _Process] = {}
+        self._processes: dict[int, WorkerProcess] = {}
         self._accounts = Accounts()
+        self.readings = Readings(self._processes, self._scoreboard, self._accounts, system)
         self._too_low = -1
         """The last generation of which a worker has said that its limit of memory is too low."""
 
@@ -171,36 +137,6 @@ class Workers:
         """How many workers there can be."""
         return self._scoreboard.rows // ROWS_PER_WORKER
 
-    def rows(self) -> dict[int, Row]:
-        return {process.worker_id: process.row for process in self._processes.values()}
-
-    def open(self) -> int:
-        """Return the number of open connections of all workers."""
-        return sum(process.row.open for process in self._processes.values())
-
-    def total(self) -> Counters:
-        """Return the counts of the whole fleet since the start."""
-        running = {process.worker_id: process.row.counters() for process in self._processes.values()}
-        return sum(self.totals(running).values(), Counters())
-
-    def totals(self, running: Mapping[int, Counters]) -> dict[int, Counters]:
-        """Return the counts of each slot since the start; `running` are those of the workers that run, by id."""
-        return self._accounts.by_slot((self._processes[each].slot, counters) for each, counters in running.items())
-
-    def cpu_by_slot(self, running: Mapping[int, float | None]) -> dict[int, float]:
-        """Return the CPU seconds of each slot since the start; `running` are those of the workers that run, by id."""
-        return self._accounts.cpu_by_slot((self._processes[each].slot, cpu or 0) for each, cpu in running.items())
-
-    def service_metrics(self) -> dict[str, Any]:
-        """Return the services' own metrics: of workers that are gone, and, unread, of those that run, with the slot."""
-        running, room = [], MAX_SERVICE_METRICS
-        for process in self._processes.values():
-            data = process.row.read_service_metrics()
-            room -= len(data)
-            if data and room >= 0:
-                running.append([process.slot, base64.b64encode(data).decode()])
-        return {"gone": self._accounts.service_metrics.describe(), "running": running}
-
     def pids(self) -> set[int]:
         return {process.child.pid for process in self._processes.values()}
 
@@ -208,32 +144,6 @@ class Workers:
         """Return the inodes of the sockets that programs listen on."""
         running = (process.program for process in self._processes.values())
         return {socket for each in running if each is not None for socket in each.readiness.listening}
-
-    def heartbeats(self) -> HeartbeatsRead:
-        """Read how long ago each worker's loop last turned."""
-        beats = {process.worker_id: process.row[WorkerStat.HEARTBEAT] for process in self._processes.values()}
-        now = round(self._system.monotonic() * 1e9)
-        # A heartbeat in the future was not written by a loop that turned.
-        ages = {each: now - beat if beat <= now else now for each, beat in beats.items() if beat}
-        return HeartbeatsRead({each: age / 1e9 for each, age in ages.items()})
-
-    def overclaiming(self) -> list[Fact]:
-        """Find workers that claim more connections than they have descriptors while the fleet is at its limit.
-
-        The other workers may not accept what these claim.
-        """
-        limit = self._scoreboard.settings[FleetSetting.MAX_CONNECTIONS]
-        claims = [(process, process.row.open) for process in self._processes.values()]
-        if not limit or sum(claimed for _, claimed in claims) < limit:
-            return []
-        facts: list[Fact] = []
-        for process, claimed in claims:
-            open_fds = count_descriptors(process.child.pid)
-            # Counted after the claim was read: some connections may have closed between, but not CLAIM_SLACK of them.
-            if open_fds is not None and claimed > open_fds + CLAIM_SLACK:
-                reason = f"it claims {claimed} connections, and has {open_fds} descriptors"
-                facts.append(RecycleRequested(process.worker_id, reason))
-        return facts
 
     # --- what the workers read ----------------------------------------------------------------------------------------
 
@@ -297,12 +207,12 @@ class Workers:
             elif process.program is not None:
                 yield from self._programs.check(process.program, now)
 
-    def _descriptors(self, process: _Process) -> list[int]:
+    def _descriptors(self, process: WorkerProcess) -> list[int]:
         found = [process.child.fileno()] if process.child.pollable else []
         found += [] if process.ended else [process.status.fileno()]
         return found if process.asker.ended else [*found, process.asker.channel.fileno()]
 
-    def _collect_one(self, process: _Process, now: float) -> Iterator[Fact]:
+    def _collect_one(self, process: WorkerProcess, now: float) -> Iterator[Fact]:
         before = reaped_seconds()
         status = process.child.reap()
         if status is not None:
@@ -321,7 +231,7 @@ class Workers:
             told = self._ended_as_told(process, status)
             yield WorkerDied(process.worker_id, description, told, cause, connections)
 
-    def _receive(self, process: _Process, now: float) -> list[Fact]:
+    def _receive(self, process: WorkerProcess, now: float) -> list[Fact]:
         """Read the status pipe once, up to what fits in a pipe: a worker that floods it must not hold up the rest."""
         if process.ended:
             return []
@@ -353,7 +263,7 @@ class Workers:
                     process.stacks.append(escape_ascii(message.text))
         return facts
 
-    def _ended_as_told(self, process: _Process, status: ExitStatus) -> bool:
+    def _ended_as_told(self, process: WorkerProcess, status: ExitStatus) -> bool:
         """Return whether the end was clean. Programs also end by the signal that asks them to, as uvicorn does."""
         told = process.program is not None and process.drained and status.signal in (signal.SIGTERM, signal.SIGINT)
         return status.clean or told
@@ -367,7 +277,7 @@ class Workers:
             return ExitCause.MEMORY
         return ExitCause.SIGNAL
 
-    def _forget(self, process: _Process) -> None:
+    def _forget(self, process: WorkerProcess) -> None:
         if process.stacks:
             self._emit(WorkerStacks(process.slot, process.child.pid, "\n".join(process.stacks)))
         process.child.close()
@@ -469,7 +379,7 @@ class Workers:
             if program.channel is not None:
                 # Only now, because its own child has used it. A sibling could say that this one is ready.
                 self._system.close_in_child(program.channel)
-        self._processes[command.worker_id] = _Process(
+        self._processes[command.worker_id] = WorkerProcess(
             command.worker_id,
             child,
             ends.status,
