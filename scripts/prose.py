@@ -166,7 +166,12 @@ def all_files(root: Path) -> list[str]:
     kinds = {".py", ".md", ".c", ".h", ".toml", ""}
     under = (path for folder in FOLDERS for path in (root / folder).rglob("*") if path.suffix in kinds)
     every = {*under, *(root / name for name in FILES)} - {root / GENERATED}
-    return sorted(str(path.relative_to(root)) for path in every if path.is_file() and "__pycache__" not in path.parts)
+    return sorted(str(path.relative_to(root)) for path in every if path.is_file() and not made(path))
+
+
+def made(path: Path) -> bool:
+    """Return whether a file is a copy that a tool has made."""
+    return any(part == "__pycache__" or part.endswith(".egg-info") for part in path.parts)
 
 
 def find_all(root: Path) -> list[Finding]:

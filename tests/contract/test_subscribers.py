@@ -42,6 +42,11 @@ class Fails(asyncio.Protocol):
         raise ZeroDivisionError("as asked")
 
 
+class FailsLater(asyncio.Protocol):
+    def data_received(self, data: bytes) -> None:
+        raise ZeroDivisionError("as asked")
+
+
 async def visit(served: Serving, line: bytes = b"\n") -> str:
     """Open a connection, send a line, wait for the end of both sides, and return the address of this one."""
     reader, writer = await served.connect()
@@ -84,15 +89,18 @@ async def test_the_events_of_a_connection_come_in_order(world: World) -> None:
 async def test_protocols_and_refusals_are_told_too(world: World) -> None:
     seen: list[prefork.ServiceEvent] = []
     prefork.subscribe(seen.append)
-    async with Serving(Fails, Limits()) as served:
-        await visit(served)
-    assert [type(event).__name__ for event in seen] == [
-        "ConnectionOpened",
-        "HandlerFailed",
-        "ConnectionClosed",
-        "Draining",
-    ]
-    seen.clear()
+    # The loop tells it of a callback that fails.
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    for protocol in (Fails, FailsLater):
+        async with Serving(protocol, Limits()) as served:
+            await visit(served)
+        assert [type(event).__name__ for event in seen] == [
+            "ConnectionOpened",
+            "HandlerFailed",
+            "ConnectionClosed",
+            "Draining",
+        ]
+        seen.clear()
     async with Serving(serve, Limits(max_connections=1, at_limit="refuse")) as served:
         _, waiting = await served.connect()
         await eventually(lambda: len(seen) == 1, "it was accepted")

@@ -7,13 +7,14 @@ import os
 import resource
 import signal
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.proc import children, cpu_share
+from helpers.proc import children, cpu_share, gone
 from helpers.scraping import get, metrics_port
-from helpers.servers import ECHO, answer, asking, serves, serving, status
+from helpers.servers import ECHO, answer, asking, end, serves, serving, status, upgrade
 from helpers.support import need_root, wait_until
 
 from prefork.testing import Server
@@ -54,8 +55,8 @@ def exchange(port: int, request: bytes, timeout: float = 10) -> bytes:
 
 #: Whatever stands behind the first request must not be answered as a second one.
 REFUSED = {
-    "a body by its length": b"Content-Length: 36\r\n\r\nGET /metrics HTTP/1.1\r\nHost: x\r\n\r\n",
-    "a body in chunks": b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /metrics HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a body by its length": b"Content-Length: 36\r\n\r\nGET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "a body in chunks": b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "two lengths": b"Content-Length: 0\r\nContent-Length: 5\r\n\r\nhello",
     "a list of lengths": b"Content-Length: 0, 5\r\n\r\nhello",
     "a second host": b"Host: y\r\n\r\n",
@@ -69,14 +70,14 @@ REFUSED = {
 def test_no_form_of_a_request_is_read_as_two(folder: Path) -> None:
     with measured(folder) as (server, port):
         for name, rest in REFUSED.items():
-            found = exchange(port, b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + rest)
+            found = exchange(port, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n" + rest)
             assert found.count(b"HTTP/1.1 ") == 1, (name, found)
             assert found[9:12] in (b"400", b"413", b"431"), (name, found)
         for start in (b"PRI * HTTP/2.0", b"CONNECT a:1 HTTP/1.1", b"GET http://x/ HTTP/1.1", b"get / HTTP/1.1"):
-            assert exchange(port, start + b"\r\nHost: x\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+            assert exchange(port, start + b"\r\nHost: localhost\r\n\r\n").startswith(b"HTTP/1.1 400 ")
         for method in ("POST", "PUT", "DELETE", "TRACE", "OPTIONS"):
             assert get(port, "/", method)[0] == 405
-        pipelined = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 2 + b"GET /readyz HTTP/1.0\r\n\r\n"
+        pipelined = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2 + b"GET /readyz HTTP/1.0\r\n\r\n"
         assert exchange(port, pipelined).count(b"HTTP/1.1 200 OK") == 3
         assert serves(server)
         # What strangers send is not for the log.
@@ -90,6 +91,29 @@ def test_slow_clients_do_not_keep_the_others_waiting(folder: Path) -> None:
             stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
         assert exchange(port, b"GET /healthz HTTP/1.0\r\n\r\n", 6).startswith(b"HTTP/1.1 200 ")
         assert serves(server)
+
+
+def test_no_scrape_fails_in_an_upgrade(folder: Path) -> None:
+    """Those that wait for the old supervisor's status when it hands over are answered, too."""
+    with measured(folder) as (server, port), contextlib.ExitStack() as stack:
+        answers: set[int] = set()
+        done = threading.Event()
+
+        def scrape() -> None:
+            while not done.is_set():
+                answers.add(exchange(port, b"GET /metrics HTTP/1.0\r\n\r\n").count(b" 200 OK"))
+
+        scrapers = [threading.Thread(target=scrape) for _ in range(3)]
+        for each in scrapers:
+            each.start()
+        stack.callback(lambda: [each.join() for each in scrapers])
+        stack.callback(done.set)
+        stack.callback(end, upgrade(folder))
+        wait_until(lambda: gone(server.pid))
+        done.set()
+        for each in scrapers:
+            each.join()
+        assert answers == {1}
 
 
 def test_a_process_in_trouble_harms_nothing_else(folder: Path) -> None:

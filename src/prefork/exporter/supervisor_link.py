@@ -20,6 +20,8 @@ MIN_INTERVAL = 0.1
 #: The interval has a bound, because a supervisor that was stopped for a minute answers at once afterwards.
 REST = 19
 MAX_INTERVAL = 1.0
+#: Seconds for which the last status is true enough for those that waited for one when the supervisor handed over.
+MAX_AGE = 5.0
 #: Maximum length of an answer, in bytes: 4,096 workers have some 2 KiB each.
 MAX_REPLY = 64 * 1024 * 1024
 
@@ -52,16 +54,22 @@ class Snapshots:
         self._asked_at = 0.0
         self._ask_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._last: Snapshot | None = None
+        self._last_at = 0.0
+        self._lost = False
 
     async def connect(self, link: socket.socket) -> None:
         """Use `link`, the connection to the supervisor, and own it until `close`."""
-        self._link, _ = await self._loop.create_connection(lambda: _Link(self._answered, self._gone), sock=link)
+        self._link, _ = await self._loop.create_connection(lambda: _Link(self._answered, self._lose), sock=link)
 
     async def get(self, timeout: float) -> Snapshot:
         """Return the status of a moment after this call. Raises TimeoutError after `timeout` seconds.
 
-        Cancelling one call does not concern the others.
+        When the supervisor is gone, as after an upgrade, return the last one, or raise TimeoutError at once. Cancelling
+        one call does not concern the others.
         """
+        if self._lost:
+            return self._recent()
         if self._next is None:
             self._next = self._loop.create_future()
             self._schedule()
@@ -90,13 +98,32 @@ class Snapshots:
         try:
             snapshot = Snapshot(decode_reply(line), time.time())
         except ValueError:
-            self._gone()
+            self._lose()
             return
         now = self._loop.time()
+        self._last, self._last_at = snapshot, now
         self._ask_at = now + min(max(MIN_INTERVAL, REST * (now - self._asked_at)), MAX_INTERVAL)
         if asked is not None and not asked.done():
             asked.set_result(snapshot)
         self._schedule()
+
+    def _lose(self) -> None:
+        """Answer those that wait, because nothing else will."""
+        self._lost = True
+        for waiting in (self._asked, self._next):
+            if waiting is not None and not waiting.done():
+                try:
+                    waiting.set_result(self._recent())
+                except TimeoutError as exc:
+                    waiting.set_exception(exc)
+                    # Perhaps all that waited have given up; then nothing takes it.
+                    waiting.exception()
+        self._gone()
+
+    def _recent(self) -> Snapshot:
+        if self._last is None or self._loop.time() - self._last_at > MAX_AGE:
+            raise TimeoutError("the supervisor is gone")
+        return self._last
 
 
 class _Link(asyncio.Protocol):

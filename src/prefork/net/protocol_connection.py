@@ -119,7 +119,7 @@ class ProtocolConnection:
         self._sock.on_closing = self._socket_closing
         self._sock.on_closed = self._socket_closed
         self._timeouts = make_timeouts(self, self._sock, state)
-        state.on_protocol_failure(self._fd, self._count_failure)
+        state.on_protocol_failure(self._fd, self._callback_failed)
         self._began = state.loop.time()
         self._reason: CloseReason | None = None
         self._totals: Totals | None = None
@@ -261,15 +261,16 @@ class ProtocolConnection:
         if self._state.draining.is_set():
             self.drain()
 
-    def _count_failure(self) -> None:
+    def _callback_failed(self, exc: BaseException) -> None:
+        """Count the failure, which the loop logs."""
         self._note(CloseReason.HANDLER_FAILED)
         self._state.account.handler_failed()
-
-    def _failed(self, exc: BaseException) -> None:
-        self._count_failure()
-        self._state.emit(handler_failed(self._address, exc))
         if subscribers.callbacks:
             subscribers.tell_failed(self._number, self._address, exc, self._state.emit)
+
+    def _failed(self, exc: BaseException) -> None:
+        self._state.emit(handler_failed(self._address, exc))
+        self._callback_failed(exc)
 
     # --- what its deadlines ask and do --------------------------------------------------------------------------------
 

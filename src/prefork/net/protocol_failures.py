@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, cast
 
-Failed = Callable[[], object]
+Failed = Callable[[BaseException], object]
 
 
 class ProtocolFailures:
@@ -31,7 +31,7 @@ class ProtocolFailures:
     def _call(self, context: dict[str, Any]) -> None:
         failed = self.by_descriptor.get(_descriptor_of(context))
         if failed is not None:
-            failed()
+            failed(context["exception"])
         self._original(context)
 
 
@@ -39,7 +39,7 @@ def _descriptor_of(context: dict[str, Any]) -> int:
     """Return the descriptor of the connection that an exception is about; -1 if there is none."""
     # By the descriptor, because below TLS the transport is one that no protocol has seen.
     transport = context.get("transport")
-    if transport is None or "exception" not in context:
+    if transport is None or not isinstance(context.get("exception"), BaseException):
         return -1
     try:
         found: int = transport.get_extra_info("socket").fileno()

@@ -21,7 +21,7 @@ from ..system import fork_count, memory
 from .deadlines import Deadlines
 from .handshake_throttle import HandshakeThrottle
 from .poller import Poller, make_poller
-from .protocol_failures import ProtocolFailures
+from .protocol_failures import Failed, ProtocolFailures
 
 T = TypeVar("T")
 
@@ -116,7 +116,7 @@ class ServerState:
             largest = max(self.backlogged, key=lambda each: each._buffered_bytes())
             largest._abort_for_budget(self.buffered_bytes, self.limits.max_unsent)
 
-    def on_protocol_failure(self, fd: int, failed: Callable[[], object] | None) -> None:
+    def on_protocol_failure(self, fd: int, failed: Failed | None) -> None:
         """Have `failed` called when a callback of the protocol on this descriptor fails; None: no more."""
         if self.protocol_failures is None:
             self.protocol_failures = ProtocolFailures(self.loop)

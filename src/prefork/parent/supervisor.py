@@ -17,13 +17,11 @@ from typing import Any, Generic, Self
 
 from .._version import __version__
 from ..core import facts
-from ..core.facts import Command, Fact, Failure, ScaleRequested, StopRequested
-from ..core.progress import Progress, of_reload
-from ..core.rolling_restart import Purpose
+from ..core.facts import Command, Fact, StopRequested
 from ..core.roster import Roster
 from ..core.states import ServerPhase, WorkerState
 from ..errors import PreforkError, place_of, reason_of
-from ..events import Emit, HeldBack, OldConnectionsStay, ReloadIgnored, ScaleIgnored, SystemFailed, UpgradeIgnored
+from ..events import Emit, HeldBack, SystemFailed
 from ..implementation import describe_core
 from ..system.descendants import AdoptedProcesses
 from ..system.fork_context import ForkContext
@@ -39,6 +37,7 @@ from .control_commands import ControlCommands
 from .control_server import ControlSocket
 from .exporter import Exporter, ExporterSpec
 from .generations import C, GenerationSpec, Resources
+from .operations import Operations
 from .polling import Part, Watchdog, wait
 from .programs import Programs
 from .reload import Reloads
@@ -57,7 +56,6 @@ _OTHER_SIGNALS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN,
 ORPHANS_GRACE = 2.0
 #: Seconds until the next iteration after a system call of the supervisor itself failed.
 FAILURE_PAUSE = 0.1
-_STOPPED = Failure("the server was stopped meanwhile")
 
 
 class Supervisor(Generic[C]):
@@ -132,7 +130,19 @@ class Supervisor(Generic[C]):
             self._takeover.reload_refusal,
             self._apply,
         )
-        self._commands = None if control is None else ControlCommands(control, self, self._console)
+        self._operations = Operations(
+            self._roster,
+            self._workers,
+            self._reloads,
+            self._history,
+            self._takeover,
+            self._stopping,
+            system,
+            emit,
+            self._status,
+            self._apply,
+        )
+        self._commands = None if control is None else ControlCommands(control, self._operations, self._console)
         self._workers.publish(FleetSetting.SUSPENDED, int(suspended))
         self._parts: list[Part] = [
             self._workers,
@@ -252,28 +262,24 @@ class Supervisor(Generic[C]):
     def _on_signal(self, number: int) -> None:
         name = signal.Signals(number).name
         if number in _STOP_SIGNALS:
-            self._stop(StopRequested(name, at_once=number == signal.SIGQUIT, signal=True))
+            self._operations.stop(name, at_once=number == signal.SIGQUIT, by_signal=True)
         elif number == signal.SIGHUP:
-            self.start_reload(name)
+            self._operations.start_reload(name)
         elif number == signal.SIGUSR1:
             self._reopen_logs()
         elif number == signal.SIGUSR2:
-            self.start_upgrade(name)
+            self._operations.start_upgrade(name)
         elif number in (signal.SIGTTIN, signal.SIGTTOU):
-            self.scale(name, max(1, len(self._roster.slots) + (1 if number == signal.SIGTTIN else -1)))
+            self._operations.scale(name, max(1, len(self._roster.slots) + (1 if number == signal.SIGTTIN else -1)))
 
     def _reopen_logs(self) -> None:
         self._resources.reopen_logs()
         self._workers.reopen_logs()
         self._takeover.pass_on_reopen()
 
-    # --- what can be asked for (control_commands.ControlTarget) -------------------------------------------------------
+    # --- what it tells ------------------------------------------------------------------------------------------------
 
-    @property
-    def max_workers(self) -> int:
-        return self._workers.max_workers
-
-    def status(self) -> dict[str, Any]:
+    def _status(self) -> dict[str, Any]:
         spec = self._reloads.newest(self._roster.generation)
         now = self._system.monotonic()
         uptime = now - self._started
@@ -299,76 +305,7 @@ class Supervisor(Generic[C]):
         }
 
     def _status_for_exporter(self) -> dict[str, Any]:
-        return {**self.status(), "service_metrics": self._workers.service_metrics()}
-
-    def start_reload(self, by: str) -> Failure | None:
-        """Begin or queue a reload. Return the reason if it is refused."""
-        refusal = self._roster.refusal() or self._takeover.reload_refusal()
-        generation = self._roster.generation + 1
-        reload = refusal or self._reloads.request(by, generation)
-        if isinstance(reload, Failure):
-            if refusal is None:
-                self._history.failed(generation, reload.reason, self._system.monotonic())
-            return self._refuse(ReloadIgnored(by, reload.reason))
-        self._apply(reload)
-        return None
-
-    def reload_summary(self) -> dict[str, Any]:
-        """Return what the last reload has changed and left behind."""
-        change = self._reloads.change
-        return {"added": list(change.added), "removed": list(change.removed), "old": self._old_connections().fields()}
-
-    def upgrade_summary(self) -> dict[str, Any]:
-        """Return what stays with this supervisor after it has handed over."""
-        return {"old": self._old_connections().fields()}
-
-    def _old_connections(self) -> OldConnectionsStay:
-        return old_workers.connections_of(self._roster, self._workers, self._system.monotonic())
-
-    def reload_progress(self) -> Progress:
-        return of_reload(self._roster)
-
-    def reload_outcome(self) -> int | Failure | None:
-        return None if self._roster.reloading() else self._reloads.outcome or _STOPPED
-
-    def start_upgrade(self, by: str) -> Failure | None:
-        """Begin an upgrade: start another supervisor, which takes over. Return the reason if it is refused."""
-        refusal = self._takeover.upgrade_refusal() or self._roster.upgrade_refusal()
-        if refusal is not None:
-            return self._refuse(UpgradeIgnored(by, refusal.reason))
-        timing = self._reloads.newest(self._roster.generation).timing
-        self._apply_all(self._takeover.begin(by, timing, self._system.monotonic()))
-        return None
-
-    def upgrade_progress(self) -> Progress:
-        return self._takeover.progress()
-
-    def upgrade_outcome(self) -> int | Failure | None:
-        return None if self._takeover.upgrading(self._roster.accepting()) else self._takeover.outcome or _STOPPED
-
-    def scale_waits(self, workers: int) -> bool:
-        """Return whether a `scale` to `workers` adds some, which a reload under way starts when it gets to them."""
-        rolling = self._roster.rolling
-        reloading = rolling is not None and rolling.purpose is Purpose.RELOAD
-        return reloading and workers > len(self._roster.slots)
-
-    def scale(self, by: str, workers: int) -> Failure | None:
-        refusal = self._roster.refusal() or self._reloads.too_many(workers)
-        if refusal is None:
-            self._reloads.on_scaled()
-            self._apply(ScaleRequested(by, workers))
-        else:
-            self._emit(ScaleIgnored(by, refusal.reason))
-        return refusal
-
-    def stop(self, by: str, at_once: bool) -> None:
-        self._stop(StopRequested(by, at_once))
-
-    def stop_progress(self) -> Progress:
-        return self._stopping.progress(self._system.monotonic())
-
-    def _stop(self, request: StopRequested) -> None:
-        self._apply_all([*self._takeover.stop(request, self._system.monotonic()), request])
+        return {**self._status(), "service_metrics": self._workers.service_metrics()}
 
     def _fleet(self) -> tuple[int, bool]:
         """Return what a successor has to know: the number of workers, and whether accepting is suspended."""
@@ -377,10 +314,6 @@ class Supervisor(Generic[C]):
     def _listeners(self) -> list[str]:
         newest = self._reloads.newest(self._roster.generation)
         return [*newest.listeners, *self._resources.program_listeners()]
-
-    def _refuse(self, ignored: ReloadIgnored | UpgradeIgnored) -> Failure:
-        self._emit(ignored)
-        return Failure(str(ignored))
 
     # --- facts and commands -------------------------------------------------------------------------------------------
 
@@ -393,7 +326,7 @@ class Supervisor(Generic[C]):
         while self._pending_generation_serves:
             serves = self._pending_generation_serves.pop(0)
             scale = self._reloads.on_serves(serves)
-            stay = self._old_connections()
+            stay = self._operations.old_connections()
             if stay.connections:
                 self._emit(stay)
             self._history.succeeded(serves.generation, self._system.monotonic())
@@ -474,7 +407,7 @@ class Supervisor(Generic[C]):
         refused = self._roster.refusal() is not None or self._takeover.reload_refusal() is not None
         waits = self._roster.reloading() and not self._roster.is_stuck(self._system.monotonic())
         if not refused and not waits and (change := self._sources.take_change()):
-            self.start_reload(f"--reload: {change}")
+            self._operations.start_reload(f"--reload: {change}")
 
     def _repair_listeners(self) -> None:
         """Repair what the dead worker may have done to the sockets that it shared with the others."""
