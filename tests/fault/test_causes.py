@@ -97,7 +97,7 @@ def deaths(folder: Path) -> dict[str, int]:
         ("segfault", "signal", r"signal 11 \(SIGSEGV\)"),
         ("abort", "core", r"signal 6 \(SIGABRT\), core dumped"),
         ("processor", "signal", r"signal 24 \(SIGXCPU\)"),
-        ("hang", "hang", r"signal 9 \(SIGKILL\)"),
+        ("hang", "hang", r"signal 9 \(killed by --hang-timeout\)"),
     ],
 )
 def test_a_worker_that_ends_itself_has_its_exit_code_as_cause(folder: Path, word: str, kind: str, text: str) -> None:
