@@ -47,9 +47,9 @@ async def handle(stream):
         elif word == "hang":
             time.sleep(60)
         elif word == "deaf":
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            for number in (signal.SIGTERM, signal.SIGRTMAX - 3):
+                asyncio.get_running_loop().remove_signal_handler(number)
+                signal.signal(number, signal.SIG_IGN)
         else:
             stream.write(b"%d\\n" % os.getpid())
             continue
@@ -155,7 +155,7 @@ def test_a_boot_that_fails_or_takes_too_long_has_the_cause_boot(folder: Path) ->
 
 @pytest.mark.slow
 def test_a_retired_worker_that_does_not_end_has_the_cause_overdue(folder: Path) -> None:
-    with serving(folder, "--drain-timeout", "0") as server:
+    with serving(folder, "--reload-drain-timeout", "0.1") as server:
         say(server, "deaf")
         server.signal(signal.SIGHUP)
         wait_until(lambda: "still there after the drain timeout: killed" in server.stderr(), 30)
