@@ -17,6 +17,7 @@ from helpers.scraping import get, metrics_port
 from helpers.servers import ECHO, answer, asking, end, serves, serving, status, upgrade
 from helpers.support import need_root, wait_until
 
+from prefork.core.exporter_settings import SILENCE_TIMEOUT
 from prefork.testing import Server
 
 
@@ -134,3 +135,12 @@ def test_a_process_in_trouble_harms_nothing_else(folder: Path) -> None:
             assert cpu_share(pid, server.pid, seconds=0.5) < 0.3
         wait_until(lambda: get(port, "/healthz")[0] == 200)
         assert exporter(server) == pid
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_is_replaced(folder: Path) -> None:
+    with measured(folder) as (server, port):
+        pid = exporter(server)
+        os.kill(pid, signal.SIGSTOP)
+        wait_until(lambda: exporter(server) not in (0, pid), SILENCE_TIMEOUT + 15)
+        wait_until(lambda: get(port, "/healthz")[0] == 200)

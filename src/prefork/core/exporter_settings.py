@@ -9,6 +9,11 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+#: Seconds between two requests of the process, also if no client wants anything.
+BEAT_INTERVAL = 10.0
+#: Seconds without a request, after which its supervisor replaces it.
+SILENCE_TIMEOUT = 3 * BEAT_INTERVAL
+
 
 @dataclass(frozen=True, slots=True)
 class ExporterSettings:

@@ -14,7 +14,7 @@ import socket
 import sys
 from collections.abc import Iterable
 
-from ..core.exporter_settings import ExporterSettings, decode
+from ..core.exporter_settings import BEAT_INTERVAL, ExporterSettings, decode
 from ..observe.logs import configure
 from ..system.credentials import Identity, drop_privileges
 from ..system.parent_death import die_with_parent
@@ -57,6 +57,18 @@ def _close_others(kept: Iterable[int]) -> None:
         os.closerange(before + 1, after)
 
 
+async def _beat(snapshots: Snapshots, gone: asyncio.Event) -> None:
+    """Ask for the status now and then until the supervisor is gone: it replaces a process that it does not hear from.
+
+    The first answer shows that both sides understand each other, before a client needs one.
+    """
+    while not gone.is_set():
+        with contextlib.suppress(TimeoutError):
+            await snapshots.get(routes.ANSWER_TIMEOUT)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(gone.wait(), BEAT_INTERVAL)
+
+
 async def _serve(settings: ExporterSettings) -> None:
     gone = asyncio.Event()
     snapshots = Snapshots(gone.set)
@@ -70,10 +82,7 @@ async def _serve(settings: ExporterSettings) -> None:
         listener = socket.socket(fileno=fd)
         listener.setblocking(False)
         server.add_socket(listener)
-    # The first answer shows that both sides understand each other, before a client needs one.
-    with contextlib.suppress(TimeoutError):
-        await snapshots.get(routes.ANSWER_TIMEOUT)
-    await gone.wait()
+    await _beat(snapshots, gone)
     await server.drain()
     snapshots.close()
 

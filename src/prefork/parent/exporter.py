@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.control_protocol import REQUEST_LIMIT, BadRequest, decode_request, encode_reply
-from ..core.exporter_settings import ExporterSettings, encode
+from ..core.exporter_settings import SILENCE_TIMEOUT, ExporterSettings, encode
 from ..core.restart_policy import History, Policy, after_death, after_fork, delay
 from ..errors import reason_of
 from ..events import Emit, MetricsUnserved
@@ -58,6 +58,8 @@ class _Process:
     answer_again_at: float = 0.0
     ready_at: float | None = None
     """When it asked for the first time."""
+    heard_at: float = 0.0
+    """When it asked for the last time, or was started."""
 
 
 class Exporter:
@@ -107,8 +109,9 @@ class Exporter:
             return None
         if process is None:
             return self._start_at
-        times = [] if process.child.pollable else [now + REAP_INTERVAL]
-        return min([*times, *([process.answer_again_at] if now < process.answer_again_at else [])], default=None)
+        times = [process.heard_at + SILENCE_TIMEOUT]
+        times += [] if process.child.pollable else [now + REAP_INTERVAL]
+        return min([*times, *([process.answer_again_at] if now < process.answer_again_at else [])])
 
     def collect(self, now: float, wanted: bool) -> None:
         """Answer the process, reap it if it has ended, and start the next one when that is due.
@@ -127,6 +130,10 @@ class Exporter:
             self._let_go(process)
         if process.link is not None and (process.unsent or now >= process.answer_again_at):
             self._converse(process, now)
+        if now >= process.heard_at + SILENCE_TIMEOUT:
+            # Health checks would hang with it. Its end is reaped in a moment, and the next one started.
+            process.child.signal(signal.SIGKILL)
+            process.heard_at = now
         status = process.child.reap()
         if status is not None:
             uptime = None if process.ready_at is None else now - process.ready_at
@@ -160,7 +167,7 @@ class Exporter:
                 here.close()
                 self._retry(reason_of(exc), None, now)
                 return
-        self._process = _Process(child, here)
+        self._process = _Process(child, here, heard_at=now)
 
     def _execute(self, spec: ExporterSpec, listeners: Sequence[int], link: int) -> Child:
         identity = spec.identity
@@ -198,6 +205,7 @@ class Exporter:
 
     def _answer(self, process: _Process, data: bytes, now: float) -> None:
         process.answer_again_at = now + REQUEST_INTERVAL
+        process.heard_at = now
         line, newline, _ = (process.received + data).partition(b"\n")
         if not newline:
             process.received = line[-REQUEST_LIMIT:]
