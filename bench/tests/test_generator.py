@@ -39,6 +39,7 @@ def small(work: works.Work) -> works.Work:
     return dataclasses.replace(work, connections=7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "contestant", [roster.PREFORK, roster.PREFORK_STREAMS, roster.FLOOR], ids=lambda each: each.name
 )

@@ -526,6 +526,7 @@ async def test_connections_under_churn_are_never_mixed_up(world: World) -> None:
         await eventually(lambda: server.connections == 0)
 
 
+@pytest.mark.slow
 async def test_hundreds_of_connections_at_once(world: World) -> None:
     async with prefork.TCPServer(echo) as server:
         server.listen(0, "127.0.0.1", backlog=1024)

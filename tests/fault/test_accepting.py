@@ -336,6 +336,7 @@ class Protocol(asyncio.Protocol):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("service", "error", "reason"),
     [("stream", "ENOSPC", "no space left"), ("Protocol", "ENOMEM", "cannot allocate memory")],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from helpers.support import need, need_root, run_script
 
 ROOT = Path(__file__).parents[2]
@@ -63,6 +64,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 def test_a_peer_that_vanished_is_dropped_by_keepalive_or_write_timeout() -> None:
     """Its cable is cut: keepalive probes a silent peer, and TCP_USER_TIMEOUT drops one that acknowledges nothing."""
     need("unshare", "nsenter", "ip")

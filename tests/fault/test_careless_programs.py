@@ -133,6 +133,7 @@ def test_a_program_may_forget_its_server(tmp_path: Path) -> None:
         ask_each(server)
 
 
+@pytest.mark.slow
 def test_a_second_loop_may_listen_where_a_closed_one_did(tmp_path: Path) -> None:
     code = """
     async def listen(port=0):
@@ -173,6 +174,7 @@ def test_the_threads_of_a_program_may_each_listen_on_the_same_port(tmp_path: Pat
         assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_reload_loses_no_connection_of_a_program_that_starts_its_servers_one_by_one(tmp_path: Path) -> None:
     """Its first server found connections to the second one in the inbox that it shares with its predecessor."""
     code = """

@@ -93,6 +93,7 @@ def test_a_jump_of_the_clock_ends_no_connection_and_no_worker(clock: WallClock, 
         assert server.stop() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offset", [HOUR, -DAY])
 def test_a_jump_of_the_clock_does_not_change_the_length_of_a_drain(
     clock: WallClock, tmp_path: Path, offset: int
@@ -108,6 +109,7 @@ def test_a_jump_of_the_clock_does_not_change_the_length_of_a_drain(
         assert "closed, none aborted" in server.stderr()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offset", [-DAY])
 def test_a_jump_of_the_clock_does_not_move_a_restart(clock: WallClock, tmp_path: Path, offset: int) -> None:
     with run_server("app:handle", "-w", "2", cwd=tmp_path, env=clock.environment()) as server:

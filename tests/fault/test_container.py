@@ -143,6 +143,7 @@ ask("pid")
     assert "not upgrading (SIGUSR2): process 1 cannot be replaced" in err
 
 
+@pytest.mark.slow
 @rounds(4, 12)
 def test_a_pid_that_is_used_again_is_not_mistaken_for_a_worker(folder: Path, rounds: int) -> None:
     """With a few hundred PIDs, those of dead workers soon belong to other processes, which must not be signalled."""

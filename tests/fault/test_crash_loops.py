@@ -60,6 +60,7 @@ def deaths(server: Server) -> list[str]:
     return re.findall(r"worker \d+ \(pid \d+\) died: .*", server.stderr())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [slow("raises at start"), "exits when ready"])
 def test_when_every_worker_keeps_dying_the_server_exits_with_status_5(folder: Path, how: str) -> None:
     with run_server("app:service", "-w", "2", cwd=folder) as server:
@@ -93,6 +94,7 @@ def test_a_sibling_serves_while_a_worker_cannot_start(folder: Path) -> None:
         assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_repeated_deaths_are_restarted_after_growing_delays(folder: Path) -> None:
     with run_server("app:service", "-w", "2", cwd=folder) as server:
         (folder / "broken").write_text("exits at import")

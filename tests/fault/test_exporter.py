@@ -85,6 +85,7 @@ def test_no_form_of_a_request_is_read_as_two(folder: Path) -> None:
         assert "HTTP" not in server.stderr()
 
 
+@pytest.mark.slow
 def test_slow_clients_do_not_keep_the_others_waiting(folder: Path) -> None:
     """180 of them send nothing: with 5 s for each, three batches of 64 would take longer than a scraper waits."""
     with measured(folder) as (server, port), contextlib.ExitStack() as stack:
@@ -94,6 +95,7 @@ def test_slow_clients_do_not_keep_the_others_waiting(folder: Path) -> None:
         assert serves(server)
 
 
+@pytest.mark.slow
 def test_no_scrape_fails_in_an_upgrade(folder: Path) -> None:
     """Those that wait for the old supervisor's status when it hands over are answered, too."""
     with measured(folder) as (server, port), contextlib.ExitStack() as stack:

@@ -71,6 +71,7 @@ def tell(address: str, line: bytes) -> bytes:
         return sock.makefile("rb").readline()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [100, 800, 4000, 12000])
 def test_a_deeply_nested_message_of_a_worker_is_survived(folder: Path, depth: int) -> None:
     with serving(folder) as server:
@@ -216,6 +217,7 @@ def attacked() -> Iterator[Path]:
 WAYS = ["mprotect", "remap_file_pages", "mremap", "descriptors"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [*WAYS, "map_files", "mem"])
 def test_no_call_reaches_another_row_of_the_scoreboard(attacked: Path, way: str) -> None:
     """The kernel refuses the last two only to an unprivileged user: root may do anything to itself."""

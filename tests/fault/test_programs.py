@@ -282,6 +282,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [b"shutdown", b"filter", b"blocking"])
 def test_a_socket_that_a_worker_has_damaged_serves_again_after_its_end(folder: Path, how: bytes) -> None:
     (folder / "hostile.py").write_text(DAMAGING)

@@ -90,6 +90,7 @@ def test_a_reload_of_a_file_that_would_block_fails_at_once(folder: Path, which: 
         assert server.stop() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spare", [0, 1, 2])
 def test_failed_reloads_leave_no_descriptor_open(folder: Path, spare: int, certs: dict[str, str]) -> None:
     need("prlimit")
@@ -151,6 +152,7 @@ def _certificate(server: Server, sigalgs: str = "") -> bytes:
         return tls.getpeercert(True) or b""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("first", "then"), [("RSA", "ECDSA"), ("ECDSA", "RSA")])
 def test_a_key_of_another_kind_replaces_the_previous_one(folder: Path, first: str, then: str) -> None:
     """OpenSSL keeps one key of each kind in a context, so a client could still ask for the old certificate."""

@@ -20,6 +20,7 @@ def world(request: pytest.FixtureRequest) -> World:
     return World(request.param, "tcp")
 
 
+@pytest.mark.slow
 async def test_bytes_survive_tiny_kernel_buffers_and_random_pieces(world: World) -> None:
     """Every send is short and every read cuts somewhere else."""
     async with world.raw() as (stream, sock):

@@ -67,6 +67,7 @@ def test_a_stop_at_any_moment_of_the_start_ends_all_processes(folder: Path, roun
             process.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("numbers", [(signal.SIGTERM,), (signal.SIGINT,), (signal.SIGTERM, signal.SIGINT)])
 def test_many_stop_signals_end_the_server_cleanly(folder: Path, numbers: tuple[int, ...]) -> None:
     """An impatient person at the keyboard: signals go on to come until the process is gone."""

@@ -90,6 +90,7 @@ with run_server("service:handle", *OPTIONS) as server:
     assert run(code, folder) == "True 65534 65534\n"
 
 
+@pytest.mark.slow
 def test_a_default_file_that_appears_later_is_not_adopted_by_an_upgrade(folder: Path) -> None:
     code = """
 with run_server("service:handle", *OPTIONS) as server:
@@ -160,6 +161,7 @@ def let_write(path: Path, uid: int) -> None:
         pytest.skip(f"no access lists in this file system: {exc}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["owner", "mode", "group", "list", "folder", "link"])
 def test_a_file_that_others_can_change_is_refused_with_the_path_and_the_cure(folder: Path, how: str) -> None:
     safe = folder.parent / "etc"
@@ -296,6 +298,7 @@ with run_server("service:handle", *OPTIONS) as server:
     assert run(code, folder) == "True False\n65534 65534\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -365,6 +368,7 @@ def test_a_program_that_is_named_by_a_link_of_another_user_is_not_upgraded_to(fo
     assert f"prefork: the code of prefork: {folder}: it belongs to uid 65534" in done.stderr
 
 
+@pytest.mark.slow
 def test_check_imports_the_service_as_the_user_that_runs_it(folder: Path) -> None:
     (folder / "service.py").write_text("import os\nprint('as', os.getuid())\n" + SERVICE)
     code = """
@@ -553,6 +557,7 @@ with run_server("service:handle", *options, bind=(), cwd="run") as server:
 # --- log files --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["symlink", "dangling", "hard link", "owner"])
 def test_a_foreign_file_at_the_path_of_a_log_is_not_written_to(folder: Path, how: str) -> None:
     log = folder / "log"
@@ -674,6 +679,7 @@ def test_a_link_in_the_place_of_the_control_socket_leads_to_no_other_server(fold
             other.accept()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variable", ["XDG_RUNTIME_DIR", "TMPDIR"])
 def test_no_folder_is_made_through_a_link_of_another_user(folder: Path, variable: str) -> None:
     target = folder.parent / "etc"

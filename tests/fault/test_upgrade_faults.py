@@ -31,6 +31,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spare", [0, 1, 2])
 def test_failed_upgrades_leave_no_descriptor_open(folder: Path, spare: int) -> None:
     need("prlimit")
@@ -91,6 +92,7 @@ def test_a_stop_does_not_shut_down_sockets_of_the_predecessor(folder: Path) -> N
         assert "listening again" not in server.stderr()
 
 
+@pytest.mark.slow
 def test_a_failed_successor_removes_the_files_it_made(folder: Path) -> None:
     """New addresses and another pidfile are its own; what it was given is not."""
     config, path = folder / "prefork.toml", folder / "socket"
@@ -139,6 +141,7 @@ def test_a_supervisor_that_gives_up_waits_for_its_starting_successor(folder: Pat
         assert not path.exists()
 
 
+@pytest.mark.slow
 def test_an_upgrade_keeps_the_scaled_number_of_workers(folder: Path) -> None:
     with serving(folder) as server:
         assert command(folder, "scale", "4").returncode == 0
@@ -148,6 +151,7 @@ def test_an_upgrade_keeps_the_scaled_number_of_workers(folder: Path) -> None:
         end(successor)
 
 
+@pytest.mark.slow
 def test_log_files_are_reopened_after_an_upgrade(folder: Path) -> None:
     """The successor has the descriptor; by what name it is to be opened again, the one before has told."""
     log = folder / "log"

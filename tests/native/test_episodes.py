@@ -24,6 +24,7 @@ def run(pure: bool) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(native is None, reason="there is no compiled core to compare with")
 def test_random_reads_give_the_same_results() -> None:
     with run(pure=False) as compiled, run(pure=True) as pure:

@@ -116,6 +116,7 @@ def test_an_edit_is_served_and_no_connection_is_refused(folder: Path) -> None:
         assert server.stop() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["words:handle", "words.py:handle"], ids=["module", "file"])
 def test_an_edit_that_a_pyc_file_hides_is_served(target: str, tmp_path: Path) -> None:
     """Two edits of one size within a second: Python takes the .pyc file of the first for current."""
@@ -379,6 +380,7 @@ with run_server("service:handle", "-w", "1", "--reload", "--user", "nobody", "--
 """
 
 
+@pytest.mark.slow
 def test_the_watcher_is_the_user_of_the_workers() -> None:
     need_root()
     with open_folder() as place:

@@ -512,6 +512,7 @@ def test_a_full_standard_output_is_one_line(folder: Path) -> None:
     assert done.stderr == "prefork: standard output: no space left on device\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["--version"], ["serve", "echo:handle", "-w", "x"]])
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", "2>/dev/full"])
 def test_closed_standard_streams_are_survived(arguments: list[str], closed: str, folder: Path) -> None:

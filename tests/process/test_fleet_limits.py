@@ -395,6 +395,7 @@ def test_a_worker_without_descriptors_pauses_and_its_siblings_accept(folder: Pat
         assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_restart_with_thousands_in_time_wait_binds_at_once(folder: Path) -> None:
     """5 times, with 500 that the server itself has ended; 60,000 and 100 times are the catalogue's."""
     (folder / "service.py").write_text("async def handle(stream):\n    await stream.send(b'bye\\n')\n")
@@ -463,6 +464,7 @@ def test_a_refused_address_is_logged_at_a_limited_rate_and_escaped(folder: Path)
         assert 1 <= server.stderr().count("refused 127.0.0.1:") < 60
 
 
+@pytest.mark.slow
 def test_the_limit_of_an_address_is_exact_among_thousands_of_others(folder: Path) -> None:
     """With 3,000 addresses connected the counts of some had no place, and no limit, as long as there was one bucket for
     each: a dozen is tried."""

@@ -130,6 +130,7 @@ def test_readiness_ends_with_the_drain_and_an_upgrade_hands_the_address_on(folde
             get(port, "/healthz")
 
 
+@pytest.mark.slow
 def test_a_supervisor_that_does_not_answer_is_unhealthy_and_many_scrapes_are_one_request(folder: Path) -> None:
     with serving(folder, "--metrics", "127.0.0.1:0", workers=1) as server:
         port = metrics_port(server)

@@ -121,6 +121,7 @@ def test_a_low_port_is_kept_over_a_reload(folder: Path) -> None:
     assert run_opened(LOW_PORT, folder) == "hello\nhello\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "text"),
     [
@@ -163,6 +164,7 @@ print(resolve_identity("", ""))
     assert run_script(f"{preamble}\n{code}").stdout == "--user root: only root can change it\nNone\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("call", "error"), [("setgroups", "EPERM"), ("setresgid", "EPERM"), ("setresuid", "EPERM"), ("setresuid", "EAGAIN")]
 )

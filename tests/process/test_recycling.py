@@ -96,6 +96,7 @@ def test_a_memory_limit_below_what_a_new_worker_has_is_told_once_and_ignored(fol
         assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_an_old_worker_that_goes_on_to_grow_has_the_drain_timeout_to_end(folder: Path) -> None:
     options = ("-w", "1", "--max-worker-rss", "100M", "--drain-timeout", "0.2", "--hang-timeout", "1")
     with run_server("service:handle", *options, cwd=folder) as server:

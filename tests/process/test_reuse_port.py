@@ -120,6 +120,7 @@ def test_a_reload_keeps_the_sockets(folder: Path) -> None:
         assert not old & set(server.worker_pids())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [True, False])
 def test_a_second_server_on_the_port_is_refused(folder: Path, first: bool) -> None:
     """Otherwise it would silently get a part of the connections."""

@@ -6,6 +6,7 @@ import socket
 import ssl
 from pathlib import Path
 
+import pytest
 from helpers.proc import children
 from helpers.servers import command, serving
 from helpers.streams import authority, client_context
@@ -32,6 +33,7 @@ def processes(pid: int) -> list[int]:
     return [pid, *children(pid)]
 
 
+@pytest.mark.slow
 def test_no_key_material_is_told_or_left_where_others_read(tmp_path: Path) -> None:
     (tmp_path / "service.py").write_text(SERVICE)
     leaf = authority()[1]

@@ -443,6 +443,7 @@ async def make_stream_handler():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["handle", "connected", "make"])
 @pytest.mark.parametrize("streams", ["prefork", "asyncio"])
 def test_the_option_chooses_the_classes_that_serve_a_handler(name: str, streams: str, tmp_path: Path) -> None:

@@ -149,6 +149,7 @@ def test_variables_that_name_no_option_are_told_but_for_those_of_prefork_itself_
     assert len(Sources({}, {f"PREFORK_X{number}": "" for number in range(50)}).unknown_variables) == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "environment", "message"),
     [
@@ -359,6 +360,7 @@ def test_a_reload_applies_worker_settings_to_new_workers(folder: Path) -> None:
         assert ask(("127.0.0.1", server.port))[1] == 0o027
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("values", "option"),
     [

@@ -189,6 +189,7 @@ def test_the_supervisor_has_no_loop_and_no_threads(folder: Path) -> None:
         assert "anon_inode:[eventpoll]" not in held
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number", [signal.SIGTERM, signal.SIGHUP, *map(slow, (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN))]
 )

@@ -95,6 +95,7 @@ def refused(folder: Path, *options: str, **variables: str) -> str:
     return line
 
 
+@pytest.mark.slow
 def test_sockets_that_were_not_passed_are_refused(folder: Path) -> None:
     assert "no sockets were passed to this process" in refused(folder, "--bind", "systemd")
     # The variables of another process, which were inherited too far.
@@ -140,6 +141,7 @@ os.execv(sys.executable, command)
 ONE = {"LISTEN_PID": "PID", "LISTEN_FDS": "1"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kinds", "variables", "reason"),
     [

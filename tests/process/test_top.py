@@ -68,6 +68,7 @@ def test_it_shows_a_server_and_its_connections_and_ends_one_on_request(folder: P
         assert status(folder)["totals"]["closed"]["kicked"] == 1
 
 
+@pytest.mark.slow
 def test_it_says_in_one_line_why_it_cannot_begin(folder: Path) -> None:
     done = command(folder, "top")
     assert done.returncode == 2

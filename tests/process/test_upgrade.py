@@ -191,6 +191,7 @@ def test_nothing_is_lost_while_it_upgrades_again_and_again(folder: Path, rounds:
         assert session_members(server.pid) == []
 
 
+@pytest.mark.slow
 def test_a_second_upgrade_ends_the_predecessor_that_still_drains_first(folder: Path) -> None:
     with serving(folder, "--drain-timeout", "0.5") as server:
         with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock, sock.makefile("rb") as file:

@@ -95,6 +95,7 @@ def test_a_signal_after_a_command_to_stop_is_the_first_one(folder: Path) -> None
         assert "at once" not in server.stderr()
 
 
+@pytest.mark.slow
 def test_a_reload_says_which_worker_it_waits_for(folder: Path) -> None:
     with serving(folder) as server:
         (folder / "service.py").write_text(f"import time\ntime.sleep(1.3)\n{ECHO}")

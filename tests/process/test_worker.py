@@ -199,6 +199,7 @@ def connections_refused(server: Server) -> bool:
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["thread", "executor", "task", "stop", "generator", "broken"])
 def test_a_stop_ends_whatever_the_service_left_running(folder: Path, name: str) -> None:
     options = ("-w", "2", "--drain-timeout", "1", "--stop-timeout", "0.5")

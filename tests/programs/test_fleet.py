@@ -53,6 +53,7 @@ def test_more_and_fewer_workers_lose_nothing(program: Program) -> None:
         assert ledger.failures == [], f"{ledger.report()}\n{server.stderr()}"
 
 
+@pytest.mark.slow
 @parametrized
 def test_recycling_under_load_loses_nothing(program: Program) -> None:
     with run(program, "--max-connections-served", "40") as (server, port), loading(program.client, port) as ledger:

@@ -235,6 +235,7 @@ asyncio.run(main())
     assert sorted(words) == ["TERM", "TERM", "end", "end"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "where", ["start_server(answer_slowly, '127.0.0.1', 0)", "start_unix_server(answer_slowly, 'a')"]
 )
@@ -263,6 +264,7 @@ asyncio.run(main())
             assert json.loads(file.readline())["pid"] in workers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "wait"),
     [
@@ -466,6 +468,7 @@ def test_what_create_server_returns_is_a_server_of_asyncio(tmp_path: Path) -> No
             }
 
 
+@pytest.mark.slow
 def test_new_code_that_does_not_listen_never_replaces_what_runs(tmp_path: Path) -> None:
     code = "def state():\n    return {}\n" + SERVING
     with running(tmp_path, code, options=("--boot-timeout", "3")) as server:
@@ -512,6 +515,7 @@ def test_a_program_that_starts_workers_of_its_own_is_told_how_not_to(tmp_path: P
         assert "--workers 0" in server.stderr()
 
 
+@pytest.mark.slow
 def test_options_that_do_not_apply_to_a_program_without_a_loop_are_named(tmp_path: Path) -> None:
     code = """
     import socketserver
@@ -530,6 +534,7 @@ def test_options_that_do_not_apply_to_a_program_without_a_loop_are_named(tmp_pat
         assert server.stderr().count(told) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", ["asyncio.run(main())", "import uvloop; uvloop.run(main())"])
 def test_a_loop_that_hangs_is_found_and_its_worker_replaced(run: str, tmp_path: Path) -> None:
     code = f"""
@@ -600,6 +605,7 @@ def test_ps_shows_the_program_that_is_run(tmp_path: Path) -> None:
             async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
                 await server.serve_forever()
 
+@pytest.mark.slow
         asyncio.run(main())
         """,
     ],

@@ -74,6 +74,7 @@ def dialog(app: Top) -> str:
     return "\n".join(text_of(line) for line in app.screen.query_one("#dialog", Pane).lines)
 
 
+@pytest.mark.slow
 def test_keys_show_pages_filter_sort_and_end_a_connection() -> None:
     asyncio.run(_work_through_the_keys())
 

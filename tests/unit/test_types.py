@@ -69,6 +69,7 @@ WRONG_LINES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.deadline(180)
 def test_mypy_finds_each_wrong_handler_and_option_and_no_other(tmp_path: Path) -> None:
     program = tmp_path / "program.py"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import logging
+import math
 import signal
 import threading
 import time
@@ -20,19 +21,21 @@ from ..system.processes import System
 from ..system.signals import unblock_signals
 from ..text import escape_ascii
 
-_has_deadline = False
+#: When the kernel ends this process, on the monotonic clock.
+_deadline = math.inf
 
 
 def exit_deadline(seconds: float) -> None:
     """Have the kernel end this process after `seconds`, by SIGALRM: code that hangs cannot prevent it.
 
-    Only the first call counts. Each further one would add its time to that of the first, and the supervisor, which
-    waits a second longer than one of them, would kill the worker and blame the drain timeout.
+    A further call can only make it earlier. If it added its time to that of the first, the supervisor, which waits a
+    second longer than one of them, would kill the worker and blame the drain timeout.
     """
-    global _has_deadline
-    if _has_deadline:
+    global _deadline
+    deadline = time.monotonic() + seconds
+    if deadline >= _deadline:
         return
-    _has_deadline = True
+    _deadline = deadline
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     unblock_signals()

@@ -203,6 +203,8 @@ async def _serve(context: WorkerContext, handler: Handler, start_by: float) -> i
     console.close()
     exit_deadline(worker_exit_timeout(settings.stop_timeout))
     failure = await lifespan.stop_service(started, settings.stop_timeout)
+    # Its time is over: what follows has no need of what is left of it.
+    exit_deadline(worker_exit_timeout(0))
     if failure is not None:
         _report(context.emit, "stop() failed", failure)
     try:
