@@ -69,27 +69,19 @@ def all_accept(port: int, count: int) -> None:
         wait_until(lambda: (seen.add(connect(port, stack)[1]), len(seen) == count)[1])
 
 
-def become_level(port: int, count: int, stack: contextlib.ExitStack) -> None:
-    """Connect until each child has as many connections as the others, but for one.
-
-    Those that came first have some before the others are there, and get none until then.
-    """
-    seen = Counter[str]()
-
-    def one_more() -> bool:
-        seen[connect(port, stack)[1]] += 1
-        return len(seen) == count and max(seen.values()) - min(seen.values()) <= 1
-
-    wait_until(one_more)
-
-
 @pytest.mark.parametrize("count", [2, 4])
 def test_held_connections_are_shared_evenly(tmp_path: Path, count: int) -> None:
     with children(tmp_path, count) as (_, ports), contextlib.ExitStack() as stack:
-        become_level(ports[0], count, stack)
-        found = Counter(connect(ports[0], stack)[1] for _ in range(60))
-        assert len(found) == count
-        assert max(found.values()) - min(found.values()) <= 2, found
+        # Those that came first serve alone until the others are there, and then give them what they lag behind.
+        wait_until(lambda: share_of_the_first(ports[0], count, 40, stack) <= 1.2)
+        # A connection that is passed on counts when it is taken: for a moment two children are apart by a few.
+        assert share_of_the_first(ports[0], count, 200, stack) <= 1.2
+
+
+def share_of_the_first(port: int, count: int, connections: int, stack: contextlib.ExitStack) -> float:
+    """Return the connections of the child that gets the maximum, as a multiple of the mean."""
+    found = Counter(connect(port, stack)[1] for _ in range(connections))
+    return max(found.values()) * count / connections
 
 
 def test_each_connection_reaches_the_handler_of_its_socket(tmp_path: Path) -> None:
