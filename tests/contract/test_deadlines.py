@@ -79,6 +79,7 @@ async def test_a_peer_that_stops_sending_is_aborted_after_the_idle_timeout(world
         writer.close()
 
 
+@pytest.mark.slow
 async def test_idle_time_counts_only_while_the_handler_waits_for_its_peer(world: World) -> None:
     async def slow(stream: Stream) -> None:
         async for line in stream:
@@ -296,6 +297,7 @@ class Floods(Quiet):
         self.transport.write(bytes(32 << 20) + data)
 
 
+@pytest.mark.slow
 async def test_a_peer_is_not_idle_while_its_protocol_has_paused_reading(world: World) -> None:
     async with Serving(Busy, Limits(idle_timeout=SHORT)) as serving:
         reader, writer = await serving.connect()
@@ -383,6 +385,7 @@ class PlainEchoes(Echoes):
         lost.append(exc)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", [PlainEchoes, BufferedEchoes])
 @pytest.mark.parametrize("transport", ["tls", "unix"])
 async def test_the_first_byte_of_a_protocol_is_the_first_that_it_receives(

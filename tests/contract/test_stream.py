@@ -354,6 +354,7 @@ async def test_reads_wait_while_too_much_is_unsent(world: World) -> None:
     assert world.events == []
 
 
+@pytest.mark.slow
 async def test_a_paused_reader_after_the_end_of_input_does_not_spin(world: World) -> None:
     """A last question without a newline, a large answer, and a peer that does not read."""
     if world.transport == "tls":

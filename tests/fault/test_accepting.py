@@ -291,6 +291,7 @@ def test_without_descriptors_accepting_pauses_and_resumes_when_one_is_free(loop:
     assert result["paused"] == 1
 
 
+@pytest.mark.slow
 async def test_a_shortage_is_one_event_however_often_accepting_is_retried(world: World) -> None:
     """A shortage is one event, however often it is looked whether it is over."""
     events: list[Event] = []

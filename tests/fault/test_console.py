@@ -174,6 +174,7 @@ def test_a_worker_that_is_busy_is_asked_and_one_that_hangs_is_watched(folder: Pa
             assert (refused.returncode, refused.stdout, refused.stderr) == (2, "", error)
 
 
+@pytest.mark.slow
 def test_connections_that_an_upgrade_left_behind_are_shown(folder: Path) -> None:
     with serving(folder, workers=1) as server:
         kept, pid = connect(server)

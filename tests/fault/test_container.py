@@ -106,6 +106,7 @@ def in_container(folder: Path, check: str, *options: str) -> tuple[str, str, int
     return done.stdout, done.stderr, done.returncode
 
 
+@pytest.mark.slow
 def test_orphans_of_the_container_are_reaped_and_taken_for_no_worker(folder: Path) -> None:
     check = """
 wait_until(lambda: len({ask("pid") for _ in range(30)}) == 2)

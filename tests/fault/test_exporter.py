@@ -119,6 +119,7 @@ def test_no_scrape_fails_in_an_upgrade(folder: Path) -> None:
         assert answers == {1}
 
 
+@pytest.mark.slow
 def test_a_process_in_trouble_harms_nothing_else(folder: Path) -> None:
     need_root()
     with measured(folder) as (server, port):

@@ -180,6 +180,7 @@ with socket.create_server(("127.0.0.1", 0)) as listener:
     assert done.stdout == "still listens\n", done.stderr
 
 
+@pytest.mark.slow
 def test_an_upgrade_shuts_nothing_down(folder: Path) -> None:
     with serving(folder, workers=1) as server:
         _, escaped, _ = start(server, "session")
@@ -229,6 +230,7 @@ def reload(server: Server, folder: Path) -> None:
     assert command(folder, "reload").returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", [hang, reload])
 def test_nothing_is_left_of_a_worker_that_is_replaced(folder: Path, end: Callable[[Server, Path], None]) -> None:
     with serving(folder, "--hang-timeout", "0.5", workers=1) as server:

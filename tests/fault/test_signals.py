@@ -36,6 +36,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @rounds(5, 15)
 def test_a_stop_at_any_moment_of_the_start_ends_all_processes(folder: Path, rounds: int) -> None:
     """Whether workers exist, are being forked, import, or have just begun to accept: they drain and end."""

@@ -122,6 +122,7 @@ def test_no_worker_outlives_a_supervisor_killed_while_they_serve(folder: Path, m
             sock.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["spin", "sleep", "sleep in C", "suspend", "block signals"])
 def test_no_hung_worker_outlives_a_killed_supervisor(folder: Path, how: str) -> None:
     with run_server("service:handle", "-w", "1", cwd=folder) as server, connect(server.port) as sock:

@@ -637,6 +637,7 @@ print(connection.recv(100), flush=True)
         fake.wait(10)
 
 
+@pytest.mark.slow
 def test_a_worker_that_answers_on_a_socket_of_roots_is_not_believed(folder: Path) -> None:
     """The service's socket is moved to the control socket's path: root has bound it, and a worker accepts."""
     (folder / "service.py").write_text(

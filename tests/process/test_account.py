@@ -161,6 +161,7 @@ def test_counts_survive_their_workers(folder: Path) -> None:
         assert all("signal 9" in slot["last_exit"] for slot in told["slots"])
 
 
+@pytest.mark.slow
 def test_what_a_drain_aborts_is_not_counted_as_a_death(folder: Path) -> None:
     """Also if the handler swallows its cancellation, so that the worker ends with it."""
     with serving(folder, "--reload-drain-timeout", "0.1", workers=1) as server:

@@ -95,6 +95,7 @@ def test_paths_answer_as_documented(folder: Path) -> None:
         assert twice.count(b"HTTP/1.1 200 OK") == 2
 
 
+@pytest.mark.slow
 def test_the_process_is_replaced_and_does_not_outlive_its_supervisor(folder: Path) -> None:
     with serving(folder, "--metrics", "127.0.0.1:0", workers=1) as server:
         port = metrics_port(server)
@@ -181,6 +182,7 @@ def test_the_process_runs_as_the_workers_user() -> None:
             assert "hunter2" not in Path(f"/proc/{pid}/environ").read_text()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_served_is_one_line(folder: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -173,6 +173,7 @@ def test_each_metric_of_the_catalogue_has_its_type_and_labels(folder: Path, cert
         assert samples.sum("prefork_tls_certificate_reloads_total", result="success") == 1
 
 
+@pytest.mark.slow
 def test_overflows_of_queues_are_those_that_the_kernel_counts(folder: Path) -> None:
     need("nstat")
     with serving(folder, *METRICS, workers=1) as server, socket.socket() as full:

@@ -85,6 +85,7 @@ def test_limits_that_are_too_low_do_not_cause_endless_forks(folder: Path) -> Non
         assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_memory_limit_below_what_a_new_worker_has_is_told_once_and_ignored(folder: Path) -> None:
     with run_server("service:handle", "-w", "2", "--max-worker-rss", "4M", cwd=folder) as server:
         before = server.worker_pids()

@@ -165,6 +165,7 @@ def test_sigttin_and_sigttou_add_and_remove_a_worker(folder: Path) -> None:
         assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_stop_during_a_reload_ends_the_server(folder: Path) -> None:
     for delay in (0.0, 0.01, 0.05, 0.1):
         with run_server("service:handle", "-w", "2", cwd=folder) as server:

@@ -146,6 +146,7 @@ def test_a_control_socket_that_cannot_be_bound_names_its_option(folder: Path) ->
     assert done.returncode == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "cause"),
     [
@@ -284,6 +285,7 @@ service = Service()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "reason"),
     [

@@ -39,6 +39,7 @@ def assert_as_before(terminal: Terminal) -> None:
         assert sequence in terminal.written
 
 
+@pytest.mark.slow
 def test_it_shows_a_server_and_its_connections_and_ends_one_on_request(folder: Path) -> None:
     with serving(folder) as server, socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
         client.sendall(b"hello\n")

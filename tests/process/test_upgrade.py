@@ -233,6 +233,7 @@ def test_a_draining_predecessor_replaces_a_successor_that_dies(folder: Path) -> 
         assert not path.exists()
 
 
+@pytest.mark.slow
 def test_a_killed_predecessor_does_not_harm_its_successor(folder: Path) -> None:
     """Before the successor serves, and after: it goes on, and owns everything."""
     for delay in (0.0, 0.1, 0.2, 0.3, None):

@@ -81,6 +81,7 @@ def test_a_stop_at_once_ends_one_that_waits(folder: Path) -> None:
         sock.close()
 
 
+@pytest.mark.slow
 def test_a_signal_after_a_command_to_stop_is_the_first_one(folder: Path) -> None:
     """As from a service manager whose ExecStop= is `prefork stop`."""
     with serving(folder, workers=1) as server:

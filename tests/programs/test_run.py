@@ -163,6 +163,7 @@ def test_a_request_under_way_is_answered_before_its_worker_ends(program: Program
                 assert int(response.read()) in workers
 
 
+@pytest.mark.slow
 @parametrized
 def test_it_stops_within_the_drain_timeout_though_a_connection_is_idle(program: Program) -> None:
     with run(program, "--drain-timeout", "2") as (server, port), holding(program, port) as transact:

@@ -586,6 +586,7 @@ def test_ps_shows_the_program_that_is_run(tmp_path: Path) -> None:
         }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "code",
     [
@@ -605,7 +606,6 @@ def test_ps_shows_the_program_that_is_run(tmp_path: Path) -> None:
             async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
                 await server.serve_forever()
 
-@pytest.mark.slow
         asyncio.run(main())
         """,
     ],
