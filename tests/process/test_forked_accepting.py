@@ -72,7 +72,7 @@ def all_accept(port: int, count: int) -> None:
 @pytest.mark.parametrize("count", [2, 4])
 def test_held_connections_are_shared_evenly(tmp_path: Path, count: int) -> None:
     with children(tmp_path, count) as (_, ports), contextlib.ExitStack() as stack:
-        # Those that came first serve alone until the others are there, and then give them what they lag behind.
+        # Only those that came first serve until the others are there. Then they give them what these lag behind.
         wait_until(lambda: share_of_the_first(ports[0], count, 40, stack) <= 1.2)
         # A connection that is passed on counts when it is taken: for a moment two children are apart by a few.
         assert share_of_the_first(ports[0], count, 200, stack) <= 1.2
