@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, Protocol
 
 from ..core.control_protocol import Request
@@ -93,7 +94,7 @@ class ControlCommands:
                 self._console.answer(connection, request, CONTROL, now)
                 return
             case "stop":
-                reply["pid"] = self._target.status()["pid"]
+                reply["pid"] = os.getpid()
             case _:
                 reply |= self._target.status()
         self._control.reply(connection, reply)

@@ -19,17 +19,16 @@ from typing import Any
 
 from ..core.control_protocol import REQUEST_LIMIT, BadRequest, decode_request, encode_reply
 from ..core.exporter_settings import SILENCE_TIMEOUT, ExporterSettings, encode
-from ..core.restart_policy import History, Policy, after_death, after_fork, delay
 from ..errors import reason_of
 from ..events import Emit, MetricsUnserved
 from ..system.child import Child
 from ..system.credentials import Identity
 from ..system.listeners import BoundAddress
 from ..system.processes import REAP_INTERVAL, System
+from .restarts import Restarts
 
 #: Seconds between two requests that are answered: a process that floods the connection does not keep this one busy.
 REQUEST_INTERVAL = 0.05
-_POLICY = Policy()
 #: Imports prefork also where it is not installed: from where this process has it. That comes last in the path, because
 #: it may be the folder of all packages, which must not come before the standard library.
 _PROGRAM = "import sys; sys.path.append(sys.argv.pop(1)); from prefork.exporter.__main__ import main; main()"
@@ -77,10 +76,7 @@ class Exporter:
         self._status = status
         self._parent = os.getpid()
         self._process: _Process | None = None
-        self._history = History()
-        self._start_at = 0.0
-        self._said = False
-        """Whether the log says that the metrics are not served."""
+        self._restarts = Restarts()
         self._wanted = False
 
     @property
@@ -108,7 +104,7 @@ class Exporter:
         if self._spec is None or (process is None and not self._wanted):
             return None
         if process is None:
-            return self._start_at
+            return self._restarts.start_at
         times = [process.heard_at + SILENCE_TIMEOUT]
         times += [] if process.child.pollable else [now + REAP_INTERVAL]
         return min([*times, *([process.answer_again_at] if now < process.answer_again_at else [])])
@@ -123,7 +119,7 @@ class Exporter:
             return
         process = self._process
         if process is None:
-            if wanted and now >= self._start_at:
+            if wanted and now >= self._restarts.start_at:
                 self._start(self._spec, now)
             return
         if not wanted:
@@ -151,7 +147,7 @@ class Exporter:
     # --- the process --------------------------------------------------------------------------------------------------
 
     def _start(self, spec: ExporterSpec, now: float) -> None:
-        self._history = after_fork(self._history, now, _POLICY)
+        self._restarts.on_start(now)
         try:
             here, there = socket.socketpair()
         except OSError as exc:
@@ -219,7 +215,7 @@ class Exporter:
             reply = {"ok": False, "error": str(exc)}
         if process.ready_at is None:
             process.ready_at = now
-            self._said = False
+            self._restarts.on_work()
         process.unsent = memoryview(encode_reply(reply))
 
     def _let_go(self, process: _Process) -> None:
@@ -230,12 +226,7 @@ class Exporter:
 
     def _retry(self, reason: str, uptime: float | None, now: float) -> None:
         """Start the next process later. Say so once, until one of them serves again."""
-        self._history = after_death(self._history, uptime, 0.0, _POLICY)
-        wait = max(delay(self._history, now, _POLICY), _POLICY.first_delay)
-        self._start_at = now + wait
-        if not self._said:
-            self._said = True
-            self._emit(MetricsUnserved(reason, wait))
+        self._restarts.on_failure(uptime, now, lambda wait: self._emit(MetricsUnserved(reason, wait)))
 
     def _forget(self, process: _Process) -> None:
         self._let_go(process)

@@ -13,7 +13,6 @@ import time
 from dataclasses import dataclass, field
 
 from ..core.messages import ChangedMessage, Decoder, ReadyMessage, UnableMessage
-from ..core.restart_policy import History, Policy, after_death, after_fork, delay
 from ..errors import reason_of
 from ..events import Emit, SourcesUnwatched, WatchingSources
 from ..system.child import Child
@@ -22,6 +21,7 @@ from ..system.processes import REAP_INTERVAL, System
 from ..system.source_changes import Watched
 from ..system.source_watcher import run_watcher
 from ..text import escape_ascii, escape_controls
+from .restarts import Restarts
 
 #: Seconds between two reads of the pipe: a watcher that floods it does not keep the supervisor busy.
 READ_INTERVAL = 0.1
@@ -29,7 +29,6 @@ READ_INTERVAL = 0.1
 _READ_BYTES = 8192
 #: Seconds before the last report from which a new watcher reports again: what its predecessor saw it may not have sent.
 _OVERLAP = 2.0
-_POLICY = Policy()
 
 
 @dataclass(slots=True)
@@ -55,10 +54,7 @@ class SourceWatch:
         self._emit = emit
         self._parent = os.getpid()
         self._watcher: _Watcher | None = None
-        self._history = History()
-        self._start_at = 0.0
-        self._said = False
-        """Whether the log says that nothing watches."""
+        self._restarts = Restarts()
         self._since = time.time()
         """The time of day from which on changes may not have been reported."""
         self._change = ""
@@ -91,7 +87,7 @@ class SourceWatch:
         if self._watched is None:
             return None
         if watcher is None:
-            return self._start_at
+            return self._restarts.start_at
         times = [] if watcher.child.pollable else [now + REAP_INTERVAL]
         return min([*times, *([watcher.read_again_at] if now < watcher.read_again_at else [])], default=None)
 
@@ -101,7 +97,7 @@ class SourceWatch:
             return
         watcher = self._watcher
         if watcher is None:
-            if now >= self._start_at:
+            if now >= self._restarts.start_at:
                 self._start(self._watched, now)
             return
         status = watcher.child.reap()
@@ -121,7 +117,7 @@ class SourceWatch:
     # --- the process --------------------------------------------------------------------------------------------------
 
     def _start(self, watched: Watched, now: float) -> None:
-        self._history = after_fork(self._history, now, _POLICY)
+        self._restarts.on_start(now)
         try:
             reader, writer = (Descriptor(fd) for fd in os.pipe())
         except OSError as exc:
@@ -154,7 +150,7 @@ class SourceWatch:
             match message:
                 case ReadyMessage() if watcher.ready_at is None and self._watched is not None:
                     watcher.ready_at = now
-                    self._said = False
+                    self._restarts.on_work()
                     self._emit(WatchingSources(escape_controls(", ".join(self._watched.directories))))
                 case ChangedMessage():
                     self._change = escape_ascii(message.files)
@@ -168,12 +164,7 @@ class SourceWatch:
 
     def _retry(self, reason: str, uptime: float | None, now: float) -> None:
         """Fork the next watcher later. Say so once, until one of them watches again."""
-        self._history = after_death(self._history, uptime, 0.0, _POLICY)
-        wait = max(delay(self._history, now, _POLICY), _POLICY.first_delay)
-        self._start_at = now + wait
-        if not self._said:
-            self._said = True
-            self._emit(SourcesUnwatched(reason, wait))
+        self._restarts.on_failure(uptime, now, lambda wait: self._emit(SourcesUnwatched(reason, wait)))
 
     def _forget(self, watcher: _Watcher) -> None:
         watcher.child.close()
