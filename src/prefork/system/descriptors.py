@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import resource
 from collections.abc import Callable
@@ -23,12 +24,21 @@ def raise_limit() -> int:
     return soft
 
 
-def count_descriptors(pid: int) -> int | None:
-    """Return how many descriptors a process has open; None if /proc does not tell."""
+def count_descriptors(pid: int, max_listed: int | None = None) -> int | None:
+    """Return how many descriptors a process has open; None if /proc does not tell.
+
+    Linux 6.2 and newer gives the number. Before that they are listed, which takes 10 ms for 10,000: None if there are
+    `max_listed` or more.
+    """
+    path = f"/proc/{pid}/fd"
     try:
-        return len(os.listdir(f"/proc/{pid}/fd"))
+        if counted := os.stat(path).st_size:
+            return counted
+        with os.scandir(path) as entries:
+            found = sum(1 for _ in itertools.islice(entries, max_listed))
     except OSError:
         return None
+    return None if found == max_listed else found
 
 
 def anonymous_file(name: str) -> IO[bytes]:

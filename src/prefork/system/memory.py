@@ -8,14 +8,20 @@ from __future__ import annotations
 import mmap
 import re
 from pathlib import Path
+from typing import Literal
 
 from . import cgroups
 
 
 def resident_bytes() -> int:
-    """Return this process's resident size in bytes, shared pages included (proc(5), statm); 0 if it is not known."""
-    fields = cgroups.read(Path("/proc/self/statm")).split()
-    return int(fields[1]) * mmap.PAGESIZE if len(fields) > 1 else 0
+    """Return this process's resident size in bytes; 0 if it is not known."""
+    return resident_bytes_of("self") or 0
+
+
+def resident_bytes_of(pid: int | Literal["self"]) -> int | None:
+    """Return a process's resident size in bytes, shared pages included (proc(5), statm); None if it is not known."""
+    fields = cgroups.read(Path(f"/proc/{pid}/statm")).split()
+    return int(fields[1]) * mmap.PAGESIZE if len(fields) > 1 else None
 
 
 #: Bytes; larger than anything that is received or sent at once.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import resource
 from dataclasses import dataclass
+
+from .descriptors import count_descriptors
+from .memory import resident_bytes_of
 
 #: The fields of /proc/PID/stat behind the name, which may contain anything: user and system time (proc_pid_stat(5)).
 _UTIME, _STIME = 11, 12
@@ -26,7 +28,7 @@ class Usage:
 
 def usage_of(pid: int) -> Usage:
     """Read what a process uses; nothing is known of one that has ended."""
-    return Usage(_resident(pid), _cpu_seconds(pid), _descriptors(pid))
+    return Usage(resident_bytes_of(pid), _cpu_seconds(pid), count_descriptors(pid, _MAX_LISTED))
 
 
 def reaped_seconds() -> float:
@@ -43,27 +45,8 @@ def _read(pid: int, name: str) -> str:
         return ""
 
 
-def _resident(pid: int) -> int | None:
-    fields = _read(pid, "statm").split()
-    return int(fields[1]) * mmap.PAGESIZE if len(fields) > 1 else None
-
-
 def _cpu_seconds(pid: int) -> float | None:
     fields = _read(pid, "stat").rpartition(")")[2].split()
     if len(fields) <= _STIME:
         return None
     return (int(fields[_UTIME]) + int(fields[_STIME])) / os.sysconf("SC_CLK_TCK")
-
-
-def _descriptors(pid: int) -> int | None:
-    path = f"/proc/{pid}/fd"
-    try:
-        # Linux 6.2 and newer gives the number as the size of the directory.
-        counted = os.stat(path).st_size
-        if counted:
-            return counted
-        with os.scandir(path) as entries:
-            found = sum(1 for _, _ in zip(entries, range(_MAX_LISTED), strict=False))
-    except OSError:
-        return None
-    return found if found < _MAX_LISTED else None
