@@ -146,9 +146,9 @@ RUNS = {
     "a directory without a main program": (["python", "."], 3),
     "a script of the shell": (["sh"], 3),
     "a program that does not listen": (["program.py"], 3),
-    "a program that does not listen in time": (["--boot-timeout", "2", "program.py", "3600"], 3),
+    "a program that does not listen in time": (["--boot-timeout", "0.5", "program.py", "3600"], 3),
     "a program that does not listen where it is to": (
-        ["--boot-timeout", "2", "--bind", "127.0.0.1:0", "program.py", "3600"],
+        ["--boot-timeout", "0.5", "--bind", "127.0.0.1:0", "program.py", "3600"],
         3,
     ),
 }

@@ -101,7 +101,9 @@ class Programs:
 
     def next_due(self, worker: ProgramWorker, now: float) -> float | None:
         paused = None if worker.channel is None or worker.paused_until <= now else worker.paused_until
-        times = [each for each in (worker.readiness.next_due(), worker.hint_at, paused) if each is not None]
+        # At once, otherwise nothing may wake the supervisor before --boot-timeout, whose message tells what is missing.
+        untold = None if worker.announced or worker.missing else now
+        times = [each for each in (worker.readiness.next_due(), worker.hint_at, paused, untold) if each is not None]
         return min(times, default=None)
 
     def check(self, worker: ProgramWorker, now: float) -> Iterator[Fact]:
