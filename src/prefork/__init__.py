@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from .assembly.serve import serve as serve
     from .config import TLS as TLS
     from .config import Limits as Limits
+    from .core.proxy_header import ProxyHeader as ProxyHeader
+    from .core.proxy_tlvs import ProxyTLS as ProxyTLS
     from .errors import BindError as BindError
     from .errors import ConfigError as ConfigError
     from .errors import ConnectionOverflowError as ConnectionOverflowError
@@ -52,6 +54,8 @@ if TYPE_CHECKING:
 _NAMES_BY_MODULE = {
     "assembly.serve": "serve",
     "config": "TLS Limits",
+    "core.proxy_header": "ProxyHeader",
+    "core.proxy_tlvs": "ProxyTLS",
     "metrics": "metrics",
     "otel": "otel",
     "errors": "BindError ConfigError ConnectionOverflowError ConnectionTimeoutError LineTooLongError ListenerError "
