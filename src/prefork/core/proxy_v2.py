@@ -21,7 +21,7 @@ UNIX_PATH_SIZE = 108
 PORTS = struct.Struct("!HH")
 _ADDRESS_SIZE = {UNSPEC: 0, TCP4: 2 * 4 + PORTS.size, TCP6: 2 * 16 + PORTS.size, UNIX: 2 * UNIX_PATH_SIZE}
 #: What an IPv4 address begins with in one of IPv6 (RFC 4291, 2.5.5.2).
-_MAPPED = bytes(10) + b"\xff\xff"
+MAPPED = bytes(10) + b"\xff\xff"
 
 
 def scan_v2(data: bytes) -> ProxyHeader | None:
@@ -108,8 +108,8 @@ def ipv6_text(packed: bytes) -> str:
     By `ipaddress` and not by inet_ntop(3), because what is claimed must not depend on the system. Without the dots the
     claimed address and the real one of the same peer would count as two (`core/peers.py`).
     """
-    if packed.startswith(_MAPPED):
-        return "::ffff:" + ipv4_text(packed[len(_MAPPED) :])
+    if packed.startswith(MAPPED):
+        return "::ffff:" + ipv4_text(packed[len(MAPPED) :])
     return ipaddress.IPv6Address(packed).compressed
 
 
