@@ -280,7 +280,7 @@ class ServeOptions(TypedDict, total=False):
     backlog: int
     reuse_port: bool
     tls: TLS | None
-    proxy_protocol: ProxyProtocol
+    proxy_protocol: Literal["off", "v1", "v2", "any"]
     proxy_from: str | Sequence[str]
     drain_timeout: float
     reload_drain_timeout: float | None

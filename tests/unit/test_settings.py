@@ -166,6 +166,7 @@ def test_the_typed_options_of_serve_are_the_fields_of_the_settings() -> None:
         **own,
         "bind": "str | Sequence[str]",
         "tls": "TLS | None",
+        "proxy_from": "str | Sequence[str]",
         "metrics": "str | None",
         "pidfile": path,
         "control": path,
