@@ -152,6 +152,23 @@ class ReadLimitExceeded(Event, level=WARNING, rated=True):
     limit: int
 
 
+class ProxyHeaderMalformed(Event, level=WARNING, rated=True):
+    """What a proxy sent is no PROXY header of a version that is accepted, so the connection was closed."""
+
+    template = "closed connection of proxy {peer}: {reason} (--proxy-protocol)"
+    peer: str
+    reason: str
+
+
+class ProxyHeaderMissing(Event, level=WARNING, rated=True):
+    """A proxy did not send its PROXY header in time, so the connection was closed; `hint` is what may be the cause."""
+
+    template = "closed connection of proxy {peer}: no PROXY header within {seconds:g} s (--proxy-timeout){hint}"
+    peer: str
+    seconds: float
+    hint: str
+
+
 class HandshakeFailed(Event, level=DEBUG, rated=True):
     """A peer did not complete the TLS handshake."""
 

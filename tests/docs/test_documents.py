@@ -165,7 +165,7 @@ def default_of(option: str) -> str:
         return f"`{address}`"
     if value is False:
         return "off"
-    if value in ("", b"") or (value is None and option in ("umask", "ready-fd")):
+    if value in ("", b"", ()) or (value is None and option in ("umask", "ready-fd")):
         return "none"
     if value is None:
         return "`off`"

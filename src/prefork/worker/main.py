@@ -27,6 +27,7 @@ from ..core.messages import (
     UnableMessage,
     encode,
 )
+from ..core.proxy_trust import proxy_policy
 from ..core.recycling import RecycleLimits
 from ..core.time_limits import service_start_timeout, worker_exit_timeout
 from ..errors import ExitCode, ListenerError, PreforkError, place_of, reason_of
@@ -157,6 +158,7 @@ async def _serve(context: WorkerContext, handler: Handler, start_by: float) -> i
         emit=context.emit,
         ssl_context=None if context.config.tls is None else context.config.tls.main,
         account=context.row.account(),
+        proxies=proxy_policy(settings.proxy_protocol, settings.proxy_from),
     )
     sockets = ReuseportSockets(
         loop, server, context.config.endpoints(), context.fork.slot, lambda: scoreboard.settings[FleetSetting.SLOTS]
