@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 #: As HAProxy asks: the next key, the one that encrypts, and the last one.
 MIN_KEYS = 3
@@ -69,18 +68,11 @@ class TicketKeys:
         return f"<{len(self.keys)} ticket keys>"
 
 
-class Bytes(Protocol):
-    """A sequence of bytes, of which parts can be overwritten."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: int, /) -> int: ...
-
-
 def parse_ticket_keys(content: bytes | bytearray) -> TicketKeys:
     """Return the keys in a file: lines of base64, each of 48 or 80 bytes. Raises TicketKeysError.
 
-    48 bytes are name, AES-128 key and MAC key of 16 bytes each; 80 bytes are a name of 16, and two keys of 32. A line
-    that stands there twice counts once for decryption, as the same key. Empty lines are skipped.
+    48 bytes are name, AES key and MAC key of 16 bytes each; 80 bytes are a name of 16, and two keys of 32. A line may
+    stand there twice. Empty lines are skipped.
     """
     found: list[TicketKey] = []
     size = 0
@@ -140,8 +132,9 @@ def _decode(content: bytes | bytearray, start: int, end: int) -> bytearray | Non
         end, padding = end - 1, padding + 1
     if (end - start + padding) % 4:
         return None
-    decoded = bytearray()
-    bits = pending = 0
+    # Of its final length at once, because a copy would stay behind where it grows.
+    decoded = bytearray((end - start) * 6 // 8)
+    bits = pending = filled = 0
     for position in range(start, end):
         value = _VALUES.get(content[position])
         if value is None:
@@ -149,7 +142,8 @@ def _decode(content: bytes | bytearray, start: int, end: int) -> bytearray | Non
         pending, bits = (pending << 6 | value) & 0xFFFF, bits + 6
         if bits >= 8:
             bits -= 8
-            decoded.append(pending >> bits & 0xFF)
+            decoded[filled] = pending >> bits & 0xFF
+            filled += 1
     return decoded
 
 

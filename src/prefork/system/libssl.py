@@ -1,7 +1,6 @@
-"""Reach the libssl that `_ssl` itself uses, and the SSL_CTX of a context, for calls that `ssl` does not have.
+"""Find the SSL_CTX of an `ssl.SSLContext`, for calls of OpenSSL that Python's `ssl` does not have.
 
-A wrong pointer would crash the process, so it is verified first. What is called is decided elsewhere: `tls_groups.py`,
-`ticket_keys.py`.
+What is called is decided elsewhere. A wrong pointer would crash the process, so `verify_pointer` checks it first.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import platform
 import ssl
 import sys
 from collections.abc import Callable
+from typing import Any
 
 #: openssl/ssl.h
 _GET_MIN_PROTO_VERSION = 130
@@ -59,9 +59,18 @@ class OpenSSL:
         self.options: Callable[[int], int] = options
         self.ctrl: Callable[[int, int, int, bytes | None], int] = ctrl
         self.ctypes = ctypes
-        self.file: str | None = module
-        """The file of `_ssl`, through which every call of libssl and libcrypto is found."""
         self.context_type: type = _ssl._SSLContext
+        self._library = library
+
+    def function(self, name: str, restype: Any, *argtypes: Any) -> Any:
+        """Return a function of libssl. Raises UnverifiedPointer if there is none of that name."""
+        try:
+            # By the name in brackets, which makes a new object: types that are set do not concern other users of it.
+            found = self._library[name]
+        except AttributeError as exc:
+            raise UnverifiedPointer(f"libssl lacks a call: {exc}") from exc
+        found.restype, found.argtypes = restype, list(argtypes)
+        return found
 
     def read_pointer(self, address: int) -> int:
         """Return the pointer that is stored at `address`; 0 for NULL."""
@@ -78,6 +87,16 @@ class OpenSSL:
         finally:
             os.close(reader)
             os.close(writer)
+
+
+def context_pointer(context: ssl.SSLContext, openssl: OpenSSL) -> int:
+    """Return the verified SSL_CTX of `context`, which no handshake uses meanwhile. Raises UnverifiedPointer, OSError.
+
+    It is valid as long as `context` is.
+    """
+    pointer = find_pointer(context, openssl)
+    verify_pointer(context, pointer, openssl)
+    return pointer
 
 
 def find_pointer(context: ssl.SSLContext, openssl: OpenSSL) -> int:
