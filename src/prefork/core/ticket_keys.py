@@ -5,8 +5,11 @@ Pure: the content of the file goes in, keys come out. OpenSSL gets them in `syst
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Self
+
+from ..text import count_of
 
 #: As HAProxy asks: the next key, the one that encrypts, and the last one.
 MIN_KEYS = 3
@@ -39,30 +42,40 @@ class TicketKey:
 class TicketKeys:
     """The keys of one file, in its order. The last but one encrypts, and all of them decrypt.
 
-    So a new key, which is appended, is known to every server before the first one encrypts with it. Its owner calls
-    `wipe` in the end.
+    So a new key, which is appended, is known to every server before the first one encrypts with it. The keys are
+    overwritten with zeros when the last reference is gone.
     """
 
     __slots__ = ("keys",)
 
     def __init__(self, keys: tuple[TicketKey, ...]) -> None:
+        """Take keys in the order of their file. Raises TicketKeysError for too few, or for two of the same name."""
         self.keys = keys
+        _check(keys)
+
+    def __del__(self) -> None:
+        for key in self.keys:
+            for secret in (key.aes, key.mac):
+                secret[:] = bytes(len(secret))
+
+    @classmethod
+    def from_raw(cls, keys: Iterable[bytearray]) -> Self:
+        """Return the keys whose bytes are `keys`, each as in a line of the file. Raises TicketKeysError."""
+        return cls(tuple(map(_split, keys)))
+
+    def raw(self) -> list[bytearray]:
+        """Return the bytes of each key as in a line of the file, for `from_raw`. The caller overwrites them."""
+        return [bytearray(key.name) + key.aes + key.mac for key in self.keys]
 
     @property
     def encrypting(self) -> TicketKey:
         """The key that new tickets are encrypted with."""
         return self.keys[-2]
 
-    def wipe(self) -> None:
-        """Overwrite the keys with zeros (idempotent)."""
-        for key in self.keys:
-            for secret in (key.aes, key.mac):
-                secret[:] = bytes(len(secret))
-
     def __eq__(self, other: object) -> bool:
         return isinstance(other, TicketKeys) and self.keys == other.keys
 
-    __hash__ = None  # type: ignore[assignment]  # `wipe` changes it
+    __hash__ = None  # type: ignore[assignment]  # it is compared by what is overwritten
 
     def __repr__(self) -> str:
         return f"<{len(self.keys)} ticket keys>"
@@ -91,16 +104,14 @@ def parse_ticket_keys(content: bytes | bytearray) -> TicketKeys:
                 raw[:] = bytes(len(raw))
         if len(found) > MAX_KEYS:
             raise TicketKeysError(f"more than {MAX_KEYS} keys (remove the oldest, which are the first lines)")
-    keys = TicketKeys(tuple(found))
-    _check(keys)
-    return keys
+    return TicketKeys(tuple(found))
 
 
-def _check(keys: TicketKeys) -> None:
-    if len(keys.keys) < MIN_KEYS:
-        raise TicketKeysError(f"it has {len(keys.keys)} keys, and needs {MIN_KEYS} or more ({_CURE})")
+def _check(keys: Sequence[TicketKey]) -> None:
+    if len(keys) < MIN_KEYS:
+        raise TicketKeysError(f"{count_of(len(keys), 'key')}, and {MIN_KEYS} or more are needed ({_CURE})")
     by_name: dict[bytes, TicketKey] = {}
-    for number, key in enumerate(keys.keys, 1):
+    for number, key in enumerate(keys, 1):
         if by_name.setdefault(key.name, key) != key:
             raise TicketKeysError(f"key {number}: another key has the same first 16 bytes, by which tickets name it")
 
@@ -148,6 +159,8 @@ def _decode(content: bytes | bytearray, start: int, end: int) -> bytearray | Non
 
 
 def _split(raw: bytearray) -> TicketKey:
-    size = _KEY_SIZES[len(raw)]
+    size = _KEY_SIZES.get(len(raw))
+    if size is None:
+        raise TicketKeysError(f"a key of {len(raw)} bytes, and not 48 or 80")
     middle = NAME_SIZE + size
     return TicketKey(bytes(raw[:NAME_SIZE]), raw[NAME_SIZE:middle], raw[middle:])

@@ -22,7 +22,7 @@ import ssl
 from typing import Any
 
 from ..core.ticket_keys import MAX_KEYS, NAME_SIZE, TicketKey, TicketKeys
-from .libssl import OpenSSL, UnverifiedPointer, find_pointer, verify_pointer
+from .libssl import OpenSSL, UnverifiedPointer, context_pointer
 
 #: What a callback returns (SSL_CTX_set_tlsext_ticket_key_evp_cb(3)).
 _FAILED, _UNKNOWN, _USED, _USED_AND_RENEWED = -1, 0, 1, 2
@@ -39,10 +39,11 @@ _callbacks: list[object] = []
 class TicketKeyring:
     """The keys of the tickets of any number of contexts. Owns its copy of them, in memory that no core dump has.
 
-    Raises UnverifiedPointer if this Python's OpenSSL has no such keys.
+    `replace` has to be called before the first handshake. Raises UnverifiedPointer if this Python's OpenSSL has no such
+    keys.
     """
 
-    def __init__(self, keys: TicketKeys) -> None:
+    def __init__(self) -> None:
         self._openssl = openssl = OpenSSL()
         self._calls = calls = _Calls(openssl)
         self._memory = mmap.mmap(-1, MAX_KEYS * _SLOT, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -50,7 +51,6 @@ class TicketKeyring:
             self._memory.madvise(mmap.MADV_DONTDUMP)
         self._keys: dict[bytes, _LoadedKey] = {}
         self._encrypting = b""
-        self.replace(keys)
         try:
             self._callback = calls.callback_type(self._on_ticket)
         except (OSError, MemoryError) as exc:
@@ -59,7 +59,7 @@ class TicketKeyring:
         _callbacks.append(self._callback)
 
     def replace(self, keys: TicketKeys) -> None:
-        """Use these keys from now on, and overwrite those before. `keys` is copied; its owner wipes it."""
+        """Use a copy of these keys from now on, and overwrite the copy of those before."""
         self._keys = {}
         self._memory[:] = bytes(len(self._memory))
         for position, key in enumerate(keys.keys):
@@ -69,16 +69,16 @@ class TicketKeyring:
     def install(self, context: ssl.SSLContext) -> None:
         """Have the tickets of `context`, which no connection uses yet, encrypted with these keys, now and later.
 
-        Raises UnverifiedPointer; the context is unchanged then.
+        Raises UnverifiedPointer or OSError; the context is unchanged then.
         """
-        pointer = find_pointer(context, self._openssl)
-        verify_pointer(context, pointer, self._openssl)
-        if self._calls.set_callback(pointer, self._callback) != 1:
+        if self._calls.set_callback(context_pointer(context, self._openssl), self._callback) != 1:
             raise UnverifiedPointer("OpenSSL takes no ticket keys")
 
     def _on_ticket(self, connection: int, name: int, iv: int, cipher: int, mac: int, encrypts: int) -> int:
         try:
-            return self._encrypt(name, iv, cipher, mac) if encrypts else self._decrypt(connection, name, iv, cipher, mac)
+            if encrypts:
+                return self._encrypt(name, iv, cipher, mac)
+            return self._decrypt(connection, name, iv, cipher, mac)
         except Exception:
             return _FAILED if encrypts else _UNKNOWN
 
@@ -147,17 +147,14 @@ class _Calls:
         self.aes_128, self.aes_256 = (cipher() for cipher in ciphers)
         self.memmove, self.string_at = ctypes.memmove, ctypes.string_at
         self._ctypes = ctypes
+        self._parameter = self._parameter_type()
 
     def address_in(self, memory: mmap.mmap, offset: int) -> int:
         """Return the address of a byte of `memory`, which must stay open."""
         address: int = self._ctypes.addressof(self._ctypes.c_char.from_buffer(memory, offset))
         return address
 
-    def mac_parameters(self, key: int, size: int) -> tuple[object, int]:
-        """Return what sets an HMAC-SHA256 key of `size` bytes at the address `key` (OSSL_PARAM(3)), and its address.
-
-        The address is valid while the first is kept.
-        """
+    def _parameter_type(self) -> Any:
         ctypes = self._ctypes
 
         class Parameter(ctypes.Structure):  # type: ignore[name-defined,misc]  # ctypes is a value here
@@ -169,10 +166,18 @@ class _Calls:
                 ("returned", ctypes.c_size_t),
             )
 
+        return Parameter
+
+    def mac_parameters(self, key: int, size: int) -> tuple[object, int]:
+        """Return what sets an HMAC-SHA256 key of `size` bytes at the address `key` (OSSL_PARAM(3)), and its address.
+
+        The address is valid while the first is kept.
+        """
+        ctypes, kind = self._ctypes, self._parameter
         digest = ctypes.create_string_buffer(b"SHA256")
-        parameters = (Parameter * 3)(
-            Parameter(b"key", _OCTET_STRING, key, size, 0),
-            Parameter(b"digest", _UTF8_STRING, ctypes.addressof(digest), len(digest.value), 0),
-            Parameter(None, 0, None, 0, 0),
+        parameters = (kind * 3)(
+            kind(b"key", _OCTET_STRING, key, size, 0),
+            kind(b"digest", _UTF8_STRING, ctypes.addressof(digest), len(digest.value), 0),
+            kind(None, 0, None, 0, 0),
         )
         return (parameters, digest), ctypes.addressof(parameters)
