@@ -156,7 +156,7 @@ def test_a_context_that_had_to_fall_back_says_so_at_debug_level(monkeypatch: pyt
     monkeypatch.setattr(libssl, "_KNOWN", ((2, 0), (2, 7)))
     if not hasattr(ssl.SSLContext, "set_groups"):
         events: list[Event] = []
-        tls_contexts.make_context(events.append)
+        tls_contexts.TLSContexts(tls_contexts.TLSPolicy(), events.append)
         assert [type(event) for event in events] == [GroupsReduced]
         assert events[0].level == 10
         assert "only the group P-256" in str(events[0])

@@ -1,10 +1,9 @@
-"""Limit the key exchange groups of a TLS context to X25519, P-256 and P-384.
+"""Limit the key exchange groups of a TLS context to X25519MLKEM768 (OpenSSL 3.5), X25519, P-256 and P-384.
 
 OpenSSL's default also offers ffdhe2048 to ffdhe8192. With those, a message that costs a peer nothing makes the server
 compute for 70 ms or more (DHEat, CVE-2022-40735). `ssl` has a call for the list from Python 3.15 on
-(`SSLContext.set_groups`). For older versions this file makes OpenSSL's own call on the SSL_CTX of the context object.
-
-A context whose SSL_CTX cannot be verified (`libssl.py`) offers only P-256, by a call that every Python has.
+(`SSLContext.set_groups`). For older versions this file makes OpenSSL's own call, by `libssl.py`. A context whose
+pointer cannot be verified offers only P-256, by a call that every Python has.
 """
 
 from __future__ import annotations
@@ -13,10 +12,12 @@ import ssl
 from collections.abc import Callable
 from typing import Any
 
-from .libssl import OpenSSL, UnverifiedPointer, find_pointer, verify_pointer
+from .libssl import OpenSSL, UnverifiedPointer, context_pointer
 
-#: The groups in order of preference.
+#: The groups in order of preference (Mozilla, Server Side TLS 5.8).
 GROUPS = "X25519:P-256:P-384"
+if ssl.OPENSSL_VERSION_INFO >= (3, 5):
+    GROUPS = f"X25519MLKEM768:{GROUPS}"
 #: The only group that remains after `SSLContext.set_ecdh_curve`.
 FALLBACK = "prime256v1"
 
@@ -46,7 +47,6 @@ def _by_method(context: Any) -> None:
 def by_pointer(context: ssl.SSLContext) -> None:
     """Set the groups by OpenSSL's own call. Raises UnverifiedPointer or OSError; the context is unchanged then."""
     openssl = OpenSSL()
-    pointer = find_pointer(context, openssl)
-    verify_pointer(context, pointer, openssl)
+    pointer = context_pointer(context, openssl)
     if openssl.ctrl(pointer, _SET_GROUPS_LIST, 0, GROUPS.encode()) != 1:
         raise UnverifiedPointer("OpenSSL does not know the groups")

@@ -10,7 +10,7 @@ import pytest
 
 from prefork.config import TLS
 from prefork.errors import ConfigError
-from prefork.system.tls_contexts import validate
+from prefork.system.tls_files import read_pair
 
 PROBLEMS = {
     ("key", "cert"): "--tls-cert {key}, --tls-key {cert}: the certificate and the key look swapped",
@@ -26,7 +26,7 @@ def test_the_message_names_the_wrong_file(certs: dict[str, str], tmp_path: Path,
     (tmp_path / "broken").write_text("-----BEGIN PRIVATE KEY-----\n!\n-----END PRIVATE KEY-----\n")
     files = {"cert": certs["cert"], "key": certs["key"], "text": tmp_path / "text", "broken": tmp_path / "broken"}
     with pytest.raises(ConfigError, match="^" + re.escape(PROBLEMS[cert, key].format_map(files)) + "$"):
-        validate(TLS(files[cert], files[key]))
+        read_pair(TLS(files[cert], files[key]))
 
 
 def test_a_key_of_another_type_does_not_belong_to_the_certificate(certs: dict[str, str], tmp_path: Path) -> None:
@@ -35,4 +35,4 @@ def test_a_key_of_another_type_does_not_belong_to_the_certificate(certs: dict[st
     openssl = ["openssl", "genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-out", str(key)]
     subprocess.run(openssl, check=True, capture_output=True)
     with pytest.raises(ConfigError, match=f"^--tls-key {re.escape(str(key))}: does not belong to the certificate "):
-        validate(TLS(certs["cert"], key))
+        read_pair(TLS(certs["cert"], key))
