@@ -75,6 +75,10 @@ class Settling:
         """Note that what was read is in use."""
         self.state = WatchState.SETTLED
 
+    def postpone(self, now: float) -> None:
+        """Note that something else was asked to take the files into use; if it does not, they are read again."""
+        self._read_at = now + RETRY_INTERVAL
+
     def failed(self, now: float) -> bool:
         """Note that what was read cannot be used. Return whether to report it: once for each change."""
         reports = self.state is WatchState.CHANGING and now >= self._began_at + PATIENCE

@@ -16,6 +16,7 @@ only where prefork was compiled, and resumption must not depend on that.
 from __future__ import annotations
 
 import contextlib
+import functools
 import mmap
 import os
 import ssl
@@ -34,6 +35,16 @@ _IV_SIZE = 16
 _SLOT = 64
 #: Every callback, for ever.
 _callbacks: list[object] = []
+
+
+@functools.cache
+def missing_support() -> str:
+    """Return why the keys of tickets cannot be set in this process; "" if they can."""
+    try:
+        TicketKeyring().install(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+    except (UnverifiedPointer, OSError) as exc:
+        return str(exc) or type(exc).__name__
+    return ""
 
 
 class TicketKeyring:

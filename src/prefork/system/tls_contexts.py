@@ -19,6 +19,7 @@ from typing import Literal
 from ..config import TLS
 from ..core.server_names import NameTable
 from ..events import Emit, GroupsReduced, log
+from .ticket_keys import TicketKeyring
 from .tls_files import TLSFiles, load_client_ca, load_pair, read_files
 from .tls_groups import limit_groups
 
@@ -39,6 +40,8 @@ class TLSPolicy:
     """Whether clients are asked for a certificate, and may do without."""
     strict_sni: bool = False
     """Reject clients that name no server, or one that no certificate is for."""
+    ticket_keys: bool = False
+    """Encrypt session tickets with keys from a file, and not with those that OpenSSL makes."""
 
 
 _VERIFY_MODES = {"off": ssl.CERT_NONE, "required": ssl.CERT_REQUIRED, "optional": ssl.CERT_OPTIONAL}
@@ -82,17 +85,22 @@ class TLSContexts:
             emit(GroupsReduced(reason))
         self.main.sslobject_class = ServerSSLObject
         self.main.sni_callback = self._choose
+        self._keyring = TicketKeyring() if policy.ticket_keys else None
+        if self._keyring is not None:
+            self._keyring.install(self.main)
         self._chosen: _Chosen | None = None
 
     def replace(self, files: TLSFiles) -> None:
         """Use other files for handshakes that begin from now on. Raises ConfigError, with nothing changed.
 
-        Connections that are open, and sessions, are untouched: the keys of the tickets stay.
+        Connections that are open, and sessions, are untouched: the keys of the tickets stay, if they are in no file.
         """
         choice = files.choice(self.policy.strict_sni)
         contexts = {group: self._make(files, group) for group in {*choice.by_name.values(), choice.default}}
         by_name = NameTable({name: contexts[group] for name, group in choice.by_name.items()})
         self._chosen = _Chosen(by_name, contexts[choice.default])
+        if self._keyring is not None and files.ticket_keys is not None:
+            self._keyring.replace(files.ticket_keys.keys)
         self.files = files
 
     def _make(self, files: TLSFiles, positions: Sequence[int]) -> ssl.SSLContext:
