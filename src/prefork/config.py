@@ -167,7 +167,7 @@ def check_proxies(protocol: str, proxies: Sequence[object]) -> None:
 SERVE_ONLY = frozenset(
     {
         *("reuse_port", "tls", "tls_cert", "tls_key", "tls_strict_sni", "tls_client_ca", "tls_client", "tls_profile"),
-        *("alpn", "loop", "streams", "traceback"),
+        *("tls_ticket_key_file", "tls_watch", "alpn", "loop", "streams", "traceback"),
         *("read_limit", "max_unsent", "max_handshakes", "refusal"),
     }
 )
@@ -205,6 +205,10 @@ class Settings:
     """Versions of the PROXY header that each connection must begin with; "off": none is read."""
     proxy_from: tuple[ProxySource, ...] = ()
     """The proxies that may connect while `proxy_protocol` is on."""
+    tls_ticket_key_file: str = _option("", check_text)
+    """File of the keys of session tickets, in HAProxy's format; "" has them made for this server alone."""
+    tls_watch: Literal["auto", "on", "off"] = _option("auto", check_choice, choices=("auto", "on", "off"))
+    """Use the files of TLS again as soon as they change; "auto" means those on this machine only."""
     drain_timeout: float = _option(30.0, check_seconds, zero=True)
     """From a stop until open connections are aborted."""
     reload_drain_timeout: float | None = _option(None, check_seconds, zero=True)
@@ -289,7 +293,7 @@ class Settings:
         check_protocols("--alpn", self.alpn)
         if self.tls_client == "optional" and not self.tls_client_ca:
             reject("--tls-client", self.tls_client, "--tls-client-ca is missing")
-        for name in ("tls_strict_sni", "tls_client_ca", "alpn", "tls_profile"):
+        for name in ("tls_strict_sni", "tls_client_ca", "alpn", "tls_profile", "tls_ticket_key_file"):
             value = getattr(self, name)
             if not self.tls and value and value != "intermediate":
                 raise ConfigError(f"{option_of(name)}: --tls-cert is missing", option=option_of(name))
@@ -313,6 +317,8 @@ class ServeOptions(TypedDict, total=False):
     alpn: Sequence[str]
     proxy_protocol: Literal["off", "v1", "v2", "any"]
     proxy_from: str | Sequence[str]
+    tls_ticket_key_file: str | os.PathLike[str]
+    tls_watch: Literal["auto", "on", "off"]
     drain_timeout: float
     reload_drain_timeout: float | None
     stop_timeout: float
@@ -361,7 +367,7 @@ def settings_of(options: ServeOptions) -> Settings:
         values["tls"] = _several(values["tls"])
     if "alpn" in values:
         values["alpn"] = _several(values["alpn"])
-    for name in ("pidfile", "control", "access_log", "tls_client_ca"):
+    for name in ("pidfile", "control", "access_log", "tls_client_ca", "tls_ticket_key_file"):
         if isinstance(values.get(name), os.PathLike):
             values[name] = os.fspath(values[name])
     return Settings(**values)

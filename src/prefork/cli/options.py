@@ -200,6 +200,19 @@ OPTIONS = (
         lambda option, value: value.split(","),
         shown_default="",
     ),
+    Option(
+        "tls_ticket_key_file",
+        Group.TLS,
+        "FILE",
+        "Keys of session tickets, as HAProxy's tls-ticket-keys: clients resume after a restart and on other machines.",
+        shown_default="",
+    ),
+    Option(
+        "tls_watch",
+        Group.TLS,
+        "NAME",
+        "Use changed certificates and keys at once: auto (files on this machine), on (those on others, too) or off.",
+    ),
     Option("handshake_timeout", Group.TLS, "TIME", "Abort a TLS handshake that takes longer.", parse_seconds),
     Option(
         "max_handshakes",

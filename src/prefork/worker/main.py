@@ -55,6 +55,7 @@ from .loader import load_handler
 from .recycling import RecyclingCheck
 from .reuseport import ReuseportSockets
 from .stop_orders import StopOrders
+from .tls_renewal import TLSRenewal
 
 #: Connections accepted from one queue before a stop; otherwise a stream of new ones would delay it without end.
 MAX_WAITING = 4096
@@ -182,7 +183,8 @@ async def _serve(context: WorkerContext, handler: Handler, start_by: float) -> i
     )
     recycling = _check_recycling(loop, context)
     assert context.fork.console is not None
-    console = Console(loop, context.fork.console, server, context.emit)
+    renewal = TLSRenewal(context.config.tls, context.emit)
+    console = Console(loop, context.fork.console, server, context.emit, renewal.take)
     send(context, ReadyMessage())
     told = _warn_of_handler(context, orders)
     serving = asyncio.ensure_future(server.serve_forever())
