@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .errors import PreforkError as PreforkError
     from .errors import ServiceError as ServiceError
     from .errors import StreamBusyError as StreamBusyError
+    from .net.outgoing import connect as connect
     from .net.server import TCPServer as TCPServer
     from .net.service_events import ConnectionClosed as ConnectionClosed
     from .net.service_events import ConnectionOpened as ConnectionOpened
@@ -58,6 +59,7 @@ _NAMES_BY_MODULE = {
     "PreforkError ServiceError StreamBusyError",
     "worker.accept_handler": "add_accept_handler",
     "worker.lease": "Lease lease",
+    "net.outgoing": "connect",
     "net.server": "TCPServer",
     "net.service_events": "ConnectionClosed ConnectionOpened Draining HandlerFailed ServiceEvent",
     "net.stream": "Stream",
