@@ -130,17 +130,19 @@ async def _connect_first(
     state: ServerState, addresses: Sequence[_Address], local: str | None, deadline: float
 ) -> tuple[socket.socket, object]:
     """Return a connected socket to the first address that answers, and that address."""
-    failure: OSError | None = None
-    for left in range(len(addresses), 0, -1):
+    for left in range(len(addresses), 1, -1):
         family, address = addresses[-left]
-        # The last one has all of the time that is left, which the caller bounds.
-        share = None if left == 1 else (deadline - state.loop.time()) / left
         try:
-            async with asyncio.timeout(share):
+            async with asyncio.timeout((deadline - state.loop.time()) / left):
                 return await _attempt(state, family, address, local), address
-        except OSError as exc:
-            failure = exc
-    raise failure or OSError("the name has no address")
+        except OSError:
+            # The next address may answer.
+            pass
+    if not addresses:
+        raise OSError("the name has no address")
+    family, address = addresses[-1]
+    # The last one, often the only one, has all of the time that is left, which the caller bounds.
+    return await _attempt(state, family, address, local), address
 
 
 async def _attempt(state: ServerState, family: int, address: Any, local: str | None) -> socket.socket:
