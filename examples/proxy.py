@@ -5,7 +5,8 @@
 
 A slow reader holds up its sender: neither direction keeps more than about 128 KiB. The end of one direction is passed
 on while the other goes on, and a reset is passed on as a reset. When the worker drains, connections go on until one of
-their ends closes them, or until --drain-timeout. The counts are per worker.
+their ends closes them, or until --drain-timeout. The counts are per worker. With SEND_PROXY=2, or 1, a header of that
+version of the PROXY protocol tells the backend of the client.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import prefork
 from prefork import Stream
 
 CONNECT_TIMEOUT = 5.0
+SEND_PROXY = os.environ.get("SEND_PROXY", "")
 
 
 @dataclass
@@ -39,7 +41,7 @@ backends = parse(os.environ.get("BACKENDS", "127.0.0.1:8000"))
 
 
 async def handle(stream: Stream) -> None:
-    failures = []
+    header, failures = proxy_header(stream), []
     for backend in sorted(backends, key=lambda each: each.connections):
         backend.connections += 1
         try:
@@ -47,10 +49,16 @@ async def handle(stream: Stream) -> None:
         except OSError as exc:
             failures.append(exc)
         else:
+            upstream.write(header)
             return await relay(stream, upstream)
         finally:
             backend.connections -= 1
     raise ExceptionGroup("no backend can be reached", failures)
+
+
+def proxy_header(client: Stream) -> bytes:
+    """Return the PROXY header for a backend of this client; b"" if none is to be sent."""
+    return prefork.proxy_header(client, version=1 if SEND_PROXY == "1" else 2) if SEND_PROXY else b""
 
 
 async def relay(client: Stream, upstream: Stream) -> None:

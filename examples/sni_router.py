@@ -4,8 +4,9 @@
     openssl s_client -connect localhost:443 -servername a.example
 
 The name is in the client's first message, the ClientHello, in the clear. That message is read, checked and passed on
-unchanged, and everything else as proxy.py does it. A wildcard stands for one label, `*` alone for every other name and
-for clients that name none. What is no ClientHello is closed without a word; an unknown name gets the TLS alert for it.
+unchanged, and everything else as proxy.py does it, SEND_PROXY too. A wildcard stands for one label, `*` alone for every
+other name and for clients that name none. What is no ClientHello is closed without a word; an unknown name gets the TLS
+alert for it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import re
 from collections.abc import Iterator
 
-from proxy import CONNECT_TIMEOUT, Backend, parse, relay
+from proxy import CONNECT_TIMEOUT, Backend, parse, proxy_header, relay
 
 import prefork
 from prefork import Stream
@@ -48,7 +49,7 @@ async def handle(stream: Stream) -> None:
         stream.write(UNRECOGNIZED_NAME)
         return
     upstream = await prefork.connect(backend.host, backend.port, timeout=CONNECT_TIMEOUT)
-    upstream.write(records)
+    upstream.write(proxy_header(stream) + records)
     await relay(stream, upstream)
 
 

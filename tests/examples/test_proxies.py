@@ -110,6 +110,24 @@ def test_proxy_holds_a_sender_up_that_is_faster_than_its_reader(proxy: Ends) -> 
         assert received == sent
 
 
+@pytest.mark.parametrize("version", ["1", "2"])
+def test_proxy_tells_the_backend_of_the_client(version: str) -> None:
+    with backend() as listener:
+        env = {"BACKENDS": where(listener), "SEND_PROXY": version}
+        with (
+            run_server("proxy:handle", "--workers", "1", cwd=EXAMPLES, env=env) as server,
+            Ends(server, listener).connected(b"hello") as (client, accepted),
+        ):
+            client.shutdown(socket.SHUT_WR)
+            received = accepted.makefile("rb").read()
+            (host, port), here = client.getsockname(), client.getpeername()
+    if version == "1":
+        assert received == f"PROXY TCP4 {host} {here[0]} {port} {here[1]}\r\nhello".encode()
+    else:
+        ends = socket.inet_aton(host) + socket.inet_aton(here[0]) + struct.pack("!HH", port, here[1])
+        assert received == b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + ends + b"hello"
+
+
 def test_proxy_closes_the_connection_when_no_backend_can_be_reached() -> None:
     with socket.socket() as dead:
         dead.bind(("127.0.0.1", 0))
