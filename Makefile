@@ -24,7 +24,7 @@ COUNT   ?= 1000000
 TIME    ?= 300
 
 .PHONY: serve test test-all histories soak inject bench bench-quick bench-scrapers instructions check format clean
-.PHONY: native test-native test-programs bench-programs dist fuzz
+.PHONY: native test-native test-programs bench-programs bench-proxies bench-capacity dist fuzz
 
 ## Serve the echo example on all cores.
 serve: $(VENV)/.installed
@@ -107,6 +107,17 @@ bench-programs: $(PROGRAMS)/.prepared
 ## What 1,000 slow clients of --metrics cost the clients of the service; two minutes.
 bench-scrapers: $(VENV)/.developing
 	$(BIN)/python -m bench.scrapers $(BENCH_ARGS)
+
+## Measure examples/proxy.py beside HAProxy: CPU time per echo, per connection and per MiB; a minute.
+bench-proxies: $(VENV)/.developing
+	@scripts/install-debian-packages bench
+	$(BIN)/python -m bench.proxies $(BENCH_ARGS)
+
+## Hold N idle connections, plain and TLS: bytes each, CPU at rest, time to drain and to reload; minutes.
+CONNECTIONS ?= 100000
+bench-capacity: $(VENV)/.developing
+	@scripts/install-debian-packages bench
+	$(BIN)/python -m bench.capacity --connections $(CONNECTIONS) $(BENCH_ARGS)
 
 ## Count the instructions of an echo, of 32 lines and of a short connection with callgrind: a minute on an idle machine.
 instructions: $(VENV)/.developing
