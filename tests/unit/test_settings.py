@@ -167,6 +167,7 @@ def test_the_typed_options_of_serve_are_the_fields_of_the_settings() -> None:
         "bind": "str | Sequence[str]",
         "tls": "TLS | None",
         "metrics": "str | None",
+        "agent": "str | None",
         "pidfile": path,
         "control": path,
         "access_log": path,

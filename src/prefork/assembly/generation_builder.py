@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..config import Limits, Settings
+from ..core.lame_duck import AUTO, DrainDelay
 from ..core.states import Timing
 from ..events import Emit
 from ..parent.generations import GenerationSpec, ProgramSpec
@@ -61,6 +62,7 @@ class GenerationBuilder:
             workers=workers,
             timing=Timing(
                 drain=settings.drain_timeout,
+                drain_delay=AUTO if settings.drain_delay == "auto" else DrainDelay(settings.drain_delay),
                 reload_drain=settings.reload_drain_timeout,
                 stop=settings.stop_timeout,
                 boot=settings.boot_timeout,
