@@ -19,6 +19,7 @@ from .checks import (
     check_choice,
     check_flag,
     check_int,
+    check_protocols,
     check_rate,
     check_seconds,
     check_text,
@@ -34,6 +35,7 @@ MIB = 1024 * KIB
 #: A larger value is a typing error, and would exhaust the machine or never end.
 MAX_WORKERS = 4096
 MAX_BACKLOG = 2**20
+MAX_CERTIFICATES = 1000
 MAX_INT = 2**62
 #: Ten years. The age of a worker is compared, not waited for, so it may be longer than a timeout.
 MAX_AGE = 10 * 366 * 24 * 3600
@@ -150,7 +152,8 @@ def _is_path(value: object) -> bool:
 #: Fields of `Settings` and `Limits` that `prefork run` has no use for, because the program decides it itself.
 SERVE_ONLY = frozenset(
     {
-        *("reuse_port", "tls", "tls_cert", "tls_key", "loop", "streams", "traceback"),
+        *("reuse_port", "tls", "tls_cert", "tls_key", "tls_strict_sni", "tls_client_ca", "tls_client", "tls_profile"),
+        *("alpn", "loop", "streams", "traceback"),
         *("read_limit", "max_unsent", "max_handshakes", "refusal"),
     }
 )
@@ -171,6 +174,19 @@ class Settings:
     reuse_port: bool = _option(False, check_flag)
     """One listening socket per worker and address (SO_REUSEPORT); the supervisor keeps all of them open."""
     tls: tuple[TLS, ...] = ()
+    """Certificates, of which the server name that a client sends chooses; the first is the default."""
+    tls_strict_sni: bool = _option(False, check_flag)
+    """Reject clients that name no server, or one that no certificate is for."""
+    tls_client_ca: str = _option("", check_text)
+    """PEM file of the authorities whose certificates clients must present; "" asks clients for none."""
+    tls_client: Literal["required", "optional"] = _option("required", check_choice, choices=("required", "optional"))
+    """With `tls_client_ca`: whether a client without a certificate is rejected."""
+    tls_profile: Literal["modern", "intermediate"] = _option(
+        "intermediate", check_choice, choices=("modern", "intermediate")
+    )
+    """TLS 1.3 only, or TLS 1.2 as well."""
+    alpn: tuple[str, ...] = ()
+    """Application protocols in order of preference (RFC 7301)."""
     drain_timeout: float = _option(30.0, check_seconds, zero=True)
     """From a stop until open connections are aborted."""
     drain_delay: float | Literal["auto"] = _option(0.0, _check_delay)
@@ -235,10 +251,7 @@ class Settings:
         _check_fields(self)
         if not isinstance(self.limits, Limits):
             reject("limits", self.limits, "must be a prefork.Limits")
-        if not all(isinstance(each, TLS) for each in self.tls):
-            reject("tls", self.tls[0], "must be a prefork.TLS")
-        if len(self.tls) > 1:
-            reject("--tls-cert", os.fspath(self.tls[1].cert), "only one certificate can be given")
+        self._check_tls()
         if not self.bind and self.program is None:
             raise ConfigError("--bind: at least one address is needed", option="--bind")
         for position, address in enumerate(self.bind):
@@ -255,6 +268,19 @@ class Settings:
         if self.ready.kind is ReadyKind.DELAY and self.ready.number >= self.boot_timeout:
             reject("--ready", str(self.ready), f"must be less than --boot-timeout ({self.boot_timeout:g} s)")
 
+    def _check_tls(self) -> None:
+        if not all(isinstance(each, TLS) for each in self.tls):
+            reject("tls", self.tls[0], "must be a prefork.TLS, or several")
+        if len(self.tls) > MAX_CERTIFICATES:
+            reject("--tls-cert", os.fspath(self.tls[-1].cert), f"at most {MAX_CERTIFICATES} certificates can be given")
+        check_protocols("--alpn", self.alpn)
+        if self.tls_client == "optional" and not self.tls_client_ca:
+            reject("--tls-client", self.tls_client, "--tls-client-ca is missing")
+        for name in ("tls_strict_sni", "tls_client_ca", "alpn", "tls_profile"):
+            value = getattr(self, name)
+            if not self.tls and value and value != "intermediate":
+                raise ConfigError(f"{option_of(name)}: --tls-cert is missing", option=option_of(name))
+
 
 def _is_free_port(address: Address) -> bool:
     """Return whether the kernel chooses the port."""
@@ -265,13 +291,18 @@ def _is_free_port(address: Address) -> bool:
 
 
 class ServeOptions(TypedDict, total=False):
-    """The options of `prefork.serve`: the fields of `Settings`, with addresses as text and one certificate."""
+    """The options of `prefork.serve`: the fields of `Settings`, with addresses as text."""
 
     bind: str | Sequence[str]
     workers: int
     backlog: int
     reuse_port: bool
-    tls: TLS | None
+    tls: TLS | Sequence[TLS] | None
+    tls_strict_sni: bool
+    tls_client_ca: str | os.PathLike[str]
+    tls_client: Literal["required", "optional"]
+    tls_profile: Literal["modern", "intermediate"]
+    alpn: Sequence[str]
     drain_timeout: float
     drain_delay: float | Literal["auto"]
     reload_drain_timeout: float | None
@@ -318,11 +349,20 @@ def settings_of(options: ServeOptions) -> Settings:
         if isinstance(values.get(name), str):
             values[name] = local_address(option_of(name), values[name])
     if "tls" in values:
-        values["tls"] = () if values["tls"] is None else (values["tls"],)
-    for name in ("pidfile", "control", "access_log"):
+        values["tls"] = _several(values["tls"])
+    if "alpn" in values:
+        values["alpn"] = _several(values["alpn"])
+    for name in ("pidfile", "control", "access_log", "tls_client_ca"):
         if isinstance(values.get(name), os.PathLike):
             values[name] = os.fspath(values[name])
     return Settings(**values)
+
+
+def _several(value: object) -> tuple[Any, ...]:
+    """Return the items of a list, or `value` as the only one; () for None."""
+    if isinstance(value, list | tuple):
+        return tuple(value)
+    return () if value is None else (value,)
 
 
 def local_address(option: str, text: str) -> Address:

@@ -32,7 +32,7 @@ from ..observe.logs import configure
 from ..observe.reopen import LogFiles
 from ..parent.exporter import ExporterSpec
 from ..parent.generations import GenerationSpec
-from ..system import control_client, paths, pidfile, tls_contexts
+from ..system import control_client, paths, pidfile
 from ..system.descriptors import Closeable, Descriptor
 from ..system.file_ownership import FileOwnership
 from ..system.handover import HandoverWriter, InheritedState
@@ -42,6 +42,7 @@ from ..system.listeners import BoundAddress, Listeners, is_for_program
 from ..system.notify import Notifier
 from ..system.signals import block_signals
 from ..system.sockets import inode
+from ..system.tls_files import TLSFiles
 from ..text import escape_controls
 from ..worker.context import GenerationConfig
 from . import trust
@@ -92,8 +93,6 @@ class ServerResources:
         self._listener_repair = ListenerRepair(self._listeners)
         self._builder = GenerationBuilder(self._listeners, emit)
         self._warnings = SettingsWarnings(emit)
-        self._loaded: tls_contexts.CertificatePair | None = None
-        """The certificate that was last loaded into its TLS context."""
         self._certificate_reloads = {"ok": 0, "failed": 0}
         self._control: BoundAddress | None = None
         self._metrics: BoundAddress | None = None
@@ -129,9 +128,9 @@ class ServerResources:
         # A signal that ends the start waits until this object knows what was made; otherwise files would stay behind.
         with block_signals():
             # First of all, because the settings may come from a file that root must not trust.
-            certificate = self._load_certificate(self._settings)
+            files = self._load_tls_files(self._settings)
             self._claim_pidfile()
-            spec = self._builder.build(self._settings, certificate)
+            spec = self._builder.build(self._settings, files)
             self.access_log = open_access_log(self.log_files, self._settings.access_log, spec.config.identity)
             if spec.program is not None:
                 self.metrics_directory = MetricsDirectory(spec.config.identity)
@@ -223,38 +222,36 @@ class ServerResources:
                 settings = self._source.settings()
                 require_unchanged(self._settings, settings)
                 validate(settings, starting=False)
-                return self._builder.build(settings, self._reload_certificate(settings))
+                return self._builder.build(settings, self._reload_tls_files(settings))
         finally:
             # A worker that is forked before the reload begins is of the old generation, and belongs in its directory.
             _change_directory(before)
 
-    def _load_certificate(self, settings: Settings) -> tls_contexts.CertificatePair | None:
-        return trust.load_certificate(settings, self._source, self._builder.identity(settings))
+    def _load_tls_files(self, settings: Settings) -> TLSFiles | None:
+        return trust.load_tls_files(settings, self._source, self._builder.identity(settings))
 
-    def _reload_certificate(self, settings: Settings) -> tls_contexts.CertificatePair | None:
+    def _reload_tls_files(self, settings: Settings) -> TLSFiles | None:
         try:
-            certificate = self._load_certificate(settings)
+            files = self._load_tls_files(settings)
         except PreforkError:
             self._certificate_reloads["failed"] += bool(settings.tls)
             raise
-        self._certificate_reloads["ok"] += certificate is not None
-        return certificate
+        self._certificate_reloads["ok"] += files is not None
+        return files
 
     def certificate_reloads(self) -> dict[str, int]:
         """Return how often reloads have read a certificate, and how often it could not be used."""
         return dict(self._certificate_reloads)
 
     def prepare_fork(self, spec: GenerationSpec[GenerationConfig]) -> None:
-        """Go to the generation's directory, and load its certificate, before a worker of it is forked.
+        """Go to the generation's directory, and use its certificates, before a worker of it is forked.
 
         Raises ConfigError, or OSError if memory or descriptors are short.
         """
         config = spec.config
         _change_directory(config.directory)
-        if config.ssl_context is None or config.certificate is None or config.certificate is self._loaded:
-            return
-        tls_contexts.load(config.ssl_context, config.certificate)
-        self._loaded = config.certificate
+        if config.tls is not None and config.tls_files is not None and config.tls.files is not config.tls_files:
+            config.tls.replace(config.tls_files)
 
     def commit(self, spec: GenerationSpec[GenerationConfig]) -> None:
         """Apply the settings of `spec` to what all generations share, because every worker is of it now."""
@@ -262,8 +259,9 @@ class ServerResources:
         self._warn(spec)
 
     def _warn(self, spec: GenerationSpec[GenerationConfig]) -> None:
-        if spec.config.certificate is not None:
-            self._warnings.check_certificate(spec.config.certificate)
+        files = spec.config.tls_files
+        for pair in () if files is None else files.pairs:
+            self._warnings.check_certificate(pair)
         # A program may have deadlines of its own.
         if self._settings.program is None:
             self._warnings.check_deadlines(self._settings.limits)

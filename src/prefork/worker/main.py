@@ -155,7 +155,7 @@ async def _serve(context: WorkerContext, handler: Handler, start_by: float) -> i
         limits=settings.limits,
         admission=admission,
         emit=context.emit,
-        ssl_context=context.config.ssl_context,
+        ssl_context=None if context.config.tls is None else context.config.tls.main,
         account=context.row.account(),
     )
     sockets = ReuseportSockets(
