@@ -192,7 +192,7 @@ def test_the_modern_profile_speaks_tls_1_3_only(certificates: Certificates) -> N
         assert Handshake(server, client()).error == ""
 
 
-def test_a_client_that_prefers_chacha20_gets_it_and_the_rest_the_order_of_the_server(
+def test_a_client_that_prefers_chacha20_gets_it_and_others_the_servers_order(
     certificates: Certificates,
 ) -> None:
     server = contexts(read_files([certificates.pair("a.test")]))
