@@ -19,7 +19,7 @@ BENCH  ?= .venv-bench-$(if $(PYTHON),$(shell $(PYTHON) -c 'import sys; print("%d
 PROGRAMS ?= .venv-programs$(if $(PYTHON),-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
 
 .PHONY: serve test test-all histories soak inject bench bench-quick bench-scrapers instructions check format clean
-.PHONY: native test-native test-programs bench-programs dist
+.PHONY: cluster native test-native test-programs bench-programs dist
 
 ## Serve the echo example on all cores.
 serve: $(VENV)/.installed
@@ -61,6 +61,12 @@ histories: $(VENV)/.developing
 ## Prove that no connection is lost: load and faults, for most of an hour. For less: SOAK_ARGS="reload --scale 0.01".
 soak: $(VENV)/.developing
 	$(BIN)/python -m soak $(SOAK_ARGS)
+
+## Three hosts behind HAProxy and nginx, in namespaces, and what their clients lose; 25 minutes.
+## For less: CLUSTER_ARGS="reload kill --scale 0.1".
+cluster: $(VENV)/.developing
+	@scripts/install-debian-packages
+	$(BIN)/python -m cluster $(CLUSTER_ARGS)
 
 ## Have every system call fail, one in each run; most of a day. For less: INJECT_ARGS="--scale 0.05 --minutes 20".
 inject: $(VENV)/.developing
