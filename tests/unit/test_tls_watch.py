@@ -154,9 +154,9 @@ broken
 
 
 def test_the_type_of_a_file_system_of_another_machine_is_known() -> None:
-    assert remote_type(_MOUNTS, os.makedev(0, 44)) == "nfs4"
-    assert remote_type(_MOUNTS, os.makedev(0, 46)) == "fuse.sshfs"
-    assert not any(remote_type(_MOUNTS, os.makedev(*each)) for each in ((8, 1), (0, 45), (9, 9)))
+    assert remote_type(_MOUNTS, 0, 44) == "nfs4"
+    assert remote_type(_MOUNTS, 0, 46) == "fuse.sshfs"
+    assert not any(remote_type(_MOUNTS, *each) for each in ((8, 1), (0, 45), (9, 9)))
 
 
 def test_files_of_another_machine_are_watched_only_if_that_is_asked_for(
