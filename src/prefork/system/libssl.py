@@ -57,7 +57,7 @@ class OpenSSL:
         ctrl.restype = ctypes.c_long
         ctrl.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_char_p]
         self.options: Callable[[int], int] = options
-        self.ctrl: Callable[[int, int, int, bytes | None], int] = ctrl
+        self.ctrl: Callable[[int, int, int, Any], int] = ctrl
         self.ctypes = ctypes
         self.context_type: type = _ssl._SSLContext
         self._library = library

@@ -11,6 +11,8 @@ verified. After the choice by name, it takes certificates, ciphers, ALPN and aut
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,8 +20,11 @@ from typing import Literal
 
 from ..config import TLS
 from ..core.server_names import NameTable
+from ..errors import ConfigError
 from ..events import Emit, GroupsReduced, log
+from .libssl import UnverifiedPointer
 from .ticket_keys import TicketKeyring
+from .tls_calls import TLSCalls
 from .tls_files import TLSFiles, load_client_ca, load_pair, read_files
 from .tls_groups import limit_groups
 
@@ -60,8 +65,21 @@ class ServerSSLObject(ssl.SSLObject):
             super().do_handshake()
         except ssl.SSLError as exc:
             if self.refusal:
-                raise ssl.SSLError(ssl.SSLErrorNumber.SSL_ERROR_SSL, self.refusal) from exc
+                raise _error(self.refusal) from exc
             raise
+
+
+class _ALPNCheckingSSLObject(ServerSSLObject):
+    """A ServerSSLObject that itself sees to it that a protocol was negotiated, because OpenSSL was not told to."""
+
+    def do_handshake(self) -> None:
+        super().do_handshake()
+        if self.selected_alpn_protocol() is None:
+            raise _error("no application protocol")
+
+
+def _error(reason: str) -> ssl.SSLError:
+    return ssl.SSLError(ssl.SSLErrorNumber.SSL_ERROR_SSL, reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +97,25 @@ class TLSContexts:
         self.policy = policy
         self.files: TLSFiles | None = None
         """What handshakes use that begin now."""
+        self.session_group = b""
+        """What sessions have to have in common to be resumed: how and by whom their clients were verified; b"" if they
+        were not. Keys of tickets that servers share have to be derived from it, otherwise a server would let a client
+        in that only another one has verified. Not OpenSSL's session id context: `ssl` sets it for each connection."""
         self.main, reason = _configured(policy)
         """The context that connections begin with: always the same one, because the ticket keys are in it."""
         if reason:
             emit(GroupsReduced(reason))
-        self.main.sslobject_class = ServerSSLObject
+        self._calls: TLSCalls | None = None
+        self._main_pointer = 0
+        self._ticket_keys = b""
+        if policy.alpn or policy.client != "off":
+            with contextlib.suppress(UnverifiedPointer, OSError):
+                calls = TLSCalls(policy.alpn)
+                self._main_pointer = calls.pointer(self.main)
+                self._ticket_keys = calls.ticket_keys(self._main_pointer)
+                self._calls = calls
+        alpn_unchecked = bool(policy.alpn) and self._calls is None
+        self.main.sslobject_class = _ALPNCheckingSSLObject if alpn_unchecked else ServerSSLObject
         self.main.sni_callback = self._choose
         self._keyring = TicketKeyring() if policy.ticket_keys else None
         if self._keyring is not None:
@@ -93,15 +125,22 @@ class TLSContexts:
     def replace(self, files: TLSFiles) -> None:
         """Use other files for handshakes that begin from now on. Raises ConfigError, with nothing changed.
 
-        Connections that are open, and sessions, are untouched: the keys of the tickets stay, if they are in no file.
+        Connections that are open are untouched. So are sessions, because the keys of the tickets stay if they are in no
+        file, unless the authorities for the certificates of clients are others.
         """
+        if self.files is not None and self._calls is None and not _same_authorities(self.files, files):
+            # The sessions of clients that were verified by the old ones could be resumed.
+            raise ConfigError("--tls-client-ca: cannot be changed without new workers", option="--tls-client-ca")
         choice = files.choice(self.policy.strict_sni)
         contexts = {group: self._make(files, group) for group in {*choice.by_name.values(), choice.default}}
         by_name = NameTable({name: contexts[group] for name, group in choice.by_name.items()})
+        group = self._session_group(files)
+        if self._calls is not None and group != self.session_group:
+            self._calls.separate_sessions(self._main_pointer, self._ticket_keys, group)
         self._chosen = _Chosen(by_name, contexts[choice.default])
         if self._keyring is not None and files.ticket_keys is not None:
             self._keyring.replace(files.ticket_keys.keys)
-        self.files = files
+        self.files, self.session_group = files, group
 
     def _make(self, files: TLSFiles, positions: Sequence[int]) -> ssl.SSLContext:
         """Return a context with a certificate for each type of key."""
@@ -110,7 +149,16 @@ class TLSContexts:
             load_pair(context, files.pairs[position])
         if files.client_ca is not None:
             load_client_ca(context, files.client_ca)
+        if self._calls is None:
+            context.set_alpn_protocols(self.policy.alpn)
+            return context
+        self._calls.select_protocols(self._calls.pointer(context))
         return context
+
+    def _session_group(self, files: TLSFiles) -> bytes:
+        if files.client_ca is None:
+            return b""
+        return hashlib.sha256(self.policy.client.encode() + files.client_ca.digest()).digest()
 
     def _choose(self, connection: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> int | None:
         """Choose the certificates for a handshake: an `SSLContext.sni_callback`, called also if there is no name.
@@ -129,6 +177,11 @@ class TLSContexts:
             found = self._chosen.default
         connection.context = found
         return None
+
+
+def _same_authorities(before: TLSFiles, after: TLSFiles) -> bool:
+    old, new = ("" if each.client_ca is None else each.client_ca.data for each in (before, after))
+    return old == new
 
 
 def build_contexts(certificates: Sequence[TLS], emit: Emit = log) -> TLSContexts:
