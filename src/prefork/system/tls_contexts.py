@@ -122,13 +122,17 @@ class TLSContexts:
             self._keyring.install(self.main)
         self._chosen: _Chosen | None = None
 
+    def can_take(self, files: TLSFiles) -> bool:
+        """Return whether `replace` can use other files: not other authorities, if no session could be forgotten."""
+        return self.files is None or self._calls is not None or _same_authorities(self.files, files)
+
     def replace(self, files: TLSFiles) -> None:
         """Use other files for handshakes that begin from now on. Raises ConfigError, with nothing changed.
 
         Connections that are open are untouched. So are sessions, because the keys of the tickets stay if they are in no
         file, unless the authorities for the certificates of clients are others.
         """
-        if self.files is not None and self._calls is None and not _same_authorities(self.files, files):
+        if not self.can_take(files):
             # The sessions of clients that were verified by the old ones could be resumed.
             raise ConfigError("--tls-client-ca: cannot be changed without new workers", option="--tls-client-ca")
         choice = files.choice(self.policy.strict_sni)
@@ -208,4 +212,6 @@ def _configured(policy: TLSPolicy) -> tuple[ssl.SSLContext, str | None]:
     # enough, because each resumed connection brings the next. A second one would cost every handshake 5 % more.
     context.num_tickets = 1
     context.verify_mode = _VERIFY_MODES[policy.client]
+    # An intermediate authority in the file is trusted without the root that has signed it, and others.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     return context, limit_groups(context)
