@@ -267,13 +267,12 @@ class ServerResources:
         files = self._tls_watch.look(config.settings, config.identity, config.tls_files, now)
         if files is None:
             return None
-        if not files.same_authorities(config.tls_files):
-            # A session must not be resumed of a client whose authority is no longer trusted: it takes other contexts.
+        if not config.tls.can_take(files):
             self._tls_watch.postpone(now)
             return f"--tls-client-ca {escape_controls(config.settings.tls_client_ca)} has changed"
         try:
-            handout = write_handout(files)
             config.tls.replace(files)
+            handout = write_handout(files)
         except (PreforkError, OSError, MemoryError, ValueError) as exc:
             self._tls_watch.failed(exc, now)
             return None
