@@ -306,6 +306,35 @@ class CertificateInvalid(Event, level=ERROR):
     problem: str
 
 
+class TLSRenewed(Event):
+    """Changed files of TLS are in use for new handshakes; no worker was replaced."""
+
+    template = "TLS renewed without a reload: {files}"
+    files: str
+
+
+class RenewalRefused(Event, level=ERROR):
+    """Changed files of TLS cannot be used, for longer than a renewal takes; what was in use stays in use."""
+
+    template = "TLS not renewed, the old certificates and keys stay in use: {reason}"
+    reason: str
+
+
+class RenewalUnusable(Event, level=ERROR):
+    """A worker cannot use what the supervisor has handed out; it serves with what it had."""
+
+    template = "this worker cannot use the renewed certificates and keys: {reason} (prefork reload)"
+    reason: str
+
+
+class FilesUnwatched(Event, level=WARNING):
+    """A file of TLS is on another machine, and so it is not watched by itself."""
+
+    template = "{file} is not watched, because {kind} is a file system of another machine (--tls-watch on)"
+    file: str
+    kind: str
+
+
 class VariableUnknown(Event, level=WARNING):
     """A variable of the environment looks like an option, and there is none of that name."""
 

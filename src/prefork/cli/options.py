@@ -168,12 +168,50 @@ OPTIONS = (
         "tls_cert",
         Group.TLS,
         "FILE",
-        "PEM file of the certificate chain; turns TLS on.",
+        "PEM file of a certificate chain; turns TLS on. Several are chosen by the server name that a client sends; the "
+        "first is the default.",
         repeatable=True,
         shown_default="",
     ),
     Option(
         "tls_key", Group.TLS, "FILE", "PEM file of its private key, not encrypted.", repeatable=True, shown_default=""
+    ),
+    Option(
+        "tls_strict_sni",
+        Group.TLS,
+        "",
+        "Reject clients that name no server, or one that no certificate is for.",
+        parse_flag,
+    ),
+    Option(
+        "tls_client_ca",
+        Group.TLS,
+        "FILE",
+        "PEM file of the authorities whose certificates clients must present.",
+        shown_default="",
+    ),
+    Option("tls_client", Group.TLS, "NAME", "With --tls-client-ca: certificates of clients are required or optional."),
+    Option("tls_profile", Group.TLS, "NAME", "modern (TLS 1.3 only) or intermediate (TLS 1.2 as well)."),
+    Option(
+        "alpn",
+        Group.TLS,
+        "NAMES",
+        "Application protocols in order of preference, such as h2,http/1.1.",
+        lambda option, value: value.split(","),
+        shown_default="",
+    ),
+    Option(
+        "tls_ticket_key_file",
+        Group.TLS,
+        "FILE",
+        "Keys of session tickets, as HAProxy's tls-ticket-keys: clients resume after a restart and on other machines.",
+        shown_default="",
+    ),
+    Option(
+        "tls_watch",
+        Group.TLS,
+        "NAME",
+        "Use changed certificates and keys at once: auto (files on this machine), on (those on others, too) or off.",
     ),
     Option("handshake_timeout", Group.TLS, "TIME", "Abort a TLS handshake that takes longer.", parse_seconds),
     Option(

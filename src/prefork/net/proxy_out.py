@@ -46,6 +46,8 @@ def proxy_header(
     a proxy told. `crc32c` adds a checksum, and one in `tlvs` is left out. Raises ValueError for addresses and TLVs that
     have no header, and OSError (ENOTCONN) if the connection's own address is gone because it is closed.
     """
+    if version not in (1, 2):
+        raise ValueError(f"the PROXY protocol has version 1 and 2, not {version}")
     ends = None if connection is None else _ends(connection)
     found = None if ends is None else (endpoint(ends[0]), endpoint(ends[1]))
     added = list(tlvs)
