@@ -260,6 +260,7 @@ async def test_anyone_is_not_for_a_unix_socket(world: World, tmp_path: Path) -> 
             sock.connect(path)
             sock.setblocking(False)
             assert await asyncio.get_running_loop().sock_recv(sock, 10) == b""
+        await eventually(lambda: not serving.server.connections, "the end")
         assert ends(serving) == {CloseReason.DONE: 1, CloseReason.PROXY_UNTRUSTED: 1}
 
 
