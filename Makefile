@@ -24,7 +24,7 @@ COUNT   ?= 1000000
 TIME    ?= 300
 
 .PHONY: serve test test-all histories soak inject bench bench-quick bench-scrapers instructions check format clean
-.PHONY: native test-native test-programs bench-programs dist fuzz
+.PHONY: cluster native test-native test-programs bench-programs bench-proxies bench-capacity dist fuzz
 
 ## Serve the echo example on all cores.
 serve: $(VENV)/.installed
@@ -72,6 +72,12 @@ fuzz: $(FUZZ)/.prepared
 soak: $(VENV)/.developing
 	$(BIN)/python -m soak $(SOAK_ARGS)
 
+## Three hosts behind HAProxy and nginx, in namespaces, and what their clients lose; 25 minutes.
+## For less: CLUSTER_ARGS="reload kill --scale 0.1".
+cluster: $(VENV)/.developing
+	@scripts/install-debian-packages
+	$(BIN)/python -m cluster $(CLUSTER_ARGS)
+
 ## Have every system call fail, one in each run; most of a day. For less: INJECT_ARGS="--scale 0.05 --minutes 20".
 inject: $(VENV)/.developing
 	@scripts/install-debian-packages
@@ -107,6 +113,17 @@ bench-programs: $(PROGRAMS)/.prepared
 ## What 1,000 slow clients of --metrics cost the clients of the service; two minutes.
 bench-scrapers: $(VENV)/.developing
 	$(BIN)/python -m bench.scrapers $(BENCH_ARGS)
+
+## Measure examples/proxy.py beside HAProxy: CPU time per echo, per connection and per MiB; a minute.
+bench-proxies: $(VENV)/.developing
+	@scripts/install-debian-packages bench
+	$(BIN)/python -m bench.proxies $(BENCH_ARGS)
+
+## Hold N idle connections, plain and TLS: bytes each, CPU at rest, time to drain and to reload; minutes.
+CONNECTIONS ?= 100000
+bench-capacity: $(VENV)/.developing
+	@scripts/install-debian-packages bench
+	$(BIN)/python -m bench.capacity --connections $(CONNECTIONS) $(BENCH_ARGS)
 
 ## Count the instructions of an echo, of 32 lines and of a short connection with callgrind: a minute on an idle machine.
 instructions: $(VENV)/.developing

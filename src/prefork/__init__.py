@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .errors import PreforkError as PreforkError
     from .errors import ServiceError as ServiceError
     from .errors import StreamBusyError as StreamBusyError
+    from .net.outgoing import connect as connect
     from .net.proxy_out import proxy_header as proxy_header
     from .net.server import TCPServer as TCPServer
     from .net.service_events import ConnectionClosed as ConnectionClosed
@@ -63,6 +64,7 @@ _NAMES_BY_MODULE = {
     "PreforkError ServiceError StreamBusyError",
     "worker.accept_handler": "add_accept_handler",
     "worker.lease": "Lease lease",
+    "net.outgoing": "connect",
     "net.proxy_out": "proxy_header",
     "net.server": "TCPServer",
     "net.service_events": "ConnectionClosed ConnectionOpened Draining HandlerFailed ServiceEvent",

@@ -175,6 +175,7 @@ def test_the_typed_options_of_serve_are_the_fields_of_the_settings() -> None:
         "tls": "TLS | Sequence[TLS] | None",
         "tls_client_ca": path,
         "alpn": "Sequence[str]",
+        "proxy_from": "str | Sequence[str]",
         "metrics": "str | None",
         "agent": "str | None",
         "pidfile": path,

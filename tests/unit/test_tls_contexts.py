@@ -3,8 +3,10 @@ name is: versions, ALPN, certificates of clients, sessions."""
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import functools
+import os
 import ssl
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,6 +17,7 @@ import trustme
 
 from prefork.config import TLS
 from prefork.errors import ConfigError
+from prefork.net.tls import TLSInfo
 from prefork.system import tls_contexts
 from prefork.system.libssl import UnverifiedPointer
 from prefork.system.tls_contexts import TLSContexts, TLSPolicy
@@ -178,14 +181,14 @@ def test_both_types_of_key_are_offered_for_a_name_and_as_the_default(certificate
 
 def test_certificates_that_could_not_be_chosen_are_refused(certificates: Certificates) -> None:
     first, second = certificates.pair("a.test", "b.test"), certificates.pair("B.test")
-    with pytest.raises(ConfigError, match=rf"^--tls-cert {second.cert}: is for b\.test with the same type of key as "):
+    with pytest.raises(ConfigError, match=rf"^--tls-cert {second.cert}: is for b\.test, with the same type of key as "):
         read_files([first, second])
     nameless, another = certificates.pair(common="n"), certificates.pair("192.0.2.1")
     with pytest.raises(ConfigError, match=rf"^--tls-cert {nameless.cert}: names no host \(subjectAltName\), so no "):
         read_files([first, nameless])
     with pytest.raises(ConfigError, match=rf"^--tls-cert {nameless.cert}: names no host \(subjectAltName\), so no "):
         read_files([nameless], strict_sni=True)
-    with pytest.raises(ConfigError, match=rf"^--tls-cert {another.cert}: names no host with the same type of key "):
+    with pytest.raises(ConfigError, match=rf"^--tls-cert {another.cert}: names no host, with the same type of key "):
         read_files([nameless, another])
     assert Handshake(contexts(read_files([another])), client(), "a.test").offered == ("192.0.2.1",)
 
@@ -300,6 +303,61 @@ def test_a_client_has_to_present_a_certificate_of_the_authorities(
             assert "CERTIFICATE_VERIFY_FAILED" in Handshake(server, presenting("three", version), name).error
             without = Handshake(server, client(version), name)
             assert ("PEER_DID_NOT_RETURN_A_CERTIFICATE" in without.error) == (mode == "required")
+
+
+def test_an_intermediate_authority_is_trusted_by_itself(certificates: Certificates, tmp_path: Path) -> None:
+    parent = trustme.CA(key_type=EC)
+    child, sibling = parent.create_child_ca(key_type=EC), parent.create_child_ca(key_type=EC)
+    child.cert_pem.write_to_path(tmp_path / "child.pem")
+    server = contexts(read_files([certificates.pair("a.test")], str(tmp_path / "child.pem")), client="required")
+    for by, error in ((child, ""), (sibling, "CERTIFICATE_VERIFY_FAILED"), (parent, "CERTIFICATE_VERIFY_FAILED")):
+        asking = client()
+        by.issue_cert("client@example.test", key_type=EC).configure_cert(asking)
+        assert error in Handshake(server, asking, "a.test").error
+        assert bool(error) or Handshake(server, asking, "a.test").error == ""
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_the_chain_is_told_or_why_it_is_not(certificates: Certificates, version: ssl.TLSVersion) -> None:
+    files = read_files([certificates.pair("a.test")], certificates.authorities("one"))
+    server, asking = contexts(files, client="optional"), presenting("one", version)
+    first = Handshake(server, asking, "a.test")
+    info = TLSInfo(first.server)
+    own = issued(("client@example.test",), by="one").cert_chain_pems[0].bytes().decode()
+    root = authority("one").cert_pem.bytes().decode()
+    assert info.verified_chain == tuple(map(ssl.PEM_cert_to_DER_cert, (own, root)))
+    assert info.verified_chain_missing == ""
+    assert info.peer_certificate is not None
+    resumed = TLSInfo(Handshake(server, asking, "a.test", first.client.session).server)
+    assert (resumed.resumed, resumed.verified_chain) == (True, None)
+    assert resumed.verified_chain_missing == "the session was resumed, which keeps the peer's certificate only"
+    assert resumed.peer_certificate == info.peer_certificate
+    without = TLSInfo(Handshake(server, client(version), "a.test").server)
+    assert (without.verified_chain, without.verified_chain_missing) == (None, "the peer sent no certificate")
+    unasked = TLSInfo(Handshake(contexts(read_files([certificates.pair("a.test")])), asking, "a.test").server)
+    assert (unasked.verified_chain, unasked.verified_chain_missing) == (None, "no certificate was asked for")
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_servers_with_the_same_ticket_keys_share_the_sessions_of_the_same_authorities_only(
+    certificates: Certificates, tmp_path: Path, version: ssl.TLSVersion
+) -> None:
+    """A server that asks for no certificate would vouch for its clients at one that does."""
+    keys = tmp_path / "keys"
+    keys.write_text("".join(f"{base64.b64encode(os.urandom(80)).decode()}\n" for _ in range(3)))
+    pair = certificates.pair("a.test")
+    asking = presenting("one", version)
+    servers = []
+    for authorities, mode in (("one", "required"), ("one", "optional"), ("one two", "required"), ("", "off")):
+        ca = certificates.authorities(*authorities.split()) if authorities else ""
+        servers.append(contexts(read_files([pair], ca, ticket_keys=str(keys)), client=mode, ticket_keys=True))
+    another = contexts(
+        read_files([pair], certificates.authorities("one"), ticket_keys=str(keys)), client="required", ticket_keys=True
+    )
+    session = Handshake(another, asking, "a.test").client.session
+    handshakes = [Handshake(server, asking, "a.test", session) for server in servers]
+    assert [each.error for each in handshakes] == [""] * 4
+    assert [each.client.session_reused for each in handshakes] == [True, False, False, False]
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])

@@ -31,7 +31,7 @@ from ..events import (
 from ..observe.logs import configure
 from ..observe.reopen import LogFiles
 from ..parent.exporter import ExporterSpec
-from ..parent.generations import GenerationSpec
+from ..parent.generations import GenerationSpec, RenewedTLS
 from ..system import control_client, paths, pidfile
 from ..system.descriptors import Closeable, Descriptor
 from ..system.file_ownership import FileOwnership
@@ -43,6 +43,7 @@ from ..system.notify import Notifier
 from ..system.signals import block_signals
 from ..system.sockets import inode
 from ..system.tls_files import TLSFiles
+from ..system.tls_handout import write_handout
 from ..text import escape_controls
 from ..worker.context import GenerationConfig
 from . import trust
@@ -52,6 +53,7 @@ from .listener_repair import ListenerRepair
 from .metrics_directory import MetricsDirectory
 from .program_sockets import ProgramSockets, describe_sockets
 from .settings_source import SettingsSource, locating
+from .tls_watch import TLSWatch
 from .validation import SettingsWarnings, require_unchanged, validate
 
 _CONTROL_BACKLOG = 16
@@ -94,6 +96,7 @@ class ServerResources:
         self._builder = GenerationBuilder(self._listeners, emit)
         self._warnings = SettingsWarnings(emit)
         self._certificate_reloads = {"ok": 0, "failed": 0}
+        self._tls_watch = TLSWatch(emit)
         self._control: BoundAddress | None = None
         self._metrics: BoundAddress | None = None
         self._agent: BoundAddress | None = None
@@ -240,8 +243,42 @@ class ServerResources:
         return files
 
     def certificate_reloads(self) -> dict[str, int]:
-        """Return how often reloads have read a certificate, and how often it could not be used."""
-        return dict(self._certificate_reloads)
+        """Return how often certificates were read again, by reloads and because they had changed, and how often they
+        could not be used."""
+        return {result: number + self._tls_watch.counts[result] for result, number in self._certificate_reloads.items()}
+
+    def next_tls_look(self) -> float | None:
+        """Return when to call `renew_tls`; None if there are no files of TLS, or they are not watched."""
+        return self._tls_watch.next_look()
+
+    def renew_tls(
+        self, spec: GenerationSpec[GenerationConfig], now: float
+    ) -> RenewedTLS[GenerationConfig] | str | None:
+        """Look at the files of TLS, if it is time, and read them if they have changed since those of `spec`.
+
+        Return what workers get, or why it takes a reload; None if there is nothing new, or nothing that can be used.
+        """
+        config = spec.config
+        self._tls_watch.watch(config.settings)
+        if config.tls is None or config.tls_files is None:
+            return None
+        if self._tls_watch.take_examination(now):
+            self._warn_of_dates(config.tls_files)
+        files = self._tls_watch.look(config.settings, config.identity, config.tls_files, now)
+        if files is None:
+            return None
+        if not files.same_authorities(config.tls_files):
+            # A session must not be resumed of a client whose authority is no longer trusted: it takes other contexts.
+            self._tls_watch.postpone(now)
+            return f"--tls-client-ca {escape_controls(config.settings.tls_client_ca)} has changed"
+        try:
+            handout = write_handout(files)
+            config.tls.replace(files)
+        except (PreforkError, OSError, MemoryError, ValueError) as exc:
+            self._tls_watch.failed(exc, now)
+            return None
+        self._tls_watch.succeeded()
+        return RenewedTLS(handout, lambda each: self._builder.renewed(each, config.settings, files))
 
     def prepare_fork(self, spec: GenerationSpec[GenerationConfig]) -> None:
         """Go to the generation's directory, and use its certificates, before a worker of it is forked.
@@ -259,12 +296,15 @@ class ServerResources:
         self._warn(spec)
 
     def _warn(self, spec: GenerationSpec[GenerationConfig]) -> None:
-        files = spec.config.tls_files
-        for pair in () if files is None else files.pairs:
-            self._warnings.check_certificate(pair)
+        if spec.config.tls_files is not None:
+            self._warn_of_dates(spec.config.tls_files)
         # A program may have deadlines of its own.
         if self._settings.program is None:
             self._warnings.check_deadlines(self._settings.limits)
+
+    def _warn_of_dates(self, files: TLSFiles) -> None:
+        for pair in files.pairs:
+            self._warnings.check_certificate(pair)
 
     def _apply(self, spec: GenerationSpec[GenerationConfig]) -> None:
         config = spec.config
