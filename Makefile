@@ -18,8 +18,13 @@ BENCH  ?= .venv-bench-$(if $(PYTHON),$(shell $(PYTHON) -c 'import sys; print("%d
 # The environment of the servers that `prefork run` is tested with.
 PROGRAMS ?= .venv-programs$(if $(PYTHON),-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
 
+# The environment of the fuzzer, and how long it runs.
+FUZZ    ?= .venv-fuzz$(if $(PYTHON),-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
+COUNT   ?= 1000000
+TIME    ?= 300
+
 .PHONY: serve test test-all histories soak inject bench bench-quick bench-scrapers instructions check format clean
-.PHONY: cluster native test-native test-programs bench-programs dist
+.PHONY: cluster native test-native test-programs bench-programs bench-proxies bench-capacity dist fuzz
 
 ## Serve the echo example on all cores.
 serve: $(VENV)/.installed
@@ -57,6 +62,11 @@ test-all:
 histories: $(VENV)/.developing
 	HISTORIES=20000 STEPS=100 $(BIN)/python -m pytest -q -s -o faulthandler_timeout=0 \
 		tests/unit/test_roster_histories.py $(PYTEST_ARGS)
+
+## Fuzz the parser of the PROXY protocol, by itself and beside two others, for COUNT inputs or TIME seconds each.
+fuzz: $(FUZZ)/.prepared
+	$(FUZZ)/bin/python -m fuzz --count $(COUNT) --seconds $(TIME)
+	$(FUZZ)/bin/python -m fuzz --count $(COUNT) --seconds $(TIME) --compare
 
 ## Prove that no connection is lost: load and faults, for most of an hour. For less: SOAK_ARGS="reload --scale 0.01".
 soak: $(VENV)/.developing
@@ -104,6 +114,17 @@ bench-programs: $(PROGRAMS)/.prepared
 bench-scrapers: $(VENV)/.developing
 	$(BIN)/python -m bench.scrapers $(BENCH_ARGS)
 
+## Measure examples/proxy.py beside HAProxy: CPU time per echo, per connection and per MiB; a minute.
+bench-proxies: $(VENV)/.developing
+	@scripts/install-debian-packages bench
+	$(BIN)/python -m bench.proxies $(BENCH_ARGS)
+
+## Hold N idle connections, plain and TLS: bytes each, CPU at rest, time to drain and to reload; minutes.
+CONNECTIONS ?= 100000
+bench-capacity: $(VENV)/.developing
+	@scripts/install-debian-packages bench
+	$(BIN)/python -m bench.capacity --connections $(CONNECTIONS) $(BENCH_ARGS)
+
 ## Count the instructions of an echo, of 32 lines and of a short connection with callgrind: a minute on an idle machine.
 instructions: $(VENV)/.developing
 	$(BIN)/python -m bench.instructions
@@ -132,6 +153,11 @@ $(BENCH)/.benching: pyproject.toml
 	@$(MAKE) --no-print-directory VENV=$(BENCH) $(BENCH)/.installed
 	$(BENCH)/bin/python -m pip install --quiet --group bench
 	$(BENCH)/bin/python -m bench.peers
+	@touch $@
+
+$(FUZZ)/.prepared: pyproject.toml
+	@$(MAKE) --no-print-directory VENV=$(FUZZ) $(FUZZ)/.installed
+	$(FUZZ)/bin/python -m pip install --quiet --group fuzz
 	@touch $@
 
 $(PROGRAMS)/.prepared: pyproject.toml

@@ -97,8 +97,13 @@ class Generator:
         return sample
 
     @contextlib.contextmanager
-    def holding(self, server: Server, connections: int, tls: str) -> Iterator[None]:
-        """Keep `connections` open and idle within the block; each was used once before. Raises Failure."""
+    def holding(
+        self, server: Server, connections: int, tls: str, patience: float = GRACE
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """Keep `connections` open and idle within the block; each was used once before. Raises Failure.
+
+        The process that is yielded writes a line, `left`, when the server has closed all of them.
+        """
         options = ["--work", "hold", "--connections", str(connections), *(["--tls", tls] if tls else [])]
         process = subprocess.Popen(
             self._command(server, options),
@@ -114,11 +119,11 @@ class Generator:
             try:
                 poll = select.poll()
                 poll.register(process.stdout, select.POLLIN)
-                if not poll.poll(GRACE * 1000):
+                if not poll.poll(patience * 1000):
                     raise Failure("connections did not open in time")
                 if not process.stdout.readline().startswith(b"holding"):
                     raise Failure(process.stderr.read().decode().strip().removeprefix("load: "))
-                yield
+                yield process
                 process.stdin.close()
                 process.wait(GRACE)
             finally:

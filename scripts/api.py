@@ -27,7 +27,13 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "api.md"
 WIDTH = 118
 #: Classes of values that a user gets, and imports for annotations only.
-RESULTS = ("net.tls.TLSInfo", "net.timeouts.Timeouts", "system.worker_info.WorkerInfo")
+RESULTS = (
+    "net.tls.TLSInfo",
+    "net.timeouts.Timeouts",
+    "system.worker_info.WorkerInfo",
+    "core.proxy_header.ProxyHeader",
+    "core.proxy_tlvs.ProxyTLS",
+)
 #: Classes that a user makes by calling them, with all arguments that they take.
 CONSTRUCTED = {"TCPServer", "TLS"}
 #: Methods that only a worker of prefork calls.
@@ -131,7 +137,8 @@ def _default(member: griffe.Attribute) -> str:
     if member.parent is None or "dataclass" not in member.parent.labels:
         return ""
     owner = getattr(importlib.import_module(member.parent.module.path), member.parent.name)
-    (value,) = [each.default for each in dataclasses.fields(owner) if each.name == member.name]
+    defaults = {each.name: each.default for each in dataclasses.fields(owner)}
+    value = defaults.get(member.name, dataclasses.MISSING)  # a property has none
     return "" if value is dataclasses.MISSING else f" = {value!r}"
 
 

@@ -220,7 +220,13 @@ void connection_ready(struct connection *c, uint32_t events)
         if (events & ~(uint32_t)EPOLLOUT)
             pull(c);
         break;
-    case RESTING: fail("connection %u has bytes or an end that nobody asked for", c->index);
+    case RESTING:
+        if (club.holding) {
+            connection_end(c, true);
+            await_end(c);
+            break;
+        }
+        fail("connection %u has bytes or an end that nobody asked for", c->index);
     case ENDING: await_end(c); break;
     case CLOSED: break; /* an event of this round that came before its end */
     }

@@ -34,6 +34,7 @@ struct club {
     int port;
     bool resume;
     bool reset; /* closing sends RST instead of FIN */
+    bool holding; /* a server may close what is RESTING */
     struct payload payload;
     void (*opened)(struct connection *c);   /* RESTING for the first time */
     void (*answered)(struct connection *c); /* RESTING again, the whole answer was right */

@@ -2,6 +2,7 @@
 #include "engine.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -183,13 +184,30 @@ static void measure(void)
     result->server.system_ns = after.system_ns - before.system_ns;
 }
 
+static void say(const char *what, size_t count)
+{
+    printf("%s %zu\n", what, count);
+    fflush(stdout);
+}
+
+/* Until standard input ends. What the server closes meanwhile is closed, too; "left" says that it has closed all. */
 static void hold(void)
 {
+    struct pollfd watched[] = {{.fd = STDIN_FILENO, .events = POLLIN}, {.fd = epoll, .events = POLLIN}};
     char ignored[64];
-    printf("holding %zu\n", settled);
-    fflush(stdout);
-    while (read(STDIN_FILENO, ignored, sizeof ignored) > 0)
-        ;
+    club.holding = true;
+    say("holding", settled);
+    for (;;) {
+        if (poll(watched, 2, -1) < 0 && errno != EINTR)
+            fail("poll: %s", strerror(errno));
+        if (watched[0].revents && read(STDIN_FILENO, ignored, sizeof ignored) <= 0)
+            return;
+        if (watched[1].revents) {
+            turn(0);
+            if (!alive)
+                say("left", settled);
+        }
+    }
 }
 
 static void open_all(void)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from .assembly.serve import serve as serve
     from .config import TLS as TLS
     from .config import Limits as Limits
+    from .core.proxy_header import ProxyHeader as ProxyHeader
+    from .core.proxy_tlvs import ProxyTLS as ProxyTLS
     from .errors import BindError as BindError
     from .errors import ConfigError as ConfigError
     from .errors import ConnectionOverflowError as ConnectionOverflowError
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from .errors import PreforkError as PreforkError
     from .errors import ServiceError as ServiceError
     from .errors import StreamBusyError as StreamBusyError
+    from .net.outgoing import connect as connect
+    from .net.proxy_out import proxy_header as proxy_header
     from .net.server import TCPServer as TCPServer
     from .net.service_events import ConnectionClosed as ConnectionClosed
     from .net.service_events import ConnectionOpened as ConnectionOpened
@@ -52,12 +56,16 @@ if TYPE_CHECKING:
 _NAMES_BY_MODULE = {
     "assembly.serve": "serve",
     "config": "TLS Limits",
+    "core.proxy_header": "ProxyHeader",
+    "core.proxy_tlvs": "ProxyTLS",
     "metrics": "metrics",
     "otel": "otel",
     "errors": "BindError ConfigError ConnectionOverflowError ConnectionTimeoutError LineTooLongError ListenerError "
     "PreforkError ServiceError StreamBusyError",
     "worker.accept_handler": "add_accept_handler",
     "worker.lease": "Lease lease",
+    "net.outgoing": "connect",
+    "net.proxy_out": "proxy_header",
     "net.server": "TCPServer",
     "net.service_events": "ConnectionClosed ConnectionOpened Draining HandlerFailed ServiceEvent",
     "net.stream": "Stream",

@@ -14,6 +14,8 @@ from .text import escape_controls
 #: A week. epoll_wait(2) counts milliseconds in an int, which overflows after 24 days.
 MAX_SECONDS = 7 * 24 * 3600
 MAX_DESCRIPTOR = 2**31 - 1
+#: Names of application protocols of one server. The list of all of them takes less than 64 KiB in a ClientHello.
+MAX_PROTOCOLS = 100
 #: Seconds in each unit of a time; `ms` first, because `m` begins it.
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 #: Events per second.
@@ -87,6 +89,17 @@ def check_text(option: str, value: object) -> None:
     """Check text that is passed to the system, which ends at a NUL."""
     if not isinstance(value, str) or "\0" in value:
         reject(option, value, "must be text without a NUL character")
+
+
+def check_protocols(option: str, value: tuple[object, ...]) -> None:
+    """Check the names of application protocols (RFC 7301, 3.1): ASCII here, though any bytes are allowed there."""
+    for position, each in enumerate(value):
+        if not isinstance(each, str) or not each.isascii() or not each.isprintable() or not 1 <= len(each) <= 255:
+            reject(option, each, "must be names of protocols, such as h2,http/1.1")
+        if each in value[:position]:
+            reject(option, each, "given twice")
+    if len(value) > MAX_PROTOCOLS:
+        reject(option, value[-1], f"at most {MAX_PROTOCOLS} protocols can be given")
 
 
 def check_bytes(option: str, value: object, maximum: int) -> None:

@@ -10,7 +10,7 @@ import functools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict
 
 from .addresses import Address, TCPAddress, UnixAddress, parse_address
 from .checks import (
@@ -19,6 +19,7 @@ from .checks import (
     check_choice,
     check_flag,
     check_int,
+    check_protocols,
     check_rate,
     check_seconds,
     check_text,
@@ -26,6 +27,7 @@ from .checks import (
 )
 from .errors import ConfigError
 from .program import Program, ReadyKind, ReadyWhen
+from .proxies import SOURCE_TYPES, ProxySource, parse_proxy_source
 from .text import did_you_mean, escape_controls
 
 KIB = 1024
@@ -34,6 +36,7 @@ MIB = 1024 * KIB
 #: A larger value is a typing error, and would exhaust the machine or never end.
 MAX_WORKERS = 4096
 MAX_BACKLOG = 2**20
+MAX_CERTIFICATES = 1000
 MAX_INT = 2**62
 #: Ten years. The age of a worker is compared, not waited for, so it may be longer than a timeout.
 MAX_AGE = 10 * 366 * 24 * 3600
@@ -85,6 +88,8 @@ class Limits:
     """The connection is aborted when more than this is unsent."""
     handshake_timeout: float = _option(5.0, _timeout)
     """Maximum time of the whole TLS handshake."""
+    proxy_timeout: float = _option(10.0, _timeout)
+    """Maximum time from accept to the end of the PROXY header."""
     first_byte_timeout: float | None = _option(None, _timeout)
     """Maximum time from the start of the handler to the first byte of the peer."""
     idle_timeout: float | None = _option(None, _timeout)
@@ -142,10 +147,27 @@ def _is_path(value: object) -> bool:
     return isinstance(path, str) and path != "" and "\0" not in path
 
 
+#: Versions of the PROXY protocol.
+ProxyProtocol: TypeAlias = Literal["off", "v1", "v2", "any"]
+PROXY_PROTOCOLS = ("off", "v1", "v2", "any")
+
+
+def check_proxies(protocol: str, proxies: Sequence[object]) -> None:
+    """Check that a PROXY header is read from named proxies only, and that it is read if there are some."""
+    for each in proxies:
+        if not isinstance(each, SOURCE_TYPES):
+            reject("--proxy-from", each, "must be a network, an address, unix: or anyone")
+    if protocol != "off" and not proxies:
+        reject("--proxy-protocol", protocol, "name the proxies that may send it: --proxy-from 10.0.0.0/8")
+    if protocol == "off" and proxies:
+        reject("--proxy-from", str(proxies[0]), "is of no use without --proxy-protocol v1, v2 or any")
+
+
 #: Fields of `Settings` and `Limits` that `prefork run` has no use for, because the program decides it itself.
 SERVE_ONLY = frozenset(
     {
-        *("reuse_port", "tls", "tls_cert", "tls_key", "loop", "streams", "traceback"),
+        *("reuse_port", "tls", "tls_cert", "tls_key", "tls_strict_sni", "tls_client_ca", "tls_client", "tls_profile"),
+        *("tls_ticket_key_file", "tls_watch", "alpn", "loop", "streams", "traceback"),
         *("read_limit", "max_unsent", "max_handshakes", "refusal"),
     }
 )
@@ -166,6 +188,27 @@ class Settings:
     reuse_port: bool = _option(False, check_flag)
     """One listening socket per worker and address (SO_REUSEPORT); the supervisor keeps all of them open."""
     tls: tuple[TLS, ...] = ()
+    """Certificates, of which the server name that a client sends chooses; the first is the default."""
+    tls_strict_sni: bool = _option(False, check_flag)
+    """Reject clients that name no server, or one that no certificate is for."""
+    tls_client_ca: str = _option("", check_text)
+    """PEM file of the authorities whose certificates clients must present; "" asks clients for none."""
+    tls_client: Literal["required", "optional"] = _option("required", check_choice, choices=("required", "optional"))
+    """With `tls_client_ca`: whether a client without a certificate is rejected."""
+    tls_profile: Literal["modern", "intermediate"] = _option(
+        "intermediate", check_choice, choices=("modern", "intermediate")
+    )
+    """TLS 1.3 only, or TLS 1.2 as well."""
+    alpn: tuple[str, ...] = ()
+    """Application protocols in order of preference (RFC 7301)."""
+    proxy_protocol: Literal["off", "v1", "v2", "any"] = _option("off", check_choice, choices=PROXY_PROTOCOLS)
+    """Versions of the PROXY header that each connection must begin with; "off": none is read."""
+    proxy_from: tuple[ProxySource, ...] = ()
+    """The proxies that may connect while `proxy_protocol` is on."""
+    tls_ticket_key_file: str = _option("", check_text)
+    """File of the keys of session tickets, in HAProxy's format; "" has them made for this server alone."""
+    tls_watch: Literal["auto", "on", "off"] = _option("auto", check_choice, choices=("auto", "on", "off"))
+    """Use the files of TLS again as soon as they change; "auto" means those on this machine only."""
     drain_timeout: float = _option(30.0, check_seconds, zero=True)
     """From a stop until open connections are aborted."""
     reload_drain_timeout: float | None = _option(None, check_seconds, zero=True)
@@ -225,10 +268,8 @@ class Settings:
         _check_fields(self)
         if not isinstance(self.limits, Limits):
             reject("limits", self.limits, "must be a prefork.Limits")
-        if not all(isinstance(each, TLS) for each in self.tls):
-            reject("tls", self.tls[0], "must be a prefork.TLS")
-        if len(self.tls) > 1:
-            reject("--tls-cert", os.fspath(self.tls[1].cert), "only one certificate can be given")
+        self._check_tls()
+        check_proxies(self.proxy_protocol, self.proxy_from)
         if not self.bind and self.program is None:
             raise ConfigError("--bind: at least one address is needed", option="--bind")
         for position, address in enumerate(self.bind):
@@ -244,18 +285,40 @@ class Settings:
         if self.ready.kind is ReadyKind.DELAY and self.ready.number >= self.boot_timeout:
             reject("--ready", str(self.ready), f"must be less than --boot-timeout ({self.boot_timeout:g} s)")
 
+    def _check_tls(self) -> None:
+        if not all(isinstance(each, TLS) for each in self.tls):
+            reject("tls", self.tls[0], "must be a prefork.TLS, or several")
+        if len(self.tls) > MAX_CERTIFICATES:
+            reject("--tls-cert", os.fspath(self.tls[-1].cert), f"at most {MAX_CERTIFICATES} certificates can be given")
+        check_protocols("--alpn", self.alpn)
+        if self.tls_client == "optional" and not self.tls_client_ca:
+            reject("--tls-client", self.tls_client, "--tls-client-ca is missing")
+        for name in ("tls_strict_sni", "tls_client_ca", "alpn", "tls_profile", "tls_ticket_key_file"):
+            value = getattr(self, name)
+            if not self.tls and value and value != "intermediate":
+                raise ConfigError(f"{option_of(name)}: --tls-cert is missing", option=option_of(name))
+
 
 # --- as a program gives them ------------------------------------------------------------------------------------------
 
 
 class ServeOptions(TypedDict, total=False):
-    """The options of `prefork.serve`: the fields of `Settings`, with addresses as text and one certificate."""
+    """The options of `prefork.serve`: the fields of `Settings`, with addresses as text."""
 
     bind: str | Sequence[str]
     workers: int
     backlog: int
     reuse_port: bool
-    tls: TLS | None
+    tls: TLS | Sequence[TLS] | None
+    tls_strict_sni: bool
+    tls_client_ca: str | os.PathLike[str]
+    tls_client: Literal["required", "optional"]
+    tls_profile: Literal["modern", "intermediate"]
+    alpn: Sequence[str]
+    proxy_protocol: Literal["off", "v1", "v2", "any"]
+    proxy_from: str | Sequence[str]
+    tls_ticket_key_file: str | os.PathLike[str]
+    tls_watch: Literal["auto", "on", "off"]
     drain_timeout: float
     reload_drain_timeout: float | None
     stop_timeout: float
@@ -298,12 +361,23 @@ def settings_of(options: ServeOptions) -> Settings:
         values["bind"] = _addresses(values["bind"])
     if isinstance(values.get("metrics"), str):
         values["metrics"] = metrics_address(values["metrics"])
+    if "proxy_from" in values:
+        values["proxy_from"] = proxy_sources(values["proxy_from"])
     if "tls" in values:
-        values["tls"] = () if values["tls"] is None else (values["tls"],)
-    for name in ("pidfile", "control", "access_log"):
+        values["tls"] = _several(values["tls"])
+    if "alpn" in values:
+        values["alpn"] = _several(values["alpn"])
+    for name in ("pidfile", "control", "access_log", "tls_client_ca", "tls_ticket_key_file"):
         if isinstance(values.get(name), os.PathLike):
             values[name] = os.fspath(values[name])
     return Settings(**values)
+
+
+def _several(value: object) -> tuple[Any, ...]:
+    """Return the items of a list, or `value` as the only one; () for None."""
+    if isinstance(value, list | tuple):
+        return tuple(value)
+    return () if value is None else (value,)
 
 
 def metrics_address(text: str) -> Address:
@@ -318,6 +392,14 @@ def metrics_address(text: str) -> Address:
     if isinstance(address, TCPAddress) and address.host is None:
         return TCPAddress("127.0.0.1", address.port)
     return address
+
+
+def proxy_sources(texts: object) -> tuple[ProxySource, ...]:
+    """Return the proxies that a program names by one text or a list. Raises ConfigError."""
+    listed = [texts] if isinstance(texts, str) else texts
+    if not isinstance(listed, Sequence):
+        reject("--proxy-from", texts, 'must be text, or a list of text, such as "10.0.0.0/8"')
+    return tuple(map(parse_proxy_source, listed))
 
 
 def _addresses(bind: object) -> tuple[Address, ...]:

@@ -152,6 +152,23 @@ class ReadLimitExceeded(Event, level=WARNING, rated=True):
     limit: int
 
 
+class ProxyHeaderMalformed(Event, level=WARNING, rated=True):
+    """What a proxy sent is no PROXY header of a version that is accepted, so the connection was closed."""
+
+    template = "closed connection of proxy {peer}: {reason} (--proxy-protocol)"
+    peer: str
+    reason: str
+
+
+class ProxyHeaderMissing(Event, level=WARNING, rated=True):
+    """A proxy did not send its PROXY header in time, so the connection was closed; `hint` is what may be the cause."""
+
+    template = "closed connection of proxy {peer}: no PROXY header within {seconds:g} s (--proxy-timeout){hint}"
+    peer: str
+    seconds: float
+    hint: str
+
+
 class HandshakeFailed(Event, level=DEBUG, rated=True):
     """A peer did not complete the TLS handshake."""
 
@@ -287,6 +304,35 @@ class CertificateInvalid(Event, level=ERROR):
     template = "--tls-cert {file}: {problem}, so clients refuse it (renew it, then prefork reload)"
     file: str
     problem: str
+
+
+class TLSRenewed(Event):
+    """Changed files of TLS are in use for new handshakes; no worker was replaced."""
+
+    template = "TLS renewed without a reload: {files}"
+    files: str
+
+
+class RenewalRefused(Event, level=ERROR):
+    """Changed files of TLS cannot be used, for longer than a renewal takes; what was in use stays in use."""
+
+    template = "TLS not renewed, the old certificates and keys stay in use: {reason}"
+    reason: str
+
+
+class RenewalUnusable(Event, level=ERROR):
+    """A worker cannot use what the supervisor has handed out; it serves with what it had."""
+
+    template = "this worker cannot use the renewed certificates and keys: {reason} (prefork reload)"
+    reason: str
+
+
+class FilesUnwatched(Event, level=WARNING):
+    """A file of TLS is on another machine, and so it is not watched by itself."""
+
+    template = "{file} is not watched, because {kind} is a file system of another machine (--tls-watch on)"
+    file: str
+    kind: str
 
 
 class VariableUnknown(Event, level=WARNING):

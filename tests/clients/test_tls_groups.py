@@ -15,8 +15,9 @@ import prefork
 from prefork.config import TLS
 from prefork.events import Event, GroupsReduced
 from prefork.net.server import TCPServer
-from prefork.system import tls_contexts, tls_groups
-from prefork.system.tls_groups import UnverifiedPointer, by_pointer, limit_groups
+from prefork.system import libssl, tls_contexts
+from prefork.system.libssl import UnverifiedPointer
+from prefork.system.tls_groups import by_pointer, limit_groups
 from prefork.testing import run_server
 
 #: The names under which openssl reports the negotiated group.
@@ -133,12 +134,12 @@ def test_otherwise_only_p_256_is_offered(certs: dict[str, str], failure: Excepti
 def test_an_unverified_pointer_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each step of the check rejects by itself."""
     context, other = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    openssl = tls_groups._OpenSSL()
+    openssl = libssl.OpenSSL()
     with pytest.raises(UnverifiedPointer, match="not an SSL_CTX"):
         # A valid pointer, but that of another context.
-        tls_groups.verify_pointer(context, tls_groups._find_pointer(other, openssl), openssl)
+        libssl.verify_pointer(context, libssl.find_pointer(other, openssl), openssl)
     for stored in (0, 8, 3, 1 << 46):
-        monkeypatch.setattr(tls_groups._OpenSSL, "read_pointer", lambda _self, _address, stored=stored: stored)
+        monkeypatch.setattr(libssl.OpenSSL, "read_pointer", lambda _self, _address, stored=stored: stored)
         with pytest.raises((UnverifiedPointer, OSError)):
             by_pointer(context)
     monkeypatch.undo()
@@ -146,16 +147,16 @@ def test_an_unverified_pointer_is_not_used(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(UnverifiedPointer, match="the libssl that was found"):
         by_pointer(context)
     monkeypatch.undo()
-    monkeypatch.setattr(tls_groups, "_KNOWN", ((2, 0), (2, 7)))
+    monkeypatch.setattr(libssl, "_KNOWN", ((2, 0), (2, 7)))
     with pytest.raises(UnverifiedPointer, match="layout"):
         by_pointer(context)
 
 
 def test_a_context_that_had_to_fall_back_says_so_at_debug_level(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tls_groups, "_KNOWN", ((2, 0), (2, 7)))
+    monkeypatch.setattr(libssl, "_KNOWN", ((2, 0), (2, 7)))
     if not hasattr(ssl.SSLContext, "set_groups"):
         events: list[Event] = []
-        tls_contexts.make_context(events.append)
+        tls_contexts.TLSContexts(tls_contexts.TLSPolicy(), events.append)
         assert [type(event) for event in events] == [GroupsReduced]
         assert events[0].level == 10
         assert "only the group P-256" in str(events[0])

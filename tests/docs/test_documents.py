@@ -23,7 +23,7 @@ from prefork.core import time_limits as limits
 from prefork.errors import ExitCode
 from prefork.hosting.stage import Stage
 from prefork.net import acceptor, channel
-from prefork.system.tls_contexts import build_context
+from prefork.system.tls_contexts import build_contexts
 from prefork.testing import Server, run_server
 
 ROOT = Path(__file__).parents[2]
@@ -165,7 +165,7 @@ def default_of(option: str) -> str:
         return f"`{address}`"
     if value is False:
         return "off"
-    if value in ("", b"") or (value is None and option in ("umask", "ready-fd")):
+    if value in ("", b"", ()) or (value is None and option in ("umask", "ready-fd")):
         return "none"
     if value is None:
         return "`off`"
@@ -276,7 +276,7 @@ def test_limits_that_the_text_states_are_the_codes(name: str) -> None:
 def test_the_table_of_tls_defaults_is_the_contexts(certs: dict[str, str]) -> None:
     import prefork
 
-    context = build_context(prefork.TLS(certs["cert"], certs["key"]))
+    context = build_contexts([prefork.TLS(certs["cert"], certs["key"])]).main
     rows = table("running.md", "TLS defaults")
     ciphers = {each["name"]: each["protocol"] for each in context.get_ciphers()}
     stated = {

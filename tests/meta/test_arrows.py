@@ -14,7 +14,7 @@ import prefork
 ROOT = Path(__file__).parents[2] / "src" / "prefork"
 
 #: Each floor and what it may import from; a file that is no folder is named by itself. `__init__` names all, lazily.
-VOCABULARY = {"errors", "text", "events", "checks", "addresses", "config", "program"}
+VOCABULARY = {"errors", "text", "events", "checks", "addresses", "config", "program", "proxies"}
 FLOORS = {
     "_version": set(),
     "implementation": {"_version"},
@@ -24,7 +24,8 @@ FLOORS = {
     "checks": {"errors", "text"},
     "addresses": {"checks", "text"},
     "program": {"checks", "errors"},
-    "config": {"addresses", "checks", "errors", "program", "text"},
+    "proxies": {"checks"},
+    "config": {"addresses", "checks", "errors", "program", "proxies", "text"},
     "core": VOCABULARY,
     # What a service imports as `prefork.metrics`.
     "metrics": {"core", *VOCABULARY},

@@ -10,13 +10,11 @@ import dataclasses
 import functools
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from ..config import Limits, Settings
 from ..core.states import Timing
 from ..events import Emit
 from ..parent.generations import GenerationSpec, ProgramSpec
-from ..system import tls_contexts
 from ..system.certificates import first_end
 from ..system.cpus import cpu_count
 from ..system.credentials import Identity, resolve_identity
@@ -25,10 +23,13 @@ from ..system.listen_options import ListenOptions, Sharing
 from ..system.listeners import BoundAddress, Listeners
 from ..system.scoreboard import FleetSetting
 from ..system.sockets import inode
+from ..system.tls_contexts import TLSContexts, TLSPolicy
+from ..system.tls_files import TLSFiles
 from ..worker.context import GenerationConfig
+from .tls_watch import paths_of
 
-if TYPE_CHECKING:
-    import ssl
+#: Policies whose TLS contexts are kept: a reload that is rejected, or taken back, ends no session.
+_KEPT_POLICIES = 4
 
 
 class GenerationBuilder:
@@ -37,8 +38,8 @@ class GenerationBuilder:
     def __init__(self, listeners: Listeners, emit: Emit) -> None:
         self._listeners = listeners
         self._emit = emit
-        self._ssl_contexts: dict[str, ssl.SSLContext] = {}
-        """One for each type of key."""
+        self._tls: dict[object, TLSContexts] = {}
+        """The contexts of the last policies, the oldest first."""
         self._resolve_identity = functools.cache(resolve_identity)
         """Users may be kept on another machine, where each lookup takes time."""
 
@@ -46,13 +47,9 @@ class GenerationBuilder:
         """Return the user and group of the workers; None: the supervisor's. Raises ConfigError."""
         return self._resolve_identity(settings.user, settings.group)
 
-    def build(
-        self, settings: Settings, certificate: tls_contexts.CertificatePair | None
-    ) -> GenerationSpec[GenerationConfig]:
+    def build(self, settings: Settings, files: TLSFiles | None) -> GenerationSpec[GenerationConfig]:
         """Return the spec of a generation, with its addresses bound. Raises PreforkError; nothing has changed then."""
-        # The same TLS context for every generation, because the keys of session tickets are in it and all workers share
-        # them. A key of another type gets its own: in one context both certificates would be served.
-        ssl_context = None if certificate is None else self._ssl_context(certificate)
+        tls = None if files is None else self._tls_contexts(settings, files)
         workers = worker_count(settings)
         identity, directory = self.identity(settings), physical_directory()
         listeners = self._listeners.bind(settings.bind, listen_options(settings, identity))
@@ -67,23 +64,44 @@ class GenerationBuilder:
                 hang=settings.hang_timeout,
             ),
             limits=_fleet_limits(settings.limits),
-            listeners=tuple(_with_tls(text, ssl_context) for each in listeners for text in each.describe()),
-            config=GenerationConfig(settings, listeners, ssl_context, certificate, identity, directory),
+            listeners=tuple(_with_tls(text, tls) for each in listeners for text in each.describe()),
+            config=GenerationConfig(settings, listeners, tls, files, identity, directory),
             program=program_spec(settings, listeners),
             max_worker_rss=settings.max_worker_rss,
-            certificates=_ends_of(certificate),
+            certificates=() if files is None else _ends_of(files),
         )
 
-    def _ssl_context(self, certificate: tls_contexts.CertificatePair) -> ssl.SSLContext:
-        key_type = certificate.key_type()
-        if key_type not in self._ssl_contexts:
-            self._ssl_contexts[key_type] = tls_contexts.make_context(self._emit)
-        return self._ssl_contexts[key_type]
+    def renewed(
+        self, spec: GenerationSpec[GenerationConfig], settings: Settings, files: TLSFiles
+    ) -> GenerationSpec[GenerationConfig]:
+        """Return `spec` with what the TLS files of these settings say now; `spec` itself if it has other files."""
+        config = spec.config
+        if config.tls_files is None or paths_of(config.settings) != paths_of(settings):
+            return spec
+        renewed = dataclasses.replace(config, tls_files=files)
+        return dataclasses.replace(spec, config=renewed, certificates=_ends_of(files))
+
+    def _tls_contexts(self, settings: Settings, files: TLSFiles) -> TLSContexts:
+        """Return the same contexts for every generation with the same policy and the same authorities for clients.
+
+        The keys of session tickets are in the contexts, so all workers share them. A session of another policy must not
+        be resumed: its client may have shown no certificate, or one of an authority that is no longer trusted.
+        """
+        client = settings.tls_client if settings.tls_client_ca else "off"
+        from_file = bool(settings.tls_ticket_key_file)
+        policy = TLSPolicy(settings.tls_profile, settings.alpn, client, settings.tls_strict_sni, from_file)
+        key = policy, None if files.client_ca is None else files.client_ca.digest()
+        found = self._tls.pop(key, None) or TLSContexts(policy, self._emit)
+        self._tls[key] = found
+        if len(self._tls) > _KEPT_POLICIES:
+            del self._tls[next(iter(self._tls))]
+        return found
 
 
-def _ends_of(certificate: tls_contexts.CertificatePair | None) -> tuple[tuple[str, int], ...]:
-    end = None if certificate is None else first_end(certificate.cert_bytes)
-    return () if certificate is None or end is None else ((certificate.cert, end),)
+def _ends_of(files: TLSFiles) -> tuple[tuple[str, int], ...]:
+    """Return when each certificate expires, by its file, once for each file."""
+    ends = {pair.cert: first_end(pair.cert_bytes) for pair in files.pairs}
+    return tuple((path, end) for path, end in ends.items() if end is not None)
 
 
 def program_spec(settings: Settings, listeners: Sequence[BoundAddress]) -> ProgramSpec | None:
@@ -126,5 +144,5 @@ def _fleet_limits(limits: Limits) -> dict[FleetSetting, int]:
     }
 
 
-def _with_tls(text: str, ssl_context: ssl.SSLContext | None) -> str:
-    return text if ssl_context is None else f"{text[:-1]}, tls)"
+def _with_tls(text: str, tls: TLSContexts | None) -> str:
+    return text if tls is None else f"{text[:-1]}, tls)"

@@ -23,7 +23,7 @@ from ..system.descriptors import Descriptor
 from ..system.parent_death import die_with_parent
 from ..system.processes import System
 from ..system.signals import unblock_signals
-from ..system.tls_contexts import CertificatePair
+from ..system.tls_files import CertificatePair, TLSFiles
 from ..text import escape_controls
 from ..worker.loader import load_handler
 from . import trust
@@ -33,6 +33,8 @@ from .validation import validate
 
 #: Bytes of the child's answer, which must fit into a pipe because it is read after the child's end.
 _MAX_BYTES = 4096
+#: Names of a certificate that are shown, of which it may have thousands.
+MAX_NAMES = 20
 #: Characters of one line of a traceback.
 _LINE_LIMIT = 2000
 
@@ -43,6 +45,8 @@ class Found:
 
     summary: str
     warnings: tuple[str, ...]
+    facts: tuple[str, ...] = ()
+    """Which names each certificate is offered for."""
 
 
 def check(source: SettingsSource, target: object) -> Found:
@@ -54,12 +58,29 @@ def check(source: SettingsSource, target: object) -> Found:
         settings = source.settings()
         validate(settings, starting=True)
         identity = resolve_identity(settings.user, settings.group)
-        certificate = trust.load_certificate(settings, source, identity)
+        files = trust.load_tls_files(settings, source, identity)
         # After that, because it looks where the settings say, and they may be in a file that root must not trust.
         check_places(settings)
-        warnings = [] if certificate is None else _examine(certificate)
+        warnings = [] if files is None else [each for pair in files.pairs for each in _examine(pair)]
+        facts = () if files is None else _describe_names(files, settings.tls_strict_sni)
     kind = _kind(target, settings, identity)
-    return Found(f"{target} is {'an' if kind[0] in 'aeiou' else 'a'} {kind}", tuple(warnings))
+    return Found(f"{target} is {'an' if kind[0] in 'aeiou' else 'a'} {kind}", tuple(warnings), facts)
+
+
+def _describe_names(files: TLSFiles, strict: bool) -> tuple[str, ...]:
+    """Return what each certificate is for, in one line each."""
+    default = () if strict else files.choice(strict).default
+    lines = []
+    for position, pair in enumerate(files.pairs):
+        found = pair.identity()
+        names = list(found.names[:MAX_NAMES])
+        if len(found.names) > MAX_NAMES:
+            names.append(f"{len(found.names) - MAX_NAMES} more names")
+        if position in default:
+            names.append("every other client" if names else "every client")
+        key = f" ({found.key_type})" if found.key_type else ""
+        lines.append(f"--tls-cert {escape_controls(pair.cert)}: for {', '.join(names)}{key}")
+    return tuple(lines)
 
 
 def _examine(pair: CertificatePair) -> list[str]:

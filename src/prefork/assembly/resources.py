@@ -29,8 +29,8 @@ from ..events import (
 from ..observe.logs import configure
 from ..observe.reopen import LogFiles
 from ..parent.exporter import ExporterSpec
-from ..parent.generations import GenerationSpec
-from ..system import control_client, paths, pidfile, tls_contexts
+from ..parent.generations import GenerationSpec, RenewedTLS
+from ..system import control_client, paths, pidfile
 from ..system.descriptors import Closeable, Descriptor
 from ..system.file_ownership import FileOwnership
 from ..system.handover import HandoverWriter, InheritedState
@@ -40,6 +40,8 @@ from ..system.listeners import BoundAddress, Listeners, is_for_program
 from ..system.notify import Notifier
 from ..system.signals import block_signals
 from ..system.sockets import inode
+from ..system.tls_files import TLSFiles
+from ..system.tls_handout import write_handout
 from ..text import escape_controls
 from ..worker.context import GenerationConfig
 from . import trust
@@ -49,6 +51,7 @@ from .listener_repair import ListenerRepair
 from .metrics_directory import MetricsDirectory
 from .program_sockets import ProgramSockets, describe_sockets
 from .settings_source import SettingsSource, locating
+from .tls_watch import TLSWatch
 from .validation import SettingsWarnings, require_unchanged, validate
 
 _CONTROL_BACKLOG = 16
@@ -90,9 +93,8 @@ class ServerResources:
         self._listener_repair = ListenerRepair(self._listeners)
         self._builder = GenerationBuilder(self._listeners, emit)
         self._warnings = SettingsWarnings(emit)
-        self._loaded: tls_contexts.CertificatePair | None = None
-        """The certificate that was last loaded into its TLS context."""
         self._certificate_reloads = {"ok": 0, "failed": 0}
+        self._tls_watch = TLSWatch(emit)
         self._control: BoundAddress | None = None
         self._metrics: BoundAddress | None = None
         self._pidfile: pidfile.PidFile | None = None
@@ -126,9 +128,9 @@ class ServerResources:
         # A signal that ends the start waits until this object knows what was made; otherwise files would stay behind.
         with block_signals():
             # First of all, because the settings may come from a file that root must not trust.
-            certificate = self._load_certificate(self._settings)
+            files = self._load_tls_files(self._settings)
             self._claim_pidfile()
-            spec = self._builder.build(self._settings, certificate)
+            spec = self._builder.build(self._settings, files)
             self.access_log = open_access_log(self.log_files, self._settings.access_log, spec.config.identity)
             if spec.program is not None:
                 self.metrics_directory = MetricsDirectory(spec.config.identity)
@@ -215,38 +217,70 @@ class ServerResources:
                 settings = self._source.settings()
                 require_unchanged(self._settings, settings)
                 validate(settings, starting=False)
-                return self._builder.build(settings, self._reload_certificate(settings))
+                return self._builder.build(settings, self._reload_tls_files(settings))
         finally:
             # A worker that is forked before the reload begins is of the old generation, and belongs in its directory.
             _change_directory(before)
 
-    def _load_certificate(self, settings: Settings) -> tls_contexts.CertificatePair | None:
-        return trust.load_certificate(settings, self._source, self._builder.identity(settings))
+    def _load_tls_files(self, settings: Settings) -> TLSFiles | None:
+        return trust.load_tls_files(settings, self._source, self._builder.identity(settings))
 
-    def _reload_certificate(self, settings: Settings) -> tls_contexts.CertificatePair | None:
+    def _reload_tls_files(self, settings: Settings) -> TLSFiles | None:
         try:
-            certificate = self._load_certificate(settings)
+            files = self._load_tls_files(settings)
         except PreforkError:
             self._certificate_reloads["failed"] += bool(settings.tls)
             raise
-        self._certificate_reloads["ok"] += certificate is not None
-        return certificate
+        self._certificate_reloads["ok"] += files is not None
+        return files
 
     def certificate_reloads(self) -> dict[str, int]:
-        """Return how often reloads have read a certificate, and how often it could not be used."""
-        return dict(self._certificate_reloads)
+        """Return how often certificates were read again, by reloads and because they had changed, and how often they
+        could not be used."""
+        return {result: number + self._tls_watch.counts[result] for result, number in self._certificate_reloads.items()}
+
+    def next_tls_look(self) -> float | None:
+        """Return when to call `renew_tls`; None if there are no files of TLS, or they are not watched."""
+        return self._tls_watch.next_look()
+
+    def renew_tls(
+        self, spec: GenerationSpec[GenerationConfig], now: float
+    ) -> RenewedTLS[GenerationConfig] | str | None:
+        """Look at the files of TLS, if it is time, and read them if they have changed since those of `spec`.
+
+        Return what workers get, or why it takes a reload; None if there is nothing new, or nothing that can be used.
+        """
+        config = spec.config
+        self._tls_watch.watch(config.settings)
+        if config.tls is None or config.tls_files is None:
+            return None
+        if self._tls_watch.take_examination(now):
+            self._warn_of_dates(config.tls_files)
+        files = self._tls_watch.look(config.settings, config.identity, config.tls_files, now)
+        if files is None:
+            return None
+        if not files.same_authorities(config.tls_files):
+            # A session must not be resumed of a client whose authority is no longer trusted: it takes other contexts.
+            self._tls_watch.postpone(now)
+            return f"--tls-client-ca {escape_controls(config.settings.tls_client_ca)} has changed"
+        try:
+            handout = write_handout(files)
+            config.tls.replace(files)
+        except (PreforkError, OSError, MemoryError, ValueError) as exc:
+            self._tls_watch.failed(exc, now)
+            return None
+        self._tls_watch.succeeded()
+        return RenewedTLS(handout, lambda each: self._builder.renewed(each, config.settings, files))
 
     def prepare_fork(self, spec: GenerationSpec[GenerationConfig]) -> None:
-        """Go to the generation's directory, and load its certificate, before a worker of it is forked.
+        """Go to the generation's directory, and use its certificates, before a worker of it is forked.
 
         Raises ConfigError, or OSError if memory or descriptors are short.
         """
         config = spec.config
         _change_directory(config.directory)
-        if config.ssl_context is None or config.certificate is None or config.certificate is self._loaded:
-            return
-        tls_contexts.load(config.ssl_context, config.certificate)
-        self._loaded = config.certificate
+        if config.tls is not None and config.tls_files is not None and config.tls.files is not config.tls_files:
+            config.tls.replace(config.tls_files)
 
     def commit(self, spec: GenerationSpec[GenerationConfig]) -> None:
         """Apply the settings of `spec` to what all generations share, because every worker is of it now."""
@@ -254,11 +288,15 @@ class ServerResources:
         self._warn(spec)
 
     def _warn(self, spec: GenerationSpec[GenerationConfig]) -> None:
-        if spec.config.certificate is not None:
-            self._warnings.check_certificate(spec.config.certificate)
+        if spec.config.tls_files is not None:
+            self._warn_of_dates(spec.config.tls_files)
         # A program may have deadlines of its own.
         if self._settings.program is None:
             self._warnings.check_deadlines(self._settings.limits)
+
+    def _warn_of_dates(self, files: TLSFiles) -> None:
+        for pair in files.pairs:
+            self._warnings.check_certificate(pair)
 
     def _apply(self, spec: GenerationSpec[GenerationConfig]) -> None:
         config = spec.config

@@ -19,8 +19,9 @@ from pathlib import PurePath
 from ..config import Settings
 from ..core.trust import ROOT, Weakness
 from ..errors import UntrustedPathsError
-from ..system import paths, tls_contexts
+from ..system import paths
 from ..system.credentials import Identity
+from ..system.tls_files import TLSFiles, read_files
 from ..text import escape_controls
 from . import code_paths
 from .settings_source import SettingsSource
@@ -29,19 +30,31 @@ from .settings_source import SettingsSource
 MAX_PROBLEMS = 12
 
 
-def load_certificate(
-    settings: Settings, source: SettingsSource, identity: Identity | None
-) -> tls_contexts.CertificatePair | None:
-    """Return the certificate that the settings name, or None if they name none.
+def load_tls_files(settings: Settings, source: SettingsSource, identity: Identity | None) -> TLSFiles | None:
+    """Return the certificates that the settings name, proven, or None if they name none.
 
-    Raises ConfigError if it cannot be used. Raises UntrustedPathsError if workers are another user, and that user could
-    have changed the certificate, the settings, or the code that runs.
+    Raises ConfigError if one cannot be used. Raises UntrustedPathsError if workers are another user, and that user
+    could have changed a certificate, the settings, or the code that runs.
     """
     # The settings first, and on their own: a file that root must not trust says where the rest is.
     _require(source.weaknesses, settings, identity)
-    pair = tls_contexts.validate(settings.tls[0]) if settings.tls else None
-    require_trusted(pair.weaknesses if pair else (), settings, identity)
-    return pair
+    files = _read_files(settings) if settings.tls else None
+    require_trusted(files.weaknesses if files else (), settings, identity)
+    return files
+
+
+def load_changed_files(settings: Settings, identity: Identity | None) -> TLSFiles:
+    """Return what the files that the settings name say now, proven, without a look at settings and code.
+
+    Raises ConfigError, and UntrustedPathsError, as `load_tls_files` does. Raises OSError.
+    """
+    files = _read_files(settings)
+    _require(files.weaknesses, settings, identity)
+    return files
+
+
+def _read_files(settings: Settings) -> TLSFiles:
+    return read_files(settings.tls, settings.tls_client_ca, settings.tls_strict_sni, settings.tls_ticket_key_file)
 
 
 def require_trusted(weaknesses: Iterable[tuple[str, Weakness]], settings: Settings, identity: Identity | None) -> None:

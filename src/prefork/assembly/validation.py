@@ -16,7 +16,7 @@ from ..config import Limits, Settings, option_of
 from ..errors import ConfigError, reason_of
 from ..events import BacklogCapped, CertificateExpires, CertificateInvalid, Emit, NoDeadline
 from ..system.certificates import examine
-from ..system.tls_contexts import CertificatePair
+from ..system.tls_files import CertificatePair
 from ..text import escape_controls
 
 #: The deadlines that are off by default, and what each is about.

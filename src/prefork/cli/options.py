@@ -17,6 +17,7 @@ from click.core import ParameterSource
 from ..addresses import parse_address
 from ..config import KIB, MIB, RUN_ONLY, SERVE_ONLY, Limits, Settings, metrics_address, option_of
 from ..program import parse_ready
+from ..proxies import parse_proxy_source
 from .completion import completer
 from .help import GroupedOption
 from .values import (
@@ -41,6 +42,7 @@ class Group(enum.Enum):
     """What an option is about: its heading in the help and in the manual page, in this order."""
 
     LISTENING = "Listening"
+    PROXY = "Behind a proxy"
     TLS = "TLS"
     LIMITS = "Limits"
     TIMEOUTS = "Timeouts"
@@ -146,15 +148,70 @@ OPTIONS = (
         shown_default="",
     ),
     Option(
+        "proxy_protocol",
+        Group.PROXY,
+        "NAME",
+        "Version of the PROXY header that each connection must begin with, before TLS: v1, v2 or any; off reads none.",
+    ),
+    Option(
+        "proxy_from",
+        Group.PROXY,
+        "CIDR",
+        "Network or address of proxies, unix: for those on unix sockets, or anyone. Other peers are closed at once. "
+        "Repeatable.",
+        lambda option, value: parse_proxy_source(value),
+        repeatable=True,
+        shown_default="",
+    ),
+    Option("proxy_timeout", Group.PROXY, "TIME", "Close a connection whose PROXY header takes longer.", parse_seconds),
+    Option(
         "tls_cert",
         Group.TLS,
         "FILE",
-        "PEM file of the certificate chain; turns TLS on.",
+        "PEM file of a certificate chain; turns TLS on. Several are chosen by the server name that a client sends; the "
+        "first is the default.",
         repeatable=True,
         shown_default="",
     ),
     Option(
         "tls_key", Group.TLS, "FILE", "PEM file of its private key, not encrypted.", repeatable=True, shown_default=""
+    ),
+    Option(
+        "tls_strict_sni",
+        Group.TLS,
+        "",
+        "Reject clients that name no server, or one that no certificate is for.",
+        parse_flag,
+    ),
+    Option(
+        "tls_client_ca",
+        Group.TLS,
+        "FILE",
+        "PEM file of the authorities whose certificates clients must present.",
+        shown_default="",
+    ),
+    Option("tls_client", Group.TLS, "NAME", "With --tls-client-ca: certificates of clients are required or optional."),
+    Option("tls_profile", Group.TLS, "NAME", "modern (TLS 1.3 only) or intermediate (TLS 1.2 as well)."),
+    Option(
+        "alpn",
+        Group.TLS,
+        "NAMES",
+        "Application protocols in order of preference, such as h2,http/1.1.",
+        lambda option, value: value.split(","),
+        shown_default="",
+    ),
+    Option(
+        "tls_ticket_key_file",
+        Group.TLS,
+        "FILE",
+        "Keys of session tickets, as HAProxy's tls-ticket-keys: clients resume after a restart and on other machines.",
+        shown_default="",
+    ),
+    Option(
+        "tls_watch",
+        Group.TLS,
+        "NAME",
+        "Use changed certificates and keys at once: auto (files on this machine), on (those on others, too) or off.",
     ),
     Option("handshake_timeout", Group.TLS, "TIME", "Abort a TLS handshake that takes longer.", parse_seconds),
     Option(

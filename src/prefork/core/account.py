@@ -24,6 +24,9 @@ class CloseReason(enum.StrEnum):
     PEER_RESET = "peer_reset"
     """The peer reset it, or was lost."""
     HANDLER_FAILED = "handler_failed"
+    PROXY_MALFORMED = "proxy_malformed"
+    """What the proxy sent is no PROXY header of the configured version."""
+    PROXY_TIMEOUT = "proxy_timeout"
     HANDSHAKE_FAILED = "handshake_failed"
     HANDSHAKE_TIMEOUT = "handshake_timeout"
     FIRST_BYTE_TIMEOUT = "first_byte_timeout"
@@ -36,6 +39,8 @@ class CloseReason(enum.StrEnum):
     """Too many bytes were unsent: of the connection, or of its worker (--max-unsent)."""
     MAX_CONNECTIONS = "max_connections"
     MAX_CONNECTIONS_PER_IP = "max_connections_per_ip"
+    PROXY_UNTRUSTED = "proxy_untrusted"
+    """The peer is none of the proxies that may connect."""
     DESCRIPTORS = "descriptors"
     """It was refused, because the process had no descriptors or memory for it."""
     DRAIN = "drain"
@@ -50,9 +55,15 @@ class CloseReason(enum.StrEnum):
 
 
 #: The reasons that are refusals: such a connection was closed before any byte was read.
-REFUSALS: Final = (CloseReason.MAX_CONNECTIONS, CloseReason.MAX_CONNECTIONS_PER_IP, CloseReason.DESCRIPTORS)
+REFUSALS: Final = (
+    CloseReason.MAX_CONNECTIONS,
+    CloseReason.MAX_CONNECTIONS_PER_IP,
+    CloseReason.PROXY_UNTRUSTED,
+    CloseReason.DESCRIPTORS,
+)
 #: The reasons that are deadlines.
 DEADLINES: Final = (
+    CloseReason.PROXY_TIMEOUT,
     CloseReason.HANDSHAKE_TIMEOUT,
     CloseReason.FIRST_BYTE_TIMEOUT,
     CloseReason.IDLE_TIMEOUT,

@@ -10,16 +10,11 @@ import contextlib
 import ssl
 from typing import Any
 
+from ..system.tls_contexts import ServerSSLObject
 from .cpython import raw_ssl_object
 
 #: The most that one read of an SSLObject returns: a record (RFC 8446, 5.1).
 RECORD = 16 * 1024
-
-
-class ServerSSLObject(ssl.SSLObject):
-    """An SSLObject with the server name that its peer sent (SNI, RFC 6066), which `ssl` passes only to a callback."""
-
-    sni: str | None = None
 
 
 def remember_sni(connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:

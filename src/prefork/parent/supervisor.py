@@ -47,6 +47,7 @@ from .source_watch import SourceWatch
 from .status import SCHEMA, describe_fleet
 from .stopping import Stopping
 from .takeover import Takeover
+from .tls_renewal import TLSRenewal
 from .upgrade import Predecessor
 from .workers import ChildStarted, Workers
 
@@ -142,6 +143,9 @@ class Supervisor(Generic[C]):
             self._status,
             self._apply,
         )
+        self._tls = TLSRenewal(
+            resources, self._reloads, self._workers, self._roster, system, self._operations.start_reload
+        )
         self._commands = None if control is None else ControlCommands(control, self._operations, self._console)
         self._workers.publish(FleetSetting.SUSPENDED, int(suspended))
         self._parts: list[Part] = [
@@ -151,6 +155,7 @@ class Supervisor(Generic[C]):
             self._sources,
             self._exporter,
             self._console,
+            self._tls,
             *([] if control is None else [control]),
         ]
 
@@ -164,6 +169,7 @@ class Supervisor(Generic[C]):
             self._takeover.fail("the new supervisor failed; its log says why")
         stopped = self._stopping.outcome(self._system.monotonic(), self._takeover.predecessor_pid)
         self._sources.close()
+        self._tls.close()
         self._exporter.close()
         self._workers.close()
         if not self._leave_daemons:
@@ -247,6 +253,7 @@ class Supervisor(Generic[C]):
             self._commands.serve(ready, self._system.monotonic())
         self._console.collect(self._system.monotonic())
         self._sources.collect(self._system.monotonic())
+        self._tls.collect(self._system.monotonic())
         if self._held_back is not None:
             self._held_back.flush()
         self._exporter.collect(self._system.monotonic(), wanted=self._takeover.owns_files)

@@ -1,6 +1,6 @@
-"""Read when certificates are valid, from their PEM text, because `ssl` tells it of certificate authorities only.
+"""Read when certificates are valid and what they are for, because `ssl` tells it of certificate authorities only.
 
-Nothing here verifies a certificate; `tls_contexts.py` loads it.
+Nothing here verifies a certificate; `tls_files.py` loads it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ..core.server_names import Identity, canonical
 from ..text import count_of
 
 #: Certificates of one chain that are read; longer ones are refused by clients.
@@ -21,8 +22,22 @@ _DAY = 24 * 3600
 #: A certificate that ends earlier than this is reported.
 WARN_BEFORE = 30 * _DAY
 _PEM = re.compile(rb"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----([A-Za-z0-9+/=\s]*)-----END")
-#: Tags of DER (X.690, 8.1.2): the version of a certificate (RFC 5280, 4.1), and the two kinds of a time.
-_VERSION, _UTC_TIME, _GENERALIZED_TIME = 0xA0, 0x17, 0x18
+#: Tags of DER (X.690, 8.1.2): the version of a certificate and its extensions (RFC 5280, 4.1), the two kinds of a time,
+#: an octet string, and a host name (RFC 5280, 4.2.1.6).
+_VERSION, _EXTENSIONS, _UTC_TIME, _GENERALIZED_TIME, _OCTETS, _DNS_NAME = 0xA0, 0xA3, 0x17, 0x18, 0x04, 0x82
+#: id-ce-subjectAltName (RFC 5280, 4.2.1.6)
+_SUBJECT_ALT_NAME = bytes.fromhex("551d11")
+#: rsaEncryption, id-RSASSA-PSS, id-ecPublicKey, Ed25519, Ed448 (RFC 3279, 4055, 5480, 8410).
+_KEY_TYPES = {
+    bytes.fromhex("2a864886f70d010101"): "RSA",
+    bytes.fromhex("2a864886f70d01010a"): "RSA-PSS",
+    bytes.fromhex("2a8648ce3d0201"): "EC",
+    bytes.fromhex("2b6570"): "ED25519",
+    bytes.fromhex("2b6571"): "ED448",
+}
+#: A host name that can be served: labels of at most 63 characters, the first of which may be a wildcard.
+_HOST = re.compile(r"(?:\*\.)?(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}")
+_MAX_HOST = 253
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +97,36 @@ def first_end(pem: bytes) -> int | None:
     return min((each.not_after for each in read_validities(pem) if each is not None), default=None)
 
 
+def read_identity(pem: bytes) -> Identity:
+    """Return what the first certificate in `pem` is for: its host names (dNSName), and the type of its key.
+
+    Without names, and of type "", if it cannot be read. Names that no client can ask for are left out.
+    """
+    first = _PEM.search(pem)
+    try:
+        fields = [] if first is None else _fields(base64.b64decode(first[1]))
+        # subject, subjectPublicKeyInfo, and extensions last
+        ((_, algorithm), *_) = _elements(fields[5][1])
+        ((_, identifier), *_) = _elements(algorithm)
+        names = _host_names(fields[-1][1]) if fields[-1][0] == _EXTENSIONS else []
+    except (ValueError, IndexError):
+        return Identity((), "")
+    return Identity(tuple(dict.fromkeys(names)), _KEY_TYPES.get(identifier, identifier.hex()))
+
+
+def _host_names(extensions: bytes) -> Iterator[str]:
+    ((_, listed), *_) = _elements(extensions)
+    for _, extension in _elements(listed):
+        (_, identifier), *_, (tag, value) = _elements(extension)
+        if identifier != _SUBJECT_ALT_NAME or tag != _OCTETS:
+            continue
+        ((_, names), *_) = _elements(value)
+        for kind, content in _elements(names):
+            name = canonical(content.decode("latin-1")) if kind == _DNS_NAME else ""
+            if len(name) <= _MAX_HOST and _HOST.fullmatch(name):
+                yield name
+
+
 def day_of(seconds: int) -> str:
     """Return the date and time of day of `seconds` since 1970 in UTC, as in `2026-11-24 10:00 UTC`."""
     return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
@@ -96,12 +141,16 @@ def _validity_or_none(text: bytes) -> Validity | None:
 
 def _validity(der: bytes) -> Validity:
     """Return the validity of a certificate (RFC 5280, 4.1). Raises ValueError or IndexError if `der` is none."""
+    # serialNumber, signature, issuer, validity
+    (start_tag, start), (end_tag, end) = _elements(_fields(der)[3][1])
+    return Validity(_seconds(start_tag, start), _seconds(end_tag, end))
+
+
+def _fields(der: bytes) -> list[tuple[int, bytes]]:
+    """Return tag and content of each field of a certificate but its version. Raises ValueError or IndexError."""
     ((_, certificate), *_) = _elements(der)
     ((_, body), *_) = _elements(certificate)
-    fields = [content for tag, content in _elements(body) if tag != _VERSION]
-    # serialNumber, signature, issuer, validity
-    (start_tag, start), (end_tag, end) = _elements(fields[3])
-    return Validity(_seconds(start_tag, start), _seconds(end_tag, end))
+    return [(tag, content) for tag, content in _elements(body) if tag != _VERSION]
 
 
 def _elements(data: bytes) -> Iterator[tuple[int, bytes]]:

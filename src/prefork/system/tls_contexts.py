@@ -1,29 +1,34 @@
-"""Make TLS contexts from certificate files.
+"""Own the TLS contexts of one server: one that every connection begins with, and one for each choice of certificates.
 
 They are made once, in the process that forks the workers. Session-ticket keys live in the context, so workers resume
-each other's sessions only if they inherit the same one. No connection appears here.
+each other's sessions only if they inherit the same one. No file is read here, and no connection appears.
+
+A connection keeps from the first context its versions, groups, options, tickets, and whether a client's certificate is
+verified. After the choice by name, it takes certificates, ciphers, ALPN and authorities from the chosen one
+(SSL_set_SSL_CTX). All of them are therefore set up alike, by `_configured`, and none is ever changed under a handshake:
+`replace` makes new ones.
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import os
-import re
+import hashlib
 import ssl
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from ..config import TLS
-from ..core.trust import Weakness
-from ..errors import ConfigError, reason_of
+from ..core.server_names import NameTable
+from ..errors import ConfigError
 from ..events import Emit, GroupsReduced, log
-from . import paths
-from .descriptors import anonymous_file
+from .libssl import UnverifiedPointer
+from .ticket_keys import TicketKeyring
+from .tls_calls import TLSCalls
+from .tls_files import TLSFiles, load_client_ca, load_pair, read_files
 from .tls_groups import limit_groups
 
-#: Mozilla's "intermediate" profile for TLS 1.2 (Server Side TLS 5.x): forward secrecy, authenticated encryption.
+#: Mozilla's "intermediate" profile for TLS 1.2 (Server Side TLS 5.8): forward secrecy, authenticated encryption.
 INTERMEDIATE_CIPHERS = (
     "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:"
     "ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305"
@@ -31,144 +36,176 @@ INTERMEDIATE_CIPHERS = (
 
 
 @dataclass(frozen=True, slots=True)
-class CertificatePair:
-    """The content of a certificate file and a key file, read once, so that the validated content is the one loaded."""
+class TLSPolicy:
+    """What connections of a server begin with, whatever name they ask for."""
 
-    cert: str
-    key: str
-    cert_bytes: bytes
-    key_bytes: bytes
-    weaknesses: tuple[tuple[str, Weakness], ...] = ()
-    """The reasons why another user could have changed the files, by option."""
+    profile: Literal["modern", "intermediate"] = "intermediate"
+    alpn: tuple[str, ...] = ()
+    client: Literal["off", "required", "optional"] = "off"
+    """Whether clients are asked for a certificate, and may do without."""
+    strict_sni: bool = False
+    """Reject clients that name no server, or one that no certificate is for."""
+    ticket_keys: bool = False
+    """Encrypt session tickets with keys from a file, and not with those that OpenSSL makes."""
 
-    def key_type(self) -> str:
-        """Return RSA, EC or another type, as the key file's PEM says; "" if it does not.
 
-        A context keeps one certificate of each type: a new one does not replace one of another type
-        (SSL_CTX_use_certificate(3)).
-        """
-        found = re.search(rb"-----BEGIN ([A-Z ]*)PRIVATE KEY-----([A-Za-z0-9+/=\s]*)-----END", self.key_bytes)
-        if found is None or found[1].strip():
-            return "" if found is None else found[1].decode().strip()
-        # PKCS#8 (RFC 5958): the type is an object identifier near the beginning.
+_VERIFY_MODES = {"off": ssl.CERT_NONE, "required": ssl.CERT_REQUIRED, "optional": ssl.CERT_OPTIONAL}
+
+
+class ServerSSLObject(ssl.SSLObject):
+    """An SSLObject with the server name that its peer sent (SNI, RFC 6066), which `ssl` passes only to a callback."""
+
+    sni: str | None = None
+    refusal: str = ""
+    """Why its handshake is rejected, which OpenSSL does not know; "" if it is not."""
+
+    def do_handshake(self) -> None:
+        """Continue the handshake. Raises ssl.SSLError, with the server's own reason if it has one."""
         try:
-            start = base64.b64decode(found[2])[:64]
-        except ValueError:
-            return ""
-        return next((name for name, oid in _KEY_TYPES.items() if oid in start), "")
+            super().do_handshake()
+        except ssl.SSLError as exc:
+            if self.refusal:
+                raise _error(self.refusal) from exc
+            raise
 
 
-#: rsaEncryption, id-ecPublicKey, Ed25519, Ed448 (RFC 3279, 5480, 8410).
-_KEY_TYPES = {
-    "RSA": bytes.fromhex("2a864886f70d010101"),
-    "EC": bytes.fromhex("2a8648ce3d0201"),
-    "ED25519": bytes.fromhex("06032b6570"),
-    "ED448": bytes.fromhex("06032b6571"),
-}
-_CERT_MARK, _KEY_MARK = b"CERTIFICATE-----", b"PRIVATE KEY-----"
-#: Longest certificate chain or key that is read.
-_MAX_BYTES = 16 * 1024 * 1024
+class _ALPNCheckingSSLObject(ServerSSLObject):
+    """A ServerSSLObject that itself sees to it that a protocol was negotiated, because OpenSSL was not told to."""
+
+    def do_handshake(self) -> None:
+        super().do_handshake()
+        if self.selected_alpn_protocol() is None:
+            raise _error("no application protocol")
 
 
-def _read_pair(certificate: TLS) -> CertificatePair:
-    cert, key = os.fspath(certificate.cert), os.fspath(certificate.key)
-    certs, keys = _read("--tls-cert", cert), _read("--tls-key", key)
-    weaknesses = [("--tls-cert", each) for each in certs.weaknesses]
-    weaknesses += [("--tls-key", each) for each in keys.weaknesses]
-    return CertificatePair(cert, key, certs.data, keys.data, tuple(weaknesses))
+def _error(reason: str) -> ssl.SSLError:
+    return ssl.SSLError(ssl.SSLErrorNumber.SSL_ERROR_SSL, reason)
 
 
-def build_context(certificate: TLS, emit: Emit = log) -> ssl.SSLContext:
-    """Make a server's context with a certificate: TLS 1.2 and 1.3, no renegotiation, no compression.
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """The contexts of one set of files: swapped as a whole."""
 
-    Raises ConfigError, which names the file and the cure, if the certificate or the key cannot be used.
+    by_name: NameTable[ssl.SSLContext]
+    default: ssl.SSLContext
+
+
+class TLSContexts:
+    """Owns the contexts of one server, by `policy`. `replace` has to be called before the first handshake."""
+
+    def __init__(self, policy: TLSPolicy, emit: Emit = log) -> None:
+        self.policy = policy
+        self.files: TLSFiles | None = None
+        """What handshakes use that begin now."""
+        self.session_group = b""
+        """What sessions have to have in common to be resumed: how and by whom their clients were verified; b"" if they
+        were not. Keys of tickets that servers share have to be derived from it, otherwise a server would let a client
+        in that only another one has verified. Not OpenSSL's session id context: `ssl` sets it for each connection."""
+        self.main, reason = _configured(policy)
+        """The context that connections begin with: always the same one, because the ticket keys are in it."""
+        if reason:
+            emit(GroupsReduced(reason))
+        self._calls: TLSCalls | None = None
+        self._main_pointer = 0
+        self._ticket_keys = b""
+        if policy.alpn or policy.client != "off":
+            with contextlib.suppress(UnverifiedPointer, OSError):
+                calls = TLSCalls(policy.alpn)
+                self._main_pointer = calls.pointer(self.main)
+                self._ticket_keys = calls.ticket_keys(self._main_pointer)
+                self._calls = calls
+        alpn_unchecked = bool(policy.alpn) and self._calls is None
+        self.main.sslobject_class = _ALPNCheckingSSLObject if alpn_unchecked else ServerSSLObject
+        self.main.sni_callback = self._choose
+        self._keyring = TicketKeyring() if policy.ticket_keys else None
+        if self._keyring is not None:
+            self._keyring.install(self.main)
+        self._chosen: _Chosen | None = None
+
+    def replace(self, files: TLSFiles) -> None:
+        """Use other files for handshakes that begin from now on. Raises ConfigError, with nothing changed.
+
+        Connections that are open are untouched. So are sessions, because the keys of the tickets stay if they are in no
+        file, unless the authorities for the certificates of clients are others.
+        """
+        if self.files is not None and self._calls is None and not _same_authorities(self.files, files):
+            # The sessions of clients that were verified by the old ones could be resumed.
+            raise ConfigError("--tls-client-ca: cannot be changed without new workers", option="--tls-client-ca")
+        choice = files.choice(self.policy.strict_sni)
+        contexts = {group: self._make(files, group) for group in {*choice.by_name.values(), choice.default}}
+        by_name = NameTable({name: contexts[group] for name, group in choice.by_name.items()})
+        group = self._session_group(files)
+        if self._calls is not None and group != self.session_group:
+            self._calls.separate_sessions(self._main_pointer, self._ticket_keys, group)
+        self._chosen = _Chosen(by_name, contexts[choice.default])
+        if self._keyring is not None and files.ticket_keys is not None:
+            self._keyring.replace(files.ticket_keys.keys)
+        self.files, self.session_group = files, group
+
+    def _make(self, files: TLSFiles, positions: Sequence[int]) -> ssl.SSLContext:
+        """Return a context with a certificate for each type of key."""
+        context, _ = _configured(self.policy)
+        for position in positions:
+            load_pair(context, files.pairs[position])
+        if files.client_ca is not None:
+            load_client_ca(context, files.client_ca)
+        if self._calls is None:
+            context.set_alpn_protocols(self.policy.alpn)
+            return context
+        self._calls.select_protocols(self._calls.pointer(context))
+        return context
+
+    def _session_group(self, files: TLSFiles) -> bytes:
+        if files.client_ca is None:
+            return b""
+        return hashlib.sha256(self.policy.client.encode() + files.client_ca.digest()).digest()
+
+    def _choose(self, connection: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> int | None:
+        """Choose the certificates for a handshake: an `SSLContext.sni_callback`, called also if there is no name.
+
+        What it raises is a fatal alert: Python's `ssl` fails the handshake.
+        """
+        if isinstance(connection, ServerSSLObject):
+            connection.sni = name
+        assert self._chosen is not None
+        found = None if name is None else self._chosen.by_name.find(name)
+        if found is None:
+            if self.policy.strict_sni:
+                if isinstance(connection, ServerSSLObject):
+                    connection.refusal = "no server name was sent" if name is None else "no certificate for the name"
+                return ssl.AlertDescription.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
+            found = self._chosen.default
+        connection.context = found
+        return None
+
+
+def _same_authorities(before: TLSFiles, after: TLSFiles) -> bool:
+    old, new = ("" if each.client_ca is None else each.client_ca.data for each in (before, after))
+    return old == new
+
+
+def build_contexts(certificates: Sequence[TLS], emit: Emit = log) -> TLSContexts:
+    """Return the contexts of a server with these certificates and no other options. Raises ConfigError.
+
+    TLS 1.2 and 1.3, no renegotiation, no compression.
     """
-    context = make_context(emit)
-    load(context, _read_pair(certificate))
-    return context
+    contexts = TLSContexts(TLSPolicy(), emit)
+    contexts.replace(read_files(certificates))
+    return contexts
 
 
-def validate(certificate: TLS) -> CertificatePair:
-    """Read the files and load them into a scratch context. Raises ConfigError.
-
-    Afterwards `load` cannot fail. If it did, it would leave a new certificate with an old key.
-    """
-    pair = _read_pair(certificate)
-    load(_bare_context(), pair)
-    return pair
-
-
-def load(context: ssl.SSLContext, pair: CertificatePair) -> None:
-    """Use this certificate from now on, and keep the session-ticket keys. Raises ConfigError."""
-
-    def reject_passphrase() -> str:
-        # Without a callback OpenSSL asks at the terminal, and the server hangs at start.
-        cure = f"decrypt it (openssl pkey -in {pair.key}) and restrict access to the file instead"
-        raise ConfigError(f"--tls-key {pair.key}: the key is encrypted; {cure}", option="--tls-key")
-
-    try:
-        with _as_file(pair.cert_bytes) as cert, _as_file(pair.key_bytes) as key:
-            context.load_cert_chain(cert, key, password=reject_passphrase)
-    except ssl.SSLError as exc:
-        text = _explain(pair, exc)
-        raise ConfigError(text, option=text.partition(" ")[0]) from exc
-    except OSError as exc:
-        raise ConfigError(f"--tls-cert {pair.cert}: cannot be loaded: {reason_of(exc)}", option="--tls-cert") from exc
-
-
-def make_context(emit: Emit = log) -> ssl.SSLContext:
-    """Make a server's context without a certificate: as `build_context`, with the groups of `tls_groups.py`."""
-    context = _bare_context()
-    if reason := limit_groups(context):
-        emit(GroupsReduced(reason))
-    return context
-
-
-def _bare_context() -> ssl.SSLContext:
+def _configured(policy: TLSPolicy) -> tuple[ssl.SSLContext, str | None]:
+    """Return a context by `policy`, without certificates, and why it has no full list of groups, if so."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    modern = policy.profile == "modern"
+    context.minimum_version = ssl.TLSVersion.TLSv1_3 if modern else ssl.TLSVersion.TLSv1_2
     context.set_ciphers(INTERMEDIATE_CIPHERS)
+    # All ciphers of both profiles are good, and the client knows which one its processor is fast at.
+    context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
     # A renegotiation costs the server far more than the client that requests it (RFC 9325, 3.5).
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
     # OpenSSL sends two session tickets, for clients that open several connections at once (RFC 8446, C.4). One is
     # enough, because each resumed connection brings the next. A second one would cost every handshake 5 % more.
     context.num_tickets = 1
-    return context
-
-
-def _read(option: str, path: str) -> paths.Content:
-    try:
-        return paths.read(path, _MAX_BYTES)
-    except OSError as exc:
-        raise ConfigError(f"{option} {path}: {reason_of(exc)}", option=option) from exc
-
-
-@contextlib.contextmanager
-def _as_file(content: bytes) -> Iterator[str]:
-    """Yield the path of a file with this content, in memory if possible, because `ssl` loads from files only."""
-    if os.path.isdir("/proc/self/fd"):
-        with anonymous_file("prefork-tls") as file:
-            file.write(content)
-            yield f"/proc/self/fd/{file.fileno()}"
-    else:
-        with tempfile.NamedTemporaryFile(buffering=0) as named:
-            named.write(content)
-            yield named.name
-
-
-def _explain(pair: CertificatePair, exc: ssl.SSLError) -> str:
-    cert, key = f"--tls-cert {pair.cert}", f"--tls-key {pair.key}"
-    reason = exc.reason or str(exc)
-    # The second is that of a key of another type, such as an RSA key for an EC certificate.
-    if reason in ("KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED", "KEY_TYPE_MISMATCH"):
-        return f"{key}: does not belong to the certificate {pair.cert}"
-    if reason not in ("NO_START_LINE", "PEM_LIB", "PEM lib") and "PEM" not in str(exc):
-        return f"{cert}, {key}: {reason.lower().replace('_', ' ')}"
-    has_cert, has_key = (_CERT_MARK in pair.cert_bytes, _KEY_MARK in pair.key_bytes)
-    if not has_cert and not has_key and _CERT_MARK in pair.key_bytes and _KEY_MARK in pair.cert_bytes:
-        return f"{cert}, {key}: the certificate and the key look swapped"
-    if not has_cert:
-        return f"{cert}: not a PEM certificate chain"
-    if not has_key:
-        return f"{key}: not a PEM private key"
-    return f"{cert}, {key}: the PEM certificate chain or the PEM key is damaged"
+    context.verify_mode = _VERIFY_MODES[policy.client]
+    return context, limit_groups(context)

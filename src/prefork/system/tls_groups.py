@@ -1,47 +1,28 @@
-"""Limit the key exchange groups of a TLS context to X25519, P-256 and P-384.
+"""Limit the key exchange groups of a TLS context to X25519MLKEM768 (OpenSSL 3.5), X25519, P-256 and P-384.
 
 OpenSSL's default also offers ffdhe2048 to ffdhe8192. With those, a message that costs a peer nothing makes the server
 compute for 70 ms or more (DHEat, CVE-2022-40735). `ssl` has a call for the list from Python 3.15 on
-(`SSLContext.set_groups`). For older versions this file makes OpenSSL's own call on the SSL_CTX of the context object.
-
-A wrong pointer would crash the process, so `verify_pointer` checks it first. A context that fails the check offers only
-P-256, by a call that every Python has.
+(`SSLContext.set_groups`). For older versions this file makes OpenSSL's own call, by `libssl.py`. A context whose
+pointer cannot be verified offers only P-256, by a call that every Python has.
 """
 
 from __future__ import annotations
 
-import os
-import platform
 import ssl
-import sys
 from collections.abc import Callable
 from typing import Any
 
-#: The groups in order of preference.
+from .libssl import OpenSSL, UnverifiedPointer, context_pointer
+
+#: The groups in order of preference (Mozilla, Server Side TLS 5.8).
 GROUPS = "X25519:P-256:P-384"
+if ssl.OPENSSL_VERSION_INFO >= (3, 5):
+    GROUPS = f"X25519MLKEM768:{GROUPS}"
 #: The only group that remains after `SSLContext.set_ecdh_curve`.
 FALLBACK = "prime256v1"
 
 #: openssl/ssl.h
 _SET_GROUPS_LIST = 92
-_GET_MIN_PROTO_VERSION = 130
-_GET_MAX_PROTO_VERSION = 131
-#: Bytes of an SSL_CTX that must be readable; the structure is longer.
-_READABLE = 256
-#: First and last Python whose context object begins with the header and the SSL_CTX pointer (Modules/_ssl.c,
-#: PySSLContext).
-_KNOWN = ((3, 11), (3, 14))
-#: Patterns set through Python that must be read back through the pointer: (lowest version, highest version, options).
-_PATTERNS = (
-    (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_2, ssl.OP_NO_TICKET),
-    (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3, ssl.OP_NO_RENEGOTIATION),
-    (ssl.TLSVersion.TLSv1_3, ssl.TLSVersion.TLSv1_3, ssl.OP_CIPHER_SERVER_PREFERENCE | ssl.OP_NO_TICKET),
-)
-_PATTERN_BITS = ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
-
-
-class UnverifiedPointer(Exception):
-    """Raised with the reason why the SSL_CTX of a context is not touched."""
 
 
 def limit_groups(context: ssl.SSLContext, call: Callable[[ssl.SSLContext], None] | None = None) -> str | None:
@@ -65,96 +46,7 @@ def _by_method(context: Any) -> None:
 
 def by_pointer(context: ssl.SSLContext) -> None:
     """Set the groups by OpenSSL's own call. Raises UnverifiedPointer or OSError; the context is unchanged then."""
-    openssl = _OpenSSL()
-    pointer = _find_pointer(context, openssl)
-    verify_pointer(context, pointer, openssl)
+    openssl = OpenSSL()
+    pointer = context_pointer(context, openssl)
     if openssl.ctrl(pointer, _SET_GROUPS_LIST, 0, GROUPS.encode()) != 1:
         raise UnverifiedPointer("OpenSSL does not know the groups")
-
-
-class _OpenSSL:
-    """Calls of the libssl that `_ssl` itself uses. Raises UnverifiedPointer if it cannot be identified."""
-
-    def __init__(self) -> None:
-        try:
-            import _ssl
-            import ctypes
-        except ImportError as exc:
-            raise UnverifiedPointer(f"this Python has no {exc.name}") from exc
-        # A search through a module's handle also finds what the module is linked with (dlsym(3)).
-        module = getattr(_ssl, "__file__", None)
-        try:
-            library = ctypes.CDLL(module)
-            version = library.OpenSSL_version_num
-            options, ctrl = library.SSL_CTX_get_options, library.SSL_CTX_ctrl
-        except (OSError, AttributeError) as exc:
-            raise UnverifiedPointer(f"libssl lacks a call: {exc}") from exc
-        version.restype, version.argtypes = ctypes.c_ulong, []
-        if version() != ssl.OPENSSL_VERSION_NUMBER:
-            raise UnverifiedPointer(f"the libssl that was found is not {ssl.OPENSSL_VERSION}")
-        options.restype, options.argtypes = ctypes.c_uint64, [ctypes.c_void_p]
-        ctrl.restype = ctypes.c_long
-        ctrl.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_char_p]
-        self.options: Callable[[int], int] = options
-        self.ctrl: Callable[[int, int, int, bytes | None], int] = ctrl
-        self._ctypes = ctypes
-        self.context_type: type = _ssl._SSLContext
-
-    def read_pointer(self, address: int) -> int:
-        """Return the pointer that is stored at `address`; 0 for NULL."""
-        return self._ctypes.c_void_p.from_address(address).value or 0
-
-    def readable(self, address: int) -> bool:
-        """Return whether memory is readable. The kernel answers with an error instead of a crash (write(2), EFAULT)."""
-        write = self._ctypes.CDLL(None).write
-        write.restype = self._ctypes.c_ssize_t
-        write.argtypes = [self._ctypes.c_int, self._ctypes.c_void_p, self._ctypes.c_size_t]
-        reader, writer = os.pipe()
-        try:
-            return bool(write(writer, address, _READABLE) == _READABLE)
-        finally:
-            os.close(reader)
-            os.close(writer)
-
-
-def _find_pointer(context: ssl.SSLContext, openssl: _OpenSSL) -> int:
-    """Return the SSL_CTX of `context` by the known layout of the object. It is certain to be readable."""
-    if platform.python_implementation() != "CPython" or not _KNOWN[0] <= sys.version_info[:2] <= _KNOWN[1]:
-        raise UnverifiedPointer(
-            f"the layout of contexts is unknown for {platform.python_implementation()} {sys.version}"
-        )
-    kind = openssl.context_type
-    header, word = object.__basicsize__, openssl._ctypes.sizeof(openssl._ctypes.c_void_p)
-    if not isinstance(context, kind) or kind.__basicsize__ < header + 2 * word or kind.__itemsize__:
-        raise UnverifiedPointer("the layout of contexts has changed")
-    # `id` is the address of the object. Its first field follows the header.
-    pointer = openssl.read_pointer(id(context) + header)
-    if not pointer or pointer % word or not openssl.readable(pointer):
-        raise UnverifiedPointer("the context holds no pointer where it should")
-    return pointer
-
-
-def verify_pointer(context: ssl.SSLContext, pointer: int, openssl: _OpenSSL) -> None:
-    """Raise UnverifiedPointer unless `pointer` is the SSL_CTX of `context`. The context is unchanged afterwards.
-
-    Several patterns are set through Python and must be read back through the pointer.
-    """
-    before = context.minimum_version, context.maximum_version, context.options
-    try:
-        for lowest, highest, options in _PATTERNS:
-            # Lower the lowest version first, because it may never be above the highest.
-            context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
-            context.maximum_version, context.minimum_version = highest, lowest
-            # Keep the other bits: setting that of a version that is switched off is deprecated.
-            context.options = context.options & ~_PATTERN_BITS | options
-            found = (
-                openssl.ctrl(pointer, _GET_MIN_PROTO_VERSION, 0, None),
-                openssl.ctrl(pointer, _GET_MAX_PROTO_VERSION, 0, None),
-                openssl.options(pointer),
-            )
-            if found != (lowest, highest, int(context.options)):
-                raise UnverifiedPointer("the pointer of the context is not an SSL_CTX")
-    finally:
-        context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
-        context.maximum_version, context.minimum_version = before[1], before[0]
-        context.options = before[2]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -19,7 +18,8 @@ from ..system.credentials import Identity
 from ..system.fork_context import ForkContext
 from ..system.listeners import BoundAddress
 from ..system.scoreboard import Row
-from ..system.tls_contexts import CertificatePair
+from ..system.tls_contexts import TLSContexts
+from ..system.tls_files import TLSFiles
 
 
 class ConnectionLog(Protocol):
@@ -35,9 +35,10 @@ class GenerationConfig:
 
     settings: Settings
     listeners: tuple[BoundAddress, ...]
-    ssl_context: ssl.SSLContext | None
-    certificate: CertificatePair | None
-    """The certificate to load into the context before a worker of this generation is forked."""
+    tls: TLSContexts | None
+    """What connections speak TLS with; None: they do not."""
+    tls_files: TLSFiles | None
+    """What the contexts take into use before a worker of this generation is forked."""
     identity: Identity | None
     """The user to become before the service is loaded; None: the supervisor's."""
     directory: str

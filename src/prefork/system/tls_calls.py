@@ -1,0 +1,90 @@
+"""What OpenSSL does for the contexts of a server by calls that `ssl` lacks: ALPN that fails closed, keys of tickets.
+
+`ssl` goes on without a protocol if client and server have none in common. RFC 7301, 3.2, demands a fatal alert, because
+a peer that speaks another protocol could be made to send commands (ALPACA, 2021). Where the SSL_CTX cannot be verified,
+nothing here is available, and the callers do without.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ssl
+from collections.abc import Sequence
+from typing import Any
+
+from ..core.alpn import choose_protocol
+from .libssl import OpenSSL, UnverifiedPointer, context_pointer
+
+#: openssl/tls1.h, what an ALPN callback returns.
+_ACCEPTED, _FATAL_ALERT = 0, 2
+#: openssl/ssl.h
+_GET_TICKET_KEYS, _SET_TICKET_KEYS = 58, 59
+
+
+class TLSCalls:
+    """Calls libssl for contexts, which have to be made known before a connection uses them. Keeps what libssl points
+    to, so it has to live as long as the contexts. Raises UnverifiedPointer, or OSError, if that is impossible."""
+
+    def __init__(self, protocols: Sequence[str]) -> None:
+        self._openssl = OpenSSL()
+        types = self._openssl.ctypes
+        number, size, pointer = types.c_int, types.c_uint, types.c_void_p
+        self._flush_sessions = self._openssl.function("SSL_CTX_flush_sessions", None, pointer, types.c_long)
+        self._set_alpn_callback = self._openssl.function("SSL_CTX_set_alpn_select_cb", None, pointer, pointer, pointer)
+        self._callback: Any = None
+        if protocols:
+            kind = types.CFUNCTYPE(
+                number, pointer, types.POINTER(pointer), types.POINTER(types.c_ubyte), pointer, size, pointer
+            )
+            own = [each.encode("ascii") for each in protocols]
+            try:
+                self._callback = kind(_protocol_chooser(types, own))
+            except MemoryError as exc:
+                # Where the kernel denies memory that is written and executed, as with systemd's MemoryDenyWriteExecute.
+                raise UnverifiedPointer("the system allows no callbacks of ctypes") from exc
+
+    def pointer(self, context: ssl.SSLContext) -> int:
+        """Return the verified SSL_CTX of a context that no handshake uses yet, for `select_protocols` and others."""
+        return context_pointer(context, self._openssl)
+
+    def select_protocols(self, pointer: int) -> None:
+        """Negotiate ALPN with a fatal alert if there is no common protocol. A client may do without ALPN."""
+        if self._callback is not None:
+            self._set_alpn_callback(pointer, self._callback, None)
+
+    def ticket_keys(self, pointer: int) -> bytes:
+        """Return the keys that OpenSSL made for the tickets of a context (SSL_CTX_set_tlsext_ticket_keys(3))."""
+        length = self._openssl.ctrl(pointer, _GET_TICKET_KEYS, 0, None)
+        buffer = self._openssl.ctypes.create_string_buffer(max(length, 0))
+        if length <= 0 or self._openssl.ctrl(pointer, _GET_TICKET_KEYS, length, buffer) != 1:
+            raise UnverifiedPointer("OpenSSL does not tell the keys of tickets")
+        return bytes(buffer.raw)
+
+    def separate_sessions(self, pointer: int, keys: bytes, group: bytes) -> None:
+        """Let only sessions be resumed that were made in the same `group`: derive keys for tickets from it and `keys`,
+        and forget the sessions that are not in tickets. Every process that does the same has the same keys."""
+        derived = hashlib.shake_256(b"prefork session tickets" + keys + group).digest(len(keys))
+        if self._openssl.ctrl(pointer, _SET_TICKET_KEYS, len(derived), derived) != 1:
+            raise UnverifiedPointer("OpenSSL does not take the keys of tickets")
+        # 0: all of them (SSL_CTX_flush_sessions(3)).
+        self._flush_sessions(pointer, 0)
+
+
+def _protocol_chooser(types: Any, own: Sequence[bytes]) -> Any:
+    """Return an ALPN callback (SSL_CTX_set_alpn_select_cb(3)), for ctypes."""
+    # OpenSSL copies the name after the callback has returned.
+    names = [types.create_string_buffer(each, len(each)) for each in own]
+    addresses = [types.addressof(each) for each in names]
+
+    def choose(_ssl: object, out: Any, out_length: Any, offered: int, length: int, _arg: object) -> int:
+        # An exception may not leave a callback: ctypes would print it, and return 0, which accepts.
+        try:
+            position = choose_protocol(own, types.string_at(offered, length))
+            if position is None:
+                return _FATAL_ALERT
+            out[0], out_length[0] = addresses[position], len(names[position])
+        except BaseException:
+            return _FATAL_ALERT
+        return _ACCEPTED
+
+    return choose
