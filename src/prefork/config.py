@@ -54,6 +54,11 @@ _positive = functools.partial(check_int, minimum=1, maximum=MAX_INT)
 _timeout = functools.partial(check_seconds, zero=False)
 
 
+def _check_delay(option: str, value: object) -> None:
+    if value != "auto":
+        check_seconds(option, value, zero=True)
+
+
 def _check_fields(values: Limits | Settings) -> None:
     for each in fields(values):
         value = getattr(values, each.name)
@@ -211,6 +216,9 @@ class Settings:
     """Use the files of TLS again as soon as they change; "auto" means those on this machine only."""
     drain_timeout: float = _option(30.0, check_seconds, zero=True)
     """From a stop until open connections are aborted."""
+    drain_delay: float | Literal["auto"] = _option(0.0, _check_delay)
+    """From the request to stop until connections are no longer accepted, so that balancers notice; "auto" ends when
+    no new connection has come for a while."""
     reload_drain_timeout: float | None = _option(None, check_seconds, zero=True)
     """The same in workers that a reload, an upgrade, recycling or `scale` replaces or ends; None means never."""
     stop_timeout: float = _option(10.0, _timeout)
@@ -240,6 +248,8 @@ class Settings:
     """Path of the control socket; "" is one in a directory of the current user, "off" is none."""
     metrics: Address | None = None
     """Where metrics and the status page are served, by a process of their own; None is nowhere."""
+    agent: Address | None = None
+    """Where agent checks of HAProxy are answered, by the same process; None is nowhere."""
     ready_fd: int | None = _option(None, check_int, minimum=0, maximum=MAX_DESCRIPTOR)
     """Descriptor that receives `READY` and a newline once every worker accepts."""
     reload: bool = _option(False, check_flag)
@@ -273,15 +283,16 @@ class Settings:
         if not self.bind and self.program is None:
             raise ConfigError("--bind: at least one address is needed", option="--bind")
         for position, address in enumerate(self.bind):
-            free_port = isinstance(address, TCPAddress) and address.port == 0
-            if not free_port and address in self.bind[:position]:
+            if not _is_free_port(address) and address in self.bind[:position]:
                 reject("--bind", str(address), "given twice")
-        metrics = () if self.metrics is None else (self.metrics,)
-        options = (("--exclusive", self.exclusive), ("--allow-bind", self.allow_bind), ("--metrics", metrics))
+        options = [("--exclusive", self.exclusive), ("--allow-bind", self.allow_bind)]
+        options += [(option_of(each), (getattr(self, each),)) for each in ("metrics", "agent") if getattr(self, each)]
         for option, addresses in options:
             for address in addresses:
                 if not isinstance(address, TCPAddress | UnixAddress):
                     reject(option, str(address), "must be HOST:PORT, [V6]:PORT, :PORT or unix:PATH")
+        if self.agent is not None and self.agent == self.metrics and not _is_free_port(self.agent):
+            reject("--agent", str(self.agent), "--metrics has it")
         if self.ready.kind is ReadyKind.DELAY and self.ready.number >= self.boot_timeout:
             reject("--ready", str(self.ready), f"must be less than --boot-timeout ({self.boot_timeout:g} s)")
 
@@ -297,6 +308,11 @@ class Settings:
             value = getattr(self, name)
             if not self.tls and value and value != "intermediate":
                 raise ConfigError(f"{option_of(name)}: --tls-cert is missing", option=option_of(name))
+
+
+def _is_free_port(address: Address) -> bool:
+    """Return whether the kernel chooses the port."""
+    return isinstance(address, TCPAddress) and address.port == 0
 
 
 # --- as a program gives them ------------------------------------------------------------------------------------------
@@ -320,6 +336,7 @@ class ServeOptions(TypedDict, total=False):
     tls_ticket_key_file: str | os.PathLike[str]
     tls_watch: Literal["auto", "on", "off"]
     drain_timeout: float
+    drain_delay: float | Literal["auto"]
     reload_drain_timeout: float | None
     stop_timeout: float
     hang_timeout: float
@@ -335,6 +352,7 @@ class ServeOptions(TypedDict, total=False):
     max_worker_rss: int | None
     control: str | os.PathLike[str]
     metrics: str | None
+    agent: str | None
     ready_fd: int | None
     reload: bool
     traceback: bool
@@ -359,10 +377,11 @@ def settings_of(options: ServeOptions) -> Settings:
             raise ConfigError(f"serve: there is no option {escape_controls(name)}{did_you_mean(name, known)}")
     if "bind" in values:
         values["bind"] = _addresses(values["bind"])
-    if isinstance(values.get("metrics"), str):
-        values["metrics"] = metrics_address(values["metrics"])
     if "proxy_from" in values:
         values["proxy_from"] = proxy_sources(values["proxy_from"])
+    for name in ("metrics", "agent"):
+        if isinstance(values.get(name), str):
+            values[name] = local_address(option_of(name), values[name])
     if "tls" in values:
         values["tls"] = _several(values["tls"])
     if "alpn" in values:
@@ -380,15 +399,14 @@ def _several(value: object) -> tuple[Any, ...]:
     return () if value is None else (value,)
 
 
-def metrics_address(text: str) -> Address:
-    """Return the address of --metrics. Without a host it is that of this machine only: the page shows what runs here.
-
-    Raises ConfigError.
+def local_address(option: str, text: str) -> Address:
+    """Return the address of --metrics or --agent. Without a host it is that of this machine only, because what is
+    served there shows what runs here. Raises ConfigError.
     """
     try:
         address = parse_address(text)
     except ConfigError as exc:
-        raise ConfigError(str(exc).replace("--bind", "--metrics"), option="--metrics") from None
+        raise ConfigError(str(exc).replace("--bind", option), option=option) from None
     if isinstance(address, TCPAddress) and address.host is None:
         return TCPAddress("127.0.0.1", address.port)
     return address

@@ -408,6 +408,21 @@ class Stopping(Event):
         return f"stopping at once ({self.by})" if self.at_once else f"stopping ({self.by}): draining open connections"
 
 
+class LameDuckBegan(Event):
+    """The supervisor was asked to stop, and goes on accepting until balancers have noticed."""
+
+    by: str
+    seconds: float
+    """Until the drain begins, at most."""
+    quiet: float
+    """Seconds without a new connection after which it begins sooner; 0: it does not."""
+
+    def __str__(self) -> str:
+        until = f"until none has come for {self.quiet:g} s, or for {self.seconds:g} s" if self.quiet else ""
+        until = until or f"for {self.seconds:g} s more"
+        return f"lame duck ({self.by}): new connections are accepted {until}, then it drains (--drain-delay)"
+
+
 class LeavingSooner(Event):
     """The supervisor has handed over, and the workers that drain here have to end in time, because it was told to."""
 
@@ -674,10 +689,19 @@ class MetricsServed(Event):
     address: str
 
 
-class MetricsUnserved(Event, level=WARNING):
-    """No process answers at the address of --metrics; logged once, until one does again. Connections wait meanwhile."""
+class AgentServed(Event):
+    """The address of --agent is bound; it is answered by the process of --metrics."""
 
-    template = "--metrics: not served: {reason}; next try in {delay:.1f} s"
+    template = "agent checks on {address}"
+    address: str
+
+
+class MetricsUnserved(Event, level=WARNING):
+    """No process answers at the addresses of --metrics and --agent; logged once, until one does again. Connections
+    wait meanwhile."""
+
+    template = "{option}: not served: {reason}; next try in {delay:.1f} s"
+    option: str
     reason: str
     delay: float
 

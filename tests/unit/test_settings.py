@@ -177,6 +177,7 @@ def test_the_typed_options_of_serve_are_the_fields_of_the_settings() -> None:
         "alpn": "Sequence[str]",
         "proxy_from": "str | Sequence[str]",
         "metrics": "str | None",
+        "agent": "str | None",
         "pidfile": path,
         "control": path,
         "access_log": path,

@@ -12,6 +12,7 @@ import os
 from collections.abc import Sequence
 
 from ..config import Limits, Settings
+from ..core.lame_duck import AUTO, DrainDelay
 from ..core.states import Timing
 from ..events import Emit
 from ..parent.generations import GenerationSpec, ProgramSpec
@@ -58,6 +59,7 @@ class GenerationBuilder:
             workers=workers,
             timing=Timing(
                 drain=settings.drain_timeout,
+                drain_delay=AUTO if settings.drain_delay == "auto" else DrainDelay(settings.drain_delay),
                 reload_drain=settings.reload_drain_timeout,
                 stop=settings.stop_timeout,
                 boot=settings.boot_timeout,

@@ -10,13 +10,15 @@ import dataclasses
 import errno
 import os
 import socket
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from ..addresses import Address
 from ..config import Settings
 from ..core.worker_requests import BindRequest, Refused
 from ..errors import BindError, ConfigError, PreforkError, reason_of
 from ..events import (
+    AgentServed,
     BindRefused,
     ControlUnavailable,
     Emit,
@@ -55,7 +57,7 @@ from .tls_watch import TLSWatch
 from .validation import SettingsWarnings, require_unchanged, validate
 
 _CONTROL_BACKLOG = 16
-_METRICS_BACKLOG = 128
+_EXPORTER_BACKLOG = 128
 
 
 class ServerResources:
@@ -97,6 +99,7 @@ class ServerResources:
         self._tls_watch = TLSWatch(emit)
         self._control: BoundAddress | None = None
         self._metrics: BoundAddress | None = None
+        self._agent: BoundAddress | None = None
         self._pidfile: pidfile.PidFile | None = None
         self._old_pidfile: pidfile.PidFile | None = None
         """The predecessor's, under another path: removed once it is this server's to remove."""
@@ -174,25 +177,30 @@ class ServerResources:
             self._emit(ControlUnavailable(escape_controls(reason)))
             return None
 
-    def bind_metrics(self) -> ExporterSpec | None:
-        """Bind the address of --metrics, and return what its process is; None if there is none. Raises ConfigError."""
-        address = self._settings.metrics
-        if address is None:
+    def bind_exporter(self) -> ExporterSpec | None:
+        """Bind the addresses of --metrics and --agent, and return what their process is; None if there is none.
+
+        Raises ConfigError.
+        """
+        metrics, agent = self._settings.metrics, self._settings.agent
+        if metrics is None and agent is None:
             return None
         identity = self._builder.identity(self._settings)
-        options = ListenOptions(_METRICS_BACKLOG, gid=None if identity is None else identity.gid)
+        options = ListenOptions(_EXPORTER_BACKLOG, gid=None if identity is None else identity.gid)
         with block_signals():
-            try:
-                self._metrics = self._listeners.bind_metrics(address, options)
-            except BindError as exc:
-                raise _unbindable("--metrics", str(address), exc) from exc
-        for text in self._metrics.describe():
+            if metrics is not None:
+                self._metrics = _bind_observed("--metrics", self._listeners.bind_metrics, metrics, options)
+            if agent is not None:
+                self._agent = _bind_observed("--agent", self._listeners.bind_agent, agent, options)
+        for text in () if self._metrics is None else self._metrics.describe():
             self._emit(MetricsServed(escape_controls(text)))
-        return ExporterSpec(self._metrics, identity, self._settings.log_format)
+        for text in () if self._agent is None else self._agent.describe():
+            self._emit(AgentServed(escape_controls(text)))
+        return ExporterSpec(self._metrics, self._agent, identity, self._settings.log_format)
 
     def _kept(self) -> list[BoundAddress]:
         """Return the listeners that are neither the service's nor the program's."""
-        return [each for each in (self._control, self._metrics) if each is not None]
+        return [each for each in (self._control, self._metrics, self._agent) if each is not None]
 
     def _claim_pidfile(self) -> None:
         wanted = paths.absolute(self._settings.pidfile) if self._settings.pidfile else ""
@@ -444,6 +452,15 @@ class ServerResources:
         """In a worker: close the listening sockets of other generations, and let the service change directory."""
         self._listeners.close_unused_in_worker((*config.listeners, *self.program_sockets.bound()))
         paths.set_base_directory("")
+
+
+def _bind_observed(
+    option: str, bind: Callable[[Address, ListenOptions], BoundAddress], address: Address, options: ListenOptions
+) -> BoundAddress:
+    try:
+        return bind(address, options)
+    except BindError as exc:
+        raise _unbindable(option, str(address), exc) from exc
 
 
 def _unbindable(option: str, value: str, exc: BindError) -> ConfigError:

@@ -15,13 +15,14 @@ import click
 from click.core import ParameterSource
 
 from ..addresses import parse_address
-from ..config import KIB, MIB, RUN_ONLY, SERVE_ONLY, Limits, Settings, metrics_address, option_of
+from ..config import KIB, MIB, RUN_ONLY, SERVE_ONLY, Limits, Settings, local_address, option_of
 from ..program import parse_ready
 from ..proxies import parse_proxy_source
 from .completion import completer
 from .help import GroupedOption
 from .values import (
     optional,
+    parse_delay,
     parse_flag,
     parse_for,
     parse_int,
@@ -294,6 +295,14 @@ OPTIONS = (
         parse_seconds,
     ),
     Option(
+        "drain_delay",
+        Group.TIMEOUTS,
+        "TIME",
+        "At a stop, accept for this long before the drain, while /readyz and --agent say no, so that balancers notice; "
+        "auto: until no new connection has come for 3 s, at most 30 s.",
+        parse_delay,
+    ),
+    Option(
         "reload_drain_timeout",
         Group.TIMEOUTS,
         "TIME",
@@ -385,7 +394,15 @@ OPTIONS = (
         "ADDR",
         "Serve /metrics, /healthz, /readyz and a status page on HOST:PORT, :PORT (127.0.0.1 only) or unix:PATH, by a "
         "process of its own.",
-        optional(lambda option, value: metrics_address(value)),
+        optional(local_address),
+    ),
+    Option(
+        "agent",
+        Group.OBSERVING,
+        "ADDR",
+        "Answer agent checks of HAProxy on HOST:PORT, :PORT (127.0.0.1 only) or unix:PATH, by the process of "
+        "--metrics: ready with a weight by load, or drain.",
+        optional(local_address),
     ),
     Option(
         "pidfile",

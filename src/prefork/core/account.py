@@ -95,8 +95,8 @@ for _position, _reason in enumerate(_REASONS):
 _HANDSHAKE_AT = {handshake: position for position, handshake in enumerate(_HANDSHAKES)}
 
 # Where each count stands in the words of an account.
-RECEIVED, SENT, ACCEPTED, HANDLER_FAILURES, LOG_DROPPED = range(5)
-_CLOSED = 5
+RECEIVED, SENT, ACCEPTED, HANDLER_FAILURES, LOG_DROPPED, SILENT = range(6)
+_CLOSED = 6
 _HANDSHAKE = _CLOSED + len(_REASONS)
 _DURATIONS = _HANDSHAKE + len(_HANDSHAKES)
 _HANDSHAKE_DURATIONS = _DURATIONS + len(DURATION_BOUNDS) + 2
@@ -124,8 +124,10 @@ class Account:
     def accepted(self) -> None:
         self._cells[self._start + ACCEPTED] += 1
 
-    def closed(self, reason: CloseReason, seconds: float | None = None) -> None:
-        """Count the end of a connection that was open for `seconds`, if that is known."""
+    def closed(self, reason: CloseReason, seconds: float | None = None, silent: bool = False) -> None:
+        """Count the end of a connection that was open for `seconds`, if that is known. `silent`: no byte has come."""
+        if silent:
+            self._cells[self._start + SILENT] += 1
         # One word: a reader sees the connection as open or as closed, and never as neither or both.
         self._cells[self._start + _CLOSED + reason.position] += 1
         if seconds is not None:
@@ -203,6 +205,11 @@ class Counters:
         return dict(zip(_REASONS, self._words[_CLOSED:_HANDSHAKE], strict=True))
 
     @property
+    def arrivals(self) -> int:
+        """Accepted connections without those that were refused, or ended before a byte came: as health checks do."""
+        return self.accepted - self.refused - self._words[SILENT]
+
+    @property
     def refused(self) -> int:
         closed = self.closed
         return sum(closed[reason] for reason in REFUSALS)
@@ -257,6 +264,7 @@ class Counters:
             "durations": _describe(self.durations),
             "handshake_durations": _describe(self.handshake_durations),
             "lags": _describe(self.lags),
+            "silent": words[SILENT],
             "log_dropped": words[LOG_DROPPED],
         }
 

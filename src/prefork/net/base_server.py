@@ -300,7 +300,7 @@ class BaseServer:
             # Counted at the end of the drain, before its handler returned.
             return
         reason, seconds = connection.close_reason(), connection.time_open()
-        self._account.closed(reason, seconds)
+        self._account.closed(reason, seconds, connection.was_silent())
         self._admission.release(self._connections.pop(connection))
         if not self._connections:
             self._no_connections.set()

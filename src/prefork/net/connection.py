@@ -86,6 +86,9 @@ class Connection(Protocol):
     def describe_end(self, local: object, seconds: float, reason: CloseReason) -> EndedConnection:
         """Return what it was, after its end, with what its server knows already."""
 
+    def was_silent(self) -> bool:
+        """Return whether no byte has come from the peer, as from a health check that only connects."""
+
     def close_reason(self) -> CloseReason:
         """Return why it has ended."""
 
@@ -170,6 +173,9 @@ class StreamConnection:
 
     def close(self) -> None:
         self.stream.close()
+
+    def was_silent(self) -> bool:
+        return not self.stream._received
 
     def close_reason(self) -> CloseReason:
         if self._aborted_for is not None:

@@ -158,6 +158,9 @@ class ProtocolConnection:
         self.task = state.callback_context.copy().run(state.loop.create_task, self._run(handler, ssl_context))
         self.task.add_done_callback(self._task_ended, context=state.callback_context)
 
+    def was_silent(self) -> bool:
+        return self._totals is not None and not self._totals.received
+
     def close_reason(self) -> CloseReason:
         return self._reason or CloseReason.DONE
 

@@ -209,3 +209,6 @@ class ProxyHeaderReader:
 
     def time_open(self) -> float:
         return self._state.loop.time() - self._began
+
+    def was_silent(self) -> bool:
+        return not self._data

@@ -194,6 +194,8 @@ class Supervisor(Generic[C]):
                     self._survive(exc)
         except ChildStarted as child:
             return child.context
+        # Before its sockets are shut down, which it would report as a failure.
+        self._exporter.close()
         if self._outcome.reason:
             # Without a reason this is a stop that was asked for, of which the predecessor knows (`Takeover.stop`).
             self._takeover.fail(self._outcome.reason)
@@ -289,7 +291,7 @@ class Supervisor(Generic[C]):
     def _status(self) -> dict[str, Any]:
         spec = self._reloads.newest(self._roster.generation)
         now = self._system.monotonic()
-        uptime = now - self._started
+        uptime, drains_at = now - self._started, self._roster.drains_at()
         return {
             "schema": SCHEMA,
             "version": __version__,
@@ -300,6 +302,7 @@ class Supervisor(Generic[C]):
             "started": round(self._started + self._epoch, 3),
             "uptime": round(uptime, 3),
             **self._about,
+            "drains_in": None if drains_at is None else round(max(0.0, drains_at - now), 3),
             "suspended": self._console.suspended,
             "listeners": self._listeners(),
             "queues": self._resources.queues(),
@@ -344,9 +347,6 @@ class Supervisor(Generic[C]):
     def _carry_out(self, fact: Fact) -> None:
         if isinstance(fact, StopRequested):
             self._stopping.begin(self._system.monotonic())
-            # Before the workers get SIGTERM: they shut the sockets down only if no other supervisor has them.
-            self._workers.publish(FleetSetting.LISTENERS_SHARED, int(self._takeover.shares_sockets()))
-            self._workers.publish(FleetSetting.STOPPING, 1)
         commands = self._roster.apply(fact, self._system.monotonic())
         # Workers learn of each other before READY is reported.
         self._publish_fleet()
@@ -371,6 +371,14 @@ class Supervisor(Generic[C]):
                     *old_workers.too_large(self._roster, self._rss_limit),
                 ):
                     self._carry_out(fact)
+            case facts.ReadTraffic():
+                waiting = sum(queue["waiting"] for queue in self._resources.queues())
+                self._carry_out(facts.TrafficRead(self._workers.readings.arrivals() + waiting))
+            case facts.BeginDrain():
+                self._stopping.begin_drain()
+                # Before the workers get SIGTERM: they shut the sockets down only if no other supervisor has them.
+                self._workers.publish(FleetSetting.LISTENERS_SHARED, int(self._takeover.shares_sockets()))
+                self._workers.publish(FleetSetting.STOPPING, 1)
             case facts.DumpStacks():
                 self._workers.dump(command.worker_id)
             case facts.Kill():
