@@ -230,7 +230,7 @@ def _reload(running: Running, measured: Measured) -> None:
     _progress("reload")
     old, began = set(running.workers()), time.monotonic()
     os.kill(running.process.pid, signal.SIGHUP)
-    _await(lambda: "reloaded: every worker is of generation 2" in running.log(), "the reload", running)
+    _await(lambda: "reloaded: every worker is of generation 1" in running.log(), "the reload", running)
     seconds = time.monotonic() - began
     kept = len(old & set(running.workers()))
     measured.rows.append(("reload, until the new workers serve", f"{seconds:.1f} s; {kept} old workers keep theirs"))
