@@ -147,7 +147,7 @@ static PyGetSetDef stream_getset[] = {
 
 static PyMemberDef stream_members[] = {
     {"_shared", T_OBJECT_EX, offsetof(Stream, shared), READONLY, NULL},
-    {"_address", T_OBJECT_EX, offsetof(Stream, address), READONLY, NULL},
+    {"_address", T_OBJECT_EX, offsetof(Stream, address), 0, NULL},
     {"_fd", T_INT, offsetof(Stream, fd), READONLY, NULL},
     {"_accepted_at", T_DOUBLE, offsetof(Stream, accepted_at), READONLY, NULL},
     {"_received", T_ULONGLONG, offsetof(Stream, received), READONLY, NULL},

@@ -10,7 +10,7 @@ import functools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict
 
 from .addresses import Address, TCPAddress, UnixAddress, parse_address
 from .checks import (
@@ -27,6 +27,7 @@ from .checks import (
 )
 from .errors import ConfigError
 from .program import Program, ReadyKind, ReadyWhen
+from .proxies import SOURCE_TYPES, ProxySource, parse_proxy_source
 from .text import did_you_mean, escape_controls
 
 KIB = 1024
@@ -51,6 +52,11 @@ def _option(default: Any, check: Callable[..., None], none: bool = False, comman
 
 _positive = functools.partial(check_int, minimum=1, maximum=MAX_INT)
 _timeout = functools.partial(check_seconds, zero=False)
+
+
+def _check_delay(option: str, value: object) -> None:
+    if value != "auto":
+        check_seconds(option, value, zero=True)
 
 
 def _check_fields(values: Limits | Settings) -> None:
@@ -87,6 +93,8 @@ class Limits:
     """The connection is aborted when more than this is unsent."""
     handshake_timeout: float = _option(5.0, _timeout)
     """Maximum time of the whole TLS handshake."""
+    proxy_timeout: float = _option(10.0, _timeout)
+    """Maximum time from accept to the end of the PROXY header."""
     first_byte_timeout: float | None = _option(None, _timeout)
     """Maximum time from the start of the handler to the first byte of the peer."""
     idle_timeout: float | None = _option(None, _timeout)
@@ -144,11 +152,27 @@ def _is_path(value: object) -> bool:
     return isinstance(path, str) and path != "" and "\0" not in path
 
 
+#: Versions of the PROXY protocol.
+ProxyProtocol: TypeAlias = Literal["off", "v1", "v2", "any"]
+PROXY_PROTOCOLS = ("off", "v1", "v2", "any")
+
+
+def check_proxies(protocol: str, proxies: Sequence[object]) -> None:
+    """Check that a PROXY header is read from named proxies only, and that it is read if there are some."""
+    for each in proxies:
+        if not isinstance(each, SOURCE_TYPES):
+            reject("--proxy-from", each, "must be a network, an address, unix: or anyone")
+    if protocol != "off" and not proxies:
+        reject("--proxy-protocol", protocol, "name the proxies that may send it: --proxy-from 10.0.0.0/8")
+    if protocol == "off" and proxies:
+        reject("--proxy-from", str(proxies[0]), "is of no use without --proxy-protocol v1, v2 or any")
+
+
 #: Fields of `Settings` and `Limits` that `prefork run` has no use for, because the program decides it itself.
 SERVE_ONLY = frozenset(
     {
         *("reuse_port", "tls", "tls_cert", "tls_key", "tls_strict_sni", "tls_client_ca", "tls_client", "tls_profile"),
-        *("alpn", "loop", "streams", "traceback"),
+        *("tls_ticket_key_file", "tls_watch", "alpn", "loop", "streams", "traceback"),
         *("read_limit", "max_unsent", "max_handshakes", "refusal"),
     }
 )
@@ -182,8 +206,19 @@ class Settings:
     """TLS 1.3 only, or TLS 1.2 as well."""
     alpn: tuple[str, ...] = ()
     """Application protocols in order of preference (RFC 7301)."""
+    proxy_protocol: Literal["off", "v1", "v2", "any"] = _option("off", check_choice, choices=PROXY_PROTOCOLS)
+    """Versions of the PROXY header that each connection must begin with; "off": none is read."""
+    proxy_from: tuple[ProxySource, ...] = ()
+    """The proxies that may connect while `proxy_protocol` is on."""
+    tls_ticket_key_file: str = _option("", check_text)
+    """File of the keys of session tickets, in HAProxy's format; "" has them made for this server alone."""
+    tls_watch: Literal["auto", "on", "off"] = _option("auto", check_choice, choices=("auto", "on", "off"))
+    """Use the files of TLS again as soon as they change; "auto" means those on this machine only."""
     drain_timeout: float = _option(30.0, check_seconds, zero=True)
     """From a stop until open connections are aborted."""
+    drain_delay: float | Literal["auto"] = _option(0.0, _check_delay)
+    """From the request to stop until connections are no longer accepted, so that balancers notice; "auto" ends when
+    no new connection has come for a while."""
     reload_drain_timeout: float | None = _option(None, check_seconds, zero=True)
     """The same in workers that a reload, an upgrade, recycling or `scale` replaces or ends; None means never."""
     stop_timeout: float = _option(10.0, _timeout)
@@ -213,6 +248,8 @@ class Settings:
     """Path of the control socket; "" is one in a directory of the current user, "off" is none."""
     metrics: Address | None = None
     """Where metrics and the status page are served, by a process of their own; None is nowhere."""
+    agent: Address | None = None
+    """Where agent checks of HAProxy are answered, by the same process; None is nowhere."""
     ready_fd: int | None = _option(None, check_int, minimum=0, maximum=MAX_DESCRIPTOR)
     """Descriptor that receives `READY` and a newline once every worker accepts."""
     reload: bool = _option(False, check_flag)
@@ -242,18 +279,20 @@ class Settings:
         if not isinstance(self.limits, Limits):
             reject("limits", self.limits, "must be a prefork.Limits")
         self._check_tls()
+        check_proxies(self.proxy_protocol, self.proxy_from)
         if not self.bind and self.program is None:
             raise ConfigError("--bind: at least one address is needed", option="--bind")
         for position, address in enumerate(self.bind):
-            free_port = isinstance(address, TCPAddress) and address.port == 0
-            if not free_port and address in self.bind[:position]:
+            if not _is_free_port(address) and address in self.bind[:position]:
                 reject("--bind", str(address), "given twice")
-        metrics = () if self.metrics is None else (self.metrics,)
-        options = (("--exclusive", self.exclusive), ("--allow-bind", self.allow_bind), ("--metrics", metrics))
+        options = [("--exclusive", self.exclusive), ("--allow-bind", self.allow_bind)]
+        options += [(option_of(each), (getattr(self, each),)) for each in ("metrics", "agent") if getattr(self, each)]
         for option, addresses in options:
             for address in addresses:
                 if not isinstance(address, TCPAddress | UnixAddress):
                     reject(option, str(address), "must be HOST:PORT, [V6]:PORT, :PORT or unix:PATH")
+        if self.agent is not None and self.agent == self.metrics and not _is_free_port(self.agent):
+            reject("--agent", str(self.agent), "--metrics has it")
         if self.ready.kind is ReadyKind.DELAY and self.ready.number >= self.boot_timeout:
             reject("--ready", str(self.ready), f"must be less than --boot-timeout ({self.boot_timeout:g} s)")
 
@@ -265,10 +304,15 @@ class Settings:
         check_protocols("--alpn", self.alpn)
         if self.tls_client == "optional" and not self.tls_client_ca:
             reject("--tls-client", self.tls_client, "--tls-client-ca is missing")
-        for name in ("tls_strict_sni", "tls_client_ca", "alpn", "tls_profile"):
+        for name in ("tls_strict_sni", "tls_client_ca", "alpn", "tls_profile", "tls_ticket_key_file"):
             value = getattr(self, name)
             if not self.tls and value and value != "intermediate":
                 raise ConfigError(f"{option_of(name)}: --tls-cert is missing", option=option_of(name))
+
+
+def _is_free_port(address: Address) -> bool:
+    """Return whether the kernel chooses the port."""
+    return isinstance(address, TCPAddress) and address.port == 0
 
 
 # --- as a program gives them ------------------------------------------------------------------------------------------
@@ -287,7 +331,12 @@ class ServeOptions(TypedDict, total=False):
     tls_client: Literal["required", "optional"]
     tls_profile: Literal["modern", "intermediate"]
     alpn: Sequence[str]
+    proxy_protocol: Literal["off", "v1", "v2", "any"]
+    proxy_from: str | Sequence[str]
+    tls_ticket_key_file: str | os.PathLike[str]
+    tls_watch: Literal["auto", "on", "off"]
     drain_timeout: float
+    drain_delay: float | Literal["auto"]
     reload_drain_timeout: float | None
     stop_timeout: float
     hang_timeout: float
@@ -303,6 +352,7 @@ class ServeOptions(TypedDict, total=False):
     max_worker_rss: int | None
     control: str | os.PathLike[str]
     metrics: str | None
+    agent: str | None
     ready_fd: int | None
     reload: bool
     traceback: bool
@@ -327,13 +377,16 @@ def settings_of(options: ServeOptions) -> Settings:
             raise ConfigError(f"serve: there is no option {escape_controls(name)}{did_you_mean(name, known)}")
     if "bind" in values:
         values["bind"] = _addresses(values["bind"])
-    if isinstance(values.get("metrics"), str):
-        values["metrics"] = metrics_address(values["metrics"])
+    if "proxy_from" in values:
+        values["proxy_from"] = proxy_sources(values["proxy_from"])
+    for name in ("metrics", "agent"):
+        if isinstance(values.get(name), str):
+            values[name] = local_address(option_of(name), values[name])
     if "tls" in values:
         values["tls"] = _several(values["tls"])
     if "alpn" in values:
         values["alpn"] = _several(values["alpn"])
-    for name in ("pidfile", "control", "access_log", "tls_client_ca"):
+    for name in ("pidfile", "control", "access_log", "tls_client_ca", "tls_ticket_key_file"):
         if isinstance(values.get(name), os.PathLike):
             values[name] = os.fspath(values[name])
     return Settings(**values)
@@ -346,18 +399,25 @@ def _several(value: object) -> tuple[Any, ...]:
     return () if value is None else (value,)
 
 
-def metrics_address(text: str) -> Address:
-    """Return the address of --metrics. Without a host it is that of this machine only: the page shows what runs here.
-
-    Raises ConfigError.
+def local_address(option: str, text: str) -> Address:
+    """Return the address of --metrics or --agent. Without a host it is that of this machine only, because what is
+    served there shows what runs here. Raises ConfigError.
     """
     try:
         address = parse_address(text)
     except ConfigError as exc:
-        raise ConfigError(str(exc).replace("--bind", "--metrics"), option="--metrics") from None
+        raise ConfigError(str(exc).replace("--bind", option), option=option) from None
     if isinstance(address, TCPAddress) and address.host is None:
         return TCPAddress("127.0.0.1", address.port)
     return address
+
+
+def proxy_sources(texts: object) -> tuple[ProxySource, ...]:
+    """Return the proxies that a program names by one text or a list. Raises ConfigError."""
+    listed = [texts] if isinstance(texts, str) else texts
+    if not isinstance(listed, Sequence):
+        reject("--proxy-from", texts, 'must be text, or a list of text, such as "10.0.0.0/8"')
+    return tuple(map(parse_proxy_source, listed))
 
 
 def _addresses(bind: object) -> tuple[Address, ...]:

@@ -152,6 +152,23 @@ class ReadLimitExceeded(Event, level=WARNING, rated=True):
     limit: int
 
 
+class ProxyHeaderMalformed(Event, level=WARNING, rated=True):
+    """What a proxy sent is no PROXY header of a version that is accepted, so the connection was closed."""
+
+    template = "closed connection of proxy {peer}: {reason} (--proxy-protocol)"
+    peer: str
+    reason: str
+
+
+class ProxyHeaderMissing(Event, level=WARNING, rated=True):
+    """A proxy did not send its PROXY header in time, so the connection was closed; `hint` is what may be the cause."""
+
+    template = "closed connection of proxy {peer}: no PROXY header within {seconds:g} s (--proxy-timeout){hint}"
+    peer: str
+    seconds: float
+    hint: str
+
+
 class HandshakeFailed(Event, level=DEBUG, rated=True):
     """A peer did not complete the TLS handshake."""
 
@@ -289,6 +306,35 @@ class CertificateInvalid(Event, level=ERROR):
     problem: str
 
 
+class TLSRenewed(Event):
+    """Changed files of TLS are in use for new handshakes; no worker was replaced."""
+
+    template = "TLS renewed without a reload: {files}"
+    files: str
+
+
+class RenewalRefused(Event, level=ERROR):
+    """Changed files of TLS cannot be used, for longer than a renewal takes; what was in use stays in use."""
+
+    template = "TLS not renewed, the old certificates and keys stay in use: {reason}"
+    reason: str
+
+
+class RenewalUnusable(Event, level=ERROR):
+    """A worker cannot use what the supervisor has handed out; it serves with what it had."""
+
+    template = "this worker cannot use the renewed certificates and keys: {reason} (prefork reload)"
+    reason: str
+
+
+class FilesUnwatched(Event, level=WARNING):
+    """A file of TLS is on another machine, and so it is not watched by itself."""
+
+    template = "{file} is not watched, because {kind} is a file system of another machine (--tls-watch on)"
+    file: str
+    kind: str
+
+
 class VariableUnknown(Event, level=WARNING):
     """A variable of the environment looks like an option, and there is none of that name."""
 
@@ -360,6 +406,21 @@ class Stopping(Event):
 
     def __str__(self) -> str:
         return f"stopping at once ({self.by})" if self.at_once else f"stopping ({self.by}): draining open connections"
+
+
+class LameDuckBegan(Event):
+    """The supervisor was asked to stop, and goes on accepting until balancers have noticed."""
+
+    by: str
+    seconds: float
+    """Until the drain begins, at most."""
+    quiet: float
+    """Seconds without a new connection after which it begins sooner; 0: it does not."""
+
+    def __str__(self) -> str:
+        until = f"until none has come for {self.quiet:g} s, or for {self.seconds:g} s" if self.quiet else ""
+        until = until or f"for {self.seconds:g} s more"
+        return f"lame duck ({self.by}): new connections are accepted {until}, then it drains (--drain-delay)"
 
 
 class LeavingSooner(Event):
@@ -628,10 +689,19 @@ class MetricsServed(Event):
     address: str
 
 
-class MetricsUnserved(Event, level=WARNING):
-    """No process answers at the address of --metrics; logged once, until one does again. Connections wait meanwhile."""
+class AgentServed(Event):
+    """The address of --agent is bound; it is answered by the process of --metrics."""
 
-    template = "--metrics: not served: {reason}; next try in {delay:.1f} s"
+    template = "agent checks on {address}"
+    address: str
+
+
+class MetricsUnserved(Event, level=WARNING):
+    """No process answers at the addresses of --metrics and --agent; logged once, until one does again. Connections
+    wait meanwhile."""
+
+    template = "{option}: not served: {reason}; next try in {delay:.1f} s"
+    option: str
     reason: str
     delay: float
 

@@ -59,6 +59,9 @@ class _Instruments:
         match event:
             case ConnectionOpened():
                 self._active.add(1, _of_address(event.local))
+            case ConnectionClosed(id=0, reason=CloseReason.DONE):
+                # A health check of a balancer, which only connected.
+                pass
             case ConnectionClosed(id=0):
                 self._rejected.add(1, {**_of_address(event.local), "error.type": event.reason})
             case ConnectionClosed():

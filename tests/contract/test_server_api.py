@@ -76,7 +76,8 @@ def test_every_public_method_of_asyncios_server_that_applies_is_there() -> None:
 
 
 def test_no_public_parameter_is_of_a_private_type() -> None:
-    assert list(inspect.signature(prefork.TCPServer).parameters) == ["handler", "tls", "limits", "drain_timeout"]
+    names = ["handler", "tls", "limits", "drain_timeout", "proxy_protocol", "proxy_from"]
+    assert list(inspect.signature(prefork.TCPServer).parameters) == names
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ SYSTEM = [os.strerror(code).lower() for code in errno.errorcode] + ["name or ser
 #: Calls that make a message that ends a start or refuses a command.
 RAISES = {"ConfigError", "ServiceError", "BindError", "reject", "_rejected"}
 #: Checks of single values, whose messages state what is allowed.
-CHECKS = {"addresses.py", "checks.py", "config.py", "values.py"}
+CHECKS = {"addresses.py", "checks.py", "config.py", "proxies.py", "values.py"}
 
 
 def literals(node: ast.AST) -> Iterator[str]:

@@ -9,6 +9,7 @@ import random
 
 from prefork.core.facts import (
     AnnounceReady,
+    BeginDrain,
     BeginGeneration,
     Command,
     Drain,
@@ -22,17 +23,20 @@ from prefork.core.facts import (
     HurryDrain,
     Kill,
     ReadHeartbeats,
+    ReadTraffic,
     ScaleRequested,
     Spawn,
     Spawned,
     SpawnFailed,
     Started,
     TimePassed,
+    TrafficRead,
     WorkerDied,
     WorkerReady,
     WorkerStoppedAccepting,
 )
 from prefork.core.fleet import MAX_OLD_WORKERS
+from prefork.core.lame_duck import NO_DELAY, DrainDelay
 from prefork.core.roster import Roster
 from prefork.core.states import ServerPhase, Timing
 
@@ -40,13 +44,20 @@ from prefork.core.states import ServerPhase, Timing
 class Machine:
     """A roster and the processes that its commands would have made."""
 
-    def __init__(self, slots: int, seed: int = 0, reload_drain: float | None = None) -> None:
+    def __init__(
+        self, slots: int, seed: int = 0, reload_drain: float | None = None, drain_delay: DrainDelay = NO_DELAY
+    ) -> None:
         self.slots = slots
+        self.timing = Timing(reload_drain=reload_drain, drain_delay=drain_delay)
         self.reload_drain = reload_drain
+        self.arrivals = 0
+        """Connections that have come."""
+        self.ends = False
+        """Whether the workers were told that none accepts any more."""
         self.obedient = True
         """Whether workers stop accepting as soon as they are asked to drain."""
         self.now = 1000.0
-        self.roster = Roster(slots, Timing(reload_drain=reload_drain), random.Random(seed).random)
+        self.roster = Roster(slots, self.timing, random.Random(seed).random)
         self.alive: dict[int, int] = {}
         self.drained: list[int] = []
         self.until: dict[int, float | None] = {}
@@ -90,6 +101,7 @@ class Machine:
             case Drain():
                 assert command.worker_id in self.alive
                 assert command.worker_id not in self.drained, "asked twice"
+                assert self.ends or self.roster.phase is not ServerPhase.STOPPING, "the last to accept must know it"
                 self.drained.append(command.worker_id)
                 self.until[command.worker_id] = command.until
                 if self.obedient:
@@ -104,6 +116,10 @@ class Machine:
             case ReadHeartbeats():
                 now = self.now
                 self.tell(HeartbeatsRead({w: now - self.hangs_since.get(w, now) for w in self.alive}))
+            case ReadTraffic():
+                self.tell(TrafficRead(self.arrivals))
+            case BeginDrain():
+                self.ends = True
             case DumpStacks():
                 self.dumped.append(command.worker_id)
             case Kill():
@@ -142,8 +158,11 @@ class Machine:
 
     def check(self) -> None:
         """Assert what holds at any moment."""
-        if self.roster.phase not in (ServerPhase.BOOTING, ServerPhase.SERVING):
+        if self.roster.phase not in (ServerPhase.BOOTING, ServerPhase.SERVING, ServerPhase.LAME_DUCK):
             return
+        assert not self.ends, "none is to accept, and the server serves"
+        is_lame_duck = self.roster.phase is ServerPhase.LAME_DUCK
+        assert (self.roster.drains_at() is not None) is is_lame_duck, "a delay without a lame duck, or the reverse"
         target = len(self.roster.slots)
         asked = self.asked()
         for slot in set(self.alive.values()):

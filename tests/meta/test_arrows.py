@@ -14,7 +14,7 @@ import prefork
 ROOT = Path(__file__).parents[2] / "src" / "prefork"
 
 #: Each floor and what it may import from; a file that is no folder is named by itself. `__init__` names all, lazily.
-VOCABULARY = {"errors", "text", "events", "checks", "addresses", "config", "program"}
+VOCABULARY = {"errors", "text", "events", "checks", "addresses", "config", "program", "proxies"}
 FLOORS = {
     "_version": set(),
     "implementation": {"_version"},
@@ -24,7 +24,8 @@ FLOORS = {
     "checks": {"errors", "text"},
     "addresses": {"checks", "text"},
     "program": {"checks", "errors"},
-    "config": {"addresses", "checks", "errors", "program", "text"},
+    "proxies": {"checks"},
+    "config": {"addresses", "checks", "errors", "program", "proxies", "text"},
     "core": VOCABULARY,
     # What a service imports as `prefork.metrics`.
     "metrics": {"core", *VOCABULARY},
@@ -211,7 +212,7 @@ def test_every_public_name_of_the_package_has_a_docstring() -> None:
 def test_what_the_checkers_are_told_to_overlook_has_its_reason_beside_it() -> None:
     for folder in (
         ROOT,
-        *(ROOT.parents[1] / name for name in ("tests", "examples", "bench", "soak", "inject", "scripts")),
+        *(ROOT.parents[1] / name for name in ("tests", "examples", "bench", "soak", "cluster", "inject", "scripts")),
     ):
         for path in folder.rglob("*.py"):
             if path == Path(__file__):

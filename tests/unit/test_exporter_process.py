@@ -69,7 +69,7 @@ class World:
         self.system = Launch()
         self.events: list[Event] = []
         self.padding = ""
-        spec = ExporterSpec(BoundAddress("metrics:", ()), None, "text")
+        spec = ExporterSpec(BoundAddress("metrics:", ()), None, None, "text")
         self.exporter = Exporter(spec, self.system, self.events.append, self._status)
         self.collect()
 
@@ -139,7 +139,7 @@ def test_one_that_closes_its_end_is_killed_and_replaced(world: World) -> None:
     world.collect()
     world.collect(1.0)
     assert world.system.launches == 2
-    assert world.events == [MetricsUnserved("its process died: signal 9 (SIGKILL)", 0.5)]
+    assert world.events == [MetricsUnserved("--metrics", "its process died: signal 9 (SIGKILL)", 0.5)]
 
 
 def test_one_that_never_serves_is_reported_once_and_started_ever_more_seldom(world: World) -> None:
@@ -150,7 +150,7 @@ def test_one_that_never_serves_is_reported_once_and_started_ever_more_seldom(wor
         if world.system.launches > before:
             started_at.append(world.system.now)
         world.system.status = ExitStatus(1)
-    assert world.events == [MetricsUnserved("its process died: exit status 1", 0.5)]
+    assert world.events == [MetricsUnserved("--metrics", "its process died: exit status 1", 0.5)]
     gaps = [round(later - earlier, 3) for earlier, later in itertools.pairwise(started_at)]
     assert gaps == sorted(gaps)
     assert gaps[-1] == pytest.approx(30, abs=1)

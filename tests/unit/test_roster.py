@@ -21,6 +21,7 @@ from prefork.core.facts import (
     WorkerStoppedAccepting,
     WorkerUnable,
 )
+from prefork.core.lame_duck import DrainDelay
 from prefork.core.states import ServerPhase, Timing, Worker, WorkerState
 from prefork.errors import ExitCode
 
@@ -150,6 +151,64 @@ def reload(machine: Machine, **timing: float) -> None:
     """Reload a machine of one slot, whose old worker goes on draining."""
     machine.tell(ReloadRequested("SIGHUP", Timing(**timing)))
     machine.tell(WorkerReady(newest(machine)))
+
+
+def test_a_lame_duck_serves_on_then_drains() -> None:
+    machine = Machine(2, drain_delay=DrainDelay(5.0))
+    machine.boot()
+    machine.tell(StopRequested("SIGTERM", signal=True))
+    assert machine.roster.phase is ServerPhase.LAME_DUCK
+    assert machine.notes[-1].startswith("lame duck (SIGTERM): new connections are accepted for 5 s more")
+    machine.die(0, "signal 9 (SIGKILL)")
+    machine.tell(WorkerReady(max(machine.alive)))
+    assert sorted(machine.alive.values()) == [0, 1], "a dead worker is replaced"
+    machine.tell(ReloadRequested("SIGHUP", Timing()))
+    machine.scale(1)
+    assert len(machine.alive) == 2
+    reasons = [note for note in machine.notes if note.startswith("not ")]
+    assert len(reasons) == 2
+    assert all("lame duck" in reason for reason in reasons)
+    machine.tell(StopRequested("control socket"))
+    machine.sleep(4.9)
+    assert machine.drained == []
+    machine.sleep(0.2)
+    assert sorted(machine.drained) == sorted(machine.alive)
+    assert machine.ends
+    assert machine.notes[-1] == "stopping (SIGTERM): draining open connections"
+
+
+def test_a_second_signal_ends_a_lame_duck_at_once() -> None:
+    machine = Machine(2, drain_delay=DrainDelay(60.0))
+    machine.boot()
+    machine.tell(StopRequested("SIGTERM", signal=True))
+    machine.tell(StopRequested("SIGTERM", signal=True))
+    assert sorted(machine.killed) == [0, 1]
+    assert machine.notes[-1] == "stopping at once (SIGTERM)"
+
+
+@pytest.mark.parametrize("stage", ["booting", "left"])
+def test_there_is_no_lame_duck_before_ready_and_after_a_hand_over(stage: str) -> None:
+    machine = Machine(2, drain_delay=DrainDelay(60.0))
+    machine.tell(Started())
+    machine.tell(WorkerReady(0))
+    if stage == "left":
+        machine.tell(WorkerReady(1))
+        machine.tell(HandedOver())
+    machine.tell(StopRequested("SIGTERM", signal=True))
+    assert machine.roster.phase is ServerPhase.STOPPING
+    assert sorted(machine.drained) == [0, 1]
+
+
+def test_a_reload_that_is_under_way_ends_in_a_lame_duck() -> None:
+    machine = Machine(2, drain_delay=DrainDelay(60.0))
+    machine.boot()
+    machine.tell(ReloadRequested("SIGHUP", Timing()))
+    machine.tell(StopRequested("SIGTERM", signal=True))
+    machine.tell(WorkerReady(2))
+    machine.tell(WorkerReady(3))
+    assert machine.served == [(1, 0)]
+    assert sorted(machine.drained) == [0, 1]
+    assert machine.roster.phase is ServerPhase.LAME_DUCK
 
 
 def test_an_old_worker_drains_without_limit_until_the_server_stops() -> None:

@@ -33,7 +33,8 @@ from prefork.core.facts import (
     WorkerStoppedAccepting,
     WorkerUnable,
 )
-from prefork.core.states import ServerPhase, Timing
+from prefork.core.lame_duck import AUTO, NO_DELAY, DrainDelay
+from prefork.core.states import ServerPhase
 from prefork.errors import ExitCode
 
 #: How many histories, and of how many steps: the command for the long run sets them.
@@ -45,6 +46,7 @@ BATCH = 500
 
 which = st.integers(0, 7)
 limits = st.sampled_from([None, 5.0, 100.0])
+delays = st.sampled_from([NO_DELAY, DrainDelay(0.5), DrainDelay(60.0), AUTO])
 
 
 class Histories(RuleBasedStateMachine):
@@ -53,9 +55,15 @@ class Histories(RuleBasedStateMachine):
     machine: Machine
     steps: ClassVar[int] = 0
 
-    @initialize(slots=st.integers(1, 5), seed=st.integers(0, 2**32), obedient=st.booleans(), reload_drain=limits)
-    def start(self, slots: int, seed: int, obedient: bool, reload_drain: float | None) -> None:
-        self.machine = Machine(slots, seed, reload_drain)
+    @initialize(
+        slots=st.integers(1, 5),
+        seed=st.integers(0, 2**32),
+        obedient=st.booleans(),
+        reload_drain=limits,
+        delay=delays,
+    )
+    def start(self, slots: int, seed: int, obedient: bool, reload_drain: float | None, delay: DrainDelay) -> None:
+        self.machine = Machine(slots, seed, reload_drain, delay)
         self.machine.obedient = obedient
         self.machine.tell(Started())
 
@@ -116,6 +124,11 @@ class Histories(RuleBasedStateMachine):
         self.machine.tell(WorkerReady(99_000))
         self.machine.tell(WorkerDied(99_000, "exit status 0"))
 
+    @rule(more=st.sampled_from([-1, 1, 20]))
+    def connect(self, more: int) -> None:
+        """Have connections come, or one end that has sent nothing."""
+        self.machine.arrivals = max(0, self.machine.arrivals + more)
+
     @rule(seconds=st.sampled_from([0.01, 0.3, 1.0, 5.0, 40.0, 100.0]))
     def sleep(self, seconds: float) -> None:
         self.machine.sleep(seconds)
@@ -131,7 +144,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule()
     def reload(self) -> None:
-        self.machine.tell(ReloadRequested("SIGHUP", Timing(reload_drain=self.machine.reload_drain)))
+        self.machine.tell(ReloadRequested("SIGHUP", self.machine.timing))
 
     @rule(more=st.sampled_from([-3, -1, 1, 2]))
     def scale(self, more: int) -> None:
@@ -164,6 +177,11 @@ class Histories(RuleBasedStateMachine):
             return
         given_up = machine.roster.phase is ServerPhase.STOPPING and set(machine.killed) >= set(machine.alive)
         machine.tell(StopRequested("SIGTERM"))
+        if machine.roster.phase is ServerPhase.LAME_DUCK:
+            before = set(machine.drained)
+            machine.sleep(60)
+            assert machine.finish is not None or machine.roster.phase is ServerPhase.STOPPING, "a lame duck for ever"
+            assert machine.finish is not None or machine.drained != before or not machine.alive
         spawned = machine.spawned
         machine.sleep(60)
         assert set(machine.killed) >= set(machine.alive), "a worker that does not end is killed"

@@ -12,6 +12,7 @@ import os
 from collections.abc import Sequence
 
 from ..config import Limits, Settings
+from ..core.lame_duck import AUTO, DrainDelay
 from ..core.states import Timing
 from ..events import Emit
 from ..parent.generations import GenerationSpec, ProgramSpec
@@ -26,6 +27,7 @@ from ..system.sockets import inode
 from ..system.tls_contexts import TLSContexts, TLSPolicy
 from ..system.tls_files import TLSFiles
 from ..worker.context import GenerationConfig
+from .tls_watch import paths_of
 
 #: Policies whose TLS contexts are kept: a reload that is rejected, or taken back, ends no session.
 _KEPT_POLICIES = 4
@@ -57,6 +59,7 @@ class GenerationBuilder:
             workers=workers,
             timing=Timing(
                 drain=settings.drain_timeout,
+                drain_delay=AUTO if settings.drain_delay == "auto" else DrainDelay(settings.drain_delay),
                 reload_drain=settings.reload_drain_timeout,
                 stop=settings.stop_timeout,
                 boot=settings.boot_timeout,
@@ -70,6 +73,16 @@ class GenerationBuilder:
             certificates=() if files is None else _ends_of(files),
         )
 
+    def renewed(
+        self, spec: GenerationSpec[GenerationConfig], settings: Settings, files: TLSFiles
+    ) -> GenerationSpec[GenerationConfig]:
+        """Return `spec` with what the TLS files of these settings say now; `spec` itself if it has other files."""
+        config = spec.config
+        if config.tls_files is None or paths_of(config.settings) != paths_of(settings):
+            return spec
+        renewed = dataclasses.replace(config, tls_files=files)
+        return dataclasses.replace(spec, config=renewed, certificates=_ends_of(files))
+
     def _tls_contexts(self, settings: Settings, files: TLSFiles) -> TLSContexts:
         """Return the same contexts for every generation with the same policy and the same authorities for clients.
 
@@ -77,7 +90,8 @@ class GenerationBuilder:
         be resumed: its client may have shown no certificate, or one of an authority that is no longer trusted.
         """
         client = settings.tls_client if settings.tls_client_ca else "off"
-        policy = TLSPolicy(settings.tls_profile, settings.alpn, client, settings.tls_strict_sni)
+        from_file = bool(settings.tls_ticket_key_file)
+        policy = TLSPolicy(settings.tls_profile, settings.alpn, client, settings.tls_strict_sni, from_file)
         key = policy, None if files.client_ca is None else files.client_ca.digest()
         found = self._tls.pop(key, None) or TLSContexts(policy, self._emit)
         self._tls[key] = found

@@ -27,8 +27,9 @@ def check_places(settings: Settings) -> None:
         if not os.path.lexists(paths.absolute(settings.access_log)):
             _require_directory("--access-log", settings.access_log)
         _require_plain_file("--access-log", settings.access_log)
-    if isinstance(settings.metrics, UnixAddress):
-        _require_directory("--metrics", settings.metrics.path)
+    for option, observed in (("--metrics", settings.metrics), ("--agent", settings.agent)):
+        if isinstance(observed, UnixAddress):
+            _require_directory(option, observed.path)
     for address in settings.bind:
         if isinstance(address, UnixAddress):
             _require_directory("--bind", address.path)

@@ -10,13 +10,15 @@ import dataclasses
 import errno
 import os
 import socket
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from ..addresses import Address
 from ..config import Settings
 from ..core.worker_requests import BindRequest, Refused
 from ..errors import BindError, ConfigError, PreforkError, reason_of
 from ..events import (
+    AgentServed,
     BindRefused,
     ControlUnavailable,
     Emit,
@@ -29,7 +31,7 @@ from ..events import (
 from ..observe.logs import configure
 from ..observe.reopen import LogFiles
 from ..parent.exporter import ExporterSpec
-from ..parent.generations import GenerationSpec
+from ..parent.generations import GenerationSpec, RenewedTLS
 from ..system import control_client, paths, pidfile
 from ..system.descriptors import Closeable, Descriptor
 from ..system.file_ownership import FileOwnership
@@ -41,6 +43,7 @@ from ..system.notify import Notifier
 from ..system.signals import block_signals
 from ..system.sockets import inode
 from ..system.tls_files import TLSFiles
+from ..system.tls_handout import write_handout
 from ..text import escape_controls
 from ..worker.context import GenerationConfig
 from . import trust
@@ -50,10 +53,11 @@ from .listener_repair import ListenerRepair
 from .metrics_directory import MetricsDirectory
 from .program_sockets import ProgramSockets, describe_sockets
 from .settings_source import SettingsSource, locating
+from .tls_watch import TLSWatch
 from .validation import SettingsWarnings, require_unchanged, validate
 
 _CONTROL_BACKLOG = 16
-_METRICS_BACKLOG = 128
+_EXPORTER_BACKLOG = 128
 
 
 class ServerResources:
@@ -92,8 +96,10 @@ class ServerResources:
         self._builder = GenerationBuilder(self._listeners, emit)
         self._warnings = SettingsWarnings(emit)
         self._certificate_reloads = {"ok": 0, "failed": 0}
+        self._tls_watch = TLSWatch(emit)
         self._control: BoundAddress | None = None
         self._metrics: BoundAddress | None = None
+        self._agent: BoundAddress | None = None
         self._pidfile: pidfile.PidFile | None = None
         self._old_pidfile: pidfile.PidFile | None = None
         """The predecessor's, under another path: removed once it is this server's to remove."""
@@ -171,25 +177,30 @@ class ServerResources:
             self._emit(ControlUnavailable(escape_controls(reason)))
             return None
 
-    def bind_metrics(self) -> ExporterSpec | None:
-        """Bind the address of --metrics, and return what its process is; None if there is none. Raises ConfigError."""
-        address = self._settings.metrics
-        if address is None:
+    def bind_exporter(self) -> ExporterSpec | None:
+        """Bind the addresses of --metrics and --agent, and return what their process is; None if there is none.
+
+        Raises ConfigError.
+        """
+        metrics, agent = self._settings.metrics, self._settings.agent
+        if metrics is None and agent is None:
             return None
         identity = self._builder.identity(self._settings)
-        options = ListenOptions(_METRICS_BACKLOG, gid=None if identity is None else identity.gid)
+        options = ListenOptions(_EXPORTER_BACKLOG, gid=None if identity is None else identity.gid)
         with block_signals():
-            try:
-                self._metrics = self._listeners.bind_metrics(address, options)
-            except BindError as exc:
-                raise _unbindable("--metrics", str(address), exc) from exc
-        for text in self._metrics.describe():
+            if metrics is not None:
+                self._metrics = _bind_observed("--metrics", self._listeners.bind_metrics, metrics, options)
+            if agent is not None:
+                self._agent = _bind_observed("--agent", self._listeners.bind_agent, agent, options)
+        for text in () if self._metrics is None else self._metrics.describe():
             self._emit(MetricsServed(escape_controls(text)))
-        return ExporterSpec(self._metrics, identity, self._settings.log_format)
+        for text in () if self._agent is None else self._agent.describe():
+            self._emit(AgentServed(escape_controls(text)))
+        return ExporterSpec(self._metrics, self._agent, identity, self._settings.log_format)
 
     def _kept(self) -> list[BoundAddress]:
         """Return the listeners that are neither the service's nor the program's."""
-        return [each for each in (self._control, self._metrics) if each is not None]
+        return [each for each in (self._control, self._metrics, self._agent) if each is not None]
 
     def _claim_pidfile(self) -> None:
         wanted = paths.absolute(self._settings.pidfile) if self._settings.pidfile else ""
@@ -232,8 +243,42 @@ class ServerResources:
         return files
 
     def certificate_reloads(self) -> dict[str, int]:
-        """Return how often reloads have read a certificate, and how often it could not be used."""
-        return dict(self._certificate_reloads)
+        """Return how often certificates were read again, by reloads and because they had changed, and how often they
+        could not be used."""
+        return {result: number + self._tls_watch.counts[result] for result, number in self._certificate_reloads.items()}
+
+    def next_tls_look(self) -> float | None:
+        """Return when to call `renew_tls`; None if there are no files of TLS, or they are not watched."""
+        return self._tls_watch.next_look()
+
+    def renew_tls(
+        self, spec: GenerationSpec[GenerationConfig], now: float
+    ) -> RenewedTLS[GenerationConfig] | str | None:
+        """Look at the files of TLS, if it is time, and read them if they have changed since those of `spec`.
+
+        Return what workers get, or why it takes a reload; None if there is nothing new, or nothing that can be used.
+        """
+        config = spec.config
+        self._tls_watch.watch(config.settings)
+        if config.tls is None or config.tls_files is None:
+            return None
+        if self._tls_watch.take_examination(now):
+            self._warn_of_dates(config.tls_files)
+        files = self._tls_watch.look(config.settings, config.identity, config.tls_files, now)
+        if files is None:
+            return None
+        if not files.same_authorities(config.tls_files):
+            # A session must not be resumed of a client whose authority is no longer trusted: it takes other contexts.
+            self._tls_watch.postpone(now)
+            return f"--tls-client-ca {escape_controls(config.settings.tls_client_ca)} has changed"
+        try:
+            handout = write_handout(files)
+            config.tls.replace(files)
+        except (PreforkError, OSError, MemoryError, ValueError) as exc:
+            self._tls_watch.failed(exc, now)
+            return None
+        self._tls_watch.succeeded()
+        return RenewedTLS(handout, lambda each: self._builder.renewed(each, config.settings, files))
 
     def prepare_fork(self, spec: GenerationSpec[GenerationConfig]) -> None:
         """Go to the generation's directory, and use its certificates, before a worker of it is forked.
@@ -251,12 +296,15 @@ class ServerResources:
         self._warn(spec)
 
     def _warn(self, spec: GenerationSpec[GenerationConfig]) -> None:
-        files = spec.config.tls_files
-        for pair in () if files is None else files.pairs:
-            self._warnings.check_certificate(pair)
+        if spec.config.tls_files is not None:
+            self._warn_of_dates(spec.config.tls_files)
         # A program may have deadlines of its own.
         if self._settings.program is None:
             self._warnings.check_deadlines(self._settings.limits)
+
+    def _warn_of_dates(self, files: TLSFiles) -> None:
+        for pair in files.pairs:
+            self._warnings.check_certificate(pair)
 
     def _apply(self, spec: GenerationSpec[GenerationConfig]) -> None:
         config = spec.config
@@ -404,6 +452,15 @@ class ServerResources:
         """In a worker: close the listening sockets of other generations, and let the service change directory."""
         self._listeners.close_unused_in_worker((*config.listeners, *self.program_sockets.bound()))
         paths.set_base_directory("")
+
+
+def _bind_observed(
+    option: str, bind: Callable[[Address, ListenOptions], BoundAddress], address: Address, options: ListenOptions
+) -> BoundAddress:
+    try:
+        return bind(address, options)
+    except BindError as exc:
+        raise _unbindable(option, str(address), exc) from exc
 
 
 def _unbindable(option: str, value: str, exc: BindError) -> ConfigError:

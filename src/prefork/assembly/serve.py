@@ -20,6 +20,7 @@ from ..errors import ConfigError, ExitCode, PreforkError, ServiceError, place_of
 from ..events import Emit, Stopped, VariableUnknown
 from ..observe.logs import EventLog, configure
 from ..observe.manager import notify_systemd
+from ..observe.title import title_of_stops
 from ..parent.control_server import ControlSocket
 from ..parent.supervisor import Supervisor
 from ..parent.upgrade import Predecessor
@@ -109,10 +110,11 @@ def _serve(
     forksafety.refuse_unsafe_fork("prefork.serve", stacklevel=5, known=known)
     notifier = Notifier()
     log = configure(settings.log_format, settings.log_level, unlimited=settings.reload)
-    emit = notify_systemd(log, notifier)
+    title = f"supervisor [{target_name(target) if settings.program is None else settings.program}]"
+    emit = title_of_stops(notify_systemd(log, notifier), set_title, title)
     for variable in source.unknown_variables:
         emit(VariableUnknown(*variable))
-    set_title(f"supervisor [{target_name(target) if settings.program is None else settings.program}]")
+    set_title(title)
     raise_limit()
     preload(settings)
     inherited = None if handed is None else handed.state
@@ -165,7 +167,7 @@ def _supervise(
 ) -> Finish:
     spec = resources.build_first()
     control = resources.bind_control()
-    exporter = resources.bind_metrics()
+    exporter = resources.bind_exporter()
     system = System()
     system.close_in_child(*resources.to_close_in_child())
     # A collection in a worker would write to every object made so far, and so copy the pages that it shares with its

@@ -38,9 +38,23 @@ def load_tls_files(settings: Settings, source: SettingsSource, identity: Identit
     """
     # The settings first, and on their own: a file that root must not trust says where the rest is.
     _require(source.weaknesses, settings, identity)
-    files = read_files(settings.tls, settings.tls_client_ca, settings.tls_strict_sni) if settings.tls else None
+    files = _read_files(settings) if settings.tls else None
     require_trusted(files.weaknesses if files else (), settings, identity)
     return files
+
+
+def load_changed_files(settings: Settings, identity: Identity | None) -> TLSFiles:
+    """Return what the files that the settings name say now, proven, without a look at settings and code.
+
+    Raises ConfigError, and UntrustedPathsError, as `load_tls_files` does. Raises OSError.
+    """
+    files = _read_files(settings)
+    _require(files.weaknesses, settings, identity)
+    return files
+
+
+def _read_files(settings: Settings) -> TLSFiles:
+    return read_files(settings.tls, settings.tls_client_ca, settings.tls_strict_sni, settings.tls_ticket_key_file)
 
 
 def require_trusted(weaknesses: Iterable[tuple[str, Weakness]], settings: Settings, identity: Identity | None) -> None:

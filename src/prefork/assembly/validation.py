@@ -33,6 +33,7 @@ _FIXED = (
     "reload",
     "ready",
     "metrics",
+    "agent",
     "access_log",
 )
 

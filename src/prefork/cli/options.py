@@ -15,12 +15,14 @@ import click
 from click.core import ParameterSource
 
 from ..addresses import parse_address
-from ..config import KIB, MIB, RUN_ONLY, SERVE_ONLY, Limits, Settings, metrics_address, option_of
+from ..config import KIB, MIB, RUN_ONLY, SERVE_ONLY, Limits, Settings, local_address, option_of
 from ..program import parse_ready
+from ..proxies import parse_proxy_source
 from .completion import completer
 from .help import GroupedOption
 from .values import (
     optional,
+    parse_delay,
     parse_flag,
     parse_for,
     parse_int,
@@ -41,6 +43,7 @@ class Group(enum.Enum):
     """What an option is about: its heading in the help and in the manual page, in this order."""
 
     LISTENING = "Listening"
+    PROXY = "Behind a proxy"
     TLS = "TLS"
     LIMITS = "Limits"
     TIMEOUTS = "Timeouts"
@@ -146,6 +149,23 @@ OPTIONS = (
         shown_default="",
     ),
     Option(
+        "proxy_protocol",
+        Group.PROXY,
+        "NAME",
+        "Version of the PROXY header that each connection must begin with, before TLS: v1, v2 or any; off reads none.",
+    ),
+    Option(
+        "proxy_from",
+        Group.PROXY,
+        "CIDR",
+        "Network or address of proxies, unix: for those on unix sockets, or anyone. Other peers are closed at once. "
+        "Repeatable.",
+        lambda option, value: parse_proxy_source(value),
+        repeatable=True,
+        shown_default="",
+    ),
+    Option("proxy_timeout", Group.PROXY, "TIME", "Close a connection whose PROXY header takes longer.", parse_seconds),
+    Option(
         "tls_cert",
         Group.TLS,
         "FILE",
@@ -180,6 +200,19 @@ OPTIONS = (
         "Application protocols in order of preference, such as h2,http/1.1.",
         lambda option, value: value.split(","),
         shown_default="",
+    ),
+    Option(
+        "tls_ticket_key_file",
+        Group.TLS,
+        "FILE",
+        "Keys of session tickets, as HAProxy's tls-ticket-keys: clients resume after a restart and on other machines.",
+        shown_default="",
+    ),
+    Option(
+        "tls_watch",
+        Group.TLS,
+        "NAME",
+        "Use changed certificates and keys at once: auto (files on this machine), on (those on others, too) or off.",
     ),
     Option("handshake_timeout", Group.TLS, "TIME", "Abort a TLS handshake that takes longer.", parse_seconds),
     Option(
@@ -260,6 +293,14 @@ OPTIONS = (
         "TIME",
         "Time for open connections to end at a stop; then they are aborted.",
         parse_seconds,
+    ),
+    Option(
+        "drain_delay",
+        Group.TIMEOUTS,
+        "TIME",
+        "At a stop, accept for this long before the drain, while /readyz and --agent say no, so that balancers notice; "
+        "auto: until no new connection has come for 3 s, at most 30 s.",
+        parse_delay,
     ),
     Option(
         "reload_drain_timeout",
@@ -353,7 +394,15 @@ OPTIONS = (
         "ADDR",
         "Serve /metrics, /healthz, /readyz and a status page on HOST:PORT, :PORT (127.0.0.1 only) or unix:PATH, by a "
         "process of its own.",
-        optional(lambda option, value: metrics_address(value)),
+        optional(local_address),
+    ),
+    Option(
+        "agent",
+        Group.OBSERVING,
+        "ADDR",
+        "Answer agent checks of HAProxy on HOST:PORT, :PORT (127.0.0.1 only) or unix:PATH, by the process of "
+        "--metrics: ready with a weight by load, or drain.",
+        optional(local_address),
     ),
     Option(
         "pidfile",

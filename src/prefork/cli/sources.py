@@ -214,7 +214,7 @@ def _settings(values: dict[str, Any], program: Program | None) -> Settings:
     certs, keys = values.pop("tls_cert", []), values.pop("tls_key", [])
     if program is not None:
         values.setdefault("bind", ())
-    for field in ("bind", "exclusive", "allow_bind", "alpn"):
+    for field in ("bind", "exclusive", "allow_bind", "alpn", "proxy_from"):
         if field in values:
             values[field] = tuple(values[field])
     limits = {field: values.pop(field) for field in list(values) if _BY_FIELD[field].is_limit}

@@ -24,7 +24,8 @@ def describe_status(reply: Mapping[str, Any]) -> str:
 
 
 def _head(reply: Mapping[str, Any]) -> str:
-    state = reply["state"] + (", reloading" if reply["reloading"] else "")
+    state = reply["state"].replace("_", " ") + (", reloading" if reply["reloading"] else "")
+    state += f", drains in {format_duration(reply['drains_in'])}" if reply.get("drains_in") is not None else ""
     state += ", suspended" if reply.get("suspended") else ""
     target = f" of {reply['target']}" if reply.get("target") else ""
     config = f", config {reply['config']}" if reply.get("config") else ""

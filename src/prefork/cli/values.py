@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from ..addresses import Address, parse_address
 from ..checks import parse_duration, reject
@@ -42,6 +42,11 @@ def parse_seconds(option: str, value: str) -> float:
     seconds = parse_duration(value)
     expected = "must be a number of seconds, such as 30 or 2.5, or a time with units, such as 500ms, 5m or 1h30m"
     return _parse_decimal(option, value, expected) if seconds is None else seconds
+
+
+def parse_delay(option: str, value: str) -> float | Literal["auto"]:
+    """Return a time in seconds, or "auto". Raises ConfigError."""
+    return "auto" if value == "auto" else parse_seconds(option, value)
 
 
 parse_number = functools.partial(_parse_decimal, expected="must be a number, such as 100 or 0.5")

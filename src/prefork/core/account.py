@@ -24,6 +24,9 @@ class CloseReason(enum.StrEnum):
     PEER_RESET = "peer_reset"
     """The peer reset it, or was lost."""
     HANDLER_FAILED = "handler_failed"
+    PROXY_MALFORMED = "proxy_malformed"
+    """What the proxy sent is no PROXY header of the configured version."""
+    PROXY_TIMEOUT = "proxy_timeout"
     HANDSHAKE_FAILED = "handshake_failed"
     HANDSHAKE_TIMEOUT = "handshake_timeout"
     FIRST_BYTE_TIMEOUT = "first_byte_timeout"
@@ -36,6 +39,8 @@ class CloseReason(enum.StrEnum):
     """Too many bytes were unsent: of the connection, or of its worker (--max-unsent)."""
     MAX_CONNECTIONS = "max_connections"
     MAX_CONNECTIONS_PER_IP = "max_connections_per_ip"
+    PROXY_UNTRUSTED = "proxy_untrusted"
+    """The peer is none of the proxies that may connect."""
     DESCRIPTORS = "descriptors"
     """It was refused, because the process had no descriptors or memory for it."""
     DRAIN = "drain"
@@ -50,9 +55,15 @@ class CloseReason(enum.StrEnum):
 
 
 #: The reasons that are refusals: such a connection was closed before any byte was read.
-REFUSALS: Final = (CloseReason.MAX_CONNECTIONS, CloseReason.MAX_CONNECTIONS_PER_IP, CloseReason.DESCRIPTORS)
+REFUSALS: Final = (
+    CloseReason.MAX_CONNECTIONS,
+    CloseReason.MAX_CONNECTIONS_PER_IP,
+    CloseReason.PROXY_UNTRUSTED,
+    CloseReason.DESCRIPTORS,
+)
 #: The reasons that are deadlines.
 DEADLINES: Final = (
+    CloseReason.PROXY_TIMEOUT,
     CloseReason.HANDSHAKE_TIMEOUT,
     CloseReason.FIRST_BYTE_TIMEOUT,
     CloseReason.IDLE_TIMEOUT,
@@ -84,8 +95,8 @@ for _position, _reason in enumerate(_REASONS):
 _HANDSHAKE_AT = {handshake: position for position, handshake in enumerate(_HANDSHAKES)}
 
 # Where each count stands in the words of an account.
-RECEIVED, SENT, ACCEPTED, HANDLER_FAILURES, LOG_DROPPED = range(5)
-_CLOSED = 5
+RECEIVED, SENT, ACCEPTED, HANDLER_FAILURES, LOG_DROPPED, SILENT = range(6)
+_CLOSED = 6
 _HANDSHAKE = _CLOSED + len(_REASONS)
 _DURATIONS = _HANDSHAKE + len(_HANDSHAKES)
 _HANDSHAKE_DURATIONS = _DURATIONS + len(DURATION_BOUNDS) + 2
@@ -113,8 +124,10 @@ class Account:
     def accepted(self) -> None:
         self._cells[self._start + ACCEPTED] += 1
 
-    def closed(self, reason: CloseReason, seconds: float | None = None) -> None:
-        """Count the end of a connection that was open for `seconds`, if that is known."""
+    def closed(self, reason: CloseReason, seconds: float | None = None, silent: bool = False) -> None:
+        """Count the end of a connection that was open for `seconds`, if that is known. `silent`: no byte has come."""
+        if silent:
+            self._cells[self._start + SILENT] += 1
         # One word: a reader sees the connection as open or as closed, and never as neither or both.
         self._cells[self._start + _CLOSED + reason.position] += 1
         if seconds is not None:
@@ -192,6 +205,11 @@ class Counters:
         return dict(zip(_REASONS, self._words[_CLOSED:_HANDSHAKE], strict=True))
 
     @property
+    def arrivals(self) -> int:
+        """Accepted connections without those that were refused, or ended before a byte came: as health checks do."""
+        return self.accepted - self.refused - self._words[SILENT]
+
+    @property
     def refused(self) -> int:
         closed = self.closed
         return sum(closed[reason] for reason in REFUSALS)
@@ -246,6 +264,7 @@ class Counters:
             "durations": _describe(self.durations),
             "handshake_durations": _describe(self.handshake_durations),
             "lags": _describe(self.lags),
+            "silent": words[SILENT],
             "log_dropped": words[LOG_DROPPED],
         }
 

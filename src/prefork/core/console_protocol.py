@@ -24,7 +24,7 @@ MAX_ROWS = 250_000
 MAX_NAMED = 100
 COMMANDS = ("connections", "kick", "stacks")
 #: What a connection is at; "unknown" if only the kernel was asked.
-PHASES = ("handshake", "open", "closing", "lingering", "unknown")
+PHASES = ("proxy", "handshake", "open", "closing", "lingering", "unknown")
 #: Larger than any number of a worker that means something, and exact in any reader of JSON.
 _MAX_NUMBER = 2**53
 #: Of one stack: frames, and peers that are named of the tasks that have it.

@@ -11,7 +11,7 @@ class EndedConnection(NamedTuple):
     """One connection that has ended. Addresses are as the kernel gave them; a peer chooses that of its unix socket."""
 
     number: int
-    """Unique among the connections of its server; 0 for one that was refused."""
+    """Unique among the connections of its server; 0 for one that was not opened."""
     address: object
     """The peer's."""
     local: object
@@ -24,3 +24,5 @@ class EndedConnection(NamedTuple):
     tls: str
     """The version; "" in the clear."""
     reason: CloseReason
+    proxy: object = None
+    """The address of the proxy that told the peer's; None without one."""

@@ -20,7 +20,9 @@ class ExporterSettings:
     """Descriptors that the process inherits, and the user that it becomes."""
 
     listeners: tuple[int, ...]
-    """The descriptors of the listening sockets."""
+    """The descriptors of the listening sockets of --metrics."""
+    agents: tuple[int, ...]
+    """Those of --agent."""
     link: int
     """The descriptor of the connection to the supervisor."""
     parent: int
@@ -41,4 +43,4 @@ def encode(settings: ExporterSettings) -> str:
 def decode(text: str) -> ExporterSettings:
     """Return the settings in a text. Raises ValueError or TypeError if there are none."""
     value: dict[str, Any] = json.loads(text)
-    return ExporterSettings(**{**value, "listeners": tuple(value["listeners"])})
+    return ExporterSettings(**{**value, "listeners": tuple(value["listeners"]), "agents": tuple(value["agents"])})

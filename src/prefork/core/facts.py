@@ -131,6 +131,14 @@ class HeartbeatsRead:
 
 
 @dataclass(frozen=True, slots=True)
+class TrafficRead:
+    """How many connections have come since the start, without those that have ended silently. The answer to
+    ReadTraffic."""
+
+    arrivals: int
+
+
+@dataclass(frozen=True, slots=True)
 class StopRequested:
     """The server is to stop, `at_once` without a drain; `by` names the signal or the sender.
 
@@ -185,6 +193,7 @@ Fact = (
     | OldWorkerTooLarge
     | WorkerDied
     | HeartbeatsRead
+    | TrafficRead
     | StopRequested
     | ReloadRequested
     | ScaleRequested
@@ -227,6 +236,16 @@ class HurryDrain:
 @dataclass(frozen=True, slots=True)
 class ReadHeartbeats:
     """Read the scoreboard. Answered by HeartbeatsRead at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadTraffic:
+    """Read how many connections have come. Answered by TrafficRead at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class BeginDrain:
+    """Tell all workers, before the first of them is to drain, that none will accept afterwards: the server stops."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,6 +310,8 @@ Command = (
     | Drain
     | HurryDrain
     | ReadHeartbeats
+    | ReadTraffic
+    | BeginDrain
     | DumpStacks
     | Kill
     | BeginGeneration

@@ -30,6 +30,11 @@ class Fleet:
         self._timings = {0: timing}
         self._next_id = 0
 
+    @property
+    def timing(self) -> Timing:
+        """The timeouts of the last generation that every slot has had."""
+        return self._timings[self.last_good]
+
     def slot_of(self, worker: Worker) -> Slot | None:
         """Return the slot that the worker occupies; None if it has none, as after its replacement."""
         if worker.slot < len(self.slots) and self.slots[worker.slot].occupant == worker.id:

@@ -44,6 +44,11 @@ def of_reload(roster: Roster) -> Progress:
     return Progress(done, total, f"{_count(len(accepting), 'old worker')} to stop accepting")
 
 
+def of_lame_duck(connections: int, drains_at: float, now: float) -> Progress:
+    """Return how long a server that is to stop still accepts, if that number of `connections` is open."""
+    return Progress(0, 0, f"lame duck: {_count(connections, 'connection')} open", max(0, round(drains_at - now)))
+
+
 def of_stop(roster: Roster, connections: int, before: int, now: float) -> Progress:
     """Return how many of the connections `before` the stop have ended, if that number of `connections` is open."""
     draining = [each for each in roster.workers.values() if each.state is WorkerState.DRAINING]

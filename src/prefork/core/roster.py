@@ -12,6 +12,7 @@ from ..errors import ExitCode
 from ..events import (
     CrashLoop,
     ForkFailed,
+    LameDuckBegan,
     LeavingSooner,
     Ready,
     ReloadIgnored,
@@ -23,9 +24,21 @@ from ..events import (
     WorkerHung,
 )
 from . import facts
-from .facts import Command, DumpStacks, EmitEvent, ExitCause, Fact, Failure, Finish, ReadHeartbeats
+from .facts import (
+    BeginDrain,
+    Command,
+    DumpStacks,
+    EmitEvent,
+    ExitCause,
+    Fact,
+    Failure,
+    Finish,
+    ReadHeartbeats,
+    ReadTraffic,
+)
 from .fleet import Fleet
 from .heartbeats import HangDetector
+from .lame_duck import QUIET_TIME, LameDuck
 from .restart_policy import Policy, after_death, after_fork, delay
 from .rolling_restart import Purpose, RollingRestart, RollingRestarts
 from .states import NEXT_PHASES, KillReason, ServerPhase, Slot, Timing, Worker, WorkerState, move
@@ -54,6 +67,8 @@ class Roster:
         """It stops after another supervisor has taken over."""
         self._signalled = False
         """A signal has asked for a stop; the next one does not wait for connections."""
+        self._lame_duck: tuple[LameDuck, str] | None = None
+        """How long it is one, and which request to stop began that."""
         self._outcome = Finish(ExitCode.OK)
 
     # --- what the supervisor reads ------------------------------------------------------------------------------------
@@ -107,12 +122,20 @@ class Roster:
             return None
         if self.phase is ServerPhase.BOOTING:
             return Failure("the first workers are still starting, with the current files")
+        if self.phase is ServerPhase.LAME_DUCK:
+            return Failure("the server is a lame duck (--drain-delay), and is about to stop")
         return Failure("another supervisor serves" if self.phase is ServerPhase.LEAVING else "the server is stopping")
 
     def upgrade_refusal(self) -> Failure | None:
         if self.reloading():
             return Failure("a reload is under way")
+        if self.phase is ServerPhase.LAME_DUCK:
+            return self.refusal()
         return None if self.phase is ServerPhase.SERVING else Failure(f"the server is {self.phase.name.lower()}")
+
+    def drains_at(self) -> float | None:
+        """Return when a lame duck begins to drain, unless a connection comes before; None: it is none."""
+        return None if self._lame_duck is None else self._lame_duck[0].ends_at()
 
     def next_due(self, now: float) -> float | None:
         """Return when TimePassed will have something to do; None: not before another fact."""
@@ -120,6 +143,7 @@ class Roster:
         times += [worker.kill_at for worker in self.workers.values() if worker.kill_at is not None]
         if self._fleet.beating():
             times.append(self._hangs.next_due(now))
+        times += [] if self._lame_duck is None else [self._lame_duck[0].next_due()]
         recycle_at = self._restarts.next_due() if self.phase is ServerPhase.SERVING else None
         return min([*times, *([] if recycle_at is None else [recycle_at])], default=None)
 
@@ -160,6 +184,9 @@ class Roster:
                 return self._died(fact, now)
             case facts.HeartbeatsRead():
                 return self._heartbeats_read(fact, now)
+            case facts.TrafficRead():
+                if self._lame_duck is not None:
+                    self._lame_duck[0].on_reading(fact.arrivals, now)
             case facts.StopRequested():
                 return self._stop_requested(fact, now)
             case facts.ReloadRequested():
@@ -358,16 +385,37 @@ class Roster:
         # Only signals, as a second Ctrl-C: `prefork stop` may be repeated, or follow a stop of the service manager.
         insists = fact.signal and self._signalled
         self._signalled = self._signalled or fact.signal
+        at_once = insists or fact.at_once
+        delay = self._fleet.timing.drain_delay
+        # Before READY no balancer was told of the server, and while another supervisor serves nothing comes here.
+        if self.phase is ServerPhase.SERVING and self._announced and delay.seconds and not at_once:
+            self._enter(ServerPhase.LAME_DUCK)
+            self._lame_duck = LameDuck(delay, now), fact.by
+            return [EmitEvent(LameDuckBegan(fact.by, delay.seconds, QUIET_TIME if delay.until_quiet else 0))]
+        return self._stop(fact.by, at_once, now) if at_once or self._lame_duck is None else []
+
+    def _swim_on(self, now: float) -> list[Command]:
+        """Drain when the delay is over; read the traffic until then if it depends on that."""
+        if self._lame_duck is None:
+            return []
+        lame_duck, by = self._lame_duck
+        # One that is about to be forked could not be told to drain; the next fact says that it was.
+        forking = any(worker.state is WorkerState.FORKING for worker in self.workers.values())
+        if lame_duck.is_over(now) and not forking:
+            return self._stop(by, False, now)
+        return [ReadTraffic()] if lame_duck.wants_reading(now) else []
+
+    def _stop(self, by: str, at_once: bool, now: float) -> list[Command]:
         first = self.phase is not ServerPhase.STOPPING
         # Another supervisor serves: to a service manager, `Stopping` would be the end of the service.
         event = LeavingSooner if self.phase is ServerPhase.LEAVING or self._left else Stopping
         self._left = event is LeavingSooner
         self._begin_end(ServerPhase.STOPPING)
-        if insists or fact.at_once:
-            report = [] if self._at_once else [EmitEvent(event(fact.by, True))]
+        if at_once:
+            report = [] if self._at_once else [EmitEvent(event(by, True))]
             self._at_once = True
-            return [*report, *self._fleet.kill_all()]
-        return [EmitEvent(event(fact.by, False)), *self._fleet.stop_all(now)] if first else []
+            return [BeginDrain(), *report, *self._fleet.kill_all()]
+        return [BeginDrain(), EmitEvent(event(by, False)), *self._fleet.stop_all(now)] if first else []
 
     def _give_up(self, outcome: Finish, now: float) -> list[Command]:
         """End with a failure. Workers that drain go on, as at a stop, because their connections are well."""
@@ -379,6 +427,7 @@ class Roster:
 
     def _begin_end(self, phase: ServerPhase) -> None:
         self._enter(phase)
+        self._lame_duck = None
         self._restarts.cancel()
         for slot in self.slots:
             slot.due = None
@@ -387,7 +436,8 @@ class Roster:
         self.phase = move("the server", NEXT_PHASES, self.phase, phase)
 
     def _due(self, now: float) -> list[Command]:
-        commands = self._fleet.kill_overdue(now)
+        # First, so that no worker is forked any more when the server drains.
+        commands = self._swim_on(now) + self._fleet.kill_overdue(now)
         for slot in self.slots:
             if slot.due is not None and now >= slot.due:
                 commands += self._fleet.fill(slot)

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from .lame_duck import NO_DELAY, DrainDelay
 from .restart_policy import History
 
 S = TypeVar("S", bound=enum.Enum)
@@ -31,6 +32,8 @@ class ServerPhase(enum.Enum):
     BOOTING = enum.auto()
     """No worker has ever been ready. One that cannot start ends the program."""
     SERVING = enum.auto()
+    LAME_DUCK = enum.auto()
+    """It was asked to stop, and serves on until balancers have noticed (--drain-delay)."""
     LEAVING = enum.auto()
     """Another supervisor serves, and the workers here are draining."""
     STOPPING = enum.auto()
@@ -39,7 +42,8 @@ class ServerPhase(enum.Enum):
 
 NEXT_PHASES = {
     ServerPhase.BOOTING: {ServerPhase.SERVING, ServerPhase.STOPPING},
-    ServerPhase.SERVING: {ServerPhase.LEAVING, ServerPhase.STOPPING},
+    ServerPhase.SERVING: {ServerPhase.LAME_DUCK, ServerPhase.LEAVING, ServerPhase.STOPPING},
+    ServerPhase.LAME_DUCK: {ServerPhase.STOPPING},
     ServerPhase.LEAVING: {ServerPhase.SERVING, ServerPhase.STOPPING, ServerPhase.FINISHED},
     ServerPhase.STOPPING: {ServerPhase.STOPPING, ServerPhase.FINISHED},
     ServerPhase.FINISHED: set[ServerPhase](),
@@ -88,6 +92,8 @@ class Timing:
     """From the request to stop until open connections are aborted."""
     reload_drain: float | None = None
     """The same in a worker that is replaced or no longer wanted, while the server goes on; None: never."""
+    drain_delay: DrainDelay = NO_DELAY
+    """From the request to stop until the workers drain."""
     stop: float = 10.0
     """For the `stop()` of a service."""
     boot: float = 60.0

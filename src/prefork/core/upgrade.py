@@ -267,7 +267,9 @@ class Upgrade:
         match self.step:
             case Step.STARTING:
                 self._enter(Step.ENDING)
-                self._due_at = now + successor_stop_timeout(self._timing.drain, self._timing.stop)
+                # It may be a lame duck first, because it became ready a moment ago.
+                drain = self._timing.drain_delay.seconds + self._timing.drain
+                self._due_at = now + successor_stop_timeout(drain, self._timing.stop)
                 return [SignalSuccessor(fact.at_once)]
             case Step.ENDING:
                 return [SignalSuccessor(at_once=True)] if fact.at_once else []

@@ -12,19 +12,19 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from ..core.exporter_settings import BEAT_INTERVAL, ExporterSettings, decode
+from ..net.server import TCPServer
 from ..observe.logs import configure
 from ..system.credentials import Identity, drop_privileges
 from ..system.parent_death import die_with_parent
 from ..system.processes import set_title
 from ..system.signals import ignore_without_inheriting
-from . import routes
-from .http import Request, Response
-from .server import make_server
+from . import agent
 from .supervisor_link import Snapshots
 
+MakeServer = Callable[[Snapshots], TCPServer]
 #: Only the end of the connection to the supervisor, or SIGKILL, ends this process: a terminal or a service manager
 #: signals the whole group, and the supervisor decides.
 _IGNORED_SIGNALS = (
@@ -33,22 +33,26 @@ _IGNORED_SIGNALS = (
 )
 #: Below the workers, which serve the connections that all this is about (setpriority(2)).
 _NICENESS = 5
+#: Seconds for the supervisor to answer a beat.
+_BEAT_TIMEOUT = 5.0
 
 
 def main() -> None:
     settings = decode(sys.argv[1])
-    _close_others((*settings.listeners, settings.link))
+    _close_others((*settings.listeners, *settings.agents, settings.link))
     # Clients are strangers: what they do wrong is not for the server's log.
     configure(settings.log_format, "error", process="metrics")
     ignore_without_inheriting(_IGNORED_SIGNALS)
     set_title("metrics")
+    # Before the change of user, to whom these files may not be open.
+    makers = _makers(settings)
     os.chdir("/")
     os.nice(_NICENESS)
     if settings.uid is not None and settings.gid is not None:
         drop_privileges(Identity(settings.uid, settings.gid, settings.user))
     # After the change of user, which clears it (prctl(2)).
     die_with_parent(settings.parent, signal.SIGKILL)
-    asyncio.run(_serve(settings))
+    asyncio.run(_serve(settings, makers))
 
 
 def _close_others(kept: Iterable[int]) -> None:
@@ -64,27 +68,42 @@ async def _beat(snapshots: Snapshots, gone: asyncio.Event) -> None:
     """
     while not gone.is_set():
         with contextlib.suppress(TimeoutError):
-            await snapshots.get(routes.ANSWER_TIMEOUT)
+            await snapshots.get(_BEAT_TIMEOUT)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(gone.wait(), BEAT_INTERVAL)
 
 
-async def _serve(settings: ExporterSettings) -> None:
+def _makers(settings: ExporterSettings) -> list[tuple[MakeServer, tuple[int, ...]]]:
+    """Return what makes the server of each option that was given, and the descriptors of its listening sockets."""
+    found: list[tuple[MakeServer, tuple[int, ...]]] = []
+    if settings.agents:
+        found.append((agent.make_server, settings.agents))
+    if settings.listeners:
+        # Only for these, because it needs prometheus-client.
+        from .routes import make_pages
+
+        found.append((make_pages, settings.listeners))
+    return found
+
+
+async def _serve(settings: ExporterSettings, makers: Iterable[tuple[MakeServer, tuple[int, ...]]]) -> None:
     gone = asyncio.Event()
     snapshots = Snapshots(gone.set)
 
-    async def respond(request: Request) -> Response:
-        return await routes.respond(request, snapshots)
-
     await snapshots.connect(socket.socket(fileno=settings.link))
-    server = make_server(respond)
-    for fd in settings.listeners:
+    servers = [_listening(make(snapshots), listeners) for make, listeners in makers]
+    await _beat(snapshots, gone)
+    for server in servers:
+        await server.drain()
+    snapshots.close()
+
+
+def _listening(server: TCPServer, listeners: Iterable[int]) -> TCPServer:
+    for fd in listeners:
         listener = socket.socket(fileno=fd)
         listener.setblocking(False)
         server.add_socket(listener)
-    await _beat(snapshots, gone)
-    await server.drain()
-    snapshots.close()
+    return server
 
 
 if __name__ == "__main__":

@@ -11,12 +11,17 @@ from typing import Any
 #: The phase of the supervisor, and the state of a worker, in which connections are accepted.
 _SERVING = "serving"
 _READY = "ready"
+#: Phases whose names alone do not say what follows.
+_REASONS = {
+    "lame_duck": "the server is a lame duck: it serves, and is about to drain",
+    "stopping": "the server is stopping",
+}
 
 
 def unready_reason(status: Mapping[str, Any]) -> str:
     """Return why no new connections should be sent to the server; "" if it is ready."""
     if status["state"] != _SERVING:
-        return f"the server is {status['state']}"
+        return _REASONS.get(status["state"], f"the server is {status['state']}")
     if status.get("suspended"):
         return "accepting is suspended"
     # One that pauses at a limit is ready: a server that is busy is not one that fails.

@@ -12,12 +12,14 @@ from typing import Any
 
 from prometheus_client.metrics_core import Metric
 
+from ..net.server import TCPServer
 from ..system.netstat import listen_overflows
 from . import exposition
 from .families import families
 from .health import unready_reason
 from .http import Request, Response, text
 from .page import FIELDS, page
+from .server import make_server
 from .service_families import service_families
 from .service_totals import service_totals
 from .supervisor_link import Snapshot, Snapshots
@@ -26,6 +28,15 @@ from .supervisor_link import Snapshot, Snapshots
 ANSWER_TIMEOUT = 5.0
 HEALTH_TIMEOUT = 2.0
 _JSON = "application/json"
+
+
+def make_pages(snapshots: Snapshots) -> TCPServer:
+    """Return a server, in the running loop, of all that is answered here."""
+
+    async def answer(request: Request) -> Response:
+        return await respond(request, snapshots)
+
+    return make_server(answer)
 
 
 async def respond(request: Request, snapshots: Snapshots) -> Response:

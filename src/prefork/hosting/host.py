@@ -70,9 +70,9 @@ class _LockedAccount(Account):
         super().__init__(cells, start)
         self._lock = lock
 
-    def closed(self, reason: CloseReason, seconds: float | None = None) -> None:
+    def closed(self, reason: CloseReason, seconds: float | None = None, silent: bool = False) -> None:
         with self._lock:
-            super().closed(reason, seconds)
+            super().closed(reason, seconds, silent)
 
     def handler_failed(self) -> None:
         with self._lock:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from ..config import Limits
+from ..core.proxy_trust import proxy_policy
 from ..net.base_server import BaseServer
 from ..net.handlers import Handler
 from ..system.scoreboard import FleetSetting, WorkerStat, fence
@@ -61,12 +62,14 @@ class LoopServing:
 
     def make_server(self, handler: Handler, limits: Limits, ssl_context: object) -> BaseServer:
         context = self._host.context
+        settings = context.config.settings
         server = BaseServer(
             handler,
             limits=limits,
             admission=self._make_admission(),
             emit=context.emit,
             account=self._host.row.account(),
+            proxies=proxy_policy(settings.proxy_protocol, settings.proxy_from),
             ssl_context=ssl_context,  # type: ignore[arg-type]  # any object that asyncio takes
         )
         server.observers.on_ended = self._access_log

@@ -77,6 +77,9 @@ class Admission(Protocol):
     def commit(self, address: object) -> Peer | Refusal:
         """Turn a permit into an open connection from `address`. Return the peer that it counts for, or a Refusal."""
 
+    def claim(self, address: object) -> Peer | Refusal:
+        """Count a connection that counts for no peer for `address`, which its proxy has told; answer as `commit`."""
+
     def release(self, peer: Peer) -> None:
         """Report that an open connection of `peer` has ended."""
 
@@ -89,6 +92,7 @@ class Admission(Protocol):
 
 #: Reasons of refusals and pauses, as events show them.
 SUSPENDED = "suspended (prefork resume)"
+UNTRUSTED = "it is none of the trusted proxies (--proxy-from)"
 AT_LIMIT = "connection limit reached (--max-connections)"
 AT_PEER_LIMIT = "per-address connection limit reached (--max-connections-per-ip)"
 PEERS_FULL = "the table of addresses is full (--max-connections-per-ip)"
@@ -104,6 +108,7 @@ class HandshakeAdmission:
         self._handshakes = handshakes
         self.cancel = admission.cancel
         self.commit = admission.commit
+        self.claim = admission.claim
         self.release = admission.release
         self.close = admission.close
 
@@ -124,6 +129,9 @@ class Unlimited:
         return GRANTED
 
     def commit(self, address: object) -> Peer | Refusal:
+        return None
+
+    def claim(self, address: object) -> Peer | Refusal:
         return None
 
     def cancel(self) -> None: ...
@@ -165,11 +173,13 @@ class LocalAdmission(Unlimited):
         if limits.max_connections is not None and self._open > limits.max_connections and self._refuses:
             self._open -= 1
             return Refusal(AT_LIMIT)
-        if limits.max_connections_per_ip is None:
-            return None
-        peer = peer_key(address)
-        if peer is not None:
-            if self._peers[peer] >= limits.max_connections_per_ip:
+        return None if limits.max_connections_per_ip is None else self.claim(address)
+
+    def claim(self, address: object) -> Peer | Refusal:
+        limit = self._limits.max_connections_per_ip
+        peer = None if limit is None else peer_key(address)
+        if limit is not None and peer is not None:
+            if self._peers[peer] >= limit:
                 self._open -= 1
                 return Refusal(AT_PEER_LIMIT, CloseReason.MAX_CONNECTIONS_PER_IP)
             self._peers[peer] += 1

@@ -18,12 +18,14 @@ from typing import TypeAlias
 
 from ..config import Limits
 from ..core.account import Account, CloseReason, local_account
+from ..core.proxy_protocol import ProxyHeader
+from ..core.proxy_trust import ProxyPolicy
 from ..core.time_limits import ABORT_TIMEOUT
 from ..errors import ListenerError, OutOfResourcesError
 from ..events import ConnectionRefused, Emit, WorkerFailed
 from ..text import escape_ascii, format_address
 from .acceptor import Acceptor
-from .admission import Admission, HandshakeAdmission, Peer, Refusal
+from .admission import UNTRUSTED, Admission, HandshakeAdmission, Peer, Refusal
 from .channel import DONTWAIT
 from .connection import Connection, ReaderWriterConnection, StreamConnection, handler_failed
 from .draining import call_drain, has_drain
@@ -31,6 +33,7 @@ from .handlers import Handler, Kind
 from .listener_options import set_tcp_options
 from .observers import Observers
 from .protocol_connection import ProtocolConnection
+from .proxy_header_reader import ProxyHeaderReader
 from .server_state import ServerState
 
 _ConnectionClass: TypeAlias = type[StreamConnection] | type[ProtocolConnection]
@@ -57,7 +60,8 @@ class BaseServer:
     """Serves `handler` on any number of listening sockets, in the running loop, as far as `admission` permits.
 
     `ssl_context`: speak TLS. `emit` receives the events. `account`: where connections are counted. `offer` is asked for
-    each connection that was accepted: it returns True when it has passed the connection on, with its permit.
+    each connection that was accepted: it returns True when it has passed the connection on, with its permit. `proxies`:
+    each connection begins with a PROXY header of one of them.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class BaseServer:
         emit: Emit,
         ssl_context: ssl.SSLContext | None = None,
         account: Account | None = None,
+        proxies: ProxyPolicy | None = None,
     ) -> None:
         self._handler = handler
         self._limits = limits
@@ -76,6 +81,9 @@ class BaseServer:
         self._emit = emit
         self._ssl_context = ssl_context
         self._account = local_account() if account is None else account
+        self._proxies = proxies
+        # Chosen once: a connection without a proxy costs nothing.
+        self._serve_accepted = self._serve if proxies is None else self._serve_proxy
         self.offer: Callable[[socket.socket], bool] | None = None
         self.observers = Observers(emit)
         self._state = BaseServerState.OPEN
@@ -187,7 +195,7 @@ class BaseServer:
         The caller has taken a permit for it. `tag` is of no use here: all sockets have the same handler.
         """
         try:
-            self._serve(sock, address)
+            self._serve_accepted(sock, address)
         except OutOfResourcesError:
             sock.close()
 
@@ -202,42 +210,86 @@ class BaseServer:
 
     def _accepted(self, sock: socket.socket, address: object) -> None:
         if self.offer is None or not self.offer(sock):
-            self._serve(sock, address)
+            self._serve_accepted(sock, address)
 
     def _serve(self, sock: socket.socket, address: object) -> None:
-        assert self._shared is not None
         peer = self._admission.commit(address)
         if peer is not None and isinstance(peer, Refusal):
             self._refuse(sock, address, peer)
-            return
+        else:
+            self._begin(sock, address, peer)
+
+    def _begin(self, sock: socket.socket, address: object, peer: Peer, header: ProxyHeader | None = None) -> None:
+        """Start to serve a connection that is counted. `address` is the real one, and `header` is of its proxy."""
+        assert self._shared is not None
         is_observed = self.observers.are_there()
         local = self.observers.local_address(sock) if is_observed else None
         try:
-            connection = self._connection_class(sock, address, self._shared, self._on_ended)
+            connection = self._connection_class(sock, address, self._shared, self._on_ended, header)
         except Exception as exc:
             sock.close()
             self._admission.release(peer)
             exhausted = isinstance(exc, OSError | MemoryError)
             reason = CloseReason.DESCRIPTORS if exhausted else CloseReason.HANDLER_FAILED
             self._account.closed(reason)
-            self.observers.refused(address, local, reason)
+            self.observers.refused(*_claimed(address, header), local, reason)
             if isinstance(exc, OSError | MemoryError):
                 # The kernel has no memory to watch it, so the next connection would fail as well.
                 raise _out_of_resources(exc) from exc
-            self._emit(handler_failed(format_address(address), exc))
+            self._emit(handler_failed(format_address(_claimed(address, header)[0]), exc))
             return
         self._connections[connection] = peer
         self._no_connections.clear()
-        if not is_observed or self.observers.opened(connection, address, local):
+        if not is_observed or self.observers.opened(connection, local):
             connection.start(self._shared, self._handler, self._ssl_context)
         else:
             self._connection_ended(connection)
 
-    def _refuse(self, sock: socket.socket, address: object, refusal: Refusal) -> None:
+    # --- connections of proxies ---------------------------------------------------------------------------------------
+
+    def _serve_proxy(self, sock: socket.socket, address: object) -> None:
+        """Read the PROXY header first. Until it is there, the connection counts for no peer: a proxy has many."""
+        assert self._shared is not None
+        assert self._proxies is not None
+        peer = self._admission.commit(None)
+        if peer is not None and isinstance(peer, Refusal):
+            self._refuse(sock, address, peer)
+            return
+        if not self._proxies.trusted.trusts(address):
+            self._admission.release(peer)
+            self._refuse(sock, address, Refusal(UNTRUSTED, CloseReason.PROXY_UNTRUSTED))
+            return
+        local = self.observers.local_address(sock)
+        reader = ProxyHeaderReader(sock, address, local, self._shared, self._proxies.accept, self._header_read)
+        self._connections[reader] = peer
+        self._no_connections.clear()
+        reader.start(self._shared, self._handler, self._ssl_context)
+
+    def _header_read(self, reader: ProxyHeaderReader, header: ProxyHeader | None) -> None:
+        """Have the connection of the client take the place of `reader`, unless that has ended without a header."""
+        if header is None:
+            self._connection_ended(reader)
+            return
+        sock, proxy = reader.release()
+        del self._connections[reader]
+        claimed, through = _claimed(proxy, header)
+        peer = self._admission.claim(claimed)
+        if peer is not None and isinstance(peer, Refusal):
+            self._refuse(sock, claimed, peer, through)
+            self._resume()
+        else:
+            # It is counted as refused for lack of memory; the next accept sees whether there still is none.
+            with contextlib.suppress(OutOfResourcesError):
+                self._begin(sock, proxy, peer, header)
+        if not self._connections:
+            self._no_connections.set()
+
+    def _refuse(self, sock: socket.socket, address: object, refusal: Refusal, proxy: object = None) -> None:
         self._account.closed(refusal.counted)
-        self.observers.refused(address, self.observers.local_address(sock), refusal.counted)
+        self.observers.refused(address, proxy, self.observers.local_address(sock), refusal.counted)
         self._emit(ConnectionRefused(escape_ascii(format_address(address)), refusal.reason))
-        if self._limits.refusal and self._ssl_context is None:
+        # A proxy that has not sent its header would pass it to a client of any protocol, or take it for nonsense.
+        if self._limits.refusal and self._ssl_context is None and (self._proxies is None or proxy is not None):
             # What does not fit into the buffer of a new socket is not worth waiting for.
             with contextlib.suppress(OSError):
                 sock.send(self._limits.refusal, DONTWAIT)
@@ -248,7 +300,7 @@ class BaseServer:
             # Counted at the end of the drain, before its handler returned.
             return
         reason, seconds = connection.close_reason(), connection.time_open()
-        self._account.closed(reason, seconds)
+        self._account.closed(reason, seconds, connection.was_silent())
         self._admission.release(self._connections.pop(connection))
         if not self._connections:
             self._no_connections.set()
@@ -380,6 +432,13 @@ class BaseServer:
             self._state = BaseServerState.CLOSED
             if self._shared is not None:
                 self._shared.close()
+
+
+def _claimed(address: object, header: ProxyHeader | None) -> tuple[object, object]:
+    """Return the peer's address as `header` tells it, and that of the proxy; without a header the real one and None."""
+    if header is None:
+        return address, None
+    return (address if header.source is None else header.source), address
 
 
 def _out_of_resources(exc: OSError | MemoryError) -> OutOfResourcesError:

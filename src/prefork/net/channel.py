@@ -117,7 +117,8 @@ class Channel:
 
     def _reset_on_close(self) -> None:
         """Make the close a reset for a TCP peer, because a clean end would claim that it has received everything."""
-        if type(self._address) is tuple:
+        # Not by the address, which a proxy may have told.
+        if self._sock.family != socket.AF_UNIX:
             # Fails if the peer's reset came first.
             with contextlib.suppress(OSError):
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from ..core.account import CloseReason, Handshake
 from ..core.ended_connection import EndedConnection
+from ..core.proxy_protocol import ProxyHeader
 from ..errors import ConnectionOverflowError, ConnectionTimeoutError
 from ..events import ConnectionLost, HandlerFailed, HandshakeFailed, ReadLimitExceeded
 from ..system.signals import noop_handler
@@ -32,7 +33,9 @@ from .stream import (
     call_when_closed,
     forget_transport,
     keeps_open,
+    proxy_address,
     start_timeouts,
+    take_header,
     time_open,
     wait_closing,
 )
@@ -83,6 +86,9 @@ class Connection(Protocol):
     def describe_end(self, local: object, seconds: float, reason: CloseReason) -> EndedConnection:
         """Return what it was, after its end, with what its server knows already."""
 
+    def was_silent(self) -> bool:
+        """Return whether no byte has come from the peer, as from a health check that only connects."""
+
     def close_reason(self) -> CloseReason:
         """Return why it has ended."""
 
@@ -102,11 +108,18 @@ class StreamConnection:
     task: asyncio.Task[CloseReason] | None
 
     def __init__(
-        self, sock: socket.socket, address: object, state: ServerState, done: Callable[[StreamConnection], None]
+        self,
+        sock: socket.socket,
+        address: object,
+        state: ServerState,
+        done: Callable[[StreamConnection], None],
+        header: ProxyHeader | None = None,
     ) -> None:
         self._done = done
         self._open = 2
         self.stream = self.stream_class(sock, address, state)
+        if header is not None:
+            take_header(self.stream, header)
         self.task = None
         self._aborted_for: CloseReason | None = None
 
@@ -146,16 +159,23 @@ class StreamConnection:
             stream._accepted_at,
             stream._buffered_bytes(),
             "" if engine is None else engine.info.version,
+            proxy_address(stream),
         )
 
     def describe_end(self, local: object, seconds: float, reason: CloseReason) -> EndedConnection:
         stream, tls = self.stream, self.stream.tls
         version = "" if tls is None else tls.version
         received, sent = bytes_transferred(stream)
-        return EndedConnection(stream.id, stream._address, local, seconds, received, sent, version, reason)
+        if stream.proxy is not None:
+            received += stream.proxy.length
+        proxy = proxy_address(stream)
+        return EndedConnection(stream.id, stream._address, local, seconds, received, sent, version, reason, proxy)
 
     def close(self) -> None:
         self.stream.close()
+
+    def was_silent(self) -> bool:
+        return not self.stream._received
 
     def close_reason(self) -> CloseReason:
         if self._aborted_for is not None:

@@ -64,6 +64,18 @@ else:
 SENDFILE_FALLBACK: object = getattr(getattr(constants, "_SendfileMode", None), "FALLBACK", None)
 
 
+# --- what `get_extra_info` of asyncio's transports looks at -----------------------------------------------------------
+
+
+def extra_info(transport: Any) -> dict[str, object] | None:
+    """Return the dictionary of `get_extra_info`, to which facts can be added; None if `transport` shows none.
+
+    With TLS it is that of the SSL protocol, which is asked first.
+    """
+    found = getattr(getattr(transport, "_ssl_protocol", transport), "_extra", None)
+    return found if isinstance(found, dict) else None
+
+
 # --- the future protocol ----------------------------------------------------------------------------------------------
 
 

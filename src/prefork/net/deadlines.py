@@ -18,6 +18,8 @@ TICK = 1 / 64
 class Deadline(enum.IntEnum):
     """What a connection may wait for. An int, because Enum.__hash__ is slow Python code."""
 
+    PROXY = enum.auto()
+    """The PROXY header, from accept to its end."""
     HANDSHAKE = enum.auto()
     """The TLS handshake, from its start to its end."""
     FIRST_BYTE = enum.auto()

@@ -40,18 +40,19 @@ class Observers:
         except OSError:
             return None
 
-    def opened(self, connection: Connection, address: object, local: object) -> bool:
+    def opened(self, connection: Connection, local: object) -> bool:
         """Tell of a new connection. Return whether it is still open: a subscriber may have aborted it."""
         if local is not None:
             self._local_addresses[connection] = local
         if not subscribers.callbacks:
             return True
-        subscribers.tell_opened(connection.describe(False).number, address, local, self._emit)
+        found = connection.describe(False)
+        subscribers.tell_opened(found.number, found.address, local, found.proxy, self._emit)
         return connection.describe(False).fd >= 0
 
-    def refused(self, address: object, local: object, reason: CloseReason) -> None:
+    def refused(self, address: object, proxy: object, local: object, reason: CloseReason) -> None:
         """Tell of a connection that was closed before it was served."""
-        self._tell_ended(EndedConnection(0, address, local, 0.0, 0, 0, "", reason))
+        self._tell_ended(EndedConnection(0, address, local, 0.0, 0, 0, "", reason, proxy))
 
     def ended(self, connection: Connection, seconds: float, reason: CloseReason) -> None:
         # Also if the observers have gone meanwhile.

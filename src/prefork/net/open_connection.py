@@ -16,7 +16,7 @@ class OpenConnection(NamedTuple):
     fd: int
     """-1 once the socket is closed, while its handler still runs."""
     address: object
-    """The peer's, as accept(2) gave it."""
+    """The peer's, as accept(2) gave it, or as its proxy told it."""
     phase: str
     """One of `core.console_protocol.PHASES`."""
     accepted_at: float
@@ -24,3 +24,5 @@ class OpenConnection(NamedTuple):
     """Bytes that the handler has written and the kernel has not taken."""
     tls: str
     """The version; "" in the clear."""
+    proxy: object = None
+    """The address of the proxy that told the peer's; None without one."""

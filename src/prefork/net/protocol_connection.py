@@ -14,6 +14,7 @@ from typing import Any
 
 from ..core.account import CloseReason, Handshake
 from ..core.ended_connection import EndedConnection
+from ..core.proxy_protocol import ProxyHeader
 from ..events import ConnectionAborted, HandshakeFailed
 from ..system.tcp_info import Totals, read_totals
 from ..text import describe_error, escape_ascii, format_address
@@ -23,6 +24,7 @@ from .draining import call_drain, has_drain
 from .handlers import Handler
 from .open_connection import OpenConnection
 from .protocol_timeouts import make_timeouts
+from .proxied_transport import with_extra_info
 from .server_state import ServerState
 
 
@@ -50,6 +52,15 @@ class ClosingHookSocket(socket.socket):
             on_closed()
 
 
+class ProxiedSocket(ClosingHookSocket):
+    """The socket of a connection whose proxy has told the peer's address: transports take that for their peername."""
+
+    claimed: object = None
+
+    def getpeername(self) -> Any:
+        return super().getpeername() if self.claimed is None else self.claimed
+
+
 class _ConnectionMadeGuard(asyncio.Protocol):
     """Stands in for the service's protocol until `connection_made`, and ends the connection if that call fails.
 
@@ -63,7 +74,7 @@ class _ConnectionMadeGuard(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:
         transport.set_protocol(self._protocol)
         try:
-            self._protocol.connection_made(transport)
+            self._protocol.connection_made(self._connection._shown(transport))
         except Exception as exc:
             self._connection._failed(exc)
             transport.abort()
@@ -84,10 +95,12 @@ class ProtocolConnection:
         "_done",
         "_drain",
         "_fd",
+        "_header",
         "_number",
         "_open",
         "_peer",
         "_protocol",
+        "_proxy",
         "_reason",
         "_sock",
         "_state",
@@ -99,11 +112,21 @@ class ProtocolConnection:
     )
 
     def __init__(
-        self, sock: socket.socket, address: object, state: ServerState, done: Callable[[ProtocolConnection], None]
+        self,
+        sock: socket.socket,
+        address: object,
+        state: ServerState,
+        done: Callable[[ProtocolConnection], None],
+        header: ProxyHeader | None = None,
     ) -> None:
         # Without memory for the transport's epoll watch asyncio only logs it and the peer waits forever; libuv aborts.
         self._fd = sock.fileno()
         state.poller.reserve(self._fd)
+        self._header = header
+        self._proxy: object = None
+        """The address of the proxy that has sent `_header`."""
+        if header is not None:
+            self._proxy, address = address, header.source or address
         self._address = format_address(address)
         self._peer = address
         self._number = next(state.ids)
@@ -114,11 +137,14 @@ class ProtocolConnection:
         self._protocol: Any = None
         # Any, because uvloop's transports are no subclass of asyncio.Transport.
         self._transport: Any = None
-        self._sock = ClosingHookSocket(sock.family, sock.type, sock.proto, fileno=sock.detach())
+        socket_class = ClosingHookSocket if header is None else ProxiedSocket
+        self._sock = socket_class(sock.family, sock.type, sock.proto, fileno=sock.detach())
+        if isinstance(self._sock, ProxiedSocket):
+            self._sock.claimed = address
         self._sock.setblocking(False)
         self._sock.on_closing = self._socket_closing
         self._sock.on_closed = self._socket_closed
-        self._timeouts = make_timeouts(self, self._sock, state)
+        self._timeouts = make_timeouts(self, self._sock, state, header is not None)
         state.on_protocol_failure(self._fd, self._callback_failed)
         self._began = state.loop.time()
         self._reason: CloseReason | None = None
@@ -131,6 +157,9 @@ class ProtocolConnection:
     def start(self, state: ServerState, handler: Handler, ssl_context: ssl.SSLContext | None) -> None:
         self.task = state.callback_context.copy().run(state.loop.create_task, self._run(handler, ssl_context))
         self.task.add_done_callback(self._task_ended, context=state.callback_context)
+
+    def was_silent(self) -> bool:
+        return self._totals is not None and not self._totals.received
 
     def close_reason(self) -> CloseReason:
         return self._reason or CloseReason.DONE
@@ -180,12 +209,13 @@ class ProtocolConnection:
             tls = "" if connection is None else connection.version() or ""
         if fd < 0 or (transport is not None and transport.is_closing()):
             phase = "closing"
-        return OpenConnection(self._number, fd, self._peer, phase, self._began, unsent, tls)
+        return OpenConnection(self._number, fd, self._peer, phase, self._began, unsent, tls, self._proxy)
 
     def describe_end(self, local: object, seconds: float, reason: CloseReason) -> EndedConnection:
         totals = self._totals
         received, sent = (0, 0) if totals is None else (totals.received, totals.sent)
-        return EndedConnection(self._number, self._peer, local, seconds, received, sent, self._tls, reason)
+        tls, proxy = self._tls, self._proxy
+        return EndedConnection(self._number, self._peer, local, seconds, received, sent, tls, reason, proxy)
 
     def close(self) -> None:
         if self._transport is not None:
@@ -248,6 +278,13 @@ class ProtocolConnection:
             self._state.account.handshake(outcome, self.time_open())
             self._sock.close()
             self._state.emit(HandshakeFailed(escape_ascii(self._address), escape_ascii(describe_error(exc))))
+
+    def _shown(self, transport: Any) -> Any:
+        """Return the transport as its protocol sees it: behind a proxy, with what the proxy told."""
+        if self._header is None:
+            return transport
+        facts = {"peername": self._peer, "proxy": self._header, "proxy_peer": self._proxy}
+        return with_extra_info(transport, facts, self._sock)
 
     def _made(self, transport: Any) -> None:
         self._transport = transport

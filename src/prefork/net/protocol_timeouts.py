@@ -31,13 +31,17 @@ class ProtocolTimeouts:
     A unix socket has no idle deadline, because the kernel counts no bytes of it.
     """
 
-    __slots__ = ("_awaits_since", "_connection", "_shared", "_sock", "_watches")
+    __slots__ = ("_awaits_since", "_connection", "_has_header", "_shared", "_sock", "_watches")
 
-    def __init__(self, connection: TimedProtocol, sock: socket.socket, shared: ServerState) -> None:
+    def __init__(
+        self, connection: TimedProtocol, sock: socket.socket, shared: ServerState, has_header: bool = False
+    ) -> None:
         self._connection: TimedProtocol | None = connection
         """None once it is closed: otherwise the two would keep each other alive until the next garbage collection."""
         self._sock = sock
         self._shared = shared
+        self._has_header = has_header
+        """The connection began with a PROXY header, which the kernel counts as bytes of the peer."""
         self._awaits_since = 0.0
         """When it became the peer's turn to send, as far as it is known; its silence does not count before."""
         self._watches: Callable[[], bool] | None = None
@@ -53,7 +57,7 @@ class ProtocolTimeouts:
         limits, deadlines = self._shared.limits, self._shared.deadlines
         counted = counts_bytes(self._sock)
         if limits.first_byte_timeout is not None:
-            if not counted or transport.get_extra_info("ssl_object") is not None:
+            if not counted or self._has_header or transport.get_extra_info("ssl_object") is not None:
                 self._watches = watch_first_byte(transport, self._first_byte_arrived)
             deadlines.set(self, Deadline.FIRST_BYTE, limits.first_byte_timeout)
         if counted and limits.idle_timeout is not None:
@@ -109,9 +113,11 @@ class ProtocolTimeouts:
         connection._abort_for(f"{what} ({option_of(reason)})", reason)
 
 
-def make_timeouts(connection: TimedProtocol, sock: socket.socket, shared: ServerState) -> ProtocolTimeouts | None:
+def make_timeouts(
+    connection: TimedProtocol, sock: socket.socket, shared: ServerState, has_header: bool
+) -> ProtocolTimeouts | None:
     """Return the deadlines of a connection that was accepted just now; None if the server's limits have none."""
     limits = shared.limits
     if limits.max_age is None and limits.first_byte_timeout is None and limits.idle_timeout is None:
         return None
-    return ProtocolTimeouts(connection, sock, shared)
+    return ProtocolTimeouts(connection, sock, shared, has_header)

@@ -12,8 +12,9 @@ import ssl
 from collections.abc import Iterable, Sequence
 from typing import Self
 
-from ..checks import check_seconds, reject
-from ..config import TLS, Limits
+from ..checks import check_choice, check_seconds, reject
+from ..config import PROXY_PROTOCOLS, TLS, Limits, ProxyProtocol, check_proxies, proxy_sources
+from ..core.proxy_trust import proxy_policy
 from ..events import log
 from ..system.listen_options import ListenOptions
 from ..system.sockets import Resolved, bind_resolved, require_listening, resolve
@@ -29,7 +30,9 @@ class TCPServer(BaseServer):
 
     `handler` is what `prefork serve` takes as its target: a stream handler, an asyncio streams handler or callback, a
     protocol class or factory, a lifespan object, or a worker factory. `tls` is a certificate and key, several of
-    them that are chosen by server name, or a context of your own. Events go to the logger `prefork`.
+    them that are chosen by server name, or a context of your own. `proxy_protocol` and `proxy_from`: each connection
+    begins with a PROXY header ("v1", "v2" or "any") of one of these proxies, such as "10.0.0.0/8". Events go to the
+    logger `prefork`.
 
         async with TCPServer(handle) as server:
             server.listen(9000)
@@ -50,14 +53,26 @@ class TCPServer(BaseServer):
         tls: TLS | Sequence[TLS] | ssl.SSLContext | None = None,
         limits: Limits | None = None,
         drain_timeout: float = 30.0,
+        proxy_protocol: ProxyProtocol = "off",
+        proxy_from: str | Sequence[str] = (),
     ) -> None:
         limits = Limits() if limits is None else limits
         if not isinstance(limits, Limits):
             reject("limits", limits, "must be a prefork.Limits")
         check_seconds("drain_timeout", drain_timeout, zero=True)
         ssl_context = _ssl_context(tls)
+        check_choice("proxy_protocol", proxy_protocol, choices=PROXY_PROTOCOLS)
+        sources = proxy_sources(proxy_from)
+        check_proxies(proxy_protocol, sources)
         admission = LocalAdmission(limits)
-        super().__init__(classify(handler), limits=limits, admission=admission, emit=log, ssl_context=ssl_context)
+        super().__init__(
+            classify(handler),
+            limits=limits,
+            admission=admission,
+            emit=log,
+            ssl_context=ssl_context,
+            proxies=proxy_policy(proxy_protocol, sources),
+        )
         self._drain_timeout = drain_timeout
         self._own_sockets: list[socket.socket] = []
         self._must_enter = self._handler.has_start

@@ -24,6 +24,8 @@ class ConnectionOpened(ServiceEvent):
     """The peer's address: `203.0.113.7:51234`, `[2001:db8::7]:51234`, `unix`. A peer chooses that of a unix socket."""
     local: str
     """The local address, as the peer addressed it."""
+    proxy: str = ""
+    """The address of the proxy whose PROXY header told the peer's; "" without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class ConnectionClosed(ServiceEvent):
     """A connection has ended: its socket is closed, and its handler has returned."""
 
     id: int
-    """0 for a connection that was refused at a limit, which was never opened."""
+    """0 for a connection that was never opened: refused at a limit, or without a PROXY header that it needed."""
     peer: str
     local: str
     """"" if the service subscribed after the connection was accepted."""
@@ -44,6 +46,8 @@ class ConnectionClosed(ServiceEvent):
     """The version; "" in the clear."""
     reason: str
     """One of the reasons in the account of connections: `done`, `peer_reset`, `idle_timeout` ..."""
+    proxy: str = ""
+    """The address of the proxy whose PROXY header told the peer's; "" without one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,10 @@ import ssl
 import struct
 import termios
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from ..core.account import CloseReason
+from ..core.proxy_protocol import ProxyHeader
 from ..errors import ConnectionTimeoutError, StreamBusyError
 from ..text import format_address
 from .deadlines import Deadline
@@ -41,10 +42,12 @@ class Stream(Policy):
     round of events, whichever is first.
     """
 
-    __slots__ = ("id",)
+    __slots__ = ("_proxied", "id")
 
     id: int
     """Unique among the connections of this server, counted from 1."""
+    _proxied: _Proxied
+    """What the connection has from its proxy. Empty without one, so that it costs nothing."""
 
     def __init__(self, sock: socket.socket, address: object, shared: ServerState) -> None:
         Policy.__init__(self, sock, address, shared)
@@ -235,8 +238,14 @@ class Stream(Policy):
 
     @property
     def peer(self) -> str:
-        """The peer's address: `203.0.113.7:51234`, `[2001:db8::7]:51234`, `unix`."""
+        """The peer's address: `203.0.113.7:51234`, `[2001:db8::7]:51234`, `unix`. Behind a proxy that of its client."""
         return format_address(self._address)
+
+    @property
+    def proxy(self) -> ProxyHeader | None:
+        """The PROXY header that the connection began with (`--proxy-protocol`); None without one."""
+        proxied: _Proxied | None = getattr(self, "_proxied", None)
+        return None if proxied is None else proxied.header
 
     @property
     def local(self) -> str:
@@ -258,7 +267,7 @@ class Stream(Policy):
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """Return what asyncio's method does: peername, sockname, socket; with TLS ssl_object, sslcontext, peercert,
-        cipher, compression."""
+        cipher, compression; behind a proxy proxy_peer, the address of the proxy, where peername is its client's."""
         if name == "peername":
             return self._address
         if name == "socket":
@@ -269,6 +278,9 @@ class Stream(Policy):
                 return self._sock.getsockname()
             except OSError:
                 return default
+        if name == "proxy_peer":
+            address = proxy_address(self)
+            return default if address is None else address
         return self._tls_info(name, default)
 
     def _tls_info(self, name: str, default: Any) -> Any:
@@ -299,6 +311,29 @@ def _check_positive(name: str, seconds: float | None) -> None:
 
 
 # --- for the server, and not for handlers -----------------------------------------------------------------------------
+
+
+class _Proxied(NamedTuple):
+    """What a connection has from its proxy."""
+
+    header: ProxyHeader
+    address: object
+    """Of the proxy, as accept(2) gave it."""
+
+
+def take_header(stream: Stream, header: ProxyHeader) -> None:
+    """Have `stream` be one of the client that `header` tells of. Called before its handler starts."""
+    stream._proxied = _Proxied(header, stream._address)
+    if header.source is not None:
+        stream._address = header.source
+    # The stream counts what follows the header.
+    stream._shared.account.transferred(header.length, 0)
+
+
+def proxy_address(stream: Stream) -> object:
+    """Return the address of the proxy that told the peer's; None without one."""
+    proxied: _Proxied | None = getattr(stream, "_proxied", None)
+    return None if proxied is None else proxied.address
 
 
 def call_when_closed(stream: Stream, callback: Callable[[], None]) -> None:

@@ -58,17 +58,17 @@ def subscribe(callback: Callback) -> Callable[[], None]:
 # --- for servers ------------------------------------------------------------------------------------------------------
 
 
-def tell_opened(number: int, address: object, local: object, emit: Emit) -> None:
+def tell_opened(number: int, address: object, local: object, proxy: object, emit: Emit) -> None:
     from .service_events import ConnectionOpened
 
-    _tell(ConnectionOpened(number, format_address(address), _text(local)), emit)
+    _tell(ConnectionOpened(number, format_address(address), _text(local), _text(proxy)), emit)
 
 
 def tell_closed(ended: EndedConnection, emit: Emit) -> None:
     from .service_events import ConnectionClosed
 
     peer, local = format_address(ended.address), _text(ended.local)
-    _tell(ConnectionClosed(ended.number, peer, local, *ended[3:7], str(ended.reason)), emit)
+    _tell(ConnectionClosed(ended.number, peer, local, *ended[3:7], str(ended.reason), _text(ended.proxy)), emit)
 
 
 def tell_failed(number: int, peer: str, exception: BaseException, emit: Emit) -> None:
@@ -97,5 +97,5 @@ def _tell(event: ServiceEvent, emit: Emit) -> None:
                 emit(SubscriberFailed(escape_ascii(name), error, escaped_traceback(exc)).because_of(exc))
 
 
-def _text(local: object) -> str:
-    return "" if local is None else format_address(local)
+def _text(address: object) -> str:
+    return "" if address is None else format_address(address)

@@ -10,6 +10,7 @@ import os
 from ..events import (
     Emit,
     Event,
+    LameDuckBegan,
     Ready,
     Reloaded,
     ReloadFailed,
@@ -45,7 +46,8 @@ def notify_systemd(emit: Emit, notifier: Notifier) -> Emit:
             notifier.send(MAINPID=event.pid, STATUS=text)
         elif isinstance(event, RolledBack):
             notifier.send(MAINPID=os.getpid(), STATUS=text)
-        elif isinstance(event, Stopping):
+        elif isinstance(event, LameDuckBegan | Stopping):
+            # From the first of the two on its time to stop passes (TimeoutStopSec), and nothing extends it.
             notifier.send(STOPPING=1, STATUS=text)
         elif isinstance(event, Scaled):
             notifier.send(STATUS=text)

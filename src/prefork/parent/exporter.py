@@ -12,7 +12,7 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,8 @@ _KEPT_VARIABLES = ("LANG", "LD_LIBRARY_PATH", "LC_", "PATH", "PREFORK_PURE", "PY
 class ExporterSpec:
     """What the process serves, and as which user."""
 
-    listener: BoundAddress
+    metrics: BoundAddress | None
+    agent: BoundAddress | None
     identity: Identity | None
     log_format: str
 
@@ -157,18 +158,18 @@ class Exporter:
             try:
                 here.setblocking(False)
                 self._system.close_in_child(here)
-                listeners = tuple(sock.fileno() for sock in spec.listener.sockets())
-                child = self._execute(spec, listeners, there.fileno())
+                child = self._execute(spec, there.fileno())
             except (OSError, MemoryError) as exc:
                 here.close()
                 self._retry(reason_of(exc), None, now)
                 return
         self._process = _Process(child, here, heard_at=now)
 
-    def _execute(self, spec: ExporterSpec, listeners: Sequence[int], link: int) -> Child:
+    def _execute(self, spec: ExporterSpec, link: int) -> Child:
         identity = spec.identity
         settings = ExporterSettings(
-            tuple(listeners),
+            _descriptors(spec.metrics),
+            _descriptors(spec.agent),
             link,
             self._parent,
             uid=None if identity is None else identity.uid,
@@ -177,7 +178,9 @@ class Exporter:
             log_format=spec.log_format,
         )
         command = [*interpreter(), "-c", _PROGRAM, str(Path(__file__).parents[2]), encode(settings)]
-        return self._system.execute(command, environment(os.environ), [*listeners, link], _report)
+        return self._system.execute(
+            command, environment(os.environ), [*settings.listeners, *settings.agents, link], _report
+        )
 
     def _converse(self, process: _Process, now: float) -> None:
         """Send what is unsent, or read a request and answer it."""
@@ -226,12 +229,21 @@ class Exporter:
 
     def _retry(self, reason: str, uptime: float | None, now: float) -> None:
         """Start the next process later. Say so once, until one of them serves again."""
-        self._restarts.on_failure(uptime, now, lambda wait: self._emit(MetricsUnserved(reason, wait)))
+        self._restarts.on_failure(uptime, now, lambda wait: self._emit(MetricsUnserved(self._options(), reason, wait)))
+
+    def _options(self) -> str:
+        spec = self._spec
+        given = () if spec is None else (("--metrics", spec.metrics), ("--agent", spec.agent))
+        return " and ".join(option for option, bound in given if bound is not None)
 
     def _forget(self, process: _Process) -> None:
         self._let_go(process)
         process.child.close()
         self._process = None
+
+
+def _descriptors(bound: BoundAddress | None) -> tuple[int, ...]:
+    return () if bound is None else tuple(sock.fileno() for sock in bound.sockets())
 
 
 def interpreter() -> list[str]:

@@ -7,13 +7,14 @@ specs; the roster decides when a generation begins.
 from __future__ import annotations
 
 import socket
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from ..core.states import Timing
 from ..core.worker_requests import BindRequest, Refused
 from ..program import ReadyWhen
+from ..system.descriptors import Descriptor
 from ..system.file_ownership import FileOwnership
 from ..system.handover import HandoverWriter
 from ..system.scoreboard import FleetSetting
@@ -51,6 +52,16 @@ class GenerationSpec(Generic[C]):
     """Each certificate file, and when the first certificate in it expires, in seconds since 1970."""
 
 
+@dataclass(frozen=True, slots=True)
+class RenewedTLS(Generic[C]):
+    """What became of TLS files that have changed."""
+
+    file: Descriptor
+    """What workers that run are handed out; its receiver owns it."""
+    change: Callable[[GenerationSpec[C]], GenerationSpec[C]]
+    """Returns a spec with the renewed files; the same one if it has others."""
+
+
 class Resources(Protocol[C]):
     """The owner of everything that outlives workers: sockets, certificates, files. See `assembly/resources.py`."""
 
@@ -69,6 +80,8 @@ class Resources(Protocol[C]):
     def note_listening(self, number: int) -> bool: ...
     def current_socket(self, number: int) -> int | None: ...
     def program_listeners(self) -> list[str]: ...
+    def next_tls_look(self) -> float | None: ...
+    def renew_tls(self, spec: GenerationSpec[C], now: float) -> RenewedTLS[C] | str | None: ...
     def certificate_reloads(self) -> dict[str, int]: ...
     def queues(self) -> list[dict[str, Any]]: ...
     def silence_unused(self, listening: Collection[int]) -> None: ...

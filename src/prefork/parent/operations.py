@@ -94,7 +94,8 @@ class Operations(Generic[C]):
 
     def start_upgrade(self, by: str) -> Failure | None:
         """Begin an upgrade: start another supervisor, which takes over. Return the reason if it is refused."""
-        refusal = self._takeover.upgrade_refusal() or self._roster.upgrade_refusal()
+        stopping = self._roster.drains_at() is not None
+        refusal = (not stopping and self._takeover.upgrade_refusal()) or self._roster.upgrade_refusal()
         if refusal is not None:
             return self._refuse(UpgradeIgnored(by, refusal.reason))
         timing = self._reloads.newest(self._roster.generation).timing

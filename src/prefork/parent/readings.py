@@ -46,6 +46,10 @@ class Readings:
         running = {process.worker_id: process.row.counters() for process in self._processes.values()}
         return sum(self.totals(running).values(), Counters())
 
+    def arrivals(self) -> int:
+        """Return how many connections were accepted since the start, without those that ended before a byte came."""
+        return self.total().arrivals
+
     def totals(self, running: Mapping[int, Counters]) -> dict[int, Counters]:
         """Return the counts of each slot since the start; `running` are those of the workers that run, by id."""
         return self._accounts.by_slot((self._processes[each].slot, counters) for each, counters in running.items())

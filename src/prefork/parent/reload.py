@@ -6,6 +6,7 @@ Returns facts for the roster, which decides when a generation begins. It never c
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable
 from typing import Generic
 
 from ..core.facts import Failure, GenerationFailed, GenerationServes, ReloadRequested, ScaleRequested
@@ -84,6 +85,13 @@ class Reloads(Generic[C]):
 
     def on_failed(self, command: GenerationFailed) -> None:
         self.outcome = Failure(str(ReloadFailed(command.slot, command.reason)))
+
+    def change_specs(self, change: Callable[[GenerationSpec[C]], GenerationSpec[C]]) -> set[int]:
+        """Replace each spec by what `change` returns for it. Return the generations whose spec has changed."""
+        changed = {generation: change(spec) for generation, spec in self._specs.items()}
+        different = {generation for generation, spec in changed.items() if spec is not self._specs[generation]}
+        self._specs = changed
+        return different
 
     def forget_unused(self, used: set[int]) -> None:
         """Drop the generations from which no worker will be forked, and close the sockets that only they have."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..core.account import REFUSALS, CloseReason, Counters
-from ..core.progress import Progress, of_stop
+from ..core.progress import Progress, of_lame_duck, of_stop
 from ..core.roster import Roster
 from .workers import Workers
 
@@ -24,19 +24,29 @@ class Stopping:
         self._workers = workers
         self._pid = pid
         self._began: float | None = None
-        self._before = Counters()
+        self._before: Counters | None = None
+        """The counts of the moment when the drain began; None before that."""
 
     def begin(self, now: float) -> None:
-        """Note what is open now, once."""
+        """Note the time, once."""
         if self._began is None:
-            self._began, self._before = now, self._workers.readings.total()
+            self._began = now
+
+    def begin_drain(self) -> None:
+        """Note what is open now, once."""
+        if self._before is None:
+            self._before = self._workers.readings.total()
 
     def progress(self, now: float) -> Progress:
-        return of_stop(self._roster, self._workers.readings.open(), self._before.open, now)
+        connections, drains_at = self._workers.readings.open(), self._roster.drains_at()
+        if drains_at is not None:
+            return of_lame_duck(connections, drains_at, now)
+        return of_stop(self._roster, connections, 0 if self._before is None else self._before.open, now)
 
     def outcome(self, now: float, predecessor: int | None) -> dict[str, Any]:
         """Return the reply to a client that has waited for the end. `predecessor` drains by itself, and may go on."""
-        before, after = self._before.closed, self._workers.readings.total().closed
+        total = self._workers.readings.total()
+        before, after = (self._before or total).closed, total.closed
         ended = {reason: after[reason] - before[reason] for reason in CloseReason}
         aborted = sum(ended[reason] for reason in _ABORTED)
         refused = sum(ended[reason] for reason in REFUSALS)

@@ -47,6 +47,7 @@ from .source_watch import SourceWatch
 from .status import SCHEMA, describe_fleet
 from .stopping import Stopping
 from .takeover import Takeover
+from .tls_renewal import TLSRenewal
 from .upgrade import Predecessor
 from .workers import ChildStarted, Workers
 
@@ -142,6 +143,9 @@ class Supervisor(Generic[C]):
             self._status,
             self._apply,
         )
+        self._tls = TLSRenewal(
+            resources, self._reloads, self._workers, self._roster, system, self._operations.start_reload
+        )
         self._commands = None if control is None else ControlCommands(control, self._operations, self._console)
         self._workers.publish(FleetSetting.SUSPENDED, int(suspended))
         self._parts: list[Part] = [
@@ -151,6 +155,7 @@ class Supervisor(Generic[C]):
             self._sources,
             self._exporter,
             self._console,
+            self._tls,
             *([] if control is None else [control]),
         ]
 
@@ -164,6 +169,7 @@ class Supervisor(Generic[C]):
             self._takeover.fail("the new supervisor failed; its log says why")
         stopped = self._stopping.outcome(self._system.monotonic(), self._takeover.predecessor_pid)
         self._sources.close()
+        self._tls.close()
         self._exporter.close()
         self._workers.close()
         if not self._leave_daemons:
@@ -188,6 +194,8 @@ class Supervisor(Generic[C]):
                     self._survive(exc)
         except ChildStarted as child:
             return child.context
+        # Before its sockets are shut down, which it would report as a failure.
+        self._exporter.close()
         if self._outcome.reason:
             # Without a reason this is a stop that was asked for, of which the predecessor knows (`Takeover.stop`).
             self._takeover.fail(self._outcome.reason)
@@ -247,6 +255,7 @@ class Supervisor(Generic[C]):
             self._commands.serve(ready, self._system.monotonic())
         self._console.collect(self._system.monotonic())
         self._sources.collect(self._system.monotonic())
+        self._tls.collect(self._system.monotonic())
         if self._held_back is not None:
             self._held_back.flush()
         self._exporter.collect(self._system.monotonic(), wanted=self._takeover.owns_files)
@@ -282,7 +291,7 @@ class Supervisor(Generic[C]):
     def _status(self) -> dict[str, Any]:
         spec = self._reloads.newest(self._roster.generation)
         now = self._system.monotonic()
-        uptime = now - self._started
+        uptime, drains_at = now - self._started, self._roster.drains_at()
         return {
             "schema": SCHEMA,
             "version": __version__,
@@ -293,6 +302,7 @@ class Supervisor(Generic[C]):
             "started": round(self._started + self._epoch, 3),
             "uptime": round(uptime, 3),
             **self._about,
+            "drains_in": None if drains_at is None else round(max(0.0, drains_at - now), 3),
             "suspended": self._console.suspended,
             "listeners": self._listeners(),
             "queues": self._resources.queues(),
@@ -337,9 +347,6 @@ class Supervisor(Generic[C]):
     def _carry_out(self, fact: Fact) -> None:
         if isinstance(fact, StopRequested):
             self._stopping.begin(self._system.monotonic())
-            # Before the workers get SIGTERM: they shut the sockets down only if no other supervisor has them.
-            self._workers.publish(FleetSetting.LISTENERS_SHARED, int(self._takeover.shares_sockets()))
-            self._workers.publish(FleetSetting.STOPPING, 1)
         commands = self._roster.apply(fact, self._system.monotonic())
         # Workers learn of each other before READY is reported.
         self._publish_fleet()
@@ -364,6 +371,14 @@ class Supervisor(Generic[C]):
                     *old_workers.too_large(self._roster, self._rss_limit),
                 ):
                     self._carry_out(fact)
+            case facts.ReadTraffic():
+                waiting = sum(queue["waiting"] for queue in self._resources.queues())
+                self._carry_out(facts.TrafficRead(self._workers.readings.arrivals() + waiting))
+            case facts.BeginDrain():
+                self._stopping.begin_drain()
+                # Before the workers get SIGTERM: they shut the sockets down only if no other supervisor has them.
+                self._workers.publish(FleetSetting.LISTENERS_SHARED, int(self._takeover.shares_sockets()))
+                self._workers.publish(FleetSetting.STOPPING, 1)
             case facts.DumpStacks():
                 self._workers.dump(command.worker_id)
             case facts.Kill():

@@ -38,7 +38,7 @@ from ..core.messages import (
 from ..errors import reason_of
 from ..events import Emit, OldWorkerHurried, WorkerLimitTooLow, WorkerStacks
 from ..system.child import Child, ExitStatus
-from ..system.descriptors import Reserve, raise_limit
+from ..system.descriptors import Descriptor, Reserve, raise_limit
 from ..system.fork_context import ForkContext
 from ..system.inboxes import Inboxes
 from ..system.memory import OomKills
@@ -313,6 +313,11 @@ class Workers:
         """Return a new connection to a worker's console; None for a program, and for a worker that takes none now."""
         console = self._processes[worker_id].console
         return None if console is None else console.connect()
+
+    def hand_out(self, worker_id: int, file: Descriptor) -> bool:
+        """Send a file to a worker. Return False if it takes none now; True also if it has ended, or is a program."""
+        process = self._processes.get(worker_id)
+        return process is None or process.console is None or process.console.hand_out(file)
 
     # --- what is done to them -----------------------------------------------------------------------------------------
 

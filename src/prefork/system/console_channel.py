@@ -1,18 +1,21 @@
-"""The channel on which a worker gets its console's clients: descriptors, from the supervisor to the worker.
+"""The channel on which a worker gets descriptors: of its console's clients, and of files that are handed out to it.
 
 Made before the fork, one for each worker, beside that of `worker_channel.py`, so that clients never delay leases. What
-clients and worker say to each other is in `core/console_protocol.py`; the supervisor sees none of it.
+clients and worker say to each other is in `core/console_protocol.py`; the supervisor sees none of it. What files are
+handed out is in `tls_handout.py`. A worker only receives: nothing on this channel goes to the supervisor.
 """
 
 from __future__ import annotations
 
 import socket
 
+from .descriptors import Descriptor
 from .worker_channel import receive_with_descriptor, send
 
 #: Bytes of the send buffer: a few clients wait for a worker that hangs, and no more. The kernel's minimum is larger.
 _SEND_BUFFER = 4096
 _CLIENT = b"c"
+_HANDOUT = b"h"
 
 
 class ConsoleChannel:
@@ -41,23 +44,30 @@ class ConsoleChannel:
         ours.close()
         return None
 
+    def hand_out(self, file: Descriptor) -> bool:
+        """Send a file to the worker. Never wait. Return False if it takes none now, because it hangs or is gone."""
+        return send(self.parent_end, _HANDOUT, file.fileno())
+
     def close(self) -> None:
         """Close both ends in this process (idempotent)."""
         self.parent_end.close()
         self.child_end.close()
 
 
-def receive_client(child_end: socket.socket) -> socket.socket | None:
-    """Return a client that waits in the worker's end, which the caller owns; None if there is none now.
+def receive(child_end: socket.socket) -> socket.socket | Descriptor | None:
+    """Return what waits in the worker's end, which the caller owns: a client, or a file that is handed out.
 
-    Never wait. Raises EOFError if the supervisor is gone, ValueError for what is no client, OSError without a free
-    descriptor.
+    None if nothing is there now. Never wait. Raises EOFError if the supervisor is gone, ValueError for what is neither,
+    OSError without a free descriptor.
     """
     received = receive_with_descriptor(child_end)
     if received is None:
         return None
-    if received[1] is None:
+    kind, fd = received
+    if fd is None:
         raise ValueError("a packet without a descriptor")
-    sock = socket.socket(fileno=received[1])
+    if kind == _HANDOUT:
+        return Descriptor(fd)
+    sock = socket.socket(fileno=fd)
     sock.setblocking(False)
     return sock

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import itertools
 import os
 import resource
@@ -53,6 +55,26 @@ def anonymous_file(name: str) -> IO[bytes]:
     import tempfile
 
     return tempfile.TemporaryFile(buffering=0)
+
+
+def sealed_file(name: str, content: bytes | bytearray) -> Descriptor:
+    """Open a file in memory that has this content and that no process can change (memfd_create(2), F_ADD_SEALS).
+
+    Raises OSError, also where the system has no such files.
+    """
+    if not hasattr(os, "memfd_create") or not hasattr(fcntl, "F_ADD_SEALS"):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    file = Descriptor(os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
+    try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(file.fileno(), view) :]
+        seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+        fcntl.fcntl(file.fileno(), fcntl.F_ADD_SEALS, seals)
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 class Closeable(Protocol):

@@ -24,10 +24,11 @@ from .socket_snapshot import NEVER_OF_A_PROGRAM, Snapshot, detach_program, repai
 from .sockets import bind_replacement, bind_resolved, bind_sibling, describe, inode, repair_shutdown, resolve
 from .unix_sockets import File, bind_with_file
 
-#: Begins what identifies a listener of a program, the control socket, and the address of --metrics.
+#: Begins what identifies a listener of a program, the control socket, and the addresses of --metrics and --agent.
 _PROGRAM = "program:"
 _CONTROL = "control:"
 _METRICS = "metrics:"
+_AGENT = "agent:"
 #: The sockets of one endpoint: one that all workers share, or with SO_REUSEPORT one for each worker (socket(7)).
 EndpointSockets = tuple[socket.socket, ...]
 
@@ -162,7 +163,14 @@ class Listeners:
 
     def bind_metrics(self, address: Address, options: ListenOptions) -> BoundAddress:
         """Return the address of --metrics; keep one that was inherited. Raises BindError."""
-        requested = _METRICS + _requested(address)
+        return self._bind_observed(_METRICS, address, options)
+
+    def bind_agent(self, address: Address, options: ListenOptions) -> BoundAddress:
+        """Return the address of --agent; keep one that was inherited. Raises BindError."""
+        return self._bind_observed(_AGENT, address, options)
+
+    def _bind_observed(self, prefix: str, address: Address, options: ListenOptions) -> BoundAddress:
+        requested = prefix + _requested(address)
         for bound in self._bound:
             if bound.requested == requested:
                 return bound
@@ -278,8 +286,8 @@ class Listeners:
 
     def _record_state(self) -> None:
         for bound in self._bound:
-            # No worker has the sockets of --metrics, so none is damaged by one.
-            for sock in bound.sockets() if not bound.requested.startswith(_METRICS) else ():
+            # No worker has the sockets of --metrics and --agent, so none is damaged by one.
+            for sock in bound.sockets() if not bound.requested.startswith((_METRICS, _AGENT)) else ():
                 if sock not in self._expected and bound not in self._replaced and _listens(sock):
                     self._expected[sock] = _Expected(sock.getsockname(), snapshot(sock))
 
@@ -412,8 +420,8 @@ def _listens(sock: socket.socket) -> bool:
 
 
 def is_for_workers(bound: BoundAddress) -> bool:
-    """Return whether workers accept from a listener: not from the control socket, nor from the address of --metrics."""
-    return not bound.requested.startswith((_CONTROL, _METRICS))
+    """Return whether workers accept from a listener: not from what --control, --metrics and --agent name."""
+    return not bound.requested.startswith((_CONTROL, _METRICS, _AGENT))
 
 
 def is_for_program(bound: BoundAddress) -> bool:

@@ -117,16 +117,43 @@ def read(path: str | os.PathLike[str], max_bytes: int) -> Content:
     The open descriptor is judged, not the path. Raises OSError, also for a file that is not regular or is larger than
     `max_bytes`.
     """
-    with contextlib.closing(_Walk(absolute(path))) as walk:
-        fd = walk.to_file(os.O_RDONLY | os.O_NONBLOCK)
-        with contextlib.closing(fd):
-            found = os.fstat(fd.fileno())
-            require_regular(found)
-            with open(fd.fileno(), "rb", closefd=False) as file:
-                data = file.read(max_bytes + 1)
-    if len(data) > max_bytes:
+    with _opened(path) as (fd, weak), open(fd.fileno(), "rb", closefd=False) as file:
+        data = file.read(max_bytes + 1)
+    _require_size(len(data), max_bytes)
+    return Content(data, tuple(weak))
+
+
+@contextlib.contextmanager
+def reading_secret(path: str | os.PathLike[str], max_bytes: int) -> Iterator[tuple[bytearray, tuple[Weakness, ...]]]:
+    """Yield what `read` returns, for the block: afterwards the content is overwritten with zeros. Raises OSError."""
+    secret = bytearray(max_bytes + 1)
+    try:
+        with _opened(path) as (fd, weak):
+            filled = 0
+            while filled <= max_bytes and (got := os.readv(fd.fileno(), [memoryview(secret)[filled:]])):
+                filled += got
+        _require_size(filled, max_bytes)
+        # What is cut off has never held anything.
+        del secret[filled:]
+        yield secret, tuple(weak)
+    finally:
+        secret[:] = bytes(len(secret))
+
+
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[Descriptor, list[Weakness]]]:
+    """Open a regular file for reading, for the block, and report how other users could have changed it."""
+    with (
+        contextlib.closing(_Walk(absolute(path))) as walk,
+        contextlib.closing(walk.to_file(os.O_RDONLY | os.O_NONBLOCK)) as fd,
+    ):
+        require_regular(os.fstat(fd.fileno()))
+        yield fd, walk.weak
+
+
+def _require_size(size: int, max_bytes: int) -> None:
+    if size > max_bytes:
         raise OSError(errno.EFBIG, f"larger than {max_bytes} bytes")
-    return Content(data, tuple(walk.weak))
 
 
 def weaknesses(path: str | os.PathLike[str]) -> tuple[Weakness, ...]:

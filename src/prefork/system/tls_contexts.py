@@ -23,6 +23,7 @@ from ..core.server_names import NameTable
 from ..errors import ConfigError
 from ..events import Emit, GroupsReduced, log
 from .libssl import UnverifiedPointer
+from .ticket_keys import TicketKeyring
 from .tls_calls import TLSCalls
 from .tls_files import TLSFiles, load_client_ca, load_pair, read_files
 from .tls_groups import limit_groups
@@ -44,6 +45,8 @@ class TLSPolicy:
     """Whether clients are asked for a certificate, and may do without."""
     strict_sni: bool = False
     """Reject clients that name no server, or one that no certificate is for."""
+    ticket_keys: bool = False
+    """Encrypt session tickets with keys from a file, and not with those that OpenSSL makes."""
 
 
 _VERIFY_MODES = {"off": ssl.CERT_NONE, "required": ssl.CERT_REQUIRED, "optional": ssl.CERT_OPTIONAL}
@@ -114,13 +117,16 @@ class TLSContexts:
         alpn_unchecked = bool(policy.alpn) and self._calls is None
         self.main.sslobject_class = _ALPNCheckingSSLObject if alpn_unchecked else ServerSSLObject
         self.main.sni_callback = self._choose
+        self._keyring = TicketKeyring() if policy.ticket_keys else None
+        if self._keyring is not None:
+            self._keyring.install(self.main)
         self._chosen: _Chosen | None = None
 
     def replace(self, files: TLSFiles) -> None:
         """Use other files for handshakes that begin from now on. Raises ConfigError, with nothing changed.
 
-        Connections that are open are untouched. So are sessions, because the keys of the tickets stay, unless the
-        authorities for the certificates of clients are others.
+        Connections that are open are untouched. So are sessions, because the keys of the tickets stay if they are in no
+        file, unless the authorities for the certificates of clients are others.
         """
         if self.files is not None and self._calls is None and not _same_authorities(self.files, files):
             # The sessions of clients that were verified by the old ones could be resumed.
@@ -132,6 +138,8 @@ class TLSContexts:
         if self._calls is not None and group != self.session_group:
             self._calls.separate_sessions(self._main_pointer, self._ticket_keys, group)
         self._chosen = _Chosen(by_name, contexts[choice.default])
+        if self._keyring is not None and files.ticket_keys is not None:
+            self._keyring.replace(files.ticket_keys.keys)
         self.files, self.session_group = files, group
 
     def _make(self, files: TLSFiles, positions: Sequence[int]) -> ssl.SSLContext:

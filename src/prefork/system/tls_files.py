@@ -15,12 +15,14 @@ from dataclasses import dataclass
 
 from ..config import TLS
 from ..core.server_names import Choice, Identity, NeverChosen, SameName, choose
+from ..core.ticket_keys import MAX_BYTES, TicketKeys, TicketKeysError, parse_ticket_keys
 from ..core.trust import Weakness
 from ..errors import ConfigError, reason_of
 from ..text import escape_controls
 from . import paths
 from .certificates import read_identity
 from .descriptors import anonymous_file
+from .ticket_keys import missing_support
 
 _CERT_MARK, _KEY_MARK = b"CERTIFICATE-----", b"PRIVATE KEY-----"
 #: Longest certificate chain, key, or list of authorities that is read.
@@ -57,17 +59,42 @@ class ClientCA:
 
 
 @dataclass(frozen=True, slots=True)
+class TicketKeyFile:
+    """The keys in the file of --tls-ticket-key-file, with which session tickets are encrypted."""
+
+    path: str
+    keys: TicketKeys
+    weaknesses: tuple[tuple[str, Weakness], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class TLSFiles:
     """Everything that the files of one generation said, proven: `TLSContexts.replace` takes it into use."""
 
     pairs: tuple[CertificatePair, ...]
     client_ca: ClientCA | None = None
+    ticket_keys: TicketKeyFile | None = None
+    """None: OpenSSL makes the keys of each context itself."""
 
     @property
     def weaknesses(self) -> tuple[tuple[str, Weakness], ...]:
         """The reasons why another user could have changed one of the files, by option."""
-        found = [each for pair in self.pairs for each in pair.weaknesses]
-        return (*found, *(() if self.client_ca is None else self.client_ca.weaknesses))
+        others = [each for each in (self.client_ca, self.ticket_keys) if each is not None]
+        return tuple(weakness for each in (*self.pairs, *others) for weakness in each.weaknesses)
+
+    def same_content(self, other: TLSFiles) -> bool:
+        """Return whether the files of `other` hold the same, so that using it would change nothing."""
+        return (
+            [(each.cert_bytes, each.key_bytes) for each in self.pairs]
+            == [(each.cert_bytes, each.key_bytes) for each in other.pairs]
+            and self.same_authorities(other)
+            and _keys_of(self) == _keys_of(other)
+        )
+
+    def same_authorities(self, other: TLSFiles) -> bool:
+        """Return whether `other` trusts the same authorities for the certificates of clients."""
+        mine, theirs = (None if each is None else each.data for each in (self.client_ca, other.client_ca))
+        return mine == theirs
 
     def choice(self, strict: bool) -> Choice:
         """Return which pairs are offered to which name. Raises ConfigError if one could never be offered."""
@@ -83,13 +110,23 @@ class TLSFiles:
             raise _refused(self.pairs[exc.position].cert, reason) from exc
 
 
+def _keys_of(files: TLSFiles) -> TicketKeys | None:
+    return None if files.ticket_keys is None else files.ticket_keys.keys
+
+
 def _refused(cert: str, reason: str) -> ConfigError:
     return ConfigError(f"--tls-cert {escape_controls(cert)}: {reason}", option="--tls-cert")
 
 
-def read_files(certificates: Sequence[TLS], client_ca: str = "", strict_sni: bool = False) -> TLSFiles:
+def read_files(
+    certificates: Sequence[TLS], client_ca: str = "", strict_sni: bool = False, ticket_keys: str = ""
+) -> TLSFiles:
     """Read all files of a server's TLS, and prove each by loading it into a scratch context. Raises ConfigError."""
-    files = TLSFiles(tuple(map(read_pair, certificates)), _read_client_ca(client_ca) if client_ca else None)
+    files = TLSFiles(
+        tuple(map(read_pair, certificates)),
+        _read_client_ca(client_ca) if client_ca else None,
+        _read_ticket_keys(ticket_keys) if ticket_keys else None,
+    )
     files.choice(strict_sni)
     return files
 
@@ -144,6 +181,20 @@ def load_client_ca(context: ssl.SSLContext, authorities: ClientCA) -> None:
         raise ConfigError(f"{option} {authorities.path}: {reason}", option=option) from exc
     except OSError as exc:
         raise ConfigError(f"{option} {authorities.path}: cannot be loaded: {reason_of(exc)}", option=option) from exc
+
+
+def _read_ticket_keys(path: str) -> TicketKeyFile:
+    option = "--tls-ticket-key-file"
+    if reason := missing_support():
+        raise ConfigError(f"{option}: this Python cannot set the keys of tickets: {reason}", option=option)
+    try:
+        with paths.reading_secret(path, MAX_BYTES) as (content, weaknesses):
+            keys = parse_ticket_keys(content)
+    except TicketKeysError as exc:
+        raise ConfigError(f"{option} {path}: {exc}", option=option) from exc
+    except OSError as exc:
+        raise ConfigError(f"{option} {path}: {reason_of(exc)}", option=option) from exc
+    return TicketKeyFile(path, keys, tuple((option, each) for each in weaknesses))
 
 
 def _read(option: str, path: str) -> paths.Content:

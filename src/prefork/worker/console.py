@@ -1,7 +1,7 @@
 """A worker's console: it tells clients in a terminal which connections it has, and ends those that they name.
 
-The clients' connections come from the supervisor (`system/console_channel.py`). What they say is in
-`core/console_protocol.py`. Which tasks wait for what is in `stacks.py`.
+The clients' connections come from the supervisor (`system/console_channel.py`). So do files that it hands out, which
+are passed on. What clients say is in `core/console_protocol.py`. Which tasks wait for what is in `stacks.py`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import os
 import socket
 import struct
+from collections.abc import Callable
 from typing import Any
 
 from ..core.account import CloseReason
@@ -27,7 +28,8 @@ from ..core.kicking import PeerFilter
 from ..events import ConnectionsKicked, Emit
 from ..net.base_server import BaseServer
 from ..net.connection import Connection
-from ..system.console_channel import receive_client
+from ..system.console_channel import receive
+from ..system.descriptors import Descriptor
 from ..text import escape_ascii, format_address
 from .stacks import TaskStacks, thread_stacks
 
@@ -46,7 +48,10 @@ _CREDENTIALS = struct.Struct("=iII")
 
 
 class Console:
-    """Serves the clients that arrive on `channel`, from its construction until `close`. Owns the channel's end."""
+    """Serves the clients that arrive on `channel`, from its construction until `close`. Owns the channel's end.
+
+    `on_handout` gets each file that is handed out, and owns it.
+    """
 
     def __init__(
         self,
@@ -54,9 +59,11 @@ class Console:
         channel: socket.socket,
         server: BaseServer,
         emit: Emit,
+        on_handout: Callable[[Descriptor], None],
     ) -> None:
         self._loop = loop
         self._channel = channel
+        self._on_handout = on_handout
         self._server = server
         self._emit = emit
         self._clients: dict[asyncio.Task[None], socket.socket] = {}
@@ -73,7 +80,7 @@ class Console:
 
     def _accept(self) -> None:
         try:
-            client = receive_client(self._channel)
+            client = receive(self._channel)
         except (EOFError, OSError):
             # The supervisor is gone, or no descriptor is free, with which the channel would report without end.
             self._loop.remove_reader(self._channel.fileno())
@@ -83,6 +90,9 @@ class Console:
         except ValueError:
             return
         if client is None:
+            return
+        if isinstance(client, Descriptor):
+            self._on_handout(client)
             return
         if len(self._clients) >= MAX_CLIENTS:
             client.close()

@@ -259,7 +259,16 @@ class FleetAdmission:
         limit = settings[FleetSetting.MAX_CONNECTIONS]
         if limit and self._refuses and self._total_with_inboxes() > limit:
             return Refusal(AT_LIMIT)
-        limit = settings[FleetSetting.MAX_PER_PEER]
+        return self._count_peer(address) if settings[FleetSetting.MAX_PER_PEER] else None
+
+    def claim(self, address: object) -> Peer | Refusal:
+        answer = self._count_peer(address)
+        if isinstance(answer, Refusal):
+            self._row.reserve(-1)
+        return answer
+
+    def _count_peer(self, address: object) -> Peer | Refusal:
+        limit = self._scoreboard.settings[FleetSetting.MAX_PER_PEER]
         peer = peer_key(address) if limit else None
         if peer is None:
             return None

@@ -27,6 +27,7 @@ from ..core.messages import (
     UnableMessage,
     encode,
 )
+from ..core.proxy_trust import proxy_policy
 from ..core.recycling import RecycleLimits
 from ..core.time_limits import service_start_timeout, worker_exit_timeout
 from ..errors import ExitCode, ListenerError, PreforkError, place_of, reason_of
@@ -55,6 +56,7 @@ from .loader import load_handler
 from .recycling import RecyclingCheck
 from .reuseport import ReuseportSockets
 from .stop_orders import StopOrders
+from .tls_renewal import TLSRenewal
 
 #: Connections accepted from one queue before a stop; otherwise a stream of new ones would delay it without end.
 MAX_WAITING = 4096
@@ -159,6 +161,7 @@ async def _serve(context: WorkerContext, handler: Handler, start_by: float) -> i
         emit=context.emit,
         ssl_context=None if context.config.tls is None else context.config.tls.main,
         account=context.row.account(),
+        proxies=proxy_policy(settings.proxy_protocol, settings.proxy_from),
     )
     sockets = ReuseportSockets(
         loop, server, context.config.endpoints(), context.fork.slot, lambda: scoreboard.settings[FleetSetting.SLOTS]
@@ -182,7 +185,8 @@ async def _serve(context: WorkerContext, handler: Handler, start_by: float) -> i
     )
     recycling = _check_recycling(loop, context)
     assert context.fork.console is not None
-    console = Console(loop, context.fork.console, server, context.emit)
+    renewal = TLSRenewal(context.config.tls, context.emit)
+    console = Console(loop, context.fork.console, server, context.emit, renewal.take)
     send(context, ReadyMessage())
     told = _warn_of_handler(context, orders)
     serving = asyncio.ensure_future(server.serve_forever())

@@ -42,7 +42,8 @@ def _identity(snapshot: Snapshot, width: int) -> Line:
 def _state(snapshot: Snapshot) -> Line:
     """Return the state in the words that matter most now."""
     words = [
-        ("draining", Tone.WARNING, snapshot.state not in ("", "serving", "starting")),
+        ("draining", Tone.WARNING, snapshot.state not in ("", "serving", "starting", "lame_duck")),
+        ("lame duck", Tone.WARNING, snapshot.state == "lame_duck"),
         ("starting", Tone.ACCENT, snapshot.state == "starting"),
         ("suspended", Tone.WARNING, snapshot.suspended),
         ("upgrading", Tone.ACCENT, snapshot.upgrading),

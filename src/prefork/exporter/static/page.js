@@ -8,9 +8,10 @@ const SILENCE = 2;
 
 const REASONS = new Map([
   ["done", "ended"], ["peer_reset", "ended"], ["drain", "asked"], ["kicked", "asked"],
-  ["handshake_timeout", "deadline"], ["first_byte_timeout", "deadline"], ["idle_timeout", "deadline"],
+  ["proxy_timeout", "deadline"], ["handshake_timeout", "deadline"], ["first_byte_timeout", "deadline"], ["idle_timeout", "deadline"],
   ["write_timeout", "deadline"], ["max_age", "deadline"], ["read_limit", "bound"], ["unsent_limit", "bound"],
   ["max_connections", "bound"], ["max_connections_per_ip", "bound"], ["descriptors", "bound"],
+  ["proxy_untrusted", "failed"], ["proxy_malformed", "failed"],
   ["handler_failed", "failed"], ["handshake_failed", "failed"], ["worker_died", "failed"],
 ]);
 

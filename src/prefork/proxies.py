@@ -1,0 +1,66 @@
+"""Proxies that may send a PROXY header: parse the text of `--proxy-from` into values that are checked.
+
+Only texts are looked at here. Whether a peer is one of these proxies is decided in `core/proxy_trust.py`.
+"""
+
+from __future__ import annotations
+
+import enum
+import ipaddress
+from typing import TypeAlias
+
+from .checks import reject
+
+_OPTION = "--proxy-from"
+
+
+class AnyProxy(enum.Enum):
+    """Proxies that are named by a word, because no network stands for them."""
+
+    UNIX = "unix:"
+    """Each process that can connect to a unix socket of the server: it has no address."""
+    ANYONE = "anyone"
+    """Each peer on TCP. It can claim any address, so this is for a network in which nothing but proxies reaches the
+    server."""
+
+    def __str__(self) -> str:
+        return self.value
+
+
+ProxySource: TypeAlias = "ipaddress.IPv4Network | ipaddress.IPv6Network | AnyProxy"
+SOURCE_TYPES = (ipaddress.IPv4Network, ipaddress.IPv6Network, AnyProxy)
+
+
+def parse_proxy_source(text: object) -> ProxySource:
+    """Return what one value of `--proxy-from` stands for; an address is a network of one. Raises ConfigError.
+
+    A network of IPv4 addresses in IPv6 (`::ffff:10.0.0.0/104`) becomes the IPv4 network, as such peers do.
+    """
+    if not isinstance(text, str):
+        reject(_OPTION, text, "must be text, such as 10.0.0.0/8")
+    for word in AnyProxy:
+        if text == word.value:
+            return word
+    if text.startswith("unix:"):
+        reject(_OPTION, text, "a proxy on a unix socket has no name of its own: use unix: for all of them")
+    try:
+        network = ipaddress.ip_network(text)
+    except ValueError:
+        reject(_OPTION, text, _mistake(text))
+    if isinstance(network, ipaddress.IPv6Network) and network.prefixlen >= 96:
+        mapped = network.network_address.ipv4_mapped
+        if mapped is not None:
+            network = ipaddress.IPv4Network((mapped, network.prefixlen - 96))
+    if network.prefixlen == 0:
+        reject(
+            _OPTION, text, f"trusts every peer, which can then claim any address (if that is meant: {_OPTION} anyone)"
+        )
+    return network
+
+
+def _mistake(text: str) -> str:
+    try:
+        found = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return "must be a network such as 10.0.0.0/8 or 2001:db8::/32, an address, unix: or anyone"
+    return f"has bits beyond its length: is {found} meant?"
