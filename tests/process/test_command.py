@@ -349,9 +349,7 @@ def test_an_unknown_host_name_exits_with_4(folder: Path) -> None:
 # --- check ------------------------------------------------------------------------------------------------------------
 
 
-def test_check_says_ok_and_which_names_a_certificate_is_for_and_binds_nothing(
-    folder: Path, certs: dict[str, str]
-) -> None:
+def test_check_says_ok_and_the_names_of_a_certificate_and_binds_nothing(folder: Path, certs: dict[str, str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         tls = ["--tls-cert", certs["cert"], "--tls-key", certs["key"]]

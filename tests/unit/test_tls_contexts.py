@@ -3,8 +3,10 @@ name is: versions, ALPN, certificates of clients, sessions."""
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import functools
+import os
 import ssl
 from collections.abc import Iterable
 from pathlib import Path
@@ -334,6 +336,28 @@ def test_the_chain_is_told_or_why_it_is_not(certificates: Certificates, version:
     assert (without.verified_chain, without.verified_chain_missing) == (None, "the peer sent no certificate")
     unasked = TLSInfo(Handshake(contexts(read_files([certificates.pair("a.test")])), asking, "a.test").server)
     assert (unasked.verified_chain, unasked.verified_chain_missing) == (None, "no certificate was asked for")
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_servers_with_the_same_ticket_keys_share_the_sessions_of_the_same_authorities_only(
+    certificates: Certificates, tmp_path: Path, version: ssl.TLSVersion
+) -> None:
+    """A server that asks for no certificate would vouch for its clients at one that does."""
+    keys = tmp_path / "keys"
+    keys.write_text("".join(f"{base64.b64encode(os.urandom(80)).decode()}\n" for _ in range(3)))
+    pair = certificates.pair("a.test")
+    asking = presenting("one", version)
+    servers = []
+    for authorities, mode in (("one", "required"), ("one", "optional"), ("one two", "required"), ("", "off")):
+        ca = certificates.authorities(*authorities.split()) if authorities else ""
+        servers.append(contexts(read_files([pair], ca, ticket_keys=str(keys)), client=mode, ticket_keys=True))
+    another = contexts(
+        read_files([pair], certificates.authorities("one"), ticket_keys=str(keys)), client="required", ticket_keys=True
+    )
+    session = Handshake(another, asking, "a.test").client.session
+    handshakes = [Handshake(server, asking, "a.test", session) for server in servers]
+    assert [each.error for each in handshakes] == [""] * 4
+    assert [each.client.session_reused for each in handshakes] == [True, False, False, False]
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])

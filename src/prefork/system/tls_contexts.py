@@ -124,7 +124,7 @@ class TLSContexts:
 
     def can_take(self, files: TLSFiles) -> bool:
         """Return whether `replace` can use other files: not other authorities, if no session could be forgotten."""
-        return self.files is None or self._calls is not None or _same_authorities(self.files, files)
+        return self.files is None or self._calls is not None or self.files.same_authorities(files)
 
     def replace(self, files: TLSFiles) -> None:
         """Use other files for handshakes that begin from now on. Raises ConfigError, with nothing changed.
@@ -143,7 +143,7 @@ class TLSContexts:
             self._calls.separate_sessions(self._main_pointer, self._ticket_keys, group)
         self._chosen = _Chosen(by_name, contexts[choice.default])
         if self._keyring is not None and files.ticket_keys is not None:
-            self._keyring.replace(files.ticket_keys.keys)
+            self._keyring.replace(files.ticket_keys.keys.derive(group))
         self.files, self.session_group = files, group
 
     def _make(self, files: TLSFiles, positions: Sequence[int]) -> ssl.SSLContext:
@@ -181,11 +181,6 @@ class TLSContexts:
             found = self._chosen.default
         connection.context = found
         return None
-
-
-def _same_authorities(before: TLSFiles, after: TLSFiles) -> bool:
-    old, new = ("" if each.client_ca is None else each.client_ca.data for each in (before, after))
-    return old == new
 
 
 def build_contexts(certificates: Sequence[TLS], emit: Emit = log) -> TLSContexts:
