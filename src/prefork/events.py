@@ -163,7 +163,7 @@ class ProxyHeaderMalformed(Event, level=WARNING, rated=True):
 class ProxyHeaderMissing(Event, level=WARNING, rated=True):
     """A proxy did not send its PROXY header in time, so the connection was closed; `hint` is what may be the cause."""
 
-    template = "closed connection of proxy {peer}: no PROXY header within {seconds:g} s (--proxy-timeout){hint}"
+    template = "closed connection of proxy {peer}: no PROXY header within {seconds:.9g} s (--proxy-timeout){hint}"
     peer: str
     seconds: float
     hint: str

@@ -24,7 +24,7 @@ SSL, CRC32C, UNIQUE_ID = 0x20, 0x03, 0x05
 
 
 def header(command: int, kind: int, block: bytes, length: int | None = None) -> bytes:
-    """Return a header whose block is as given, and whose length can lie."""
+    """Return a header with this block; `length` makes it tell another size."""
     return SIGNATURE + struct.pack("!BBH", command, kind, len(block) if length is None else length) + block
 
 
@@ -315,7 +315,7 @@ def with_checksum(*tlvs: tuple[int, bytes]) -> bytes:
     return tcp4(*((kind, crc32c(blank).to_bytes(4, "big") if kind == CRC32C else value) for kind, value in tlvs))
 
 
-def test_a_right_checksum_is_accepted_wherever_it_stands_and_covers_the_header_alone() -> None:
+def test_a_right_checksum_is_accepted_wherever_it_stands_and_covers_only_the_header() -> None:
     for tlvs in (
         [(CRC32C, bytes(4))],
         [(CRC32C, bytes(4)), (1, b"h2")],
