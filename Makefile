@@ -24,7 +24,7 @@ COUNT   ?= 1000000
 TIME    ?= 300
 
 .PHONY: serve test test-all histories soak inject bench bench-quick bench-scrapers instructions check format clean
-.PHONY: native test-native test-programs bench-programs bench-proxies bench-capacity dist fuzz
+.PHONY: cluster native test-native test-programs bench-programs bench-proxies bench-capacity dist fuzz
 
 ## Serve the echo example on all cores.
 serve: $(VENV)/.installed
@@ -71,6 +71,12 @@ fuzz: $(FUZZ)/.prepared
 ## Prove that no connection is lost: load and faults, for most of an hour. For less: SOAK_ARGS="reload --scale 0.01".
 soak: $(VENV)/.developing
 	$(BIN)/python -m soak $(SOAK_ARGS)
+
+## Three hosts behind HAProxy and nginx, in namespaces, and what their clients lose; 25 minutes.
+## For less: CLUSTER_ARGS="reload kill --scale 0.1".
+cluster: $(VENV)/.developing
+	@scripts/install-debian-packages
+	$(BIN)/python -m cluster $(CLUSTER_ARGS)
 
 ## Have every system call fail, one in each run; most of a day. For less: INJECT_ARGS="--scale 0.05 --minutes 20".
 inject: $(VENV)/.developing

@@ -21,11 +21,11 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 EXCEPTIONS = "tests/meta/prose_exceptions.txt"
-FOLDERS = ("src", "docs", "examples", "tests", "bench", "soak", "inject", "scripts")
+FOLDERS = ("src", "docs", "examples", "tests", "bench", "soak", "cluster", "inject", "fuzz", "scripts")
 FILES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "Makefile", "pyproject.toml")
 GENERATED = "docs/api.md"
 #: Where string literals are read by users or operators, and are prose.
-SPEAKING = ("src/", "bench/", "inject/", "soak/")
+SPEAKING = ("src/", "bench/", "inject/", "soak/", "cluster/")
 MAX_LINE = 120
 MIN_DOCSTRING_WORDS = 5
 

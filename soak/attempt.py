@@ -55,7 +55,8 @@ class Phase(enum.Enum):
 
 
 class Attempt:
-    """One connection. `end` is its bin once it has one, `pid` the worker of the last answer; times are monotonic."""
+    """One connection. `end` is its bin once it has one, `pid` the number of what answered last; times are
+    monotonic."""
 
     __slots__ = (
         "_sequence",

@@ -32,7 +32,8 @@ _IP_BIND_ADDRESS_NO_PORT = 24  # ip(7); `socket` has no name for it
 class Pump:
     """Carries attempts; every one ends in the ledger. `connect_timeout` and `read_timeout` in seconds.
 
-    `settled` is called with each attempt that has ended. Raises HarnessError from any call.
+    `answered` is called with each attempt that got a right answer, `settled` with each that has ended, before its
+    socket is closed. Raises HarnessError from any call.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Pump:
         read_timeout: float = 30.0,
         context: ssl.SSLContext | None = None,
         first_sequence: int = 1,
+        answered: Callable[[Attempt], object] = lambda attempt: None,
         settled: Callable[[Attempt], object] = lambda attempt: None,
     ) -> None:
         self.ledger = ledger
@@ -50,6 +52,7 @@ class Pump:
         self._read_timeout = read_timeout
         self._context = context
         self._sequence = first_sequence
+        self._answered = answered
         self._settled = settled
         self._epoll = select.epoll()
         self._attempts: dict[int, Attempt] = {}
@@ -248,6 +251,7 @@ class Pump:
                 return
             if attempt.take(data):
                 self.ledger.exchanges += 1
+                self._answered(attempt)
                 self._next_step(attempt)
                 if attempt.phase is not Phase.WAITING:
                     return
@@ -274,8 +278,8 @@ class Pump:
         self.ledger.settle(attempt.number, attempt.kind, end, "" if end is Bin.OK else note)
         attempt.phase, attempt.end = Phase.SETTLED, end
         del self._attempts[attempt.fd]
-        attempt.sock.close()
         self._settled(attempt)
+        attempt.sock.close()
 
     def _want(self, attempt: Attempt, interest: int) -> None:
         if attempt.phase is Phase.SETTLED or attempt.interest == interest:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from .attempt import Script, Target
+from .attempt import Attempt, Script, Target
 from .client import Pump
 from .errors import HarnessError
 from .ledger import Ledger
@@ -95,7 +95,9 @@ def script(dice: random.Random, mix: Mix) -> Script:
 # --- the process ------------------------------------------------------------------------------------------------------
 
 
-class _Client:
+class Client:
+    """Begins the attempts of a plan at its rate until it is told to stop, and writes what came of them."""
+
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._dice = random.Random(plan.seed)
@@ -111,9 +113,26 @@ class _Client:
             read_timeout=plan.read_timeout,
             context=context,
             first_sequence=plan.seed << 40,
+            answered=self.answered,
+            settled=self.settled,
         )
 
+    def answered(self, attempt: Attempt) -> None:
+        """An attempt got a right answer: nothing more to note here."""
+
+    def settled(self, attempt: Attempt) -> None:
+        """An attempt has ended: nothing to note beside the ledger here."""
+
+    def progress(self) -> dict[str, Any]:
+        """What is reported while it runs, as plain values."""
+        return {"attempts": self.ledger.attempts, "lost": self.ledger.lost}
+
+    def result(self) -> dict[str, Any]:
+        """What is reported at the end, as plain values. Raises Unbalanced."""
+        return {"ledger": self.ledger.encode(), "held": self.held}
+
     def run(self) -> None:
+        """Run until standard input says stop, and every attempt has ended."""
         os.set_blocking(0, False)
         self.pump.watch(0)
         interval, next_at, report_at = 1 / self._plan.rate, time.monotonic(), 0.0
@@ -122,7 +141,7 @@ class _Client:
             now = time.monotonic()
             if now >= report_at:
                 report_at = now + REPORT
-                _say({"attempts": self.ledger.attempts, "lost": self.ledger.lost})
+                _say(self.progress())
                 stopping = stopping or _told_to_stop()
             next_at = max(next_at, now - LATEST)
             while not stopping and now >= next_at:
@@ -130,7 +149,7 @@ class _Client:
                 self._one_more()
             self.pump.turn(REPORT if stopping else next_at - now)
         self.pump.close()
-        _say({"ledger": self.ledger.encode(), "held": self.held})
+        _say(self.result())
 
     def _one_more(self) -> None:
         if self.pump.open >= self._plan.most_open:
@@ -165,7 +184,8 @@ class Clients:
     def __init__(self, processes: Sequence[subprocess.Popen[bytes]]) -> None:
         self._processes = processes
         self._heard = [b""] * len(processes)
-        self._last: list[dict[str, Any]] = [{} for _ in processes]
+        self.last: list[dict[str, Any]] = [{} for _ in processes]
+        """What each has reported last: its progress, and its result in the end."""
         for process in processes:
             os.set_blocking(_pipe(process.stdout).fileno(), False)
 
@@ -173,7 +193,7 @@ class Clients:
     def attempts(self) -> int:
         """How many attempts they have begun, as of a moment ago. Raises HarnessError if one of them has failed."""
         self.listen()
-        return sum(int(last.get("attempts", 0)) for last in self._last)
+        return sum(int(last.get("attempts", 0)) for last in self.last)
 
     def stop(self, deadline: float = 120.0) -> tuple[Ledger, int]:
         """Let them begin nothing more and finish what is open: the ledger of all, and how many attempts were held back.
@@ -185,15 +205,15 @@ class Clients:
                 _pipe(process.stdin).write(b"stop\n")
                 _pipe(process.stdin).flush()
         end = time.monotonic() + deadline
-        while not all("ledger" in last for last in self._last):
+        while not all("ledger" in last for last in self.last):
             if time.monotonic() > end:
                 raise HarnessError(f"a client has not finished within {deadline:g} s")
             self.listen()
             time.sleep(0.02)
         total = Ledger()
-        for last in self._last:
+        for last in self.last:
             total.merge(Ledger.decode(last["ledger"]))
-        return total, sum(int(last["held"]) for last in self._last)
+        return total, sum(int(last["held"]) for last in self.last)
 
     def listen(self) -> None:
         """Hear how they get on. Raises HarnessError if one of them has failed."""
@@ -201,8 +221,8 @@ class Clients:
             data = _pipe(process.stdout).read()
             *lines, self._heard[number] = (self._heard[number] + (data or b"")).split(b"\n")
             if lines:
-                self._last[number] = json.loads(lines[-1])
-            if data == b"" and "ledger" not in self._last[number]:
+                self.last[number] = json.loads(lines[-1])
+            if data == b"" and "ledger" not in self.last[number]:
                 raise HarnessError(f"a client has ended (exit status {process.wait(10)}); its error is above")
 
 
@@ -212,13 +232,13 @@ def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
 
 
 @contextlib.contextmanager
-def clients(plans: Sequence[Plan], prefix: Sequence[str] = ()) -> Iterator[Clients]:
-    """A process for each plan, run under `prefix`; at the end of the block none is left."""
+def clients(plans: Sequence[Plan], prefix: Sequence[str] = (), module: str = "soak.load") -> Iterator[Clients]:
+    """A process of `module` for each plan, run under `prefix`; at the end of the block none is left."""
     with contextlib.ExitStack() as stack:
         processes = []
         for plan in plans:
             process = subprocess.Popen(
-                [*prefix, sys.executable, "-m", "soak.load"],
+                [*prefix, sys.executable, "-m", module],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 cwd=ROOT,
@@ -257,8 +277,8 @@ def plans(count: int, targets: Sequence[tuple[float, Target]], rate: float, seed
     return made
 
 
-def main() -> None:
-    """Run as a client process: read the plan from standard input, and print the ledger."""
+def main(kind: type[Client] = Client) -> None:
+    """Run as a client process of this kind: read the plan from standard input, and print the ledger."""
     line = b""
     while not line.endswith(b"\n"):
         # Byte by byte: what comes behind the line is for later.
@@ -267,7 +287,7 @@ def main() -> None:
             return
         line += data
     try:
-        _Client(Plan.decode(line.decode())).run()
+        kind(Plan.decode(line.decode())).run()
     except HarnessError as exc:
         sys.stderr.write(f"soak: a client cannot go on: {exc}\n")
         sys.exit(1)

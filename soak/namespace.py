@@ -44,8 +44,8 @@ def inside() -> bool:
     return outside is not None and outside != _inode()
 
 
-def enter(arguments: Sequence[str]) -> NoReturn:
-    """Become `python -m soak ARGUMENTS` in a network namespace of its own. Raises NoNamespace."""
+def enter(arguments: Sequence[str], module: str = "soak") -> NoReturn:
+    """Become `python -m MODULE ARGUMENTS` in a network namespace of its own. Raises NoNamespace."""
     if shutil.which("unshare") is None:
         raise NoNamespace("unshare(1) is not installed; it is part of util-linux")
     options = ["-n"] if os.geteuid() == 0 else ["-rn"]
@@ -56,7 +56,7 @@ def enter(arguments: Sequence[str]) -> NoReturn:
             "run it as root, or allow user namespaces (kernel.unprivileged_userns_clone, or your container's policy)"
         )
     os.environ[_INSIDE] = _inode()
-    os.execvp("unshare", ["unshare", *options, sys.executable, "-m", "soak", *arguments])
+    os.execvp("unshare", ["unshare", *options, sys.executable, "-m", module, *arguments])
 
 
 def furnish() -> list[str]:

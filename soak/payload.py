@@ -9,8 +9,9 @@ import random
 import struct
 import zlib
 
-#: Length of the body, sequence number, CRC32 of both and the body, and the PID of the worker (0 in a request).
-HEAD = struct.Struct("!IQII")
+#: Length of the body, sequence number, CRC32 of both and the body, and the number of what answers (0 in a request):
+#: the PID of the worker, or what else fits into 64 bits.
+HEAD = struct.Struct("!IQIQ")
 #: A longer body is no body of ours.
 LONGEST = 1 << 20
 
@@ -38,12 +39,12 @@ def request(sequence: int, size: int) -> bytes:
     return HEAD.pack(size, sequence, checksum(sequence, body), 0) + body
 
 
-def answer(head: bytes, body: bytes, pid: int) -> bytes:
-    """The answer of the process `pid` to a request. Raises Wrong if the request was damaged on its way."""
+def answer(head: bytes, body: bytes, number: int) -> bytes:
+    """The answer of `number` to a request. Raises Wrong if the request was damaged on its way."""
     length, sequence, crc, _ = HEAD.unpack(head)
     if length != len(body) or crc != checksum(sequence, body):
         raise Wrong(f"request {sequence} came damaged")
-    return HEAD.pack(length, sequence, crc, pid) + body
+    return HEAD.pack(length, sequence, crc, number) + body
 
 
 def missing(received: bytes | bytearray) -> int:
@@ -60,12 +61,12 @@ def missing(received: bytes | bytearray) -> int:
 
 
 def verify(received: bytes | bytearray, sequence: int, size: int) -> int:
-    """Return the PID of the worker that answered. Raises Wrong unless it answers `request(sequence, size)`."""
-    length, number, crc, pid = HEAD.unpack_from(received)
-    if number != sequence:
-        raise Wrong(f"answer to request {number} instead of {sequence}")
+    """Return the number of what answered. Raises Wrong unless it answers `request(sequence, size)`."""
+    length, asked, crc, number = HEAD.unpack_from(received)
+    if asked != sequence:
+        raise Wrong(f"answer to request {asked} instead of {sequence}")
     if length != size or len(received) != HEAD.size + size:
         raise Wrong(f"{len(received) - HEAD.size} bytes (announced: {length}) instead of {size}")
     if crc != checksum(sequence, memoryview(received)[HEAD.size :]):
         raise Wrong(f"the checksum of answer {sequence} is wrong")
-    return int(pid)
+    return int(number)

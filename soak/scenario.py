@@ -37,6 +37,8 @@ class Context:
     seed: int = 1
     stay: float = 4.0
     quiet: bool = False
+    name: str = "soak"
+    """The harness that it is of, in front of each line."""
     _certificates: Certificates | None = field(default=None)
     _progress: tuple[int, int, str] | None = field(default=None)
     _line: ProgressLine = field(default_factory=ProgressLine)
@@ -63,7 +65,7 @@ class Context:
         """Write a line to standard error, above that of the progress."""
         if not self.quiet:
             self._line.close()
-            sys.stderr.write(f"soak: {time.strftime('%H:%M:%S')} {text}\n")
+            sys.stderr.write(f"{self.name}: {time.strftime('%H:%M:%S')} {text}\n")
             sys.stderr.flush()
             self._show()
 

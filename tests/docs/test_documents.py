@@ -348,7 +348,7 @@ def test_the_table_of_the_server_has_its_members() -> None:
 @pytest.mark.parametrize("page", sorted(TEXT))
 def test_files_that_pages_name_exist(page: str) -> None:
     text = TEXT[page]
-    for path in re.findall(r"`((?:tests|docs|src|examples|scripts|bench|soak|inject)/[\w./-]+)`", text):
+    for path in re.findall(r"`((?:tests|docs|src|examples|scripts|bench|soak|cluster|inject)/[\w./-]+)`", text):
         assert (ROOT / path).exists(), f"{page} names {path}"
     for path in re.findall(r"`((?:core|net|system|parent|worker|hosting|cli|observe|assembly|testing)/\w+\.py)`", text):
         assert (ROOT / "src" / "prefork" / path).exists(), f"{page} names {path}"

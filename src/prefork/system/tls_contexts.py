@@ -127,13 +127,17 @@ class TLSContexts:
             self._keyring.install(self.main)
         self._chosen: _Chosen | None = None
 
+    def can_take(self, files: TLSFiles) -> bool:
+        """Return whether `replace` can use other files: not other authorities, if no session could be forgotten."""
+        return self.files is None or self._calls is not None or self.files.same_authorities(files)
+
     def replace(self, files: TLSFiles) -> None:
         """Use other files for handshakes that begin from now on. Raises ConfigError, with nothing changed.
 
         Connections that are open are untouched. So are sessions, because the keys of the tickets stay if they are in no
         file, unless the authorities for the certificates of clients are others.
         """
-        if self.files is not None and self._calls is None and not self.files.same_authorities(files):
+        if not self.can_take(files):
             # The sessions of clients that were verified by the old ones could be resumed.
             raise ConfigError("--tls-client-ca: cannot be changed without new workers", option="--tls-client-ca")
         choice = files.choice(self.policy.strict_sni)
