@@ -210,8 +210,8 @@ def _configured(policy: TLSPolicy) -> tuple[ssl.SSLContext, str | None]:
     modern = policy.profile == "modern"
     context.minimum_version = ssl.TLSVersion.TLSv1_3 if modern else ssl.TLSVersion.TLSv1_2
     context.set_ciphers(INTERMEDIATE_CIPHERS)
-    # The guideline leaves the order to the client, because its processor may be slow at AES. Such a client names ChaCha20
-    # first, and gets it. The server's own order for the others is what testssl.sh asks for.
+    # The guideline leaves the order to the client, because its processor may be slow at AES. Such a client names
+    # ChaCha20 first, and gets it. The server's own order for the others is what testssl.sh asks for.
     context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE | _PRIORITIZE_CHACHA
     # A renegotiation costs the server far more than the client that requests it (RFC 9325, 3.5).
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
