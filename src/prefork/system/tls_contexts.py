@@ -124,7 +124,7 @@ class TLSContexts:
 
     def can_take(self, files: TLSFiles) -> bool:
         """Return whether `replace` can use other files: not other authorities, if no session could be forgotten."""
-        return self.files is None or self._calls is not None or _same_authorities(self.files, files)
+        return self.files is None or self._calls is not None or self.files.same_authorities(files)
 
     def replace(self, files: TLSFiles) -> None:
         """Use other files for handshakes that begin from now on. Raises ConfigError, with nothing changed.
