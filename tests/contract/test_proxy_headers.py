@@ -281,7 +281,9 @@ async def test_anyone_is_not_for_a_unix_socket(world: World, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("handler", [stream_handler, Echoes])
 async def test_the_limit_of_an_address_is_about_the_client(world: World, handler: Any) -> None:
+    ended: list[EndedConnection] = []
     async with behind(handler, Limits(max_connections_per_ip=2, refusal=b"421 busy\r\n")) as serving:
+        serving.server.observers.on_ended = ended.append
         with contextlib.ExitStack() as kept:
             # The proxy itself has no limit.
             waiting = [kept.enter_context(serving.connect_socket()) for _ in range(5)]
@@ -291,6 +293,8 @@ async def test_the_limit_of_an_address_is_about_the_client(world: World, handler
             await eventually(lambda: len(serving.server._admission._peers) == 1, "the client")  # type: ignore[attr-defined]  # LocalAdmission
             assert await refused(serving, V2) == b"421 busy\r\n"
             assert ends(serving) == {CloseReason.MAX_CONNECTIONS_PER_IP: 1}
+            assert ended[0].address == CLIENT
+            assert isinstance(ended[0].proxy, tuple)
             for sock in waiting[2:]:
                 sock.sendall(V1.replace(b"203.0.113.7", b"203.0.113.8"))
             await eventually(lambda: ends(serving)[CloseReason.MAX_CONNECTIONS_PER_IP] == 2, "the second refusal")
