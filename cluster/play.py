@@ -164,9 +164,7 @@ def _observe(stage: Stage, case: Case) -> Outcome:
     losses = [Loss(**each) for each in (loss for result in last for loss in result["losses"])]
     attributed = attribute(losses, passages, events)
     moved, strangers = _sum(last, "moved"), _sum(last, "strangers")
-    return Outcome(
-        ledger, counts, passages, attributed, _sum(last, "moved"), _sum(last, "strangers"), rounds, back, held
-    )
+    return Outcome(ledger, counts, passages, attributed, moved, strangers, rounds, back, held)
 
 
 def _round(case: Case, load: Clients, balancer: Balancer, host: Host, back: Back) -> Event:

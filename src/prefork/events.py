@@ -291,17 +291,17 @@ class BacklogCapped(Event, level=WARNING):
 
 
 class CertificateExpires(Event, level=WARNING):
-    """A certificate expires soon, or is one of an issuer; emitted at the start and at each reload."""
+    """A certificate expires soon, or is one of an issuer; emitted at the start, at each reload, and once a day."""
 
-    template = "--tls-cert {file}: {problem} (renew it, then prefork reload)"
+    template = "--tls-cert {file}: {problem} (renew it)"
     file: str
     problem: str
 
 
 class CertificateInvalid(Event, level=ERROR):
-    """Clients refuse the certificate because of its dates; emitted at the start and at each reload."""
+    """Clients refuse the certificate because of its dates; emitted at the start, at each reload, and once a day."""
 
-    template = "--tls-cert {file}: {problem}, so clients refuse it (renew it, then prefork reload)"
+    template = "--tls-cert {file}: {problem}, so clients refuse it (renew it)"
     file: str
     problem: str
 

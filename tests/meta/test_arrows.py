@@ -54,6 +54,7 @@ PURE = {
     "dataclasses",
     "enum",
     "errno",
+    "hashlib",
     "heapq",
     "ipaddress",
     "json",
