@@ -5,80 +5,26 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import functools
 import os
 import ssl
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
+from helpers.certificates import EC, RSA, Certificates, authority, client, contexts, issued, presenting
 
-from prefork.config import TLS
 from prefork.errors import ConfigError
 from prefork.net.tls import TLSInfo
 from prefork.system import tls_contexts
 from prefork.system.libssl import UnverifiedPointer
-from prefork.system.tls_contexts import TLSContexts, TLSPolicy
-from prefork.system.tls_files import TLSFiles, read_files
-
-EC, RSA = trustme.KeyType.ECDSA, trustme.KeyType.RSA
-
-
-@functools.cache
-def authority(name: str) -> trustme.CA:
-    return trustme.CA(organization_name=name, key_type=EC)
-
-
-@functools.cache
-def issued(
-    names: tuple[str, ...], kind: trustme.KeyType = EC, by: str = "server", common: str = ""
-) -> trustme.LeafCert:
-    return authority(by).issue_cert(*names, key_type=kind, common_name=common or None)
-
-
-class Certificates:
-    """Writes certificates for names into a directory."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._written = 0
-
-    def pair(self, *names: str, kind: trustme.KeyType = EC, common: str = "") -> TLS:
-        self._written += 1
-        cert, key = self._folder / f"{self._written}.pem", self._folder / f"{self._written}.key"
-        leaf = issued(names, kind, common=common)
-        cert.write_bytes(b"".join(blob.bytes() for blob in leaf.cert_chain_pems))
-        key.write_bytes(leaf.private_key_pem.bytes())
-        return TLS(str(cert), str(key))
-
-    def authorities(self, *names: str) -> str:
-        path = self._folder / f"{'-'.join(names)}.ca"
-        path.write_bytes(b"".join(authority(name).cert_pem.bytes() for name in names))
-        return str(path)
+from prefork.system.tls_contexts import TLSContexts
+from prefork.system.tls_files import read_files
 
 
 @pytest.fixture
 def certificates(tmp_path: Path) -> Certificates:
     return Certificates(tmp_path)
-
-
-def contexts(files: TLSFiles, **policy: Any) -> TLSContexts:
-    found = TLSContexts(TLSPolicy(**policy), lambda event: None)
-    found.replace(files)
-    return found
-
-
-def client(version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3, alpn: Iterable[str] = ()) -> ssl.SSLContext:
-    """Return the context of a client that trusts the server's authority, and looks at no name."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.minimum_version = context.maximum_version = version
-    authority("server").configure_trust(context)
-    if alpn:
-        context.set_alpn_protocols(list(alpn))
-    return context
 
 
 class Handshake:
@@ -246,6 +192,21 @@ def test_the_modern_profile_speaks_tls_1_3_only(certificates: Certificates) -> N
         assert Handshake(server, client()).error == ""
 
 
+def test_a_client_that_prefers_chacha20_gets_it_and_the_rest_the_order_of_the_server(
+    certificates: Certificates,
+) -> None:
+    server = contexts(read_files([certificates.pair("a.test")]))
+    aes_256, chacha, aes_128 = (
+        f"ECDHE-ECDSA-{cipher}" for cipher in ("AES256-GCM-SHA384", "CHACHA20-POLY1305", "AES128-GCM-SHA256")
+    )
+    for preferred, got in (((aes_256, aes_128), aes_128), ((chacha, aes_128), chacha), ((aes_256, chacha), aes_256)):
+        asking = client(ssl.TLSVersion.TLSv1_2)
+        asking.set_ciphers(":".join(preferred))
+        found = Handshake(server, asking, "a.test").server.cipher()
+        assert found is not None
+        assert found[0] == got, preferred
+
+
 # --- ALPN -------------------------------------------------------------------------------------------------------------
 
 
@@ -278,13 +239,6 @@ def test_without_a_call_of_openssl_a_protocol_has_to_be_negotiated(
 
 
 # --- certificates of clients ------------------------------------------------------------------------------------------
-
-
-def presenting(by: str, version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> ssl.SSLContext:
-    """Return the context of a client with a certificate of this authority."""
-    context = client(version)
-    issued(("client@example.test",), by=by).configure_cert(context)
-    return context
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])

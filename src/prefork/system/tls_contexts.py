@@ -33,6 +33,8 @@ INTERMEDIATE_CIPHERS = (
     "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:"
     "ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305"
 )
+#: openssl/ssl.h, SSL_OP_PRIORITIZE_CHACHA
+_PRIORITIZE_CHACHA = 1 << 21
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,10 @@ class _ALPNCheckingSSLObject(ServerSSLObject):
 
 
 def _error(reason: str) -> ssl.SSLError:
-    return ssl.SSLError(ssl.SSLErrorNumber.SSL_ERROR_SSL, reason)
+    error = ssl.SSLError(ssl.SSLErrorNumber.SSL_ERROR_SSL, reason)
+    # Only errors that `_ssl` raises have these from the start.
+    error.library, error.reason = "prefork", reason
+    return error
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +127,17 @@ class TLSContexts:
             self._keyring.install(self.main)
         self._chosen: _Chosen | None = None
 
+    def can_take(self, files: TLSFiles) -> bool:
+        """Return whether `replace` can use other files: not other authorities, if no session could be forgotten."""
+        return self.files is None or self._calls is not None or self.files.same_authorities(files)
+
     def replace(self, files: TLSFiles) -> None:
         """Use other files for handshakes that begin from now on. Raises ConfigError, with nothing changed.
 
         Connections that are open are untouched. So are sessions, because the keys of the tickets stay if they are in no
         file, unless the authorities for the certificates of clients are others.
         """
-        if self.files is not None and self._calls is None and not self.files.same_authorities(files):
+        if not self.can_take(files):
             # The sessions of clients that were verified by the old ones could be resumed.
             raise ConfigError("--tls-client-ca: cannot be changed without new workers", option="--tls-client-ca")
         choice = files.choice(self.policy.strict_sni)
@@ -195,8 +204,9 @@ def _configured(policy: TLSPolicy) -> tuple[ssl.SSLContext, str | None]:
     modern = policy.profile == "modern"
     context.minimum_version = ssl.TLSVersion.TLSv1_3 if modern else ssl.TLSVersion.TLSv1_2
     context.set_ciphers(INTERMEDIATE_CIPHERS)
-    # All ciphers of both profiles are good, and the client knows which one its processor is fast at.
-    context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
+    # The guideline leaves the order to the client, because its processor may be slow at AES. Such a client names
+    # ChaCha20 first, and gets it. The server's own order for the others is what testssl.sh asks for.
+    context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE | _PRIORITIZE_CHACHA
     # A renegotiation costs the server far more than the client that requests it (RFC 9325, 3.5).
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
     # OpenSSL sends two session tickets, for clients that open several connections at once (RFC 8446, C.4). One is

@@ -11,7 +11,7 @@ import os
 import ssl
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..config import TLS
 from ..core.server_names import Choice, Identity, NeverChosen, SameName, choose
@@ -35,8 +35,8 @@ class CertificatePair:
 
     cert: str
     key: str
-    cert_bytes: bytes
-    key_bytes: bytes
+    cert_bytes: bytes = field(repr=False)
+    key_bytes: bytes = field(repr=False)
     weaknesses: tuple[tuple[str, Weakness], ...] = ()
     """The reasons why another user could have changed the files, by option."""
 
