@@ -218,11 +218,17 @@ def _rest(running: Running, measured: Measured, seconds: float) -> None:
 def _ask(running: Running, measured: Measured) -> None:
     for words in (["status"], ["connections"], ["connections", "--limit", "0", "--json"], ["top", "--once"]):
         _progress(f"prefork {' '.join(words)}")
-        began = time.monotonic()
+        began, used = time.monotonic(), _children_cpu()
         said = running.command(*words)
-        seconds = time.monotonic() - began
+        seconds, cpu = time.monotonic() - began, _children_cpu() - used
         lines = f", {said.count(chr(10)):,} lines" if said.count("\n") > 1 else f", {len(said) / 2**20:.1f} MiB"
-        measured.rows.append((f"`prefork {' '.join(words)}`", f"{seconds:.1f} s{lines}"))
+        measured.rows.append((f"`prefork {' '.join(words)}`", f"{seconds:.1f} s, of which CPU {cpu:.1f} s{lines}"))
+
+
+def _children_cpu() -> float:
+    """Return the CPU seconds of the children that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _reload(running: Running, measured: Measured) -> None:
@@ -230,7 +236,7 @@ def _reload(running: Running, measured: Measured) -> None:
     _progress("reload")
     old, began = set(running.workers()), time.monotonic()
     os.kill(running.process.pid, signal.SIGHUP)
-    _await(lambda: "reloaded: every worker is of generation 2" in running.log(), "the reload", running)
+    _await(lambda: "reloaded: every worker is of generation 1" in running.log(), "the reload", running)
     seconds = time.monotonic() - began
     kept = len(old & set(running.workers()))
     measured.rows.append(("reload, until the new workers serve", f"{seconds:.1f} s; {kept} old workers keep theirs"))
