@@ -107,7 +107,8 @@ def _measure(context: Context, names: Sequence[str]) -> list[Row]:
             if name == control and not row.passed:
                 context.say("the control sees no loss where loss is certain: nothing else would mean anything")
                 break
-        rows.append(play.peer_row(peers, stage.tells_peers))
+        if peers.answers:
+            rows.append(play.peer_row(peers))
     context.close()
     return rows
 

@@ -48,12 +48,14 @@ class Case:
     """Whether hosts have `--drain-delay`."""
     patience: float = 30.0
     """Seconds that clients wait for an answer."""
+    proxy: bool = True
+    """Whether the balancer tells the hosts the true peer."""
     retry: bool = False
     """Whether the balancer tries another host for a connection that one did not take."""
 
     def missing(self) -> list[str]:
         """Return the options that this version of prefork lacks for it."""
-        needed = {"--drain-delay": self.delay, "--agent": self.agent}
+        needed = {"--drain-delay": self.delay, "--agent": self.agent, "--proxy-protocol": self.proxy}
         return [name for name, wanted in needed.items() if wanted and not has_option(name)]
 
 
@@ -102,7 +104,12 @@ def _cut(balancer: Balancer, host: Host, seconds: float) -> None:
 
 CASES = {
     "control-kill": Case(
-        "control: a host is stopped by SIGKILL; its connections have to be seen lost", kill, May.MUST, retry=True
+        "control: a host is stopped by SIGKILL, and the balancer tells no host the true peer: its connections have to "
+        "be seen lost, and every peer wrong",
+        kill,
+        May.MUST,
+        proxy=False,
+        retry=True,
     ),
     "control-refuse": Case(
         "control: a host stops without --drain-delay, a balancer that has not noticed does not retry; some have to be "

@@ -6,6 +6,7 @@ Which cases there are is said in `cases.py`; what a loss belonged to, in `losses
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,10 +34,10 @@ TOLD = 5
 
 @dataclass
 class Peers:
-    """Answers by how the peer was named in them, over all cases."""
+    """Answers behind each balancer that tells the true peer, and those of them that named another, over all cases."""
 
-    answers: int = 0
-    wrong: int = 0
+    answers: Counter[str] = field(default_factory=Counter)
+    wrong: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass
@@ -56,6 +57,7 @@ class Outcome:
     passages: list[Passage]
     attributed: list[Attributed]
     moved: int
+    strangers: int
     rounds: int
     back: Back
     held: int
@@ -71,12 +73,14 @@ class Outcome:
         """How often the balancer tried again, because a host did not take a connection."""
         return sum(each.retries for each in self.passages)
 
-    def compare(self) -> None:
-        """Find what the witnesses contradict each other in."""
+    def compare(self, proxy: bool) -> None:
+        """Find what the witnesses contradict each other in; `proxy`: the balancer has told the true peer."""
         ledger, counts, wrong = self.ledger, self.counts, self.contradictions
         n, passed = ledger.attempts, len(self.passages)
         if self.moved:
             wrong.append(f"{self.moved} answers came from another host than the first of their connection")
+        if not proxy and self.strangers != ledger.exchanges:
+            wrong.append(f"no host was told the true peer, and {ledger.exchanges - self.strangers} answers named it")
         if passed != n:
             wrong.append(f"{n} attempts, {passed} in the balancer's log")
         if len(self.attributed) != ledger.lost:
@@ -108,8 +112,11 @@ def play(stage: Stage, name: str, case: Case, peers: Peers) -> Row:
     missing = case.missing()
     if missing:
         return Row(name, case.what, f"this version has no {' and no '.join(missing)}", 0, "0 lost", Verdict.ABSENT)
-    outcome = _observe(stage, case, peers)
-    outcome.compare()
+    outcome = _observe(stage, case)
+    outcome.compare(case.proxy)
+    if case.proxy:
+        peers.answers[case.balancer] += outcome.ledger.exchanges
+        peers.wrong[case.balancer] += outcome.strangers
     return judge(name, case, outcome)
 
 
@@ -133,15 +140,14 @@ def judge(name: str, case: Case, outcome: Outcome) -> Row:
     return Row(name, what, figure, ledger.attempts, target, verdict, bound, tuple(outcome.lines()))
 
 
-def peer_row(peers: Peers, tells_peers: bool) -> Row:
+def peer_row(peers: Peers) -> Row:
     """Return the row on the true peer, of all cases together."""
     what = "the peer that the handler saw, beside the client's own name of its socket; PROXY v2 by HAProxy, v1 by nginx"
-    if not tells_peers:
-        return Row("peer", what, "this version has no --proxy-protocol", 0, "0", Verdict.ABSENT)
-    return zero("peer", what, peers.wrong, peers.answers, "answers named another peer", ())
+    details = [f"{name}: {peers.wrong[name]} of {n:,} answers named another peer" for name, n in peers.answers.items()]
+    return zero("peer", what, peers.wrong.total(), peers.answers.total(), "answers named another peer", details)
 
 
-def _observe(stage: Stage, case: Case, peers: Peers) -> Outcome:
+def _observe(stage: Stage, case: Case) -> Outcome:
     rounds = stage.context.count(ROUNDS)
     events: list[Event] = []
     back = Back()
@@ -155,11 +161,10 @@ def _observe(stage: Stage, case: Case, peers: Peers) -> Outcome:
         _wait_for_log(balancer, ledger)
         passages = balancer.passages()
         counts = sum((host.counts() for host in hosts), Counts())
-    peers.answers += ledger.exchanges
-    peers.wrong += _sum(last, "strangers")
     losses = [Loss(**each) for each in (loss for result in last for loss in result["losses"])]
     attributed = attribute(losses, passages, events)
-    return Outcome(ledger, counts, passages, attributed, _sum(last, "moved"), rounds, back, held)
+    moved, strangers = _sum(last, "moved"), _sum(last, "strangers")
+    return Outcome(ledger, counts, passages, attributed, moved, strangers, rounds, back, held)
 
 
 def _round(case: Case, load: Clients, balancer: Balancer, host: Host, back: Back) -> Event:

@@ -13,7 +13,6 @@ from soak import proc
 from soak.attempt import Target
 from soak.load import Clients, Mix, Plan, clients
 from soak.scenario import Context
-from soak.servers import has_option
 
 from .balancer import Balancer, folder_in
 from .cases import DRAIN_DELAY, Case
@@ -40,8 +39,6 @@ class Stage:
         self._clients = net.node("clients", _ADDRESS.format(1))
         self._balancer = net.node("balancer", _ADDRESS.format(2))
         self._nodes = [net.node(f"host{number}", _ADDRESS.format(10 + number)) for number in range(1, HOSTS + 1)]
-        self.tells_peers = has_option("--proxy-protocol")
-        """Whether this version of prefork can be told the true peer."""
 
     @contextlib.contextmanager
     def hosts(self, case: Case, count: int = HOSTS) -> Iterator[list[Host]]:
@@ -64,7 +61,7 @@ class Stage:
             options += ["--drain-delay", str(DRAIN_DELAY)]
         if case.agent:
             options += ["--agent", f"{node.address}:{AGENT}"]
-        if self.tells_peers:
+        if case.proxy:
             options += ["--proxy-protocol", "any", "--proxy-from", f"{self._balancer.address}/32"]
         return options
 
@@ -76,9 +73,9 @@ class Stage:
 
     def _make(self, case: Case, hosts: Sequence[Host], folder: Path) -> Balancer:
         if case.balancer == "nginx":
-            return Nginx(self._balancer, hosts, folder, proxy=self.tells_peers, retry=case.retry)
+            return Nginx(self._balancer, hosts, folder, proxy=case.proxy, retry=case.retry)
         # The first attempt again at the same host would be no other host's: with three, each has had its turn.
-        setup = Setup(case.readiness, case.agent, self.tells_peers, HOSTS if case.retry else 0)
+        setup = Setup(case.readiness, case.agent, case.proxy, HOSTS if case.retry else 0)
         return HAProxy(self._balancer, hosts, folder, setup)
 
     @contextlib.contextmanager

@@ -110,8 +110,10 @@ def outcome(lost: int = 0, owner: Owner = Owner.HOST, **more: int) -> Outcome:
     host = 2 if owner is Owner.HOST else 3
     passages = [passage(host, port=number) for number in range(more.get("passages", 100))]
     attributed = attribute([loss(port=number) for number in range(lost)], passages, [EVENT])
-    made = Outcome(ledger, counts, passages, attributed, more.get("moved", 0), 1, Back(10, 30), 0)
-    made.compare()
+    made = Outcome(
+        ledger, counts, passages, attributed, more.get("moved", 0), more.get("strangers", 0), 1, Back(10, 30), 0
+    )
+    made.compare("strangers" not in more)
     return made
 
 
@@ -128,6 +130,8 @@ def outcome(lost: int = 0, owner: Owner = Owner.HOST, **more: int) -> Outcome:
         ("kill", outcome(1, Owner.OTHER), Verdict.BAD),
         ("control-kill", outcome(), Verdict.BAD),
         ("control-kill", outcome(1), Verdict.GOOD),
+        ("control-kill", outcome(1, strangers=99), Verdict.GOOD),
+        ("control-kill", outcome(1, strangers=98), Verdict.BAD),
         ("control-kill", outcome(1, Owner.OTHER), Verdict.BAD),
         ("control-refuse", outcome(), Verdict.BAD),
         ("control-refuse", outcome(1, Owner.OTHER), Verdict.GOOD),

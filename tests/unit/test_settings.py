@@ -174,6 +174,7 @@ def test_the_typed_options_of_serve_are_the_fields_of_the_settings() -> None:
         "bind": "str | Sequence[str]",
         "tls": "TLS | Sequence[TLS] | None",
         "tls_client_ca": path,
+        "tls_ticket_key_file": path,
         "alpn": "Sequence[str]",
         "proxy_from": "str | Sequence[str]",
         "metrics": "str | None",

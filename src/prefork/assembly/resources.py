@@ -33,7 +33,7 @@ from ..observe.reopen import LogFiles
 from ..parent.exporter import ExporterSpec
 from ..parent.generations import GenerationSpec, RenewedTLS
 from ..system import control_client, paths, pidfile
-from ..system.descriptors import Closeable, Descriptor
+from ..system.descriptors import Closeable, Descriptor, can_seal
 from ..system.file_ownership import FileOwnership
 from ..system.handover import HandoverWriter, InheritedState
 from ..system.held_sockets import is_named
@@ -267,13 +267,12 @@ class ServerResources:
         files = self._tls_watch.look(config.settings, config.identity, config.tls_files, now)
         if files is None:
             return None
-        if not files.same_authorities(config.tls_files):
-            # A session must not be resumed of a client whose authority is no longer trusted: it takes other contexts.
+        if not config.tls.can_take(files) or not can_seal():
             self._tls_watch.postpone(now)
-            return f"--tls-client-ca {escape_controls(config.settings.tls_client_ca)} has changed"
+            return "files of TLS have changed"
         try:
-            handout = write_handout(files)
             config.tls.replace(files)
+            handout = write_handout(files)
         except (PreforkError, OSError, MemoryError, ValueError) as exc:
             self._tls_watch.failed(exc, now)
             return None

@@ -74,11 +74,11 @@ class TLSWatch:
             return False
         try:
             mounts = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape")
-            kinds = {path: remote_type(mounts, os.stat(paths.absolute(path)).st_dev) for path in self._paths}
+            devices = {path: os.stat(paths.absolute(path)).st_dev for path in self._paths}
         except OSError:
             return False
-        for path, kind in kinds.items():
-            if kind:
+        for path, device in devices.items():
+            if kind := remote_type(mounts, os.major(device), os.minor(device)):
                 self._emit(FilesUnwatched(escape_controls(path), escape_controls(kind)))
                 return True
         return False

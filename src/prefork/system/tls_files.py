@@ -11,7 +11,7 @@ import os
 import ssl
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..config import TLS
 from ..core.server_names import Choice, Identity, NeverChosen, SameName, choose
@@ -35,8 +35,8 @@ class CertificatePair:
 
     cert: str
     key: str
-    cert_bytes: bytes
-    key_bytes: bytes
+    cert_bytes: bytes = field(repr=False)
+    key_bytes: bytes = field(repr=False)
     weaknesses: tuple[tuple[str, Weakness], ...] = ()
     """The reasons why another user could have changed the files, by option."""
 
@@ -101,10 +101,12 @@ class TLSFiles:
         try:
             return choose([pair.identity() for pair in self.pairs], strict)
         except SameName as exc:
-            first, second = self.pairs[exc.first].cert, self.pairs[exc.second].cert
-            what = f"is for {exc.name}" if exc.name else "names no host"
-            reason = f"{what} with the same type of key as {escape_controls(first)}, so only one could be chosen"
-            raise _refused(second, reason) from exc
+            why = f"with the same type of key as {escape_controls(self.pairs[exc.first].cert)}"
+            if exc.name:
+                reason = f"is for {exc.name}, {why}, so only one could be chosen"
+            else:
+                reason = f"names no host, {why}, so only one could be chosen"
+            raise _refused(self.pairs[exc.second].cert, reason) from exc
         except NeverChosen as exc:
             reason = "names no host (subjectAltName), so no client could be offered it"
             raise _refused(self.pairs[exc.position].cert, reason) from exc
