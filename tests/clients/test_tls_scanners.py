@@ -14,7 +14,7 @@ from helpers.support import need
 
 from prefork.testing import Server, run_server
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.deadline(900)]
 #: Findings of testssl.sh about a certificate that no public authority has signed.
 ABOUT_CERTIFICATES = re.compile(r"cert_|DNS_CAArecord")
 #: The same in sslyze.
