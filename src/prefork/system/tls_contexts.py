@@ -164,10 +164,10 @@ class TLSContexts:
             load_pair(context, files.pairs[position])
         if files.client_ca is not None:
             load_client_ca(context, files.client_ca)
-        if self._calls is None:
+        if self._calls is not None:
+            self._calls.select_protocols(self._calls.pointer(context))
+        elif self.policy.alpn:
             context.set_alpn_protocols(self.policy.alpn)
-            return context
-        self._calls.select_protocols(self._calls.pointer(context))
         return context
 
     def _session_group(self, files: TLSFiles) -> bytes:
