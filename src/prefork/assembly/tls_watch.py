@@ -147,7 +147,7 @@ class TLSWatch:
         if not self._settling.look(tuple(map(_signature, self._paths)), now):
             return None
         try:
-            files = trust.load_changed_files(settings, identity)
+            files = trust.load_changed_files(settings, identity, used)
             if not files.same_content(used):
                 _require_valid(files)
                 return files
