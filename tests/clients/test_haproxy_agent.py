@@ -34,7 +34,7 @@ listen front
     balance roundrobin
 """
 #: Without retries, so that a client sees each connection that a server refuses.
-SERVER = """    server {name} 127.0.0.1:{port} check inter 5s agent-check agent-port {agent} agent-inter 300ms weight 100
+SERVER = """  server {name} 127.0.0.1:{port} check inter 5s agent-check agent-port {agent} agent-inter 300ms weight 100
 """
 #: Names of servers, and the port and the port of --agent of each.
 Servers = Mapping[str, tuple[int, int]]
