@@ -138,7 +138,7 @@ def ask(port: int, ca: str) -> bytes:
 
 @pytest.mark.slow
 def test_the_container_answers_the_probes_and_stops_in_order(tmp_path: Path, certs: dict[str, str]) -> None:
-    """The arguments of the manifest, with other ports and a delay of 3 s, and what the kubelet does."""
+    """The arguments of the manifest, with other ports and a delay of 5 s, and what the kubelet does."""
     volume = Mounted(tmp_path / "tls")
     volume.put(certs["cert"], certs["key"])
     renewed = trustme.CA()
@@ -151,7 +151,7 @@ def test_the_container_answers_the_probes_and_stops_in_order(tmp_path: Path, cer
     replaced = {
         "--bind=:9000": f"--bind=127.0.0.1:{port}",
         "--metrics=0.0.0.0:9100": f"--metrics=127.0.0.1:{metrics}",
-        "--drain-delay=15": "--drain-delay=3",
+        "--drain-delay=15": "--drain-delay=5",
     }
     words = [replaced.get(word, word).replace("/etc/tls", str(tmp_path / "tls")) for word in container()["args"]]
     bind, *options = words
