@@ -100,6 +100,11 @@ class Measured:
     rows: list[tuple[str, str]] = field(default_factory=list)
     """What else was measured, as text."""
 
+    def add(self, what: str, found: str) -> None:
+        """Note a row, and show it at once, because the whole takes minutes."""
+        self.rows.append((what, found))
+        _progress(f"{what}: {found}")
+
     def slope(self, of: Callable[[Memory], int]) -> float:
         """Return the bytes of each connection, between the first step and the last."""
         (low, first), (high, last) = self.memory[1], self.memory[-1]
@@ -165,6 +170,9 @@ def _measure(tls: bool, connections: int, processes: int, rest: float) -> Measur
         _ask(running, measured)
         _reload(running, measured)
         _drain(running, measured, holders, "drain, the service leaves")
+    if tls:
+        # Aborting says nothing to the peer, so it costs what it costs in the clear.
+        return measured
     with _serving("stay", tls, connections, processes) as running, contextlib.ExitStack() as held:
         holders = _fill(running, None, tls, connections, processes, held)
         _drain(running, measured, holders, f"drain, the service stays (--drain-timeout {DRAIN_TIMEOUT})")
@@ -198,8 +206,9 @@ def _fill(
         if measured is not None:
             time.sleep(SETTLING)
             measured.memory.append((opened, running.memory()))
+            _progress(f"{opened:,} connections: {measured.memory[-1][1]}")
     if measured is not None:
-        measured.rows.append(("all opened, steps and waits included", f"{time.monotonic() - began:.0f} s"))
+        measured.add("all opened, steps and waits included", f"{time.monotonic() - began:.0f} s")
     return holders
 
 
@@ -210,19 +219,25 @@ def _rest(running: Running, measured: Measured, seconds: float) -> None:
     time.sleep(seconds)
     for name, group in pids.items():
         used = sum(cpu_seconds(pid) - before[pid] for pid in group) / seconds
-        measured.rows.append((f"CPU at rest, {name}", f"{used:.2%} of one CPU"))
+        measured.add(f"CPU at rest, {name}", f"{used:.2%} of one CPU")
     count = max(descriptors(pid) for pid in running.workers())
-    measured.rows.append(("descriptors of the worker with the most", f"{count:,}"))
+    measured.add("descriptors of the worker with the most", f"{count:,}")
 
 
 def _ask(running: Running, measured: Measured) -> None:
     for words in (["status"], ["connections"], ["connections", "--limit", "0", "--json"], ["top", "--once"]):
         _progress(f"prefork {' '.join(words)}")
-        began = time.monotonic()
+        began, used = time.monotonic(), _children_cpu()
         said = running.command(*words)
-        seconds = time.monotonic() - began
+        seconds, cpu = time.monotonic() - began, _children_cpu() - used
         lines = f", {said.count(chr(10)):,} lines" if said.count("\n") > 1 else f", {len(said) / 2**20:.1f} MiB"
-        measured.rows.append((f"`prefork {' '.join(words)}`", f"{seconds:.1f} s{lines}"))
+        measured.add(f"`prefork {' '.join(words)}`", f"{seconds:.1f} s, of which CPU {cpu:.1f} s{lines}")
+
+
+def _children_cpu() -> float:
+    """Return the CPU seconds of the children that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _reload(running: Running, measured: Measured) -> None:
@@ -230,10 +245,10 @@ def _reload(running: Running, measured: Measured) -> None:
     _progress("reload")
     old, began = set(running.workers()), time.monotonic()
     os.kill(running.process.pid, signal.SIGHUP)
-    _await(lambda: "reloaded: every worker is of generation 2" in running.log(), "the reload", running)
+    _await(lambda: "reloaded: every worker is of generation 1" in running.log(), "the reload", running)
     seconds = time.monotonic() - began
     kept = len(old & set(running.workers()))
-    measured.rows.append(("reload, until the new workers serve", f"{seconds:.1f} s; {kept} old workers keep theirs"))
+    measured.add("reload, until the new workers serve", f"{seconds:.1f} s; {kept} old workers keep theirs")
 
 
 def _drain(running: Running, measured: Measured, holders: Sequence[subprocess.Popen[bytes]], title: str) -> None:
@@ -248,7 +263,7 @@ def _drain(running: Running, measured: Measured, holders: Sequence[subprocess.Po
     log = running.log()
     alarms = len(re.findall(r"(?i)\b(?:hang|hung|killed|did not)\b", log))
     told = f"all clients closed after {left:.1f} s, exit {status} after {seconds:.1f} s"
-    measured.rows.append((title, told + (f", {alarms} lines of trouble in the log" if alarms else "")))
+    measured.add(title, told + (f", {alarms} lines of trouble in the log" if alarms else ""))
     if alarms:
         print(log, file=sys.stderr)
 

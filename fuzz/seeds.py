@@ -54,7 +54,7 @@ DICTIONARY += [b"\x03\0\x04", b"\x20\0\x05", b"\x05\0\x80", b"\0\x0c", b"\0\x24"
 def write(folder: Path) -> tuple[Path, Path]:
     """Write both to files as libFuzzer wants them; return the folder of seeds, and the dictionary."""
     corpus, dictionary = folder / "corpus", folder / "dictionary"
-    corpus.mkdir()
+    corpus.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(SEEDS):
         (corpus / f"seed-{number}").write_bytes(seed)
     dictionary.write_text("".join(f'"{_escape(word)}"\n' for word in DICTIONARY))

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 EXCEPTIONS = "tests/meta/prose_exceptions.txt"
-FOLDERS = ("src", "docs", "examples", "tests", "bench", "soak", "cluster", "inject", "scripts")
+FOLDERS = ("src", "docs", "examples", "tests", "bench", "soak", "cluster", "inject", "fuzz", "scripts")
 FILES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "Makefile", "pyproject.toml")
 GENERATED = "docs/api.md"
 #: Where string literals are read by users or operators, and are prose.

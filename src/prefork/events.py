@@ -163,7 +163,7 @@ class ProxyHeaderMalformed(Event, level=WARNING, rated=True):
 class ProxyHeaderMissing(Event, level=WARNING, rated=True):
     """A proxy did not send its PROXY header in time, so the connection was closed; `hint` is what may be the cause."""
 
-    template = "closed connection of proxy {peer}: no PROXY header within {seconds:g} s (--proxy-timeout){hint}"
+    template = "closed connection of proxy {peer}: no PROXY header within {seconds:.9g} s (--proxy-timeout){hint}"
     peer: str
     seconds: float
     hint: str
@@ -291,17 +291,17 @@ class BacklogCapped(Event, level=WARNING):
 
 
 class CertificateExpires(Event, level=WARNING):
-    """A certificate expires soon, or is one of an issuer; emitted at the start and at each reload."""
+    """A certificate expires soon, or is one of an issuer; emitted at the start, at each reload, and once a day."""
 
-    template = "--tls-cert {file}: {problem} (renew it, then prefork reload)"
+    template = "--tls-cert {file}: {problem} (renew it)"
     file: str
     problem: str
 
 
 class CertificateInvalid(Event, level=ERROR):
-    """Clients refuse the certificate because of its dates; emitted at the start and at each reload."""
+    """Clients refuse the certificate because of its dates; emitted at the start, at each reload, and once a day."""
 
-    template = "--tls-cert {file}: {problem}, so clients refuse it (renew it, then prefork reload)"
+    template = "--tls-cert {file}: {problem}, so clients refuse it (renew it)"
     file: str
     problem: str
 

@@ -54,6 +54,7 @@ PURE = {
     "dataclasses",
     "enum",
     "errno",
+    "hashlib",
     "heapq",
     "ipaddress",
     "json",
@@ -212,7 +213,10 @@ def test_every_public_name_of_the_package_has_a_docstring() -> None:
 def test_what_the_checkers_are_told_to_overlook_has_its_reason_beside_it() -> None:
     for folder in (
         ROOT,
-        *(ROOT.parents[1] / name for name in ("tests", "examples", "bench", "soak", "cluster", "inject", "scripts")),
+        *(
+            ROOT.parents[1] / name
+            for name in ("tests", "examples", "bench", "soak", "cluster", "inject", "fuzz", "scripts")
+        ),
     ):
         for path in folder.rglob("*.py"):
             if path == Path(__file__):

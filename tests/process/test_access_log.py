@@ -102,4 +102,4 @@ def test_a_program_whose_connections_prefork_accepts_has_one(folder: Path) -> No
         visit(server.port)
         assert server.stop() == 0
     # The kernel counts the peer's FIN as a byte.
-    assert len(re.findall(r" [67] 6 - done 0\n", log.read_text())) == 2
+    assert len(re.findall(r" [67] 6 - done 0 -\n", log.read_text())) == 2

@@ -349,7 +349,7 @@ def test_an_unknown_host_name_exits_with_4(folder: Path) -> None:
 # --- check ------------------------------------------------------------------------------------------------------------
 
 
-def test_check_says_ok_in_one_line_and_binds_nothing(folder: Path, certs: dict[str, str]) -> None:
+def test_check_says_ok_and_the_names_of_a_certificate_and_binds_nothing(folder: Path, certs: dict[str, str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         tls = ["--tls-cert", certs["cert"], "--tls-key", certs["key"]]
@@ -357,7 +357,8 @@ def test_check_says_ok_in_one_line_and_binds_nothing(folder: Path, certs: dict[s
         done = command("check", "echo:handle", "-b", address, "-b", f"unix:{path}", *tls, cwd=folder)
         assert not path.exists()
     assert (done.returncode, done.stderr) == (0, "")
-    assert re.fullmatch(r"ok: echo:handle .*\n", done.stdout)
+    names = f"--tls-cert {certs['cert']}: for localhost, every other client (EC)\n"
+    assert done.stdout == f"ok: echo:handle is a stream handler\n{names}"
 
 
 def test_check_reads_the_certificates(folder: Path, certs: dict[str, str]) -> None:

@@ -36,13 +36,16 @@ ENDED = EndedConnection(
 )
 
 
-def test_a_line_of_text_has_nine_words() -> None:
+def test_a_line_of_text_has_ten_words() -> None:
     line = text_format(3)(ENDED, NOW).decode()
     stamp, rest = line.split(" ", 1)
     assert re.fullmatch(r"2026-11-2\dT\d\d:\d\d:02\.850[+-]\d\d:\d\d", stamp)
-    assert rest == "203.0.113.7:51234 192.0.2.1:9000 12.346 1024 2048 TLSv1.3 idle_timeout 3\n"
+    assert rest == "203.0.113.7:51234 192.0.2.1:9000 12.346 1024 2048 TLSv1.3 idle_timeout 3 -\n"
     missing = ENDED._replace(address="", local=None, tls="", seconds=0.0, reason=CloseReason.MAX_CONNECTIONS)
-    assert text_format(0)(missing, NOW).decode().split(" ", 1)[1] == "unix - 0.000 1024 2048 - max_connections 0\n"
+    assert text_format(0)(missing, NOW).decode().split(" ", 1)[1] == "unix - 0.000 1024 2048 - max_connections 0 -\n"
+    proxied = ENDED._replace(proxy=("10.0.0.1", 4))
+    assert text_format(0)(proxied, NOW).decode().split(" ")[1::8] == ["203.0.113.7:51234", "10.0.0.1:4\n"]
+    assert json.loads(json_format(0)(proxied, NOW))["proxy"] == "10.0.0.1:4"
 
 
 def test_a_line_of_json_has_the_same() -> None:
@@ -58,6 +61,7 @@ def test_a_line_of_json_has_the_same() -> None:
         "reason": "idle_timeout",
         "worker": 3,
         "pid": os.getpid(),
+        "proxy": None,
     }
 
 
@@ -66,7 +70,7 @@ def test_the_name_of_a_peers_socket_is_one_printable_word(name: bytes | str) -> 
     line = text_format(0)(ENDED._replace(address=name), NOW).decode("ascii")
     assert line.endswith("\n")
     assert line[:-1].isprintable()
-    assert len(line.split(" ")) == 9
+    assert len(line.split(" ")) == 10
     assert json.loads(json_format(0)(ENDED._replace(address=name), NOW))["worker"] == 0
 
 
@@ -123,7 +127,7 @@ def world() -> World:
 
 
 def lines_of(data: bytes) -> int:
-    assert all(len(line.split(b" ")) == 9 for line in data.splitlines()), data
+    assert all(len(line.split(b" ")) == 10 for line in data.splitlines()), data
     return data.count(b"\n")
 
 

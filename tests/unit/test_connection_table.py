@@ -72,6 +72,7 @@ def test_a_row_has_what_both_know_and_the_kernel_is_believed() -> None:
         "tx": 2000,
         "unsent": 35,
         "tls": "TLSv1.3",
+        "proxy": None,
         "stale": False,
     }
     assert unclaimed == 0
@@ -79,6 +80,13 @@ def test_a_row_has_what_both_know_and_the_kernel_is_believed() -> None:
     assert facts["rtt"] == 0.0015
     assert facts["limited_by"] == {"receiver": 6.0, "send_buffer": 1.0, "network": 2.0}
     assert facts_of(None) == {}
+
+
+def test_behind_a_proxy_the_peer_is_what_the_worker_says_and_the_kernel_knows_the_proxy() -> None:
+    (row,), _ = join({link(0): [said(7, 1, proxy="192.0.2.1:1")]}, {}, [tcp(1)], LISTENERS, never)
+    assert (row.peer, row.proxy) == ("192.0.2.9:1", "10.0.0.1:40001")
+    (row,), _ = join({link(0): [said(7, 0, proxy="unix")]}, {}, [], LISTENERS, never)
+    assert (row.peer, row.proxy) == ("192.0.2.9:1", "unix")
 
 
 def test_of_a_silent_worker_and_of_a_program_the_kernel_tells() -> None:

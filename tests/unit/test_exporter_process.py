@@ -14,7 +14,14 @@ import pytest
 
 from prefork.core.exporter_settings import LOADED, SERVE, SILENCE_TIMEOUT
 from prefork.events import Event, MetricsUnserved
-from prefork.parent.exporter import LOAD_TIMEOUT, REQUEST_INTERVAL, Exporter, ExporterSpec, environment
+from prefork.parent.exporter import (
+    LAST_ANSWERS_TIME,
+    LOAD_TIMEOUT,
+    REQUEST_INTERVAL,
+    Exporter,
+    ExporterSpec,
+    environment,
+)
 from prefork.system.child import Child, ExitStatus
 from prefork.system.listeners import BoundAddress
 from prefork.system.processes import System
@@ -216,6 +223,20 @@ def test_a_takeover_does_not_wait_for_one_that_has_died(successor: World) -> Non
     successor.collect(wanted=False, soon=True)
     assert successor.exporter.is_prepared(successor.system.now)
     assert [type(event) for event in successor.events] == [MetricsUnserved]
+
+
+def test_its_last_answers_are_waited_for_within_a_bound(world: World) -> None:
+    assert not world.exporter.must_wait(world.system.now)
+    world.collect(wanted=False)
+    began = world.system.now
+    assert world.exporter.must_wait(began)
+    due = world.exporter.next_due(began)
+    assert due is not None
+    assert due <= began + LAST_ANSWERS_TIME
+    assert not world.exporter.must_wait(began + LAST_ANSWERS_TIME)
+    world.system.status = ExitStatus(0)
+    world.collect(wanted=False)
+    assert not world.exporter.must_wait(began)
 
 
 def test_its_environment_has_none_of_the_services_secrets() -> None:

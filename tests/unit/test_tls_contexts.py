@@ -3,79 +3,29 @@ name is: versions, ALPN, certificates of clients, sessions."""
 
 from __future__ import annotations
 
+import base64
 import contextlib
-import functools
+import os
 import ssl
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
+from helpers.certificates import EC, RSA, Certificates, authority, client, contexts, issued, presenting
 
-from prefork.config import TLS
 from prefork.errors import ConfigError
+from prefork.net.tls import TLSInfo
+from prefork.observe import logs
 from prefork.system import tls_contexts
 from prefork.system.libssl import UnverifiedPointer
-from prefork.system.tls_contexts import TLSContexts, TLSPolicy
-from prefork.system.tls_files import TLSFiles, read_files
-
-EC, RSA = trustme.KeyType.ECDSA, trustme.KeyType.RSA
-
-
-@functools.cache
-def authority(name: str) -> trustme.CA:
-    return trustme.CA(organization_name=name, key_type=EC)
-
-
-@functools.cache
-def issued(
-    names: tuple[str, ...], kind: trustme.KeyType = EC, by: str = "server", common: str = ""
-) -> trustme.LeafCert:
-    return authority(by).issue_cert(*names, key_type=kind, common_name=common or None)
-
-
-class Certificates:
-    """Writes certificates for names into a directory."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._written = 0
-
-    def pair(self, *names: str, kind: trustme.KeyType = EC, common: str = "") -> TLS:
-        self._written += 1
-        cert, key = self._folder / f"{self._written}.pem", self._folder / f"{self._written}.key"
-        leaf = issued(names, kind, common=common)
-        cert.write_bytes(b"".join(blob.bytes() for blob in leaf.cert_chain_pems))
-        key.write_bytes(leaf.private_key_pem.bytes())
-        return TLS(str(cert), str(key))
-
-    def authorities(self, *names: str) -> str:
-        path = self._folder / f"{'-'.join(names)}.ca"
-        path.write_bytes(b"".join(authority(name).cert_pem.bytes() for name in names))
-        return str(path)
+from prefork.system.tls_contexts import TLSContexts
+from prefork.system.tls_files import read_files
 
 
 @pytest.fixture
 def certificates(tmp_path: Path) -> Certificates:
     return Certificates(tmp_path)
-
-
-def contexts(files: TLSFiles, **policy: Any) -> TLSContexts:
-    found = TLSContexts(TLSPolicy(**policy), lambda event: None)
-    found.replace(files)
-    return found
-
-
-def client(version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3, alpn: Iterable[str] = ()) -> ssl.SSLContext:
-    """Return the context of a client that trusts the server's authority, and looks at no name."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.minimum_version = context.maximum_version = version
-    authority("server").configure_trust(context)
-    if alpn:
-        context.set_alpn_protocols(list(alpn))
-    return context
 
 
 class Handshake:
@@ -178,14 +128,14 @@ def test_both_types_of_key_are_offered_for_a_name_and_as_the_default(certificate
 
 def test_certificates_that_could_not_be_chosen_are_refused(certificates: Certificates) -> None:
     first, second = certificates.pair("a.test", "b.test"), certificates.pair("B.test")
-    with pytest.raises(ConfigError, match=rf"^--tls-cert {second.cert}: is for b\.test with the same type of key as "):
+    with pytest.raises(ConfigError, match=rf"^--tls-cert {second.cert}: is for b\.test, with the same type of key as "):
         read_files([first, second])
     nameless, another = certificates.pair(common="n"), certificates.pair("192.0.2.1")
     with pytest.raises(ConfigError, match=rf"^--tls-cert {nameless.cert}: names no host \(subjectAltName\), so no "):
         read_files([first, nameless])
     with pytest.raises(ConfigError, match=rf"^--tls-cert {nameless.cert}: names no host \(subjectAltName\), so no "):
         read_files([nameless], strict_sni=True)
-    with pytest.raises(ConfigError, match=rf"^--tls-cert {another.cert}: names no host with the same type of key "):
+    with pytest.raises(ConfigError, match=rf"^--tls-cert {another.cert}: names no host, with the same type of key "):
         read_files([nameless, another])
     assert Handshake(contexts(read_files([another])), client(), "a.test").offered == ("192.0.2.1",)
 
@@ -202,6 +152,24 @@ def test_a_failure_of_the_choice_is_a_fatal_alert(
     assert done.error
     assert "ALERT" in done.seen.upper()
     assert len(reported) == 1
+
+
+def test_a_server_name_beyond_ascii_is_a_fatal_alert_and_no_traceback(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Python reports it as an exception that could not be raised, with what the client sent."""
+    monkeypatch.setattr("sys.unraisablehook", logs._on_unraisable)
+    server = contexts(read_files([certificates.pair("a.test")]))
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    hello = client().wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="name.test")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        hello.do_handshake()
+    incoming.write(outgoing.read().replace(b"name.test", b"\xff\x1b[m.test"))
+    handshake = server.main.wrap_bio(incoming, outgoing, server_side=True)
+    with pytest.raises(ssl.SSLError, match="CALLBACK_FAILED"):
+        handshake.do_handshake()
+    assert outgoing.read()[:1] == b"\x15"
+    assert caplog.records == []
 
 
 # --- one set of files after the other ---------------------------------------------------------------------------------
@@ -243,6 +211,21 @@ def test_the_modern_profile_speaks_tls_1_3_only(certificates: Certificates) -> N
         assert Handshake(server, client()).error == ""
 
 
+def test_a_client_that_prefers_chacha20_gets_it_and_others_the_servers_order(
+    certificates: Certificates,
+) -> None:
+    server = contexts(read_files([certificates.pair("a.test")]))
+    aes_256, chacha, aes_128 = (
+        f"ECDHE-ECDSA-{cipher}" for cipher in ("AES256-GCM-SHA384", "CHACHA20-POLY1305", "AES128-GCM-SHA256")
+    )
+    for preferred, got in (((aes_256, aes_128), aes_128), ((chacha, aes_128), chacha), ((aes_256, chacha), aes_256)):
+        asking = client(ssl.TLSVersion.TLSv1_2)
+        asking.set_ciphers(":".join(preferred))
+        found = Handshake(server, asking, "a.test").server.cipher()
+        assert found is not None
+        assert found[0] == got, preferred
+
+
 # --- ALPN -------------------------------------------------------------------------------------------------------------
 
 
@@ -277,13 +260,6 @@ def test_without_a_call_of_openssl_a_protocol_has_to_be_negotiated(
 # --- certificates of clients ------------------------------------------------------------------------------------------
 
 
-def presenting(by: str, version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> ssl.SSLContext:
-    """Return the context of a client with a certificate of this authority."""
-    context = client(version)
-    issued(("client@example.test",), by=by).configure_cert(context)
-    return context
-
-
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_a_client_has_to_present_a_certificate_of_the_authorities(
     certificates: Certificates, version: ssl.TLSVersion
@@ -300,6 +276,61 @@ def test_a_client_has_to_present_a_certificate_of_the_authorities(
             assert "CERTIFICATE_VERIFY_FAILED" in Handshake(server, presenting("three", version), name).error
             without = Handshake(server, client(version), name)
             assert ("PEER_DID_NOT_RETURN_A_CERTIFICATE" in without.error) == (mode == "required")
+
+
+def test_an_intermediate_authority_is_trusted_by_itself(certificates: Certificates, tmp_path: Path) -> None:
+    parent = trustme.CA(key_type=EC)
+    child, sibling = parent.create_child_ca(key_type=EC), parent.create_child_ca(key_type=EC)
+    child.cert_pem.write_to_path(tmp_path / "child.pem")
+    server = contexts(read_files([certificates.pair("a.test")], str(tmp_path / "child.pem")), client="required")
+    for by, error in ((child, ""), (sibling, "CERTIFICATE_VERIFY_FAILED"), (parent, "CERTIFICATE_VERIFY_FAILED")):
+        asking = client()
+        by.issue_cert("client@example.test", key_type=EC).configure_cert(asking)
+        assert error in Handshake(server, asking, "a.test").error
+        assert bool(error) or Handshake(server, asking, "a.test").error == ""
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_the_chain_is_told_or_why_it_is_not(certificates: Certificates, version: ssl.TLSVersion) -> None:
+    files = read_files([certificates.pair("a.test")], certificates.authorities("one"))
+    server, asking = contexts(files, client="optional"), presenting("one", version)
+    first = Handshake(server, asking, "a.test")
+    info = TLSInfo(first.server)
+    own = issued(("client@example.test",), by="one").cert_chain_pems[0].bytes().decode()
+    root = authority("one").cert_pem.bytes().decode()
+    assert info.verified_chain == tuple(map(ssl.PEM_cert_to_DER_cert, (own, root)))
+    assert info.verified_chain_missing == ""
+    assert info.peer_certificate is not None
+    resumed = TLSInfo(Handshake(server, asking, "a.test", first.client.session).server)
+    assert (resumed.resumed, resumed.verified_chain) == (True, None)
+    assert resumed.verified_chain_missing == "the session was resumed, which keeps the peer's certificate only"
+    assert resumed.peer_certificate == info.peer_certificate
+    without = TLSInfo(Handshake(server, client(version), "a.test").server)
+    assert (without.verified_chain, without.verified_chain_missing) == (None, "the peer sent no certificate")
+    unasked = TLSInfo(Handshake(contexts(read_files([certificates.pair("a.test")])), asking, "a.test").server)
+    assert (unasked.verified_chain, unasked.verified_chain_missing) == (None, "no certificate was asked for")
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_servers_with_the_same_ticket_keys_share_the_sessions_of_the_same_authorities_only(
+    certificates: Certificates, tmp_path: Path, version: ssl.TLSVersion
+) -> None:
+    """A server that asks for no certificate would vouch for its clients at one that does."""
+    keys = tmp_path / "keys"
+    keys.write_text("".join(f"{base64.b64encode(os.urandom(80)).decode()}\n" for _ in range(3)))
+    pair = certificates.pair("a.test")
+    asking = presenting("one", version)
+    servers = []
+    for authorities, mode in (("one", "required"), ("one", "optional"), ("one two", "required"), ("", "off")):
+        ca = certificates.authorities(*authorities.split()) if authorities else ""
+        servers.append(contexts(read_files([pair], ca, ticket_keys=str(keys)), client=mode, ticket_keys=True))
+    another = contexts(
+        read_files([pair], certificates.authorities("one"), ticket_keys=str(keys)), client="required", ticket_keys=True
+    )
+    session = Handshake(another, asking, "a.test").client.session
+    handshakes = [Handshake(server, asking, "a.test", session) for server in servers]
+    assert [each.error for each in handshakes] == [""] * 4
+    assert [each.client.session_reused for each in handshakes] == [True, False, False, False]
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])

@@ -193,7 +193,7 @@ def _check(target: str, sources: Sources) -> tuple[str, int]:
     found = check(sources, target)
     output.warn([f"{name}: no such option{hint}" for name, hint in sources.unknown_variables])
     output.warn(found.warnings)
-    return f"ok: {found.summary}", 0
+    return "\n".join([f"ok: {found.summary}", *found.facts]), 0
 
 
 _add_local(

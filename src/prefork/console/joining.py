@@ -1,7 +1,8 @@
 """The table of connections: what the workers say, joined with what the kernel says of the same sockets.
 
 Pure: values in, rows out. A socket's inode is what both sides name it by. A worker is not trusted: where the kernel
-knows better, as with the peer's address, it is believed.
+knows better, as with the peer's address, it is believed. What a proxy told of the peer only the worker knows; the proxy
+is shown beside it.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ class Row:
     unsent: int | None = None
     """Bytes that the handler has written and that have not left the machine."""
     tls: str | None = None
+    proxy: str | None = None
+    """The address of the proxy that told the peer's."""
     stale: bool = False
     """The worker did not answer: this is what the kernel knows."""
     kernel: Socket | None = None
@@ -52,7 +55,7 @@ class Row:
 
 #: The keys of a row, in their order.
 COLUMNS = (
-    *("id", "peer", "listener", "worker", "pid", "phase", "age", "idle", "rx", "tx", "unsent", "tls"),
+    *("id", "peer", "listener", "worker", "pid", "phase", "age", "idle", "rx", "tx", "unsent", "tls", "proxy"),
     "stale",
 )
 #: What rows can be sorted by; numbers with the largest first, unless the name has a "-" before it.
@@ -160,7 +163,9 @@ def _row_of_worker(worker: WorkerLink, said: WorkerRow, sock: Socket | None, lis
     row = _row_of_kernel(worker, sock, listeners)
     row.id, row.phase, row.age, row.stale = f"{worker.slot}-{said.number}", said.phase, said.age, False
     row.unsent, row.tls = said.unsent + (row.unsent or 0), said.tls or None
-    if not isinstance(sock, TCPSocket):
+    if said.proxy:
+        row.proxy = row.peer if isinstance(sock, TCPSocket) else said.proxy
+    if said.proxy or not isinstance(sock, TCPSocket):
         row.peer = said.peer
     return row
 

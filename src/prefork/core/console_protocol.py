@@ -50,6 +50,8 @@ class WorkerRow(NamedTuple):
     """Bytes that the handler has written and the kernel has not taken."""
     tls: str
     """The version; "" in the clear."""
+    proxy: str = ""
+    """The address of the proxy that told the peer's; "" without one."""
 
 
 class Frame(NamedTuple):
@@ -138,10 +140,11 @@ def count_in(end: dict[str, Any], name: str) -> int:
 
 
 def _row(value: object) -> WorkerRow:
-    if not isinstance(value, list) or len(value) != 7:
+    # The worker of an older server knows of no proxy.
+    if not isinstance(value, list) or len(value) not in (7, 8):
         raise ValueError("not a row of a connection")
-    number, inode, peer, phase, age, unsent, tls = value
-    if phase not in PHASES or not isinstance(peer, str) or not isinstance(tls, str):
+    number, inode, peer, phase, age, unsent, tls, proxy = value if len(value) == 8 else [*value, ""]
+    if phase not in PHASES or not all(isinstance(each, str) for each in (peer, tls, proxy)):
         raise ValueError("not a row of a connection")
     if isinstance(age, bool) or not isinstance(age, int | float) or not 0 <= age < _MAX_NUMBER:
         raise ValueError("not an age")
@@ -153,6 +156,7 @@ def _row(value: object) -> WorkerRow:
         float(age),
         _number(unsent),
         escape_ascii(tls, _TLS_LIMIT),
+        escape_ascii(proxy, _PEER_LIMIT),
     )
 
 

@@ -5,8 +5,6 @@ Pure: the text of the file goes in. See proc(5).
 
 from __future__ import annotations
 
-import os
-
 #: File systems whose answers come from another machine, or from a process (fuse.sshfs and the like begin with "fuse").
 _REMOTE = frozenset(
     {
@@ -16,9 +14,9 @@ _REMOTE = frozenset(
 )
 
 
-def remote_type(mounts: str, device: int) -> str:
-    """Return the type of the file system that is `device` (stat(2), st_dev), if it is on another machine; else ""."""
-    wanted = f"{os.major(device)}:{os.minor(device)}"
+def remote_type(mounts: str, major: int, minor: int) -> str:
+    """Return the type of a file system, by the numbers of its device, if it is on another machine; otherwise ""."""
+    wanted = f"{major}:{minor}"
     for line in mounts.splitlines():
         left, separator, right = line.partition(" - ")
         fields = left.split(" ")

@@ -16,10 +16,18 @@ HEAD = struct.Struct("!12sBBH")
 BLOCK_LIMIT = 4096
 LOCAL, PROXY = 0x20, 0x21
 UNSPEC, TCP4, TCP6, UNIX = 0x00, 0x11, 0x21, 0x31
-_DATAGRAMS = (0x12, 0x22, 0x32)
+#: Of no family, and yet a stream: nginx tells so of the client of a unix socket.
+_UNSPEC_STREAM = 0x01
+_DATAGRAMS = (0x02, 0x12, 0x22, 0x32)
 UNIX_PATH_SIZE = 108
 PORTS = struct.Struct("!HH")
-_ADDRESS_SIZE = {UNSPEC: 0, TCP4: 2 * 4 + PORTS.size, TCP6: 2 * 16 + PORTS.size, UNIX: 2 * UNIX_PATH_SIZE}
+_ADDRESS_SIZE = {
+    UNSPEC: 0,
+    _UNSPEC_STREAM: 0,
+    TCP4: 2 * 4 + PORTS.size,
+    TCP6: 2 * 16 + PORTS.size,
+    UNIX: 2 * UNIX_PATH_SIZE,
+}
 #: What an IPv4 address begins with in one of IPv6 (RFC 4291, 2.5.5.2).
 MAPPED = bytes(10) + b"\xff\xff"
 
@@ -45,7 +53,7 @@ def scan_v2(data: bytes) -> ProxyHeader | None:
     end = HEAD.size + size
     if len(data) < end:
         return None
-    if command == LOCAL or kind == UNSPEC:
+    if command == LOCAL or kind in (UNSPEC, _UNSPEC_STREAM):
         # Where addresses would end is not known, so that there is nothing to read: the block is skipped as it is.
         return ProxyHeader(2, "LOCAL" if command == LOCAL else "PROXY", length=end)
     source, destination = _addresses(data, kind)

@@ -5,6 +5,7 @@ Pure: the content of the file goes in, keys come out. OpenSSL gets them in `syst
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -67,6 +68,13 @@ class TicketKeys:
         """Return the bytes of each key as in a line of the file, for `from_raw`. The caller overwrites them."""
         return [bytearray(key.name) + key.aes + key.mac for key in self.keys]
 
+    def derive(self, group: bytes) -> TicketKeys:
+        """Return the keys for the sessions of one `group`, to which no ticket of another group is known.
+
+        b"" stands for the keys as they are. Every server with the same file and the same group has the same keys.
+        """
+        return TicketKeys(tuple(_derive(key, group) for key in self.keys)) if group else self
+
     @property
     def encrypting(self) -> TicketKey:
         """The key that new tickets are encrypted with."""
@@ -105,6 +113,13 @@ def parse_ticket_keys(content: bytes | bytearray) -> TicketKeys:
         if len(found) > MAX_KEYS:
             raise TicketKeysError(f"more than {MAX_KEYS} keys (remove the oldest, which are the first lines)")
     return TicketKeys(tuple(found))
+
+
+def _derive(key: TicketKey, group: bytes) -> TicketKey:
+    size = len(key.aes)
+    # The hash is an object that cannot be overwritten; what the keyring loads, can.
+    raw = hashlib.shake_256(b"prefork ticket keys" + key.name + key.aes + key.mac + group).digest(NAME_SIZE + 2 * size)
+    return _split(bytearray(raw))
 
 
 def _check(keys: Sequence[TicketKey]) -> None:

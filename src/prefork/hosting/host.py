@@ -10,14 +10,16 @@ import contextlib
 import os
 import socket
 import threading
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from ..core.account import Account, CloseReason, Handshake
-from ..core.messages import ListeningMessage, encode
+from ..core.messages import ListeningMessage, UnableMessage, encode
+from ..errors import ExitCode
 from ..system.held_sockets import held_sockets
 from ..system.scoreboard import ACCOUNT_AT, Row, WorkerStat
 from ..system.sockets import inode
 from ..worker.context import WorkerContext
+from ..worker.main import send
 from .claims import Claims
 from .stage import Stage
 
@@ -146,6 +148,22 @@ class Host:
             os.write(
                 self.context.fork.status.fileno(), b"".join(encode(ListeningMessage(each)) for each in sorted(new))
             )
+
+    @property
+    def reads_headers(self) -> bool:
+        """Whether connections begin with a PROXY header, which is read before the program has them."""
+        return self.context.config.settings.proxy_protocol != "off"
+
+    def refuse_own_accepting(self) -> NoReturn:
+        """End this worker: the program accepts by itself, so that it would take the PROXY header for data."""
+        send(
+            self.context,
+            UnableMessage(
+                "--proxy-protocol: the program accepts connections by itself, and not by a server of an asyncio loop, "
+                "so nothing would read the PROXY header (leave the option out, and have the program read it)"
+            ),
+        )
+        os._exit(ExitCode.SERVICE)
 
     # --- connections that the program accepts itself ------------------------------------------------------------------
 

@@ -123,7 +123,9 @@ class SocketLevel:
         # It listens already, unless no worker did for a while. The longest backlog that anything asks for wins.
         _original["listen"](sock, max(*backlog, self._host.backlog, 0))
         self._host.listeners.add(sock.fileno())
-        self._host.listens(sock)
+        if not self._host.reads_headers:
+            # Otherwise it listens once a loop accepts from the socket.
+            self._host.listens(sock)
         self._on_listening()
 
     def _getsockname(self, sock: socket.socket) -> Any:
@@ -164,6 +166,8 @@ class SocketLevel:
         if sock not in self._silent and not self._is_held(sock):
             connection, address = _original["accept"](sock)
             return connection, address
+        if self._host.reads_headers:
+            self._host.refuse_own_accepting()
         while True:
             if sock in self._silent or self._host.stage is Stage.STOPPED:
                 self._accept_nothing(sock)
@@ -187,6 +191,8 @@ class SocketLevel:
         held = sock in self._silent or self._is_held(sock)
         if held and (sock in self._silent or self._host.stage is Stage.STOPPED):
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        if held and self._host.reads_headers:
+            self._host.refuse_own_accepting()
         fd, address = _raw_accept(sock)
         if held:
             self._host.track(fd)

@@ -71,6 +71,9 @@ class Watch:
             self._check_end()
             if not looked and self._host.listeners and began - listened > _LOOP_EXPECTED:
                 looked = True
+                if self._host.reads_headers:
+                    # It waits for a connection, which it would accept itself.
+                    self._host.refuse_own_accepting()
                 self._warn()
             sleep(max(INTERVAL, (monotonic() - began) * _SHARE))
 

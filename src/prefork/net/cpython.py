@@ -52,6 +52,20 @@ def raw_ssl_object(connection: ssl.SSLObject) -> SSLPipe:
     return raw if usable else connection  # type: ignore[return-value]  # a union with None and Any
 
 
+def verified_chain(connection: ssl.SSLObject) -> tuple[bytes, ...] | None:
+    """Return the certificates of the peer's verified chain in DER, its own first; None if OpenSSL keeps none.
+
+    Raises AttributeError if this Python cannot tell. `SSLObject.get_verified_chain` is public from Python 3.13 on, and
+    belongs to the C object before.
+    """
+    public = getattr(connection, "get_verified_chain", None)
+    if public is not None:
+        return tuple(public()) or None
+    raw: Any = getattr(connection, "_sslobj", None)
+    found = raw.get_verified_chain()
+    return None if found is None else tuple(ssl.PEM_cert_to_DER_cert(each.public_bytes()) for each in found) or None
+
+
 # --- what loop.sendfile asks of a transport ---------------------------------------------------------------------------
 
 if TYPE_CHECKING:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 import socket
 import ssl
 from collections.abc import AsyncGenerator, Sequence
@@ -19,8 +21,10 @@ from ..errors import ConnectionTimeoutError
 from ..events import Emit, log
 from ..text import format_address
 from .listener_options import set_tcp_options
+from .poller import WRITE
 from .server_state import ServerState
 from .stream import Stream
+from .waiter import Waiter
 
 #: Where a loop keeps the state of its outgoing connections. An attribute lives as long as the loop; a table of loops
 #: would keep each of them alive, because the state refers to its loop.
@@ -48,8 +52,8 @@ class _Outgoing:
             await anext(self._end)
         return self._state
 
-    # A loop tells no one of its end, but closes the asynchronous generators that were begun in it
-    # (`shutdown_asyncgens`). Without that, the state is released when the loop is collected as garbage.
+    # A loop does not tell of its end, but `shutdown_asyncgens` closes the asynchronous generators that were begun in
+    # it. Where that is not called, the state is released when the loop is collected as garbage.
     async def _close_at_end(self) -> AsyncGenerator[None, None]:
         try:
             yield
@@ -153,7 +157,7 @@ async def _attempt(state: ServerState, family: int, address: Any, local: str | N
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
             sock.bind((local, 0))
-        await state.loop.sock_connect(sock, address)
+        await _establish(state, sock, address)
     except OSError as exc:
         sock.close()
         if exc.errno is not None:
@@ -164,6 +168,45 @@ async def _attempt(state: ServerState, family: int, address: Any, local: str | N
         sock.close()
         raise
     return sock
+
+
+class _Connecting:
+    """What the poller reports to while a connection is being established. The loop's own `sock_connect` would cost a
+    future and an iteration more."""
+
+    __slots__ = ("waiter",)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.waiter = Waiter(loop)
+
+    def _on_ready(self, _mask: int) -> None:
+        self.waiter.wake()
+
+
+async def _establish(state: ServerState, sock: socket.socket, address: Any) -> None:
+    """Connect a non-blocking socket (connect(2), EINPROGRESS). Raises OSError."""
+    error = sock.connect_ex(address)
+    if error == errno.EINPROGRESS:
+        connecting, fd = _Connecting(state.loop), sock.fileno()
+        state.poller.add(fd, connecting)
+        try:
+            while error == errno.EINPROGRESS:
+                state.poller.arm(fd, WRITE)
+                await connecting.waiter
+                error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or _progress(sock)
+        finally:
+            state.poller.remove(fd, connecting, True)
+    if error:
+        raise OSError(error, os.strerror(error))
+
+
+def _progress(sock: socket.socket) -> int:
+    """Return 0, or EINPROGRESS after an event that was meant for an earlier socket of the same number."""
+    try:
+        sock.getpeername()
+    except OSError:
+        return errno.EINPROGRESS
+    return 0
 
 
 def _make_stream(sock: socket.socket, address: object, state: ServerState) -> Stream:

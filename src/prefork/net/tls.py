@@ -11,7 +11,7 @@ import ssl
 from typing import Any
 
 from ..system.tls_contexts import ServerSSLObject
-from .cpython import raw_ssl_object
+from .cpython import raw_ssl_object, verified_chain
 
 #: The most that one read of an SSLObject returns: a record (RFC 8446, 5.1).
 RECORD = 16 * 1024
@@ -68,8 +68,38 @@ class TLSInfo:
 
     @property
     def peer_certificate(self) -> dict[str, Any] | None:
-        """The certificate as `ssl.SSLSocket.getpeercert()` returns it; None if none was requested or sent."""
+        """The certificate as `ssl.SSLSocket.getpeercert()` returns it; None if none was requested or sent.
+
+        Also after a resumption: the session has it.
+        """
         return self._object.getpeercert() or None
+
+    @property
+    def verified_chain(self) -> tuple[bytes, ...] | None:
+        """The chain from the peer's certificate to an authority, each certificate in DER; None if there is none to tell
+        of, for which `verified_chain_missing` has the reason."""
+        if self._object.context.verify_mode is ssl.CERT_NONE:
+            # OpenSSL also keeps a chain that it could not verify.
+            return None
+        try:
+            return verified_chain(self._object)
+        except AttributeError:
+            return None
+
+    @property
+    def verified_chain_missing(self) -> str:
+        """Why `verified_chain` is None, in words; "" if it is not."""
+        if self.verified_chain is not None:
+            return ""
+        if self._object.context.verify_mode is ssl.CERT_NONE:
+            return "no certificate was asked for"
+        if self.peer_certificate is None:
+            return "the peer sent no certificate"
+        return (
+            "the session was resumed, which keeps the peer's certificate only"
+            if self.resumed
+            else "this Python cannot tell"
+        )
 
     @property
     def resumed(self) -> bool:

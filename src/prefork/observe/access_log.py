@@ -125,13 +125,13 @@ class AccessLog:
 
 
 def text_format(worker: int) -> Format:
-    """Return what formats a line of text: nine words, of which a missing one is `-`."""
+    """Return what formats a line of text: ten words, of which a missing one is `-`."""
     stamp = _Stamp()
 
     def format(ended: EndedConnection, now: float) -> bytes:
         return (
             f"{stamp(now)} {_address(ended.address)} {_address(ended.local)} {ended.seconds:.3f} {ended.received} "
-            f"{ended.sent} {ended.tls or '-'} {ended.reason} {worker}\n"
+            f"{ended.sent} {ended.tls or '-'} {ended.reason} {worker} {_address(ended.proxy)}\n"
         ).encode("ascii", "backslashreplace")
 
     return format
@@ -144,10 +144,11 @@ def json_format(worker: int) -> Format:
     def format(ended: EndedConnection, now: float) -> bytes:
         # By hand, because json.dumps would double the time of the line.
         tls = f'"{ended.tls}"' if ended.tls else "null"
+        proxy = "null" if ended.proxy is None else _quoted(ended.proxy)
         return (
             f'{{"time": "{stamp(now)}", "peer": {_quoted(ended.address)}, "listener": {_quoted(ended.local)}, '
             f'"seconds": {ended.seconds:.6f}, "received": {ended.received}, "sent": {ended.sent}, "tls": {tls}, '
-            f'"reason": "{ended.reason}", "worker": {worker}, "pid": {pid}}}\n'
+            f'"reason": "{ended.reason}", "worker": {worker}, "pid": {pid}, "proxy": {proxy}}}\n'
         ).encode("ascii", "backslashreplace")
 
     return format

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import itertools
 import os
 import resource
@@ -55,6 +56,17 @@ def anonymous_file(name: str) -> IO[bytes]:
     import tempfile
 
     return tempfile.TemporaryFile(buffering=0)
+
+
+@functools.cache
+def can_seal() -> bool:
+    """Return whether `sealed_file` works in this process: a sandbox may refuse its calls."""
+    try:
+        sealed_file("prefork", b"").close()
+    except OSError as exc:
+        # Without a free descriptor it may work later.
+        return exc.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+    return True
 
 
 def sealed_file(name: str, content: bytes | bytearray) -> Descriptor:

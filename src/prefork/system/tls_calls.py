@@ -21,9 +21,12 @@ _ACCEPTED, _FATAL_ALERT = 0, 2
 _GET_TICKET_KEYS, _SET_TICKET_KEYS = 58, 59
 
 
+#: Every callback, for ever: an SSL_CTX lives as long as its last connection, and OpenSSL calls back until then.
+_callbacks: list[object] = []
+
+
 class TLSCalls:
-    """Calls libssl for contexts, which have to be made known before a connection uses them. Keeps what libssl points
-    to, so it has to live as long as the contexts. Raises UnverifiedPointer, or OSError, if that is impossible."""
+    """Calls libssl for the contexts of one server. Raises UnverifiedPointer if that is impossible."""
 
     def __init__(self, protocols: Sequence[str]) -> None:
         self._openssl = OpenSSL()
@@ -39,6 +42,7 @@ class TLSCalls:
             own = [each.encode("ascii") for each in protocols]
             try:
                 self._callback = kind(_protocol_chooser(types, own))
+                _callbacks.append(self._callback)
             except MemoryError as exc:
                 # Where the kernel denies memory that is written and executed, as with systemd's MemoryDenyWriteExecute.
                 raise UnverifiedPointer("the system allows no callbacks of ctypes") from exc

@@ -33,6 +33,8 @@ INTERMEDIATE_CIPHERS = (
     "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:"
     "ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305"
 )
+#: openssl/ssl.h, SSL_OP_PRIORITIZE_CHACHA
+_PRIORITIZE_CHACHA = 1 << 21
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,10 @@ class _ALPNCheckingSSLObject(ServerSSLObject):
 
 
 def _error(reason: str) -> ssl.SSLError:
-    return ssl.SSLError(ssl.SSLErrorNumber.SSL_ERROR_SSL, reason)
+    error = ssl.SSLError(ssl.SSLErrorNumber.SSL_ERROR_SSL, reason)
+    # Only errors that `_ssl` raises have these from the start.
+    error.library, error.reason = "prefork", reason
+    return error
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +113,11 @@ class TLSContexts:
         self._calls: TLSCalls | None = None
         self._main_pointer = 0
         self._ticket_keys = b""
-        if policy.alpn or policy.client != "off":
-            with contextlib.suppress(UnverifiedPointer, OSError):
-                calls = TLSCalls(policy.alpn)
-                self._main_pointer = calls.pointer(self.main)
-                self._ticket_keys = calls.ticket_keys(self._main_pointer)
-                self._calls = calls
+        with contextlib.suppress(UnverifiedPointer, OSError):
+            calls = TLSCalls(policy.alpn)
+            self._main_pointer = calls.pointer(self.main)
+            self._ticket_keys = calls.ticket_keys(self._main_pointer)
+            self._calls = calls
         alpn_unchecked = bool(policy.alpn) and self._calls is None
         self.main.sslobject_class = _ALPNCheckingSSLObject if alpn_unchecked else ServerSSLObject
         self.main.sni_callback = self._choose
@@ -122,24 +126,35 @@ class TLSContexts:
             self._keyring.install(self.main)
         self._chosen: _Chosen | None = None
 
+    @property
+    def changes_ticket_keys(self) -> bool:
+        """Whether tickets have keys that a seed changes (`TLSFiles.ticket_seed`), and not those of a file."""
+        return self._calls is not None and self._keyring is None
+
+    def can_take(self, files: TLSFiles) -> bool:
+        """Return whether `replace` can use other files: not other authorities, if no session could be forgotten."""
+        return self.files is None or self._calls is not None or self.files.same_authorities(files)
+
     def replace(self, files: TLSFiles) -> None:
         """Use other files for handshakes that begin from now on. Raises ConfigError, with nothing changed.
 
         Connections that are open are untouched. So are sessions, because the keys of the tickets stay if they are in no
         file, unless the authorities for the certificates of clients are others.
         """
-        if self.files is not None and self._calls is None and not _same_authorities(self.files, files):
+        if not self.can_take(files):
             # The sessions of clients that were verified by the old ones could be resumed.
             raise ConfigError("--tls-client-ca: cannot be changed without new workers", option="--tls-client-ca")
         choice = files.choice(self.policy.strict_sni)
         contexts = {group: self._make(files, group) for group in {*choice.by_name.values(), choice.default}}
         by_name = NameTable({name: contexts[group] for name, group in choice.by_name.items()})
         group = self._session_group(files)
-        if self._calls is not None and group != self.session_group:
-            self._calls.separate_sessions(self._main_pointer, self._ticket_keys, group)
+        seed = files.ticket_seed or self._ticket_keys
+        if self._calls is not None and (group, seed) != (self.session_group, self._ticket_keys):
+            self._calls.separate_sessions(self._main_pointer, seed, group)
+            self._ticket_keys = seed
         self._chosen = _Chosen(by_name, contexts[choice.default])
         if self._keyring is not None and files.ticket_keys is not None:
-            self._keyring.replace(files.ticket_keys.keys)
+            self._keyring.replace(files.ticket_keys.keys.derive(group))
         self.files, self.session_group = files, group
 
     def _make(self, files: TLSFiles, positions: Sequence[int]) -> ssl.SSLContext:
@@ -149,10 +164,10 @@ class TLSContexts:
             load_pair(context, files.pairs[position])
         if files.client_ca is not None:
             load_client_ca(context, files.client_ca)
-        if self._calls is None:
+        if self._calls is not None:
+            self._calls.select_protocols(self._calls.pointer(context))
+        elif self.policy.alpn:
             context.set_alpn_protocols(self.policy.alpn)
-            return context
-        self._calls.select_protocols(self._calls.pointer(context))
         return context
 
     def _session_group(self, files: TLSFiles) -> bytes:
@@ -179,11 +194,6 @@ class TLSContexts:
         return None
 
 
-def _same_authorities(before: TLSFiles, after: TLSFiles) -> bool:
-    old, new = ("" if each.client_ca is None else each.client_ca.data for each in (before, after))
-    return old == new
-
-
 def build_contexts(certificates: Sequence[TLS], emit: Emit = log) -> TLSContexts:
     """Return the contexts of a server with these certificates and no other options. Raises ConfigError.
 
@@ -200,12 +210,15 @@ def _configured(policy: TLSPolicy) -> tuple[ssl.SSLContext, str | None]:
     modern = policy.profile == "modern"
     context.minimum_version = ssl.TLSVersion.TLSv1_3 if modern else ssl.TLSVersion.TLSv1_2
     context.set_ciphers(INTERMEDIATE_CIPHERS)
-    # All ciphers of both profiles are good, and the client knows which one its processor is fast at.
-    context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
+    # The guideline leaves the order to the client, because its processor may be slow at AES. Such a client names
+    # ChaCha20 first, and gets it. The server's own order for the others is what testssl.sh asks for.
+    context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE | _PRIORITIZE_CHACHA
     # A renegotiation costs the server far more than the client that requests it (RFC 9325, 3.5).
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
     # OpenSSL sends two session tickets, for clients that open several connections at once (RFC 8446, C.4). One is
     # enough, because each resumed connection brings the next. A second one would cost every handshake 5 % more.
     context.num_tickets = 1
     context.verify_mode = _VERIFY_MODES[policy.client]
+    # An intermediate authority in the file is trusted without the root that has signed it, and others.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     return context, limit_groups(context)

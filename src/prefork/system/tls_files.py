@@ -11,7 +11,7 @@ import os
 import ssl
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..config import TLS
 from ..core.server_names import Choice, Identity, NeverChosen, SameName, choose
@@ -25,6 +25,8 @@ from .descriptors import anonymous_file
 from .ticket_keys import missing_support
 
 _CERT_MARK, _KEY_MARK = b"CERTIFICATE-----", b"PRIVATE KEY-----"
+#: Bytes of a seed: as many as the keys that OpenSSL makes of it.
+TICKET_SEED_SIZE = 80
 #: Longest certificate chain, key, or list of authorities that is read.
 _MAX_BYTES = 16 * 1024 * 1024
 
@@ -35,8 +37,8 @@ class CertificatePair:
 
     cert: str
     key: str
-    cert_bytes: bytes
-    key_bytes: bytes
+    cert_bytes: bytes = field(repr=False)
+    key_bytes: bytes = field(repr=False)
     weaknesses: tuple[tuple[str, Weakness], ...] = ()
     """The reasons why another user could have changed the files, by option."""
 
@@ -75,6 +77,8 @@ class TLSFiles:
     client_ca: ClientCA | None = None
     ticket_keys: TicketKeyFile | None = None
     """None: OpenSSL makes the keys of each context itself."""
+    ticket_seed: bytes = field(default=b"", repr=False)
+    """What the keys of tickets are derived from instead, of TICKET_SEED_SIZE bytes; b"" is no change."""
 
     @property
     def weaknesses(self) -> tuple[tuple[str, Weakness], ...]:
@@ -101,10 +105,12 @@ class TLSFiles:
         try:
             return choose([pair.identity() for pair in self.pairs], strict)
         except SameName as exc:
-            first, second = self.pairs[exc.first].cert, self.pairs[exc.second].cert
-            what = f"is for {exc.name}" if exc.name else "names no host"
-            reason = f"{what} with the same type of key as {escape_controls(first)}, so only one could be chosen"
-            raise _refused(second, reason) from exc
+            why = f"with the same type of key as {escape_controls(self.pairs[exc.first].cert)}"
+            if exc.name:
+                reason = f"is for {exc.name}, {why}, so only one could be chosen"
+            else:
+                reason = f"names no host, {why}, so only one could be chosen"
+            raise _refused(self.pairs[exc.second].cert, reason) from exc
         except NeverChosen as exc:
             reason = "names no host (subjectAltName), so no client could be offered it"
             raise _refused(self.pairs[exc.position].cert, reason) from exc

@@ -204,10 +204,11 @@ def _row(connection: Connection, uses_tls: bool, now: float) -> WorkerRow:
     with contextlib.suppress(OSError):
         if found.fd >= 0:
             inode = os.fstat(found.fd).st_ino
-            if not isinstance(found.address, tuple):
+            if found.proxy is None and not isinstance(found.address, tuple):
                 peer = _name_unix_peer(found.fd, peer)
     age = round(max(0.0, now - found.accepted_at), 3)
-    return WorkerRow(found.number, inode, peer, found.phase, age, found.unsent, found.tls)
+    proxy = "" if found.proxy is None else format_address(found.proxy)
+    return WorkerRow(found.number, inode, peer, found.phase, age, found.unsent, found.tls, proxy)
 
 
 def _name_unix_peer(fd: int, peer: str) -> str:

@@ -17,6 +17,7 @@ from .table import Column
 SLOW = 1024 * 1024
 _TONES = {
     "open": Tone.PLAIN,
+    "proxy": Tone.ACCENT,
     "handshake": Tone.ACCENT,
     "closing": Tone.QUIET,
     "lingering": Tone.QUIET,
@@ -34,6 +35,7 @@ def texts_of(row: Row) -> Sequence[tuple[str, str]]:
         ("pid", str(row.pid)),
         ("phase", row.phase),
         ("tls", row.tls or ""),
+        ("proxy", row.proxy or ""),
         ("stale", "yes" if row.stale else "no"),
     ]
 
