@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from prefork.events import Event, MetricsUnserved
-from prefork.parent.exporter import REQUEST_INTERVAL, Exporter, ExporterSpec, environment
+from prefork.parent.exporter import LAST_ANSWERS_TIME, REQUEST_INTERVAL, Exporter, ExporterSpec, environment
 from prefork.system.child import Child, ExitStatus
 from prefork.system.listeners import BoundAddress
 from prefork.system.processes import System
@@ -166,6 +166,20 @@ def test_another_supervisor_serves_only_once_this_one_has_let_go(world: World) -
     assert world.events == []
     world.collect(wanted=True)
     assert world.system.launches == 2
+
+
+def test_its_last_answers_are_waited_for_within_a_bound(world: World) -> None:
+    assert not world.exporter.must_wait(world.system.now)
+    world.collect(wanted=False)
+    began = world.system.now
+    assert world.exporter.must_wait(began)
+    due = world.exporter.next_due(began)
+    assert due is not None
+    assert due <= began + LAST_ANSWERS_TIME
+    assert not world.exporter.must_wait(began + LAST_ANSWERS_TIME)
+    world.system.status = ExitStatus(0)
+    world.collect(wanted=False)
+    assert not world.exporter.must_wait(began)
 
 
 def test_its_environment_has_none_of_the_services_secrets() -> None:

@@ -66,12 +66,13 @@ def write_v1(ends: tuple[Endpoint, Endpoint] | None) -> bytes:
 
 
 def write_v2(ends: tuple[Endpoint, Endpoint] | None, tlvs: Sequence[tuple[int, bytes]], with_checksum: bool) -> bytes:
-    """Return the header of version 2: LOCAL without ends, and of no family if only one of them is a unix socket.
+    """Return the header of version 2: LOCAL without ends, and if only one of them is a unix socket.
 
-    A CRC32C among `tlvs` is left out, because it is that of another header. Raises ValueError for TLVs that a receiver
-    would refuse, and for a header that is longer than our own receiver accepts.
+    HAProxy writes LOCAL for the latter as well, and HAProxy and go-proxyproto refuse PROXY without a family. A CRC32C
+    among `tlvs` is left out, because it is that of another header. Raises ValueError for TLVs that a receiver would
+    refuse, and for a header that is longer than our own receiver accepts.
     """
-    kind, addresses = _block(ends)
+    command, kind, addresses = _block(ends)
     kept = [(each, value) for each, value in tlvs if each != CRC32C]
     if with_checksum:
         kept.append((CRC32C, bytes(CRC32C_SIZE)))
@@ -79,23 +80,21 @@ def write_v2(ends: tuple[Endpoint, Endpoint] | None, tlvs: Sequence[tuple[int, b
     parse_tlvs(block, len(addresses), len(block))
     if len(block) > BLOCK_LIMIT:
         raise ValueError(f"the TLVs are too long: a header has at most {BLOCK_LIMIT} bytes behind its first 16")
-    header = HEAD.pack(SIGNATURE, LOCAL if ends is None else PROXY, kind, len(block)) + block
+    header = HEAD.pack(SIGNATURE, command, kind, len(block)) + block
     return header[:-CRC32C_SIZE] + crc32c(header).to_bytes(CRC32C_SIZE, "big") if with_checksum else header
 
 
-def _block(ends: tuple[Endpoint, Endpoint] | None) -> tuple[int, bytes]:
-    """Return the byte of the family and the addresses."""
-    if ends is None:
-        return UNSPEC, b""
+def _block(ends: tuple[Endpoint, Endpoint] | None) -> tuple[int, int, bytes]:
+    """Return the command, the byte of the family, and the addresses."""
+    if ends is None or isinstance(ends[0], bytes) != isinstance(ends[1], bytes):
+        return LOCAL, UNSPEC, b""
     source, destination = ends
     if isinstance(source, bytes) or isinstance(destination, bytes):
-        if not isinstance(source, bytes) or not isinstance(destination, bytes):
-            return UNSPEC, b""
-        return UNIX, source.ljust(UNIX_PATH_SIZE, b"\0") + destination.ljust(UNIX_PATH_SIZE, b"\0")
+        return PROXY, UNIX, b"".join(path.ljust(UNIX_PATH_SIZE, b"\0") for path in ends if isinstance(path, bytes))
     ports = PORTS.pack(source[1], destination[1])
     if source[0].version == destination[0].version == 4:
-        return TCP4, source[0].packed + destination[0].packed + ports
-    return TCP6, _as_ipv6(source[0]).packed + _as_ipv6(destination[0]).packed + ports
+        return PROXY, TCP4, source[0].packed + destination[0].packed + ports
+    return PROXY, TCP6, _as_ipv6(source[0]).packed + _as_ipv6(destination[0]).packed + ports
 
 
 def _as_ipv6(address: IPAddress) -> ipaddress.IPv6Address:

@@ -273,7 +273,8 @@ class BaseServer:
         sock, proxy = reader.release()
         del self._connections[reader]
         claimed, through = _claimed(proxy, header)
-        peer = self._admission.claim(claimed)
+        # A check of the proxy's own, and a client that it does not name, count for no peer: all would count for one.
+        peer = self._admission.claim(header.source)
         if peer is not None and isinstance(peer, Refusal):
             self._refuse(sock, claimed, peer, through)
             self._resume()

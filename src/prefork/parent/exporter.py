@@ -29,6 +29,8 @@ from .restarts import Restarts
 
 #: Seconds between two requests that are answered: a process that floods the connection does not keep this one busy.
 REQUEST_INTERVAL = 0.05
+#: Seconds that the process has for the answers under way, when another supervisor serves: it dies with this one.
+LAST_ANSWERS_TIME = 2.0
 #: Imports prefork also where it is not installed: from where this process has it. That comes last in the path, because
 #: it may be the folder of all packages, which must not come before the standard library.
 _PROGRAM = "import sys; sys.path.append(sys.argv.pop(1)); from prefork.exporter.__main__ import main; main()"
@@ -60,6 +62,8 @@ class _Process:
     """When it asked for the first time."""
     heard_at: float = 0.0
     """When it asked for the last time, or was started."""
+    ends_by: float | None = None
+    """When it has to have ended by itself, because it is not wanted any more; None: it is."""
 
 
 class Exporter:
@@ -85,6 +89,11 @@ class Exporter:
         """The pid of the process; 0 if none runs."""
         return 0 if self._process is None else self._process.child.pid
 
+    def must_wait(self, now: float) -> bool:
+        """Return whether this process must not end yet, because the other one finishes its answers."""
+        ends_by = None if self._process is None else self._process.ends_by
+        return ends_by is not None and now < ends_by
+
     # --- polling ------------------------------------------------------------------------------------------------------
 
     def interests(self, now: float) -> dict[int, int]:
@@ -108,6 +117,7 @@ class Exporter:
             return self._restarts.start_at
         times = [process.heard_at + SILENCE_TIMEOUT]
         times += [] if process.child.pollable else [now + REAP_INTERVAL]
+        times += [process.ends_by] if self.must_wait(now) and process.ends_by is not None else []
         return min([*times, *([process.answer_again_at] if now < process.answer_again_at else [])])
 
     def collect(self, now: float, wanted: bool) -> None:
@@ -123,7 +133,8 @@ class Exporter:
             if wanted and now >= self._restarts.start_at:
                 self._start(self._spec, now)
             return
-        if not wanted:
+        if not wanted and process.ends_by is None:
+            process.ends_by = now + LAST_ANSWERS_TIME
             self._let_go(process)
         if process.link is not None and (process.unsent or now >= process.answer_again_at):
             self._converse(process, now)

@@ -187,7 +187,7 @@ class Supervisor(Generic[C]):
     def run(self) -> facts.Finish | ForkContext:
         try:
             self._apply(facts.Started())
-            while self._outcome is None or self._takeover.must_wait():
+            while self._outcome is None or self._must_wait():
                 try:
                     self._iterate(self._wait())
                 except (OSError, MemoryError) as exc:
@@ -200,6 +200,10 @@ class Supervisor(Generic[C]):
             # Without a reason this is a stop that was asked for, of which the predecessor knows (`Takeover.stop`).
             self._takeover.fail(self._outcome.reason)
         return self._outcome
+
+    def _must_wait(self) -> bool:
+        """Return whether another process that depends on this one has to end first."""
+        return self._takeover.must_wait() or self._exporter.must_wait(self._system.monotonic())
 
     def spec_of(self, context: ForkContext) -> GenerationSpec[C]:
         return self._reloads.spec(context.generation)

@@ -113,12 +113,11 @@ class TLSContexts:
         self._calls: TLSCalls | None = None
         self._main_pointer = 0
         self._ticket_keys = b""
-        if policy.alpn or policy.client != "off":
-            with contextlib.suppress(UnverifiedPointer, OSError):
-                calls = TLSCalls(policy.alpn)
-                self._main_pointer = calls.pointer(self.main)
-                self._ticket_keys = calls.ticket_keys(self._main_pointer)
-                self._calls = calls
+        with contextlib.suppress(UnverifiedPointer, OSError):
+            calls = TLSCalls(policy.alpn)
+            self._main_pointer = calls.pointer(self.main)
+            self._ticket_keys = calls.ticket_keys(self._main_pointer)
+            self._calls = calls
         alpn_unchecked = bool(policy.alpn) and self._calls is None
         self.main.sslobject_class = _ALPNCheckingSSLObject if alpn_unchecked else ServerSSLObject
         self.main.sni_callback = self._choose
@@ -126,6 +125,11 @@ class TLSContexts:
         if self._keyring is not None:
             self._keyring.install(self.main)
         self._chosen: _Chosen | None = None
+
+    @property
+    def changes_ticket_keys(self) -> bool:
+        """Whether tickets have keys that a seed changes (`TLSFiles.ticket_seed`), and not those of a file."""
+        return self._calls is not None and self._keyring is None
 
     def can_take(self, files: TLSFiles) -> bool:
         """Return whether `replace` can use other files: not other authorities, if no session could be forgotten."""
@@ -144,8 +148,10 @@ class TLSContexts:
         contexts = {group: self._make(files, group) for group in {*choice.by_name.values(), choice.default}}
         by_name = NameTable({name: contexts[group] for name, group in choice.by_name.items()})
         group = self._session_group(files)
-        if self._calls is not None and group != self.session_group:
-            self._calls.separate_sessions(self._main_pointer, self._ticket_keys, group)
+        seed = files.ticket_seed or self._ticket_keys
+        if self._calls is not None and (group, seed) != (self.session_group, self._ticket_keys):
+            self._calls.separate_sessions(self._main_pointer, seed, group)
+            self._ticket_keys = seed
         self._chosen = _Chosen(by_name, contexts[choice.default])
         if self._keyring is not None and files.ticket_keys is not None:
             self._keyring.replace(files.ticket_keys.keys.derive(group))
@@ -158,10 +164,10 @@ class TLSContexts:
             load_pair(context, files.pairs[position])
         if files.client_ca is not None:
             load_client_ca(context, files.client_ca)
-        if self._calls is None:
+        if self._calls is not None:
+            self._calls.select_protocols(self._calls.pointer(context))
+        elif self.policy.alpn:
             context.set_alpn_protocols(self.policy.alpn)
-            return context
-        self._calls.select_protocols(self._calls.pointer(context))
         return context
 
     def _session_group(self, files: TLSFiles) -> bytes:

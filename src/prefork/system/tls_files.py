@@ -25,6 +25,8 @@ from .descriptors import anonymous_file
 from .ticket_keys import missing_support
 
 _CERT_MARK, _KEY_MARK = b"CERTIFICATE-----", b"PRIVATE KEY-----"
+#: Bytes of a seed: as many as the keys that OpenSSL makes of it.
+TICKET_SEED_SIZE = 80
 #: Longest certificate chain, key, or list of authorities that is read.
 _MAX_BYTES = 16 * 1024 * 1024
 
@@ -75,6 +77,8 @@ class TLSFiles:
     client_ca: ClientCA | None = None
     ticket_keys: TicketKeyFile | None = None
     """None: OpenSSL makes the keys of each context itself."""
+    ticket_seed: bytes = field(default=b"", repr=False)
+    """What the keys of tickets are derived from instead, of TICKET_SEED_SIZE bytes; b"" is no change."""
 
     @property
     def weaknesses(self) -> tuple[tuple[str, Weakness], ...]:
