@@ -139,6 +139,8 @@ class TLSContexts:
         if self._keyring is not None:
             self._keyring.install(self.main)
         self._chosen: _Chosen | None = None
+        self._made: dict[tuple[object, ...], ssl.SSLContext] = {}
+        """The contexts in use, by everything that was loaded into them."""
 
     @property
     def changes_ticket_keys(self) -> bool:
@@ -159,7 +161,10 @@ class TLSContexts:
             # The sessions of clients that were verified by the old ones could be resumed.
             raise ConfigError("--tls-client-ca: cannot be changed without new workers", option="--tls-client-ca")
         choice = files.choice(self.policy.strict_sni)
-        contexts = {group: self._make(files, group) for group in {*choice.by_name.values(), choice.default}}
+        # One is made for what has changed only: it takes 1.4 ms of a worker's loop, and there may be a thousand.
+        groups = {each: files.content(each) for each in {*choice.by_name.values(), choice.default}}
+        made = {content: self._made.get(content) or self._make(files, each) for each, content in groups.items()}
+        contexts = {each: made[content] for each, content in groups.items()}
         by_name = NameTable({name: contexts[group] for name, group in choice.by_name.items()})
         group = self._session_group(files)
         seed = files.ticket_seed or self._ticket_keys
@@ -169,7 +174,7 @@ class TLSContexts:
         self._chosen = _Chosen(by_name, contexts[choice.default])
         if self._keyring is not None and files.ticket_keys is not None:
             self._keyring.replace(files.ticket_keys.keys.derive(group))
-        self.files, self.session_group = files, group
+        self.files, self.session_group, self._made = files, group, made
 
     def _make(self, files: TLSFiles, positions: Sequence[int]) -> ssl.SSLContext:
         """Return a context with a certificate for each type of key."""
