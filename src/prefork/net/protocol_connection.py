@@ -159,7 +159,8 @@ class ProtocolConnection:
         self.task.add_done_callback(self._task_ended, context=state.callback_context)
 
     def was_silent(self) -> bool:
-        return self._totals is not None and not self._totals.received
+        totals = self._totals
+        return totals is not None and not totals.received and not totals.sent
 
     def close_reason(self) -> CloseReason:
         return self._reason or CloseReason.DONE
