@@ -20,7 +20,7 @@ class AnyProxy(enum.Enum):
 
     UNIX = "unix:"
     """Each process that can connect to a unix socket of the server: it has no address."""
-    ANYONE = "anyone"
+    ANYWHERE = "anywhere"
     """Each peer on TCP. It can claim any address, so this is for a network in which nothing but proxies reaches the
     server."""
 
@@ -39,7 +39,7 @@ def check_proxies(protocol: str, proxies: Sequence[object]) -> None:
     """Check that a PROXY header is read from named proxies only, and that it is read if there are some."""
     for each in proxies:
         if not isinstance(each, _SOURCE_TYPES):
-            reject(_OPTION, each, "must be a network, an address, unix: or anyone")
+            reject(_OPTION, each, "must be a network, an address, unix: or anywhere")
     if protocol != "off" and not proxies:
         reject("--proxy-protocol", protocol, "name the proxies that may send it: --proxy-from 10.0.0.0/8")
     if protocol == "off" and proxies:
@@ -76,7 +76,7 @@ def parse_proxy_source(text: object) -> ProxySource:
             network = ipaddress.IPv4Network((mapped, network.prefixlen - 96))
     if network.prefixlen == 0:
         reject(
-            _OPTION, text, f"trusts every peer, which can then claim any address (if that is meant: {_OPTION} anyone)"
+            _OPTION, text, f"trusts every peer, which can then claim any address (if that is meant: {_OPTION} anywhere)"
         )
     return network
 
@@ -85,5 +85,5 @@ def _mistake(text: str) -> str:
     try:
         found = ipaddress.ip_network(text, strict=False)
     except ValueError:
-        return "must be a network such as 10.0.0.0/8 or 2001:db8::/32, an address, unix: or anyone"
+        return "must be a network such as 10.0.0.0/8 or 2001:db8::/32, an address, unix: or anywhere"
     return f"has bits beyond its length: is {found} meant?"

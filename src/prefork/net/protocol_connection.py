@@ -162,7 +162,8 @@ class ProtocolConnection:
 
     def was_silent(self) -> bool:
         before = 0 if self._header is None else self._header.length
-        return self._totals is not None and self._totals.received <= before
+        totals = self._totals
+        return totals is not None and totals.received <= before and not totals.sent
 
     def close_reason(self) -> CloseReason:
         return self._reason or CloseReason.DONE
