@@ -72,7 +72,7 @@ fuzz: $(FUZZ)/.prepared
 soak: $(VENV)/.developing
 	$(BIN)/python -m soak $(SOAK_ARGS)
 
-## Three hosts behind HAProxy and nginx, in namespaces, and what their clients lose; 25 minutes.
+## Three hosts behind HAProxy and nginx, in namespaces, and what their clients lose; 30 minutes.
 ## For less: CLUSTER_ARGS="reload kill --scale 0.1".
 cluster: $(VENV)/.developing
 	@scripts/install-debian-packages

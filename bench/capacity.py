@@ -100,6 +100,11 @@ class Measured:
     rows: list[tuple[str, str]] = field(default_factory=list)
     """What else was measured, as text."""
 
+    def add(self, what: str, found: str) -> None:
+        """Note a row, and show it at once, because the whole takes minutes."""
+        self.rows.append((what, found))
+        _progress(f"{what}: {found}")
+
     def slope(self, of: Callable[[Memory], int]) -> float:
         """Return the bytes of each connection, between the first step and the last."""
         (low, first), (high, last) = self.memory[1], self.memory[-1]
@@ -162,9 +167,14 @@ def _measure(tls: bool, connections: int, processes: int, rest: float) -> Measur
     with _serving("leave", tls, connections, processes) as running, contextlib.ExitStack() as held:
         holders = _fill(running, measured, tls, connections, processes, held)
         _rest(running, measured, rest)
+        _check(holders)
         _ask(running, measured)
         _reload(running, measured)
+        _check(holders)
         _drain(running, measured, holders, "drain, the service leaves")
+    if tls:
+        # Aborting says nothing to the peer, so it costs what it costs in the clear.
+        return measured
     with _serving("stay", tls, connections, processes) as running, contextlib.ExitStack() as held:
         holders = _fill(running, None, tls, connections, processes, held)
         _drain(running, measured, holders, f"drain, the service stays (--drain-timeout {DRAIN_TIMEOUT})")
@@ -197,9 +207,11 @@ def _fill(
             opened += count
         if measured is not None:
             time.sleep(SETTLING)
+            _check(holders)
             measured.memory.append((opened, running.memory()))
+            _progress(f"{opened:,} connections: {measured.memory[-1][1]}")
     if measured is not None:
-        measured.rows.append(("all opened, steps and waits included", f"{time.monotonic() - began:.0f} s"))
+        measured.add("all opened, steps and waits included", f"{time.monotonic() - began:.0f} s")
     return holders
 
 
@@ -210,9 +222,9 @@ def _rest(running: Running, measured: Measured, seconds: float) -> None:
     time.sleep(seconds)
     for name, group in pids.items():
         used = sum(cpu_seconds(pid) - before[pid] for pid in group) / seconds
-        measured.rows.append((f"CPU at rest, {name}", f"{used:.2%} of one CPU"))
+        measured.add(f"CPU at rest, {name}", f"{used:.2%} of one CPU")
     count = max(descriptors(pid) for pid in running.workers())
-    measured.rows.append(("descriptors of the worker with the most", f"{count:,}"))
+    measured.add("descriptors of the worker with the most", f"{count:,}")
 
 
 def _ask(running: Running, measured: Measured) -> None:
@@ -222,7 +234,7 @@ def _ask(running: Running, measured: Measured) -> None:
         said = running.command(*words)
         seconds, cpu = time.monotonic() - began, _children_cpu() - used
         lines = f", {said.count(chr(10)):,} lines" if said.count("\n") > 1 else f", {len(said) / 2**20:.1f} MiB"
-        measured.rows.append((f"`prefork {' '.join(words)}`", f"{seconds:.1f} s, of which CPU {cpu:.1f} s{lines}"))
+        measured.add(f"`prefork {' '.join(words)}`", f"{seconds:.1f} s, of which CPU {cpu:.1f} s{lines}")
 
 
 def _children_cpu() -> float:
@@ -239,7 +251,7 @@ def _reload(running: Running, measured: Measured) -> None:
     _await(lambda: "reloaded: every worker is of generation 1" in running.log(), "the reload", running)
     seconds = time.monotonic() - began
     kept = len(old & set(running.workers()))
-    measured.rows.append(("reload, until the new workers serve", f"{seconds:.1f} s; {kept} old workers keep theirs"))
+    measured.add("reload, until the new workers serve", f"{seconds:.1f} s; {kept} old workers keep theirs")
 
 
 def _drain(running: Running, measured: Measured, holders: Sequence[subprocess.Popen[bytes]], title: str) -> None:
@@ -254,7 +266,7 @@ def _drain(running: Running, measured: Measured, holders: Sequence[subprocess.Po
     log = running.log()
     alarms = len(re.findall(r"(?i)\b(?:hang|hung|killed|did not)\b", log))
     told = f"all clients closed after {left:.1f} s, exit {status} after {seconds:.1f} s"
-    measured.rows.append((title, told + (f", {alarms} lines of trouble in the log" if alarms else "")))
+    measured.add(title, told + (f", {alarms} lines of trouble in the log" if alarms else ""))
     if alarms:
         print(log, file=sys.stderr)
 
@@ -265,6 +277,14 @@ def _await_left(holder: subprocess.Popen[bytes], seconds: float) -> None:
     poll.register(holder.stdout, select.POLLIN)
     if not poll.poll(seconds * 1000) or not os.read(holder.stdout.fileno(), 100).startswith(b"left"):
         raise Failure("connections stayed open after the drain")
+
+
+def _check(holders: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Raise Failure, with what it said, if a holder has ended: its connections ended with it."""
+    for holder in holders:
+        if holder.poll() is not None:
+            assert holder.stderr is not None
+            raise Failure(f"a holder ended with {holder.returncode}: {holder.stderr.read().decode()}")
 
 
 def _progress(what: str) -> None:

@@ -31,6 +31,8 @@ class Balancer(abc.ABC):
         self.hosts = hosts
         self.folder = folder
         self.log = folder / "log"
+        self._taken = 0
+        """How long its log was when it had taken all hosts; before, it may find some that begin."""
 
     @property
     def address(self) -> tuple[str, int]:
@@ -53,6 +55,10 @@ class Balancer(abc.ABC):
         """Return the processor time that its processes have used."""
         return sum(map(proc.processor_seconds, self._program.members()))
 
+    def noted(self) -> str:
+        """Return what it has noted of the hosts' health, in words, or ""."""
+        return ""
+
     def _takes_all(self) -> bool:
         if not self._program.members():
             raise HarnessError(f"{self.program} has ended")
@@ -68,6 +74,7 @@ class Balancer(abc.ABC):
                 proc.wait_until(self._takes_all, 30, f"{self.program} that takes all", 0.05)
             except HarnessError as exc:
                 raise HarnessError(f"{exc}; it logged:\n{self.log.read_text(errors='replace')[-2000:]}") from exc
+            self._taken = len(self.log.read_text(errors="replace"))
             yield self
         finally:
             self._program.kill()

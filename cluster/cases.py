@@ -17,7 +17,7 @@ from .balancer import Balancer
 from .host import Host
 
 #: Seconds in which balancers look elsewhere, before a host that is told to stop does so: four checks.
-DRAIN_DELAY = 2
+DRAIN_DELAY = "2"
 #: Seconds of a cut that TCP makes good, and of one that clients do not wait for.
 SHORT_CUT, LONG_CUT = 3.0, 14.0
 
@@ -44,8 +44,8 @@ class Case:
     balancer: str = "haproxy"
     readiness: bool = True
     agent: bool = False
-    delay: bool = False
-    """Whether hosts have `--drain-delay`."""
+    delay: str = ""
+    """The hosts' `--drain-delay`, or "" for none."""
     patience: float = 30.0
     """Seconds that clients wait for an answer."""
     proxy: bool = True
@@ -55,7 +55,7 @@ class Case:
 
     def missing(self) -> list[str]:
         """Return the options that this version of prefork lacks for it."""
-        needed = {"--drain-delay": self.delay, "--agent": self.agent, "--proxy-protocol": self.proxy}
+        needed = {"--drain-delay": bool(self.delay), "--agent": self.agent, "--proxy-protocol": self.proxy}
         return [name for name, wanted in needed.items() if wanted and not has_option(name)]
 
 
@@ -122,10 +122,13 @@ CASES = {
         drain,
         readiness=False,
         agent=True,
-        delay=True,
+        delay=DRAIN_DELAY,
     ),
     "drain-readyz": Case(
-        "prefork stop with --drain-delay; HAProxy asks only /readyz, and does not retry", drain, delay=True
+        "prefork stop with --drain-delay; HAProxy asks only /readyz, and does not retry", drain, delay=DRAIN_DELAY
+    ),
+    "drain-auto": Case(
+        "prefork stop with --drain-delay auto; HAProxy asks only /readyz, and does not retry", drain, delay="auto"
     ),
     "drain-retry": Case(
         "prefork stop without --drain-delay; HAProxy asks /readyz, and retries at another host",

@@ -6,7 +6,9 @@ As the configuration manual of HAProxy 2.6 has it.
 from __future__ import annotations
 
 import csv
+import re
 import socket
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +48,8 @@ listen echo
     balance roundrobin
 {readiness}{servers}
 """
+#: How it logs that a check has failed, and why.
+_DOWN = re.compile(r"^Server echo/host\d+ is DOWN, reason: (.*?)(?:, check duration|\. \d+ active)", re.MULTILINE)
 _READINESS = "    option httpchk GET /readyz\n    http-check expect status 200\n"
 
 
@@ -97,6 +101,11 @@ class HAProxy(Balancer):
         # Until its first check it believes in every host.
         checks = ["check_status", *(["agent_status"] if self._setup.agent else [])]
         return found.get("status") == "UP" and all(found[check].endswith("OK") for check in checks)
+
+    def noted(self) -> str:
+        """Return how often a host was marked down since all were taken, and why."""
+        reasons = Counter(_DOWN.findall(self.log.read_text(errors="replace")[self._taken :]))
+        return ", ".join(f"{count} times down ({reason})" for reason, count in reasons.items()) or "never down"
 
     def statistics(self) -> dict[str, dict[str, str]]:
         """Return the columns of `show stat` for each server; none before its socket is there."""

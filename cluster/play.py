@@ -25,7 +25,7 @@ from .losses import Attributed, Event, Loss, Owner, Passage, attribute, in_words
 from .stage import DEADLINE, Stage, answers, wait_answers
 
 #: How often a case is done at scale 1, to the hosts in turn.
-ROUNDS = 12
+ROUNDS = 10
 #: New connections that each host has to answer before a round, and that it has to answer once it is back.
 ANSWERS = 10
 #: Losses that are told one by one.
@@ -61,6 +61,7 @@ class Outcome:
     rounds: int
     back: Back
     held: int
+    noted: str = ""
     contradictions: list[str] = field(default_factory=list)
 
     @property
@@ -101,7 +102,7 @@ class Outcome:
             f"losses: {in_words(self.attributed)}",
             *(f"lost: {each}" for each in told[:TOLD]),
             f"hosts: {self.counts.handled} handled, {self.counts.ended} ended well, {self.counts.broken} broken",
-            f"balancer: {len(self.passages)} connections, {self.retries} tried again",
+            f"balancer: {len(self.passages)} connections, {self.retries} tried again; {self.noted or 'no checks'}",
             f"back: the {self.rounds} hosts then answered {self.back.own} of {self.back.all} new connections",
             *(f"CONTRADICTION: {each}" for each in self.contradictions),
         ]
@@ -159,12 +160,12 @@ def _observe(stage: Stage, case: Case) -> Outcome:
             ledger, held = load.stop()
             last = load.last
         _wait_for_log(balancer, ledger)
-        passages = balancer.passages()
+        passages, noted = balancer.passages(), balancer.noted()
         counts = sum((host.counts() for host in hosts), Counts())
     losses = [Loss(**each) for each in (loss for result in last for loss in result["losses"])]
     attributed = attribute(losses, passages, events)
     moved, strangers = _sum(last, "moved"), _sum(last, "strangers")
-    return Outcome(ledger, counts, passages, attributed, moved, strangers, rounds, back, held)
+    return Outcome(ledger, counts, passages, attributed, moved, strangers, rounds, back, held, noted)
 
 
 def _round(case: Case, load: Clients, balancer: Balancer, host: Host, back: Back) -> Event:

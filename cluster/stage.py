@@ -15,7 +15,7 @@ from soak.load import Clients, Mix, Plan, clients
 from soak.scenario import Context
 
 from .balancer import Balancer, folder_in
-from .cases import DRAIN_DELAY, Case
+from .cases import Case
 from .haproxy import HAProxy, Setup
 from .host import AGENT, Host
 from .network import Network, Node
@@ -58,7 +58,7 @@ class Stage:
     def _options(self, case: Case, node: Node) -> list[str]:
         options = ["--drain-timeout", str(DRAIN_TIMEOUT)]
         if case.delay:
-            options += ["--drain-delay", str(DRAIN_DELAY)]
+            options += ["--drain-delay", case.delay]
         if case.agent:
             options += ["--agent", f"{node.address}:{AGENT}"]
         if case.proxy:

@@ -75,7 +75,10 @@ async def relay(client: Stream, upstream: Stream) -> None:
 
 
 async def copy(source: Stream, target: Stream) -> None:
-    """Pass on one direction. Reset both connections if one of them breaks."""
+    """Pass on one direction. Reset both connections if one of them breaks.
+
+    A peer that has ended its direction and goes away after that is noticed when it is sent something.
+    """
     try:
         while data := await source.read(65536):
             await target.send(data)

@@ -178,15 +178,16 @@ def verdicts(out: str) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_a_killed_host_loses_its_own_connections_and_a_reloaded_one_none() -> None:
+def test_a_killed_host_loses_its_own_connections_and_one_that_stops_in_order_none() -> None:
     need_cluster()
-    done = cluster("kill", "reload", "nginx-reload", "--scale", "0.05", "--rate", "50", "--stay", "2")
+    done = cluster("kill", "drain-agent", "upgrade", "nginx-reload", "--scale", "0.05", "--rate", "50", "--stay", "2")
     assert done.returncode == 0, done.stdout + done.stderr
     found = verdicts(done.stdout)
-    assert set(found) == {"control-kill", "kill", "reload", "nginx-reload"}
+    assert set(found) == {"control-kill", "kill", "drain-agent", "upgrade", "nginx-reload"}
     assert all(line.endswith(" good") for line in found.values())
     assert "0 of the host's" not in found["control-kill"]
-    assert " 0 of " in found["reload"]
+    assert " 0 of " in found["drain-agent"]
+    assert "0 of 0 answers" not in done.stdout
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import socket
 import ssl
 from pathlib import Path
@@ -114,6 +115,20 @@ async def test_the_handler_has_the_claimed_peer_and_what_follows_the_header(worl
         assert await echoed(serving, V1 + V2, end=V2) == ("203.0.113.7:51234 True PROXY", V2)
         await eventually(lambda: not serving.server.connections, "the end")
         assert ends(serving) == {CloseReason.DONE: 7}
+
+
+@pytest.mark.parametrize("rounds", [20, pytest.param(2000, marks=pytest.mark.slow)])
+async def test_the_cuts_between_segments_do_not_matter(world: World, rounds: int) -> None:
+    data = bytes(range(256)) * 4
+    async with behind(stream_handler) as serving:
+        for number in range(rounds):
+            sent = (V1, V2, LOCAL, UNKNOWN)[number % 4] + data
+            cuts = sorted(random.sample(range(1, len(sent)), 1 + number % 7))
+            parts = [sent[start:end] for start, end in zip([0, *cuts], [*cuts, len(sent)], strict=True)]
+            line, back = await echoed(serving, *parts, end=data)
+            assert back == data
+            assert line.endswith(" True PROXY")
+        assert set(ends(serving)) <= {CloseReason.DONE}
 
 
 def speak_tls(where: Any, header: bytes, step: int) -> bytes:
@@ -253,7 +268,7 @@ async def test_a_unix_socket_is_trusted_by_its_word(world: World, handler: Any, 
 
 async def test_the_word_for_all_addresses_is_not_for_a_unix_socket(world: World, tmp_path: Path) -> None:
     path = str(tmp_path / "untrusted")
-    async with behind(stream_handler, proxy_from="anyone") as serving:
+    async with behind(stream_handler, proxy_from="anywhere") as serving:
         assert await echoed(serving, V2 + b"ping") == ("203.0.113.7:51234 True PROXY", b"ping")
         with prefork.bind_unix_socket(path) as listener, socket.socket(socket.AF_UNIX) as sock:
             serving.server.add_socket(listener)
@@ -266,7 +281,9 @@ async def test_the_word_for_all_addresses_is_not_for_a_unix_socket(world: World,
 
 @pytest.mark.parametrize("handler", [stream_handler, Echoes])
 async def test_the_limit_of_an_address_is_about_the_client(world: World, handler: Any) -> None:
+    ended: list[EndedConnection] = []
     async with behind(handler, Limits(max_connections_per_ip=2, refusal=b"421 busy\r\n")) as serving:
+        serving.server.observers.on_ended = ended.append
         with contextlib.ExitStack() as kept:
             # The proxy itself has no limit.
             waiting = [kept.enter_context(serving.connect_socket()) for _ in range(5)]
@@ -276,11 +293,18 @@ async def test_the_limit_of_an_address_is_about_the_client(world: World, handler
             await eventually(lambda: len(serving.server._admission._peers) == 1, "the client")  # type: ignore[attr-defined]  # LocalAdmission
             assert await refused(serving, V2) == b"421 busy\r\n"
             assert ends(serving) == {CloseReason.MAX_CONNECTIONS_PER_IP: 1}
+            assert ended[0].address == CLIENT
+            assert isinstance(ended[0].proxy, tuple)
             for sock in waiting[2:]:
                 sock.sendall(V1.replace(b"203.0.113.7", b"203.0.113.8"))
             await eventually(lambda: ends(serving)[CloseReason.MAX_CONNECTIONS_PER_IP] == 2, "the second refusal")
             events = [str(event) for event in serving.events if isinstance(event, ConnectionRefused)]
             assert events[0].startswith("refused 203.0.113.7:51234: per-address")
+            # The proxy's own checks count for no address.
+            for _ in range(3):
+                check = kept.enter_context(serving.connect_socket())
+                check.sendall(LOCAL)
+                assert await asyncio.get_running_loop().sock_recv(check, 1000)
         await eventually(lambda: not serving.server.connections, "the end")
         assert not serving.server._admission._peers  # type: ignore[attr-defined]  # LocalAdmission
 

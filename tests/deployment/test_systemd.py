@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import shutil
+import socket
+import ssl
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import trustme
 from helpers.booted import HERE, boot
 from helpers.deployment import DEPLOY, PREFORK, unit
-from helpers.servers import echo
 from helpers.support import need
 
 from prefork.cli.sources import Sources
@@ -77,22 +80,17 @@ def test_timeouts_of_the_service_unit_contain_preforks_own(tmp_path: Path) -> No
     assert f"--bind systemd:{unit('app.socket')['FileDescriptorName']} " in service["ExecStart"]
 
 
-def test_the_hook_of_certbot_copies_the_pair_and_reloads(tmp_path: Path) -> None:
-    """Under names of this test, with a `systemctl` that only says how it was called."""
-    lineage, target, programs = (tmp_path / name for name in ("lineage", "tls", "bin"))
-    for folder in (lineage, target, programs):
+def test_the_hook_of_certbot_copies_the_pair(tmp_path: Path) -> None:
+    lineage, target = tmp_path / "lineage", tmp_path / "tls"
+    for folder in (lineage, target):
         folder.mkdir()
     (lineage / "fullchain.pem").write_text("certificate")
     (lineage / "privkey.pem").write_text("key")
     (target / "key.pem").write_text("old")
-    (programs / "systemctl").write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/called\n')
-    (programs / "systemctl").chmod(0o755)
     variables = {"RENEWED_LINEAGE": str(lineage), "APP_TLS": str(target), "APP_GROUP": str(os.getgid())}
-    path = f"{programs}:{os.environ['PATH']}"
-    subprocess.run([UNITS / "certbot-hook"], check=True, timeout=50, env={**variables, "PATH": path})
+    subprocess.run([UNITS / "certbot-hook"], check=True, timeout=50, env={**os.environ, **variables})
     assert {path.name: path.read_text() for path in target.iterdir()} == {"cert.pem": "certificate", "key.pem": "key"}
     assert (target / "key.pem").stat().st_mode & 0o777 == 0o640
-    assert (tmp_path / "called").read_text() == "reload app\n"
 
 
 # --- what the server does ---------------------------------------------------------------------------------------------
@@ -108,25 +106,53 @@ os.execvp(sys.argv[1], sys.argv[1:])
 
 
 @pytest.mark.slow
-def test_a_server_makes_only_the_system_calls_that_the_unit_allows(tmp_path: Path) -> None:
-    """A start, connections, a reload, an upgrade, metrics and a stop, with every system call on record."""
+def test_a_server_makes_only_the_system_calls_that_the_unit_allows(tmp_path: Path, certs: dict[str, str]) -> None:
+    """TLS, PROXY, agent, metrics; a start, connections, renewal, a reload, an upgrade, a stop: every call on record."""
     need("strace", "systemd-analyze")
     (tmp_path / "app.py").write_text(ECHO)
+    (tmp_path / "tickets").write_text("".join(f"{base64.b64encode(os.urandom(80)).decode()}\n" for _ in range(3)))
+    (tmp_path / "tickets").chmod(0o600)
     strace = ("strace", "-f", "-qq", "-c", "-S", "name", "-o", str(tmp_path / "calls"))
     prefix = (*strace, sys.executable, "-c", CONFINED)
-    options = ("-w", "2", "--control", str(tmp_path / "control"), "--metrics", f"unix:{tmp_path / 'metrics'}")
+    options = ["-w", "2", "--control", str(tmp_path / "control"), "--metrics", f"unix:{tmp_path / 'metrics'}"]
+    options += ["--agent", f"unix:{tmp_path / 'agent'}", "--proxy-protocol", "any", "--proxy-from", "127.0.0.0/8"]
+    options += [
+        "--tls-cert",
+        certs["cert"],
+        "--tls-key",
+        certs["key"],
+        "--tls-ticket-key-file",
+        str(tmp_path / "tickets"),
+    ]
+    context = ssl.create_default_context(cafile=certs["ca"])
     with run_server("app:handle", *options, cwd=tmp_path, prefix=prefix, timeout=60) as server:
-        assert echo(("127.0.0.1", server.port)) == b"hello\n"
+        session = ask(server.port, context)
+        ask(server.port, context, session)
         for command in ("reload", "upgrade", "status", "connections", "stacks"):
             done = prefork(command, "--control", str(tmp_path / "control"))
             assert done.returncode == 0, done.stderr
-        assert echo(("127.0.0.1", server.port)) == b"hello\n"
+        ask(server.port, context, session)
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(str(tmp_path / "agent"))
+            assert sock.recv(100).startswith(b"up ready")
         prefork("stop", "--control", str(tmp_path / "control"))
         server.wait()
     lines = (tmp_path / "calls").read_text().splitlines()
     made = {line.split()[-1] for line in lines if re.match(r"\s*[0-9]+\.[0-9]+ ", line)} - {"total"}
     assert {"accept4", "epoll_wait", "fork", "clone", "clone3"} & made
     assert made - allowed("@system-service") == set()
+
+
+def ask(port: int, context: ssl.SSLContext, session: ssl.SSLSession | None = None) -> ssl.SSLSession:
+    """Say hello behind a PROXY header and in TLS, and return the session."""
+    with socket.create_connection(("127.0.0.1", port), 20) as plain:
+        plain.sendall(b"PROXY TCP4 192.0.2.1 192.0.2.2 1000 9000\r\n")
+        with context.wrap_socket(plain, server_hostname="localhost", session=session) as sock:
+            sock.sendall(b"hello\n")
+            assert sock.recv(100) == b"hello\n"
+            assert sock.session is not None
+            assert session is None or sock.session_reused
+            return sock.session
 
 
 def allowed(group: str) -> set[str]:
@@ -145,14 +171,21 @@ def prefork(*words: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_systemd_runs_the_units(tmp_path: Path) -> None:
-    """systemd as process 1 of namespaces: enable, reload, a reload that fails, upgrade, restart, watchdog, stop."""
+    """systemd as process 1 of namespaces: enable, reload, upgrade, restart, watchdog, certificates, stop."""
     files: dict[str, Path | str] = {
         "/etc/systemd/system/app.service": UNITS / "app.service",
         "/etc/systemd/system/app.socket": UNITS / "app.socket",
         "/etc/app/prefork.toml": UNITS / "prefork.toml",
+        "/etc/letsencrypt/renewal-hooks/deploy/app": UNITS / "certbot-hook",
         "/opt/app/app.py": ECHO,
         # What this machine needs, and a watchdog that does not take the test 30 s.
         "/etc/systemd/system/app.service.d/here.conf": f"[Service]\n{HERE}\nWatchdogSec=2\n",
     }
+    for name in ("first", "second"):
+        authority = trustme.CA()
+        leaf = authority.issue_cert("localhost")
+        files[f"/etc/lineage/{name}/ca.pem"] = authority.cert_pem.bytes().decode()
+        files[f"/etc/lineage/{name}/fullchain.pem"] = leaf.cert_chain_pems[0].bytes().decode()
+        files[f"/etc/lineage/{name}/privkey.pem"] = leaf.private_key_pem.bytes().decode()
     said, console = boot(tmp_path, files, Path(__file__).with_name("in_systemd.py"))
     assert said == "well\n", f"{said}--- systemd\n{console}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import signal
 import socket
 import ssl
 import struct
@@ -111,16 +112,23 @@ def test_proxy_holds_a_sender_up_that_is_faster_than_its_reader(proxy: Ends) -> 
 
 
 @pytest.mark.parametrize("version", ["1", "2"])
-def test_proxy_tells_the_backend_of_the_client(version: str) -> None:
+def test_proxy_tells_the_backend_of_the_client_and_drains_when_they_are_done(version: str) -> None:
     with backend() as listener:
         env = {"BACKENDS": where(listener), "SEND_PROXY": version}
         with (
             run_server("proxy:handle", "--workers", "1", cwd=EXAMPLES, env=env) as server,
             Ends(server, listener).connected(b"hello") as (client, accepted),
         ):
+            (host, port), here = client.getsockname(), client.getpeername()
+            server.signal(signal.SIGTERM)
+            wait_until(lambda: "draining" in server.stderr(), TIMEOUT, "the drain")
             client.shutdown(socket.SHUT_WR)
             received = accepted.makefile("rb").read()
-            (host, port), here = client.getsockname(), client.getpeername()
+            accepted.sendall(b"goodbye")
+            accepted.shutdown(socket.SHUT_WR)
+            assert client.makefile("rb").read() == b"goodbye"
+            assert server.wait() == 0
+            assert "1 connection closed, none aborted" in server.stderr()
     if version == "1":
         assert received == f"PROXY TCP4 {host} {here[0]} {port} {here[1]}\r\nhello".encode()
     else:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import os
 import socket
 import ssl
 from pathlib import Path
 
 import pytest
 from helpers.proc import children
+from helpers.renewal import ticket_keys
 from helpers.servers import command, serving
 from helpers.streams import authority, client_context
 from helpers.support import wait_until
@@ -40,9 +43,13 @@ def test_no_key_material_is_told_or_left_where_others_read(tmp_path: Path) -> No
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     leaf.cert_chain_pems[0].write_to_path(str(cert))
     leaf.private_key_pem.write_to_path(str(key))
+    raw = [os.urandom(80) for _ in range(3)]
+    tickets = ticket_keys(tmp_path / "tickets", *raw)
     secrets = [line for line in key.read_text().splitlines() if "-----" not in line]
-    assert len(secrets) > 1
+    secrets += [text for each in raw for text in (base64.b64encode(each).decode(), each[16:].hex())]
+    assert len(secrets) > 7
     options = ("--tls-cert", str(cert), "--tls-key", str(key), "--hang-timeout", "1", "--log-level", "debug")
+    options += ("--tls-ticket-key-file", str(tickets))
     seen = ""
     with serving(tmp_path, *options, "--access-log", "log", "--metrics", f"unix:{tmp_path}/metrics") as server:
         with connect(server.port) as one:
@@ -50,6 +57,8 @@ def test_no_key_material_is_told_or_left_where_others_read(tmp_path: Path) -> No
             assert one.recv(100) == b"hello\n"
             for words in (("status", "--json"), ("connections", "--json"), ("stacks", "--json")):
                 seen += command(tmp_path, *words).stdout
+        ticket_keys(tickets, *raw[1:], os.urandom(80))
+        wait_until(lambda: "TLS renewed" in server.stderr())
         for pid in processes(server.pid):
             for name in ("environ", "cmdline"):
                 seen += Path(f"/proc/{pid}/{name}").read_text()

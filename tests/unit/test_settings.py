@@ -185,6 +185,23 @@ def test_the_typed_options_of_serve_are_the_fields_of_the_settings() -> None:
     }
 
 
+def test_the_delay_of_a_drain_is_a_time_or_auto() -> None:
+    assert settings_of({"drain_delay": "auto"}).drain_delay == "auto"
+    assert settings_of({"drain_delay": 2.5}).drain_delay == 2.5
+    for wrong in ("now", -1, True):
+        with pytest.raises(ConfigError, match="--drain-delay"):
+            Settings(drain_delay=wrong)  # type: ignore[arg-type]  # wrong on purpose
+
+
+def test_the_agent_has_an_address_of_its_own() -> None:
+    assert settings_of({"agent": ":9101"}).agent == TCPAddress("127.0.0.1", 9101)
+    with pytest.raises(ConfigError, match="--agent 127.0.0.1:9100: --metrics has it"):
+        settings_of({"agent": ":9100", "metrics": ":9100"})
+    assert settings_of({"agent": ":0", "metrics": ":0"})
+    with pytest.raises(ConfigError, match="--agent fd:3: must be HOST:PORT"):
+        settings_of({"agent": "fd:3"})
+
+
 def test_options_of_a_program_become_settings() -> None:
     certificate, limits = TLS("c", "k"), Limits(idle_timeout=5)
     settings = settings_of({"bind": [":1", "unix:a"], "tls": certificate, "limits": limits, "workers": 2})

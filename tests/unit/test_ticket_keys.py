@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import ssl
+from pathlib import Path
 
 import pytest
 import trustme
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefork.core.ticket_keys import MAX_KEYS, TicketKeys, TicketKeysError, parse_ticket_keys
 from prefork.system.ticket_keys import TicketKeyring
 
+SMAPS = Path("/proc/self/smaps")
 VERSIONS = (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
 
 
@@ -28,6 +31,7 @@ def some(number: int, size: int = 80) -> list[bytes]:
 # --- the file ---------------------------------------------------------------------------------------------------------
 
 
+@settings(max_examples=20)
 @given(st.sampled_from((48, 80)), st.integers(3, MAX_KEYS), st.data())
 def test_the_last_but_one_encrypts_and_all_decrypt(size: int, number: int, data: st.DataObject) -> None:
     """Name, AES key, MAC key: the order of HAProxy's tickets (`tests/clients` asks it)."""
@@ -172,3 +176,16 @@ def test_a_ticket_that_cannot_be_written_ends_the_handshake_and_one_that_cannot_
     server.ring._encrypt = None  # type: ignore[method-assign,assignment]  # as above
     with pytest.raises(ssl.SSLError):
         server.handshake(asks)
+
+
+def test_keys_lie_in_memory_that_no_core_dump_has_and_are_overwritten() -> None:
+    keys = some(3)
+    server = Server(*keys)
+    memory = server.ring._memory
+    assert all(bytes(memory).count(key[16:48]) == 1 for key in keys)
+    address = server.ring._calls.address_in(memory, 0)
+    areas = re.findall(r"^([0-9a-f]+)-([0-9a-f]+) .*?^VmFlags:([^\n]*)", SMAPS.read_text(), re.DOTALL | re.MULTILINE)
+    (flags,) = (flags.split() for start, end, flags in areas if int(start, 16) <= address < int(end, 16))
+    assert "dd" in flags, "do not include the area into a core dump (proc(5), smaps)"
+    server.ring.replace(parse_ticket_keys(lines(*some(3))))
+    assert not any(bytes(memory).count(key[16:48]) for key in keys)

@@ -16,6 +16,7 @@ from helpers.certificates import EC, RSA, Certificates, authority, client, conte
 
 from prefork.errors import ConfigError
 from prefork.net.tls import TLSInfo
+from prefork.observe import logs
 from prefork.system import tls_contexts
 from prefork.system.libssl import UnverifiedPointer
 from prefork.system.tls_contexts import TLSContexts
@@ -153,6 +154,24 @@ def test_a_failure_of_the_choice_is_a_fatal_alert(
     assert len(reported) == 1
 
 
+def test_a_server_name_beyond_ascii_is_a_fatal_alert_and_no_traceback(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Python reports it as an exception that could not be raised, with what the client sent."""
+    monkeypatch.setattr("sys.unraisablehook", logs._on_unraisable)
+    server = contexts(read_files([certificates.pair("a.test")]))
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    hello = client().wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="name.test")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        hello.do_handshake()
+    incoming.write(outgoing.read().replace(b"name.test", b"\xff\x1b[m.test"))
+    handshake = server.main.wrap_bio(incoming, outgoing, server_side=True)
+    with pytest.raises(ssl.SSLError, match="CALLBACK_FAILED"):
+        handshake.do_handshake()
+    assert outgoing.read()[:1] == b"\x15"
+    assert caplog.records == []
+
+
 # --- one set of files after the other ---------------------------------------------------------------------------------
 
 
@@ -192,7 +211,7 @@ def test_the_modern_profile_speaks_tls_1_3_only(certificates: Certificates) -> N
         assert Handshake(server, client()).error == ""
 
 
-def test_a_client_that_prefers_chacha20_gets_it_and_the_rest_the_order_of_the_server(
+def test_a_client_that_prefers_chacha20_gets_it_and_others_the_servers_order(
     certificates: Certificates,
 ) -> None:
     server = contexts(read_files([certificates.pair("a.test")]))
@@ -329,6 +348,21 @@ def test_a_session_outlives_no_change_of_the_authorities(certificates: Certifica
     assert "CERTIFICATE_VERIFY_FAILED" in Handshake(server, asking, "a.test", session).error
     server.replace(one)
     assert Handshake(server, asking, "a.test", session).client.session_reused
+
+
+def test_a_session_ends_with_the_certificate_of_its_client(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With TLS 1.3 each resumption brings another ticket, so that a session has no end of its own."""
+    server = contexts(read_files([certificates.pair("a.test")], certificates.authorities("one")), client="required")
+    asking = presenting("one")
+    first = Handshake(server, asking, "a.test")
+    session = first.client.session
+    end: Any = first.server.getpeercert()
+    for later, error in ((-1, ""), (1, "the certificate of the client has expired")):
+        now = ssl.cert_time_to_seconds(end["notAfter"]) + later
+        monkeypatch.setattr(tls_contexts.time, "time", lambda now=now: now)
+        assert Handshake(server, asking, "a.test", session).error == error
 
 
 def test_without_a_call_of_openssl_the_authorities_stay(

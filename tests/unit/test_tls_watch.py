@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import os
 import random
 import ssl
@@ -15,17 +17,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefork.assembly import trust
-from prefork.assembly.tls_watch import EXAMINE_INTERVAL, TLSWatch
+from prefork.assembly.tls_watch import TICKET_INTERVAL, TLSWatch
 from prefork.config import TLS, Settings
 from prefork.core.handout import decode_fields, encode_fields
 from prefork.core.mounts import remote_type
 from prefork.core.settling import PATIENCE, QUIET
-from prefork.events import Event, FilesUnwatched, RenewalRefused, RenewalUnusable
+from prefork.events import Event, FilesUnwatched, RenewalRefused, RenewalUnusable, TLSRenewed
 from prefork.system.credentials import Identity, resolve_identity
 from prefork.system.descriptors import sealed_file
 from prefork.system.tls_contexts import TLSContexts, TLSPolicy
 from prefork.system.tls_files import TLSFiles, read_files
 from prefork.system.tls_handout import read_handout, write_handout
+from prefork.worker.context import GenerationConfig
 from prefork.worker.tls_renewal import TLSRenewal
 
 
@@ -48,22 +51,36 @@ class Watched:
 
     def __init__(self, settings: Settings, identity: Identity | None = None) -> None:
         self.events: list[Event] = []
-        self.watch = TLSWatch(self.events.append)
-        self.settings, self.identity = settings, identity
-        self.used = trust._read_files(settings)
+        self.examined: list[float] = []
+        self.watch = TLSWatch(self.events.append, lambda _: self.examined.append(self.now))
+        files = trust._read_files(settings)
+        self.contexts = TLSContexts(TLSPolicy(ticket_keys=files.ticket_keys is not None))
+        self.contexts.replace(files)
+        self.config = GenerationConfig(settings, (), self.contexts, files, identity, "")
         self.now = 0.0
-        self.watch.watch(settings)
         assert self.look(0.0) is None
 
     def look(self, seconds: float) -> TLSFiles | None:
         """Look as often as is due for some seconds; return the first thing that is new."""
         end = self.now + seconds
         while True:
-            found = self.watch.look(self.settings, self.identity, self.used, self.now)
+            renewed = self.watch.renew(self.config, self.now)
+            assert not isinstance(renewed, str)
+            if renewed is not None:
+                renewed[1].close()
+                self.config = dataclasses.replace(self.config, tls_files=renewed[0])
+                return renewed[0]
             due = self.watch.next_look()
-            if found is not None or due is None or due > end:
-                return found
+            if due is None or due > end:
+                self.now = end
+                return None
             self.now = due
+
+    def told(self) -> list[Event]:
+        """Return what was said since the last call, but for what was renewed."""
+        events = [each for each in self.events if not isinstance(each, TLSRenewed)]
+        self.events.clear()
+        return events
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -76,8 +93,6 @@ def test_a_renewal_is_found_in_every_layout(tmp_path: Path, pairs: dict[str, Pat
         found = watched.look(1 + 2 * QUIET)
         assert found is not None
         assert found.pairs[0].key_bytes == (pairs[name] / "tls.key").read_bytes()
-        watched.used = found
-        watched.watch.succeeded()
     assert watched.look(10) is None
     assert watched.watch.counts == {"ok": 3, "failed": 0}
 
@@ -100,12 +115,25 @@ def test_what_is_no_renewal_is_told_once_and_not_used(tmp_path: Path, pairs: dic
     assert watched.look(PATIENCE - 1) is None
     assert not watched.events
     assert watched.look(300) is None
-    (event,) = watched.events
+    (event,) = watched.told()
     assert isinstance(event, RenewalRefused)
     assert event.reason.startswith(REFUSED[which].format(key=files.key, cert=files.cert))
     assert watched.watch.counts == {"ok": 0, "failed": 1}
     files.renew(pairs["new"])
     assert watched.look(3) is not None
+
+
+def test_an_error_of_prefork_itself_is_one_line_and_ends_nothing(
+    tmp_path: Path, pairs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = InPlace(tmp_path, pairs["old"])
+    watched = Watched(Settings(tls=(TLS(files.cert, files.key),)))
+    monkeypatch.setattr(trust, "load_changed_files", {}.__getitem__)
+    files.renew(pairs["new"])
+    assert watched.look(PATIENCE + 2) is None
+    (event,) = watched.told()
+    assert isinstance(event, RenewalRefused)
+    assert "TypeError" in event.reason
 
 
 def test_a_key_that_comes_a_moment_later_is_waited_for(tmp_path: Path, pairs: dict[str, Path]) -> None:
@@ -115,7 +143,7 @@ def test_a_key_that_comes_a_moment_later_is_waited_for(tmp_path: Path, pairs: di
     assert watched.look(5) is None
     files.renew(pairs["new"])
     assert watched.look(3) is not None
-    assert not watched.events
+    assert not watched.told()
 
 
 def test_files_that_the_workers_user_could_have_changed_are_refused(tmp_path: Path, pairs: dict[str, Path]) -> None:
@@ -129,17 +157,39 @@ def test_files_that_the_workers_user_could_have_changed_are_refused(tmp_path: Pa
         files.renew(pairs["new"])
         path.chmod(0o666)
         assert watched.look(PATIENCE + 2) is None
-        event = watched.events.pop()
+        (event,) = watched.told()
         assert isinstance(event, RenewalRefused)
         assert event.reason.startswith(f"{option}: {path}: any user can write to it")
         path.chmod(0o600)
     assert watched.look(3) is not None
 
 
-def test_the_dates_of_certificates_are_looked_at_each_day(tmp_path: Path, pairs: dict[str, Path]) -> None:
-    watch = TLSWatch([].append)
-    assert [watch.take_examination(hour * 3600.0) for hour in range(0, 60, 6)].count(True) == 2
-    assert (watch.next_look() or 0) <= 60 * 3600 + EXAMINE_INTERVAL
+def test_dates_are_looked_at_once_a_day_and_keys_of_tickets_change_twice(pairs: dict[str, Path]) -> None:
+    """All workers get the same seed of keys, which belong to no session from before."""
+    watched = Watched(Settings(tls=(TLS(pairs["old"] / "tls.crt", pairs["old"] / "tls.key"),), tls_watch="off"))
+    other = TLSContexts(TLSPolicy())
+    asks = client()
+    asks.maximum_version = ssl.TLSVersion.TLSv1_2
+    seeds = []
+    for _ in range(4):
+        before = Session(watched.contexts, asks)
+        assert Session(watched.contexts, asks, before.session).resumed
+        files = watched.look(TICKET_INTERVAL)
+        assert files is not None
+        seeds.append(files.ticket_seed)
+        assert not Session(watched.contexts, asks, before.session).resumed
+        other.replace(files)
+        assert Session(other, asks, Session(watched.contexts, asks).session).resumed
+    assert len(set(seeds)) == 4
+    assert len(watched.examined) == 2
+    assert not watched.events
+    # Without TLS, after a reload, there is nothing to wake up for.
+    watched.watch.renew(GenerationConfig(Settings(), (), None, None, None, ""), watched.now)
+    assert watched.watch.next_look() is None
+    # A renewal keeps the keys, and so does a reload, which knows no seed.
+    session = Session(watched.contexts, asks).session
+    watched.contexts.replace(read_files((TLS(pairs["new"] / "tls.crt", pairs["new"] / "tls.key"),)))
+    assert Session(watched.contexts, asks, session).resumed
 
 
 # --- file systems of other machines -----------------------------------------------------------------------------------
@@ -167,8 +217,9 @@ def test_files_of_another_machine_are_watched_only_if_that_is_asked_for(
     tls = (TLS(pairs["old"] / "tls.crt", pairs["old"] / "tls.key"),)
     for value, watches, told in (("auto", False, 1), ("on", True, 0), ("off", False, 0)):
         events: list[Event] = []
-        watch = TLSWatch(events.append)
-        watch.watch(Settings(tls=tls, tls_watch=value))  # type: ignore[arg-type]  # one of its values
+        watch = TLSWatch(events.append, lambda _: None)
+        settings = Settings(tls=tls, tls_watch=value)  # type: ignore[arg-type]  # one of its values
+        watch.renew(GenerationConfig(settings, (), None, None, None, ""), 0.0)
         assert (watch.next_look() is not None) is watches
         assert [type(each) for each in events] == [FilesUnwatched] * told
 
@@ -219,6 +270,21 @@ def test_whatever_is_handed_out_is_files_or_an_error(content: bytes) -> None:
             pass
         finally:
             file.close()
+
+
+class Session:
+    """A handshake that is carried to its end."""
+
+    def __init__(self, server: TLSContexts, asks: ssl.SSLContext, session: ssl.SSLSession | None = None) -> None:
+        up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+        theirs = asks.wrap_bio(down, up, server_hostname="localhost", session=session)
+        ours = server.main.wrap_bio(up, down, server_side=True)
+        for end in (theirs, ours) * 3:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+        ours.write(b"x")
+        assert theirs.read(1) == b"x"
+        self.resumed, self.session = theirs.session_reused, theirs.session
 
 
 def half_done(server: ssl.SSLContext, chance: random.Random) -> Iterator[int]:

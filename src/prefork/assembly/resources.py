@@ -33,7 +33,7 @@ from ..observe.reopen import LogFiles
 from ..parent.exporter import ExporterSpec
 from ..parent.generations import GenerationSpec, RenewedTLS
 from ..system import control_client, paths, pidfile
-from ..system.descriptors import Closeable, Descriptor, can_seal
+from ..system.descriptors import Closeable, Descriptor
 from ..system.file_ownership import FileOwnership
 from ..system.handover import HandoverWriter, InheritedState
 from ..system.held_sockets import is_named
@@ -43,7 +43,6 @@ from ..system.notify import Notifier
 from ..system.signals import block_signals
 from ..system.sockets import inode
 from ..system.tls_files import TLSFiles
-from ..system.tls_handout import write_handout
 from ..text import escape_controls
 from ..worker.context import GenerationConfig
 from . import trust
@@ -96,7 +95,7 @@ class ServerResources:
         self._builder = GenerationBuilder(self._listeners, emit)
         self._warnings = SettingsWarnings(emit)
         self._certificate_reloads = {"ok": 0, "failed": 0}
-        self._tls_watch = TLSWatch(emit)
+        self._tls_watch = TLSWatch(emit, self._warn_of_dates)
         self._control: BoundAddress | None = None
         self._metrics: BoundAddress | None = None
         self._agent: BoundAddress | None = None
@@ -248,36 +247,18 @@ class ServerResources:
         return {result: number + self._tls_watch.counts[result] for result, number in self._certificate_reloads.items()}
 
     def next_tls_look(self) -> float | None:
-        """Return when to call `renew_tls`; None if there are no files of TLS, or they are not watched."""
+        """Return when to call `renew_tls`; None if connections speak no TLS."""
         return self._tls_watch.next_look()
 
     def renew_tls(
         self, spec: GenerationSpec[GenerationConfig], now: float
     ) -> RenewedTLS[GenerationConfig] | str | None:
-        """Look at the files of TLS, if it is time, and read them if they have changed since those of `spec`.
-
-        Return what workers get, or why it takes a reload; None if there is nothing new, or nothing that can be used.
-        """
-        config = spec.config
-        self._tls_watch.watch(config.settings)
-        if config.tls is None or config.tls_files is None:
-            return None
-        if self._tls_watch.take_examination(now):
-            self._warn_of_dates(config.tls_files)
-        files = self._tls_watch.look(config.settings, config.identity, config.tls_files, now)
-        if files is None:
-            return None
-        if not config.tls.can_take(files) or not can_seal():
-            self._tls_watch.postpone(now)
-            return "files of TLS have changed"
-        try:
-            config.tls.replace(files)
-            handout = write_handout(files)
-        except (PreforkError, OSError, MemoryError, ValueError) as exc:
-            self._tls_watch.failed(exc, now)
-            return None
-        self._tls_watch.succeeded()
-        return RenewedTLS(handout, lambda each: self._builder.renewed(each, config.settings, files))
+        """Do what is due for the TLS of a generation that serves: see `TLSWatch.renew`."""
+        renewed = self._tls_watch.renew(spec.config, now)
+        if renewed is None or isinstance(renewed, str):
+            return renewed
+        files, handout = renewed
+        return RenewedTLS(handout, lambda each: self._builder.renewed(each, spec.config.settings, files))
 
     def prepare_fork(self, spec: GenerationSpec[GenerationConfig]) -> None:
         """Go to the generation's directory, and use its certificates, before a worker of it is forked.

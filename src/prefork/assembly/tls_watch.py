@@ -12,8 +12,11 @@ asked for.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from ..config import Settings
@@ -24,41 +27,102 @@ from ..events import Emit, FilesUnwatched, RenewalRefused, TLSRenewed
 from ..system import paths
 from ..system.certificates import examine
 from ..system.credentials import Identity
-from ..system.tls_files import TLSFiles
+from ..system.descriptors import Descriptor, can_seal
+from ..system.tls_contexts import TLSContexts
+from ..system.tls_files import TICKET_SEED_SIZE, TLSFiles
+from ..system.tls_handout import write_handout
 from ..text import escape_controls
+from ..worker.context import GenerationConfig
 from . import trust
 
 #: Seconds between two looks at the dates of the certificates in use.
 EXAMINE_INTERVAL = 24 * 3600.0
+#: Seconds that keys of tickets are in use: they decrypt what was recorded of TLS 1.2 since they were made.
+TICKET_INTERVAL = 12 * 3600.0
+
+
+class _Interval:
+    """Something that is due each `seconds`, at first that many after the first question."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self.due_at: float | None = None
+
+    def take(self, now: float) -> bool:
+        """Return whether it is due; if so, it is due again later."""
+        due = self.due_at is not None and now >= self.due_at
+        if due or self.due_at is None:
+            self.due_at = now + self._seconds
+        return due
+
+    def stop(self) -> None:
+        """Let it be due no more, until it is asked for again."""
+        self.due_at = None
 
 
 class TLSWatch:
-    """Watches the files that the settings of one generation name; of others after a reload that changes them."""
+    """Watches the files that the settings of one generation name; of others after a reload that changes them.
 
-    def __init__(self, emit: Emit) -> None:
+    `warn` gets the files in use once a day, to say what is wrong with their dates.
+    """
+
+    def __init__(self, emit: Emit, warn: Callable[[TLSFiles], object]) -> None:
         self._emit = emit
+        self._warn = warn
         self._settings: Settings | None = None
         self._paths: tuple[str, ...] = ()
         self._settling = Settling()
         self._is_off = True
-        self._examine_at: float | None = None
+        self._examination, self._ticket_change = _Interval(EXAMINE_INTERVAL), _Interval(TICKET_INTERVAL)
         self.counts = {"ok": 0, "failed": 0}
         """How often changed files were taken into use, and how often they could not be."""
 
     def next_look(self) -> float | None:
-        """Return when to look again, at the files or at the dates of certificates; None if there are none."""
-        times = [] if self._is_off else [self._settling.next_look()]
-        times += [] if self._examine_at is None else [self._examine_at]
-        return min(times, default=None)
+        """Return when there is something to do; None if there are no certificates."""
+        times = [each.due_at for each in (self._examination, self._ticket_change)]
+        times += [] if self._is_off else [self._settling.next_look()]
+        return min((each for each in times if each is not None), default=None)
 
-    def take_examination(self, now: float) -> bool:
-        """Return whether to look at the dates of the certificates in use: once a day, besides starts and reloads."""
-        due = self._examine_at is not None and now >= self._examine_at
-        if due or self._examine_at is None:
-            self._examine_at = now + EXAMINE_INTERVAL
-        return due
+    def renew(self, config: GenerationConfig, now: float) -> tuple[TLSFiles, Descriptor] | str | None:
+        """Look at the files of a generation that serves, if it is time, and take into use what has changed.
 
-    def watch(self, settings: Settings) -> None:
+        Return what is in use now, with what workers are handed out, which the caller owns; or why it takes a reload.
+        None if nothing is new, or what is new cannot be used.
+        """
+        self._watch(config.settings)
+        if config.tls is None or config.tls_files is None:
+            self._examination.stop()
+            self._ticket_change.stop()
+            return None
+        if self._examination.take(now):
+            self._warn(config.tls_files)
+        files = self._look(config.settings, config.identity, config.tls_files, now)
+        if files is not None:
+            files = dataclasses.replace(files, ticket_seed=config.tls_files.ticket_seed)
+            return self._use(config.tls, files, now)
+        if self._ticket_change.take(now) and config.tls.changes_ticket_keys and can_seal():
+            seeded = dataclasses.replace(config.tls_files, ticket_seed=os.urandom(TICKET_SEED_SIZE))
+            with contextlib.suppress(PreforkError, OSError, MemoryError):
+                return seeded, _take(config.tls, seeded)
+        return None
+
+    def _use(self, contexts: TLSContexts, files: TLSFiles, now: float) -> tuple[TLSFiles, Descriptor] | str | None:
+        """Take changed files into use."""
+        if not contexts.can_take(files) or not can_seal():
+            self._settling.postpone(now)
+            return "files of TLS have changed"
+        try:
+            handout = _take(contexts, files)
+        except Exception as exc:
+            # Whatever the files hold must not end what serves.
+            self._failed(exc, now)
+            return None
+        self._settling.used()
+        self.counts["ok"] += 1
+        self._emit(TLSRenewed(escape_controls(", ".join(dict.fromkeys(self._paths)))))
+        return files, handout
+
+    def _watch(self, settings: Settings) -> None:
         """Watch the files of these settings from now on. Nothing changes if they are watched already."""
         if settings is self._settings:
             return
@@ -83,44 +147,41 @@ class TLSWatch:
                 return True
         return False
 
-    def look(self, settings: Settings, identity: Identity | None, used: TLSFiles, now: float) -> TLSFiles | None:
+    def _look(self, settings: Settings, identity: Identity | None, used: TLSFiles, now: float) -> TLSFiles | None:
         """Return what the files say now, proven, if that is not what is `used`; None otherwise."""
         if self._is_off or now < self._settling.next_look():
             return None
         if not self._settling.look(tuple(map(_signature, self._paths)), now):
             return None
         try:
-            files = trust.load_changed_files(settings, identity)
-            if files.same_content(used):
-                self._settling.used()
-                return None
-            _require_valid(files)
-        except (PreforkError, OSError, MemoryError) as exc:
-            self.failed(exc, now)
+            files = trust.load_changed_files(settings, identity, used)
+            if not files.same_content(used):
+                _require_valid(files)
+                return files
+        except Exception as exc:
+            # As above.
+            self._failed(exc, now)
             return None
-        return files
-
-    def succeeded(self) -> None:
-        """Note that the files are in use."""
         self._settling.used()
-        self.counts["ok"] += 1
-        self._emit(TLSRenewed(escape_controls(", ".join(dict.fromkeys(self._paths)))))
+        return None
 
-    def postpone(self, now: float) -> None:
-        """Note that a reload was asked for, which takes the files into use."""
-        self._settling.postpone(now)
-
-    def failed(self, exc: Exception, now: float) -> None:
+    def _failed(self, exc: Exception, now: float) -> None:
         """Note that the files cannot be used, and say so once it is no longer the middle of a renewal."""
         if self._settling.failed(now):
             self.counts["failed"] += 1
             self._emit(RenewalRefused(escape_controls(_reason(exc))))
 
 
+def _take(contexts: TLSContexts, files: TLSFiles) -> Descriptor:
+    """Use other files from now on. Return what workers are handed out, which the caller owns."""
+    contexts.replace(files)
+    return write_handout(files)
+
+
 def _reason(exc: Exception) -> str:
-    if isinstance(exc, OSError | MemoryError) and not isinstance(exc, PreforkError):
-        return reason_of(exc)
-    return str(exc)
+    if isinstance(exc, PreforkError):
+        return str(exc)
+    return reason_of(exc) if isinstance(exc, OSError | MemoryError) else repr(exc)
 
 
 def paths_of(settings: Settings) -> tuple[str, ...]:

@@ -24,6 +24,11 @@ _OPTIONS = {
     "--drain-timeout TIME": "--graceful-timeout --timeout-graceful-shutdown --workers-kill-timeout --shutdown-timeout "
     "--drain --shutdown-timeout-seconds",
     "--idle-timeout TIME": "--keep-alive --keepalive --timeout-keep-alive --http1-keep-alive --read-timeout",
+    "--tls-client-ca FILE": "--ca-certs --ssl-ca-certs --ssl-ca --tls-ca-certificate",
+    "--tls-client required": "--cert-reqs --ssl-cert-reqs --verify-mode --ssl-client-verify",
+    "--tls-profile modern": "--ssl-version --ssl-protocol-min --tls-min-version",
+    "--alpn NAMES": "--alpn-protocols",
+    "--tls-ticket-key-file FILE": "--ssl-session-ticket-key --tls-ticket-keys --tls-ticket-key",
     "--handshake-timeout TIME": "--ssl-handshake-timeout",
     "--workers N": "--processes --num-workers --concurrency --num-processes --workers-count",
     "--max-connections N": "--worker-connections --limit-concurrency --backpressure --max-conns --limit-connections",
@@ -56,11 +61,8 @@ _ADVICE = {
     "a worker has one event loop and no pool of threads: use --workers N": "--threads --runtime-threads "
     "--blocking-threads --runtime-mode --runtime-blocking-threads",
     "every worker imports the service itself, so that a reload sees new code": "--preload --preload-app",
-    "TLS 1.2 and 1.3 with the ciphers of Mozilla's intermediate profile are what is served": "--ciphers --ssl-ciphers "
-    "--ssl-version --ssl-protocol-min --tls-min-version",
+    "the ciphers are those of Mozilla's intermediate profile": "--ciphers --ssl-ciphers",
     "a key is not encrypted here: restrict access to its file": "--ssl-keyfile-password --keyfile-password",
-    "certificates of clients are not asked for": "--ca-certs --ssl-ca-certs --ssl-ca --cert-reqs --ssl-cert-reqs "
-    "--verify-mode --ssl-client-verify",
     "there is no access log unless --access-log asks for one": "--no-access-log --disable-access-log",
     "write variables before the command, as in NAME=VALUE prefork serve": "-e --env --env-file --env-files",
     "the titles of processes name the role and the target": "-n --name --proc-name --process-name",

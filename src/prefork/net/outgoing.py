@@ -52,8 +52,8 @@ class _Outgoing:
             await anext(self._end)
         return self._state
 
-    # A loop tells no one of its end, but closes the asynchronous generators that were begun in it
-    # (`shutdown_asyncgens`). Without that, the state is released when the loop is collected as garbage.
+    # A loop does not tell of its end, but `shutdown_asyncgens` closes the asynchronous generators that were begun in
+    # it. Where that is not called, the state is released when the loop is collected as garbage.
     async def _close_at_end(self) -> AsyncGenerator[None, None]:
         try:
             yield

@@ -231,6 +231,10 @@ def _show_warning(
 
 
 def _on_unraisable(args: sys.UnraisableHookArgs, /) -> None:
+    if isinstance(args.exc_value, UnicodeDecodeError) and isinstance(args.object, bytes):
+        # From `_ssl`, for a server name beyond ASCII, which ends the handshake (RFC 6066, 3). That is reported as other
+        # failures are, at a bounded rate; here each such client would cause a traceback.
+        return
     what = args.err_msg or "Exception ignored in"
     exc = args.exc_value
     logging.getLogger("prefork").error("%s: %s", what, escape_controls(repr(args.object)), exc_info=exc)

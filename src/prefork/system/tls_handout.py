@@ -24,6 +24,7 @@ def write_handout(files: TLSFiles) -> Descriptor:
         fields += [os.fsencode(pair.cert), os.fsencode(pair.key), pair.cert_bytes, pair.key_bytes]
     if files.client_ca is not None:
         fields += [os.fsencode(files.client_ca.path), files.client_ca.data]
+    fields.append(files.ticket_seed)
     raw = [] if files.ticket_keys is None else files.ticket_keys.keys.raw()
     if files.ticket_keys is not None:
         fields += [os.fsencode(files.ticket_keys.path), *raw]
@@ -54,11 +55,13 @@ def read_handout(file: Descriptor) -> TLSFiles:
 def _parse(counts: memoryview, fields: list[memoryview]) -> TLSFiles:
     pairs, authorities, tickets = map(int, bytes(counts).split())
     end = pairs * _PAIR_FIELDS
-    rest = end + authorities * _CA_FIELDS
+    seed = end + authorities * _CA_FIELDS
+    rest = seed + 1
     if not 0 < end <= rest <= len(fields) or not 0 <= authorities <= 1 or bool(tickets) != (rest < len(fields)):
         raise ValueError("a handout without the fields that it announces")
     texts = [bytes(each) for each in fields[:rest]]
     return TLSFiles(
+        ticket_seed=texts[seed],
         pairs=tuple(_pair(*texts[start : start + _PAIR_FIELDS]) for start in range(0, end, _PAIR_FIELDS)),
         client_ca=ClientCA(os.fsdecode(texts[end]), texts[end + 1]) if authorities else None,
         ticket_keys=_ticket_keys(fields[rest:]) if tickets else None,
