@@ -172,7 +172,7 @@ def rolling() -> None:
         "#!/bin/sh\n"
         "host=$1; shift\n"
         f'case $1 in runuser) exec {PREFORK} "$6" --control "{FOLDER}/$host" > /dev/null;; esac\n'
-        'exec curl --fail --silent --output /dev/null "http://$host:9100/readyz"\n'
+        'eval "exec $*"\n'
     )
     (programs / "ssh").chmod(0o755)
     env = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from helpers.deployment import DEPLOY, ROOT
 
-PAGES = [ROOT / "docs" / f"{name}.md" for name in ("deployment", "one-machine")]
+PAGES = [ROOT / "docs" / f"{name}.md" for name in ("deployment", "one-machine", "many-machines", "kubernetes")]
 FILES = sorted(path for path in DEPLOY.rglob("*") if path.is_file())
 
 
