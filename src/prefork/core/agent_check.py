@@ -29,6 +29,8 @@ SMOOTHING = 5.0
 #: with several servers would move connections to and fro.
 FALL_STEP = 10
 RISE_STEP = 20
+#: From here on it is the full weight that is told.
+NEARLY_FULL = 95
 
 
 class Weight:
@@ -45,8 +47,10 @@ class Weight:
         self._smooth, self._measured_at = kept * self._smooth + (1 - kept) * measured, now
         weight = max(MIN_WEIGHT, min(MAX_WEIGHT, round(self._smooth)))
         falls, rises = self.told - weight >= FALL_STEP, weight - self.told >= RISE_STEP
-        # The last points to either end are told, too, otherwise a server that is idle again would not get its share.
-        if falls or rises or weight in (MIN_WEIGHT, MAX_WEIGHT):
+        # Otherwise a server that is idle again would not get its share.
+        if weight >= NEARLY_FULL:
+            self.told = MAX_WEIGHT
+        elif falls or rises or weight == MIN_WEIGHT:
             self.told = weight
         return self.told
 
