@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefork.core.agent_check import FALL_STEP, RISE_STEP, Weight, answer, measure
+from prefork.exporter.health import unready_reason
 
 
 def worker(slot: int, state: str = "ready", paused: str | None = None, lag: float = 0.0) -> dict[str, Any]:
@@ -81,3 +82,18 @@ def test_the_words_are_those_that_the_agent_itself_takes_back(
 ) -> None:
     line = answer(status(*workers, target=target), unready, Weight())
     assert re.fullmatch(r"drain|up ready ([1-9][0-9]?|100)%", line)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, ""),
+        ({"state": "lame_duck"}, "the server is a lame duck: it serves, and is about to drain"),
+        ({"state": "stopping"}, "the server is stopping"),
+        ({"state": "booting"}, "the server is booting"),
+        ({"suspended": True}, "accepting is suspended"),
+        ({"workers": [worker(0, "starting"), worker(0, "draining")]}, "no worker is ready"),
+    ],
+)
+def test_readiness_says_why_no_new_connections_are_wanted(changes: dict[str, Any], reason: str) -> None:
+    assert unready_reason({"state": "serving", "suspended": False, "workers": [worker(0)]} | changes) == reason

@@ -350,6 +350,21 @@ def test_a_session_outlives_no_change_of_the_authorities(certificates: Certifica
     assert Handshake(server, asking, "a.test", session).client.session_reused
 
 
+def test_a_session_ends_with_the_certificate_of_its_client(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With TLS 1.3 each resumption brings another ticket, so that a session has no end of its own."""
+    server = contexts(read_files([certificates.pair("a.test")], certificates.authorities("one")), client="required")
+    asking = presenting("one")
+    first = Handshake(server, asking, "a.test")
+    session = first.client.session
+    end: Any = first.server.getpeercert()
+    for later, error in ((-1, ""), (1, "the certificate of the client has expired")):
+        now = ssl.cert_time_to_seconds(end["notAfter"]) + later
+        monkeypatch.setattr(tls_contexts.time, "time", lambda now=now: now)
+        assert Handshake(server, asking, "a.test", session).error == error
+
+
 def test_without_a_call_of_openssl_the_authorities_stay(
     certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:

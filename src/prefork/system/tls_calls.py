@@ -43,8 +43,8 @@ class TLSCalls:
             try:
                 self._callback = kind(_protocol_chooser(types, own))
                 _callbacks.append(self._callback)
-            except MemoryError as exc:
-                # Where the kernel denies memory that is written and executed, as with systemd's MemoryDenyWriteExecute.
+            except (OSError, MemoryError) as exc:
+                # Where no memory may be executable (systemd's MemoryDenyWriteExecute), libffi before 3.4 makes none.
                 raise UnverifiedPointer("the system allows no callbacks of ctypes") from exc
 
     def pointer(self, context: ssl.SSLContext) -> int:
@@ -84,11 +84,10 @@ def _protocol_chooser(types: Any, own: Sequence[bytes]) -> Any:
         # An exception may not leave a callback: ctypes would print it, and return 0, which accepts.
         try:
             position = choose_protocol(own, types.string_at(offered, length))
-            if position is None:
-                return _FATAL_ALERT
-            out[0], out_length[0] = addresses[position], len(names[position])
+            if position is not None:
+                out[0], out_length[0] = addresses[position], len(names[position])
         except BaseException:
             return _FATAL_ALERT
-        return _ACCEPTED
+        return _FATAL_ALERT if position is None else _ACCEPTED
 
     return choose

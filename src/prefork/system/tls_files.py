@@ -10,7 +10,7 @@ import hashlib
 import os
 import ssl
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ..config import TLS
@@ -41,6 +41,11 @@ class CertificatePair:
     key_bytes: bytes = field(repr=False)
     weaknesses: tuple[tuple[str, Weakness], ...] = ()
     """The reasons why another user could have changed the files, by option."""
+
+    @property
+    def content(self) -> tuple[bytes, bytes]:
+        """What the two files hold."""
+        return self.cert_bytes, self.key_bytes
 
     def identity(self) -> Identity:
         """Return the host names of the certificate and the type of its key."""
@@ -86,14 +91,15 @@ class TLSFiles:
         others = [each for each in (self.client_ca, self.ticket_keys) if each is not None]
         return tuple(weakness for each in (*self.pairs, *others) for weakness in each.weaknesses)
 
+    def content(self, positions: Iterable[int]) -> tuple[object, ...]:
+        """Return all that a context with these pairs is made of."""
+        authorities = None if self.client_ca is None else self.client_ca.data
+        return authorities, *(self.pairs[position].content for position in positions)
+
     def same_content(self, other: TLSFiles) -> bool:
         """Return whether the files of `other` hold the same, so that using it would change nothing."""
-        return (
-            [(each.cert_bytes, each.key_bytes) for each in self.pairs]
-            == [(each.cert_bytes, each.key_bytes) for each in other.pairs]
-            and self.same_authorities(other)
-            and _keys_of(self) == _keys_of(other)
-        )
+        mine, theirs = (each.content(range(len(each.pairs))) for each in (self, other))
+        return mine == theirs and _keys_of(self) == _keys_of(other)
 
     def same_authorities(self, other: TLSFiles) -> bool:
         """Return whether `other` trusts the same authorities for the certificates of clients."""
@@ -125,11 +131,19 @@ def _refused(cert: str, reason: str) -> ConfigError:
 
 
 def read_files(
-    certificates: Sequence[TLS], client_ca: str = "", strict_sni: bool = False, ticket_keys: str = ""
+    certificates: Sequence[TLS],
+    client_ca: str = "",
+    strict_sni: bool = False,
+    ticket_keys: str = "",
+    proven: TLSFiles | None = None,
 ) -> TLSFiles:
-    """Read all files of a server's TLS, and prove each by loading it into a scratch context. Raises ConfigError."""
+    """Read all files of a server's TLS, and prove each by loading it into a scratch context. Raises ConfigError.
+
+    A pair that is among the `proven` ones is not proven again.
+    """
+    known = frozenset() if proven is None else frozenset(each.content for each in proven.pairs)
     files = TLSFiles(
-        tuple(map(read_pair, certificates)),
+        tuple(read_pair(each, known) for each in certificates),
         _read_client_ca(client_ca) if client_ca else None,
         _read_ticket_keys(ticket_keys) if ticket_keys else None,
     )
@@ -137,17 +151,18 @@ def read_files(
     return files
 
 
-def read_pair(certificate: TLS) -> CertificatePair:
-    """Read a certificate and its key, and load them into a scratch context. Raises ConfigError.
+def read_pair(certificate: TLS, proven: Collection[tuple[bytes, bytes]] = ()) -> CertificatePair:
+    """Read a certificate and its key, and load them into a scratch context, if they are not `proven` already.
 
-    Afterwards `load_pair` cannot fail. If it did, it would leave a new certificate with an old key.
+    Raises ConfigError. Afterwards `load_pair` cannot fail. If it did, it would leave a new certificate with an old key.
     """
     cert, key = os.fspath(certificate.cert), os.fspath(certificate.key)
     certs, keys = _read("--tls-cert", cert), _read("--tls-key", key)
     weaknesses = [("--tls-cert", each) for each in certs.weaknesses]
     weaknesses += [("--tls-key", each) for each in keys.weaknesses]
     pair = CertificatePair(cert, key, certs.data, keys.data, tuple(weaknesses))
-    load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), pair)
+    if pair.content not in proven:
+        load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), pair)
     return pair
 
 
