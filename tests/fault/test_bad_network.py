@@ -109,8 +109,10 @@ def probes():
 
 async def until(condition, what):
     end = time.monotonic() + 20
-    while not condition():
-        assert not streams[0].is_closing(), f"closed while {what}: {streams[0].exception()!r}"
+    while True:
+        assert not streams[0].is_closing(), f"closed before {what}: {streams[0].exception()!r}"
+        if condition():
+            return
         assert time.monotonic() < end, what
         await asyncio.sleep(0.01)
 
