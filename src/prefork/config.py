@@ -161,7 +161,7 @@ def check_proxies(protocol: str, proxies: Sequence[object]) -> None:
     """Check that a PROXY header is read from named proxies only, and that it is read if there are some."""
     for each in proxies:
         if not isinstance(each, SOURCE_TYPES):
-            reject("--proxy-from", each, "must be a network, an address, unix: or anyone")
+            reject("--proxy-from", each, "must be a network, an address, unix: or anywhere")
     if protocol != "off" and not proxies:
         reject("--proxy-protocol", protocol, "name the proxies that may send it: --proxy-from 10.0.0.0/8")
     if protocol == "off" and proxies:

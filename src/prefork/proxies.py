@@ -19,7 +19,7 @@ class AnyProxy(enum.Enum):
 
     UNIX = "unix:"
     """Each process that can connect to a unix socket of the server: it has no address."""
-    ANYONE = "anyone"
+    ANYWHERE = "anywhere"
     """Each peer on TCP. It can claim any address, so this is for a network in which nothing but proxies reaches the
     server."""
 
@@ -53,7 +53,7 @@ def parse_proxy_source(text: object) -> ProxySource:
             network = ipaddress.IPv4Network((mapped, network.prefixlen - 96))
     if network.prefixlen == 0:
         reject(
-            _OPTION, text, f"trusts every peer, which can then claim any address (if that is meant: {_OPTION} anyone)"
+            _OPTION, text, f"trusts every peer, which can then claim any address (if that is meant: {_OPTION} anywhere)"
         )
     return network
 
@@ -62,5 +62,5 @@ def _mistake(text: str) -> str:
     try:
         found = ipaddress.ip_network(text, strict=False)
     except ValueError:
-        return "must be a network such as 10.0.0.0/8 or 2001:db8::/32, an address, unix: or anyone"
+        return "must be a network such as 10.0.0.0/8 or 2001:db8::/32, an address, unix: or anywhere"
     return f"has bits beyond its length: is {found} meant?"
