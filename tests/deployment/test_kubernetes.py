@@ -74,10 +74,12 @@ def test_names_ports_and_users_agree() -> None:
         manifest("Deployment")["selector"]["matchLabels"],
         manifest("Service")["selector"],
         manifest("PodDisruptionBudget")["selector"]["matchLabels"],
+        manifest("NetworkPolicy")["podSelector"]["matchLabels"],
     ):
         assert selector.items() <= labels.items()
     (service,) = manifest("Service")["ports"]
     assert service["targetPort"] in ports
+    assert {each["port"] for rule in manifest("NetworkPolicy")["ingress"] for each in rule["ports"]} == set(ports)
     monitor = yaml.safe_load((DEPLOY / "kubernetes" / "podmonitor.yaml").read_text())["spec"]
     assert monitor["podMetricsEndpoints"][0]["port"] in ports
     *_, image = dockerfile.read(DEPLOY / "docker" / "Dockerfile")
