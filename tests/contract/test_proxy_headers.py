@@ -36,7 +36,7 @@ async def stream_handler(stream: prefork.Stream) -> None:
 
 async def reader_writer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     host, port = writer.get_extra_info("peername")[:2]
-    has_header = reader.proxy is not None  # type: ignore[attr-defined]  # both are a stream of prefork
+    has_header = isinstance(writer.get_extra_info("proxy"), prefork.ProxyHeader)
     writer.write(f"{host}:{port} {has_header} {writer.get_extra_info('proxy_peer')}\n".encode())
     while data := await reader.read(1 << 16):
         writer.write(data)

@@ -112,7 +112,7 @@ async def test_only_a_client_that_meets_every_condition_reaches_the_service(
         await server.drain(0)
 
 
-@rounds(4, 1000)
+@rounds(4, 200)
 @pytest.mark.parametrize("kind", ["handle", "protocol"])
 async def test_no_byte_ahead_of_the_handshake_reaches_the_service(
     world: World, server_contexts: TLSContexts, kind: str, rounds: int

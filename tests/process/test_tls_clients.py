@@ -5,10 +5,11 @@ from __future__ import annotations
 import signal
 import socket
 import ssl
+import subprocess
 from pathlib import Path
 
 from helpers.certificates import Certificates, presenting
-from helpers.support import wait_until
+from helpers.support import need, wait_until
 
 from prefork.testing import Server, run_server
 
@@ -57,6 +58,13 @@ def test_a_reload_with_other_authorities_and_protocols_lets_no_earlier_session_i
         ca = certificates.authorities(authority)
         config.write_text(CONFIG.format(cert=pair.cert, key=pair.key, ca=ca, alpn=protocols))
 
+    def named() -> str:
+        """Return what openssl says of the authorities that clients are told."""
+        command = ["openssl", "s_client", "-connect", f"127.0.0.1:{server.port}", "-tls1_2"]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20)
+        return done.stdout.partition("Acceptable client certificate CA names\n")[2].partition("\n")[0]
+
+    need("openssl")
     configure("one", "h2,echo")
     with run_server("service:handle", "-w", "2", "--config", str(config), cwd=tmp_path) as server:
         answer, session = ask(server, one)
@@ -64,8 +72,10 @@ def test_a_reload_with_other_authorities_and_protocols_lets_no_earlier_session_i
         reason = "the session was resumed, which keeps the peer's certificate only"
         assert [ask(server, one, session)[0] for _ in range(4)] == [f"h2 True none {reason}\n"] * 4
         assert ask(server, two) == ("", None)
+        assert named().startswith("O = one,")
         configure("two", "echo")
         server.signal(signal.SIGHUP)
         wait_until(lambda: "reloaded: " in server.stderr())
         assert ask(server, one, session) == ("", None)
+        assert named().startswith("O = two,")
         assert ask(server, two)[0] == "echo False 2 \n"

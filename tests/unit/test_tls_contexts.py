@@ -103,8 +103,16 @@ def test_with_strict_names_an_unknown_or_missing_one_is_a_fatal_alert(certificat
         done = Handshake(server, client(), name)
         assert done.error == reason
         assert "UNRECOGNIZED_NAME" in done.seen
-    assert Handshake(server, client(), "a.test").offered == ("a.test",)
-    assert Handshake(server, client(), "x.b.test").offered == ("*.b.test",)
+    for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+        asking = client(version)
+        known = Handshake(server, asking, "a.test")
+        assert known.offered == ("a.test",)
+        assert Handshake(server, asking, "x.b.test").offered == ("*.b.test",)
+        # Nor does a session of a known name let an unknown one in: with TLS 1.2 the session decides what the name is.
+        done = Handshake(server, asking, "c.test", known.client.session)
+        resumes = version == ssl.TLSVersion.TLSv1_2
+        assert done.error == ("" if resumes else "no certificate for the name")
+        assert getattr(done.server, "sni", "") == ("a.test" if resumes else "c.test")
 
 
 def test_both_types_of_key_are_offered_for_a_name_and_as_the_default(certificates: Certificates) -> None:

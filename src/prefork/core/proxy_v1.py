@@ -5,9 +5,9 @@ from __future__ import annotations
 import ipaddress
 import re
 
+from .address_text import ipv6_text
 from .proxy_header import ProxyAddress, ProxyHeader
 from .proxy_tlvs import ProxyHeaderError
-from .proxy_v2 import ipv6_text
 
 #: Bytes of the line with its CRLF.
 LINE_LIMIT = 107
@@ -43,7 +43,7 @@ def _beginnings(parts: list[bytes]) -> bytes:
 
 _BEGUN = re.compile(b"|".join(_beginnings(parts) for parts in (_TCP4_PARTS, _TCP6_PARTS, _UNKNOWN_PARTS)))
 _NO_IPV6 = "the line has an IPv6 address that is none"
-# What an IPv6 address that has begun can be completed by, if by anything.
+#: What an IPv6 address that has begun can be completed by, if by anything.
 _ENDINGS = ("", "0", ":", "::", "0.0", "0.0.0", ".0", ".0.0", ".0.0.0")
 
 

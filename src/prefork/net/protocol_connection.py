@@ -161,8 +161,7 @@ class ProtocolConnection:
         self.task.add_done_callback(self._task_ended, context=state.callback_context)
 
     def was_silent(self) -> bool:
-        before = 0 if self._header is None else self._header.length
-        totals = self._totals
+        before, totals = 0 if self._header is None else self._header.length, self._totals
         return totals is not None and totals.received <= before and not totals.sent
 
     def close_reason(self) -> CloseReason:

@@ -43,7 +43,7 @@ def missing_support() -> str:
     """Return why the keys of tickets cannot be set in this process; "" if they can."""
     try:
         TicketKeyring().install(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
-    except (UnverifiedPointer, OSError) as exc:
+    except OSError as exc:
         return str(exc) or type(exc).__name__
     return ""
 
@@ -84,7 +84,7 @@ class TicketKeyring:
     def install(self, context: ssl.SSLContext) -> None:
         """Have the tickets of `context`, which no connection uses yet, encrypted with these keys, now and later.
 
-        Raises UnverifiedPointer or OSError; the context is unchanged then.
+        Raises OSError; the context is unchanged then.
         """
         if self._calls.set_callback(context_pointer(context, self._openssl), self._callback) != 1:
             raise UnverifiedPointer("OpenSSL takes no ticket keys")

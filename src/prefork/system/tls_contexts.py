@@ -23,10 +23,9 @@ from ..config import TLS
 from ..core.server_names import NameTable
 from ..errors import ConfigError
 from ..events import Emit, GroupsReduced, log
-from .libssl import UnverifiedPointer
 from .ticket_keys import TicketKeyring
 from .tls_calls import TLSCalls
-from .tls_files import TLSFiles, load_client_ca, load_pair, read_files
+from .tls_files import TLSFiles, as_file, load_client_ca, load_pair, read_files
 from .tls_groups import limit_groups
 
 #: Mozilla's "intermediate" profile for TLS 1.2 (Server Side TLS 5.8): forward secrecy, authenticated encryption.
@@ -34,6 +33,8 @@ INTERMEDIATE_CIPHERS = (
     "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:"
     "ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305"
 )
+#: Authorities that are named to clients. More would make each handshake long, and far more are not possible in one.
+_MAX_NAMED = 100
 #: openssl/ssl.h, SSL_OP_PRIORITIZE_CHACHA
 _PRIORITIZE_CHACHA = 1 << 21
 
@@ -127,7 +128,7 @@ class TLSContexts:
         self._calls: TLSCalls | None = None
         self._main_pointer = 0
         self._ticket_keys = b""
-        with contextlib.suppress(UnverifiedPointer, OSError):
+        with contextlib.suppress(OSError):
             calls = TLSCalls(policy.alpn)
             self._main_pointer = calls.pointer(self.main)
             self._ticket_keys = calls.ticket_keys(self._main_pointer)
@@ -152,7 +153,7 @@ class TLSContexts:
         return self.files is None or self._calls is not None or self.files.same_authorities(files)
 
     def replace(self, files: TLSFiles) -> None:
-        """Use other files for handshakes that begin from now on. Raises ConfigError, with nothing changed.
+        """Use other files for handshakes that begin from now on. Raises ConfigError or OSError, with nothing changed.
 
         Connections that are open are untouched. So are sessions, because the keys of the tickets stay if they are in no
         file, unless the authorities for the certificates of clients are others.
@@ -183,6 +184,9 @@ class TLSContexts:
             load_pair(context, files.pairs[position])
         if files.client_ca is not None:
             load_client_ca(context, files.client_ca)
+            if self._calls is not None and files.client_ca.count() <= _MAX_NAMED:
+                with as_file(files.client_ca.data) as path:
+                    self._calls.name_authorities(self._calls.pointer(context), path)
         if self.policy.alpn and self._calls is not None:
             self._calls.select_protocols(self._calls.pointer(context))
         elif self.policy.alpn:

@@ -64,6 +64,10 @@ class ClientCA:
         """Return what tells this list of authorities from another."""
         return hashlib.sha256(self.data).digest()
 
+    def count(self) -> int:
+        """Return the number of authorities."""
+        return self.data.count(_CERT_MARK) // 2
+
 
 @dataclass(frozen=True, slots=True)
 class TicketKeyFile:
@@ -175,7 +179,7 @@ def load_pair(context: ssl.SSLContext, pair: CertificatePair) -> None:
         raise ConfigError(f"--tls-key {pair.key}: the key is encrypted; {cure}", option="--tls-key")
 
     try:
-        with _as_file(pair.cert_bytes) as cert, _as_file(pair.key_bytes) as key:
+        with as_file(pair.cert_bytes) as cert, as_file(pair.key_bytes) as key:
             context.load_cert_chain(cert, key, password=reject_passphrase)
     except ssl.SSLError as exc:
         text = _explain(pair, exc)
@@ -195,7 +199,7 @@ def load_client_ca(context: ssl.SSLContext, authorities: ClientCA) -> None:
     """Trust the authorities for the certificates of clients. Raises ConfigError."""
     option = "--tls-client-ca"
     try:
-        with _as_file(authorities.data) as path:
+        with as_file(authorities.data) as path:
             context.load_verify_locations(path)
     except ssl.SSLError as exc:
         reason = "not PEM certificates" if _CERT_MARK not in authorities.data else "the PEM certificates are damaged"
@@ -226,7 +230,7 @@ def _read(option: str, path: str) -> paths.Content:
 
 
 @contextlib.contextmanager
-def _as_file(content: bytes) -> Iterator[str]:
+def as_file(content: bytes) -> Iterator[str]:
     """Yield the path of a file with this content, in memory if possible, because `ssl` loads from files only."""
     if os.path.isdir("/proc/self/fd"):
         with anonymous_file("prefork-tls") as file:
