@@ -167,8 +167,10 @@ def _measure(tls: bool, connections: int, processes: int, rest: float) -> Measur
     with _serving("leave", tls, connections, processes) as running, contextlib.ExitStack() as held:
         holders = _fill(running, measured, tls, connections, processes, held)
         _rest(running, measured, rest)
+        _check(holders)
         _ask(running, measured)
         _reload(running, measured)
+        _check(holders)
         _drain(running, measured, holders, "drain, the service leaves")
     if tls:
         # Aborting says nothing to the peer, so it costs what it costs in the clear.
@@ -205,6 +207,7 @@ def _fill(
             opened += count
         if measured is not None:
             time.sleep(SETTLING)
+            _check(holders)
             measured.memory.append((opened, running.memory()))
             _progress(f"{opened:,} connections: {measured.memory[-1][1]}")
     if measured is not None:
@@ -274,6 +277,14 @@ def _await_left(holder: subprocess.Popen[bytes], seconds: float) -> None:
     poll.register(holder.stdout, select.POLLIN)
     if not poll.poll(seconds * 1000) or not os.read(holder.stdout.fileno(), 100).startswith(b"left"):
         raise Failure("connections stayed open after the drain")
+
+
+def _check(holders: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Raise Failure, with what it said, if a holder has ended: its connections ended with it."""
+    for holder in holders:
+        if holder.poll() is not None:
+            assert holder.stderr is not None
+            raise Failure(f"a holder ended with {holder.returncode}: {holder.stderr.read().decode()}")
 
 
 def _progress(what: str) -> None:

@@ -62,8 +62,15 @@ class Network:
 
     def cut(self) -> None:
         """Drop every packet from now on, without telling either side."""
+        self._order("cut")
+
+    def mend(self) -> None:
+        """Undo `cut`. What was dropped stays lost."""
+        self._order("mend")
+
+    def _order(self, what: str) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.write("cut\n")
+        self._process.stdin.write(f"{what}\n")
         self._process.stdin.flush()
 
 
@@ -114,8 +121,8 @@ class _Relay:
             for fd, _ in poll.poll(max(0.0, wait) * 1000):
                 if fd:
                     self._take(fd)
-                elif os.read(0, 100):
-                    self._cut = True
+                elif order := os.read(0, 100):
+                    self._cut = order == b"cut\n"
                 else:
                     return
             now = time.monotonic()

@@ -14,16 +14,23 @@ _PROBES = 4
 _PROBE_INTERVAL = 15
 
 
-def set_tcp_options(listener: socket.socket, limits: Limits) -> None:
-    """Set the options of all connections on their listener: they inherit them (tcp(7)), which saves a call for each."""
+def set_tcp_options(sock: socket.socket, limits: Limits) -> None:
+    """Set the options of a connection, or of all connections on their listener, which saves a call for each."""
     tcp = socket.IPPROTO_TCP
     # With Nagle's algorithm the last segment of a corked answer waits for the peer's delayed acknowledgement, 40 ms.
-    listener.setsockopt(tcp, socket.TCP_NODELAY, 1)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        # For bytes that the kernel has taken and the peer has not acknowledged: no deadline of ours sees them.
-        listener.setsockopt(tcp, socket.TCP_USER_TIMEOUT, max(1, min(int(limits.write_timeout * 1000), 2**31 - 1)))
+    sock.setsockopt(tcp, socket.TCP_NODELAY, 1)
+    silence = 0
     if limits.keepalive is not None and hasattr(socket, "TCP_KEEPIDLE"):
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        listener.setsockopt(tcp, socket.TCP_KEEPIDLE, max(1, min(int(limits.keepalive), 32767)))
-        listener.setsockopt(tcp, socket.TCP_KEEPINTVL, max(1, min(_PROBE_INTERVAL, int(limits.keepalive / _PROBES))))
-        listener.setsockopt(tcp, socket.TCP_KEEPCNT, _PROBES)
+        idle = max(1, min(int(limits.keepalive), 32767))
+        interval = max(1, min(_PROBE_INTERVAL, int(limits.keepalive / _PROBES)))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(tcp, socket.TCP_KEEPIDLE, idle)
+        sock.setsockopt(tcp, socket.TCP_KEEPINTVL, interval)
+        sock.setsockopt(tcp, socket.TCP_KEEPCNT, _PROBES)
+        silence = idle + _PROBES * interval
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        # For bytes that the kernel has taken and the peer has not acknowledged: no deadline of ours sees them. It also
+        # takes the place of TCP_KEEPCNT: a peer that has been silent for longer is given up at the first probe without
+        # an answer. Were it shorter than all probes take, one lost packet would end an idle connection.
+        milliseconds = int(max(limits.write_timeout, silence) * 1000)
+        sock.setsockopt(tcp, socket.TCP_USER_TIMEOUT, max(1, min(milliseconds, 2**31 - 1)))
