@@ -17,6 +17,7 @@ from cluster import haproxy, nginx, play
 from cluster.cases import CASES
 from cluster.losses import Event, Loss, Owner, Passage, attribute
 from cluster.mark import Mark, pack, unpack
+from cluster.network import Node
 from cluster.play import Back, Outcome
 from soak.ledger import Bin, Ledger
 from soak.report import Verdict
@@ -82,6 +83,22 @@ def test_the_log_of_haproxy_is_read() -> None:
         Passage(40021, 3, False, 2, "SC", 1795792695.500),
         Passage(40022, 0, False, 0, "SC", 1795792695.600),
     ]
+
+
+def test_what_haproxy_notes_of_a_host_is_found_in_its_log(tmp_path: Path) -> None:
+    """As HAProxy 2.6 writes it."""
+    balancer = haproxy.HAProxy(Node("balancer", "10.77.0.2", ()), [], tmp_path, haproxy.Setup())
+    balancer.log.write_text("passage 40020 host2 -- 1 0 1795792695.440\n")
+    assert balancer.noted() == "never down"
+    line = (
+        "Server echo/host{} is DOWN, reason: {}. 2 active and 0 backup servers left. 0 sessions active, 0 requeued, "
+        "0 remaining in queue.\n"
+    )
+    refused = 'Layer4 connection problem, info: "Connection refused", check duration: 0ms'
+    balancer.log.write_text(line.format(1, refused) + line.format(3, refused) + line.format(2, "Layer7 timeout"))
+    assert balancer.noted() == (
+        '2 times down (Layer4 connection problem, info: "Connection refused"), 1 times down (Layer7 timeout)'
+    )
 
 
 def test_the_log_of_nginx_is_read() -> None:
