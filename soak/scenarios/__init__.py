@@ -11,6 +11,7 @@ NAMES = {
     "control": "the harness sees loss where loss is certain; runs before all others",
     "reload": "reloads under a mixed load, plain and TLS, over TCP and a unix socket, lose nothing",
     "reload-reuseport": "the same with a listening socket for each worker (--reuse-port)",
+    "renewal": "certificates are renewed under load, and nothing is lost",
     "kill-queued": "a killed worker's siblings answer what waits in the shared queue",
     "kill-queued-reuseport": "the same with a listening socket for each worker (--reuse-port)",
     "unread": "a connection that was accepted, and sent nothing yet, is answered by its worker's drain",

@@ -10,7 +10,7 @@ import functools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, TypeAlias, TypedDict
+from typing import Any, Literal, TypedDict
 
 from .addresses import Address, TCPAddress, UnixAddress, parse_address
 from .checks import (
@@ -27,7 +27,7 @@ from .checks import (
 )
 from .errors import ConfigError
 from .program import Program, ReadyKind, ReadyWhen
-from .proxies import SOURCE_TYPES, ProxySource, parse_proxy_source
+from .proxies import PROXY_PROTOCOLS, ProxySource, check_proxies, proxy_sources
 from .text import did_you_mean, escape_controls
 
 KIB = 1024
@@ -150,22 +150,6 @@ class TLS:
 def _is_path(value: object) -> bool:
     path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
     return isinstance(path, str) and path != "" and "\0" not in path
-
-
-#: Versions of the PROXY protocol.
-ProxyProtocol: TypeAlias = Literal["off", "v1", "v2", "any"]
-PROXY_PROTOCOLS = ("off", "v1", "v2", "any")
-
-
-def check_proxies(protocol: str, proxies: Sequence[object]) -> None:
-    """Check that a PROXY header is read from named proxies only, and that it is read if there are some."""
-    for each in proxies:
-        if not isinstance(each, SOURCE_TYPES):
-            reject("--proxy-from", each, "must be a network, an address, unix: or anyone")
-    if protocol != "off" and not proxies:
-        reject("--proxy-protocol", protocol, "name the proxies that may send it: --proxy-from 10.0.0.0/8")
-    if protocol == "off" and proxies:
-        reject("--proxy-from", str(proxies[0]), "is of no use without --proxy-protocol v1, v2 or any")
 
 
 #: Fields of `Settings` and `Limits` that `prefork run` has no use for, because the program decides it itself.
@@ -410,14 +394,6 @@ def local_address(option: str, text: str) -> Address:
     if isinstance(address, TCPAddress) and address.host is None:
         return TCPAddress("127.0.0.1", address.port)
     return address
-
-
-def proxy_sources(texts: object) -> tuple[ProxySource, ...]:
-    """Return the proxies that a program names by one text or a list. Raises ConfigError."""
-    listed = [texts] if isinstance(texts, str) else texts
-    if not isinstance(listed, Sequence):
-        reject("--proxy-from", texts, 'must be text, or a list of text, such as "10.0.0.0/8"')
-    return tuple(map(parse_proxy_source, listed))
 
 
 def _addresses(bind: object) -> tuple[Address, ...]:

@@ -1,13 +1,14 @@
-"""Proxies that may send a PROXY header: parse the text of `--proxy-from` into values that are checked.
+"""Proxies that may send a PROXY header: `--proxy-protocol`, and the text of `--proxy-from` as values that are checked.
 
-Only texts are looked at here. Whether a peer is one of these proxies is decided in `core/proxy_trust.py`.
+Only values are looked at here. Whether a peer is one of these proxies is decided in `core/proxy_trust.py`.
 """
 
 from __future__ import annotations
 
 import enum
 import ipaddress
-from typing import TypeAlias
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
 
 from .checks import reject
 
@@ -19,7 +20,7 @@ class AnyProxy(enum.Enum):
 
     UNIX = "unix:"
     """Each process that can connect to a unix socket of the server: it has no address."""
-    ANYONE = "anyone"
+    ANYWHERE = "anywhere"
     """Each peer on TCP. It can claim any address, so this is for a network in which nothing but proxies reaches the
     server."""
 
@@ -28,7 +29,29 @@ class AnyProxy(enum.Enum):
 
 
 ProxySource: TypeAlias = "ipaddress.IPv4Network | ipaddress.IPv6Network | AnyProxy"
-SOURCE_TYPES = (ipaddress.IPv4Network, ipaddress.IPv6Network, AnyProxy)
+_SOURCE_TYPES = (ipaddress.IPv4Network, ipaddress.IPv6Network, AnyProxy)
+#: Versions of the PROXY protocol.
+ProxyProtocol: TypeAlias = Literal["off", "v1", "v2", "any"]
+PROXY_PROTOCOLS = ("off", "v1", "v2", "any")
+
+
+def check_proxies(protocol: str, proxies: Sequence[object]) -> None:
+    """Check that a PROXY header is read from named proxies only, and that it is read if there are some."""
+    for each in proxies:
+        if not isinstance(each, _SOURCE_TYPES):
+            reject(_OPTION, each, "must be a network, an address, unix: or anywhere")
+    if protocol != "off" and not proxies:
+        reject("--proxy-protocol", protocol, "name the proxies that may send it: --proxy-from 10.0.0.0/8")
+    if protocol == "off" and proxies:
+        reject(_OPTION, str(proxies[0]), "is of no use without --proxy-protocol v1, v2 or any")
+
+
+def proxy_sources(texts: object) -> tuple[ProxySource, ...]:
+    """Return the proxies that a program names by one text or a list. Raises ConfigError."""
+    listed = [texts] if isinstance(texts, str) else texts
+    if not isinstance(listed, Sequence):
+        reject(_OPTION, texts, 'must be text, or a list of text, such as "10.0.0.0/8"')
+    return tuple(map(parse_proxy_source, listed))
 
 
 def parse_proxy_source(text: object) -> ProxySource:
@@ -53,7 +76,7 @@ def parse_proxy_source(text: object) -> ProxySource:
             network = ipaddress.IPv4Network((mapped, network.prefixlen - 96))
     if network.prefixlen == 0:
         reject(
-            _OPTION, text, f"trusts every peer, which can then claim any address (if that is meant: {_OPTION} anyone)"
+            _OPTION, text, f"trusts every peer, which can then claim any address (if that is meant: {_OPTION} anywhere)"
         )
     return network
 
@@ -62,5 +85,5 @@ def _mistake(text: str) -> str:
     try:
         found = ipaddress.ip_network(text, strict=False)
     except ValueError:
-        return "must be a network such as 10.0.0.0/8 or 2001:db8::/32, an address, unix: or anyone"
+        return "must be a network such as 10.0.0.0/8 or 2001:db8::/32, an address, unix: or anywhere"
     return f"has bits beyond its length: is {found} meant?"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from helpers.support import need
 
 from prefork.testing import Server, run_server
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.deadline(900)]
 #: Findings of testssl.sh about a certificate that no public authority has signed.
 ABOUT_CERTIFICATES = re.compile(r"cert_|DNS_CAArecord")
 #: The same in sslyze.
@@ -57,8 +58,9 @@ def test_testssl_finds_nothing(server: Server, tmp_path: Path) -> None:
 
 
 def test_sslyze_finds_the_configuration_of_mozilla(server: Server, profile: str) -> None:
-    """Install it anywhere in PATH, such as by `pipx install sslyze`."""
-    need("sslyze")
+    """Debian has no package of it: pip install sslyze, in an environment that is in PATH."""
+    if shutil.which("sslyze") is None:
+        pytest.skip("sslyze is not installed")
     command = ["sslyze", f"--mozilla_config={profile}", f"localhost:{server.port}"]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False)
     assert "COMPLIANCE AGAINST TLS CONFIGURATION" in done.stdout, done.stdout + done.stderr

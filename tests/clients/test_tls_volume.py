@@ -11,7 +11,7 @@ import pytest
 
 from prefork.testing import run_server
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.deadline(900)]
 #: So small that both fit into the buffers of the sockets, because the client sends the whole before it reads.
 CHUNK = bytes(range(256)) * 256
 CHUNKS = 2**31 // len(CHUNK) + 3
@@ -23,8 +23,7 @@ async def handle(stream):
 """
 
 
-@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize(("version", "loop"), [(ssl.TLSVersion.TLSv1_2, "asyncio"), (ssl.TLSVersion.TLSv1_3, "uvloop")])
 def test_more_than_2_gib_come_back_as_they_were_sent(
     certs: dict[str, str], tmp_path: Path, version: ssl.TLSVersion, loop: str
 ) -> None:

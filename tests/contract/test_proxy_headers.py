@@ -36,7 +36,7 @@ async def stream_handler(stream: prefork.Stream) -> None:
 
 async def reader_writer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     host, port = writer.get_extra_info("peername")[:2]
-    has_header = reader.proxy is not None  # type: ignore[attr-defined]  # both are a stream of prefork
+    has_header = isinstance(writer.get_extra_info("proxy"), prefork.ProxyHeader)
     writer.write(f"{host}:{port} {has_header} {writer.get_extra_info('proxy_peer')}\n".encode())
     while data := await reader.read(1 << 16):
         writer.write(data)
@@ -268,7 +268,7 @@ async def test_a_unix_socket_is_trusted_by_its_word(world: World, handler: Any, 
 
 async def test_the_word_for_all_addresses_is_not_for_a_unix_socket(world: World, tmp_path: Path) -> None:
     path = str(tmp_path / "untrusted")
-    async with behind(stream_handler, proxy_from="anyone") as serving:
+    async with behind(stream_handler, proxy_from="anywhere") as serving:
         assert await echoed(serving, V2 + b"ping") == ("203.0.113.7:51234 True PROXY", b"ping")
         with prefork.bind_unix_socket(path) as listener, socket.socket(socket.AF_UNIX) as sock:
             serving.server.add_socket(listener)

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from helpers.deployment import DEPLOY, PREFORK
+from helpers.deployment import DEPLOY, PREFORK, ROOT
 from helpers.support import wait_until
 
 from prefork.testing import Server, run_server
@@ -126,12 +128,17 @@ def clients() -> Iterator[None]:
     assert answers[0] > 10
 
 
-def server_state(name: str) -> str:
-    """Return what HAProxy thinks of a machine: the column `status` of its statistics."""
+def tell_haproxy(commands: str) -> str:
+    """Send commands to HAProxy's own socket, and return what it says."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect("/run/haproxy/admin.sock")
-        sock.sendall(b"show stat\n")
-        lines = sock.makefile("r").read().splitlines()
+        sock.sendall(f"{commands}\n".encode())
+        return sock.makefile("r").read()
+
+
+def server_state(name: str) -> str:
+    """Return what HAProxy thinks of a machine: the column `status` of its statistics."""
+    lines = tell_haproxy("show stat").splitlines()
     column = lines[0].split(",").index("status")
     (row,) = [line.split(",") for line in lines if line.startswith(f"app,{name},")]
     return row[column]
@@ -161,7 +168,22 @@ def haproxy() -> None:
         assert ask()[2:] == ["v2"]
         assert ask(9443, tls)[2:] == ["v2", "TLSv1.3"]
         rolling()
+        drain_by_hand()
         drain_and_return(running, notices=True)
+
+
+def drain_by_hand() -> None:
+    """Do what docs/many-machines.md says for connections that last hours."""
+    page = (ROOT / "docs" / "many-machines.md").read_text()
+    drain, ready = re.findall(r'echo "(.* agent .*)" \| socat - /run/haproxy/admin.sock', page)
+    with clients():
+        assert tell_haproxy(drain).strip() == ""
+        # Two checks and two answers of the agent later it is still so.
+        time.sleep(5)
+        assert server_state("one") == "DRAIN"
+        assert ask_all() == set(MACHINES[1:])
+        assert tell_haproxy(ready).strip() == ""
+        wait_until(lambda: ask_all() == set(MACHINES), 20)
 
 
 def rolling() -> None:
@@ -172,7 +194,7 @@ def rolling() -> None:
         "#!/bin/sh\n"
         "host=$1; shift\n"
         f'case $1 in runuser) exec {PREFORK} "$6" --control "{FOLDER}/$host" > /dev/null;; esac\n'
-        'exec curl --fail --silent --output /dev/null "http://$host:9100/readyz"\n'
+        'eval "exec $*"\n'
     )
     (programs / "ssh").chmod(0o755)
     env = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}

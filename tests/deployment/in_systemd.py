@@ -1,14 +1,16 @@
-"""Use the units as root beside a systemd of their own: start, reload, upgrade, restart, watchdog, stop.
+"""Use the units as root beside a systemd of their own: start, reload, upgrade, restart, watchdog, certificates, stop.
 
 `test_systemd.py` runs it in the namespaces that it boots; it prints "well" at the end.
 """
 
 from __future__ import annotations
 
+import base64
 import os
 import pwd
 import signal
 import socket
+import ssl
 import subprocess
 import time
 from pathlib import Path
@@ -101,6 +103,47 @@ def watchdog() -> None:
     assert answer() == b"new hello\n"
 
 
+def certificates() -> None:
+    """The lines of the page are added, and the hook of certbot copies; then it copies a renewed pair."""
+    hook = "/etc/letsencrypt/renewal-hooks/deploy/app"
+    tls = Path("/etc/app/tls")
+    tls.mkdir()
+    subprocess.run([hook], check=True, env={**os.environ, "RENEWED_LINEAGE": "/etc/lineage/first"})
+    keys = "".join(f"{base64.b64encode(os.urandom(80)).decode()}\n" for _ in range(3))
+    (tls / "tickets").write_text(keys)
+    os.chown(tls / "tickets", 0, pwd.getpwnam("app").pw_gid)
+    (tls / "tickets").chmod(0o640)
+    with open("/etc/app/prefork.toml", "a") as file:
+        for name, path in (("cert", "cert.pem"), ("key", "key.pem"), ("ticket_key_file", "tickets")):
+            file.write(f'tls_{name} = "/etc/app/tls/{path}"\n')
+    run("systemctl", "reload", "app")
+    session = handshake("first")
+    assert handshake("first", session) is not None
+    subprocess.run([hook], check=True, env={**os.environ, "RENEWED_LINEAGE": "/etc/lineage/second"})
+    end = time.monotonic() + 20
+    while handshake("second") is None:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+CONTEXTS: dict[str, ssl.SSLContext] = {}
+
+
+def handshake(name: str, session: ssl.SSLSession | None = None) -> ssl.SSLSession | None:
+    """Ask over TLS; return the session, which has to be a resumed one if `session` is given.
+
+    None if the server has another certificate than that of this name.
+    """
+    context = CONTEXTS.setdefault(name, ssl.create_default_context(cafile=f"/etc/lineage/{name}/ca.pem"))
+    try:
+        with context.wrap_socket(connect(), server_hostname="localhost", session=session) as sock:
+            assert ask(sock) == b"new hello\n"
+            assert session is None or sock.session_reused
+            return sock.session
+    except ssl.SSLCertVerificationError:
+        return None
+
+
 def stop() -> None:
     run("systemctl", "stop", "app.socket", "app.service")
     assert (shown("ActiveState"), shown("Result")) == ("inactive", "success")
@@ -119,5 +162,6 @@ with connect() as third:
     assert ask(third) == b"new hello\n"
     restart(third)
 watchdog()
+certificates()
 stop()
 print("well")

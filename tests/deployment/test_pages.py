@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
-from helpers.deployment import DEPLOY, ROOT
+from helpers.deployment import DEPLOY, PREFORK, ROOT
 
-PAGES = [ROOT / "docs" / f"{name}.md" for name in ("deployment", "one-machine")]
+PAGES = [ROOT / "docs" / f"{name}.md" for name in ("deployment", "one-machine", "many-machines", "kubernetes")]
 FILES = sorted(path for path in DEPLOY.rglob("*") if path.is_file())
 
 
@@ -25,6 +26,16 @@ def test_a_file_that_a_page_shows_is_the_file(page: Path) -> None:
     for block in shown:
         if path := theirs.get(first_comment(block)):
             assert block == path.read_text(), f"{page.name} and {path}"
+
+
+def test_the_options_of_a_machine_behind_a_balancer_are_accepted(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "many-machines.md").read_text()
+    options = " ".join(re.findall(r"^    (--(?:bind|metrics) .*)$", page, re.MULTILINE)).split()
+    assert {"--proxy-from", "--agent", "--drain-delay"} <= set(options)
+    (tmp_path / "app.py").write_text("async def handle(stream): ...\n")
+    command = [PREFORK, "check", "app:handle", *options]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=50)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_pages_lead_to_every_file() -> None:

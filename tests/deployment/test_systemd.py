@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import trustme
 from helpers.booted import HERE, boot
 from helpers.deployment import DEPLOY, PREFORK, unit
 from helpers.support import need
@@ -170,14 +171,21 @@ def prefork(*words: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_systemd_runs_the_units(tmp_path: Path) -> None:
-    """systemd as process 1 of namespaces: enable, reload, a reload that fails, upgrade, restart, watchdog, stop."""
+    """systemd as process 1 of namespaces: enable, reload, upgrade, restart, watchdog, certificates, stop."""
     files: dict[str, Path | str] = {
         "/etc/systemd/system/app.service": UNITS / "app.service",
         "/etc/systemd/system/app.socket": UNITS / "app.socket",
         "/etc/app/prefork.toml": UNITS / "prefork.toml",
+        "/etc/letsencrypt/renewal-hooks/deploy/app": UNITS / "certbot-hook",
         "/opt/app/app.py": ECHO,
         # What this machine needs, and a watchdog that does not take the test 30 s.
         "/etc/systemd/system/app.service.d/here.conf": f"[Service]\n{HERE}\nWatchdogSec=2\n",
     }
+    for name in ("first", "second"):
+        authority = trustme.CA()
+        leaf = authority.issue_cert("localhost")
+        files[f"/etc/lineage/{name}/ca.pem"] = authority.cert_pem.bytes().decode()
+        files[f"/etc/lineage/{name}/fullchain.pem"] = leaf.cert_chain_pems[0].bytes().decode()
+        files[f"/etc/lineage/{name}/privkey.pem"] = leaf.private_key_pem.bytes().decode()
     said, console = boot(tmp_path, files, Path(__file__).with_name("in_systemd.py"))
     assert said == "well\n", f"{said}--- systemd\n{console}"

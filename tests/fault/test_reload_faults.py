@@ -110,6 +110,8 @@ def test_a_failed_reload_changes_nothing_that_workers_share(folder: Path, certs:
     """The certificate, the mode of a socket's file, the log level: all of it belongs to what was to come."""
     path, config = folder / "socket", folder / "prefork.toml"
     config.write_text(f'bind = ["127.0.0.1:0", "unix:{path},mode=600"]\ntls_cert = "cert.pem"\ntls_key = "key.pem"\n')
+    # What changes is not used before the reload.
+    config.write_text(config.read_text() + 'tls_watch = "off"\n')
     for name in ("cert", "key"):
         (folder / f"{name}.pem").write_bytes(Path(certs[name]).read_bytes())
     with serving(folder, bind=[]) as server:
@@ -163,7 +165,7 @@ def test_a_key_of_another_kind_replaces_the_previous_one(folder: Path, first: st
         leaf.cert_chain_pems[0].write_to_path(str(folder / "cert.pem"))
 
     install(first)
-    with serving(folder, "--tls-cert", "cert.pem", "--tls-key", "key.pem") as server:
+    with serving(folder, "--tls-cert", "cert.pem", "--tls-key", "key.pem", "--tls-watch", "off") as server:
         before = _certificate(server, f"ECDHE-{first}-AES128-GCM-SHA256")
         install(then)
         done = command(folder, "reload")

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.renewal import InPlace, issue, serial_of, served
 from helpers.servers import ECHO, command, echo, ready, serving, upgrade
 from helpers.support import need, run_script, slow, traced, wait_until
 
@@ -56,10 +57,17 @@ def test_a_failing_system_call_at_the_start_is_one_line(folder: Path, call: str,
     assert sorted(path.name for path in folder.iterdir()) == ["service.py"]
 
 
-def test_calls_that_a_sandbox_refuses_are_done_without(folder: Path, certs: dict[str, str]) -> None:
-    tls = ["--tls-cert", certs["cert"], "--tls-key", certs["key"]]
+def test_calls_that_a_sandbox_refuses_are_done_without(folder: Path) -> None:
+    """Renewed certificates cannot be handed out then, so they take a reload, which comes by itself."""
+    files = InPlace(folder, issue(folder / "first"))
+    tls = ["--tls-cert", str(files.cert), "--tls-key", str(files.key)]
     with serving(folder, *tls, prefix=injecting("memfd_create", "error=ENOSYS")) as server:
         assert len(ready(folder)) == 2
+        second = issue(folder / "second")
+        files.renew(second)
+        wait_until(lambda: {each["generation"] for each in ready(folder)} == {1}, 20)
+        assert served(server.port) == serial_of(second)
+        assert "reloading (files of TLS have changed)" in server.stderr()
         upgrade(folder)
         assert command(folder, "stop").returncode == 0
         assert server.wait() == 0

@@ -218,3 +218,25 @@ def test_every_key_of_the_status_is_documented(folder: Path) -> None:
         wait_until(lambda: status(folder)["reloads"]["failed"] == 1)
         page = (ROOT / "docs" / "status.md").read_text()
         assert [key for key in sorted(keys(status(folder))) if f"`{key}`" not in page] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("handler", ["greets", "echoes", "Echoes"])
+def test_a_connection_is_silent_only_if_no_byte_went_either_way(tmp_path: Path, handler: str) -> None:
+    (tmp_path / "service.py").write_text(
+        "import asyncio\n"
+        "async def greets(stream):\n    await stream.send(b'hello')\n    await stream.read(1)\n"
+        "async def echoes(stream):\n    async for line in stream:\n        stream.write(line)\n"
+        "class Echoes(asyncio.Protocol):\n"
+        "    def connection_made(self, transport):\n        self.transport = transport\n"
+        "    def data_received(self, data):\n        self.transport.write(data)\n"
+    )
+    control = ("--control", str(tmp_path / "control"))
+    with run_server(f"service:{handler}", "-w", "1", *control, cwd=tmp_path) as server:
+        for send in (b"", b"", b"one\n"):
+            with socket.create_connection(("127.0.0.1", server.port), timeout=20) as sock:
+                sock.sendall(send)
+                if send:
+                    sock.recv(16)
+        wait_until(lambda: sum(status(tmp_path)["totals"]["closed"].values()) == 3)
+        assert status(tmp_path)["totals"]["silent"] == (0 if handler == "greets" else 2)

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import trustme
+from helpers.certificates import Certificates
 from helpers.servers import status, upgrade
 from helpers.support import need, need_root, run_script, slow, wait_until
 
@@ -352,12 +353,15 @@ def test_an_unknown_host_name_exits_with_4(folder: Path) -> None:
 def test_check_says_ok_and_the_names_of_a_certificate_and_binds_nothing(folder: Path, certs: dict[str, str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
+        second = Certificates(folder).pair("*.a.test", "b.test")
         tls = ["--tls-cert", certs["cert"], "--tls-key", certs["key"]]
+        tls += ["--tls-cert", str(second.cert), "--tls-key", str(second.key)]
         path = folder / "echo.sock"
         done = command("check", "echo:handle", "-b", address, "-b", f"unix:{path}", *tls, cwd=folder)
         assert not path.exists()
     assert (done.returncode, done.stderr) == (0, "")
     names = f"--tls-cert {certs['cert']}: for localhost, every other client (EC)\n"
+    names += f"--tls-cert {second.cert}: for *.a.test, b.test (EC)\n"
     assert done.stdout == f"ok: echo:handle is a stream handler\n{names}"
 
 

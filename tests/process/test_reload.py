@@ -125,7 +125,7 @@ def test_certificates_are_renewed_and_sessions_go_on(folder: Path, certs: dict[s
     cert, key = folder / "cert.pem", folder / "key.pem"
     shutil.copy(certs["cert"], cert)
     shutil.copy(certs["key"], key)
-    options = ["--tls-cert", str(cert), "--tls-key", str(key), "-w", "2"]
+    options = ["--tls-cert", str(cert), "--tls-key", str(key), "-w", "2", "--tls-watch", "off"]
     with run_server("service:handle", *options, cwd=folder) as server:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False

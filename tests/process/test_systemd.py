@@ -200,7 +200,7 @@ def test_unused_sockets_do_not_reach_programs_of_a_handler(folder: Path) -> None
 
 def test_an_upgrade_notifies_systemd_of_the_main_pid(folder: Path, manager: socket.socket) -> None:
     env = {"NOTIFY_SOCKET": str(folder / "notify"), "WATCHDOG_USEC": "60000000"}
-    with run_server("service:handle", "-w", "1", cwd=folder, env=env) as server:
+    with run_server("service:handle", "-w", "1", "--drain-delay", "0.5", cwd=folder, env=env) as server:
         states(manager, "READY=1")
         server.signal(signal.SIGUSR2)
         told = states(manager, "MAINPID=")
@@ -209,7 +209,9 @@ def test_an_upgrade_notifies_systemd_of_the_main_pid(folder: Path, manager: sock
         successor = int(told[-1]["MAINPID"])
         assert server.wait() == 0
         os.kill(successor, signal.SIGTERM)
-        states(manager, "STOPPING=1")
+        # From the first of them on the time to stop passes.
+        for phase in ("lame duck (SIGTERM)", "stopping (SIGTERM)"):
+            assert states(manager, "STOPPING=1")[-1]["STATUS"].startswith(phase)
         wait_until(lambda: session_members(server.pid) == [])
 
 

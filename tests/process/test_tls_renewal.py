@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import ssl
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from helpers.opened import open_folder
 from helpers.renewal import InPlace, Kubernetes, client, connected, issue, serial_of, served, ticket_keys
-from helpers.servers import ECHO, ready, serving, status, upgrade
+from helpers.servers import ECHO, exhaust_supervisor, ready, serving, status, upgrade
 from helpers.support import need_root, wait_until
 
 from prefork.testing import Server
@@ -80,6 +81,18 @@ def test_a_renewal_replaces_no_worker_and_ends_no_connection(tmp_path: Path) -> 
         echo(open_one)
         assert server.stderr().count("TLS renewed without a reload: ") == 2
         os.kill(successor, signal.SIGTERM)
+
+
+@pytest.mark.slow
+def test_a_supervisor_without_descriptors_renews_as_well(tmp_path: Path) -> None:
+    issued = prepare(tmp_path, "first", "second")
+    files = Kubernetes(tmp_path, issued["first"])
+    tls = ("--tls-cert", str(files.cert), "--tls-key", str(files.key))
+    with serving(tmp_path, *tls) as server, contextlib.ExitStack() as stack:
+        exhaust_supervisor(server, tmp_path, stack)
+        files.renew(issued["second"])
+        wait_until(lambda: "TLS renewed" in server.stderr(), 20)
+        assert all_serve(server, issued["second"])
 
 
 @pytest.mark.slow

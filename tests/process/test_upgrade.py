@@ -215,12 +215,16 @@ def test_a_second_upgrade_ends_the_predecessor_that_still_drains_first(folder: P
 
 
 def test_a_draining_predecessor_replaces_a_successor_that_dies(folder: Path) -> None:
-    path = folder / "socket"
-    with serving(folder, "--pidfile", "pid", bind=["127.0.0.1:0", f"unix:{path}"]) as server:
+    """It has the same socket file, and the last of the two removes that; never the file of another process."""
+    path, lost = folder / "socket", folder / "lost"
+    with serving(folder, "--pidfile", "pid", bind=["127.0.0.1:0", f"unix:{path}", f"unix:{lost}"]) as server:
+        inode = path.stat().st_ino
         with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock, sock.makefile("rb") as file:
             sock.sendall(b"stay\n")
             file.readline()
             successor = upgrade(folder)
+            lost.unlink()
+            foreign = replaced(lost)
             os.kill(successor, signal.SIGKILL)
             wait_until(lambda: "serving again in its place" in server.stderr())
             assert int(ask(server)[2]) == server.pid
@@ -228,9 +232,18 @@ def test_a_draining_predecessor_replaces_a_successor_that_dies(folder: Path) -> 
             assert (folder / "pid").read_text() == f"{server.pid}\n"
             sock.sendall(b"still\n")
             assert file.readline()
+        assert path.stat().st_ino == inode
         assert ask(server, socket.AF_UNIX, str(path))[0] == "one"
         assert server.stop() == 0
         assert not path.exists()
+        assert lost.stat().st_ino == foreign
+
+
+def replaced(path: Path) -> int:
+    """Bind a socket of this process at a path, and return the inode."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+        return path.stat().st_ino
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefork.core.agent_check import FALL_STEP, RISE_STEP, Weight, answer, measure
+from prefork.exporter.health import unready_reason
 
 
 def worker(slot: int, state: str = "ready", paused: str | None = None, lag: float = 0.0) -> dict[str, Any]:
@@ -47,20 +48,21 @@ def test_the_weight_is_the_capacity_that_is_left(load: dict[str, Any], weight: f
 
 
 def test_a_full_server_keeps_a_weight_because_none_would_be_a_drain() -> None:
-    assert answer(status(*IDLE, open=1000, limit=1000), "", Weight()) == "up ready 1%"
+    assert answer(status(*IDLE, open=1000, limit=1000), "", Weight(), 0.0) == "up ready 1%"
 
 
 def test_a_server_that_wants_no_connections_says_so_and_takes_it_back() -> None:
     weight = Weight()
-    assert answer(status(*IDLE), "the server is stopping", weight) == "drain"
-    assert answer(status(*IDLE), "", weight) == "up ready 100%"
+    assert answer(status(*IDLE), "the server is stopping", weight, 0.0) == "drain"
+    assert answer(status(*IDLE), "", weight, 1.0) == "up ready 100%"
 
 
-@given(st.lists(st.floats(-10, 200), max_size=50))
-def test_a_weight_that_is_told_changes_in_steps_only(measured: list[float]) -> None:
-    weight = Weight()
-    for value in measured:
-        before, told = weight.told, weight.next(value)
+@given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 100)), max_size=50))
+def test_a_weight_that_is_told_changes_in_steps_only(measured: list[tuple[float, float]]) -> None:
+    weight, now = Weight(), 0.0
+    for value, seconds in measured:
+        now += seconds
+        before, told = weight.told, weight.next(value, now)
         assert 1 <= told <= 100
         change = told - before
         assert change == 0 or told in (1, 100) or change <= -FALL_STEP or change >= RISE_STEP
@@ -68,7 +70,26 @@ def test_a_weight_that_is_told_changes_in_steps_only(measured: list[float]) -> N
 
 def test_a_load_that_wavers_changes_nothing() -> None:
     weight = Weight()
-    assert {weight.next(60 + wave) for wave in (0, 5, -5, 9, -9, 0)} == {60}
+    weight.next(60, 0.0)
+    assert {weight.next(60 + wave, 10.0 + now) for now, wave in enumerate((0, 5, -5, 9, -9, 0))} == {60}
+
+
+def test_a_worker_that_pauses_just_when_it_is_asked_is_not_a_server_that_is_full() -> None:
+    weight, told = Weight(), set()
+    for second in range(0, 60, 2):
+        told.add(weight.next(0 if second % 10 == 0 and second else 100, float(second)))
+    assert min(told) >= 60
+
+
+def test_a_load_that_stays_is_told_within_seconds_and_forgotten_as_fast() -> None:
+    weight = Weight()
+    assert weight.next(100, 0.0) == 100
+    falling = [weight.next(20, 2.0 * each) for each in range(1, 8)]
+    assert falling == sorted(falling, reverse=True)
+    assert falling[0] < 80
+    assert falling[-1] <= 20 + 2 * FALL_STEP
+    rising = [weight.next(100, 14 + 2.0 * each) for each in range(1, 18)]
+    assert rising[-1] == 100
 
 
 @given(
@@ -79,5 +100,20 @@ def test_a_load_that_wavers_changes_nothing() -> None:
 def test_the_words_are_those_that_the_agent_itself_takes_back(
     workers: list[dict[str, Any]], target: int, unready: str
 ) -> None:
-    line = answer(status(*workers, target=target), unready, Weight())
+    line = answer(status(*workers, target=target), unready, Weight(), 0.0)
     assert re.fullmatch(r"drain|up ready ([1-9][0-9]?|100)%", line)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, ""),
+        ({"state": "lame_duck"}, "the server is a lame duck: it serves, and is about to drain"),
+        ({"state": "stopping"}, "the server is stopping"),
+        ({"state": "booting"}, "the server is booting"),
+        ({"suspended": True}, "accepting is suspended"),
+        ({"workers": [worker(0, "starting"), worker(0, "draining")]}, "no worker is ready"),
+    ],
+)
+def test_readiness_says_why_no_new_connections_are_wanted(changes: dict[str, Any], reason: str) -> None:
+    assert unready_reason({"state": "serving", "suspended": False, "workers": [worker(0)]} | changes) == reason

@@ -11,7 +11,16 @@ from cryptography import x509
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefork.system.certificates import MAX_CERTIFICATES, Validity, day_of, examine, first_end, read_validities
+from prefork.core.server_names import Identity
+from prefork.system.certificates import (
+    MAX_CERTIFICATES,
+    Validity,
+    day_of,
+    examine,
+    first_end,
+    read_identity,
+    read_validities,
+)
 
 DAY = 24 * 3600
 DAYS = datetime.timedelta(days=1)
@@ -77,3 +86,37 @@ def test_a_certificate_that_is_cut_or_changed_anywhere_raises_nothing_and_the_nu
         for changed in (der[:position], der[:position] + b"\xff" + der[position + 1 :]):
             body = base64.encodebytes(changed)
             read_validities(b"-----BEGIN CERTIFICATE-----\n" + body + b"-----END CERTIFICATE-----\n")
+
+
+@pytest.mark.parametrize(("kind", "key_type"), [(trustme.KeyType.ECDSA, "EC"), (trustme.KeyType.RSA, "RSA")])
+def test_names_and_type_of_key_are_those_of_the_first_certificate(kind: trustme.KeyType, key_type: str) -> None:
+    """Addresses and mail addresses are names of another kind, and no client asks for them by SNI."""
+    authority = trustme.CA(key_type=trustme.KeyType.ECDSA)
+    names = ("A.Example", "*.example.org", "b\u00fccher.example", "192.0.2.1", "2001:db8::1", "user@example.org")
+    issued = authority.issue_cert(*names, key_type=kind)
+    pem = b"text\n" + issued.cert_chain_pems[0].bytes() + authority.cert_pem.bytes()
+    assert read_identity(pem) == Identity(("a.example", "*.example.org", "xn--bcher-kva.example"), key_type)
+    assert read_identity(authority.issue_cert(common_name="cn.example", key_type=kind).cert_chain_pems[0].bytes()) == (
+        Identity((), key_type)
+    )
+    assert read_identity(b"no certificate") == Identity((), "")
+
+
+_DER = base64.b64decode(
+    b"".join(
+        trustme.CA(key_type=trustme.KeyType.ECDSA)
+        .issue_cert("a.example", key_type=trustme.KeyType.ECDSA)
+        .cert_chain_pems[0]
+        .bytes()
+        .splitlines()[1:-1]
+    )
+)
+
+
+@given(st.integers(0, len(_DER) - 1), st.binary(max_size=3))
+def test_names_of_a_damaged_certificate_are_names_or_none(position: int, damage: bytes) -> None:
+    der = _DER[:position] + damage + _DER[position + len(damage) :]
+    pem = b"-----BEGIN CERTIFICATE-----\n" + base64.b64encode(der) + b"\n-----END CERTIFICATE-----\n"
+    for name in read_identity(pem).names:
+        assert name.isascii()
+        assert name.isprintable()

@@ -12,8 +12,16 @@ from typing import Any
 
 import pytest
 
+from prefork.core.exporter_settings import LOADED, SERVE, SILENCE_TIMEOUT
 from prefork.events import Event, MetricsUnserved
-from prefork.parent.exporter import LAST_ANSWERS_TIME, REQUEST_INTERVAL, Exporter, ExporterSpec, environment
+from prefork.parent.exporter import (
+    LAST_ANSWERS_TIME,
+    LOAD_TIMEOUT,
+    REQUEST_INTERVAL,
+    Exporter,
+    ExporterSpec,
+    environment,
+)
 from prefork.system.child import Child, ExitStatus
 from prefork.system.listeners import BoundAddress
 from prefork.system.processes import System
@@ -81,9 +89,9 @@ class World:
         assert self.system.link is not None
         return self.system.link
 
-    def collect(self, after: float = REQUEST_INTERVAL, wanted: bool = True) -> None:
+    def collect(self, after: float = REQUEST_INTERVAL, wanted: bool = True, soon: bool = False) -> None:
         self.system.now += after
-        self.exporter.collect(self.system.now, wanted)
+        self.exporter.collect(self.system.now, wanted, soon)
 
     def answer(self) -> dict[str, Any]:
         self.collect()
@@ -166,6 +174,55 @@ def test_another_supervisor_serves_only_once_this_one_has_let_go(world: World) -
     assert world.events == []
     world.collect(wanted=True)
     assert world.system.launches == 2
+
+
+@pytest.fixture
+def successor(world: World) -> World:
+    """The side of a supervisor that is about to serve."""
+    world.collect(wanted=False)
+    world.system.status = ExitStatus(0)
+    world.collect(wanted=False)
+    world.collect(wanted=False, soon=True)
+    assert world.system.launches == 2
+    return world
+
+
+def test_one_of_a_successor_loads_early_and_serves_when_its_supervisor_does(successor: World) -> None:
+    world, exporter = successor, successor.exporter
+    assert not exporter.is_prepared(world.system.now)
+    assert exporter.next_due(world.system.now) <= world.system.now + LOAD_TIMEOUT
+    assert world.waits_for() == {select.POLLIN}
+    world.link.send(LOADED)
+    # However long its predecessor takes: nothing is said to it, and it is not killed for its silence.
+    for _ in range(5):
+        world.collect(after=SILENCE_TIMEOUT, wanted=False, soon=True)
+        assert exporter.is_prepared(world.system.now)
+        assert world.waits_for() == set()
+    with pytest.raises(BlockingIOError):
+        world.link.recv(1)
+    assert world.system.signals == []
+    world.collect()
+    assert world.link.recv(10) == SERVE
+    world.link.send(b'{"command": "status"}\n')
+    assert world.answer()["state"] == "serving"
+
+
+def test_a_takeover_waits_for_one_that_loads_only_for_a_while(successor: World) -> None:
+    world, exporter = successor, successor.exporter
+    assert not exporter.is_prepared(world.system.now)
+    world.collect(after=LOAD_TIMEOUT, wanted=False, soon=True)
+    assert exporter.is_prepared(world.system.now)
+    world.collect()
+    assert world.link.recv(10) == SERVE
+    world.link.send(LOADED + b'{"command": "status"}\n')
+    assert world.answer()["state"] == "serving"
+
+
+def test_a_takeover_does_not_wait_for_one_that_has_died(successor: World) -> None:
+    successor.system.status = ExitStatus(1)
+    successor.collect(wanted=False, soon=True)
+    assert successor.exporter.is_prepared(successor.system.now)
+    assert [type(event) for event in successor.events] == [MetricsUnserved]
 
 
 def test_its_last_answers_are_waited_for_within_a_bound(world: World) -> None:

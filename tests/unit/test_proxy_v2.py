@@ -126,6 +126,14 @@ def test_addresses_are_data_of_which_none_is_refused() -> None:
     assert found.destination == ("::ffff:192.0.2.33", 0, 0, 0)
 
 
+@given(st.lists(st.sampled_from([0, 0, 0, 1, 0xA, 0xFFFF]), min_size=8, max_size=8))
+def test_the_longest_run_of_zeros_in_an_ipv6_address_is_left_out(groups: list[int]) -> None:
+    address = ipaddress.IPv6Address(struct.pack("!8H", *groups))
+    found = accepted(header(PROXY, TCP6, address.packed * 2 + bytes(4)))
+    text = f"::ffff:{address.ipv4_mapped}" if address.ipv4_mapped else address.compressed
+    assert (found.source, found.destination) == ((text, 0, 0, 0), (text, 0, 0, 0))
+
+
 @pytest.mark.parametrize(
     ("field", "path"),
     [

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import trustme
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefork.core.ticket_keys import MAX_KEYS, TicketKeys, TicketKeysError, parse_ticket_keys
@@ -31,6 +31,7 @@ def some(number: int, size: int = 80) -> list[bytes]:
 # --- the file ---------------------------------------------------------------------------------------------------------
 
 
+@settings(max_examples=20)
 @given(st.sampled_from((48, 80)), st.integers(3, MAX_KEYS), st.data())
 def test_the_last_but_one_encrypts_and_all_decrypt(size: int, number: int, data: st.DataObject) -> None:
     """Name, AES key, MAC key: the order of HAProxy's tickets (`tests/clients` asks it)."""

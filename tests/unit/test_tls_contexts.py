@@ -103,8 +103,16 @@ def test_with_strict_names_an_unknown_or_missing_one_is_a_fatal_alert(certificat
         done = Handshake(server, client(), name)
         assert done.error == reason
         assert "UNRECOGNIZED_NAME" in done.seen
-    assert Handshake(server, client(), "a.test").offered == ("a.test",)
-    assert Handshake(server, client(), "x.b.test").offered == ("*.b.test",)
+    for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+        asking = client(version)
+        known = Handshake(server, asking, "a.test")
+        assert known.offered == ("a.test",)
+        assert Handshake(server, asking, "x.b.test").offered == ("*.b.test",)
+        # Nor does a session of a known name let an unknown one in: with TLS 1.2 the session decides what the name is.
+        done = Handshake(server, asking, "c.test", known.client.session)
+        resumes = version == ssl.TLSVersion.TLSv1_2
+        assert done.error == ("" if resumes else "no certificate for the name")
+        assert getattr(done.server, "sni", "") == ("a.test" if resumes else "c.test")
 
 
 def test_both_types_of_key_are_offered_for_a_name_and_as_the_default(certificates: Certificates) -> None:
@@ -348,6 +356,21 @@ def test_a_session_outlives_no_change_of_the_authorities(certificates: Certifica
     assert "CERTIFICATE_VERIFY_FAILED" in Handshake(server, asking, "a.test", session).error
     server.replace(one)
     assert Handshake(server, asking, "a.test", session).client.session_reused
+
+
+def test_a_session_ends_with_the_certificate_of_its_client(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With TLS 1.3 each resumption brings another ticket, so that a session has no end of its own."""
+    server = contexts(read_files([certificates.pair("a.test")], certificates.authorities("one")), client="required")
+    asking = presenting("one")
+    first = Handshake(server, asking, "a.test")
+    session = first.client.session
+    end: Any = first.server.getpeercert()
+    for later, error in ((-1, ""), (1, "the certificate of the client has expired")):
+        now = ssl.cert_time_to_seconds(end["notAfter"]) + later
+        monkeypatch.setattr(tls_contexts.time, "time", lambda now=now: now)
+        assert Handshake(server, asking, "a.test", session).error == error
 
 
 def test_without_a_call_of_openssl_the_authorities_stay(

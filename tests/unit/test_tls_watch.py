@@ -123,6 +123,19 @@ def test_what_is_no_renewal_is_told_once_and_not_used(tmp_path: Path, pairs: dic
     assert watched.look(3) is not None
 
 
+def test_an_error_of_prefork_itself_is_one_line_and_ends_nothing(
+    tmp_path: Path, pairs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = InPlace(tmp_path, pairs["old"])
+    watched = Watched(Settings(tls=(TLS(files.cert, files.key),)))
+    monkeypatch.setattr(trust, "load_changed_files", {}.__getitem__)
+    files.renew(pairs["new"])
+    assert watched.look(PATIENCE + 2) is None
+    (event,) = watched.told()
+    assert isinstance(event, RenewalRefused)
+    assert "TypeError" in event.reason
+
+
 def test_a_key_that_comes_a_moment_later_is_waited_for(tmp_path: Path, pairs: dict[str, Path]) -> None:
     files = InPlace(tmp_path, pairs["old"])
     watched = Watched(Settings(tls=(TLS(files.cert, files.key),)))
@@ -170,6 +183,9 @@ def test_dates_are_looked_at_once_a_day_and_keys_of_tickets_change_twice(pairs: 
     assert len(set(seeds)) == 4
     assert len(watched.examined) == 2
     assert not watched.events
+    # Without TLS, after a reload, there is nothing to wake up for.
+    watched.watch.renew(GenerationConfig(Settings(), (), None, None, None, ""), watched.now)
+    assert watched.watch.next_look() is None
     # A renewal keeps the keys, and so does a reload, which knows no seed.
     session = Session(watched.contexts, asks).session
     watched.contexts.replace(read_files((TLS(pairs["new"] / "tls.crt", pairs["new"] / "tls.key"),)))

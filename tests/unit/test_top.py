@@ -195,7 +195,7 @@ def test_what_happened_between_two_readings_is_told() -> None:
     failed = {"ok": 4, "failed": 1, "last": {"result": "failed", "reason": "no database"}}
     assert happened(snapshot(), snapshot(reloads=failed)) == ["reload failed: no database"]
     assert happened(snapshot(), snapshot(suspended=True)) == ["suspended: no worker accepts"]
-    assert happened(snapshot(), snapshot(state="draining")) == ["the server is draining (was serving)"]
+    assert happened(snapshot(), snapshot(state="lame_duck")) == ["the server is lame duck (was serving)"]
 
 
 # --- what a server says is not trusted --------------------------------------------------------------------------------
@@ -384,6 +384,7 @@ def test_the_header_says_how_much_is_used_and_what_is_wrong() -> None:
     bad = text(pages.head(model(suspended=True, reloads=failed, workers_target=5), 80))
     for words in ("suspended", "last reload failed", "ready 4/5", "pid 4242"):
         assert words in bad
+    assert "lame duck" in text(pages.head(model(state="lame_duck"), 80))
 
 
 def test_a_server_that_is_gone_is_said_and_keeps_its_last_numbers() -> None:

@@ -55,6 +55,10 @@ class _Interval:
             self.due_at = now + self._seconds
         return due
 
+    def stop(self) -> None:
+        """Let it be due no more, until it is asked for again."""
+        self.due_at = None
+
 
 class TLSWatch:
     """Watches the files that the settings of one generation name; of others after a reload that changes them.
@@ -87,6 +91,8 @@ class TLSWatch:
         """
         self._watch(config.settings)
         if config.tls is None or config.tls_files is None:
+            self._examination.stop()
+            self._ticket_change.stop()
             return None
         if self._examination.take(now):
             self._warn(config.tls_files)
@@ -107,7 +113,8 @@ class TLSWatch:
             return "files of TLS have changed"
         try:
             handout = _take(contexts, files)
-        except (PreforkError, OSError, MemoryError, ValueError) as exc:
+        except Exception as exc:
+            # Whatever the files hold must not end what serves.
             self._failed(exc, now)
             return None
         self._settling.used()
@@ -147,11 +154,12 @@ class TLSWatch:
         if not self._settling.look(tuple(map(_signature, self._paths)), now):
             return None
         try:
-            files = trust.load_changed_files(settings, identity)
+            files = trust.load_changed_files(settings, identity, used)
             if not files.same_content(used):
                 _require_valid(files)
                 return files
-        except (PreforkError, OSError, MemoryError) as exc:
+        except Exception as exc:
+            # As above.
             self._failed(exc, now)
             return None
         self._settling.used()
@@ -171,9 +179,9 @@ def _take(contexts: TLSContexts, files: TLSFiles) -> Descriptor:
 
 
 def _reason(exc: Exception) -> str:
-    if isinstance(exc, OSError | MemoryError) and not isinstance(exc, PreforkError):
-        return reason_of(exc)
-    return str(exc)
+    if isinstance(exc, PreforkError):
+        return str(exc)
+    return reason_of(exc) if isinstance(exc, OSError | MemoryError) else repr(exc)
 
 
 def paths_of(settings: Settings) -> tuple[str, ...]:

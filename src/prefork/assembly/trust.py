@@ -43,18 +43,21 @@ def load_tls_files(settings: Settings, source: SettingsSource, identity: Identit
     return files
 
 
-def load_changed_files(settings: Settings, identity: Identity | None) -> TLSFiles:
+def load_changed_files(settings: Settings, identity: Identity | None, used: TLSFiles) -> TLSFiles:
     """Return what the files that the settings name say now, proven, without a look at settings and code.
+
+    What is `used` was proven already.
 
     Raises ConfigError, and UntrustedPathsError, as `load_tls_files` does. Raises OSError.
     """
-    files = _read_files(settings)
+    files = _read_files(settings, used)
     _require(files.weaknesses, settings, identity)
     return files
 
 
-def _read_files(settings: Settings) -> TLSFiles:
-    return read_files(settings.tls, settings.tls_client_ca, settings.tls_strict_sni, settings.tls_ticket_key_file)
+def _read_files(settings: Settings, proven: TLSFiles | None = None) -> TLSFiles:
+    client_ca, tickets = settings.tls_client_ca, settings.tls_ticket_key_file
+    return read_files(settings.tls, client_ca, settings.tls_strict_sni, tickets, proven)
 
 
 def require_trusted(weaknesses: Iterable[tuple[str, Weakness]], settings: Settings, identity: Identity | None) -> None:

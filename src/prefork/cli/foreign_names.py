@@ -28,6 +28,7 @@ _OPTIONS = {
     "--tls-client required": "--cert-reqs --ssl-cert-reqs --verify-mode --ssl-client-verify",
     "--tls-profile modern": "--ssl-version --ssl-protocol-min --tls-min-version",
     "--alpn NAMES": "--alpn-protocols",
+    "--tls-ticket-key-file FILE": "--ssl-session-ticket-key --tls-ticket-keys --tls-ticket-key",
     "--handshake-timeout TIME": "--ssl-handshake-timeout",
     "--workers N": "--processes --num-workers --concurrency --num-processes --workers-count",
     "--max-connections N": "--worker-connections --limit-concurrency --backpressure --max-conns --limit-connections",

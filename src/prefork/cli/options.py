@@ -158,7 +158,7 @@ OPTIONS = (
         "proxy_from",
         Group.PROXY,
         "CIDR",
-        "Network or address of proxies, unix: for those on unix sockets, or anyone. Other peers are closed at once. "
+        "Network or address of proxies, unix: for those on unix sockets, or anywhere. Other peers are closed at once. "
         "Repeatable.",
         lambda option, value: parse_proxy_source(value),
         repeatable=True,

@@ -37,16 +37,18 @@ def _parse_decimal(option: str, value: str, expected: str) -> float:
     return float(value)
 
 
-def parse_seconds(option: str, value: str) -> float:
+_SECONDS = "must be a number of seconds, such as 30 or 2.5, or a time with units, such as 500ms, 5m or 1h30m"
+
+
+def parse_seconds(option: str, value: str, expected: str = _SECONDS) -> float:
     """Return a time in seconds, which a bare number is, too. Raises ConfigError."""
     seconds = parse_duration(value)
-    expected = "must be a number of seconds, such as 30 or 2.5, or a time with units, such as 500ms, 5m or 1h30m"
     return _parse_decimal(option, value, expected) if seconds is None else seconds
 
 
 def parse_delay(option: str, value: str) -> float | Literal["auto"]:
     """Return a time in seconds, or "auto". Raises ConfigError."""
-    return "auto" if value == "auto" else parse_seconds(option, value)
+    return "auto" if value == "auto" else parse_seconds(option, value, f"{_SECONDS}, or auto")
 
 
 parse_number = functools.partial(_parse_decimal, expected="must be a number, such as 100 or 0.5")

@@ -125,7 +125,8 @@ class Account:
         self._cells[self._start + ACCEPTED] += 1
 
     def closed(self, reason: CloseReason, seconds: float | None = None, silent: bool = False) -> None:
-        """Count the end of a connection that was open for `seconds`, if that is known. `silent`: no byte has come."""
+        """Count the end of a connection that was open for `seconds`, if that is known. `silent`: no byte went
+        either way."""
         if silent:
             self._cells[self._start + SILENT] += 1
         # One word: a reader sees the connection as open or as closed, and never as neither or both.
@@ -206,7 +207,7 @@ class Counters:
 
     @property
     def arrivals(self) -> int:
-        """Accepted connections without those that were refused, or ended before a byte came: as health checks do."""
+        """Accepted connections without those that were refused, or ended without a byte: as health checks do."""
         return self.accepted - self.refused - self._words[SILENT]
 
     @property

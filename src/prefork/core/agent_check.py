@@ -7,6 +7,7 @@ is gone cannot take `maint` or `down` back. Each answer takes back whatever was 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,10 +23,14 @@ FREE_SHARE = 0.8
 IDLE_LAG = 0.05
 BUSY_LAG = 0.5
 MIN_WORKER = 0.1
+#: Seconds in which what is told follows most of a change: a worker may pause for a moment, just when HAProxy asks.
+SMOOTHING = 5.0
 #: Percentage points that the load has to change before another weight is told, lower or higher. Otherwise a balancer
 #: with several servers would move connections to and fro.
 FALL_STEP = 10
 RISE_STEP = 20
+#: From here on it is the full weight that is told.
+NEARLY_FULL = 95
 
 
 class Weight:
@@ -33,21 +38,26 @@ class Weight:
 
     def __init__(self) -> None:
         self.told = MAX_WEIGHT
+        self._smooth = float(MAX_WEIGHT)
+        self._measured_at = -math.inf
 
-    def next(self, measured: float) -> int:
-        """Return the percentage to tell, which follows the `measured` one in steps."""
-        measured = max(MIN_WEIGHT, min(MAX_WEIGHT, round(measured)))
-        falls, rises = self.told - measured >= FALL_STEP, measured - self.told >= RISE_STEP
-        # The last points to either end are told, too, otherwise a server that is idle again would not get its share.
-        ends = measured in (MIN_WEIGHT, MAX_WEIGHT)
-        if falls or rises or ends:
-            self.told = measured
+    def next(self, measured: float, now: float) -> int:
+        """Return the percentage to tell, which follows the `measured` ones in steps. `now` is a monotonic time."""
+        kept = math.exp(-max(0.0, now - self._measured_at) / SMOOTHING)
+        self._smooth, self._measured_at = kept * self._smooth + (1 - kept) * measured, now
+        weight = max(MIN_WEIGHT, min(MAX_WEIGHT, round(self._smooth)))
+        falls, rises = self.told - weight >= FALL_STEP, weight - self.told >= RISE_STEP
+        # Otherwise a server that is idle again would not get its share.
+        if weight >= NEARLY_FULL:
+            self.told = MAX_WEIGHT
+        elif falls or rises or weight == MIN_WEIGHT:
+            self.told = weight
         return self.told
 
 
-def answer(status: Mapping[str, Any], unready: str, weight: Weight) -> str:
+def answer(status: Mapping[str, Any], unready: str, weight: Weight, now: float) -> str:
     """Return the line for a status, without its end; `unready` says why no new connections should come."""
-    return DRAIN if unready else f"up ready {weight.next(measure(status))}%"
+    return DRAIN if unready else f"up ready {weight.next(measure(status), now)}%"
 
 
 def measure(status: Mapping[str, Any]) -> float:

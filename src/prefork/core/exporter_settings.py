@@ -14,6 +14,10 @@ BEAT_INTERVAL = 10.0
 #: Seconds without a request, after which its supervisor replaces it.
 SILENCE_TIMEOUT = 3 * BEAT_INTERVAL
 
+#: What a process that waits sends when it could serve, and what it is sent when it is to.
+LOADED = b"\n"
+SERVE = b"\n"
+
 
 @dataclass(frozen=True, slots=True)
 class ExporterSettings:
@@ -34,6 +38,8 @@ class ExporterSettings:
     """The name that selects supplementary groups; "" for none."""
     log_format: str
     """As --log-format."""
+    waits: bool
+    """Whether it says when it is loaded, and serves when it is told to."""
 
 
 def encode(settings: ExporterSettings) -> str:

@@ -5,8 +5,8 @@ Pure: the time and the number of connections go in. What the server does meanwhi
 A balancer that has not noticed yet sends connections, which a draining server refuses. With a fixed delay the operator
 says how long that takes. Otherwise the traffic shows it: nothing new has come for QUIET_TIME. The health checks of a
 balancer go on, though, until the end. Most connect and close without a byte, so these are no traffic: a connection is
-taken back when it has ended without one. As one may be open at the moment of a reading, an arrival counts when two
-readings in a row have it.
+taken back when it has ended without one. Bytes of the server count, too, because a service may be one that only sends.
+As a check may be open at the moment of a reading, an arrival counts when two readings in a row have it.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ class TrustedProxies:
 
     def __init__(self, sources: Iterable[ProxySource]) -> None:
         all_sources = list(sources)
-        self._any = AnyProxy.ANYONE in all_sources
+        self._any = AnyProxy.ANYWHERE in all_sources
         self._unix = AnyProxy.UNIX in all_sources
         self._networks = [each for each in all_sources if not isinstance(each, AnyProxy)]
         self._known: dict[str, bool] = {}

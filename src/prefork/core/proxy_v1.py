@@ -5,9 +5,9 @@ from __future__ import annotations
 import ipaddress
 import re
 
+from .address_text import ipv6_text
 from .proxy_header import ProxyAddress, ProxyHeader
 from .proxy_tlvs import ProxyHeaderError
-from .proxy_v2 import ipv6_text
 
 #: Bytes of the line with its CRLF.
 LINE_LIMIT = 107
@@ -42,7 +42,8 @@ def _beginnings(parts: list[bytes]) -> bytes:
 
 
 _BEGUN = re.compile(b"|".join(_beginnings(parts) for parts in (_TCP4_PARTS, _TCP6_PARTS, _UNKNOWN_PARTS)))
-# What an IPv6 address that has begun can be completed by, if by anything.
+_NO_IPV6 = "the line has an IPv6 address that is none"
+#: What an IPv6 address that has begun can be completed by, if by anything.
 _ENDINGS = ("", "0", ":", "::", "0.0", "0.0.0", ".0", ".0.0", ".0.0.0")
 
 
@@ -57,28 +58,31 @@ def scan_v1(data: bytes) -> ProxyHeader | None:
     if _BEGUN.fullmatch(line) is None:
         raise ProxyHeaderError("the line is not one of version 1")
     fields = line.rstrip(b"\r\n").split(b" ")
-    if len(fields) > 2 and fields[1] == b"TCP6":
-        _check_ipv6(fields[2:4], len(fields) > 4)
     if end:
         return _header(fields, end)
+    if fields[1:2] == [b"TCP6"]:
+        _check_begun(fields[2:4], len(fields) > 4)
     if len(line) == LINE_LIMIT:
         raise ProxyHeaderError(f"the line does not end within {LINE_LIMIT} bytes")
     return None
 
 
-def _check_ipv6(addresses: list[bytes], complete: bool) -> None:
+def _check_begun(addresses: list[bytes], complete: bool) -> None:
     for index, address in enumerate(addresses):
         endings = ("",) if complete or index + 1 < len(addresses) else _ENDINGS
-        if not any(_is_ipv6(address.decode("ascii") + ending) for ending in endings):
-            raise ProxyHeaderError("the line has an IPv6 address that is none")
+        if not any(_parse_ipv6(address, ending) for ending in endings):
+            raise ProxyHeaderError(_NO_IPV6)
 
 
-def _is_ipv6(text: str) -> bool:
+def _parse_ipv6(address: bytes, ending: str = "") -> bytes | None:
+    """Return the 16 bytes of the address, completed by `ending`; None if it is none."""
+    text = address.decode("ascii") + ending
+    if len(text) > _IPV6_LIMIT:
+        return None
     try:
-        ipaddress.IPv6Address(text)
+        return ipaddress.IPv6Address(text).packed
     except ValueError:
-        return False
-    return len(text) <= _IPV6_LIMIT
+        return None
 
 
 def _header(fields: list[bytes], length: int) -> ProxyHeader:
@@ -94,4 +98,7 @@ def _ipv4(address: bytes, port: bytes) -> ProxyAddress:
 
 
 def _ipv6(address: bytes, port: bytes) -> ProxyAddress:
-    return ipv6_text(ipaddress.IPv6Address(address.decode("ascii")).packed), int(port), 0, 0
+    packed = _parse_ipv6(address)
+    if packed is None:
+        raise ProxyHeaderError(_NO_IPV6)
+    return ipv6_text(packed), int(port), 0, 0

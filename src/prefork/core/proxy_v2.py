@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ipaddress
 import struct
 
+from .address_text import ipv4_text, ipv6_text
 from .crc32c import crc32c
 from .proxy_header import ProxyAddress, ProxyHeader
 from .proxy_tlvs import CRC32C, CRC32C_SIZE, ProxyHeaderError, TLVs, parse_tlvs
@@ -12,11 +12,11 @@ from .proxy_tlvs import CRC32C, CRC32C_SIZE, ProxyHeaderError, TLVs, parse_tlvs
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 #: Signature, version and command, family and transport, and the size of what follows.
 HEAD = struct.Struct("!12sBBH")
-#: Of what follows the first 16 bytes, as in nginx: more would be memory that a peer fills before it is known.
+#: Of what follows the first 16 bytes: more would be memory that a peer fills before it is known.
 BLOCK_LIMIT = 4096
 LOCAL, PROXY = 0x20, 0x21
 UNSPEC, TCP4, TCP6, UNIX = 0x00, 0x11, 0x21, 0x31
-#: Of no family, and yet a stream: nginx tells so of the client of a unix socket.
+#: Of no family, and yet a stream: nginx says so of a client on a unix socket.
 _UNSPEC_STREAM = 0x01
 _DATAGRAMS = (0x02, 0x12, 0x22, 0x32)
 UNIX_PATH_SIZE = 108
@@ -28,8 +28,6 @@ _ADDRESS_SIZE = {
     TCP6: 2 * 16 + PORTS.size,
     UNIX: 2 * UNIX_PATH_SIZE,
 }
-#: What an IPv4 address begins with in one of IPv6 (RFC 4291, 2.5.5.2).
-MAPPED = bytes(10) + b"\xff\xff"
 
 
 def scan_v2(data: bytes) -> ProxyHeader | None:
@@ -103,22 +101,6 @@ def _addresses(data: bytes, kind: int) -> tuple[ProxyAddress, ProxyAddress]:
 def _path(field: bytes) -> bytes:
     # The name of an abstract socket may contain NULs (unix(7)); a path ends at the first, and rubbish may follow it.
     return field.rstrip(b"\0") if field.startswith(b"\0") else field.partition(b"\0")[0]
-
-
-def ipv4_text(packed: bytes) -> str:
-    """Return the text of an IPv4 address of four bytes."""
-    return ".".join(map(str, packed))
-
-
-def ipv6_text(packed: bytes) -> str:
-    """Return the text of an IPv6 address of 16 bytes as getpeername(2) has it, an IPv4 address in it with dots.
-
-    By `ipaddress` and not by inet_ntop(3), because what is claimed must not depend on the system. Without the dots the
-    claimed address and the real one of the same peer would count as two (`core/peers.py`).
-    """
-    if packed.startswith(MAPPED):
-        return "::ffff:" + ipv4_text(packed[len(MAPPED) :])
-    return ipaddress.IPv6Address(packed).compressed
 
 
 def _check_sum(data: bytes, start: int, end: int, tlvs: TLVs) -> None:

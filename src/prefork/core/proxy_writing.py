@@ -9,13 +9,13 @@ import ipaddress
 from collections.abc import Sequence
 from typing import TypeAlias
 
+from .address_text import MAPPED, ipv6_text
 from .crc32c import crc32c
 from .proxy_tlvs import CRC32C, CRC32C_SIZE, join_tlvs, parse_tlvs
 from .proxy_v2 import (
     BLOCK_LIMIT,
     HEAD,
     LOCAL,
-    MAPPED,
     PORTS,
     PROXY,
     SIGNATURE,
@@ -24,7 +24,6 @@ from .proxy_v2 import (
     UNIX,
     UNIX_PATH_SIZE,
     UNSPEC,
-    ipv6_text,
 )
 
 IPAddress: TypeAlias = "ipaddress.IPv4Address | ipaddress.IPv6Address"

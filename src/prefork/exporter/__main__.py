@@ -14,7 +14,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterable
 
-from ..core.exporter_settings import BEAT_INTERVAL, ExporterSettings, decode
+from ..core.exporter_settings import BEAT_INTERVAL, LOADED, SERVE, ExporterSettings, decode
 from ..net.server import TCPServer
 from ..observe.logs import configure
 from ..system.credentials import Identity, drop_privileges
@@ -52,6 +52,11 @@ def main() -> None:
         drop_privileges(Identity(settings.uid, settings.gid, settings.user))
     # After the change of user, which clears it (prctl(2)).
     die_with_parent(settings.parent, signal.SIGKILL)
+    if settings.waits:
+        # Its supervisor does not serve yet, and the predecessor's process answers at these addresses.
+        os.write(settings.link, LOADED)
+        if os.read(settings.link, len(SERVE)) != SERVE:
+            return
     asyncio.run(_serve(settings, makers))
 
 

@@ -5,6 +5,8 @@ What the line says is decided in `core/agent_check.py`. Clients are strangers: w
 
 from __future__ import annotations
 
+import asyncio
+
 from ..config import Limits
 from ..core.agent_check import Weight, answer
 from ..net.server import TCPServer
@@ -29,7 +31,7 @@ _LIMITS = Limits(
 
 def make_server(snapshots: Snapshots) -> TCPServer:
     """Return a server, in the running loop, that answers each connection by what the supervisor says then."""
-    weight = Weight()
+    loop, weight = asyncio.get_running_loop(), Weight()
 
     async def handle(stream: Stream) -> None:
         try:
@@ -37,7 +39,7 @@ def make_server(snapshots: Snapshots) -> TCPServer:
         except TimeoutError:
             # Without a line HAProxy keeps what it was told last: neither answer would be known to be true.
             return
-        line = answer(snapshot.status, unready_reason(snapshot.status), weight)
+        line = answer(snapshot.status, unready_reason(snapshot.status), weight, loop.time())
         stream.write(f"{line}\n".encode())
 
     return TCPServer(handle, limits=_LIMITS, drain_timeout=SEND_TIMEOUT)

@@ -25,7 +25,7 @@ from ..errors import ListenerError, OutOfResourcesError
 from ..events import ConnectionRefused, Emit, WorkerFailed
 from ..text import escape_ascii, format_address
 from .acceptor import Acceptor
-from .admission import UNTRUSTED, Admission, HandshakeAdmission, Peer, Refusal
+from .admission import Admission, HandshakeAdmission, Peer, Refusal
 from .channel import DONTWAIT
 from .connection import Connection, ReaderWriterConnection, StreamConnection, handler_failed
 from .draining import call_drain, has_drain
@@ -33,7 +33,7 @@ from .handlers import Handler, Kind
 from .listener_options import set_tcp_options
 from .observers import Observers
 from .protocol_connection import ProtocolConnection
-from .proxy_header_reader import ProxyHeaderReader
+from .proxy_gate import ProxyGate, claimed
 from .server_state import ServerState
 
 _ConnectionClass: TypeAlias = type[StreamConnection] | type[ProtocolConnection]
@@ -83,7 +83,7 @@ class BaseServer:
         self._account = local_account() if account is None else account
         self._proxies = proxies
         # Chosen once: a connection without a proxy costs nothing.
-        self._serve_accepted = self._serve if proxies is None else self._serve_proxy
+        self._serve_accepted = self._serve if proxies is None else ProxyGate(self, proxies).serve
         self.offer: Callable[[socket.socket], bool] | None = None
         self.observers = Observers(emit)
         self._state = BaseServerState.OPEN
@@ -232,11 +232,11 @@ class BaseServer:
             exhausted = isinstance(exc, OSError | MemoryError)
             reason = CloseReason.DESCRIPTORS if exhausted else CloseReason.HANDLER_FAILED
             self._account.closed(reason)
-            self.observers.refused(*_claimed(address, header), local, reason)
+            self.observers.refused(*claimed(address, header), local, reason)
             if isinstance(exc, OSError | MemoryError):
                 # The kernel has no memory to watch it, so the next connection would fail as well.
                 raise _out_of_resources(exc) from exc
-            self._emit(handler_failed(format_address(_claimed(address, header)[0]), exc))
+            self._emit(handler_failed(format_address(claimed(address, header)[0]), exc))
             return
         self._connections[connection] = peer
         self._no_connections.clear()
@@ -244,46 +244,6 @@ class BaseServer:
             connection.start(self._shared, self._handler, self._ssl_context)
         else:
             self._connection_ended(connection)
-
-    # --- connections of proxies ---------------------------------------------------------------------------------------
-
-    def _serve_proxy(self, sock: socket.socket, address: object) -> None:
-        """Read the PROXY header first. Until it is there, the connection counts for no peer: a proxy has many."""
-        assert self._shared is not None
-        assert self._proxies is not None
-        peer = self._admission.commit(None)
-        if peer is not None and isinstance(peer, Refusal):
-            self._refuse(sock, address, peer)
-            return
-        if not self._proxies.trusted.trusts(address):
-            self._admission.release(peer)
-            self._refuse(sock, address, Refusal(UNTRUSTED, CloseReason.PROXY_UNTRUSTED))
-            return
-        local = self.observers.local_address(sock)
-        reader = ProxyHeaderReader(sock, address, local, self._shared, self._proxies.accept, self._header_read)
-        self._connections[reader] = peer
-        self._no_connections.clear()
-        reader.start(self._shared, self._handler, self._ssl_context)
-
-    def _header_read(self, reader: ProxyHeaderReader, header: ProxyHeader | None) -> None:
-        """Have the connection of the client take the place of `reader`, unless that has ended without a header."""
-        if header is None:
-            self._connection_ended(reader)
-            return
-        sock, proxy = reader.release()
-        del self._connections[reader]
-        claimed, through = _claimed(proxy, header)
-        # A check of the proxy's own, and a client that it does not name, count for no peer: all would count for one.
-        peer = self._admission.claim(header.source)
-        if peer is not None and isinstance(peer, Refusal):
-            self._refuse(sock, claimed, peer, through)
-            self._resume()
-        else:
-            # It is counted as refused for lack of memory; the next accept sees whether there still is none.
-            with contextlib.suppress(OutOfResourcesError):
-                self._begin(sock, proxy, peer, header)
-        if not self._connections:
-            self._no_connections.set()
 
     def _refuse(self, sock: socket.socket, address: object, refusal: Refusal, proxy: object = None) -> None:
         self._account.closed(refusal.counted)
@@ -433,13 +393,6 @@ class BaseServer:
             self._state = BaseServerState.CLOSED
             if self._shared is not None:
                 self._shared.close()
-
-
-def _claimed(address: object, header: ProxyHeader | None) -> tuple[object, object]:
-    """Return the peer's address as `header` tells it, and that of the proxy; without a header the real one and None."""
-    if header is None:
-        return address, None
-    return (address if header.source is None else header.source), address
 
 
 def _out_of_resources(exc: OSError | MemoryError) -> OutOfResourcesError:

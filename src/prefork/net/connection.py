@@ -87,7 +87,7 @@ class Connection(Protocol):
         """Return what it was, after its end, with what its server knows already."""
 
     def was_silent(self) -> bool:
-        """Return whether no byte has come from the peer, as from a health check that only connects."""
+        """Return whether no byte went either way, as with a health check that only connects."""
 
     def close_reason(self) -> CloseReason:
         """Return why it has ended."""
@@ -175,7 +175,7 @@ class StreamConnection:
         self.stream.close()
 
     def was_silent(self) -> bool:
-        return not self.stream._received
+        return not self.stream._received and not self.stream._sent
 
     def close_reason(self) -> CloseReason:
         if self._aborted_for is not None:

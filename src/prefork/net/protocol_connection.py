@@ -126,7 +126,9 @@ class ProtocolConnection:
         self._proxy: object = None
         """The address of the proxy that has sent `_header`."""
         if header is not None:
-            self._proxy, address = address, header.source or address
+            self._proxy = address
+            if header.source is not None:
+                address = header.source
         self._address = format_address(address)
         self._peer = address
         self._number = next(state.ids)
@@ -159,7 +161,8 @@ class ProtocolConnection:
         self.task.add_done_callback(self._task_ended, context=state.callback_context)
 
     def was_silent(self) -> bool:
-        return self._totals is not None and not self._totals.received
+        before, totals = 0 if self._header is None else self._header.length, self._totals
+        return totals is not None and totals.received <= before and not totals.sent
 
     def close_reason(self) -> CloseReason:
         return self._reason or CloseReason.DONE

@@ -13,9 +13,10 @@ from collections.abc import Iterable, Sequence
 from typing import Self
 
 from ..checks import check_choice, check_seconds, reject
-from ..config import PROXY_PROTOCOLS, TLS, Limits, ProxyProtocol, check_proxies, proxy_sources
+from ..config import TLS, Limits
 from ..core.proxy_trust import proxy_policy
 from ..events import log
+from ..proxies import PROXY_PROTOCOLS, ProxyProtocol, check_proxies, proxy_sources
 from ..system.listen_options import ListenOptions
 from ..system.sockets import Resolved, bind_resolved, require_listening, resolve
 from ..system.tls_contexts import build_contexts

@@ -267,7 +267,7 @@ class Stream(Policy):
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """Return what asyncio's method does: peername, sockname, socket; with TLS ssl_object, sslcontext, peercert,
-        cipher, compression; behind a proxy proxy_peer, the address of the proxy, where peername is its client's."""
+        cipher, compression. Behind a proxy peername is its client; proxy is its header, and proxy_peer its address."""
         if name == "peername":
             return self._address
         if name == "socket":
@@ -278,9 +278,9 @@ class Stream(Policy):
                 return self._sock.getsockname()
             except OSError:
                 return default
-        if name == "proxy_peer":
-            address = proxy_address(self)
-            return default if address is None else address
+        if name in ("proxy", "proxy_peer"):
+            proxied: _Proxied | None = getattr(self, "_proxied", None)
+            return default if proxied is None else proxied.header if name == "proxy" else proxied.address
         return self._tls_info(name, default)
 
     def _tls_info(self, name: str, default: Any) -> Any:

@@ -7,6 +7,7 @@ It runs the workers' user, so it is not trusted: it can ask for the status, and 
 from __future__ import annotations
 
 import contextlib
+import enum
 import os
 import select
 import signal
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.control_protocol import REQUEST_LIMIT, BadRequest, decode_request, encode_reply
-from ..core.exporter_settings import SILENCE_TIMEOUT, ExporterSettings, encode
+from ..core.exporter_settings import LOADED, SERVE, SILENCE_TIMEOUT, ExporterSettings, encode
 from ..errors import reason_of
 from ..events import Emit, MetricsUnserved
 from ..system.child import Child
@@ -29,6 +30,8 @@ from .restarts import Restarts
 
 #: Seconds between two requests that are answered: a process that floods the connection does not keep this one busy.
 REQUEST_INTERVAL = 0.05
+#: Seconds that a supervisor waits with its takeover for a process that could serve.
+LOAD_TIMEOUT = 5.0
 #: Seconds that the process has for the answers under way, when another supervisor serves: it dies with this one.
 LAST_ANSWERS_TIME = 2.0
 #: Imports prefork also where it is not installed: from where this process has it. That comes last in the path, because
@@ -48,6 +51,15 @@ class ExporterSpec:
     log_format: str
 
 
+class _Step(enum.Enum):
+    """How far a process is. It only goes forward; one that does not have to wait begins with the last."""
+
+    LOADING = enum.auto()
+    LOADED = enum.auto()
+    """It waits to be told to serve."""
+    SERVING = enum.auto()
+
+
 @dataclass(slots=True)
 class _Process:
     """One process, with what the supervisor holds for it."""
@@ -55,6 +67,7 @@ class _Process:
     child: Child
     link: socket.socket | None
     """None: it was told to end."""
+    step: _Step
     received: bytes = b""
     unsent: memoryview = field(default_factory=lambda: memoryview(b""))
     answer_again_at: float = 0.0
@@ -83,11 +96,19 @@ class Exporter:
         self._process: _Process | None = None
         self._restarts = Restarts()
         self._wanted = False
+        self._held = False
+        """Another supervisor serves, and this one is about to."""
+        self._held_since = 0.0
 
     @property
     def pid(self) -> int:
         """The pid of the process; 0 if none runs."""
         return 0 if self._process is None else self._process.child.pid
+
+    def is_prepared(self, now: float) -> bool:
+        """Return whether a takeover need not wait: the process has loaded, there is none, or it takes too long."""
+        waits = self._held and self._process is not None and self._process.step is _Step.LOADING
+        return not waits or now >= self._held_since + LOAD_TIMEOUT
 
     def must_wait(self, now: float) -> bool:
         """Return whether this process must not end yet, because the other one finishes its answers."""
@@ -104,7 +125,7 @@ class Exporter:
         if process.link is not None:
             if process.unsent:
                 wanted[process.link.fileno()] = select.POLLOUT
-            elif now >= process.answer_again_at:
+            elif process.step is not _Step.LOADED and now >= process.answer_again_at:
                 wanted[process.link.fileno()] = select.POLLIN
         return wanted
 
@@ -116,16 +137,23 @@ class Exporter:
         if process is None:
             return self._restarts.start_at
         times = [process.heard_at + SILENCE_TIMEOUT]
+        times += [] if self.is_prepared(now) else [self._held_since + LOAD_TIMEOUT]
         times += [] if process.child.pollable else [now + REAP_INTERVAL]
         times += [process.ends_by] if self.must_wait(now) and process.ends_by is not None else []
         return min([*times, *([process.answer_again_at] if now < process.answer_again_at else [])])
 
-    def collect(self, now: float, wanted: bool) -> None:
+    def collect(self, now: float, wanted: bool, soon: bool = False) -> None:
         """Answer the process, reap it if it has ended, and start the next one when that is due.
 
         `wanted`: this supervisor is the one that serves. Another one's process answers otherwise, at the same address.
+        `soon`: it is about to serve, so its process loads, and serves later. Otherwise health checks would wait for the
+        start of an interpreter after every upgrade.
         """
-        self._wanted = wanted
+        held = soon and not wanted
+        if held and not self._held:
+            self._held_since = now
+        self._held = held
+        self._wanted = wanted = wanted or soon
         if self._spec is None:
             return
         process = self._process
@@ -136,7 +164,9 @@ class Exporter:
         if not wanted and process.ends_by is None:
             process.ends_by = now + LAST_ANSWERS_TIME
             self._let_go(process)
-        if process.link is not None and (process.unsent or now >= process.answer_again_at):
+        if process.step is not _Step.SERVING:
+            self._prepare(process, now)
+        elif process.link is not None and (process.unsent or now >= process.answer_again_at):
             self._converse(process, now)
         if now >= process.heard_at + SILENCE_TIMEOUT:
             # Health checks would hang with it. Its end is reaped in a moment, and the next one started.
@@ -174,7 +204,7 @@ class Exporter:
                 here.close()
                 self._retry(reason_of(exc), None, now)
                 return
-        self._process = _Process(child, here, heard_at=now)
+        self._process = _Process(child, here, _Step.LOADING if self._held else _Step.SERVING, heard_at=now)
 
     def _execute(self, spec: ExporterSpec, link: int) -> Child:
         identity = spec.identity
@@ -187,11 +217,27 @@ class Exporter:
             gid=None if identity is None else identity.gid,
             user="" if identity is None else identity.name,
             log_format=spec.log_format,
+            waits=self._held,
         )
         command = [*interpreter(), "-c", _PROGRAM, str(Path(__file__).parents[2]), encode(settings)]
         return self._system.execute(
             command, environment(os.environ), [*settings.listeners, *settings.agents, link], _report
         )
+
+    def _prepare(self, process: _Process, now: float) -> None:
+        """Hear that the process has loaded, and tell it to serve as soon as this supervisor does."""
+        process.heard_at = now
+        if process.link is None:
+            return
+        if process.step is _Step.LOADING:
+            with contextlib.suppress(BlockingIOError):
+                # Whatever it says; and if it has ended, that is noticed elsewhere.
+                process.link.recv(len(LOADED))
+                process.step = _Step.LOADED
+        if not self._held:
+            process.step = _Step.SERVING
+            with contextlib.suppress(OSError):
+                process.link.send(SERVE)
 
     def _converse(self, process: _Process, now: float) -> None:
         """Send what is unsent, or read a request and answer it."""
@@ -216,7 +262,8 @@ class Exporter:
     def _answer(self, process: _Process, data: bytes, now: float) -> None:
         process.answer_again_at = now + REQUEST_INTERVAL
         process.heard_at = now
-        line, newline, _ = (process.received + data).partition(b"\n")
+        # One that was told to serve before it had loaded says that now.
+        line, newline, _ = (process.received + data).lstrip(LOADED).partition(b"\n")
         if not newline:
             process.received = line[-REQUEST_LIMIT:]
             return

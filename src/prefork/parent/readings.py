@@ -47,7 +47,7 @@ class Readings:
         return sum(self.totals(running).values(), Counters())
 
     def arrivals(self) -> int:
-        """Return how many connections were accepted since the start, without those that ended before a byte came."""
+        """Return how many connections were accepted since the start, without those that ended without a byte."""
         return self.total().arrivals
 
     def totals(self, running: Mapping[int, Counters]) -> dict[int, Counters]:

@@ -121,6 +121,8 @@ class Supervisor(Generic[C]):
         self._takeover = Takeover(system, resources, emit, self._fleet, control, predecessor)
         self._sources = SourceWatch(watched, system, emit)
         self._exporter = Exporter(exporter, system, emit, self._status_for_exporter)
+        self._must_announce = False
+        """Every worker accepts for the first time, and that is not announced yet."""
         self._console = Console(
             self._workers,
             self._roster,
@@ -262,7 +264,8 @@ class Supervisor(Generic[C]):
         self._tls.collect(self._system.monotonic())
         if self._held_back is not None:
             self._held_back.flush()
-        self._exporter.collect(self._system.monotonic(), wanted=self._takeover.owns_files)
+        self._tend_exporter()
+        self._announce_ready()
         self._watchdog.update(self._roster.has_live_workers(), self._system.monotonic())
         self._apply(facts.TimePassed())
         self._reload_changed_sources()
@@ -398,11 +401,23 @@ class Supervisor(Generic[C]):
             case facts.EmitEvent():
                 self._emit(command.event)
             case facts.AnnounceReady():
-                self._silence_unused(self._spec(self._roster.generation))
-                self._takeover.take_over()
-                self._resources.notify_ready()
+                self._must_announce = True
+                self._announce_ready()
             case facts.Finish():
                 self._outcome = command
+
+    def _announce_ready(self) -> None:
+        """Take over and say that this supervisor serves, once its workers and the process of --metrics can."""
+        if self._must_announce and self._exporter.is_prepared(self._system.monotonic()) and not self._ending():
+            self._must_announce = False
+            self._silence_unused(self._spec(self._roster.generation))
+            self._takeover.take_over()
+            self._tend_exporter()
+            self._resources.notify_ready()
+
+    def _tend_exporter(self) -> None:
+        takeover = self._takeover
+        self._exporter.collect(self._system.monotonic(), wanted=takeover.owns_files, soon=takeover.is_pending)
 
     def _silence_unused(self, spec: GenerationSpec[C]) -> None:
         """Have connections refused where no worker of a program listens, now that all are of the generation."""

@@ -100,6 +100,11 @@ class Takeover:
     # --- what the supervisor reads ------------------------------------------------------------------------------------
 
     @property
+    def is_pending(self) -> bool:
+        """Whether the predecessor serves, and this supervisor is about to."""
+        return self._inheritance is Inheritance.PENDING
+
+    @property
     def successor_pid(self) -> int:
         return self._upgrade.pid
 

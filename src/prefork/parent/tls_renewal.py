@@ -13,7 +13,7 @@ from typing import Generic
 from ..core.roster import Roster
 from ..system.descriptors import Descriptor
 from ..system.processes import System
-from .generations import C, Resources
+from .generations import C, RenewedTLS, Resources
 from .reload import Reloads
 from .workers import Workers
 
@@ -65,14 +65,20 @@ class TLSRenewal(Generic[C]):
 
     def collect(self, now: float) -> None:
         """Look at the files if that is due, and hand out what is new."""
-        spec = self._reloads.newest(self._roster.generation)
-        outcome = self._resources.renew_tls(spec, now)
+        outcome = self._renew(now)
         if isinstance(outcome, str):
             self._reload(outcome)
         elif outcome is not None:
             self._begin(outcome.file, self._reloads.change_specs(outcome.change), now)
         if self._handout is not None and now >= self._handout.offer_at:
             self._offer(self._handout, now)
+
+    def _renew(self, now: float) -> RenewedTLS[C] | str | None:
+        spec, due = self._reloads.newest(self._roster.generation), self._resources.next_tls_look()
+        if due is None or now < due:
+            return self._resources.renew_tls(spec, now)
+        with self._workers.giving_up_reserve():
+            return self._resources.renew_tls(spec, now)
 
     def close(self) -> None:
         """Hand out nothing more (idempotent)."""

@@ -5,6 +5,7 @@ Turns messages and exits into facts. The roster decides which workers there are 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -67,7 +68,8 @@ MAX_ROWS = ROWS_PER_WORKER * MAX_WORKERS
 #: Inboxes for each worker at the start, and the minimum. A worker in a slot beyond serves what it accepts itself.
 INBOXES_PER_WORKER = 2
 MIN_INBOXES = 8
-#: Descriptors that are kept for the fork of a worker when no other is left. It takes as many for a moment.
+#: Descriptors that are kept for the fork of a worker, and for a renewal of certificates, when no other is left. Each
+#: takes as many for a moment.
 RESERVED_DESCRIPTORS = 12
 #: Maximum number of lines of stacks kept of one worker.
 MAX_STACK_LINES = 400
@@ -318,6 +320,15 @@ class Workers:
         """Send a file to a worker. Return False if it takes none now; True also if it has ended, or is a program."""
         process = self._processes.get(worker_id)
         return process is None or process.console is None or process.console.hand_out(file)
+
+    @contextlib.contextmanager
+    def giving_up_reserve(self) -> Iterator[None]:
+        """Have some descriptors free for the block, also when no other is left."""
+        self._reserve.close()
+        try:
+            yield
+        finally:
+            self._reserve.fill()
 
     # --- what is done to them -----------------------------------------------------------------------------------------
 

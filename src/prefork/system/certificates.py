@@ -108,7 +108,7 @@ def read_identity(pem: bytes) -> Identity:
         # subject, subjectPublicKeyInfo, and extensions last
         ((_, algorithm), *_) = _elements(fields[5][1])
         ((_, identifier), *_) = _elements(algorithm)
-        names = _host_names(fields[-1][1]) if fields[-1][0] == _EXTENSIONS else []
+        names = list(_host_names(fields[-1][1])) if fields[-1][0] == _EXTENSIONS else []
     except (ValueError, IndexError):
         return Identity((), "")
     return Identity(tuple(dict.fromkeys(names)), _KEY_TYPES.get(identifier, identifier.hex()))

@@ -29,8 +29,11 @@ _PATTERNS = (
 _PATTERN_BITS = ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
 
 
-class UnverifiedPointer(Exception):
-    """Raised with the reason why the SSL_CTX of a context is not touched."""
+class UnverifiedPointer(OSError):
+    """Raised with the reason why the SSL_CTX of a context is not touched, or what OpenSSL refuses.
+
+    An OSError, so that what can go on without a descriptor or memory can go on without this.
+    """
 
 
 class OpenSSL:
@@ -90,7 +93,7 @@ class OpenSSL:
 
 
 def context_pointer(context: ssl.SSLContext, openssl: OpenSSL) -> int:
-    """Return the verified SSL_CTX of `context`, which no handshake uses meanwhile. Raises UnverifiedPointer, OSError.
+    """Return the verified SSL_CTX of `context`, which no handshake uses meanwhile. Raises UnverifiedPointer or OSError.
 
     It is valid as long as `context` is.
     """

@@ -20,6 +20,7 @@ import functools
 import mmap
 import os
 import ssl
+import threading
 from typing import Any
 
 from ..core.ticket_keys import MAX_KEYS, NAME_SIZE, TicketKey, TicketKeys
@@ -42,7 +43,7 @@ def missing_support() -> str:
     """Return why the keys of tickets cannot be set in this process; "" if they can."""
     try:
         TicketKeyring().install(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
-    except (UnverifiedPointer, OSError) as exc:
+    except OSError as exc:
         return str(exc) or type(exc).__name__
     return ""
 
@@ -62,6 +63,8 @@ class TicketKeyring:
             self._memory.madvise(mmap.MADV_DONTDUMP)
         self._keys: dict[bytes, _LoadedKey] = {}
         self._encrypting = b""
+        self._lock = threading.Lock()
+        """Held while keys are used or replaced. Otherwise a handshake in another thread could use keys of zeros."""
         try:
             self._callback = calls.callback_type(self._on_ticket)
         except (OSError, MemoryError) as exc:
@@ -71,26 +74,29 @@ class TicketKeyring:
 
     def replace(self, keys: TicketKeys) -> None:
         """Use a copy of these keys from now on, and overwrite the copy of those before."""
-        self._keys = {}
-        self._memory[:] = bytes(len(self._memory))
-        for position, key in enumerate(keys.keys):
-            self._keys[key.name] = _LoadedKey(key, self._memory, position * _SLOT, self._calls)
-        self._encrypting = keys.encrypting.name
+        with self._lock:
+            self._keys = {}
+            self._memory[:] = bytes(len(self._memory))
+            for position, key in enumerate(keys.keys):
+                self._keys[key.name] = _LoadedKey(key, self._memory, position * _SLOT, self._calls)
+            self._encrypting = keys.encrypting.name
 
     def install(self, context: ssl.SSLContext) -> None:
         """Have the tickets of `context`, which no connection uses yet, encrypted with these keys, now and later.
 
-        Raises UnverifiedPointer or OSError; the context is unchanged then.
+        Raises OSError; the context is unchanged then.
         """
         if self._calls.set_callback(context_pointer(context, self._openssl), self._callback) != 1:
             raise UnverifiedPointer("OpenSSL takes no ticket keys")
 
     def _on_ticket(self, connection: int, name: int, iv: int, cipher: int, mac: int, encrypts: int) -> int:
         try:
-            if encrypts:
-                return self._encrypt(name, iv, cipher, mac)
-            return self._decrypt(connection, name, iv, cipher, mac)
-        except Exception:
+            with self._lock:
+                if encrypts:
+                    return self._encrypt(name, iv, cipher, mac)
+                return self._decrypt(connection, name, iv, cipher, mac)
+        except BaseException:
+            # Also what a signal handler raises, which ctypes would lose as well.
             return _FAILED if encrypts else _UNKNOWN
 
     def _encrypt(self, name: int, iv: int, cipher: int, mac: int) -> int:
@@ -129,8 +135,7 @@ class _LoadedKey:
 class _Calls:
     """The calls of libssl and libcrypto that a callback makes. Raises UnverifiedPointer if one is missing.
 
-    Through PyDLL, which keeps the GIL: each takes less time than to give it away, and no other thread replaces the keys
-    meanwhile.
+    Through PyDLL, which keeps the GIL: each takes less time than to give it away.
     """
 
     def __init__(self, openssl: OpenSSL) -> None:

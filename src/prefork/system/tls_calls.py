@@ -1,4 +1,5 @@
-"""What OpenSSL does for the contexts of a server by calls that `ssl` lacks: ALPN that fails closed, keys of tickets.
+"""What OpenSSL does for the contexts of a server by calls that `ssl` lacks: ALPN that fails closed, keys of tickets,
+and the names of authorities.
 
 `ssl` goes on without a protocol if client and server have none in common. RFC 7301, 3.2, demands a fatal alert, because
 a peer that speaks another protocol could be made to send commands (ALPACA, 2021). Where the SSL_CTX cannot be verified,
@@ -34,6 +35,8 @@ class TLSCalls:
         number, size, pointer = types.c_int, types.c_uint, types.c_void_p
         self._flush_sessions = self._openssl.function("SSL_CTX_flush_sessions", None, pointer, types.c_long)
         self._set_alpn_callback = self._openssl.function("SSL_CTX_set_alpn_select_cb", None, pointer, pointer, pointer)
+        self._load_names = self._openssl.function("SSL_load_client_CA_file", pointer, types.c_char_p)
+        self._set_names = self._openssl.function("SSL_CTX_set_client_CA_list", None, pointer, pointer)
         self._callback: Any = None
         if protocols:
             kind = types.CFUNCTYPE(
@@ -43,8 +46,8 @@ class TLSCalls:
             try:
                 self._callback = kind(_protocol_chooser(types, own))
                 _callbacks.append(self._callback)
-            except MemoryError as exc:
-                # Where the kernel denies memory that is written and executed, as with systemd's MemoryDenyWriteExecute.
+            except (OSError, MemoryError) as exc:
+                # Where no memory may be executable (systemd's MemoryDenyWriteExecute), libffi before 3.4 makes none.
                 raise UnverifiedPointer("the system allows no callbacks of ctypes") from exc
 
     def pointer(self, context: ssl.SSLContext) -> int:
@@ -55,6 +58,14 @@ class TLSCalls:
         """Negotiate ALPN with a fatal alert if there is no common protocol. A client may do without ALPN."""
         if self._callback is not None:
             self._set_alpn_callback(pointer, self._callback, None)
+
+    def name_authorities(self, pointer: int, path: str) -> None:
+        """Tell clients the names of the authorities in the PEM file at `path`, so that they choose a certificate."""
+        names = self._load_names(path.encode())
+        if not names:
+            raise UnverifiedPointer("OpenSSL reads no names of authorities")
+        # The context owns them from now on.
+        self._set_names(pointer, names)
 
     def ticket_keys(self, pointer: int) -> bytes:
         """Return the keys that OpenSSL made for the tickets of a context (SSL_CTX_set_tlsext_ticket_keys(3))."""
@@ -84,11 +95,10 @@ def _protocol_chooser(types: Any, own: Sequence[bytes]) -> Any:
         # An exception may not leave a callback: ctypes would print it, and return 0, which accepts.
         try:
             position = choose_protocol(own, types.string_at(offered, length))
-            if position is None:
-                return _FATAL_ALERT
-            out[0], out_length[0] = addresses[position], len(names[position])
+            if position is not None:
+                out[0], out_length[0] = addresses[position], len(names[position])
         except BaseException:
             return _FATAL_ALERT
-        return _ACCEPTED
+        return _FATAL_ALERT if position is None else _ACCEPTED
 
     return choose

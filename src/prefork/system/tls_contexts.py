@@ -14,18 +14,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import ssl
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from ..config import TLS
 from ..core.server_names import NameTable
 from ..errors import ConfigError
 from ..events import Emit, GroupsReduced, log
-from .libssl import UnverifiedPointer
 from .ticket_keys import TicketKeyring
 from .tls_calls import TLSCalls
-from .tls_files import TLSFiles, load_client_ca, load_pair, read_files
+from .tls_files import TLSFiles, as_file, load_client_ca, load_pair, read_files
 from .tls_groups import limit_groups
 
 #: Mozilla's "intermediate" profile for TLS 1.2 (Server Side TLS 5.8): forward secrecy, authenticated encryption.
@@ -33,6 +33,8 @@ INTERMEDIATE_CIPHERS = (
     "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:"
     "ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305"
 )
+#: Authorities that are named to clients. More would make each handshake long, and far more are not possible in one.
+_MAX_NAMED = 100
 #: openssl/ssl.h, SSL_OP_PRIORITIZE_CHACHA
 _PRIORITIZE_CHACHA = 1 << 21
 
@@ -60,6 +62,7 @@ class ServerSSLObject(ssl.SSLObject):
     sni: str | None = None
     refusal: str = ""
     """Why its handshake is rejected, which OpenSSL does not know; "" if it is not."""
+    verifies_client: bool = False
 
     def do_handshake(self) -> None:
         """Continue the handshake. Raises ssl.SSLError, with the server's own reason if it has one."""
@@ -69,6 +72,18 @@ class ServerSSLObject(ssl.SSLObject):
             if self.refusal:
                 raise _error(self.refusal) from exc
             raise
+        if self.verifies_client and self.session_reused:
+            self._check_expiry()
+
+    def _check_expiry(self) -> None:
+        """Raise ssl.SSLError if the client's certificate has expired since its session began.
+
+        OpenSSL does not look at it again. With TLS 1.3 each resumption brings another ticket, so the session could go
+        on for ever.
+        """
+        end: Any = (self.getpeercert() or {}).get("notAfter")
+        if end is not None and time.time() > ssl.cert_time_to_seconds(end):
+            raise _error("the certificate of the client has expired")
 
 
 class _ALPNCheckingSSLObject(ServerSSLObject):
@@ -113,7 +128,7 @@ class TLSContexts:
         self._calls: TLSCalls | None = None
         self._main_pointer = 0
         self._ticket_keys = b""
-        with contextlib.suppress(UnverifiedPointer, OSError):
+        with contextlib.suppress(OSError):
             calls = TLSCalls(policy.alpn)
             self._main_pointer = calls.pointer(self.main)
             self._ticket_keys = calls.ticket_keys(self._main_pointer)
@@ -125,6 +140,8 @@ class TLSContexts:
         if self._keyring is not None:
             self._keyring.install(self.main)
         self._chosen: _Chosen | None = None
+        self._made: dict[tuple[object, ...], ssl.SSLContext] = {}
+        """The contexts in use, by everything that was loaded into them."""
 
     @property
     def changes_ticket_keys(self) -> bool:
@@ -136,7 +153,7 @@ class TLSContexts:
         return self.files is None or self._calls is not None or self.files.same_authorities(files)
 
     def replace(self, files: TLSFiles) -> None:
-        """Use other files for handshakes that begin from now on. Raises ConfigError, with nothing changed.
+        """Use other files for handshakes that begin from now on. Raises ConfigError or OSError, with nothing changed.
 
         Connections that are open are untouched. So are sessions, because the keys of the tickets stay if they are in no
         file, unless the authorities for the certificates of clients are others.
@@ -145,7 +162,10 @@ class TLSContexts:
             # The sessions of clients that were verified by the old ones could be resumed.
             raise ConfigError("--tls-client-ca: cannot be changed without new workers", option="--tls-client-ca")
         choice = files.choice(self.policy.strict_sni)
-        contexts = {group: self._make(files, group) for group in {*choice.by_name.values(), choice.default}}
+        # One is made for what has changed only: it takes 1.4 ms of a worker's loop, and there may be a thousand.
+        groups = {each: files.content(each) for each in {*choice.by_name.values(), choice.default}}
+        made = {content: self._made.get(content) or self._make(files, each) for each, content in groups.items()}
+        contexts = {each: made[content] for each, content in groups.items()}
         by_name = NameTable({name: contexts[group] for name, group in choice.by_name.items()})
         group = self._session_group(files)
         seed = files.ticket_seed or self._ticket_keys
@@ -155,7 +175,7 @@ class TLSContexts:
         self._chosen = _Chosen(by_name, contexts[choice.default])
         if self._keyring is not None and files.ticket_keys is not None:
             self._keyring.replace(files.ticket_keys.keys.derive(group))
-        self.files, self.session_group = files, group
+        self.files, self.session_group, self._made = files, group, made
 
     def _make(self, files: TLSFiles, positions: Sequence[int]) -> ssl.SSLContext:
         """Return a context with a certificate for each type of key."""
@@ -164,7 +184,10 @@ class TLSContexts:
             load_pair(context, files.pairs[position])
         if files.client_ca is not None:
             load_client_ca(context, files.client_ca)
-        if self._calls is not None:
+            if self._calls is not None and files.client_ca.count() <= _MAX_NAMED:
+                with as_file(files.client_ca.data) as path:
+                    self._calls.name_authorities(self._calls.pointer(context), path)
+        if self.policy.alpn and self._calls is not None:
             self._calls.select_protocols(self._calls.pointer(context))
         elif self.policy.alpn:
             context.set_alpn_protocols(self.policy.alpn)
@@ -182,6 +205,7 @@ class TLSContexts:
         """
         if isinstance(connection, ServerSSLObject):
             connection.sni = name
+            connection.verifies_client = self.policy.client != "off"
         assert self._chosen is not None
         found = None if name is None else self._chosen.by_name.find(name)
         if found is None:

@@ -10,7 +10,7 @@ import hashlib
 import os
 import ssl
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ..config import TLS
@@ -42,6 +42,11 @@ class CertificatePair:
     weaknesses: tuple[tuple[str, Weakness], ...] = ()
     """The reasons why another user could have changed the files, by option."""
 
+    @property
+    def content(self) -> tuple[bytes, bytes]:
+        """What the two files hold."""
+        return self.cert_bytes, self.key_bytes
+
     def identity(self) -> Identity:
         """Return the host names of the certificate and the type of its key."""
         return read_identity(self.cert_bytes)
@@ -58,6 +63,10 @@ class ClientCA:
     def digest(self) -> bytes:
         """Return what tells this list of authorities from another."""
         return hashlib.sha256(self.data).digest()
+
+    def count(self) -> int:
+        """Return the number of authorities."""
+        return self.data.count(_CERT_MARK) // 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +95,15 @@ class TLSFiles:
         others = [each for each in (self.client_ca, self.ticket_keys) if each is not None]
         return tuple(weakness for each in (*self.pairs, *others) for weakness in each.weaknesses)
 
+    def content(self, positions: Iterable[int]) -> tuple[object, ...]:
+        """Return all that a context with these pairs is made of."""
+        authorities = None if self.client_ca is None else self.client_ca.data
+        return authorities, *(self.pairs[position].content for position in positions)
+
     def same_content(self, other: TLSFiles) -> bool:
         """Return whether the files of `other` hold the same, so that using it would change nothing."""
-        return (
-            [(each.cert_bytes, each.key_bytes) for each in self.pairs]
-            == [(each.cert_bytes, each.key_bytes) for each in other.pairs]
-            and self.same_authorities(other)
-            and _keys_of(self) == _keys_of(other)
-        )
+        mine, theirs = (each.content(range(len(each.pairs))) for each in (self, other))
+        return mine == theirs and _keys_of(self) == _keys_of(other)
 
     def same_authorities(self, other: TLSFiles) -> bool:
         """Return whether `other` trusts the same authorities for the certificates of clients."""
@@ -125,11 +135,19 @@ def _refused(cert: str, reason: str) -> ConfigError:
 
 
 def read_files(
-    certificates: Sequence[TLS], client_ca: str = "", strict_sni: bool = False, ticket_keys: str = ""
+    certificates: Sequence[TLS],
+    client_ca: str = "",
+    strict_sni: bool = False,
+    ticket_keys: str = "",
+    proven: TLSFiles | None = None,
 ) -> TLSFiles:
-    """Read all files of a server's TLS, and prove each by loading it into a scratch context. Raises ConfigError."""
+    """Read all files of a server's TLS, and prove each by loading it into a scratch context. Raises ConfigError.
+
+    A pair that is among the `proven` ones is not proven again.
+    """
+    known = frozenset() if proven is None else frozenset(each.content for each in proven.pairs)
     files = TLSFiles(
-        tuple(map(read_pair, certificates)),
+        tuple(read_pair(each, known) for each in certificates),
         _read_client_ca(client_ca) if client_ca else None,
         _read_ticket_keys(ticket_keys) if ticket_keys else None,
     )
@@ -137,17 +155,18 @@ def read_files(
     return files
 
 
-def read_pair(certificate: TLS) -> CertificatePair:
-    """Read a certificate and its key, and load them into a scratch context. Raises ConfigError.
+def read_pair(certificate: TLS, proven: Collection[tuple[bytes, bytes]] = ()) -> CertificatePair:
+    """Read a certificate and its key, and load them into a scratch context, if they are not `proven` already.
 
-    Afterwards `load_pair` cannot fail. If it did, it would leave a new certificate with an old key.
+    Raises ConfigError. Afterwards `load_pair` cannot fail. If it did, it would leave a new certificate with an old key.
     """
     cert, key = os.fspath(certificate.cert), os.fspath(certificate.key)
     certs, keys = _read("--tls-cert", cert), _read("--tls-key", key)
     weaknesses = [("--tls-cert", each) for each in certs.weaknesses]
     weaknesses += [("--tls-key", each) for each in keys.weaknesses]
     pair = CertificatePair(cert, key, certs.data, keys.data, tuple(weaknesses))
-    load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), pair)
+    if pair.content not in proven:
+        load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), pair)
     return pair
 
 
@@ -160,7 +179,7 @@ def load_pair(context: ssl.SSLContext, pair: CertificatePair) -> None:
         raise ConfigError(f"--tls-key {pair.key}: the key is encrypted; {cure}", option="--tls-key")
 
     try:
-        with _as_file(pair.cert_bytes) as cert, _as_file(pair.key_bytes) as key:
+        with as_file(pair.cert_bytes) as cert, as_file(pair.key_bytes) as key:
             context.load_cert_chain(cert, key, password=reject_passphrase)
     except ssl.SSLError as exc:
         text = _explain(pair, exc)
@@ -180,7 +199,7 @@ def load_client_ca(context: ssl.SSLContext, authorities: ClientCA) -> None:
     """Trust the authorities for the certificates of clients. Raises ConfigError."""
     option = "--tls-client-ca"
     try:
-        with _as_file(authorities.data) as path:
+        with as_file(authorities.data) as path:
             context.load_verify_locations(path)
     except ssl.SSLError as exc:
         reason = "not PEM certificates" if _CERT_MARK not in authorities.data else "the PEM certificates are damaged"
@@ -211,7 +230,7 @@ def _read(option: str, path: str) -> paths.Content:
 
 
 @contextlib.contextmanager
-def _as_file(content: bytes) -> Iterator[str]:
+def as_file(content: bytes) -> Iterator[str]:
     """Yield the path of a file with this content, in memory if possible, because `ssl` loads from files only."""
     if os.path.isdir("/proc/self/fd"):
         with anonymous_file("prefork-tls") as file:

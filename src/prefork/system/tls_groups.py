@@ -33,8 +33,8 @@ def limit_groups(context: ssl.SSLContext, call: Callable[[ssl.SSLContext], None]
     best = _by_method if hasattr(context, "set_groups") else by_pointer
     try:
         (call or best)(context)
-    except (UnverifiedPointer, OSError, ValueError) as exc:
-        # ssl.SSLError is an OSError.
+    except (OSError, ValueError) as exc:
+        # ssl.SSLError and UnverifiedPointer are OSErrors.
         context.set_ecdh_curve(FALLBACK)
         return str(exc) or type(exc).__name__
     return None
@@ -45,7 +45,7 @@ def _by_method(context: Any) -> None:
 
 
 def by_pointer(context: ssl.SSLContext) -> None:
-    """Set the groups by OpenSSL's own call. Raises UnverifiedPointer or OSError; the context is unchanged then."""
+    """Set the groups by OpenSSL's own call. Raises OSError; the context is unchanged then."""
     openssl = OpenSSL()
     pointer = context_pointer(context, openssl)
     if openssl.ctrl(pointer, _SET_GROUPS_LIST, 0, GROUPS.encode()) != 1:

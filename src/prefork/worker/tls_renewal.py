@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 
-from ..errors import PreforkError, reason_of
+from ..errors import reason_of
 from ..events import Emit, RenewalUnusable
 from ..system.descriptors import Descriptor
 from ..system.tls_contexts import TLSContexts
@@ -29,8 +29,8 @@ class TLSRenewal:
                 return
             try:
                 self._contexts.replace(read_handout(file))
-            except (PreforkError, ValueError) as exc:
-                # The supervisor has proven it, so this is an error of prefork.
-                self._emit(RenewalUnusable(escape_controls(str(exc))))
             except (OSError, MemoryError) as exc:
                 self._emit(RenewalUnusable(reason_of(exc)))
+            except Exception as exc:
+                # The supervisor has proven it, so this is an error of prefork. It must not end what serves.
+                self._emit(RenewalUnusable(escape_controls(str(exc) or repr(exc))))

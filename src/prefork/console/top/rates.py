@@ -124,7 +124,8 @@ def _reloads(before: Snapshot, after: Snapshot) -> list[str]:
 def _states(before: Snapshot, after: Snapshot) -> list[str]:
     found = []
     if before.state != after.state:
-        found.append(f"the server is {after.state} (was {before.state})")
+        now, was = (each.state.replace("_", " ") for each in (after, before))
+        found.append(f"the server is {now} (was {was})")
     if before.suspended != after.suspended:
         found.append("suspended: no worker accepts" if after.suspended else "resumed: workers accept again")
     if before.workers_target != after.workers_target:
