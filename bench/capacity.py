@@ -66,9 +66,11 @@ class Leaving:
 
 leave = Leaving()
 '''
-#: Seconds for the server to start, for a step of connections to open, and for each of what is measured then.
+#: Seconds for the server to start, and for each of what is measured; and for a step of connections to open.
 DEADLINE = 60.0
 OPENING = 600.0
+#: Seconds for the last client to see the end of its connection.
+DRAINING = 180.0
 #: Seconds from the last connection to the first measurement.
 SETTLING = 2.0
 #: Seconds of --drain-timeout of the service that stays.
@@ -259,7 +261,7 @@ def _drain(running: Running, measured: Measured, holders: Sequence[subprocess.Po
     began = time.monotonic()
     running.process.terminate()
     for holder in holders:
-        _await_left(holder, DEADLINE)
+        _await_left(holder)
     left = time.monotonic() - began
     status = running.process.wait(DEADLINE)
     seconds = time.monotonic() - began
@@ -271,11 +273,11 @@ def _drain(running: Running, measured: Measured, holders: Sequence[subprocess.Po
         print(log, file=sys.stderr)
 
 
-def _await_left(holder: subprocess.Popen[bytes], seconds: float) -> None:
+def _await_left(holder: subprocess.Popen[bytes]) -> None:
     assert holder.stdout is not None
     poll = select.poll()
     poll.register(holder.stdout, select.POLLIN)
-    if not poll.poll(seconds * 1000) or not os.read(holder.stdout.fileno(), 100).startswith(b"left"):
+    if not poll.poll(DRAINING * 1000) or not os.read(holder.stdout.fileno(), 100).startswith(b"left"):
         raise Failure("connections stayed open after the drain")
 
 

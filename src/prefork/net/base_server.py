@@ -116,7 +116,7 @@ class BaseServer:
                 self._admission = HandshakeAdmission(self._admission, self._shared.handshakes)
             self._admission.on_capacity(self._resume)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
-            set_tcp_options(sock, self._limits)
+            set_tcp_options(sock, self._limits, counts_unsent=self._connection_class is not ProtocolConnection)
         self._acceptors[sock] = Acceptor(
             sock,
             self._accepted,

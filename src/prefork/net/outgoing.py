@@ -152,7 +152,7 @@ async def _connect_first(
 async def _attempt(state: ServerState, family: int, address: Any, local: str | None) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
-        set_tcp_options(sock, state.limits)
+        set_tcp_options(sock, state.limits, counts_unsent=True)
         if local is not None:
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
