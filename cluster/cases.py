@@ -39,7 +39,8 @@ class Case:
     """What is done, behind which balancer, and what may be lost."""
 
     what: str
-    event: Callable[[Balancer, Host], None]
+    event: Callable[[Balancer, Host], float]
+    """Does it, and returns when it was done, in seconds of the epoch: what is lost later is not the host's."""
     may: May = May.NOTHING
     balancer: str = "haproxy"
     readiness: bool = True
@@ -59,40 +60,46 @@ class Case:
         return [name for name, wanted in needed.items() if wanted and not has_option(name)]
 
 
-def drain(balancer: Balancer, host: Host) -> None:
+def drain(balancer: Balancer, host: Host) -> float:
     """Stop prefork on the host by `prefork stop`; then start it again."""
     host.drain()
+    over = time.time()
     host.boot()
+    return over
 
 
-def reload(balancer: Balancer, host: Host) -> None:
+def reload(balancer: Balancer, host: Host) -> float:
     """Send SIGHUP to the supervisor."""
     host.reload()
+    return time.time()
 
 
-def upgrade(balancer: Balancer, host: Host) -> None:
+def upgrade(balancer: Balancer, host: Host) -> float:
     """Send SIGUSR2 to the supervisor."""
     host.upgrade()
+    return time.time()
 
 
-def kill(balancer: Balancer, host: Host) -> None:
+def kill(balancer: Balancer, host: Host) -> float:
     """Kill all processes of the host; start it again when the balancer has noticed."""
     host.kill()
+    over = time.time()
     proc.wait_until(lambda: not balancer.takes(host), 30, f"{balancer.program} without {host.name}", 0.02)
     host.boot()
+    return over
 
 
-def cut_briefly(balancer: Balancer, host: Host) -> None:
+def cut_briefly(balancer: Balancer, host: Host) -> float:
     """Take the host's wire out for `SHORT_CUT` seconds."""
-    _cut(balancer, host, SHORT_CUT)
+    return _cut(balancer, host, SHORT_CUT)
 
 
-def cut_long(balancer: Balancer, host: Host) -> None:
+def cut_long(balancer: Balancer, host: Host) -> float:
     """Take the host's wire out for longer than clients wait."""
-    _cut(balancer, host, LONG_CUT)
+    return _cut(balancer, host, LONG_CUT)
 
 
-def _cut(balancer: Balancer, host: Host, seconds: float) -> None:
+def _cut(balancer: Balancer, host: Host, seconds: float) -> float:
     host.node.cut()
     try:
         # The length of the cut is what is tested.
@@ -100,6 +107,7 @@ def _cut(balancer: Balancer, host: Host, seconds: float) -> None:
         proc.wait_until(lambda: not balancer.takes(host), 30, f"{balancer.program} without {host.name}", 0.02)
     finally:
         host.node.mend()
+    return time.time()
 
 
 CASES = {

@@ -172,8 +172,7 @@ def _round(case: Case, load: Clients, balancer: Balancer, host: Host, back: Back
     """Do to a host what the case says, and wait until it has its load again."""
     wait_answers(load, balancer.hosts, ANSWERS)
     began = time.time()
-    case.event(balancer, host)
-    ended = time.time()
+    ended = case.event(balancer, host)
     proc.wait_until(lambda: balancer.takes(host), DEADLINE, f"{balancer.program} that takes {host.name} again", 0.05)
     own, all_ = answers(load, host), _all_answers(load, balancer)
     wait_answers(load, [host], ANSWERS)

@@ -367,6 +367,9 @@ def settings_of(options: ServeOptions) -> Settings:
         if isinstance(values.get(name), str):
             values[name] = local_address(option_of(name), values[name])
     if "tls" in values:
+        # An empty list is more likely a mistake than the wish to serve in the clear.
+        if values["tls"] is not None and not _several(values["tls"]):
+            reject("tls", values["tls"], "must be a prefork.TLS, or several")
         values["tls"] = _several(values["tls"])
     if "alpn" in values:
         values["alpn"] = _several(values["alpn"])

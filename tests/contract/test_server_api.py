@@ -207,7 +207,8 @@ async def test_a_lifespan_object_is_served_only_after_its_start(world: World) ->
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tls": "cert.pem"}, "tls cert.pem: must be a prefork.TLS or an ssl.SSLContext"),
+        ({"tls": "cert.pem"}, "tls cert.pem: must be a prefork.TLS, several of them, or an ssl.SSLContext"),
+        ({"tls": []}, "tls []: must be a prefork.TLS, several of them, or an ssl.SSLContext"),
         ({"limits": {}}, "limits {}: must be a prefork.Limits"),
         ({"drain_timeout": -1}, "drain_timeout -1: must be 0 seconds or more"),
         ({"drain_timeout": None}, "drain_timeout None: must be a number of seconds, such as 30 or 2.5"),

@@ -14,4 +14,5 @@ PREFORK = str(Path(sys.executable).with_name("prefork"))
 
 def unit(name: str) -> dict[str, str]:
     """Return the settings of a unit of systemd; the last value of one that is there more than once."""
-    return dict(re.findall(r"^(\w+)=(.*)$", (DEPLOY / "systemd" / name).read_text(), re.MULTILINE))
+    text = (DEPLOY / "systemd" / name).read_text().replace("\\\n", "")
+    return dict(re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE))

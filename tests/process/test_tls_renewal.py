@@ -17,6 +17,8 @@ from helpers.support import need_root, wait_until
 
 from prefork.testing import Server
 
+#: Seconds for a renewal, which takes two on a machine that is not busy.
+PATIENCE = 30.0
 #: Connections that are asked, so that each of two workers is among them.
 ASKED = 12
 
@@ -64,19 +66,19 @@ def test_a_renewal_replaces_no_worker_and_ends_no_connection(tmp_path: Path) -> 
         os.kill(workers[0]["pid"], signal.SIGSTOP)
         files.renew(issued["second"])
         ticket_keys(tickets, *keys[1:4])
-        wait_until(lambda: status(tmp_path)["certificate_reloads"]["ok"] == 1)
+        wait_until(lambda: status(tmp_path)["certificate_reloads"]["ok"] == 1, PATIENCE)
         os.kill(workers[0]["pid"], signal.SIGCONT)
-        wait_until(lambda: all_serve(server, issued["second"]))
+        wait_until(lambda: all_serve(server, issued["second"]), PATIENCE)
         assert [each["pid"] for each in ready(tmp_path)] == [each["pid"] for each in workers]
         echo(open_one)
         # A ticket of the key before resumes, until its key is gone; then the handshake is a full one.
         assert all(resumes(server, context, oldest) for _ in range(ASKED))
         later = new_session(server, context)
         ticket_keys(tickets, *keys[2:5])
-        wait_until(lambda: not any(resumes(server, context, oldest) for _ in range(ASKED)))
+        wait_until(lambda: not any(resumes(server, context, oldest) for _ in range(ASKED)), PATIENCE)
         # The successor of an upgrade reads the same file.
         successor = upgrade(tmp_path)
-        wait_until(lambda: status(tmp_path)["pid"] == successor)
+        wait_until(lambda: status(tmp_path)["pid"] == successor, PATIENCE)
         assert all(resumes(server, context, later) for _ in range(ASKED))
         echo(open_one)
         assert server.stderr().count("TLS renewed without a reload: ") == 2
@@ -91,7 +93,7 @@ def test_a_supervisor_without_descriptors_renews_as_well(tmp_path: Path) -> None
     with serving(tmp_path, *tls) as server, contextlib.ExitStack() as stack:
         exhaust_supervisor(server, tmp_path, stack)
         files.renew(issued["second"])
-        wait_until(lambda: "TLS renewed" in server.stderr(), 20)
+        wait_until(lambda: "TLS renewed" in server.stderr(), PATIENCE)
         assert all_serve(server, issued["second"])
 
 
@@ -105,16 +107,16 @@ def test_workers_of_another_user_get_what_they_may_not_read() -> None:
         options = ("--tls-cert", str(files.cert), "--tls-key", str(files.key), "--user", "nobody")
         with serving(folder, *options) as server:
             files.renew(issued["second"])
-            wait_until(lambda: all_serve(server, issued["second"]))
+            wait_until(lambda: all_serve(server, issued["second"]), PATIENCE)
             # By a worker that is forked later, too.
             before = {each["pid"] for each in ready(folder)}
             os.kill(min(before), signal.SIGKILL)
-            wait_until(lambda: len({each["pid"] for each in ready(folder)} - before) == 1)
+            wait_until(lambda: len({each["pid"] for each in ready(folder)} - before) == 1, PATIENCE)
             assert all_serve(server, issued["second"])
             # Not a file that the user of the workers can change.
             files.renew(issued["first"])
             files.key.chmod(0o666)
-            wait_until(lambda: "TLS not renewed" in server.stderr(), 20)
+            wait_until(lambda: "TLS not renewed" in server.stderr(), PATIENCE)
             assert "any user can write to it, so a worker could become root" in server.stderr()
             assert all_serve(server, issued["second"])
 
@@ -148,8 +150,8 @@ def test_no_handshake_fails_while_certificates_are_renewed(tmp_path: Path, round
             for number in range(rounds):
                 source = issued["first" if number % 2 else "second"]
                 files.renew(source)
-                wait_until(lambda number=number: status(tmp_path)["certificate_reloads"]["ok"] > number)
-                wait_until(lambda source=source: all_serve(server, source))
+                wait_until(lambda number=number: status(tmp_path)["certificate_reloads"]["ok"] > number, PATIENCE)
+                wait_until(lambda source=source: all_serve(server, source), PATIENCE)
                 echo(open_one)
         finally:
             done.set()

@@ -227,6 +227,7 @@ def test_options_of_a_program_become_settings() -> None:
         ({"bind": 9000}, '--bind 9000: must be text, or a list of text, such as ":9000"'),
         ({"bind": [9000]}, '--bind [9000]: must be text, or a list of text, such as ":9000"'),
         ({"tls": "cert.pem"}, "tls cert.pem: must be a prefork.TLS, or several"),
+        ({"tls": []}, "tls []: must be a prefork.TLS, or several"),
     ],
 )
 def test_a_wrong_option_of_a_program_is_rejected_in_one_line(options: dict[str, Any], message: str) -> None:

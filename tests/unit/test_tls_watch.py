@@ -164,6 +164,26 @@ def test_files_that_the_workers_user_could_have_changed_are_refused(tmp_path: Pa
     assert watched.look(3) is not None
 
 
+def test_other_authorities_for_clients_are_handed_out_or_take_a_reload(
+    tmp_path: Path, pairs: dict[str, Path], certs: dict[str, str]
+) -> None:
+    """A reload where OpenSSL cannot be told to forget the sessions of clients that others have verified."""
+    authorities = tmp_path / "clients.pem"
+    authorities.write_bytes(Path(certs["ca"]).read_bytes())
+    tls = (TLS(pairs["old"] / "tls.crt", pairs["old"] / "tls.key"),)
+    watched = Watched(Settings(tls=tls, tls_client_ca=str(authorities)))
+    for name in ("new", "old"):
+        authorities.write_bytes((pairs[name] / "tls.crt").read_bytes())
+        if name == "new":
+            found = watched.look(3)
+            assert found is not None
+            assert found.client_ca is not None
+            assert found.client_ca.data == authorities.read_bytes()
+    watched.contexts._calls = None
+    outcomes = [watched.watch.renew(watched.config, watched.now + after) for after in (0, 2, 4, 6, 70)]
+    assert [each for each in outcomes if each is not None] == ["files of TLS have changed"] * 2, "again a minute later"
+
+
 def test_dates_are_looked_at_once_a_day_and_keys_of_tickets_change_twice(pairs: dict[str, Path]) -> None:
     """All workers get the same seed of keys, which belong to no session from before."""
     watched = Watched(Settings(tls=(TLS(pairs["old"] / "tls.crt", pairs["old"] / "tls.key"),), tls_watch="off"))

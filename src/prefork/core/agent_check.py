@@ -26,7 +26,7 @@ MIN_WORKER = 0.1
 #: Seconds in which what is told follows most of a change: a worker may pause for a moment, just when HAProxy asks.
 SMOOTHING = 5.0
 #: Percentage points that the load has to change before another weight is told, lower or higher. Otherwise a balancer
-#: with several servers would move connections to and fro.
+#: with several servers would move connections back and forth.
 FALL_STEP = 10
 RISE_STEP = 20
 #: From here on it is the full weight that is told.

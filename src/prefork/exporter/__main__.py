@@ -44,7 +44,7 @@ def main() -> None:
     configure(settings.log_format, "error", process="metrics")
     ignore_without_inheriting(_IGNORED_SIGNALS)
     set_title("metrics")
-    # Before the change of user, to whom these files may not be open.
+    # Before the change of user, because the next one may not be permitted to read these files.
     makers = _makers(settings)
     os.chdir("/")
     os.nice(_NICENESS)

@@ -11,7 +11,7 @@ from typing import Any
 #: The phase of the supervisor, and the state of a worker, in which connections are accepted.
 _SERVING = "serving"
 _READY = "ready"
-#: Phases whose names alone do not say what follows.
+#: What is said of a phase whose name does not say what follows.
 _REASONS = {
     "lame_duck": "the server is a lame duck: it serves, and is about to drain",
     "stopping": "the server is stopping",

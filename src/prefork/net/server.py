@@ -192,7 +192,10 @@ def _ssl_context(tls: object) -> ssl.SSLContext | None:
     if isinstance(tls, ssl.SSLContext):
         prepare_context(tls)
         return tls
-    several = tls if isinstance(tls, list | tuple) else () if tls is None else (tls,)
-    if not all(isinstance(each, TLS) for each in several):
+    if tls is None:
+        return None
+    several = tls if isinstance(tls, list | tuple) else (tls,)
+    # An empty list is more likely a mistake than the wish to serve in the clear.
+    if not several or not all(isinstance(each, TLS) for each in several):
         reject("tls", tls, "must be a prefork.TLS, several of them, or an ssl.SSLContext")
-    return build_contexts(several, log).main if several else None
+    return build_contexts(several, log).main

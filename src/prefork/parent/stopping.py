@@ -28,7 +28,7 @@ class Stopping:
         """The counts of the moment when the drain began; None before that."""
 
     def begin(self, now: float) -> None:
-        """Note the time, once."""
+        """Note when the stop was first requested."""
         if self._began is None:
             self._began = now
 
