@@ -118,7 +118,7 @@ class TLSContexts:
         self.files: TLSFiles | None = None
         """What handshakes use that begin now."""
         self.session_group = b""
-        """What sessions have to have in common to be resumed: how and by whom their clients were verified; b"" if they
+        """What sessions have to have in common to be resumed: how and by what their clients were verified; b"" if they
         were not. Keys of tickets that servers share have to be derived from it, otherwise a server would let a client
         in that only another one has verified. Not OpenSSL's session id context: `ssl` sets it for each connection."""
         self.main, reason = _configured(policy)
