@@ -51,6 +51,8 @@ class Case:
     """Seconds that clients wait for an answer."""
     proxy: bool = True
     """Whether the balancer tells the hosts the true peer."""
+    times: int = 1
+    """How many times as often as other cases it is done, because it is soon over."""
     retry: bool = False
     """Whether the balancer tries another host for a connection that one did not take."""
 
@@ -143,7 +145,7 @@ CASES = {
         drain,
         retry=True,
     ),
-    "reload": Case("SIGHUP; HAProxy does not retry", reload),
+    "reload": Case("SIGHUP; HAProxy does not retry", reload, times=3),
     "upgrade": Case("SIGUSR2; HAProxy does not retry", upgrade),
     "kill": Case("all processes of a host are killed; HAProxy retries at another host", kill, May.OWN, retry=True),
     "cut": Case(
@@ -159,6 +161,6 @@ CASES = {
     "nginx-drain": Case(
         "prefork stop; nginx learns by trying, and retries at another host", drain, balancer="nginx", retry=True
     ),
-    "nginx-reload": Case("SIGHUP; nginx does not retry", reload, balancer="nginx"),
+    "nginx-reload": Case("SIGHUP; nginx does not retry", reload, balancer="nginx", times=3),
     "nginx-upgrade": Case("SIGUSR2; nginx does not retry", upgrade, balancer="nginx"),
 }

@@ -149,7 +149,7 @@ def peer_row(peers: Peers) -> Row:
 
 
 def _observe(stage: Stage, case: Case) -> Outcome:
-    rounds = stage.context.count(ROUNDS)
+    rounds = stage.context.count(ROUNDS * case.times)
     events: list[Event] = []
     back = Back()
     with stage.hosts(case) as hosts, stage.balancer(case, hosts) as balancer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 
@@ -57,7 +58,10 @@ def write(folder: Path) -> tuple[Path, Path]:
     corpus.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(SEEDS):
         (corpus / f"seed-{number}").write_bytes(seed)
-    dictionary.write_text("".join(f'"{_escape(word)}"\n' for word in DICTIONARY))
+    # Whole at any time, because two runs may share the folder.
+    new = folder / f"dictionary-{os.getpid()}"
+    new.write_text("".join(f'"{_escape(word)}"\n' for word in DICTIONARY))
+    new.replace(dictionary)
     return corpus, dictionary
 
 

@@ -90,7 +90,8 @@ def format_address(address: object) -> str:
         host, port = address[:2]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     if isinstance(address, bytes):
-        address = address.decode("utf-8", "replace")
+        # An abstract name, or what a proxy tells of its client: a handler that logs `stream.peer` does not escape it.
+        address = escape_ascii(address.decode("utf-8", "backslashreplace"))
     return f"unix:{address}" if address else "unix"
 
 

@@ -70,7 +70,7 @@ def ask(server: Server, name: str, *options: str) -> tuple[str, bool]:
     return answer[1], answer[2] == "True"
 
 
-@pytest.mark.deadline(600)
+@pytest.mark.deadline(900)
 @rounds(3, 1000)
 @pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
 def test_sessions_of_every_name_resume_on_any_worker(server: Server, tmp_path: Path, rounds: int, version: str) -> None:

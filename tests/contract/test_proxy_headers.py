@@ -401,3 +401,18 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message
     with pytest.raises(prefork.ConfigError) as caught:
         prefork.TCPServer(stream_handler, **options)
     assert str(caught.value).startswith(message)
+
+
+async def test_the_path_that_a_proxy_tells_is_printable_in_the_peers_name(world: World) -> None:
+    peers: list[str] = []
+
+    async def handle(stream: prefork.Stream) -> None:
+        peers.append(stream.peer)
+        assert stream.get_extra_info("peername") == b"/run/\n\x1b[31m\xff"
+
+    async with behind(handle) as server:
+        _, writer = await server.connect()
+        writer.write(prefork.proxy_header((b"/run/\n\x1b[31m\xff", b"/run/app.sock")))
+        await eventually(lambda: peers)
+        writer.close()
+    assert peers == [r"unix:/run/\n\x1b[31m\xff"]

@@ -40,7 +40,7 @@ def test_any_name_can_be_looked_for(name: str) -> None:
 
 
 @given(CERTIFICATES, st.booleans())
-def test_every_certificate_is_offered_to_someone_once_or_refused(certificates: list[Identity], strict: bool) -> None:
+def test_every_certificate_is_offered_for_some_name_or_refused(certificates: list[Identity], strict: bool) -> None:
     try:
         found = choose(certificates, strict)
     except SameName as exc:

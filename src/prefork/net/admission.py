@@ -78,7 +78,10 @@ class Admission(Protocol):
         """Turn a permit into an open connection from `address`. Return the peer that it counts for, or a Refusal."""
 
     def claim(self, address: object) -> Peer | Refusal:
-        """Count a connection that counts for no peer for `address`, which its proxy has told; answer as `commit`."""
+        """Count a connection that counts for no peer for `address`, which its proxy has told; answer as `commit`.
+
+        None, as of a health check by the proxy: it goes on to count for none, because all of them would for one.
+        """
 
     def release(self, peer: Peer) -> None:
         """Report that an open connection of `peer` has ended."""

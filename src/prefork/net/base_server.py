@@ -83,7 +83,9 @@ class BaseServer:
         self._account = local_account() if account is None else account
         self._proxies = proxies
         # Chosen once: a connection without a proxy costs nothing.
-        self._serve_accepted = self._serve if proxies is None else ProxyGate(self, proxies).serve
+        self._serve_accepted: Callable[[socket.socket, object], None] = (
+            self._serve if proxies is None else ProxyGate(self, proxies).serve
+        )
         self.offer: Callable[[socket.socket], bool] | None = None
         self.observers = Observers(emit)
         self._state = BaseServerState.OPEN
@@ -212,16 +214,13 @@ class BaseServer:
         if self.offer is None or not self.offer(sock):
             self._serve_accepted(sock, address)
 
-    def _serve(self, sock: socket.socket, address: object) -> None:
-        peer = self._admission.commit(address)
-        if peer is not None and isinstance(peer, Refusal):
-            self._refuse(sock, address, peer)
-        else:
-            self._begin(sock, address, peer)
-
-    def _begin(self, sock: socket.socket, address: object, peer: Peer, header: ProxyHeader | None = None) -> None:
-        """Start to serve a connection that is counted. `address` is the real one, and `header` is of its proxy."""
+    def _serve(self, sock: socket.socket, address: object, header: ProxyHeader | None = None) -> None:
+        """Serve a connection from `address`; with the header of its proxy it is counted already, but for no peer."""
         assert self._shared is not None
+        peer = self._admission.commit(address) if header is None else self._admission.claim(header.source)
+        if peer is not None and isinstance(peer, Refusal):
+            self._refuse(sock, address, peer, header)
+            return
         is_observed = self.observers.are_there()
         local = self.observers.local_address(sock) if is_observed else None
         try:
@@ -245,12 +244,15 @@ class BaseServer:
         else:
             self._connection_ended(connection)
 
-    def _refuse(self, sock: socket.socket, address: object, refusal: Refusal, proxy: object = None) -> None:
+    def _refuse(
+        self, sock: socket.socket, address: object, refusal: Refusal, header: ProxyHeader | None = None
+    ) -> None:
+        client, proxy = claimed(address, header)
         self._account.closed(refusal.counted)
-        self.observers.refused(address, proxy, self.observers.local_address(sock), refusal.counted)
-        self._emit(ConnectionRefused(escape_ascii(format_address(address)), refusal.reason))
+        self.observers.refused(client, proxy, self.observers.local_address(sock), refusal.counted)
+        self._emit(ConnectionRefused(escape_ascii(format_address(client)), refusal.reason))
         # A proxy that has not sent its header would pass it to a client of any protocol, or take it for nonsense.
-        if self._limits.refusal and self._ssl_context is None and (self._proxies is None or proxy is not None):
+        if self._limits.refusal and self._ssl_context is None and (self._proxies is None or header is not None):
             # What does not fit into the buffer of a new socket is not worth waiting for.
             with contextlib.suppress(OSError):
                 sock.send(self._limits.refusal, DONTWAIT)

@@ -37,8 +37,8 @@ class GatedServer(Protocol):
     _connections: dict[Connection, Peer]
     _no_connections: asyncio.Event
 
-    def _begin(self, sock: socket.socket, address: object, peer: Peer, header: ProxyHeader | None = None) -> None: ...
-    def _refuse(self, sock: socket.socket, address: object, refusal: Refusal, proxy: object = None) -> None: ...
+    def _serve(self, sock: socket.socket, address: object, header: ProxyHeader | None = None) -> None: ...
+    def _refuse(self, sock: socket.socket, address: object, refusal: Refusal) -> None: ...
     def _connection_ended(self, connection: Connection) -> None: ...
     def _resume(self) -> None: ...
 
@@ -76,16 +76,13 @@ class ProxyGate:
             return
         sock, address = reader.release()
         del server._connections[reader]
-        # A check of the proxy's own, and a client that it does not name, count for no peer: all would count for one.
-        peer = server._admission.claim(header.source)
-        if peer is not None and isinstance(peer, Refusal):
-            client, proxy = claimed(address, header)
-            server._refuse(sock, client, peer, proxy)
+        others = len(server._connections)
+        # It is counted as refused for lack of memory; the next accept sees whether there still is none.
+        with contextlib.suppress(OutOfResourcesError):
+            server._serve(sock, address, header)
+        if len(server._connections) == others:
+            # It was refused, or has ended already.
             server._resume()
-        else:
-            # It is counted as refused for lack of memory; the next accept sees whether there still is none.
-            with contextlib.suppress(OutOfResourcesError):
-                server._begin(sock, address, peer, header)
         if not server._connections:
             server._no_connections.set()
 

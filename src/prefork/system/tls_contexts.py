@@ -118,9 +118,10 @@ class TLSContexts:
         self.files: TLSFiles | None = None
         """What handshakes use that begin now."""
         self.session_group = b""
-        """What sessions have to have in common to be resumed: how and by whom their clients were verified; b"" if they
-        were not. Keys of tickets that servers share have to be derived from it, otherwise a server would let a client
-        in that only another one has verified. Not OpenSSL's session id context: `ssl` sets it for each connection."""
+        """What sessions have to have in common to be resumed: how, and by which authorities, their clients were
+        verified; b"" if they were not. Keys of tickets that servers share have to be derived from it, otherwise a
+        server would let a client in that only another one has verified. Not OpenSSL's session id context: `ssl` sets
+        it for each connection."""
         self.main, reason = _configured(policy)
         """The context that connections begin with: always the same one, because the ticket keys are in it."""
         if reason:
