@@ -49,7 +49,7 @@ listen echo
 {readiness}{servers}
 """
 #: How it logs that a check has failed, and why.
-_DOWN = re.compile(r"^Server echo/host\d+ is DOWN, reason: (.*?)(?:, check duration|\. \d+ active)", re.MULTILINE)
+_DOWN = re.compile(r"^Server echo/host\d+ is DOWN, reason: ([^,.]*)", re.MULTILINE)
 _READINESS = "    option httpchk GET /readyz\n    http-check expect status 200\n"
 
 

@@ -58,8 +58,8 @@ class Attributed:
     passage: Passage | None
 
     def __str__(self) -> str:
-        how = f", {self.passage.how} in its log" if self.passage else ""
-        first = f"answered by host {self.loss.host} before" if self.loss.host else "unanswered"
+        how = f" ({self.passage.how})" if self.passage else ""
+        first = f"host {self.loss.host} had answered" if self.loss.host else "unanswered"
         return f"{self.loss.kind}, {self.loss.end} after {self.loss.age:.2f} s, {first}: {self.owner}{how}"
 
 

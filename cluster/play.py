@@ -102,7 +102,8 @@ class Outcome:
             f"losses: {in_words(self.attributed)}",
             *(f"lost: {each}" for each in told[:TOLD]),
             f"hosts: {self.counts.handled} handled, {self.counts.ended} ended well, {self.counts.broken} broken",
-            f"balancer: {len(self.passages)} connections, {self.retries} tried again; {self.noted or 'no checks'}",
+            f"balancer: {len(self.passages)} connections, {self.retries} tried again",
+            f"checks: {self.noted or 'none'}",
             f"back: the {self.rounds} hosts then answered {self.back.own} of {self.back.all} new connections",
             *(f"CONTRADICTION: {each}" for each in self.contradictions),
         ]

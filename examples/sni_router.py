@@ -4,7 +4,7 @@
     openssl s_client -connect localhost:443 -servername a.example
 
 The name is in the client's first message, the ClientHello, in the clear. That message is read, checked and passed on
-unchanged, and everything else as proxy.py does it, SEND_PROXY too. A wildcard stands for one label, `*` alone for every
+unchanged, and everything else as proxy.py does it, SEND_PROXY too. A wildcard stands for one label, and `*` for every
 other name and for clients that name none. What is no ClientHello is closed without a word; an unknown name gets the TLS
 alert for it.
 """

@@ -96,9 +96,7 @@ def test_what_haproxy_notes_of_a_host_is_found_in_its_log(tmp_path: Path) -> Non
     )
     refused = 'Layer4 connection problem, info: "Connection refused", check duration: 0ms'
     balancer.log.write_text(line.format(1, refused) + line.format(3, refused) + line.format(2, "Layer7 timeout"))
-    assert balancer.noted() == (
-        '2 times down (Layer4 connection problem, info: "Connection refused"), 1 times down (Layer7 timeout)'
-    )
+    assert balancer.noted() == "2 times down (Layer4 connection problem), 1 times down (Layer7 timeout)"
 
 
 def test_the_log_of_nginx_is_read() -> None:

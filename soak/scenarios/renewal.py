@@ -61,7 +61,7 @@ def _with(context: Context, certificates: Certificates) -> Context:
 
 
 def _wait(fleet: Fleet, renewals: int) -> None:
-    """Wait until so many renewals are in use."""
+    """Wait until this number of renewals is in use."""
     proc.wait_until(lambda: fleet.status()["certificate_reloads"]["ok"] >= renewals, 60.0, "a renewal", 0.02)
 
 

@@ -195,7 +195,7 @@ class Settings:
     proxy_from: tuple[ProxySource, ...] = ()
     """The proxies that may connect while `proxy_protocol` is on."""
     tls_ticket_key_file: str = _option("", check_text)
-    """File of the keys of session tickets, in HAProxy's format; "" has them made for this server alone."""
+    """File of the keys of session tickets, in HAProxy's format; "" has them made for this server only."""
     tls_watch: Literal["auto", "on", "off"] = _option("auto", check_choice, choices=("auto", "on", "off"))
     """Use the files of TLS again as soon as they change; "auto" means those on this machine only."""
     drain_timeout: float = _option(30.0, check_seconds, zero=True)

@@ -2,7 +2,7 @@
 
 Pure: what was seen and the time go in. What is looked at, and how it is read, is decided elsewhere.
 
-A renewal writes several files, one after the other, and half of it is of no use. So a change is read only after a
+A renewal writes several files, one after the other, and a part of them is of no use. So a change is read only after a
 moment without another one. What cannot be used then, such as a new certificate with the old key, is read again for a
 while without a word, because the rest may be on its way.
 """

@@ -31,7 +31,7 @@ from .restarts import Restarts
 #: Seconds between two requests that are answered: a process that floods the connection does not keep this one busy.
 REQUEST_INTERVAL = 0.05
 #: Seconds that a supervisor waits with its takeover for a process that could serve.
-LOAD_TIMEOUT = 5.0
+LOAD_TIMEOUT = 10.0
 #: Seconds that the process has for the answers under way, when another supervisor serves: it dies with this one.
 LAST_ANSWERS_TIME = 2.0
 #: Imports prefork also where it is not installed: from where this process has it. That comes last in the path, because
