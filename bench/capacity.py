@@ -30,6 +30,7 @@ from .build import build
 from .certificates import write_certificate
 from .errors import BenchError
 from .generator import Failure, Generator
+from .process_group import kill_group
 from .servers import ROOT, Server, bound_to
 
 HOST = "127.0.0.1"
@@ -361,9 +362,7 @@ def _serving(target: str, tls: bool, connections: int, workers: int) -> Iterator
             _await(lambda: "ready: " in running.log(), "the start", running)
             yield running
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            kill_group(process)
 
 
 def _await(condition: Callable[[], bool], what: str, running: Running) -> None:

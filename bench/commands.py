@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import select
-import signal
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 from .accounting import proportional, resident
 from .errors import BenchError
 from .generator import Generator
+from .process_group import end_group
 from .results import Command
 from .servers import ROOT, Server, bound_to
 
@@ -59,7 +59,7 @@ def serving(target: str, *options: str, core: int | None = None) -> Iterator[Run
             )
         finally:
             os.close(told)
-        stack.callback(_end, process)
+        stack.callback(end_group, process)
         poll = select.poll()
         poll.register(ready, select.POLLIN)
         if not poll.poll(DEADLINE * 1000) or os.read(ready, 16) != b"READY\n":
@@ -79,16 +79,6 @@ def _port(log: str) -> int:
 
 def _children(pid: int) -> tuple[int, ...]:
     return tuple(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Workers end with their supervisor; what does not within a second is killed with its group."""
-    process.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(5)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def start(command: Command, loop: str) -> None:

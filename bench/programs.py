@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import signal
 import socket
 import statistics
@@ -28,6 +27,7 @@ from .build import build
 from .cores import choose, usable
 from .errors import BenchError
 from .generator import Failure, Generator
+from .process_group import end_group, free_port
 from .ratios import ratio
 from .servers import ROOT, Server, bound_to
 from .works import Work
@@ -179,7 +179,7 @@ def _children(pid: int) -> list[int]:
 def _running(contestant: Contestant, core: int) -> Iterator[Server]:
     """Run a contestant on `core` until the end of the block. Raises BenchError, with what it said, if it does not."""
     with tempfile.NamedTemporaryFile(prefix="bench-") as log:
-        port = _free_port()
+        port = free_port(HOST)
         process = subprocess.Popen(
             contestant.command(port),
             cwd=APPS,
@@ -193,7 +193,7 @@ def _running(contestant: Contestant, core: int) -> Iterator[Server]:
             _await_workers(contestant, process, port, log)
             yield Server(process.pid, port, Path(log.name))
         finally:
-            _end(process)
+            end_group(process)
 
 
 def _await_workers(contestant: Contestant, process: subprocess.Popen[bytes], port: int, log: IO[bytes]) -> None:
@@ -211,20 +211,6 @@ def _listens(port: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def _free_port() -> int:
-    with socket.create_server((HOST, 0)) as sock:
-        return int(sock.getsockname()[1])
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(5)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from .build import Programs, build
 from .cores import choose, usable
 from .errors import BenchError
 from .generator import Failure, Generator
+from .process_group import end_group, free_port
 from .ratios import ratio
 from .servers import ROOT, Server, bound_to, running
 from .works import KIB, MIB, Work
@@ -132,7 +133,7 @@ def _backend(programs: Programs, core: int) -> Iterator[int]:
 def _running(contestant: str, backend: int, core: int) -> Iterator[Server]:
     """Run a proxy on `core` until the end of the block. Raises BenchError, with what it said, if it does not start."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, open(Path(folder) / "log", "wb") as log:
-        port = _free_port()
+        port = free_port(HOST)
         command = _command(contestant, port, backend, Path(folder))
         process = subprocess.Popen(
             command,
@@ -150,7 +151,7 @@ def _running(contestant: str, backend: int, core: int) -> Iterator[Server]:
             # The worker of prefork; HAProxy serves in its only process.
             yield Server(int(children[0]) if children else process.pid, port, Path(log.name))
         finally:
-            _end(process)
+            end_group(process)
 
 
 def _command(contestant: str, port: int, backend: int, folder: Path) -> Sequence[str]:
@@ -194,20 +195,6 @@ def _listens(port: int) -> bool:
             return sock.recv(1) == b"x"
     except OSError:
         return False
-
-
-def _free_port() -> int:
-    with socket.create_server((HOST, 0)) as sock:
-        return int(sock.getsockname()[1])
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(5)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 if __name__ == "__main__":

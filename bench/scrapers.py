@@ -15,7 +15,6 @@ import os
 import re
 import resource
 import selectors
-import signal
 import socket
 import statistics
 import subprocess
@@ -30,6 +29,7 @@ from .accounting import OthersMeter, cpu_seconds
 from .build import build
 from .errors import BenchError
 from .generator import Failure, Generator
+from .process_group import kill_group
 from .ratios import ratio
 from .servers import ROOT, Server, bound_to
 from .works import Work
@@ -148,9 +148,7 @@ def _serving() -> Iterator[tuple[Server, int, Parts]]:
             service, metrics = (int(port) for port in re.findall(r" on [\d.]+:(\d+) \(tcp\)", said))
             yield Server(process.pid, service, log), metrics, _parts(process.pid)
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            kill_group(process)
 
 
 def _await_ready(process: subprocess.Popen[bytes], log: Path) -> str:

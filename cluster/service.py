@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 
 from prefork import Stream
-from soak.payload import HEAD, answer, missing
-from soak.tally import Tally, Word
+from soak.services import counted
 
 from .mark import Mark, pack
 
@@ -15,41 +13,17 @@ from .mark import Mark, pack
 HOST = "CLUSTER_HOST"
 
 
-class Service:
-    """A lifespan object: the tally is made in each worker."""
+class Service(counted.Service):
+    """The counted service, whose answers name the host and the peer in place of the process."""
 
     async def start(self) -> None:
-        self._words = Tally().words
+        await super().start()
         self._host = int(os.environ[HOST])
 
-    async def handle(self, stream: Stream) -> None:
-        """Answer frame after frame until the peer ends."""
-        words = self._words
-        words[Word.HANDLED] += 1
-        try:
-            address, _, port = stream.peer.rpartition(":")
-            number = pack(Mark(self._host, address, int(port)))
-            while head := await _head(stream):
-                body = await stream.readexactly(missing(head))
-                stream.write(answer(head, body, number))
-                words[Word.EXCHANGES] += 1
-        except BaseException:
-            words[Word.BROKEN] += 1
-            raise
-        words[Word.ENDED] += 1
-
-    async def stop(self) -> None:
-        pass
-
-
-async def _head(stream: Stream) -> bytes:
-    """Return the head of the next frame, or b"" if the peer has ended."""
-    try:
-        return await stream.readexactly(HEAD.size)
-    except asyncio.IncompleteReadError as exc:
-        if exc.partial:
-            raise
-        return b""
+    def number(self, stream: Stream) -> int:
+        """Return the host's number and the peer's address, packed."""
+        address, _, port = stream.peer.rpartition(":")
+        return pack(Mark(self._host, address, int(port)))
 
 
 service = Service()

@@ -18,14 +18,19 @@ class Service:
         self._words = Tally().words
         self._pid = os.getpid()
 
+    def number(self, stream: Stream) -> int:
+        """Return the number that each answer to this peer carries: here, that of the process."""
+        return self._pid
+
     async def handle(self, stream: Stream) -> None:
         """Answer frame after frame until the peer ends."""
         words = self._words
         words[Word.HANDLED] += 1
         try:
+            number = self.number(stream)
             while head := await _head(stream):
                 body = await stream.readexactly(missing(head))
-                stream.write(answer(head, body, self._pid))
+                stream.write(answer(head, body, number))
                 words[Word.EXCHANGES] += 1
         except BaseException:
             words[Word.BROKEN] += 1
