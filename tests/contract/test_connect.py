@@ -53,6 +53,19 @@ async def test_a_stream_reads_writes_and_ends_each_direction(world: World) -> No
             assert stream.timeouts.age is None
 
 
+@pytest.mark.parametrize("name", ["a..b", "a" * 70 + ".example", "a\0b"])
+async def test_what_can_be_no_name_does_not_resolve(world: World, name: str) -> None:
+    """A name that comes from a peer, as by SNI, must not raise what only a programmer's error does."""
+    with pytest.raises(socket.gaierror):
+        await prefork.connect(name, 9)
+
+
+async def test_the_local_address_is_never_looked_up(world: World) -> None:
+    """The lookup of a name by bind(2) would stop the loop."""
+    with pytest.raises(prefork.ConfigError, match="local_address localhost: must be an IP address"):
+        await prefork.connect("127.0.0.1", 9, local_address="localhost")
+
+
 async def test_tls_is_checked_against_the_name(world: World) -> None:
     async with Serving(echo, Limits(), tls=True) as serving:
         async with await prefork.connect("127.0.0.1", serving.where[1], tls=client_context()) as stream:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import ipaddress
 import os
 import socket
 import ssl
@@ -15,7 +16,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..checks import check_int, check_seconds
+from ..checks import check_int, check_seconds, reject
 from ..config import Limits
 from ..errors import ConnectionTimeoutError
 from ..events import Emit, log
@@ -91,7 +92,7 @@ async def connect(
 
     The addresses of `host` are tried one after the other, in the order of getaddrinfo(3), each with an equal share of
     the time that is left. `timeout` is in seconds, for all of it: name, connection, and TLS handshake.
-    `local_address` is a number to connect from. With `tls` the stream speaks TLS, and the certificate is checked
+    `local_address` is an IP address to connect from. With `tls` the stream speaks TLS, and the certificate is checked
     against `server_hostname`, by default `host`, as far as the context asks for it.
 
     Raises ConnectionTimeoutError, which is a TimeoutError, when the time is over; OSError of the last address that
@@ -103,6 +104,8 @@ async def connect(
     """
     check_int("port", port, 1, 65535)
     check_seconds("timeout", timeout, zero=False)
+    if local_address is not None:
+        _check_address("local_address", local_address)
     loop = asyncio.get_running_loop()
     state = await _state(loop)
     deadline = loop.time() + timeout
@@ -120,13 +123,25 @@ async def connect(
         raise ConnectionTimeoutError(f"connect to {host}:{port}: not connected within {timeout:g} s") from None
 
 
+def _check_address(option: str, value: str) -> None:
+    """Raise ConfigError for a name, because bind(2) would look it up, and the loop would wait for that."""
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        reject(option, value, "must be an IP address")
+
+
 async def _resolve(loop: asyncio.AbstractEventLoop, host: str, port: int) -> Sequence[_Address]:
     """Return the addresses of `host`: a name, looked up in a thread of the loop, or a number."""
     for family, rest in ((socket.AF_INET, ()), (socket.AF_INET6, (0, 0))):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             socket.inet_pton(family, host)
             return [(family, (host, port, *rest))]
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    try:
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except ValueError as exc:
+        # An empty or long label, or a NUL: handlers connect to names that peers chose, and expect an OSError.
+        raise socket.gaierror(socket.EAI_NONAME, "the host can be no name") from exc
     return [(family, address) for family, _, _, _, address in found]
 
 
