@@ -65,6 +65,7 @@ def test_every_option_can_stand_in_a_file(folder: Path) -> None:
         backlog = 5
         tls_cert = "cert.pem"
         tls_key = ["key.pem"]
+        alpn = ["h2", "http/1.1"]
         handshake_timeout = 1
         write_timeout = 2.5
         max_connections_served = 100
@@ -78,6 +79,7 @@ def test_every_option_can_stand_in_a_file(folder: Path) -> None:
     found = settings({"config": ["other.toml"]})
     assert [str(address) for address in found.bind] == [":0", "unix:socket,mode=660"]
     assert (found.tls[0].cert, found.tls[0].key) == ("cert.pem", "key.pem")
+    assert found.alpn == ("h2", "http/1.1")
     assert (found.limits.handshake_timeout, found.limits.write_timeout) == (1, 2.5)
     assert found.limits.read_limit == 32 * 1024
     assert (found.max_connections_served, found.max_worker_age, found.max_worker_rss) == (100, None, 512 * 2**20)
@@ -100,6 +102,7 @@ def test_every_option_can_stand_in_a_file(folder: Path) -> None:
         ("workers =", "--config prefork.toml: not a TOML file: "),
         ("[workers]\nn = 1", "--config prefork.toml: workers must be text, a number, true or false"),
         ("bind = [[1]]", "--config prefork.toml: bind must be text, or a list of text"),
+        ("alpn = [[1]]", "--config prefork.toml: alpn must be text, or a list of text"),
         ("bind = ':x'", "the port must be a number from 0 to 65535 (in prefork.toml)"),
         ("umask = 27", '--config prefork.toml: umask must be text, such as "027"'),
         ("reuse_port = 'maybe'", "--reuse-port maybe: must be true or false (in prefork.toml)"),

@@ -65,6 +65,8 @@ class Option:
     parse: Callable[[str, str], Any] = lambda option, value: value
     repeatable: bool = False
     """Whether it may be given more than once; its value is a list."""
+    separator: str = ""
+    """What stands between the values of a list that is one text; in a file it may be a list as well."""
     short: str = ""
     shown_default: str | None = None
     """The default in the help, if not the value; "" shows none."""
@@ -199,6 +201,7 @@ OPTIONS = (
         "NAMES",
         "Application protocols in order of preference, such as h2,http/1.1.",
         lambda option, value: value.split(","),
+        separator=",",
         shown_default="",
     ),
     Option(

@@ -193,16 +193,18 @@ def _file_texts(path: str, field: str, value: Any) -> Sequence[str]:
         reject("--config", path, f"there is no option {escape_controls(field)}{hint}")
     if field == _INSECURE:
         reject("--config", path, f"{field}: a file cannot vouch for itself; use the command line")
-    values = value if isinstance(value, list) and option.repeatable else [value]
+    values = value if isinstance(value, list) and (option.repeatable or option.separator) else [value]
     if not all(isinstance(each, str | int | float) for each in values):
-        kind = "text, or a list of text" if option.repeatable else "text, a number, true or false"
+        is_list = option.repeatable or option.separator
+        kind = "text, or a list of text" if is_list else "text, a number, true or false"
         reject("--config", path, f"{field} must be {kind}")
     if option.metavar == "OCTAL" and not isinstance(value, str):
         reject("--config", path, f'{field} must be text, such as "027"')
     try:
-        return [str(each).lower() if isinstance(each, bool) else str(each) for each in values]
+        texts = [str(each).lower() if isinstance(each, bool) else str(each) for each in values]
     except ValueError:
         reject("--config", path, f"{field} is too large a number")
+    return [option.separator.join(texts)] if option.separator else texts
 
 
 def _value(option: Option, texts: Sequence[str]) -> Any:
