@@ -5,6 +5,7 @@ Which check belongs to which option stands in `config.py` and `addresses.py`.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import NoReturn
 
@@ -89,6 +90,14 @@ def check_text(option: str, value: object) -> None:
     """Check text that is passed to the system, which ends at a NUL."""
     if not isinstance(value, str) or "\0" in value:
         reject(option, value, "must be text without a NUL character")
+
+
+def check_ip_address(option: str, value: str) -> None:
+    """Check an IP address: bind(2) would look a name up, and the loop would wait for that."""
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        reject(option, value, "must be an IP address")
 
 
 def check_protocols(option: str, value: tuple[object, ...]) -> None:

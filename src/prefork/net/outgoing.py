@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import ipaddress
 import os
 import socket
 import ssl
@@ -16,7 +15,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..checks import check_int, check_seconds, reject
+from ..checks import check_int, check_ip_address, check_seconds
 from ..config import Limits
 from ..errors import ConnectionTimeoutError
 from ..events import Emit, log
@@ -105,7 +104,7 @@ async def connect(
     check_int("port", port, 1, 65535)
     check_seconds("timeout", timeout, zero=False)
     if local_address is not None:
-        _check_address("local_address", local_address)
+        check_ip_address("local_address", local_address)
     loop = asyncio.get_running_loop()
     state = await _state(loop)
     deadline = loop.time() + timeout
@@ -121,14 +120,6 @@ async def connect(
             # ETIMEDOUT: the kernel has given up before.
             raise
         raise ConnectionTimeoutError(f"connect to {host}:{port}: not connected within {timeout:g} s") from None
-
-
-def _check_address(option: str, value: str) -> None:
-    """Raise ConfigError for a name, because bind(2) would look it up, and the loop would wait for that."""
-    try:
-        ipaddress.ip_address(value)
-    except ValueError:
-        reject(option, value, "must be an IP address")
 
 
 async def _resolve(loop: asyncio.AbstractEventLoop, host: str, port: int) -> Sequence[_Address]:
