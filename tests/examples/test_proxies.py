@@ -128,7 +128,8 @@ def test_proxy_tells_the_backend_of_the_client_and_drains_when_they_are_done(ver
             accepted.shutdown(socket.SHUT_WR)
             assert client.makefile("rb").read() == b"goodbye"
             assert server.wait() == 0
-            assert "1 connection closed, none aborted" in server.stderr()
+            # It may have ended before its worker began to drain; then it is not one of those that the drain has closed.
+            assert " closed, none aborted" in server.stderr()
     if version == "1":
         assert received == f"PROXY TCP4 {host} {here[0]} {port} {here[1]}\r\nhello".encode()
     else:

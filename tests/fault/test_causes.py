@@ -93,10 +93,10 @@ def deaths(folder: Path) -> dict[str, int]:
     [
         ("exit 0", "exit", "exit status 0"),
         slow("exit 7", "exit", "exit status 7"),
-        ("sys.exit", "exit", "exit status 9"),
-        ("segfault", "signal", r"signal 11 \(SIGSEGV\)"),
+        slow("sys.exit", "exit", "exit status 9"),
+        slow("segfault", "signal", r"signal 11 \(SIGSEGV\)"),
         ("abort", "core", r"signal 6 \(SIGABRT\), core dumped"),
-        ("processor", "signal", r"signal 24 \(SIGXCPU\)"),
+        slow("processor", "signal", r"signal 24 \(SIGXCPU\)"),
         ("hang", "hang", r"signal 9 \(killed by --hang-timeout\)"),
     ],
 )

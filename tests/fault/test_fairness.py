@@ -69,7 +69,7 @@ def imbalance(counts: Counter[int], workers: int) -> float:
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-@pytest.mark.parametrize("pause", [0.0, 0.001])
+@pytest.mark.parametrize("pause", [0.0, pytest.param(0.001, marks=pytest.mark.slow)])
 def test_open_connections_are_shared_evenly(folder: Path, loop: str, pause: float) -> None:
     """The kernel by itself gives one of 4 workers nearly all of a trickle, and 1.5 times the mean of a burst."""
     with serving(folder, "--loop", loop, workers=4) as server, contextlib.ExitStack() as stack:

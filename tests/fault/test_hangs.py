@@ -58,7 +58,7 @@ def ask(server: Server, word: bytes) -> bytes:
         return file.readline()
 
 
-@pytest.mark.parametrize("how", ["sleep", "spin", "hold the lock", "stop"])
+@pytest.mark.parametrize("how", ["sleep", pytest.param("spin", marks=pytest.mark.slow), "hold the lock", "stop"])
 def test_a_hung_worker_is_logged_with_its_stacks_and_replaced(folder: Path, how: str) -> None:
     with run_server("service:handle", "-w", "2", "--hang-timeout", "1", cwd=folder) as server:
         before = set(server.worker_pids())

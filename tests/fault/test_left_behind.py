@@ -94,6 +94,8 @@ def listens(fd):
 """
 IN_GROUP = ["fork", "multiprocessing", "subprocess"]
 ESCAPED = ["session", "daemon"]
+#: Those that are seldom different from the first one.
+IN_GROUP_SLOWLY = ["fork", *(pytest.param(each, marks=pytest.mark.slow) for each in IN_GROUP[1:])]
 
 
 @pytest.fixture
@@ -129,7 +131,7 @@ def free(port: int) -> bool:
 # --- a stop -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", [*IN_GROUP, *ESCAPED])
+@pytest.mark.parametrize("how", [*IN_GROUP_SLOWLY, *ESCAPED])
 def test_after_a_stop_no_process_and_no_socket_is_left(folder: Path, how: str) -> None:
     with run_server("service:handle", "-w", "2", cwd=folder, bind=["127.0.0.1:0", f"unix:{folder}/s"]) as server:
         port = server.port
@@ -195,7 +197,7 @@ def test_an_upgrade_shuts_nothing_down(folder: Path) -> None:
 # --- a death ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", IN_GROUP)
+@pytest.mark.parametrize("how", IN_GROUP_SLOWLY)
 def test_what_a_worker_has_started_dies_with_it(folder: Path, how: str) -> None:
     with serving(folder) as server:
         worker, pid, _ = start(server, how)
@@ -240,6 +242,7 @@ def test_nothing_is_left_of_a_worker_that_is_replaced(folder: Path, end: Callabl
 
 
 @pytest.mark.parametrize("how", ESCAPED)
+@pytest.mark.slow
 def test_a_process_that_left_the_workers_group_outlives_the_worker(folder: Path, how: str) -> None:
     with serving(folder, workers=1) as server:
         worker, pid, _ = start(server, how)
@@ -261,7 +264,7 @@ def test_leave_daemons_keeps_daemons_of_workers(folder: Path, how: str) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("how", IN_GROUP)
+@pytest.mark.parametrize("how", IN_GROUP_SLOWLY)
 def test_a_supervisor_that_is_killed_leaves_nothing_of_a_workers_group(folder: Path, how: str) -> None:
     with serving(folder) as server:
         worker, pid, _ = start(server, how)

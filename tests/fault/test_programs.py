@@ -191,6 +191,7 @@ def test_a_forged_socket_does_not_keep_the_worker_from_being_replaced(folder: Pa
         assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_addresses_that_cannot_be_bound_hold_up_nothing_and_fill_no_log(folder: Path) -> None:
     with running(folder, "binds") as server:
         # Many in a moment, and not all.

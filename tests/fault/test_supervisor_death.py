@@ -84,6 +84,7 @@ def starting(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @rounds(3, 15)
+@pytest.mark.slow
 def test_no_worker_outlives_a_supervisor_killed_during_its_start(folder: Path, rounds: int) -> None:
     """Before, while and after it binds and forks."""
     with run_server("service:handle", "-w", "1", cwd=folder) as server:

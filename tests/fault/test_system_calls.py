@@ -57,6 +57,7 @@ def test_a_failing_system_call_at_the_start_is_one_line(folder: Path, call: str,
     assert sorted(path.name for path in folder.iterdir()) == ["service.py"]
 
 
+@pytest.mark.slow
 def test_calls_that_a_sandbox_refuses_are_done_without(folder: Path) -> None:
     """Renewed certificates cannot be handed out then, so they take a reload, which comes by itself."""
     files = InPlace(folder, issue(folder / "first"))
@@ -216,6 +217,7 @@ def test_a_reload_whose_current_directory_is_gone_is_survived(folder: Path) -> N
         assert "bug" not in server.stderr()
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_no_pidfile_of_a_dead_process(folder: Path) -> None:
     prefix = injecting("pwrite64", "error=ENOSPC:when=1")
     with serving(folder, "--pidfile", str(folder / "pid"), prefix=prefix) as server:

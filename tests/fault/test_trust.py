@@ -283,6 +283,7 @@ with run_server("service:handle", *OPTIONS, "--insecure-paths") as server:
 # --- code -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_supervisor_does_not_import_from_the_current_directory(folder: Path) -> None:
     """The command imports difflib, and so does the successor of an upgrade."""
     code = """
@@ -316,6 +317,7 @@ def test_an_environment_variable_that_names_code_is_checked(folder: Path, name: 
     assert line.startswith(f"prefork: {name}: {folder}: it belongs to uid 65534")
 
 
+@pytest.mark.slow
 def test_an_environment_variable_that_names_no_file_is_accepted(folder: Path) -> None:
     done = command_line(folder, *CHECK, PYTHONPYCACHEPREFIX="/dev/null", OPENSSL_CONF="/dev/null", LD_LIBRARY_PATH="")
     assert done.returncode == 0, done.stderr
@@ -698,6 +700,7 @@ with run_server("service:handle", *OPTIONS, "--control", "", env={variables!r}) 
 # --- the terminal -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_worker_has_no_terminal_to_type_into(folder: Path) -> None:
     """Otherwise TIOCSTI could type root's next command."""
     (folder / "service.py").write_text(

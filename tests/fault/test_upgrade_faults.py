@@ -205,6 +205,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
+@pytest.mark.slow
 def test_an_immediate_stop_ends_both_supervisors_at_once(folder: Path) -> None:
     with serving(folder, "--drain-timeout", "60", workers=1) as server, socket.socket() as sock:
         sock.settimeout(10)

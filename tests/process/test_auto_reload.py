@@ -286,6 +286,7 @@ def test_a_service_that_writes_a_module_when_it_starts_is_not_reloaded_for_ever(
 # --- the watcher ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_watcher_that_dies_is_replaced_and_finds_what_changed_meanwhile(folder: Path) -> None:
     with watching(folder, "-w", "2") as server:
         os.kill(watcher(server), signal.SIGKILL)

@@ -50,6 +50,7 @@ def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]
 # --- what it says about itself ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_prefork_and_python_m_prefork_are_one_command() -> None:
     script = str(Path(sys.executable).with_name("prefork"))
     for arguments in (["--version"], ["--help"], ["serve", "--help"], ["serve"], ["serve", "x:y", "--nope"]):
@@ -67,7 +68,9 @@ def test_the_version_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr() == (2 * f"prefork {prefork.__version__}, streams {describe_core()}\n", "")
 
 
-@pytest.mark.parametrize(("value", "chooses"), [("1", True), ("yes", True), ("", False), ("0", False)])
+@pytest.mark.parametrize(
+    ("value", "chooses"), [("1", True), ("", False), pytest.param("0", False, marks=pytest.mark.slow)]
+)
 def test_an_environment_variable_chooses_pure_python(value: str, chooses: bool) -> None:
     done = command("--version", env={**os.environ, "PREFORK_PURE": value})
     assert done.stdout.endswith("streams pure Python (PREFORK_PURE)\n") is chooses

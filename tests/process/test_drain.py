@@ -328,6 +328,7 @@ def test_connections_of_old_workers_outlive_the_drain_timeout_until_too_many_of_
             sock.close()
 
 
+@pytest.mark.slow
 def test_old_workers_have_the_drain_timeout_of_reloads(folder: Path) -> None:
     with run_server("service:deaf", "-w", "1", "--reload-drain-timeout", "0.2", cwd=folder) as server:
         with open_one(server) as sock:

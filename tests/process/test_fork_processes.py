@@ -305,6 +305,7 @@ def test_children_die_with_a_parent_that_is_killed() -> None:
         wait_until(lambda: not script.others(), 5, "orphans are left")
 
 
+@pytest.mark.slow
 def test_children_die_with_a_parent_that_is_killed_while_it_forks() -> None:
     code = """
         import os, sys, random, time, prefork

@@ -77,7 +77,9 @@ def test_a_file_with_other_text_is_rejected(folder: Path) -> None:
     assert path.read_text() == "dear diary\n"
 
 
-@pytest.mark.parametrize("kind", ["folder", "link", "fifo", "missing folder"])
+@pytest.mark.parametrize(
+    "kind", ["folder", "link", *(pytest.param(each, marks=pytest.mark.slow) for each in ("fifo", "missing folder"))]
+)
 def test_a_path_that_is_not_a_regular_file_is_rejected(folder: Path, kind: str) -> None:
     path = folder / "pid"
     victim = folder / "victim"

@@ -52,6 +52,7 @@ def test_a_worker_is_replaced_after_its_number_of_connections(folder: Path) -> N
         assert "died" not in server.stderr()
 
 
+@pytest.mark.slow
 def test_a_worker_is_replaced_after_its_lifetime(folder: Path) -> None:
     with run_server("service:handle", "-w", "2", "--max-worker-age", "0.5", cwd=folder) as server:
         before = set(server.worker_pids())

@@ -124,7 +124,7 @@ def test_what_is_wrong_is_said_in_one_line(folder: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("command", ["serve", "check"])
+@pytest.mark.parametrize("command", ["serve", pytest.param("check", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("target", ["echo:handel", "raises:handle", "exits:handle"])
 def test_a_service_that_cannot_be_loaded_is_one_line_and_exit_status_3(target: str, command: str, folder: Path) -> None:
     done = serve(target, folder, command=command)

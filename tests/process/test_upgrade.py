@@ -50,6 +50,7 @@ def ask(server: Server, family: int = socket.AF_INET, where: Any = None) -> list
         return sock.makefile("rb").readline().decode().split()
 
 
+@pytest.mark.slow
 def test_an_upgrade_runs_the_installed_program(folder: Path) -> None:
     path = folder / "socket"
     with serving(folder, "--pidfile", "pid", bind=["127.0.0.1:0", f"unix:{path}"]) as server:
@@ -88,7 +89,7 @@ def test_an_upgrade_runs_the_installed_program(folder: Path) -> None:
     ("broken", "reason"),
     [
         ("raise RuntimeError('no database')", "RuntimeError: no database"),
-        ("import os; os._exit(9)", "exit status 9"),
+        pytest.param("import os; os._exit(9)", "exit status 9", marks=pytest.mark.slow),
         ("import os; os.kill(os.getppid(), 9)", "signal 9 (SIGKILL)"),
     ],
 )
@@ -330,6 +331,7 @@ def test_the_sockets_of_a_reuse_port_server_are_handed_on(folder: Path) -> None:
         end(successor)
 
 
+@pytest.mark.slow
 def test_hundreds_of_sockets_are_handed_on(folder: Path) -> None:
     """More than fit into one message of a unix socket (253, unix(7))."""
     with serving(folder, bind=[f"unix:{folder}/s{number}" for number in range(300)]) as server:
@@ -341,6 +343,7 @@ def test_hundreds_of_sockets_are_handed_on(folder: Path) -> None:
         assert list(folder.glob("s[0-9]*")) == []
 
 
+@pytest.mark.slow
 def test_what_a_handler_starts_holds_no_socket_after_an_upgrade(folder: Path) -> None:
     (folder / "service.py").write_text(
         "import os, subprocess\n"
@@ -390,6 +393,7 @@ NEW = ["lseek", "listen", "ftruncate", "signalfd4", "pipe2", "clone", "sendto"]
         slow("new", NEW),
     ],
 )
+@pytest.mark.slow
 def test_a_kill_at_any_system_call_of_the_hand_over_leaves_one_server(
     folder: Path, victim: str, calls: list[str]
 ) -> None:
