@@ -347,6 +347,7 @@ def test_what_a_worker_has_set_is_restored(folder: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["death", "reload"])
+@pytest.mark.slow
 def test_workers_get_a_new_socket_if_the_old_one_cannot_be_repaired(folder: Path, how: str) -> None:
     with serving(folder, workers=1, bind=binds(folder)) as server:
         send_line(server, b"lock and die\n" if how == "death" else b"lock\n")

@@ -210,6 +210,7 @@ def test_a_package_that_is_moved_here_is_a_change(folder: Path, tmp_path_factory
         wait_for(server, "reloading (--reload: package/inner.py changed)")
 
 
+@pytest.mark.slow
 def test_the_configuration_file_is_watched_too(folder: Path) -> None:
     (folder / "prefork.toml").write_text("workers = 1\n")
     with watching(folder) as server:

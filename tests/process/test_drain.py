@@ -302,6 +302,7 @@ def reload(server: Server) -> None:
     wait_until(lambda: server.stderr().count("reloaded:") > generations)
 
 
+@pytest.mark.slow
 def test_connections_of_old_workers_outlive_the_drain_timeout_until_too_many_of_them_drain(folder: Path) -> None:
     """A stop then ends what drains without limit, within its drain timeout."""
     with run_server("service:deaf", "-w", "1", "--drain-timeout", "0.3", cwd=folder) as server:

@@ -461,6 +461,7 @@ def test_the_option_chooses_the_classes_that_serve_a_handler(name: str, streams:
         assert module.startswith(streams.encode())
 
 
+@pytest.mark.slow
 def test_asyncios_streams_do_not_serve_a_handler_of_prefork_streams(tmp_path: Path) -> None:
     (tmp_path / "service.py").write_text(STREAMS)
     for name, command in (("handle_stream", "serve"), ("handle_stream", "check"), ("make_stream_handler", "serve")):

@@ -143,6 +143,7 @@ for round in range(600):
     )
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_parent_around_a_fork_runs_its_handler_once_and_never_in_a_child() -> None:
     script(
         """

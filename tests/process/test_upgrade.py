@@ -126,6 +126,7 @@ def test_a_successor_that_hangs_is_killed(folder: Path) -> None:
         assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_an_upgrade_with_wrong_settings_changes_nothing(folder: Path) -> None:
     (folder / "prefork.toml").write_text("workers = 2\n")
     with serving(folder) as server:
@@ -215,6 +216,7 @@ def test_a_second_upgrade_ends_the_predecessor_that_still_drains_first(folder: P
         end(third)
 
 
+@pytest.mark.slow
 def test_a_draining_predecessor_replaces_a_successor_that_dies(folder: Path) -> None:
     """It has the same socket file, and the last of the two removes that; never the file of another process."""
     path, lost = folder / "socket", folder / "lost"
@@ -291,6 +293,7 @@ def _serves(server: Server) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_a_stop_during_an_upgrade_ends_both_supervisors(folder: Path) -> None:
     for delay in (0.0, 0.05, 0.15, 0.25):
         with serving(folder) as server:
@@ -323,6 +326,7 @@ def test_stopping_the_successor_stops_its_predecessor(folder: Path) -> None:
         assert "serving again" not in server.stderr()
 
 
+@pytest.mark.slow
 def test_the_sockets_of_a_reuse_port_server_are_handed_on(folder: Path) -> None:
     with serving(folder, "--reuse-port") as server:
         successor = upgrade(folder)

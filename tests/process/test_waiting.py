@@ -67,6 +67,7 @@ def test_stop_waits_and_says_how_the_connections_ended(folder: Path) -> None:
         stays.close()
 
 
+@pytest.mark.slow
 def test_a_stop_at_once_ends_one_that_waits(folder: Path) -> None:
     with serving(folder) as server:
         sock = connected(server)
