@@ -17,6 +17,7 @@ from soak import namespace, report
 from soak.errors import HarnessError
 from soak.ledger import Unbalanced
 from soak.load import ROOT
+from soak.options import add_common
 from soak.report import Row, Verdict
 from soak.scenario import Context
 
@@ -127,24 +128,12 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m cluster", description="Show what hosts behind a balancer lose.")
     parser.add_argument("cases", nargs="*", metavar="CASE", help="which ones; all without any")
     parser.add_argument("--list", action="store_true", help="say what cases there are")
-    parser.add_argument("--scale", type=_positive, default=1.0, metavar="F", help="multiply every count (default: 1)")
-    parser.add_argument("--rate", type=_positive, default=100.0, metavar="N", help="connections a second (100)")
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="of all dice (1)")
-    parser.add_argument("--stay", type=_positive, default=4.0, metavar="S", help="of long and idle connections (4)")
-    parser.add_argument("--quiet", action="store_true", help="no progress")
-    parser.add_argument("--write", action="store_true", help="put the result into docs/cluster.md")
+    add_common(parser, 100.0, "docs/cluster.md")
     options = parser.parse_args(arguments)
     for name in options.cases:
         if name not in NAMES:
             parser.error(f"no case {name!r}; there are {', '.join(NAMES)}")
     return options
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError("must be more than 0")
-    return value
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from . import namespace, report, scenarios
 from .errors import HarnessError
 from .ledger import Unbalanced
 from .load import ROOT
+from .options import add_common
 from .report import Row, Verdict
 from .scenario import Context
 
@@ -100,13 +101,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m soak", description="Prove that prefork loses no connection.")
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="which ones; all without any")
     parser.add_argument("--list", action="store_true", help="say what scenarios there are")
-    parser.add_argument("--scale", type=_positive, default=1.0, metavar="F", help="multiply every count (default: 1)")
-    parser.add_argument("--rate", type=_positive, default=2500.0, metavar="N", help="connections a second (2500)")
+    add_common(parser, 2500.0, "docs/soak.md")
     parser.add_argument("--clients", type=int, default=2, metavar="N", help="client processes (2)")
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="of all dice (1)")
-    parser.add_argument("--stay", type=_positive, default=4.0, metavar="S", help="of long and idle connections (4)")
-    parser.add_argument("--quiet", action="store_true", help="no progress")
-    parser.add_argument("--write", action="store_true", help="put the result into docs/soak.md")
     options = parser.parse_args(arguments)
     for name in options.scenarios:
         if name not in scenarios.NAMES:
@@ -114,13 +110,6 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     if options.clients < 1:
         parser.error("--clients: at least one is needed")
     return options
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError("must be more than 0")
-    return value
 
 
 if __name__ == "__main__":

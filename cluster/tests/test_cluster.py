@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import subprocess
@@ -10,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.support import kill_session, need, need_root, wait_until
+from helpers.support import need, need_root, run_harness, wait_until
 
 from cluster import __main__ as command
 from cluster import haproxy, nginx, play
@@ -161,24 +160,7 @@ def test_a_case_is_judged_by_what_it_may_lose(case: str, found: Outcome, verdict
 
 
 def cluster(*arguments: str, deadline: float = 280.0) -> subprocess.CompletedProcess[str]:
-    """Run the command in a session of its own."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cluster", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        start_new_session=True,
-    )
-    try:
-        out, err = process.communicate(timeout=deadline)
-    finally:
-        # Told to end it ends its machines, which are in sessions of their own.
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.communicate(timeout=10)
-        kill_session(process.pid)
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+    return run_harness("cluster", *arguments, deadline=deadline)
 
 
 def need_cluster() -> None:

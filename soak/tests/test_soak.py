@@ -10,13 +10,12 @@ import re
 import socket
 import struct
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from helpers.support import kill_session, need, need_root
+from helpers.support import need, need_root, run_harness
 
 from soak import __main__ as command
 from soak import payload, report, scenarios
@@ -401,24 +400,7 @@ def test_every_scenario_that_is_listed_exists(name: str) -> None:
 
 
 def soak(*arguments: str, deadline: float = 50.0) -> subprocess.CompletedProcess[str]:
-    """Run `python -m soak` in a session of its own, all of which is killed afterwards."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "soak", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        start_new_session=True,
-    )
-    try:
-        out, err = process.communicate(timeout=deadline)
-    finally:
-        # Told to end it ends its servers, which are in sessions of their own.
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.communicate(timeout=10)
-        kill_session(process.pid)
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+    return run_harness("soak", *arguments, deadline=deadline)
 
 
 @pytest.mark.slow

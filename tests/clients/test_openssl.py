@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers.openssl import exchange
 from helpers.support import need, wait_until
 
 from prefork.testing import Server, run_server
@@ -36,30 +37,8 @@ def server(
 def ask(server: Server, *options: str, ca: str) -> re.Match[str]:
     """What the service says: pid, version, resumed."""
     need("openssl")
-    command = [
-        "openssl",
-        "s_client",
-        "-quiet",
-        "-no_ign_eof",
-        "-connect",
-        f"127.0.0.1:{server.port}",
-        "-servername",
-        "localhost",
-    ]
-    with subprocess.Popen(
-        [*command, "-CAfile", ca, "-verify_return_error", *options],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write("hello\n")
-        process.stdin.flush()
-        answer = re.match(r"(\d+) (\S+) (\S+) (\S+) hello\n", process.stdout.readline())
-        process.stdin.close()
-        process.wait(20)
+    said = exchange(server, "-servername", "localhost", "-CAfile", ca, "-verify_return_error", *options)
+    answer = re.match(r"(\d+) (\S+) (\S+) (\S+) hello\n", said)
     assert answer is not None
     return answer
 

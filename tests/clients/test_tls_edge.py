@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from helpers.certificates import EC, RSA, Certificates
+from helpers.openssl import exchange
 from helpers.support import need, rounds
 
 from prefork.testing import Server, run_server
@@ -49,22 +50,7 @@ def s_client(server: Server, text: str, *options: str) -> str:
 
 def ask(server: Server, name: str, *options: str) -> tuple[str, bool]:
     """Return the pid of the worker that answered, and whether it resumed a session."""
-    # The end of the input ends the client only after the answer, because of what it waits for.
-    command = ["openssl", "s_client", "-quiet", "-no_ign_eof", "-connect", f"127.0.0.1:{server.port}"]
-    with subprocess.Popen(
-        [*command, "-servername", name, *options],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write("hello\n")
-        process.stdin.flush()
-        answer = re.fullmatch(r"(\d+) (\w+) (\S+) hello\n", process.stdout.readline())
-        process.stdin.close()
-        process.wait(20)
+    answer = re.fullmatch(r"(\d+) (\w+) (\S+) hello\n", exchange(server, "-servername", name, *options))
     assert answer is not None
     assert answer[3] == name
     return answer[1], answer[2] == "True"

@@ -105,6 +105,27 @@ def run_script(
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
+def run_harness(module: str, *arguments: str, deadline: float) -> subprocess.CompletedProcess[str]:
+    """Run `python -m MODULE` of this repository in a session of its own, all of which is killed afterwards."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        start_new_session=True,
+    )
+    try:
+        out, err = process.communicate(timeout=deadline)
+    finally:
+        # Told to end it ends what it has started, which is in sessions of its own.
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=10)
+        kill_session(process.pid)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
 def kill_session(leader: int) -> None:
     """Kill every process of the session that `leader` made, also those whose parent has gone."""
     for _ in range(100):
